@@ -1,0 +1,103 @@
+"""What can go wrong, as one tree. Each class carries the exit code that the command line ends with.
+
+::
+
+    FimauditError
+    ├── UsageError                exit 2: wrong use or bad input, found before the measurement starts
+    │   ├── TargetError           the model cannot be found, read or opened
+    │   │   ├── MissingExtraError     an optional dependency is not installed
+    │   │   └── UntrustedPickleError  opening it would unpickle
+    │   ├── DataError             the inputs are missing, malformed or do not fit the model
+    │   ├── LinkError             the model's output is not a distribution under the chosen link
+    │   ├── OutputError           the model answers, but not with one row of K numbers an input
+    │   ├── DomainError           the input domain contradicts itself or the data
+    │   └── RunFolderError        the output folder holds another run, or nothing to resume
+    └── RunError                  exit 3: the measurement started and could not go on
+        ├── BudgetExhausted       the next rows would exceed the budget
+        └── ModelFailure          the model raised or answered wrongly after the measurement started
+
+A sentence says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetExhausted",
+    "DataError",
+    "DomainError",
+    "FimauditError",
+    "LinkError",
+    "MissingExtraError",
+    "ModelFailure",
+    "OutputError",
+    "RunError",
+    "RunFolderError",
+    "TargetError",
+    "UntrustedPickleError",
+    "UsageError",
+]
+
+
+class FimauditError(Exception):
+    """Base of everything fimaudit raises on purpose."""
+
+    exit_code = 3
+
+
+class UsageError(FimauditError):
+    """Wrong use or bad input, found before the measurement starts."""
+
+    exit_code = 2
+
+
+class TargetError(UsageError):
+    """The model cannot be found, read or opened."""
+
+
+class MissingExtraError(TargetError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    def __init__(self, needed_for: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'fimaudit[{extra}]'"
+        )
+        self.extra = extra
+
+
+class UntrustedPickleError(TargetError):
+    """Opening the target would unpickle, which can run any code; nobody said that it may."""
+
+
+class DataError(UsageError):
+    """The inputs are missing, malformed or do not fit the model."""
+
+
+class LinkError(UsageError):
+    """The model's output is not a probability distribution under the chosen link."""
+
+
+class OutputError(UsageError):
+    """The model answers, but not with one row of K finite numbers for each input."""
+
+
+class DomainError(UsageError):
+    """The input domain contradicts itself or the data."""
+
+
+class RunFolderError(UsageError):
+    """The output folder holds another run, or nothing that can be resumed."""
+
+
+class RunError(FimauditError):
+    """The measurement started and could not go on."""
+
+    exit_code = 3
+
+
+class BudgetExhausted(RunError):
+    """The next rows would exceed the budget; what was measured so far is kept."""
+
+
+class ModelFailure(RunError):
+    """The model raised, or answered wrongly, after the measurement had started."""

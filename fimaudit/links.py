@@ -1,0 +1,149 @@
+"""What turns a model's output into probabilities: ``auto``, ``identity``, ``softmax``, ``sigmoid``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import LinkError, OutputError
+
+__all__ = ["LINKS", "Link", "as_rows", "output_resolution", "to_probabilities"]
+
+Link = Literal["auto", "identity", "softmax", "sigmoid"]
+LINKS: tuple[str, ...] = get_args(Link)
+
+#: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
+ROW_SUM_TOLERANCE = 1e-5
+#: Decimals that count as rounding: beyond them float32 itself looks rounded.
+MOST_DECIMALS = 6
+
+
+def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
+    """Turn a model's raw output for ``rows`` inputs into probabilities, in float64.
+
+    - ``softmax``: rows of K >= 2 logits; ``p = exp(z - max z) / sum``.
+    - ``sigmoid``: one logit an input; ``p = (1 - sigma(z), sigma(z))``.
+    - ``identity``: rows that are distributions, or one column that is P(class 1).
+    - ``auto``: ``identity`` for K >= 2, and a refusal that names the flag for everything else.
+
+    Args:
+        output: shape (rows, K), (rows, K, 1, ...), (rows, 1) or (rows,); any real dtype.
+        link: one of ``LINKS``.
+        rows: how many inputs were asked.
+
+    Returns:
+        (rows, K) array; each row is non-negative and sums to 1 within rounding (rows that sum to 1 within the
+        tolerance are passed on as they came: the measurement takes the top class as 1 minus the others).
+
+    Raises:
+        OutputError: wrong number of rows, NaN, infinite values, or not a row of numbers.
+        LinkError: the rows are no distributions under ``link``.
+
+    >>> to_probabilities(np.array([[0.0, 0.0]]), "softmax", rows=1)
+    array([[0.5, 0.5]])
+    """
+    if link not in LINKS:
+        raise LinkError(f"expected a link among {', '.join(LINKS)}, got {link!r}")
+    values = as_rows(output, rows)
+    if not np.isfinite(values).all():
+        raise OutputError(
+            f"expected finite numbers from the model, got {describe_nonfinite(values)}; "
+            "check the preprocessing of the inputs and the model's own numerics"
+        )
+    z = values.astype(np.float64)
+    if link == "softmax":
+        if z.shape[1] < 2:
+            raise LinkError("link softmax needs at least two columns, got one; use --link sigmoid for a single logit")
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+    if link == "sigmoid":
+        if z.shape[1] != 1:
+            raise LinkError(f"link sigmoid needs one column, got {z.shape[1]}; use --link softmax for logits")
+        t = np.exp(-np.abs(z))
+        near, far = 1.0 / (1.0 + t), t / (1.0 + t)
+        positive = z >= 0
+        return np.hstack([np.where(positive, far, near), np.where(positive, near, far)])
+    return _distributions(z, values.dtype, link)
+
+
+def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Bring (N,), (N, 1), (N, K) or (N, K, 1, ...) to (N, K); anything else is refused."""
+    values = np.asarray(output)
+    if values.dtype.kind not in "fiub":
+        raise OutputError(f"expected numbers from the model, got dtype {values.dtype}")
+    if values.dtype.kind in "iub":
+        raise OutputError(
+            f"expected probabilities or logits, got {values.dtype} values, which look like class labels; "
+            "name the output that holds probabilities with --output"
+        )
+    if values.ndim == 0 or values.shape[0] != rows:
+        raise OutputError(
+            f"expected {rows} rows of output for {rows} inputs, got an array of shape {values.shape}; "
+            "the model must answer each input of a batch with one row"
+        )
+    if values.ndim == 1:
+        return values[:, None]
+    if values.ndim > 2 and all(n == 1 for n in values.shape[2:]):
+        values = values.reshape(values.shape[0], values.shape[1])
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise OutputError(
+            f"expected output of shape ({rows}, classes), got {values.shape}; choose one output, step or token first"
+        )
+    return values
+
+
+def output_resolution(values: NDArray[Any]) -> float:
+    """The quantum to which a set of answers is rounded: 10^-t decimals, 2^-10 for half precision, 0 when neither.
+
+    >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
+    0.01
+    """
+    array = np.asarray(values)
+    if array.dtype == np.float16:
+        return 2.0**-10
+    v = array.astype(np.float64).ravel()
+    slack = 4e-8 if array.dtype.itemsize <= 4 else 1e-12
+    for decimals in range(1, MOST_DECIMALS + 1):
+        if np.all(np.abs(v - np.round(v, decimals)) <= slack):
+            inside = (v > 0) & (v < 1)
+            return 10.0**-decimals if inside.any() else 0.0
+    return 0.0
+
+
+def describe_nonfinite(values: NDArray[Any]) -> str:
+    """How many NaN and infinite values, for a message."""
+    return f"{int(np.isnan(values).sum())} NaN and {int(np.isinf(values).sum())} infinite among {values.size}"
+
+
+def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> NDArray[np.float64]:
+    if p.shape[1] == 1:
+        if link == "auto":
+            raise LinkError(
+                "the model returns a single column, which can be P(class 1) or a logit; "
+                "say which with --link identity or --link sigmoid"
+            )
+        low, high = float(p.min()), float(p.max())
+        if low < 0 or high > 1:
+            raise LinkError(
+                f"link identity reads a single column as P(class 1), but values run from {low:.6g} to {high:.6g}; "
+                "use --link sigmoid for a logit"
+            )
+        return np.hstack([1.0 - p, p])
+    quantum = output_resolution(p.astype(dtype))
+    tolerance = max(ROW_SUM_TOLERANCE, min(0.5, p.shape[1] * quantum / 2))
+    low, high = float(p.min()), float(p.max())
+    sums = p.sum(axis=1)
+    worst = float(sums[np.argmax(np.abs(sums - 1.0))])
+    if low < -tolerance or high > 1 + tolerance:
+        raise LinkError(
+            f"expected probabilities, got values from {low:.6g} to {high:.6g}, which look like logits; "
+            "use --link softmax if they are"
+        )
+    if abs(worst - 1.0) > tolerance:
+        raise LinkError(
+            f"expected rows that sum to 1 within {tolerance:.1g}, got a row that sums to {worst:.6g}; "
+            "use --link softmax if these are logits, or name the output that holds probabilities with --output"
+        )
+    return np.asarray(np.clip(p, 0.0, 1.0))

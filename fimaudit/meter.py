@@ -1,0 +1,178 @@
+"""The one door to a model: every row that is asked passes here, once, is counted, and is within the budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
+from fimaudit.directions import DisplacedRows, Rows
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
+
+__all__ = ["Lease", "Ledger", "Meter", "Usage"]
+
+#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
+BATCH_BYTES = 16 * 2**20
+MOST_ROWS = 256
+
+
+class Lease(Protocol):
+    """What a network adapter is handed for one batch: counting, budget and recall live behind it. Thread-safe."""
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """The committed answers to exactly this request body, from this run or the one it resumes."""
+        ...
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        """Count ``rows`` as sent and return a ticket; raises ``BudgetExhausted`` when the budget does not allow it."""
+        ...
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Record how a reserved send ended; ``answers`` is ``None`` when it failed."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where a meter keeps what was sent and answered beyond this process (``fimaudit.ledger``)."""
+
+    def usage(self) -> Usage:
+        """Rows, requests and bytes of this run so far, earlier processes included."""
+        ...
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None: ...
+
+    def reserve(self, rows: int, key: bytes) -> int: ...
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None: ...
+
+
+@dataclass
+class Usage:
+    """What has been asked so far."""
+
+    rows: int = 0
+    requests: int = 0
+    bytes: int = 0
+
+
+class Meter:
+    """Counts rows and calls, enforces the budget, forms batches bounded in bytes, and checks every answer.
+
+    Args:
+        model: the classifier.
+        budget: most rows that may be sent, ``None`` for no limit.
+        batch: rows a call; the adapter's preference or a bound in bytes when left out.
+        ledger: keeps what a network adapter sent and got; local models need none.
+        on_rows: called with the number of rows after each answered call (progress).
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        budget: int | None = None,
+        batch: int | None = None,
+        ledger: Ledger | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.budget = budget
+        self.usage = ledger.usage() if ledger is not None else Usage()
+        self.classes: int | None = model.info.classes
+        self._batch = batch
+        self._ledger = ledger
+        self._on_rows = on_rows
+        self._lock = threading.Lock()
+
+    def batch_rows(self, row_bytes: int) -> int:
+        """Rows of one call for inputs of ``row_bytes`` bytes."""
+        chosen = self._batch or self.model.info.preferred_batch
+        return chosen or max(1, min(MOST_ROWS, BATCH_BYTES // max(1, row_bytes)))
+
+    def ask(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
+        """Answer each block of rows with (n, K) probabilities; blocks share batches only behind a network.
+
+        Raises:
+            BudgetExhausted: before the call that would exceed the budget.
+            ModelFailure: the model raised.
+            OutputError: wrong number of rows or columns, or values that are not finite.
+        """
+        if isinstance(self.model, NetworkClassifier):
+            sizes = [len(rows) for rows in questions]
+            batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
+            answers = self._checked(self.model.ask(batch, self), len(batch))
+            return np.split(answers, np.cumsum(sizes)[:-1])
+        return [self._ask_local(rows) for rows in questions]
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """See ``Lease``."""
+        return self._ledger.recall(key) if self._ledger is not None else None
+
+    def reserve(self, rows: int, key: bytes = b"") -> int:
+        """See ``Lease``."""
+        with self._lock:
+            if self.budget is not None and self.usage.rows + rows > self.budget:
+                raise BudgetExhausted(
+                    f"the budget of {self.budget} rows is spent: {self.usage.rows} were sent and the next call "
+                    f"needs {rows}; go on with --resume and a larger --budget"
+                )
+            ticket = self._ledger.reserve(rows, key) if self._ledger is not None else 0
+            self.usage.rows += rows
+            self.usage.requests += 1
+            return ticket
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """See ``Lease``."""
+        with self._lock:
+            self.usage.bytes += bytes
+            if self._ledger is not None:
+                self._ledger.commit(ticket, rows, answers, status, bytes)
+            if self._on_rows is not None and answers is not None:
+                self._on_rows(rows)
+
+    def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
+        count, size = len(rows), self.batch_rows(rows.row_bytes)
+        if count <= size:
+            return self._call(rows, 0, count)
+        pieces = [self._call(rows, start, min(start + size, count)) for start in range(0, count, size)]
+        return np.concatenate(pieces)
+
+    def _call(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
+        count, model = stop - start, self.model
+        ticket = self.reserve(count)
+        try:
+            if isinstance(rows, DisplacedRows) and isinstance(model, DeviceClassifier):
+                answers = model.displaced(rows.x, rows.packed[start:stop], rows.step, rows.lower, rows.upper)
+            else:
+                answers = model.probabilities(rows.build(start, stop))
+        except FimauditError:
+            raise
+        except Exception as exc:
+            raise ModelFailure(f"the model raised {type(exc).__name__} on a batch of {count} rows: {_short(exc)}") from exc
+        answers = self._checked(answers, count)
+        self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
+        return answers
+
+    def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
+        array = np.asarray(answers, dtype=np.float64)
+        if array.ndim != 2 or array.shape[0] != rows:
+            raise OutputError(f"expected {rows} rows of probabilities for {rows} inputs, got shape {array.shape}")
+        if array.shape[1] < 2:
+            raise OutputError(f"expected at least two classes, got {array.shape[1]}")
+        if self.classes is None:
+            self.classes = array.shape[1]
+        if array.shape[1] != self.classes:
+            raise OutputError(f"expected {self.classes} classes in every answer, got {array.shape[1]}")
+        if not np.isfinite(array).all():
+            raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
+        return array
+
+
+def _short(exc: BaseException, most: int = 300) -> str:
+    text = " ".join(str(exc).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
