@@ -6,6 +6,7 @@ engine and worker count, and in any order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CoordinateRows",
     "DisplacedRows",
+    "JoinedRows",
     "OrthonormalRows",
     "PlainRows",
     "Rows",
@@ -216,11 +218,11 @@ class OrthonormalRows:
 
 @dataclass(frozen=True)
 class CoordinateRows:
-    """One feature moved a row: base + offset e_i for each (feature, signed offset) pair."""
+    """One feature replaced a row: x with x[feature[t]] = value[t]."""
 
     x: NDArray[Any]
     feature: NDArray[np.int64]
-    offset: NDArray[np.float64]
+    value: NDArray[Any]
     dtype: str
 
     @property
@@ -232,13 +234,28 @@ class CoordinateRows:
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
         rows = np.repeat(self.x.astype(self.dtype).reshape(1, -1), stop - start, axis=0)
-        rows[np.arange(stop - start), self.feature[start:stop]] = self._moved()[start:stop]
+        rows[np.arange(stop - start), self.feature[start:stop]] = self.value[start:stop]
         return rows.reshape(stop - start, *self.x.shape)
 
-    def sent(self) -> NDArray[np.float64]:
-        """The offset of each row as it was really sent."""
-        there = self.x.astype(self.dtype).ravel()[self.feature].astype(np.float64)
-        return np.asarray(self._moved().astype(np.float64) - there)
 
-    def _moved(self) -> NDArray[Any]:
-        return np.asarray((self.x.ravel()[self.feature].astype(np.float64) + self.offset).astype(self.dtype))
+@dataclass(frozen=True)
+class JoinedRows:
+    """A few small blocks asked as one."""
+
+    blocks: Sequence[Rows]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.blocks[0].row_bytes
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        pieces, first = [], 0
+        for block in self.blocks:
+            low, high = max(start - first, 0), min(stop - first, len(block))
+            if low < high:
+                pieces.append(block.build(low, high))
+            first += len(block)
+        return np.concatenate(pieces)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
 from fimaudit.directions import DisplacedRows, Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 
-__all__ = ["Lease", "Ledger", "Meter", "Usage"]
+__all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage"]
 
 #: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
 BATCH_BYTES = 16 * 2**20
@@ -36,6 +37,14 @@ class Lease(Protocol):
         """Record how a reserved send ended; ``answers`` is ``None`` when it failed."""
         ...
 
+    def note(self, name: str) -> Any:
+        """A fact that was learned earlier in this run (plain JSON), or ``None``."""
+        ...
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a fact for the rest of the run, resumed processes included: a batch size, say."""
+        ...
+
 
 class Ledger(Protocol):
     """Where a meter keeps what was sent and answered beyond this process (``fimaudit.ledger``)."""
@@ -49,6 +58,83 @@ class Ledger(Protocol):
     def reserve(self, rows: int, key: bytes) -> int: ...
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None: ...
+
+    def note(self, name: str) -> Any: ...
+
+    def remember(self, name: str, value: Any) -> None: ...
+
+
+class RowsFailed(ModelFailure):
+    """Some rows of a batch could not be answered.
+
+    Attributes:
+        answers: (rows, K); the rows that failed are NaN.
+        reasons: a sentence for each failed row (or for the first of a block), by position.
+    """
+
+    def __init__(self, answers: NDArray[np.float64], reasons: Mapping[int, str]) -> None:
+        first = next(iter(reasons.values()))
+        super().__init__(f"{int(np.isnan(answers).any(axis=1).sum())} of {len(answers)} rows were not answered: {first}")
+        self.answers, self.reasons = answers, dict(reasons)
+
+
+class QuestionsFailed(ModelFailure):
+    """``Meter.ask`` got answers to some of its questions only.
+
+    Attributes:
+        answers: as ``Meter.ask`` returns them, ``None`` for a question with a failed row.
+        reasons: a sentence for each failed question, by position.
+    """
+
+    def __init__(self, answers: Sequence[NDArray[np.float64] | None], reasons: Mapping[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.answers, self.reasons = list(answers), dict(reasons)
+
+
+class CountingLease:
+    """A lease without budget or ledger, for asking outside of a run."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._notes: dict[str, Any] = {}
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        return None
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        self.usage.rows += rows
+        self.usage.requests += 1
+        return self.usage.requests
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        self.usage.bytes += bytes
+
+    def note(self, name: str) -> Any:
+        return self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        self._notes[name] = value
+
+
+class Occasion:
+    """A lease under which rows that were answered before are sent again, once for each name.
+
+    A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
+    recalled rather than sent. Within one occasion, a resumed run still recalls what it has.
+    """
+
+    def __init__(self, lease: Lease, name: str) -> None:
+        self._lease, self._salt = lease, hashlib.sha256(name.encode()).digest()
+        self.note, self.remember, self.commit = lease.note, lease.remember, lease.commit
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        return self._lease.recall(self._key(key))
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        return self._lease.reserve(rows, self._key(key))
+
+    def _key(self, key: bytes) -> bytes:
+        return hashlib.sha256(self._salt + key).digest()
 
 
 @dataclass
@@ -68,6 +154,7 @@ class Meter:
         budget: most rows that may be sent, ``None`` for no limit.
         batch: rows a call; the adapter's preference or a bound in bytes when left out.
         ledger: keeps what a network adapter sent and got; local models need none.
+        spent: what earlier processes of the same run asked, where no ledger knows it.
         on_rows: called with the number of rows after each answered call (progress).
     """
 
@@ -78,26 +165,33 @@ class Meter:
         budget: int | None = None,
         batch: int | None = None,
         ledger: Ledger | None = None,
+        spent: Usage | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
-        self.usage = ledger.usage() if ledger is not None else Usage()
+        self.usage = ledger.usage() if ledger is not None else spent or Usage()
         self.classes: int | None = model.info.classes
         self._batch = batch
         self._ledger = ledger
         self._on_rows = on_rows
         self._lock = threading.Lock()
+        self._notes: dict[str, Any] = {}
 
     def batch_rows(self, row_bytes: int) -> int:
         """Rows of one call for inputs of ``row_bytes`` bytes."""
         chosen = self._batch or self.model.info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
-    def ask(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
+    def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
         """Answer each block of rows with (n, K) probabilities; blocks share batches only behind a network.
 
+        Args:
+            questions: blocks of rows.
+            occasion: ask even what was answered before, once under this name (``Occasion``); local models always ask.
+
         Raises:
+            QuestionsFailed: behind a network, some questions were answered and some cannot be.
             BudgetExhausted: before the call that would exceed the budget.
             ModelFailure: the model raised.
             OutputError: wrong number of rows or columns, or values that are not finite.
@@ -105,8 +199,12 @@ class Meter:
         if isinstance(self.model, NetworkClassifier):
             sizes = [len(rows) for rows in questions]
             batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
-            answers = self._checked(self.model.ask(batch, self), len(batch))
-            return np.split(answers, np.cumsum(sizes)[:-1])
+            cuts = np.cumsum(sizes)[:-1]
+            try:
+                answers = self.model.ask(batch, self if occasion is None else Occasion(self, occasion))
+            except RowsFailed as exc:
+                raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
+            return np.split(self._checked(answers, len(batch)), cuts)
         return [self._ask_local(rows) for rows in questions]
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
@@ -134,6 +232,17 @@ class Meter:
                 self._ledger.commit(ticket, rows, answers, status, bytes)
             if self._on_rows is not None and answers is not None:
                 self._on_rows(rows)
+
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        return self._ledger.note(name) if self._ledger is not None else self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        if self._ledger is not None:
+            self._ledger.remember(name, value)
+        else:
+            self._notes[name] = value
 
     def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
         count, size = len(rows), self.batch_rows(rows.row_bytes)
@@ -171,6 +280,17 @@ class Meter:
         if not np.isfinite(array).all():
             raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
         return array
+
+
+def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:
+    """The rows' failures as the questions' failures."""
+    starts = np.cumsum([0, *sizes])
+    reasons: dict[int, str] = {}
+    for i, block in enumerate(blocks):
+        if np.isnan(block).any():
+            within = [text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]]
+            reasons[i] = within[0] if within else next(iter(exc.reasons.values()))
+    return QuestionsFailed([None if i in reasons else block for i, block in enumerate(blocks)], reasons)
 
 
 def _short(exc: BaseException, most: int = 300) -> str:

@@ -1,0 +1,316 @@
+"""Many inputs: open, look, choose the step, measure each, keep each, summarise. ``audit`` and ``sensitivity``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fimaudit import facts
+from fimaudit.classifier import Classifier, open_classifier
+from fimaudit.domain import InputDomain, Space
+from fimaudit.engines.local import converse, run_inputs
+from fimaudit.errors import BudgetExhausted, DataError, FimauditError, ModelFailure, TargetError, UsageError
+from fimaudit.journal import REPORT, Journal
+from fimaudit.links import Link
+from fimaudit.measurement import Settings, Steps, choose_steps, measure
+from fimaudit.meter import Meter, Usage
+from fimaudit.preflight import Preflight, look
+from fimaudit.results import Report, Sensitivity, StepReport
+from fimaudit.sources import Inputs, check_inputs, read_inputs
+from fimaudit.summary import summarise
+from fimaudit.tables import INPUTS_FILE, write_inputs
+
+__all__ = ["Progress", "audit", "sensitivity"]
+
+Mode = Literal["auto", "black-box", "white-box"]
+#: Called with (rows done, rows expected, inputs done, inputs).
+Progress = Callable[[int, int, int, int], None]
+
+#: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
+MOST_INLINE = 10_000
+
+
+def sensitivity(
+    model: object,
+    x: ArrayLike,
+    *,
+    link: Link = "auto",
+    queries: int = 200,
+    mode: Mode = "auto",
+    confidence: float = 0.95,
+    seed: int = 0,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
+    domain: InputDomain | None = None,
+    **options: Any,
+) -> Sensitivity:
+    """Measure one input: the spectral norm of the Fisher information of the answer with respect to it.
+
+    lambda = lambda_max(F), F = sum_k p_k grad(log p_k) grad(log p_k)^T, in 1 / (input unit)^2.
+
+    Args:
+        model: a classifier or anything that ``open_classifier`` takes.
+        x: one input without the batch axis.
+        link, queries, mode, confidence, seed, lower, upper, domain, **options: as for ``audit``.
+
+    Raises:
+        UsageError: wrong use or bad input, before the measurement.
+        RunError: the model failed under way.
+
+    Source: arXiv 2606.04767.
+    """
+    report = audit(
+        model,
+        np.asarray(x)[None],
+        link=link,
+        queries=queries,
+        mode=mode,
+        confidence=confidence,
+        seed=seed,
+        lower=lower,
+        upper=upper,
+        domain=domain,
+        **options,
+    )
+    return report.inputs[0]
+
+
+def audit(
+    model: object,
+    x: ArrayLike | Inputs | str | Path,
+    *,
+    y: ArrayLike | None = None,
+    group: ArrayLike | None = None,
+    out: str | Path | None = None,
+    link: Link = "auto",
+    queries: int = 200,
+    mode: Mode = "auto",
+    confidence: float = 0.95,
+    seed: int = 0,
+    budget: int | None = None,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
+    quantum: ArrayLike | None = None,
+    unit: str | None = None,
+    scale: str | ArrayLike = "raw",
+    domain: InputDomain | None = None,
+    batch: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Audit a classifier over many inputs from its probabilities.
+
+    Args:
+        model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
+        x: (n, \\*shape) inputs, or a data file.
+        y: (n,) labels; group: (n,) group names.
+        out: run folder for ``report.json`` and ``inputs.parquet``; finished inputs are kept there as they come.
+        link: what turns the model's output into probabilities.
+        queries: rows an input, the base row included; pilot and checks add at most 10 %.
+        mode: ``auto`` takes autograd where the model offers it, ``black-box`` never, ``white-box`` insists.
+        confidence: of each two-sided interval; intervals cover the sampling of directions.
+        seed: directions depend on it and the input's index alone.
+        budget: most rows that may be sent in all.
+        lower, upper, quantum, unit, scale: the input domain, or give ``domain``.
+        batch: rows a call.
+        resume: go on with the run in ``out``; overwrite: replace it.
+        progress: called as rows are answered.
+        **options: passed to ``open_classifier``.
+
+    Raises:
+        UsageError: wrong use or bad input, before the measurement starts.
+        ModelFailure: no input could be measured.
+
+    Returns:
+        the report, also when the budget ran out under way: then ``report.warnings`` and ``report.data`` say so.
+    """
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    settings = _settings(queries, confidence, seed, budget)
+    domain = domain or InputDomain(lower=lower, upper=upper, quantum=quantum, unit=unit, scale=scale)
+    inputs = _inputs(x, y, group)
+    opened = not isinstance(model, Classifier)
+    classifier = open_classifier(model, link, **options)
+    journal: Journal | None = None
+    try:
+        inputs = check_inputs(inputs, classifier.info.input_shape)
+        space = domain.resolve(inputs.x, classifier.info.dtype)
+        admitted = space.admit(inputs.x)
+        method = _mode(mode, classifier)
+        identity = facts.identity(classifier, inputs, space, settings, link, method)
+        if out is not None:
+            journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
+        run = _Run(classifier, inputs, admitted, space, settings, budget, batch, journal, progress)
+        results, steps, preflight = run.go()
+        report = Report(
+            model=facts.model_facts(classifier, preflight),
+            data=facts.data_facts(inputs, len(results)),
+            domain=facts.domain_facts(space),
+            settings=facts.settings_facts(settings, link, method, budget),
+            environment=facts.environment(started, time.perf_counter() - clock),
+            step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
+            summary=summarise(results, confidence, run.usage.rows, run.usage.requests),
+            groups=_groups(results, confidence),
+            warnings=[
+                *classifier.info.notes,
+                *(preflight.warnings() if preflight else []),
+                *run.warnings(),
+                *facts.doubts(inputs, space, domain),
+            ],
+            inputs=results if len(results) <= MOST_INLINE else [],
+            inputs_file=INPUTS_FILE if out is not None else None,
+        )
+        if out is not None:
+            write_inputs(Path(out) / INPUTS_FILE, results)
+            _replace(Path(out) / REPORT, report.to_json())
+    finally:
+        if journal is not None:
+            journal.close()
+        if opened:
+            classifier.close()
+    if results and all(s.status == "failed" for s in results):
+        raise ModelFailure(f"no input could be measured; the first failed with: {results[0].reason}")
+    return report
+
+
+class _Run:
+    """The measurement of all inputs: preflight, pilot, each input, with what a journal already holds left out."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        inputs: Inputs,
+        x: NDArray[Any],
+        space: Space,
+        settings: Settings,
+        budget: int | None,
+        batch: int | None,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
+        self._inputs, self._x, self._space, self._settings = inputs, x, space, settings
+        self._journal = journal
+        self._done = dict(journal.done) if journal is not None else {}
+        self._start = dict(journal.steps) if journal is not None and journal.steps else None
+        self._kept = Usage()
+        for _, rows, requests in self._done.values():
+            self._kept.rows, self._kept.requests = self._kept.rows + rows, self._kept.requests + requests
+        if self._start is not None:
+            self._kept.rows += int(self._start["rows"])
+            self._kept.requests += int(self._start["requests"])
+        self._progress = progress
+        self._meter = Meter(classifier, budget=budget, batch=batch, spent=self._kept, on_rows=self._tell)
+        self.exhausted: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Rows and calls of the whole run, earlier processes included."""
+        return self._meter.usage
+
+    def go(self) -> tuple[list[Sensitivity], Steps | None, Preflight | None]:
+        """Measure what is missing and return everything in the order of the inputs."""
+        steps: Steps | None = None
+        preflight: Preflight | None = None
+        try:
+            preflight, steps = self._begin()
+            missing = [i for i in range(len(self._x)) if i not in self._done]
+            chosen = steps
+            for outcome in run_inputs(
+                missing,
+                lambda i: measure(self._x[i], i, self._space, chosen, self._settings),
+                self._failed,
+                self._meter,
+            ):
+                result = self._label(outcome.result)
+                self._done[result.index] = (result, outcome.rows, outcome.requests)
+                if self._journal is not None:
+                    self._journal.keep(result, outcome.rows, outcome.requests)
+                self._tell(0)
+        except BudgetExhausted as exc:
+            self.exhausted = str(exc)
+        return [self._done[i][0] for i in sorted(self._done)], steps, preflight
+
+    def warnings(self) -> list[str]:
+        """What the user must know of the run as a whole."""
+        if self.exhausted is None:
+            return []
+        return [f"{len(self._done)} of {len(self._x)} inputs were measured: {self.exhausted}"]
+
+    def _begin(self) -> tuple[Preflight, Steps]:
+        if self._start is not None:
+            return Preflight(**self._start["preflight"]), Steps(**self._start["steps"])
+        preflight = look(self._meter, self._x, self._space.dtype)
+        try:
+            steps: Steps = converse(choose_steps(self._x, self._space, self._settings), self._meter)
+        except ModelFailure as exc:
+            raise TargetError(f"the model cannot be asked: {exc}") from exc
+        if self._journal is not None:
+            used = {"rows": self._meter.usage.rows, "requests": self._meter.usage.requests}
+            self._journal.keep_steps({**used, "preflight": asdict(preflight), "steps": asdict(steps)})
+        return preflight, steps
+
+    def _label(self, result: Sensitivity) -> Sensitivity:
+        y, group, index = self._inputs.y, self._inputs.group, result.index
+        return result.model_copy(
+            update={
+                "label": None if y is None else int(y[index]),
+                "group": None if group is None else str(group[index]),
+            }
+        )
+
+    def _failed(self, index: int, error: FimauditError) -> Sensitivity:
+        return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+
+    def _tell(self, _rows: int) -> None:
+        if self._progress is not None:
+            expected = len(self._x) * self._settings.queries
+            self._progress(self._meter.usage.rows, expected, len(self._done), len(self._x))
+
+
+def _settings(queries: int, confidence: float, seed: int, budget: int | None) -> Settings:
+    if queries < 2:
+        raise UsageError(f"expected at least 2 queries an input (the base row and one displaced), got {queries}")
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"expected a confidence from 0.5 to below 1, got {confidence}")
+    if budget is not None and budget < 1:
+        raise UsageError(f"expected a budget of at least one row, got {budget}")
+    return Settings(queries, confidence, seed)
+
+
+def _inputs(x: Any, y: ArrayLike | None, group: ArrayLike | None) -> Inputs:
+    if isinstance(x, Inputs):
+        return x
+    if isinstance(x, str | Path):
+        return read_inputs(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as exc:
+        raise DataError(f"expected x as one array (inputs, *shape), got inputs of different shapes: {exc}") from exc
+    labels = None if y is None else np.asarray(y)
+    return Inputs(array, labels, None if group is None else np.asarray(group))
+
+
+def _mode(mode: Mode, classifier: Classifier) -> str:
+    return "black-box"
+
+
+def _groups(results: list[Sensitivity], confidence: float) -> dict[str, Any]:
+    names = sorted({s.group for s in results if s.group is not None})
+    members = {name: [s for s in results if s.group == name] for name in names}
+    return {name: summarise(of, confidence, sum(s.queries for s in of), 0) for name, of in members.items()}
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside and move over: a reader never sees half a report."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,85 @@
+"""``fimaudit audit``: measure a model over many inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from fimaudit.auditing import audit as run_audit
+from fimaudit.cli import options as o
+from fimaudit.cli.console import progress_bar, show_report
+from fimaudit.errors import UsageError
+
+__all__ = ["audit"]
+
+
+def audit(
+    target: o.Target,
+    data: o.Data,
+    out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
+    queries: Annotated[int, typer.Option(help="Rows an input, base row included; pilot and checks add up to 10 %.")] = 200,
+    mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
+    link: o.LinkName = "auto",
+    lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
+    upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
+    quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Name of the input unit, for the report.")] = None,
+    scale: Annotated[str, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file.")] = "raw",
+    confidence: Annotated[float, typer.Option(help="Confidence of each interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
+    budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows a call.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    weights: o.Weights = None,
+    trust_pickle: o.TrustPickle = False,
+    device: o.Device = None,
+    adapter: o.Adapter = None,
+    input: o.Input = None,
+    output: o.Output = None,
+    hold: o.Hold = None,
+) -> None:
+    """Measure how violently a model's answer can change when its input changes a little.
+
+    Reads the model's probabilities only; writes report.json and inputs.parquet to --out and prints a summary.
+    """
+    if resume and overwrite:
+        raise UsageError("expected one of --resume and --overwrite, got both")
+    if mode not in ("auto", "black-box", "white-box"):
+        raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    with progress_bar() as progress:
+        report = run_audit(
+            target,
+            data,
+            out=out,
+            link=cast(Any, link),
+            queries=queries,
+            mode=cast(Any, mode),
+            confidence=confidence,
+            seed=seed,
+            budget=budget,
+            lower=o.number_or_file(lower, "--lower"),
+            upper=o.number_or_file(upper, "--upper"),
+            quantum=o.number_or_file(quantum, "--quantum"),
+            unit=unit,
+            scale=scale if scale in ("raw", "std", "range") else cast(Any, o.number_or_file(scale, "--scale")),
+            batch=batch,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            weights=weights,
+            trust_pickle=trust_pickle,
+            device=device,
+            adapter=adapter,
+            input=input,
+            output=o.output_choice(output),
+            hold=o.held(hold),
+        )
+    console = Console()
+    show_report(console, report)
+    console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    if report.data["measured"] < report.data["inputs"]:
+        raise typer.Exit(3)

@@ -1,0 +1,85 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import ArrayLike
+
+from fimaudit.errors import DataError, DomainError, UsageError
+
+__all__ = [
+    "Adapter",
+    "Data",
+    "Device",
+    "Hold",
+    "Input",
+    "LinkName",
+    "Output",
+    "Target",
+    "TrustPickle",
+    "Weights",
+    "held",
+    "number_or_file",
+    "output_choice",
+]
+
+Target = Annotated[
+    str,
+    typer.Argument(help="Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."),
+]
+Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
+LinkName = Annotated[
+    str, typer.Option("--link", help="What turns the output into probabilities: auto, identity, softmax or sigmoid.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights for a package.module:factory target: .safetensors, or .pt (weights only).")
+]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Open .joblib/.pkl files, which can run any code when they are opened.")
+]
+Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1; the best at hand when left out.")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter to take, where more than one would do.")]
+Input = Annotated[str | None, typer.Option("--input", help="Name of the audited input of a model with several.")]
+Output = Annotated[str | None, typer.Option("--output", help="Name or position of the output to read.")]
+Hold = Annotated[
+    list[str] | None, typer.Option("--hold", help="Constant for another input: name=number or name=file.npy. Repeatable.")
+]
+
+
+def held(items: list[str] | None) -> Mapping[str, Any]:
+    """``name=value`` pairs to constants."""
+    out: dict[str, Any] = {}
+    for item in items or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise UsageError(f"expected --hold name=number or name=file.npy, got {item!r}")
+        out[name] = np.asarray(number_or_file(value, "--hold"))
+    return out
+
+
+def number_or_file(text: str | None, flag: str) -> ArrayLike | None:
+    """A number, or an array from a .npy file."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    path = Path(text)
+    if path.suffix != ".npy" or not path.exists():
+        raise DomainError(f"{flag} expects a number or an existing .npy file, got {text!r}")
+    try:
+        array: ArrayLike = np.load(path, allow_pickle=False)
+    except Exception as exc:
+        raise DataError(f"could not read {path}: {exc}") from exc
+    return array
+
+
+def output_choice(text: str | None) -> str | int | None:
+    """A position when it is a number, else a name."""
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text

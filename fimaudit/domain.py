@@ -1,0 +1,192 @@
+"""What an input may be: bounds, quantum, frozen features, and the scale in which the metric is stated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fimaudit.errors import DataError, DomainError
+
+__all__ = ["InputDomain", "Space"]
+
+Array = NDArray[np.float64]
+
+#: Values outside the bounds by less than this share of the range are float error and are clipped.
+EDGE = 1e-6
+#: Feature spreads that differ more than this make a raw norm meaningless: one year = one dollar.
+SPREAD_RATIO = 10.0
+
+
+@dataclass(frozen=True)
+class InputDomain:
+    """The set of inputs that the model may be asked, and the unit of the metric.
+
+    Attributes:
+        lower, upper: bounds, a scalar, one a feature, or an array of the input's shape; ``None`` for none.
+        quantum: distance of neighbouring values (1/255, 1), scalar or one a feature; ``None`` for continuous inputs.
+        frozen: features that are held: a boolean mask of the input's shape, positions, or names.
+        scale: ``"raw"``, ``"std"``, ``"range"``, or an array; displacements and the metric are in multiples of it.
+        unit: name of the input unit, for people.
+        names: feature names, where there are any.
+    """
+
+    lower: ArrayLike | None = None
+    upper: ArrayLike | None = None
+    quantum: ArrayLike | None = None
+    frozen: Sequence[Any] | NDArray[Any] | None = None
+    scale: str | ArrayLike = "raw"
+    unit: str | None = None
+    names: Sequence[str] | None = None
+
+    def resolve(self, x: NDArray[Any], dtype: str) -> Space:
+        """Fix everything against the data: arrays of one input's shape.
+
+        Args:
+            x: (n, \\*shape) inputs.
+            dtype: what the model is fed.
+
+        Raises:
+            DomainError: bounds, quantum, frozen or scale that contradict each other or the data.
+            DataError: inputs outside the bounds.
+        """
+        shape = x.shape[1:]
+        lower = self._per_feature(self.lower, shape, "lower", -np.inf)
+        upper = self._per_feature(self.upper, shape, "upper", np.inf)
+        if np.any(lower >= upper):
+            raise DomainError("expected lower < upper for every feature, got a feature where it is not")
+        quantum = self._per_feature(self.quantum, shape, "quantum", 0.0)
+        if np.any(quantum < 0):
+            raise DomainError("expected a quantum of 0 (continuous) or more, got a negative one")
+        frozen = self._frozen(shape)
+        if frozen.all():
+            raise DomainError("expected at least one feature that may change, got all of them frozen")
+        scale, unit = self._scaling(x, lower, upper)
+        return Space(lower, upper, quantum, frozen, scale, unit, dtype)
+
+    def _per_feature(self, value: ArrayLike | None, shape: tuple[int, ...], name: str, missing: float) -> Array:
+        if value is None:
+            return np.full(shape, missing)
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as exc:
+            raise DomainError(f"expected {name} to be a number or an array of numbers, got {value!r}") from exc
+        if np.isnan(array).any():
+            raise DomainError(f"expected {name} without NaN")
+        if array.ndim == 1 and len(shape) > 1 and array.size == int(np.prod(shape)):
+            array = array.reshape(shape)
+        try:
+            return np.broadcast_to(array, shape).copy()
+        except ValueError as exc:
+            raise DomainError(f"{name} has shape {array.shape}; expected a number or the input's shape {shape}") from exc
+
+    def _frozen(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        if self.frozen is None or len(self.frozen) == 0:
+            return np.zeros(shape, dtype=bool)
+        given = np.asarray(self.frozen)
+        if given.dtype == bool:
+            if given.shape != shape:
+                raise DomainError(f"expected a frozen mask of the input's shape {shape}, got {given.shape}")
+            return given
+        mask = np.zeros(int(np.prod(shape)), dtype=bool)
+        for item in given.tolist():
+            mask[self._position(item, mask.size)] = True
+        return mask.reshape(shape)
+
+    def _position(self, item: Any, features: int) -> int:
+        if isinstance(item, int) or (isinstance(item, str) and item.isdigit()):
+            if not 0 <= int(item) < features:
+                raise DomainError(f"expected a frozen feature between 0 and {features - 1}, got {item}")
+            return int(item)
+        names = list(self.names or [])
+        if item not in names:
+            known = f"expected one of {', '.join(names[:20])}" if names else "the data has no feature names; give positions"
+            raise DomainError(f"no feature is called {item!r}; {known}")
+        return names.index(item)
+
+    def _scaling(self, x: NDArray[Any], lower: Array, upper: Array) -> tuple[Array, str]:
+        shape = x.shape[1:]
+        unit = self.unit or "input unit"
+        if isinstance(self.scale, str) and self.scale not in ("raw", "std", "range"):
+            raise DomainError(f"expected scale raw, std, range or an array, got {self.scale!r}")
+        if isinstance(self.scale, str) and self.scale == "raw":
+            return np.ones(shape), unit
+        if isinstance(self.scale, str):
+            wide = x.astype(np.float64)
+            if self.scale == "std":
+                scale, unit = wide.std(axis=0), "standard deviation of the feature"
+            else:
+                bounded = np.isfinite(lower) & np.isfinite(upper)
+                scale = np.where(bounded, upper - lower, wide.max(axis=0) - wide.min(axis=0))
+                unit = "range of the feature"
+            if np.any((scale == 0) & ~self._frozen(shape)):
+                count = int(((scale == 0) & ~self._frozen(shape)).sum())
+                raise DomainError(
+                    f"scale {self.scale} needs features that vary, but {count} of {scale.size} are constant over the "
+                    f"{len(x)} inputs; freeze them, give more inputs, or give a scale file"
+                )
+            return np.where(scale == 0, 1.0, scale), unit
+        scale = self._per_feature(self.scale, shape, "scale", 1.0)
+        if np.any(scale <= 0) or not np.isfinite(scale).all():
+            raise DomainError("expected a positive finite scale for every feature")
+        return scale, self.unit or "given scale"
+
+
+@dataclass(frozen=True)
+class Space:
+    """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input."""
+
+    lower: Array
+    upper: Array
+    quantum: Array
+    frozen: NDArray[np.bool_]
+    scale: Array
+    unit: str
+    dtype: str
+
+    @property
+    def features(self) -> int:
+        """How many features may change: the dimension d of the measurement."""
+        return int((~self.frozen).sum())
+
+    def step(self, displacement: float) -> Array:
+        """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
+        return np.where(self.frozen, 0.0, self.scale * (displacement / np.sqrt(self.features)))
+
+    def length(self, sent: Array) -> float:
+        """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
+        moved = (sent / self.scale)[~self.frozen]
+        return float(np.sqrt((moved**2).mean()))
+
+    def admit(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Inputs within the bounds: float error is clipped, anything beyond is refused.
+
+        Raises:
+            DataError: a value lies outside the bounds by more than float error.
+        """
+        if not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any()):
+            return x
+        width = self.upper - self.lower
+        slack = EDGE * np.where(np.isfinite(width), width, 1.0)
+        outside = (x < self.lower - slack) | (x > self.upper + slack)
+        if outside.any():
+            first = tuple(int(i) for i in np.argwhere(outside)[0])
+            raise DataError(
+                f"expected inputs within the bounds, got {float(x[first]):.6g} at position {list(first)} "
+                f"(bounds {self.lower[first[1:]]:.6g} to {self.upper[first[1:]]:.6g}; {int(outside.sum())} values outside); "
+                "check the preprocessing or the bounds"
+            )
+        return np.asarray(np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype)))
+
+
+def spreads_differ(x: NDArray[Any], frozen: NDArray[np.bool_]) -> float | None:
+    """The ratio of the largest to the smallest spread of features that vary, where it exceeds ``SPREAD_RATIO``."""
+    std = x.astype(np.float64).std(axis=0)[~frozen]
+    std = std[std > 0]
+    if std.size < 2:
+        return None
+    ratio = float(std.max() / std.min())
+    return ratio if ratio > SPREAD_RATIO else None

@@ -1,0 +1,1 @@
+"""Where measurements run: on this machine (``local``)."""

@@ -1,0 +1,107 @@
+"""Run conversations with a model on this machine, through the meter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import NetworkClassifier
+from fimaudit.directions import Rows
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
+from fimaudit.measurement import Conversation
+from fimaudit.meter import Meter, QuestionsFailed
+from fimaudit.results import Sensitivity
+
+__all__ = ["Outcome", "converse", "run_inputs"]
+
+#: Inputs whose rows share requests behind a network. Blocks are fixed by input index, so requests are the same on resume.
+NETWORK_BLOCK = 32
+
+
+class Outcome:
+    """One input's result with the rows and calls that it took."""
+
+    def __init__(self, result: Sensitivity, rows: int, requests: int) -> None:
+        self.result = result
+        self.rows = rows
+        self.requests = requests
+
+
+def converse(conversation: Any, meter: Meter) -> Any:
+    """Carry one conversation to its end: ask what it yields, hand it the answers, return what it returns."""
+    try:
+        rows = next(conversation)
+        while True:
+            rows = conversation.send(meter.ask([rows])[0])
+    except StopIteration as stop:
+        return stop.value
+
+
+def run_inputs(
+    indices: Iterable[int],
+    start: Callable[[int], Conversation],
+    failed: Callable[[int, FimauditError], Sensitivity],
+    meter: Meter,
+) -> Iterator[Outcome]:
+    """Measure inputs in order and yield each as it finishes; an input that fails is a result, an empty budget is not.
+
+    Args:
+        indices: the inputs to measure.
+        start: opens an input's conversation.
+        failed: what an input that failed looks like.
+        meter: the door to the model.
+
+    Raises:
+        BudgetExhausted: the budget does not allow the next rows.
+    """
+    pending = list(indices)
+    size = NETWORK_BLOCK if isinstance(meter.model, NetworkClassifier) else 1
+    blocks: dict[int, list[int]] = {}
+    for index in pending:
+        blocks.setdefault(index // size, []).append(index)
+    for block in blocks.values():
+        yield from _run_block(block, start, failed, meter)
+
+
+def _run_block(
+    block: list[int],
+    start: Callable[[int], Conversation],
+    failed: Callable[[int, FimauditError], Sensitivity],
+    meter: Meter,
+) -> Iterator[Outcome]:
+    """Rounds: every open conversation's next rows go to the meter together, in the order of the inputs."""
+    before = (meter.usage.rows, meter.usage.requests)
+    talks = {index: start(index) for index in block}
+    wanted: dict[int, Rows] = {index: next(talk) for index, talk in talks.items()}
+    results: dict[int, Sensitivity] = {}
+    while wanted:
+        order = list(wanted)
+        answers: list[NDArray[np.float64] | None]
+        reasons: dict[int, FimauditError] = {}
+        try:
+            answers = list(meter.ask([wanted[index] for index in order]))
+        except BudgetExhausted:
+            raise
+        except QuestionsFailed as some:
+            answers = some.answers
+            reasons = {place: ModelFailure(reason) for place, reason in some.reasons.items()}
+        except FimauditError as error:
+            answers = [None] * len(order)
+            reasons = dict.fromkeys(range(len(order)), error)
+        for place, (index, answer) in enumerate(zip(order, answers, strict=True)):
+            if answer is None:
+                results[index] = failed(index, reasons[place])
+                del wanted[index]
+                continue
+            try:
+                wanted[index] = talks[index].send(answer)
+            except StopIteration as stop:
+                results[index] = stop.value
+                del wanted[index]
+    rows, requests = meter.usage.rows - before[0], meter.usage.requests - before[1]
+    for place, index in enumerate(block):
+        first = place == 0  # what a block took is counted once
+        yield Outcome(results[index], rows if first else 0, requests if first else 0)

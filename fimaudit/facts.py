@@ -1,0 +1,130 @@
+"""What a report says about its circumstances: model, data, domain, settings, environment; and the doubts they raise."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import Classifier
+from fimaudit.domain import InputDomain, Space, spreads_differ
+from fimaudit.links import Link
+from fimaudit.measurement import Settings
+from fimaudit.preflight import Preflight
+from fimaudit.sources import Inputs
+
+__all__ = ["data_facts", "domain_facts", "doubts", "environment", "identity", "model_facts", "settings_facts"]
+
+PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "skops", "httpx")
+
+
+def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str, Any]:
+    """The adapter's declaration and what the first answers told."""
+    info = classifier.info
+    return {
+        "name": info.name,
+        "adapter": info.adapter,
+        "input_shape": None if info.input_shape is None else list(info.input_shape),
+        "dtype": info.dtype,
+        "classes": preflight.classes if preflight is not None else info.classes,
+        "device": info.device,
+        "details": dict(info.details),
+        "preflight": None if preflight is None else preflight.facts(),
+    }
+
+
+def data_facts(inputs: Inputs, measured: int) -> dict[str, Any]:
+    """Where the inputs came from and what they are."""
+    return {
+        "source": inputs.source,
+        "inputs": len(inputs),
+        "measured": measured,
+        "shape": list(inputs.x.shape[1:]),
+        "dtype": str(inputs.x.dtype),
+        "sha256": inputs.fingerprint(),
+        "labels": inputs.y is not None,
+        "groups": inputs.group is not None,
+        "feature_names": None if inputs.names is None else list(inputs.names),
+    }
+
+
+def domain_facts(space: Space) -> dict[str, Any]:
+    """Bounds, quantum, frozen features and unit; one number where all features share it."""
+    return {
+        "unit": space.unit,
+        "lower": _compact(space.lower),
+        "upper": _compact(space.upper),
+        "quantum": _compact(space.quantum),
+        "scale": _compact(space.scale),
+        "frozen": np.flatnonzero(space.frozen.ravel()).tolist(),
+        "features": space.features,
+    }
+
+
+def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None) -> dict[str, Any]:
+    """What the user chose."""
+    return {
+        "queries": settings.queries,
+        "mode": mode,
+        "link": link,
+        "confidence": settings.confidence,
+        "seed": settings.seed,
+        "budget": budget,
+    }
+
+
+def environment(started: datetime, seconds: float) -> dict[str, Any]:
+    """Machine, versions, and times; the only part of a report that differs between equal runs."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "fimaudit": version("fimaudit"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def identity(
+    classifier: Classifier, inputs: Inputs, space: Space, settings: Settings, link: Link, mode: str
+) -> Mapping[str, Any]:
+    """What makes two runs the same; compared when a run is resumed."""
+    info = classifier.info
+    return {
+        "model": info.details.get("sha256") or info.name,
+        "data": inputs.fingerprint(),
+        "domain": domain_facts(space),
+        "settings": settings_facts(settings, link, mode, None),
+        "fimaudit": version("fimaudit"),
+    }
+
+
+def doubts(inputs: Inputs, space: Space, domain: InputDomain) -> list[str]:
+    """Sentences about data and domain that the numbers depend on."""
+    out = []
+    ratio = spreads_differ(inputs.x, space.frozen) if inputs.x.ndim == 2 else None
+    if ratio is not None and isinstance(domain.scale, str) and domain.scale == "raw":
+        out.append(
+            f"feature spreads differ by a factor of {ratio:.3g}, so in raw units one unit of every feature counts the same; "
+            "choose --scale std or range unless the raw units are meant"
+        )
+    return out
+
+
+def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
+    flat = values.ravel()
+    if (flat == flat[0]).all():
+        return float(flat[0]) if np.isfinite(flat[0]) else None
+    return [float(v) if np.isfinite(v) else None for v in flat]

@@ -1,0 +1,80 @@
+"""From answers to secants: sqrt(p), its differences over the displacement that was sent, and their Helmert contrasts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["complete", "contrasts", "log_probabilities", "resolution", "visible_classes"]
+
+Array = NDArray[np.float64]
+
+#: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
+FLOAT32_FLOOR = 1e-36
+FLOAT64_FLOOR = 1e-290
+
+
+def complete(p: Array, top: int) -> Array:
+    """Replace the probability of class ``top`` by 1 minus the others, in float64, where it is the larger part.
+
+    A float32 answer of 1 - 1e-9 reads 1.0; the others keep their relative precision, so their sum says what was lost.
+
+    Args:
+        p: (m, K) probabilities.
+        top: the class that holds most of the probability at the base point.
+    """
+    others = p.sum(axis=1) - p[:, top]
+    if p.shape[1] > 2:  # the plain sum would cancel: add the others up without the large one
+        keep = np.ones(p.shape[1], dtype=bool)
+        keep[top] = False
+        others = p[:, keep].sum(axis=1)
+    else:
+        others = p[:, 1 - top]
+    rows = others < 0.5
+    out = p.copy()
+    out[rows, top] = 1.0 - others[rows]
+    return out
+
+
+def resolution(p: Array) -> float:
+    """The absolute quantum of the smaller of two classes that came as one float32 column, else 0.
+
+    A model with a single output P(class 1) = 1 - e says e only to the spacing of float32 at 1, which is 6e-8.
+    """
+    if p.shape[1] != 2:
+        return 0.0
+    column = p[:, 1]
+    if np.array_equal(column, column.astype(np.float32)) and np.array_equal(p[:, 0], 1.0 - column):
+        return float(2.0**-24 * min(1.0, 2.0 * float(column.max(initial=0.0))))
+    return 0.0
+
+
+def visible_classes(p: Array) -> NDArray[np.bool_]:
+    """Classes whose probability keeps relative precision in every row: the ones whose logarithm can be used."""
+    floor = FLOAT32_FLOOR if np.array_equal(p[0], p[0].astype(np.float32)) else FLOAT64_FLOOR
+    return np.asarray((p > floor).all(axis=0))
+
+
+def log_probabilities(p: Array, top: int) -> Array:
+    """log p of completed rows; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
+    out = np.log(p)
+    others = np.delete(p, top, axis=1).sum(axis=1)
+    rows = others < 0.5
+    out[rows, top] = np.log1p(-others[rows])
+    return np.asarray(out)
+
+
+def contrasts(secants: Array) -> Array:
+    """Helmert contrasts over the directions: (m, K) to (m - 1, K), without the mean over directions.
+
+    c_t = (t y_{t+1} - sum_{i<=t} y_i) / sqrt(t (t+1)). The rows are an orthonormal transform of the centred secants, so
+    sum_t c_t c_t^T = sum_i (y_i - ybar)(y_i - ybar)^T; contrast t uses only the first t + 1 secants, which is what the
+    predictable lower limit needs; and the base point, common to all secants, drops out.
+
+    >>> contrasts(np.array([[1.0], [3.0]]))
+    array([[1.41421356]])
+    """
+    m = len(secants)
+    t = np.arange(1, m, dtype=np.float64)[:, None]
+    before = np.cumsum(secants[:-1], axis=0)
+    return np.asarray((t * secants[1:] - before) / np.sqrt(t * (t + 1)))

@@ -1,0 +1,181 @@
+"""The top eigenvalue of a Gram matrix of random secants: value, upper and lower limit, and the trace.
+
+Input everywhere: ``y`` (m, K), contrasts of 2 sqrt(p) for directions with E[v v^T] = I, so that S = y^T y / m estimates
+G = 4 J_s J_s^T, whose top eigenvalue is the spectral norm of the Fisher information.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+__all__ = [
+    "Limits",
+    "block_starts",
+    "corrected_top",
+    "energy_quantile",
+    "past_directions",
+    "spectral_limits",
+    "top_pair",
+    "trace_limits",
+]
+
+Array = NDArray[np.float64]
+
+#: Terms before the first prediction of the top direction.
+LEARNING = 3
+#: The predicted direction is renewed when the past has grown by this factor.
+GROWTH = 1.3
+#: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
+DENSE_CLASSES = 24
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A value with a lower and an upper confidence limit."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+@lru_cache(maxsize=4096)
+def energy_quantile(probability: float, terms: int, features: int | None) -> float:
+    """Quantile of sum_t (g . v_t)^2 / |g|^2 over ``terms`` directions.
+
+    Independent directions: chi squared with ``terms`` degrees of freedom. Orthonormal directions of length sqrt(d):
+    d Beta(terms / 2, (d - terms) / 2).
+    """
+    if features is None:
+        return float(2.0 * special.gammaincinv(terms / 2, probability))
+    if terms >= features:
+        return float(features)
+    return float(features * special.betaincinv(terms / 2, (features - terms) / 2, probability))
+
+
+def top_pair(y: Array) -> tuple[Array, Array]:
+    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out, and the unit top class-space eigenvector."""
+    m, k = y.shape
+    if k <= m:
+        values, vectors = np.linalg.eigh(y.T @ y / m)
+        return np.maximum(values[::-1], 0.0), vectors[:, -1]
+    values, vectors = np.linalg.eigh(y @ y.T / m)
+    direction = vectors[:, -1] @ y
+    length = float(np.linalg.norm(direction))
+    return np.maximum(values[::-1], 0.0), direction / length if length > 0 else direction
+
+
+def corrected_top(values: Array, terms: int, features: int | None) -> float:
+    """Remove the upward bias of the largest sample eigenvalue: (m - 1) / sum_{j>=2} 1 / (l_1 - l_j), zeros included.
+
+    Orthonormal directions leave only the share 1 - m / d of the sampling noise, and so of the bias.
+    """
+    top = float(values[0])
+    if terms < 2 or top <= 0:
+        return top
+    gaps = top - values[1 : min(len(values), terms)]
+    if gaps.size and float(gaps.min()) <= 1e-12 * top:
+        return top
+    total = float((1.0 / gaps).sum()) + (terms - 1 - gaps.size) / top
+    corrected = (terms - 1) / total
+    if features is None:
+        return corrected
+    return top - (1.0 - terms / features) * (top - corrected)
+
+
+def predicted_energy(y: Array, known: Array | None = None) -> tuple[float, int]:
+    """sum_t (u_t . y_t)^2 with u_t found from y_1 .. y_{t-1} alone, and the number of its terms.
+
+    Given the past each term is at most lambda times a chi squared with one degree of freedom, whatever the spectrum, so
+    the sum over its quantile is a lower limit. Any direction found from the past will do; it is renewed in growing blocks.
+
+    Args:
+        y: (m, K) contrasts in order.
+        known: the direction where it is known beforehand (two classes); then every term counts.
+    """
+    m = len(y)
+    if known is not None:
+        return float(((y @ known) ** 2).sum()), m
+    if m <= LEARNING:
+        return 0.0, 0
+    starts = block_starts(m)
+    directions = past_directions(y, starts)
+    lengths = np.diff(np.append(starts, m))
+    u = np.repeat(directions, lengths, axis=0)
+    return float((np.einsum("tk,tk->t", u, y[LEARNING:]) ** 2).sum()), m - LEARNING
+
+
+@lru_cache(maxsize=256)
+def _starts(m: int) -> tuple[int, ...]:
+    starts = [LEARNING]
+    while (nxt := max(starts[-1] + 1, int(starts[-1] * GROWTH))) < m:
+        starts.append(nxt)
+    return tuple(starts)
+
+
+def block_starts(m: int) -> NDArray[np.int64]:
+    """Where, among m contrasts, the predicted direction is renewed; the first is ``LEARNING``."""
+    return np.array(_starts(m), dtype=np.int64)
+
+
+def past_directions(y: Array, starts: NDArray[np.int64]) -> Array:
+    """Top eigenvector of the Gram of the rows before each start, (blocks, K)."""
+    if y.shape[1] <= DENSE_CLASSES:
+        edges = np.concatenate([[0], starts])
+        grams = np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
+        return np.asarray(np.linalg.eigh(grams)[1][:, :, -1])
+    out = np.empty((len(starts), y.shape[1]))
+    u = y[int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))]
+    for i, start in enumerate(starts):
+        past = y[:start]
+        for _ in range(4):
+            u = (past @ u) @ past
+            length = float(np.linalg.norm(u))
+            if length == 0:
+                u = past[-1]
+                length = float(np.linalg.norm(u)) or 1.0
+            u = u / length
+        out[i] = u
+    return out
+
+
+def spectral_limits(
+    y: Array, confidence: float, features: int | None = None, known: Array | None = None
+) -> tuple[Limits, Array]:
+    """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
+
+    upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top direction u_1;
+    lower = predicted energy / chi2_{n, 1 - alpha/2}.
+
+    Args:
+        y: (m, K) contrasts of 2 sqrt(p), m >= 1.
+        confidence: of the two-sided interval, for example 0.95.
+        features: d for orthonormal directions, ``None`` for independent ones.
+        known: (K,) unit class direction of the top eigenvector, where it is known without data.
+
+    Returns:
+        the limits and the (K,) unit top eigenvector in class space.
+    """
+    values, direction = top_pair(y)
+    terms, tail = len(y), (1.0 - confidence) / 2
+    value = corrected_top(values, terms, features)
+    upper = terms * float(values[0]) / energy_quantile(tail, terms, features)
+    energy, n = predicted_energy(y, known)
+    lower = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
+    return Limits(max(value, lower), lower, upper), direction
+
+
+def trace_limits(y: Array, confidence: float, features: int | None = None) -> Limits:
+    """trace(F) = mean |y|^2; the limits take all of it as one eigenvalue, which is the widest case."""
+    terms, tail = len(y), (1.0 - confidence) / 2
+    total = float((y**2).sum())
+    return Limits(
+        total / terms,
+        total / energy_quantile(1.0 - tail, terms, features),
+        total / energy_quantile(tail, terms, features),
+    )
