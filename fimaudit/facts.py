@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -80,17 +81,11 @@ def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None
 
 def environment(started: datetime, seconds: float) -> dict[str, Any]:
     """Machine, versions, and times; the only part of a report that differs between equal runs."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "fimaudit": version("fimaudit"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": dict(_versions()),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
@@ -128,3 +123,14 @@ def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
     if (flat == flat[0]).all():
         return float(flat[0]) if np.isfinite(flat[0]) else None
     return [float(v) if np.isfinite(v) else None for v in flat]
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

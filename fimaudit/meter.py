@@ -172,6 +172,8 @@ class Meter:
         self.budget = budget
         self.usage = ledger.usage() if ledger is not None else spent or Usage()
         self.classes: int | None = model.info.classes
+        self._network = model if isinstance(model, NetworkClassifier) else None
+        self._device = model if isinstance(model, DeviceClassifier) else None
         self._batch = batch
         self._ledger = ledger
         self._on_rows = on_rows
@@ -196,12 +198,12 @@ class Meter:
             ModelFailure: the model raised.
             OutputError: wrong number of rows or columns, or values that are not finite.
         """
-        if isinstance(self.model, NetworkClassifier):
+        if self._network is not None:
             sizes = [len(rows) for rows in questions]
             batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
             cuts = np.cumsum(sizes)[:-1]
             try:
-                answers = self.model.ask(batch, self if occasion is None else Occasion(self, occasion))
+                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion))
             except RowsFailed as exc:
                 raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
             return np.split(self._checked(answers, len(batch)), cuts)
@@ -255,8 +257,8 @@ class Meter:
         count, model = stop - start, self.model
         ticket = self.reserve(count)
         try:
-            if isinstance(rows, DisplacedRows) and isinstance(model, DeviceClassifier):
-                answers = model.displaced(rows.x, rows.packed[start:stop], rows.step, rows.lower, rows.upper)
+            if self._device is not None and isinstance(rows, DisplacedRows):
+                answers = self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.lower, rows.upper)
             else:
                 answers = model.probabilities(rows.build(start, stop))
         except FimauditError:

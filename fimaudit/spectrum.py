@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 #: Terms before the first prediction of the top direction.
 LEARNING = 3
 #: The predicted direction is renewed when the past has grown by this factor.
-GROWTH = 1.3
+GROWTH = 1.6
 #: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
 DENSE_CLASSES = 24
 

@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 TWO_CLASS_GAP = 2.4
 GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 13))
 #: The predicted temperature is renewed when the past holds this many contrasts.
-RENEWALS = (LEARNING, 12, 48)
+RENEWALS = (16, 64)
 
 
 def temper(logs: Array, log_p: Array, temperature: float) -> Array:
@@ -103,15 +103,16 @@ def _predicted_peak(logs: Array, log_p: Array) -> tuple[float, int]:
         return 0.0, 0
     temperature = start_temperature(log_p)
     energy = 0.0
-    edges = [*(t for t in RENEWALS if t < m), m]
+    starts = block_starts(m)
+    edges = [LEARNING, *(t for t in RENEWALS if t < m), m]
     for start, stop in itertools.pairwise(edges):
-        gram = logs[:start].T @ logs[:start] if logs.shape[1] <= DENSE_CLASSES else None
-        grid = temperature * GRID[::2]
-        temperature = float(grid[int(np.argmax(_tops(logs[:start], gram, log_p, grid)))])
+        if start > LEARNING:
+            gram = logs[:start].T @ logs[:start] if logs.shape[1] <= DENSE_CLASSES else None
+            grid = temperature * GRID[::2]
+            temperature = float(grid[int(np.argmax(_tops(logs[:start], gram, log_p, grid)))])
         z = temper(logs[:stop], log_p, temperature)
-        starts = block_starts(m)
-        starts = np.concatenate([[start], starts[(starts > start) & (starts < stop)]])
-        u = np.repeat(past_directions(z, starts), np.diff(np.append(starts, stop)), axis=0)
+        blocks = np.concatenate([[start], starts[(starts > start) & (starts < stop)]])
+        u = np.repeat(past_directions(z, blocks), np.diff(np.append(blocks, stop)), axis=0)
         energy += float((np.einsum("tk,tk->t", u, z[start:]) ** 2).sum())
     return energy, m - LEARNING
 

@@ -83,7 +83,8 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False)
+    layout = {"box": box.SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False, "show_edge": False}
+    table = Table(title=title, title_justify="left", title_style="dim", **layout)  # type: ignore[arg-type]
     for place, name in enumerate(columns):
         table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
     return table

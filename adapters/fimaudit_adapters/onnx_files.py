@@ -1,0 +1,151 @@
+"""Reading an ONNX model: from a file, with its external data beside it, or from a ``ModelProto`` in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fimaudit.errors import TargetError
+from fimaudit_adapters.options import file_fingerprint, require_file
+
+__all__ = ["Source", "read_source", "serialised", "short"]
+
+#: The oldest operator set that onnxruntime has kernels for; older graphs are converted to it.
+OLDEST_OPSET = 7
+_EXTERNAL = 1  # TensorProto.EXTERNAL
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was read and is a graph, not yet a session.
+
+    Attributes:
+        name: file name, or the graph's name.
+        path: the file, ``None`` for a model in memory.
+        proto: the ``onnx.ModelProto``; weights in external files are not loaded into it.
+        sha256: of the file's bytes (of the serialised model when there is no file).
+        external: SHA-256 of each external data file, by its name relative to the model's folder.
+    """
+
+    name: str
+    path: str | None
+    proto: Any
+    sha256: str
+    external: dict[str, str]
+
+    @property
+    def folder(self) -> str | None:
+        """Where external data lie."""
+        return None if self.path is None else str(Path(self.path).resolve().parent)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set, 0 where the model names none."""
+        return max((int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def read_source(target: Any) -> Source:
+    """Read a path that ends in ``.onnx``, or take a ``ModelProto``.
+
+    Raises:
+        TargetError: missing, empty, truncated, a folder, not ONNX, or its external data are not there.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        data = serialised(target, target.graph.name or "the model in memory")
+        source = Source(target.graph.name or "onnx model", None, target, hashlib.sha256(data).hexdigest(), {})
+        _require_graph(source)
+        if next(_external_files(target), None) is not None:
+            raise TargetError(
+                "this ModelProto keeps its weights in external files, whose folder is unknown; pass the path of the model"
+            )
+        return source
+    path = require_file(target, "an ONNX file")
+    proto = _parsed(path)
+    source = Source(os.path.basename(path), path, proto, file_fingerprint(path), {})
+    _require_graph(source)
+    for location in sorted(set(_external_files(proto))):
+        source.external[location] = file_fingerprint(_external_path(source, location))
+    return source
+
+
+def serialised(proto: Any, name: str) -> bytes:
+    """The bytes of a ``ModelProto``; protobuf stops at 2 GB."""
+    try:
+        return bytes(proto.SerializeToString())
+    except Exception as exc:
+        raise TargetError(
+            f"{name} cannot be serialised ({short(exc)}); above 2 GB, save it with external data and pass the path"
+        ) from exc
+
+
+def short(exc: BaseException, most: int = 300) -> str:
+    """A foreign error's text on one line."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _parsed(path: str) -> Any:
+    import onnx
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as exc:
+        raise TargetError(
+            f"{path!r} is no readable ONNX file: {_looks_like(path)} ({short(exc, 120)}); export or copy it again"
+        ) from exc
+
+
+def _require_graph(source: Source) -> None:
+    graph = source.proto.graph
+    if not source.proto.ir_version or not graph.output or not (graph.node or graph.initializer):
+        what = "the model" if source.path is None else repr(source.path)
+        guess = "" if source.path is None else f": {_looks_like(source.path)}"
+        raise TargetError(f"{what} holds no ONNX graph{guess}; expected a model with at least one node and one output")
+
+
+def _looks_like(path: str) -> str:
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, fetch the model itself with git lfs pull"
+    if head.lstrip()[:1] == b"<":
+        return "it looks like an HTML or XML page, as a failed download leaves it"
+    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "it looks like a zip archive or a pickle, perhaps a torch or scikit-learn model"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return "it looks like text"
+    return "it is truncated, or of another format"
+
+
+def _external_files(proto: Any) -> Iterator[str]:
+    """Locations that the model's tensors point to, subgraphs and attributes included."""
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location == _EXTERNAL:
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _external_path(source: Source, location: str) -> Path:
+    folder = Path(str(source.folder))
+    path = (folder / location).resolve()
+    if not location or not path.is_relative_to(folder.resolve()):
+        raise TargetError(f"{source.path!r} points to external data at {location!r}, outside its own folder; refused")
+    if not path.is_file():
+        raise TargetError(
+            f"{source.path!r} keeps weights in {location!r}, but {str(folder)!r} has no such file; put it beside the model"
+        )
+    return path

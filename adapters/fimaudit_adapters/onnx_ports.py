@@ -1,0 +1,190 @@
+"""Which input of an ONNX model is audited, which are held, which output is read, and in what types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import TargetError
+
+__all__ = ["Held", "Port", "choose_input", "choose_output", "held_inputs"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    **{f"tensor({kind})": kind for kind in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")},
+}
+_HELD_DTYPES = {**_DTYPES, "tensor(bool)": "bool", "tensor(string)": "object"}
+_SCORES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+
+
+@dataclass(frozen=True)
+class Port:
+    """The audited input: its name, numpy dtype, and declared shape with the batch axis (``None``: rank unknown)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    @property
+    def batch(self) -> int | None:
+        """Declared length of the first axis, ``None`` where it is free."""
+        return None if self.shape is None else self.shape[0]
+
+
+@dataclass(frozen=True)
+class Held:
+    """An input that stays constant: the value goes in as it is, or is repeated along a batch axis."""
+
+    name: str
+    value: NDArray[Any]
+    batched: bool
+
+    def feed(self, rows: int) -> NDArray[Any]:
+        """What is sent beside ``rows`` rows of the audited input."""
+        if not self.batched:
+            return self.value
+        return np.ascontiguousarray(np.broadcast_to(self.value, (rows, *self.value.shape)))
+
+
+def choose_input(inputs: Sequence[Any], graph: Any, wanted: str | None, hold: Mapping[str, Any]) -> Port:
+    """The audited input among the session's, by ``--input``, or the only one that is not held.
+
+    Raises:
+        TargetError: no such input, several to choose from, or one that does not hold numbers.
+    """
+    names = [i.name for i in inputs]
+    if not names:
+        raise TargetError("the model has no inputs, so there is nothing to audit")
+    free = [name for name in names if name not in hold]
+    if wanted is not None and wanted not in names:
+        raise TargetError(f"the model has no input {wanted!r}; --input takes one of {_quoted(names)}")
+    if wanted is not None and wanted in hold:
+        raise TargetError(f"input {wanted!r} is both audited and held; drop it from --input or from --hold")
+    if wanted is None and len(free) != 1:
+        held = " and none of them is left to audit" if not free else ""
+        raise TargetError(
+            f"the model has {len(names)} inputs, {_described(inputs)}{held}; name the audited one with --input NAME "
+            "and give a value for each of the others with --hold NAME=VALUE"
+        )
+    chosen = inputs[names.index(wanted if wanted is not None else free[0])]
+    if chosen.type not in _DTYPES:
+        raise TargetError(f"input {chosen.name!r} is a {chosen.type}; an audited input must be a tensor of numbers")
+    shape = _declared(chosen, graph)
+    if shape == ():
+        raise TargetError(f"input {chosen.name!r} is a single number without axes; expected a batch of inputs")
+    return Port(chosen.name, _DTYPES[chosen.type], shape)
+
+
+def held_inputs(inputs: Sequence[Any], graph: Any, port: Port, hold: Mapping[str, Any]) -> list[Held]:
+    """The values of every other input, in its type; each has the shape of one input, without the batch axis.
+
+    Raises:
+        TargetError: a value is missing, of the wrong shape or type, or for an input that is not there.
+    """
+    others = [i for i in inputs if i.name != port.name]
+    if unknown := [name for name in hold if name not in [i.name for i in inputs]]:
+        raise TargetError(f"--hold names {_quoted(unknown)}, but the model's inputs are {_quoted([i.name for i in inputs])}")
+    if missing := [i for i in others if i.name not in hold]:
+        raise TargetError(
+            f"the model has further inputs, {_described(missing)}; give a value for each with --hold NAME=VALUE"
+        )
+    return [_held(i, _declared(i, graph), port, hold[i.name]) for i in others]
+
+
+def choose_output(outputs: Sequence[Any], wanted: str | int | None) -> Any:
+    """The output to read: by name or position, the only one, or the one that holds probabilities by type, shape, name.
+
+    Raises:
+        TargetError: no such output, labels instead of scores, or more than one that would do.
+    """
+    names = [o.name for o in outputs]
+    if wanted is not None:
+        chosen = outputs[_position(names, wanted)]
+        if not _holds_scores(chosen):
+            rest = [o.name for o in outputs if _holds_scores(o)]
+            better = f"name one of {_quoted(rest)} with --output" if rest else "no output of this model holds any"
+            raise TargetError(f"output {chosen.name!r} is a {chosen.type}, expected probabilities or logits; {better}")
+        return chosen
+    scores = [o for o in outputs if _holds_scores(o)]
+    if not scores:
+        raise TargetError(
+            f"expected an output of probabilities or logits, got {_described(outputs)}, which hold labels or the like; "
+            "export the model with its probabilities"
+        )
+    rows = [o for o in scores if _could_be_rows(o)]
+    named = [o for o in rows if "prob" in o.name.lower()]
+    for candidates in (scores, rows, named):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise TargetError(f"the model has several outputs that could be read, {_described(scores)}; name one with --output NAME")
+
+
+def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, given: Any) -> Held:
+    name = declaration.name
+    if declaration.type not in _HELD_DTYPES:
+        raise TargetError(f"input {name!r} is a {declaration.type} and cannot be held; expected a tensor")
+    dtype = _HELD_DTYPES[declaration.type]
+    try:
+        value = np.ascontiguousarray(np.asarray(given).astype(dtype)).reshape(np.shape(given))
+    except (TypeError, ValueError) as exc:
+        raise TargetError(f"the value held for input {name!r} does not convert to {dtype}: {exc}") from exc
+    if shape is None:
+        return Held(name, value, batched=True)
+    if shape and shape[0] in (None, port.batch) and _fits(value.shape, shape[1:]):
+        return Held(name, value, batched=True)
+    if shape and shape[0] is None and value.shape[:1] == (1,) and _fits(value.shape[1:], shape[1:]):
+        return Held(name, value[0], batched=True)
+    if _fits(value.shape, shape):
+        return Held(name, value, batched=False)
+    expected = shape[1:] if shape and shape[0] in (None, port.batch) else shape
+    raise TargetError(f"the value held for input {name!r} has shape {value.shape}, expected {_spelled(expected)}")
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(declared) and all(d is None or d == n for n, d in zip(shape, declared, strict=True))
+
+
+def _declared(declaration: Any, graph: Any) -> tuple[int | None, ...] | None:
+    """The declared shape; onnxruntime gives [] both for a scalar and for an unknown rank, the graph tells them apart."""
+    if not declaration.shape:
+        for value in graph.input:
+            if value.name == declaration.name and not value.type.tensor_type.HasField("shape"):
+                return None
+    return tuple(n if isinstance(n, int) and n > 0 else None for n in declaration.shape)
+
+
+def _position(names: list[str], wanted: str | int) -> int:
+    if wanted in names:
+        return names.index(str(wanted))
+    if str(wanted).lstrip("-").isdigit() and -len(names) <= int(wanted) < len(names):
+        return int(wanted)
+    raise TargetError(
+        f"the model has no output {wanted!r}; --output takes one of {_quoted(names)} or a position, 0 to {len(names) - 1}"
+    )
+
+
+def _holds_scores(output: Any) -> bool:
+    return output.type in _SCORES or ("map(" in output.type and output.type.rstrip(")").endswith(("float", "double")))
+
+
+def _could_be_rows(output: Any) -> bool:
+    """(N, K), (N,), (N, K, 1, ...) or of unknown shape; lists of maps always."""
+    return output.type not in _SCORES or all(n == 1 for n in output.shape[2:])
+
+
+def _described(values: Sequence[Any]) -> str:
+    return ", ".join(f"{v.name!r} ({v.type} {list(v.shape)})" if v.shape else f"{v.name!r} ({v.type})" for v in values)
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _spelled(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
