@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fimaudit import facts
 from fimaudit.classifier import Classifier, open_classifier
-from fimaudit.domain import InputDomain, Space
-from fimaudit.engines.local import converse, run_inputs
-from fimaudit.errors import BudgetExhausted, DataError, FimauditError, ModelFailure, TargetError, UsageError
+from fimaudit.domain import InputDomain
+from fimaudit.errors import DataError, ModelFailure, UsageError
+from fimaudit.exact import DIRECTIONS_FOLDER, choose_mode
 from fimaudit.journal import REPORT, Journal
 from fimaudit.links import Link
-from fimaudit.measurement import Settings, Steps, choose_steps, measure
-from fimaudit.meter import Meter, Usage
-from fimaudit.preflight import Preflight, look
+from fimaudit.measurement import Settings
 from fimaudit.results import Report, Sensitivity, StepReport
+from fimaudit.running import Derivatives, Progress, Run, Task
 from fimaudit.sources import Inputs, check_inputs, read_inputs
 from fimaudit.summary import summarise
 from fimaudit.tables import INPUTS_FILE, write_inputs
@@ -30,9 +27,6 @@ from fimaudit.tables import INPUTS_FILE, write_inputs
 __all__ = ["Progress", "audit", "sensitivity"]
 
 Mode = Literal["auto", "black-box", "white-box"]
-#: Called with (rows done, rows expected, inputs done, inputs).
-Progress = Callable[[int, int, int, int], None]
-
 #: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
 MOST_INLINE = 10_000
 
@@ -102,6 +96,8 @@ def audit(
     scale: str | ArrayLike = "raw",
     domain: InputDomain | None = None,
     batch: int | None = None,
+    tolerance: float = 1e-4,
+    worst_direction: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -122,6 +118,8 @@ def audit(
         budget: most rows that may be sent in all.
         lower, upper, quantum, unit, scale: the input domain, or give ``domain``.
         batch: rows a call.
+        tolerance: white box, many classes: relative residual at which an input's iteration stops.
+        worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
         resume: go on with the run in ``out``; overwrite: replace it.
         progress: called as rows are answered.
         **options: passed to ``open_classifier``.
@@ -135,24 +133,30 @@ def audit(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    settings = _settings(queries, confidence, seed, budget)
+    settings = _settings(queries, confidence, seed, budget, batch)
     domain = domain or InputDomain(lower=lower, upper=upper, quantum=quantum, unit=unit, scale=scale)
     inputs = _inputs(x, y, group)
     opened = not isinstance(model, Classifier)
     classifier = open_classifier(model, link, **options)
     journal: Journal | None = None
+    run: Run | None = None
     try:
         inputs = check_inputs(inputs, classifier.info.input_shape)
         space = domain.resolve(inputs.x, classifier.info.dtype)
         admitted = space.admit(inputs.x)
-        method = _mode(mode, classifier)
+        method, hindrance = choose_mode(mode, classifier, admitted, space)
         identity = facts.identity(classifier, inputs, space, settings, link, method)
         if out is not None:
             journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
-        run = _Run(classifier, inputs, admitted, space, settings, budget, batch, journal, progress)
+        directions = Path(out) / DIRECTIONS_FOLDER if out is not None and worst_direction else None
+        exact = Derivatives(tolerance, directions) if method == "white-box" else None
+        task = Task(inputs, admitted, space, settings, exact)
+        run = Run(classifier, task, budget=budget, batch=batch, journal=journal, progress=progress)
         results, steps, preflight = run.go()
+        if journal is not None:
+            journal.begin()
         report = Report(
-            model=facts.model_facts(classifier, preflight),
+            model={**facts.model_facts(classifier, preflight), **run.facts()},
             data=facts.data_facts(inputs, len(results)),
             domain=facts.domain_facts(space),
             settings=facts.settings_facts(settings, link, method, budget),
@@ -164,6 +168,7 @@ def audit(
                 *classifier.info.notes,
                 *(preflight.warnings() if preflight else []),
                 *run.warnings(),
+                *([hindrance] if hindrance else []),
                 *facts.doubts(inputs, space, domain),
             ],
             inputs=results if len(results) <= MOST_INLINE else [],
@@ -173,6 +178,8 @@ def audit(
             write_inputs(Path(out) / INPUTS_FILE, results)
             _replace(Path(out) / REPORT, report.to_json())
     finally:
+        if run is not None:
+            run.close()
         if journal is not None:
             journal.close()
         if opened:
@@ -182,107 +189,15 @@ def audit(
     return report
 
 
-class _Run:
-    """The measurement of all inputs: preflight, pilot, each input, with what a journal already holds left out."""
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        inputs: Inputs,
-        x: NDArray[Any],
-        space: Space,
-        settings: Settings,
-        budget: int | None,
-        batch: int | None,
-        journal: Journal | None,
-        progress: Progress | None,
-    ) -> None:
-        self._inputs, self._x, self._space, self._settings = inputs, x, space, settings
-        self._journal = journal
-        self._done = dict(journal.done) if journal is not None else {}
-        self._start = dict(journal.steps) if journal is not None and journal.steps else None
-        self._kept = Usage()
-        for _, rows, requests in self._done.values():
-            self._kept.rows, self._kept.requests = self._kept.rows + rows, self._kept.requests + requests
-        if self._start is not None:
-            self._kept.rows += int(self._start["rows"])
-            self._kept.requests += int(self._start["requests"])
-        self._progress = progress
-        self._meter = Meter(classifier, budget=budget, batch=batch, spent=self._kept, on_rows=self._tell)
-        self.exhausted: str | None = None
-
-    @property
-    def usage(self) -> Usage:
-        """Rows and calls of the whole run, earlier processes included."""
-        return self._meter.usage
-
-    def go(self) -> tuple[list[Sensitivity], Steps | None, Preflight | None]:
-        """Measure what is missing and return everything in the order of the inputs."""
-        steps: Steps | None = None
-        preflight: Preflight | None = None
-        try:
-            preflight, steps = self._begin()
-            missing = [i for i in range(len(self._x)) if i not in self._done]
-            chosen = steps
-            for outcome in run_inputs(
-                missing,
-                lambda i: measure(self._x[i], i, self._space, chosen, self._settings),
-                self._failed,
-                self._meter,
-            ):
-                result = self._label(outcome.result)
-                self._done[result.index] = (result, outcome.rows, outcome.requests)
-                if self._journal is not None:
-                    self._journal.keep(result, outcome.rows, outcome.requests)
-                self._tell(0)
-        except BudgetExhausted as exc:
-            self.exhausted = str(exc)
-        return [self._done[i][0] for i in sorted(self._done)], steps, preflight
-
-    def warnings(self) -> list[str]:
-        """What the user must know of the run as a whole."""
-        if self.exhausted is None:
-            return []
-        return [f"{len(self._done)} of {len(self._x)} inputs were measured: {self.exhausted}"]
-
-    def _begin(self) -> tuple[Preflight, Steps]:
-        if self._start is not None:
-            return Preflight(**self._start["preflight"]), Steps(**self._start["steps"])
-        preflight = look(self._meter, self._x, self._space.dtype)
-        try:
-            steps: Steps = converse(choose_steps(self._x, self._space, self._settings), self._meter)
-        except ModelFailure as exc:
-            raise TargetError(f"the model cannot be asked: {exc}") from exc
-        if self._journal is not None:
-            used = {"rows": self._meter.usage.rows, "requests": self._meter.usage.requests}
-            self._journal.keep_steps({**used, "preflight": asdict(preflight), "steps": asdict(steps)})
-        return preflight, steps
-
-    def _label(self, result: Sensitivity) -> Sensitivity:
-        y, group, index = self._inputs.y, self._inputs.group, result.index
-        return result.model_copy(
-            update={
-                "label": None if y is None else int(y[index]),
-                "group": None if group is None else str(group[index]),
-            }
-        )
-
-    def _failed(self, index: int, error: FimauditError) -> Sensitivity:
-        return Sensitivity(index=index, status="failed", method="none", reason=str(error))
-
-    def _tell(self, _rows: int) -> None:
-        if self._progress is not None:
-            expected = len(self._x) * self._settings.queries
-            self._progress(self._meter.usage.rows, expected, len(self._done), len(self._x))
-
-
-def _settings(queries: int, confidence: float, seed: int, budget: int | None) -> Settings:
+def _settings(queries: int, confidence: float, seed: int, budget: int | None, batch: int | None) -> Settings:
     if queries < 2:
         raise UsageError(f"expected at least 2 queries an input (the base row and one displaced), got {queries}")
     if not 0.5 <= confidence < 1:
         raise UsageError(f"expected a confidence from 0.5 to below 1, got {confidence}")
     if budget is not None and budget < 1:
         raise UsageError(f"expected a budget of at least one row, got {budget}")
+    if batch is not None and batch < 1:
+        raise UsageError(f"expected a batch of at least one row, got {batch}")
     return Settings(queries, confidence, seed)
 
 
@@ -297,10 +212,6 @@ def _inputs(x: Any, y: ArrayLike | None, group: ArrayLike | None) -> Inputs:
         raise DataError(f"expected x as one array (inputs, *shape), got inputs of different shapes: {exc}") from exc
     labels = None if y is None else np.asarray(y)
     return Inputs(array, labels, None if group is None else np.asarray(group))
-
-
-def _mode(mode: Mode, classifier: Classifier) -> str:
-    return "black-box"
 
 
 def _groups(results: list[Sensitivity], confidence: float) -> dict[str, Any]:

@@ -35,7 +35,8 @@ SEED = 0
 #: A population p95 has a finite upper limit from 72 inputs on.
 INPUTS = 100
 QUERIES = 200
-SHOWN = 6
+SHOWN = 3
+QUANTITIES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 #: Random stream of the baseline's directions, apart from the audit's own (``directions.generator``).
 BASELINE = 101
 
@@ -48,7 +49,7 @@ class Comparison:
         name: the run folder's name.
         accuracy: of the trained network on inputs that it did not see.
         report: the audit of the ONNX file, from probabilities only.
-        spectral_norm, margin_radius: (n,) exact values, in float64 through the torch original.
+        spectral_norm, peak_spectral_norm, margin_radius: (n,) exact values, float64 autograd through the torch original.
         rayleigh_max: (n,) the published estimator's readings, from as many rows.
         rayleigh_queries: rows that those readings took.
         folder: the run folder.
@@ -58,6 +59,7 @@ class Comparison:
     accuracy: float
     report: Report
     spectral_norm: Array
+    peak_spectral_norm: Array
     margin_radius: Array
     rayleigh_max: Array
     rayleigh_queries: int
@@ -159,7 +161,7 @@ def _train(network: nn.Module, x: Tensor, labels: NDArray[Any], epochs: int) -> 
     torch.set_num_threads(1)  # networks this small wait for their threads more than they gain by them
     try:
         for _ in range(epochs):
-            for batch in train[torch.randperm(len(train))].split(32):
+            for batch in torch.split(train[torch.randperm(len(train))], 32):
                 optimiser.zero_grad()
                 loss = nn.functional.cross_entropy(network(x[batch]), y[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -177,9 +179,9 @@ def _compare(case: _Case, out: Path) -> Comparison:
     _export(case.network, case.x, path)
     np.savez(data, x=case.x, y=case.y)
     report = audit(path, data, link="softmax", queries=QUERIES, seed=SEED, out=folder, overwrite=True, **case.domain)
-    norms, radii = zip(*(_exact(case.network, x) for x in case.x), strict=True)
+    exact = _exact(case.network, case.x)
     published, rows = _published(path, case.x, [s.displacement for s in report.inputs])
-    return Comparison(case.name, case.accuracy, report, np.array(norms), np.array(radii), published, rows, folder)
+    return Comparison(case.name, case.accuracy, report, *exact, published, rows, folder)
 
 
 def _export(network: nn.Module, x: NDArray[np.float32], path: Path) -> None:
@@ -202,23 +204,18 @@ def _export(network: nn.Module, x: NDArray[np.float32], path: Path) -> None:
         )
 
 
-def _exact(network: nn.Module, x: NDArray[np.float32]) -> tuple[float, float]:
-    """Spectral norm and margin radius at one input, from the whole Jacobian of the logits in float64."""
-    import copy
+def _exact(network: nn.Module, x: NDArray[np.float32]) -> tuple[Array, Array, Array]:
+    """Spectral norm, its peak and the margin radius at each input, by autograd in float64."""
+    from fimaudit.whitebox import exact_reference
 
-    import torch
-
-    wide = copy.deepcopy(network).double()
-    point = torch.from_numpy(x[None].astype(np.float64)).requires_grad_()
-    logits = wide(point)[0]
-    rows = [torch.autograd.grad(logits[k], point, retain_graph=True)[0].flatten() for k in range(len(logits))]
-    jacobian, p = torch.stack(rows).numpy(), logits.detach().softmax(0).numpy()
-    roots = np.sqrt(p)[:, None] * (jacobian - p @ jacobian)
-    norm = float(np.linalg.eigvalsh(roots @ roots.T)[-1])
-    z, top = logits.detach().numpy(), int(np.argmax(p))
-    rivals = np.delete(np.arange(len(z)), top)
-    slopes = np.linalg.norm(jacobian[top] - jacobian[rivals], axis=1)
-    return norm, float(((z[top] - z[rivals]) / slopes).min())
+    model = open_classifier(network, "softmax", device="cpu")
+    try:
+        truth = exact_reference(model, x)
+    finally:
+        model.close()
+    found = [(one.spectral_norm, one.peak_spectral_norm, one.margin_radius) for one in truth]
+    norms, peaks, radii = np.array(found, dtype=np.float64).T
+    return norms, peaks, radii
 
 
 def _published(path: Path, x: NDArray[np.float32], displacements: list[float | None]) -> tuple[Array, int]:
@@ -249,38 +246,38 @@ def _show(console: Console, case: _Case, one: Comparison) -> None:
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    for name in ("input", "class", "", "estimate [95 %]", "exact", "rayleigh_max"):
-        table.add_column(name, justify="right" if name in ("input", "class", "exact") else "left", no_wrap=True)
-    median = _published_text(float(np.median(one.rayleigh_max)), float(np.median(one.spectral_norm)))
-    _rows(table, "median", "", summary.spectral_norm.median, summary.margin_radius.median, *_medians(one), median)
+    for name in ("input", "", "estimate [95 %]", "exact", "rayleigh_max"):
+        table.add_column(name, justify="right" if name in ("exact", "rayleigh_max") else "left", no_wrap=True)
+    shares = one.rayleigh_max / one.spectral_norm
+    medians = {name: getattr(summary, name).median for name in QUANTITIES}
+    _add(
+        table,
+        "median",
+        medians,
+        {name: float(np.median(getattr(one, name))) for name in QUANTITIES},
+        float(np.median(shares)),
+    )
     for place in np.unique(np.linspace(0, len(inputs) - 1, SHOWN).round().astype(int)):
-        s, norm, radius = inputs[place], float(one.spectral_norm[place]), float(one.margin_radius[place])
-        published = _published_text(float(one.rayleigh_max[place]), norm)
-        _rows(table, str(s.index), str(s.predicted_class), s.spectral_norm, s.margin_radius, norm, radius, published)
+        measured = {name: getattr(inputs[place], name) for name in QUANTITIES}
+        exact = {name: float(getattr(one, name)[place]) for name in QUANTITIES}
+        _add(table, str(inputs[place].index), measured, exact, float(shares[place]))
     console.print(table)
-    console.print(_verdict("spectral norm", [s.spectral_norm for s in inputs], one.spectral_norm), highlight=False)
-    console.print(_verdict("margin radius", [s.margin_radius for s in inputs], one.margin_radius), highlight=False)
-    share = 100 * float(np.median(one.rayleigh_max / one.spectral_norm))
+    for name, label in QUANTITIES.items():
+        console.print(_verdict(label, [getattr(s, name) for s in inputs], getattr(one, name)), highlight=False)
     console.print(
-        f"rayleigh_max, the published estimator: {share:.2g} % of the exact norm in the median,\n"
-        f"from {one.rayleigh_queries:,} queries of its own\n",
+        f"rayleigh_max (published): median {100 * float(np.median(shares)):.2g} % of the exact norm; "
+        f"{one.rayleigh_queries:,} more queries\n",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def _medians(one: Comparison) -> tuple[float, float]:
-    return float(np.median(one.spectral_norm)), float(np.median(one.margin_radius))
-
-
-def _rows(
-    table: Table, index: str, label: str, norm: Interval, radius: Interval, exact: float, distance: float, published: str
-) -> None:
-    table.add_row(index, label, "spectral norm", _text(norm), f"{exact:.3g}", published)
-    table.add_row("", "", "margin radius", _text(radius), f"{distance:.3g}", "")
-
-
-def _published_text(reading: float, exact: float) -> str:
-    return f"{reading:.2g} ({100 * reading / exact:.2g} %)"
+def _add(table: Table, index: str, measured: dict[str, Interval], exact: dict[str, float], share: float) -> None:
+    """One input's rows; the published estimator stands beside the spectral norm, which it estimates."""
+    for name, label in QUANTITIES.items():
+        first = name == "spectral_norm"
+        published = f"{100 * share:.2g} %" if first else ""
+        table.add_row(index if first else "", label, _text(measured[name]), f"{exact[name]:.3g}", published)
 
 
 def _verdict(name: str, intervals: list[Interval], exact: Array) -> str:

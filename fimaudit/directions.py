@@ -7,7 +7,7 @@ engine and worker count, and in any order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
@@ -28,8 +28,8 @@ __all__ = [
     "packed_signs",
 ]
 
-#: From this many rows on, a table of choices is made first.
-GATHER_ROWS = 48
+#: Elements of a block of rows that stays in the cache while it is built.
+BLOCK_ELEMENTS = 2**16
 
 
 class Rows(Protocol):
@@ -81,7 +81,8 @@ def displaced_bounds(
     narrow = np.minimum(step, (np.asarray(upper, np.float64) - np.asarray(lower, np.float64)) / 2)
     base = np.clip(wide, lower + narrow, upper - narrow)
     base = np.where(step == 0, wide, base)
-    return (base - narrow).astype(dtype), (base + narrow).astype(dtype)
+    # (upper - narrow) + narrow may round to just above the bound
+    return np.maximum(base - narrow, lower).astype(dtype), np.minimum(base + narrow, upper).astype(dtype)
 
 
 def displaced_rows(
@@ -98,39 +99,23 @@ def displaced_rows(
 
 
 def _select(packed: NDArray[np.uint8], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    bits = np.unpackbits(packed, axis=1, count=low.size).view(np.bool_)
-    return np.where(bits, high.ravel(), low.ravel()).reshape(len(packed), *low.shape)
-
-
-class _Choices:
-    """Rows by sign bits, five times faster than choosing feature by feature.
-
-    As many neighbouring features as fill 16 bytes are looked up together: a table holds each combination of their low and
-    high values, and a row is one gather of 16-byte items.
-    """
-
-    def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
-        self._shape, self._dtype = low.shape, low.dtype
-        self._group = 16 // low.dtype.itemsize
-        width = -(-low.size // 8) * 8
-        pair = np.zeros((2, width), dtype=low.dtype)
-        pair[0, : low.size], pair[1, : low.size] = low.ravel(), high.ravel()
-        items, combinations = width // self._group, 2**self._group
-        bits = (np.arange(combinations)[:, None] >> np.arange(self._group - 1, -1, -1)) & 1
-        pair = pair.reshape(2, items, 1, self._group)
-        table = np.ascontiguousarray(np.where(bits.astype(bool)[None], pair[1], pair[0]))
-        self._table = table.view(np.complex128).ravel()
-        self._first = np.arange(items) * combinations
-
-    def rows(self, packed: NDArray[np.uint8]) -> NDArray[Any]:
-        per_byte = 8 // self._group
-        index = np.empty((len(packed), len(self._first)), dtype=np.int64)
-        for k in range(per_byte):
-            index[:, k::per_byte] = (packed >> (8 - self._group * (k + 1))) & (2**self._group - 1)
-        index += self._first
-        size = int(np.prod(self._shape))
-        chosen = self._table.take(index).view(self._dtype)
-        return np.ascontiguousarray(chosen[:, :size]).reshape(len(packed), *self._shape)
+    """Low or high by the sign bits, on the bit patterns (low ^ (mask & (low ^ high))), in blocks that stay in the cache."""
+    size = low.dtype.itemsize
+    signed, unsigned = np.dtype(f"i{size}"), np.dtype(f"u{size}")
+    base = np.ascontiguousarray(low).ravel().view(unsigned)
+    change = base ^ np.ascontiguousarray(high).ravel().view(unsigned)
+    rows, features = len(packed), base.size
+    out = np.empty((rows, features), dtype=unsigned)
+    width = max(8, BLOCK_ELEMENTS // max(rows, 1) // 8 * 8)
+    for start in range(0, features, width):
+        stop = min(start + width, features)
+        mask = np.unpackbits(packed[:, start // 8 : -(-stop // 8)], axis=1, count=stop - start).view(np.int8)
+        np.negative(mask, out=mask)
+        part = out[:, start:stop]
+        part[:] = mask.astype(signed).view(unsigned)
+        part &= change[start:stop]
+        part ^= base[start:stop]
+    return out.view(low.dtype).reshape(rows, *low.shape)
 
 
 @dataclass(frozen=True)
@@ -169,18 +154,12 @@ class DisplacedRows:
         return len(self.packed)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
-        if len(self.packed) >= GATHER_ROWS and np.dtype(self.dtype).itemsize in (2, 4, 8):
-            return self._choices.rows(self.packed[start:stop])
         return _select(self.packed[start:stop], *self._bounds)
 
     def sent(self) -> NDArray[np.float64]:
         """Half-width of each feature's displacement as it was really sent, shape \\*shape."""
         low, high = self._bounds
         return (high.astype(np.float64) - low.astype(np.float64)) / 2
-
-    @cached_property
-    def _choices(self) -> _Choices:
-        return _Choices(*self._bounds)
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -199,15 +178,17 @@ def _cosines(features: int) -> NDArray[np.float32]:
 
 def orthonormal_signs(
     rng: np.random.Generator, count: int, features: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Rows drawn without replacement from the DCT, a random sign a feature, and an independent random sign a direction.
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Rows drawn without replacement from the DCT, a random place and sign a feature, and a random sign a direction.
 
-    Without the sign a direction, subtracting the mean over directions would no longer leave independent terms.
+    Without the sign a direction, subtracting the mean over directions would no longer leave independent terms. Without the
+    place, rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would foretell the
+    next, and the predictable lower limit would fail (8 % misses at nominal 2.5 %, flat spectrum on 39 neighbours of 300).
     """
-    chosen = rng.permutation(features)[:count]
+    chosen, place = rng.permutation(features)[:count], rng.permutation(features)
     per_feature = np.where(rng.integers(0, 2, features, dtype=np.uint8), 1, -1).astype(np.float32)
     per_row = np.where(rng.integers(0, 2, count, dtype=np.uint8), 1, -1).astype(np.float32)
-    return chosen, per_feature, per_row
+    return chosen, place, per_feature, per_row
 
 
 @dataclass(frozen=True)
@@ -216,6 +197,7 @@ class OrthonormalRows:
 
     x: NDArray[Any]
     chosen: NDArray[np.int64]
+    place: NDArray[np.int64]
     per_feature: NDArray[np.float32]
     per_row: NDArray[np.float32]
     step: NDArray[np.float64]
@@ -234,7 +216,7 @@ class OrthonormalRows:
         middle, amplitude = self._frame
         count = len(self.per_feature)
         signed = self.chosen[start:stop] + np.where(self.per_row[start:stop] < 0, count, 0)
-        moved = _cosines(count)[signed]
+        moved = _cosines(count)[signed[:, None], self.place]
         if np.dtype(self.dtype).itemsize > 4:
             moved = moved.astype(np.float64)
         moved *= amplitude
@@ -244,7 +226,14 @@ class OrthonormalRows:
         else:
             rows = np.repeat(middle[None], stop - start, axis=0)
             rows[:, self.free()] += moved
-        return rows.astype(self.dtype, copy=False).reshape(stop - start, *self.x.shape)
+        rows = rows.astype(self.dtype, copy=False)
+        if np.isfinite(self.lower).any() or np.isfinite(self.upper).any():  # rounding may step over the edge
+            np.clip(rows, self.lower.ravel().astype(self.dtype), self.upper.ravel().astype(self.dtype), out=rows)
+        return rows.reshape(stop - start, *self.x.shape)
+
+    def first(self, count: int) -> OrthonormalRows:
+        """The first ``count`` directions."""
+        return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])
 
     def free(self) -> NDArray[np.bool_]:
         """Features that move."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fimaudit.errors import DataError, DomainError
+from fimaudit.levels import sparsest_step
 
 __all__ = ["InputDomain", "Space"]
 
@@ -152,6 +154,18 @@ class Space:
         """How many features may change: the dimension d of the measurement."""
         return int((~self.frozen).sum())
 
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether a feature that may change takes certain levels only."""
+        return bool((self.quantum[~self.frozen] > 0).any())
+
+    @cached_property
+    def shortest(self) -> float:
+        """The shortest displacement that levels allow (see ``levels``); 0 for continuous inputs."""
+        if not self.quantised:
+            return 0.0
+        return sparsest_step((self.quantum / self.scale)[~self.frozen]) * float(np.sqrt(self.features))
+
     def step(self, displacement: float) -> Array:
         """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
         return np.where(self.frozen, 0.0, self.scale * (displacement / np.sqrt(self.features)))
@@ -179,6 +193,8 @@ class Space:
                 f"(bounds {self.lower[first[1:]]:.6g} to {self.upper[first[1:]]:.6g}; {int(outside.sum())} values outside); "
                 "check the preprocessing or the bounds"
             )
+        if x.dtype.kind != "f":  # an open bound has no integer to stand for it
+            return np.asarray(np.clip(x, self.lower, self.upper).astype(x.dtype))
         return np.asarray(np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype)))
 
 

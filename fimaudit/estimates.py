@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.margin import Margin, margin_limits
+from fimaudit.noise import View
 from fimaudit.results import Contrast
-from fimaudit.secants import complete, contrasts, log_probabilities, visible_classes
-from fimaudit.spectrum import Limits, energy_quantile, spectral_limits, trace_limits
+from fimaudit.secants import contrasts, log_probabilities, visible_classes
+from fimaudit.spectrum import Limits, spectral_limits, top_pair, trace_limits, upper_factor
 from fimaudit.temperature import peak_limits, peak_temperature, temper
 
-__all__ = ["Estimate", "class_contrast", "estimate_basis", "estimate_sketch", "undetected"]
+__all__ = ["Estimate", "class_contrast", "estimate_basis", "estimate_sketch", "margin_value", "undetected"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The numbers of one input; ``peak`` and ``margin`` are ``None`` where fewer than two classes are visible."""
+    """The numbers of one input; ``peak`` and ``margin`` are ``None`` where fewer than two classes are visible.
+
+    Attributes:
+        spectral, trace, peak, margin: with limits.
+        contrast: which classes trade probability.
+        rival_hidden: a class that the answers hide may be nearer than every visible one, so ``margin`` and ``peak`` say
+            nothing but the margin's upper limit.
+        heaviness: by how much log intervals widen on each side if the secants scatter as they do here rather than as
+            those of a linear function would.
+    """
 
     spectral: Limits
     trace: Limits
     peak: Limits | None
     margin: Margin | None
-    contrast: Contrast
+    contrast: Contrast | None
+    rival_hidden: bool = False
+    heaviness: float = 0.0
 
     def widened(self, change: float) -> Estimate:
         """The same values with limits that also allow for a relative error ``change`` of the norms from the step."""
@@ -35,16 +47,16 @@ class Estimate:
         def wide(limits: Limits, by: float) -> Limits:
             return Limits(limits.value, limits.lower / by, limits.upper * by)
 
-        margin = self.margin and Margin(wide(self.margin.radius, up**0.5), self.margin.rival)
+        margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, up**0.5))
         peak = self.peak and wide(self.peak, up)
-        return Estimate(wide(self.spectral, up), wide(self.trace, up), peak, margin, self.contrast)
+        return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
 
 
-def estimate_sketch(base: Array, answers: Array, length: float, confidence: float, features: int | None) -> Estimate | None:
+def estimate_sketch(view: View, answers: Array, length: float, confidence: float, features: int | None) -> Estimate | None:
     """Numbers from random directions.
 
     Args:
-        base: (K,) probabilities at the input.
+        view: the measurable classes at the input, and the noise of an answer.
         answers: (m, K) probabilities at the displaced inputs, m >= 2.
         length: root mean square displacement of one feature, as it was really sent.
         confidence: of each two-sided interval.
@@ -53,28 +65,107 @@ def estimate_sketch(base: Array, answers: Array, length: float, confidence: floa
     Returns:
         ``None`` when no answer differs from another.
     """
-    top = int(np.argmax(base))
-    p = complete(np.vstack([base[None], answers]), top)
+    if view.blind:
+        return None
+    p = view.table(np.vstack([view.base[None], answers]))
     y = contrasts(np.sqrt(p[1:]) * (2.0 / length))
     if not y.any():
         return None
     known = np.array([np.sqrt(p[0, 1]), -np.sqrt(p[0, 0])]) if p.shape[1] == 2 else None
     spectral, direction = spectral_limits(y, confidence, features, known)
     trace = trace_limits(y, confidence, features)
-    peak: Limits | None = None
-    margin: Margin | None = None
-    visible = visible_classes(p)
-    if visible[top] and visible.sum() >= 2:
-        classes = np.flatnonzero(visible)
-        place = int(np.searchsorted(classes, top))
-        logs = log_probabilities(p[:, classes], place)
-        slopes = contrasts(logs[1:] / length)
-        if slopes.any():
-            peak, _ = peak_limits(slopes, logs[0], confidence, features)
-            margin = margin_limits(slopes, logs[0], place, confidence, features)
-            if margin is not None:
-                margin = Margin(margin.radius, int(classes[margin.rival]))
-    return Estimate(spectral, trace, peak, margin, class_contrast(direction, p[0], top))
+    if view.noise is not None:
+        spectral = _less(spectral, view.noise.along(direction) / length**2, view.noise.spread)
+        trace = _less(trace, view.noise.total / length**2, view.noise.spread)
+    peak, margin, hidden = _log_odds(view, p, length, confidence, features)
+    heavy = _heaviness(y @ direction, spectral)
+    return Estimate(spectral, trace, peak, margin, _named(view, direction, p[0]), hidden, heavy)
+
+
+def _heaviness(along: Array, limits: Limits) -> float:
+    """(kappa - 1) times the half-width of the log interval; kappa: scatter of squared secants over that of chi squared."""
+    squares = along**2
+    kappa = float(squares.std(ddof=1) / (np.sqrt(2.0) * squares.mean())) if len(squares) > 1 and squares.any() else 1.0
+    if limits.lower <= 0 or not np.isfinite(limits.upper):
+        return 0.0
+    return max(0.0, kappa - 1.0) * 0.5 * float(np.log(limits.upper / limits.lower))
+
+
+def _less(limits: Limits, noise: float, spread: float) -> Limits:
+    """Noise taken off the value and, with what is not known of it, off the lower limit; the upper limit holds without."""
+    value = limits.value - noise
+    lower = limits.lower - noise * (1 + 2 * spread)
+    return Limits(max(value, lower, 0.0), max(lower, 0.0), limits.upper)
+
+
+def _log_odds(
+    view: View, p: Array, length: float, confidence: float, features: int | None
+) -> tuple[Limits | None, Margin | None, bool]:
+    """Peak and margin from the visible classes, and whether a hidden one may be the nearest rival."""
+    keep = visible_classes(p)
+    if view.blind or not keep[view.place[0]] or keep.sum() < 2:
+        return None, None, not view.whole or not keep.all()
+    columns = np.flatnonzero(keep)
+    place = int(np.searchsorted(columns, view.place[0]))
+    logs = log_probabilities(p[:, columns], place)
+    slopes = contrasts(logs[1:] / length)
+    if not slopes.any():
+        return None, None, not view.whole
+    peak, temperature = peak_limits(slopes, logs[0], confidence, features)
+    noise = None
+    if view.noise is not None:
+        noise = view.noise.diagonal[columns] / p[0, columns] / length**2  # variance of the slopes of log p
+        _, direction = top_pair(temper(slopes, logs[0], temperature))
+        carried = temper(np.diag(np.sqrt(noise)), logs[0], temperature) @ direction
+        peak = _less(peak, float((carried**2).sum()), view.noise.spread)
+    rivals = len(columns) - (view.rest and bool(keep[-1]))
+    if rivals < 2:
+        return None, None, True
+    labels = view.classes[columns[:rivals]]
+    margin = margin_limits(
+        slopes[:, :rivals],
+        logs[0, :rivals],
+        place,
+        confidence,
+        features,
+        None if noise is None else noise[:rivals],
+    )
+    if margin is None:
+        return peak, None, not view.whole
+    unseen = p[0, : len(view.classes)][~keep[: len(view.classes)]]
+    ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+    hidden = ceiling > 0 and margin.beaten_by(float(logs[0, place] - np.log(ceiling)))
+    return peak, replace(margin, rival=int(labels[margin.rival])), hidden
+
+
+def margin_value(view: View, answers: Array, length: float) -> float | None:
+    """The margin radius alone, without limits, from the visible classes; ``None`` where it cannot be measured."""
+    if view.blind:
+        return None
+    p = view.table(np.vstack([view.base[None], answers]))
+    keep = visible_classes(p)
+    if view.rest:
+        keep[-1] = False
+    if not keep[view.place[0]] or keep.sum() < 2:
+        return None
+    columns = np.flatnonzero(keep)
+    place = int(np.searchsorted(columns, view.place[0]))
+    logs = log_probabilities(p[:, columns], place)
+    slopes = contrasts(logs[1:] / length)
+    added = np.zeros(len(columns)) if view.noise is None else view.noise.diagonal[columns] / p[0, columns] / length**2
+    norms2 = ((slopes[:, [place]] - slopes) ** 2).mean(axis=0) - added - added[place]
+    gaps = np.maximum(logs[0, place] - logs[0], 0.0)
+    near = np.flatnonzero((norms2 > 0) & (np.arange(len(columns)) != place))
+    return float((gaps[near] / np.sqrt(norms2[near])).min()) if near.size else None
+
+
+def _named(view: View, direction: Array, p: Array) -> Contrast | None:
+    """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
+    top = int(view.place[0]) if view.place.size else 0
+    columns = class_contrast(direction, p, top)
+    if max(columns.from_, columns.to) >= len(view.classes):
+        return None
+    return Contrast(from_=int(view.classes[columns.from_]), to=int(view.classes[columns.to]))
 
 
 def class_contrast(direction: Array, p: Array, top: int) -> Contrast:
@@ -96,15 +187,16 @@ class _Exact:
     peak: float | None
     radius: float | None
     rival: int
+    steepest: float
     direction: Array
 
 
 def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[np.int64]) -> _Exact:
-    """From the whole Jacobian: rows of 2 J_s^T (d, K) and of J_log p^T (d, visible)."""
+    """From the whole Jacobian: rows of 2 J_s^T (d, C) and of J_log p^T (d, visible)."""
     values, vectors = np.linalg.eigh(slopes.T @ slopes)
     peak: float | None = None
     radius: float | None = None
-    rival = top
+    rival, steepest = top, 0.0
     if len(classes) >= 2 and top in classes and logs.any():
         place = int(np.searchsorted(classes, top))
         log_p = log_probabilities(base[None, classes], place)[0]
@@ -114,41 +206,46 @@ def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[n
         others = np.delete(np.arange(len(classes)), place)
         norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)
         if norms.any():
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore"):
                 radii = np.where(norms > 0, (log_p[place] - log_p[others]) / norms, np.inf)
-            radius = float(radii.min())
+            radius, steepest = float(radii.min()), float(norms.max())
             rival = int(classes[others[int(radii.argmin())]])
-    return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, vectors[:, -1])
+    return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])
 
 
-def estimate_basis(base: Array, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
+def estimate_basis(view: View, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
     """Numbers from the whole Jacobian, measured with two step sizes.
 
     The half-width of each interval is three times the disagreement of the two plus 0.1 % of the value: their plain
     disagreement covers only half.
 
     Args:
-        base: (K,) probabilities at the input, completed.
-        fine: (d, K) secants of 2 sqrt(p) and (d, K) secants of log p (NaN where a class is not visible), smaller step.
+        view: the measurable classes at the input.
+        fine: (d, C) secants of 2 sqrt(p) and (d, C) secants of log p (NaN where a class is not visible), smaller step.
         coarse: the same with the larger step.
     """
-    top = int(np.argmax(base))
     if not fine[0].any() and not coarse[0].any():
         return None
-    seen = np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0)
+    base, top = view.table(view.base[None])[0], int(view.place[0])
+    seen = np.asarray(np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0))
     classes = np.flatnonzero(seen)
     one = _exact(base, fine[0], fine[1][:, classes], top, classes)
     two = _exact(base, coarse[0], coarse[1][:, classes], top, classes)
     margin = None
+    hidden = not view.whole
     if one.radius is not None and two.radius is not None:
-        margin = Margin(_agreement(one.radius, two.radius), one.rival)
+        margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
+        unseen = base[: len(view.classes)][~seen[: len(view.classes)]]
+        ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+        hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
     peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
     return Estimate(
         _agreement(one.spectral, two.spectral),
         _agreement(one.trace, two.trace),
         peak,
         margin,
-        class_contrast(one.direction, base, top),
+        _named(view, one.direction, base),
+        hidden,
     )
 
 
@@ -157,25 +254,39 @@ def _agreement(fine: float, coarse: float) -> Limits:
     return Limits(fine, max(0.0, fine - half), fine + half)
 
 
-def undetected(base: Array, quantum: Array, length: float, terms: int, confidence: float) -> tuple[float, float]:
-    """Limits that hold when no answer differed from another: spectral norm from above, margin radius from below.
+def undetected(
+    view: View, rows: Array, quantum: float, length: float, confidence: float, factor: float | None = None
+) -> tuple[float, float]:
+    """Limits that hold when nothing could be resolved: spectral norm from above, margin radius from below.
 
-    Each probability is known to half its quantum, so 2 sqrt(p_k) moved by at most slack_k; if all moved that much along the
-    top direction, lambda chi2_m <= m |slack|^2 / h^2. Likewise log(p_c / p_k) for the radius.
+    Measurable classes: the limit of what was measured, noise included. Every other probability is known to half its
+    quantum, so 2 sqrt(p_k) stayed within a range slack_k and its variance is at most slack_k^2 / 4; the two
+    parts add as lengths. Likewise log(p_c / p_k) for the radius.
 
     Args:
-        base: (K,) probabilities.
-        quantum: (K,) distance of neighbouring answers.
+        view: the measurable classes.
+        rows: (m, K) answers at the displaced inputs.
+        quantum: distance of neighbouring answers; 0 for the spacing of float32.
         length: root mean square displacement of one feature.
-        terms: directions asked.
         confidence: of the two-sided interval.
+        factor: limit of lambda over the mean energy; for random directions when left out.
     """
-    low, high = np.maximum(base - quantum / 2, 0.0), base + quantum / 2
-    factor = terms / energy_quantile((1.0 - confidence) / 2, terms, None) / length**2
-    slack = 2.0 * (np.sqrt(high) - np.sqrt(low))
-    top = int(np.argmax(base))
-    with np.errstate(divide="ignore"):
+    if factor is None:
+        factor = upper_factor((1.0 - confidence) / 2, max(1, len(rows) - 1), None)
+    everything = np.vstack([view.base[None], rows])
+    width = quantum if quantum > 0 else np.spacing(everything.max(axis=0).astype(np.float32)).astype(np.float64)
+    low, high = np.maximum(everything.min(axis=0) - width / 2, 0.0), everything.max(axis=0) + width / 2
+    slack = np.sqrt(high) - np.sqrt(low)
+    measured = 0.0
+    if not view.blind and len(rows) > 1:
+        y = contrasts(np.sqrt(view.table(everything)[1:]) * (2.0 / length))
+        measured = factor * float(top_pair(y)[0][0]) if y.any() else 0.0
+    if measured > 0:
+        slack[view.classes] = 0.0
+    unseen = factor * float((slack**2).sum()) / length**2
+    with np.errstate(divide="ignore", invalid="ignore"):
         wobble = np.log(high / low)
-        gap = np.maximum(np.log(low[top] / high), 0.0)
-    radii = np.delete(gap / (wobble + wobble[top]), top) / np.sqrt(factor)
-    return factor * float((slack**2).sum()), float(radii.min())
+        gap = np.maximum(np.log(low[view.top] / high), 0.0)
+        radii = np.delete(gap / (wobble + wobble[view.top]), view.top) * (length * 2.0 / np.sqrt(factor))
+    radius = float(np.nan_to_num(radii, nan=0.0).min())
+    return float((np.sqrt(measured) + np.sqrt(unseen)) ** 2), radius

@@ -8,6 +8,7 @@ error of a norm is the error of the Jacobian along its own top direction.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,37 @@ from numpy.typing import NDArray
 from fimaudit.directions import CoordinateRows, PlainRows, Rows, displaced_bounds
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, estimate_basis
-from fimaudit.secants import complete, log_probabilities, visible_classes
+from fimaudit.noise import View
+from fimaudit.secants import log_probabilities, visible_classes
 from fimaudit.temperature import peak_temperature, temper
 
-__all__ = ["fits", "whole_jacobian"]
+__all__ = ["WholeJacobian", "coordinate_reach", "fits", "whole_jacobian"]
 
 Array = NDArray[np.float64]
 
 #: Directions along which the second step size is measured when there is no room for all: one for each number.
 DECISIVE = 3
+#: Levels that the largest feature moves along such a direction, so that rounding to levels keeps the direction.
+LEVELS = 3.0
+
+
+@dataclass(frozen=True)
+class WholeJacobian:
+    """What came of it.
+
+    Attributes:
+        method: ``basis-central`` or ``basis-forward``.
+        estimate: the numbers; ``None`` when no answer differed.
+        rows: rows used, the base row included.
+        length: typical step of one feature, in units of the scale.
+        descent: (d,) gradient of log(p_rival / p_predicted) over free features, in units of the scale; ``None`` unknown.
+    """
+
+    method: str
+    estimate: Estimate | None
+    rows: int
+    length: float
+    descent: Array | None
 
 
 def fits(features: int, rows: int) -> bool:
@@ -31,43 +54,67 @@ def fits(features: int, rows: int) -> bool:
     return features + 2 * DECISIVE <= rows or 4 * features <= rows
 
 
+def coordinate_reach(space: Space) -> float:
+    """The longest displacement that a single feature must take, in units of the scale: two of its levels."""
+    return 2.0 * float((space.quantum / space.scale)[~space.frozen].max(initial=0.0))
+
+
 def whole_jacobian(
-    x: NDArray[np.floating], space: Space, rho: float, rows: int, base: Array
-) -> Generator[Rows, Array, tuple[str, Estimate | None, int, float]]:
-    """Measure every feature: (method, estimate, rows used with the base row, step of one feature).
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: View
+) -> Generator[Rows, Array, WholeJacobian]:
+    """Measure every feature.
 
     Args:
         x: the input.
         space: its domain.
         rho: l2 length that a displacement of all features would have; each feature moves rho / sqrt(d).
         rows: displaced rows allowed; ``fits`` holds.
-        base: (K,) probabilities at x.
+        view: the measurable classes at x.
     """
-    d, top = space.features, int(np.argmax(base))
-    done = complete(base[None], top)[0]
+    d = space.features
+    coarse_step, fine_step = _steps(space, rho)
     if 4 * d <= rows:
-        coarse, one = yield from _central(x, space, rho, top)
-        fine, two = yield from _central(x, space, rho / 2, top)
-        estimate = estimate_basis(done, _halves(fine), _halves(coarse))
-        return "basis-central", estimate, 1 + one + two, rho / np.sqrt(d)
-    central = 2 * d + 2 * DECISIVE <= rows
-    if central:
-        first, used = yield from _central(x, space, rho, top)
+        second, used = yield from _central(x, space, coarse_step, view)
+        first, more = yield from _central(x, space, fine_step, view)
+        method = "basis-central"
     else:
-        first, used = yield from _forward(x, space, rho, base, top)
-    second, more = yield from _along(x, space, rho, first, done, top)
-    estimate = estimate_basis(done, _halves(first), _halves(second))
-    return "basis-central" if central else "basis-forward", estimate, 1 + used + more, rho / np.sqrt(d)
+        if 2 * d + 2 * DECISIVE <= rows:
+            first, used = yield from _central(x, space, coarse_step, view)
+            method = "basis-central"
+        else:
+            first, used = yield from _forward(x, space, coarse_step, view)
+            method = "basis-forward"
+        second, more = yield from _along(x, space, rho, first, view)
+    estimate = estimate_basis(view, _halves(first), _halves(second))
+    length = space.length(coarse_step)
+    return WholeJacobian(method, estimate, 1 + used + more, length, _descent(first, estimate, view))
 
 
-def _features(p: Array, top: int, visible: NDArray[np.bool_]) -> Array:
-    """(m, 2 K): 2 sqrt(p) beside log p, NaN where a class is not visible."""
-    done = complete(p, top)
-    logs = np.full_like(done, np.nan)
-    if visible[top]:
+def _steps(space: Space, rho: float) -> tuple[Array, Array]:
+    """Coarse and fine step of each feature, in whole levels where it has any."""
+    coarse = space.step(rho)
+    fine = coarse / 2
+    if not space.quantised:
+        return coarse, fine
+    stepped = (space.quantum > 0) & ~space.frozen
+    unit = np.where(stepped, space.quantum, 1.0)
+    levels = np.maximum(np.round(coarse / unit), 2.0)
+    return (
+        np.where(stepped, levels * unit, coarse),
+        np.where(stepped, np.floor(levels / 2) * unit, fine),
+    )
+
+
+def _features(p: Array, view: View, visible: NDArray[np.bool_]) -> Array:
+    """(m, 2 C): 2 sqrt(p) of the measurable columns beside log p, NaN where a class is not visible."""
+    logs = np.full_like(p, np.nan)
+    place = int(view.place[0])
+    if visible[place]:
         classes = np.flatnonzero(visible)
-        logs[:, classes] = log_probabilities(done[:, classes], int(np.searchsorted(classes, top)))
-    return np.hstack([2.0 * np.sqrt(done), logs])
+        logs[:, classes] = log_probabilities(p[:, classes], int(np.searchsorted(classes, place)))
+    if view.rest:
+        logs[:, -1] = np.nan
+    return np.hstack([2.0 * np.sqrt(p), logs])
 
 
 def _halves(jacobian: Array) -> tuple[Array, Array]:
@@ -75,63 +122,75 @@ def _halves(jacobian: Array) -> tuple[Array, Array]:
     return jacobian[:, :k], jacobian[:, k:]
 
 
-def _ends(x: NDArray[np.floating], space: Space, rho: float) -> tuple[NDArray[np.int64], NDArray, NDArray]:  # type: ignore[type-arg]
-    low, high = displaced_bounds(x, space.step(rho), space.lower, space.upper, space.dtype)
+def _descent(jacobian: Array, estimate: Estimate | None, view: View) -> Array | None:
+    if estimate is None or estimate.margin is None:
+        return None
+    logs = _halves(jacobian)[1]
+    rival = int(np.flatnonzero(view.classes == estimate.margin.rival)[0])
+    return np.asarray(logs[:, rival] - logs[:, int(view.place[0])])
+
+
+def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[np.int64], NDArray, NDArray]:  # type: ignore[type-arg]
+    low, high = displaced_bounds(x, step, space.lower, space.upper, space.dtype)
     free = np.flatnonzero(~space.frozen.ravel())
     return free, low.ravel()[free], high.ravel()[free]
 
 
-def _central(x: NDArray[np.floating], space: Space, rho: float, top: int) -> Generator[Rows, Array, tuple[Array, int]]:
-    free, low, high = _ends(x, space, rho)
-    answers = yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)
-    table = _features(answers, top, visible_classes(complete(answers, top)))
+def _central(x: NDArray[np.floating], space: Space, step: Array, view: View) -> Generator[Rows, Array, tuple[Array, int]]:
+    free, low, high = _ends(x, space, step)
+    answers = view.table((yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)))
+    table = _features(answers, view, visible_classes(answers))
     sent = (high.astype(np.float64) - low.astype(np.float64)) / space.scale.ravel()[free]
     return (table[len(free) :] - table[: len(free)]) / np.where(sent == 0, np.inf, sent)[:, None], 2 * len(free)
 
 
-def _forward(
-    x: NDArray[np.floating], space: Space, rho: float, base: Array, top: int
-) -> Generator[Rows, Array, tuple[Array, int]]:
-    free, low, high = _ends(x, space, rho)
-    here = x.astype(space.dtype).ravel()[free]
-    far = np.where(np.abs(high - here) >= np.abs(low - here), high, low)
+def _forward(x: NDArray[np.floating], space: Space, step: Array, view: View) -> Generator[Rows, Array, tuple[Array, int]]:
+    free, low, high = _ends(x, space, step)
+    here = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    far = np.where(np.abs(high.astype(np.float64) - here) >= np.abs(low.astype(np.float64) - here), high, low)
     answers = yield CoordinateRows(x, free, far, space.dtype)
-    both = np.vstack([base[None], answers])
-    table = _features(both, top, visible_classes(complete(both, top)))
-    sent = (far.astype(np.float64) - here.astype(np.float64)) / space.scale.ravel()[free]
+    both = view.table(np.vstack([view.base[None], answers]))
+    table = _features(both, view, visible_classes(both))
+    sent = (far.astype(np.float64) - here) / space.scale.ravel()[free]
     return (table[1:] - table[0]) / np.where(sent == 0, np.inf, sent)[:, None], len(free)
 
 
 def _along(
-    x: NDArray[np.floating], space: Space, rho: float, first: Array, base: Array, top: int
+    x: NDArray[np.floating], space: Space, rho: float, first: Array, view: View
 ) -> Generator[Rows, Array, tuple[Array, int]]:
     """The Jacobian corrected along the directions that decide norm, peak and radius, by direct central differences."""
     free = ~space.frozen.ravel()
-    scale = space.scale.ravel()[free]
-    unit = _decisive(first, base, top)
-    length = rho / np.sqrt(space.features)
+    scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
+    unit = _decisive(first, view)
+    move = (rho / np.sqrt(space.features)) * scale * unit
+    if space.quantised:
+        stepped = quantum > 0
+        levels = np.abs(np.where(stepped, move / np.where(stepped, quantum, 1.0), 0.0)).max(axis=1)
+        move *= np.maximum(1.0, LEVELS / np.maximum(levels, 1e-12))[:, None]
+        move = np.where(stepped, np.round(move / np.where(stepped, quantum, 1.0)) * quantum, move)
     lower, upper = space.lower.ravel()[free], space.upper.ravel()[free]
     here = x.ravel()[free].astype(np.float64)
     ends = []
     for sign in (-1.0, 1.0):
         rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(unit), axis=0)
-        rows[:, free] = np.clip(here + sign * length * scale * unit, lower, upper).astype(space.dtype)
+        rows[:, free] = np.clip(here + sign * move, lower, upper).astype(space.dtype)
         ends.append(rows)
-    answers = yield PlainRows(np.concatenate(ends).reshape(2 * len(unit), *x.shape))
-    table = _features(answers, top, visible_classes(complete(answers, top)))
+    answers = view.table((yield PlainRows(np.concatenate(ends).reshape(2 * len(unit), *x.shape))))
+    table = _features(answers, view, visible_classes(answers))
     sent = (ends[1][:, free].astype(np.float64) - ends[0][:, free].astype(np.float64)) / scale
     miss = (table[len(unit) :] - table[: len(unit)]) - sent @ first
     return first + np.linalg.pinv(sent) @ miss, 2 * len(unit)
 
 
-def _decisive(jacobian: Array, base: Array, top: int) -> Array:
+def _decisive(jacobian: Array, view: View) -> Array:
     """Unit input directions, in units of the scale: top of the Fisher information, of its peak, and the nearest margin."""
     roots, logs = _halves(jacobian)
     found = [np.linalg.svd(roots, full_matrices=False)[0][:, 0]]
     classes = np.flatnonzero(np.isfinite(logs).all(axis=0))
+    top = int(view.place[0])
     if len(classes) >= 2 and top in classes and logs[:, classes].any():
         place = int(np.searchsorted(classes, top))
-        slopes, log_p = logs[:, classes], log_probabilities(base[None, classes], place)[0]
+        slopes, log_p = logs[:, classes], log_probabilities(view.table(view.base[None])[:, classes], place)[0]
         z = temper(slopes, log_p, peak_temperature(slopes, log_p))
         found.append(np.linalg.svd(z, full_matrices=False)[0][:, 0])
         others = np.delete(np.arange(len(classes)), place)

@@ -7,22 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.spectrum import LEARNING, Limits, energy_quantile
+from fimaudit.spectrum import LEARNING, Limits, energy_quantile, upper_factor
 
 __all__ = ["Margin", "margin_limits"]
 
 Array = NDArray[np.float64]
 
+#: A hidden class is taken to be at most this much steeper than the steepest visible one.
+STEEPER = 1.25
+
 
 @dataclass(frozen=True)
 class Margin:
-    """The margin radius with its limits (units of the input), and the class on its other side."""
+    """The margin radius with its limits (units of the input), and the class on its other side.
+
+    Attributes:
+        radius: with limits.
+        rival: the class beyond it.
+        steepest: the largest gradient norm of a visible class's log-odds.
+    """
 
     radius: Limits
     rival: int
+    steepest: float = 0.0
+
+    def beaten_by(self, gap: float) -> bool:
+        """Whether a hidden class, at least ``gap`` below the predicted one in log p, may be nearer than the visible rival.
+
+        It would need a steeper gradient than any visible class has, by more than the factor ``STEEPER``.
+        """
+        return gap < STEEPER * self.steepest * self.radius.value
 
 
-def margin_limits(logs: Array, log_p: Array, top: int, confidence: float, features: int | None = None) -> Margin | None:
+def margin_limits(
+    logs: Array, log_p: Array, top: int, confidence: float, features: int | None = None, noise: Array | None = None
+) -> Margin | None:
     """min over k != c of log(p_c / p_k) / |grad log(p_c / p_k)|, an estimate of the distance, not a bound on it.
 
     The squared norm of each gradient is the mean square of its secants. Lower limit: the smallest over k of the gap over the
@@ -36,6 +55,7 @@ def margin_limits(logs: Array, log_p: Array, top: int, confidence: float, featur
         top: the predicted class, a position among the K.
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones.
+        noise: (K,) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
 
     Returns:
         ``None`` when no class's log-odds moved at all.
@@ -48,15 +68,20 @@ def margin_limits(logs: Array, log_p: Array, top: int, confidence: float, featur
     moved = energy > 0
     if not moved.any():
         return None
-    with np.errstate(divide="ignore"):
-        radii = np.where(moved, gaps / np.sqrt(energy / terms), np.inf)
-        lowers = np.where(moved, gaps / np.sqrt(energy / energy_quantile(tail, terms, features)), np.inf)
+    added = np.zeros(len(others)) if noise is None else noise[others] + noise[top]
+    norms2 = np.maximum(energy / terms - added, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
+        lowers = np.where(moved, gaps / np.sqrt(energy / terms * upper_factor(tail, terms, features)), np.inf)
     nearest = int(np.argmin(radii))
-    upper = _upper(odds2, gaps, tail, features)
-    return Margin(Limits(float(radii[nearest]), float(lowers.min()), max(upper, float(lowers.min()))), int(others[nearest]))
+    upper = _upper(odds2, gaps, tail, features, added)
+    low, value = float(lowers.min()), float(radii[nearest])
+    if not np.isfinite(value):
+        return None
+    return Margin(Limits(value, low, max(upper, low)), int(others[nearest]), float(np.sqrt(norms2.max())))
 
 
-def _upper(odds2: Array, gaps: Array, tail: float, features: int | None) -> float:
+def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array) -> float:
     n = len(odds2) - LEARNING
     if (gaps == 0).any():
         return 0.0  # a tie is a changed decision at distance 0
@@ -64,6 +89,6 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None) -> floa
         return float("inf")
     scaled = odds2 / gaps**2
     past = np.cumsum(scaled, axis=0)[LEARNING - 1 : -1]
-    chosen = scaled[np.arange(LEARNING, len(scaled)), past.argmax(axis=1)]
-    total = float(chosen.sum())
+    chosen = past.argmax(axis=1)
+    total = float(scaled[np.arange(LEARNING, len(scaled)), chosen].sum()) - float((added / gaps**2)[chosen].sum())
     return float(np.sqrt(energy_quantile(1.0 - tail, n, features) / total)) if total > 0 else float("inf")

@@ -7,7 +7,7 @@ and decides which rows share a request.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +20,27 @@ from fimaudit.directions import (
     Rows,
     generator,
     orthonormal_signs,
-    packed_signs,
 )
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, estimate_sketch, undetected
-from fimaudit.jacobian import fits, whole_jacobian
-from fimaudit.results import Interval, Sensitivity
-from fimaudit.secants import complete, contrasts, resolution
-from fimaudit.spectrum import Limits
-from fimaudit.steps import find_plateau, ladder
+from fimaudit.findings import Outcome, found, not_found
+from fimaudit.jacobian import coordinate_reach, fits, whole_jacobian
+from fimaudit.levels import LevelRows
+from fimaudit.noise import SIGNAL, Quality, View
+from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, ON_TOP, Steps, choose_steps
+from fimaudit.probes import FACTOR, MAIN, Signs, around, displaced, draw_pairs, draw_signs, energies, heard
+from fimaudit.profile import Redisplaced, measure_profile, profile_rows
+from fimaudit.results import Sensitivity
+from fimaudit.secants import resolution
+from fimaudit.settings import Settings
+from fimaudit.steps import find_plateau
+from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
-__all__ = ["Conversation", "Settings", "Steps", "choose_steps", "measure"]
+__all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
 Array = NDArray[np.float64]
 Conversation = Generator[Rows, Array, "Sensitivity"]
 
-#: Random streams of one input (``directions.generator``).
-MAIN, PILOT = 0, 1
-PILOT_INPUTS = 5
-#: Rows that pilot and per-input checks may add to the queries.
-ON_TOP = 0.10
-CHECK_PAIRS = 2
-#: A step must be this many times the spacing of the model's floating-point numbers, so that it is really sent.
-SPACINGS = 4.0
-CHECK_FACTOR = 3.0
 CHECK_CHANGE = 0.10
 OWN_RUNGS = 4
 #: An input whose energy changes by more than this between all neighbouring rungs has no local value worth the name.
@@ -51,61 +48,26 @@ UNSTABLE = 0.5
 #: Orthonormal directions pay once they cover this share of the space, and their table is kept below this many features.
 ORTHONORMAL_SHARE = 0.1
 ORTHONORMAL_FEATURES = 2048
-#: A class is measurable when its probability is at least this many quanta of the answer.
-QUANTA = 10.0
+#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10).
+ORTHONORMAL_LEAST = 16
+#: The base row and two directions: one contrast.
+LEAST = 3
+#: One feature at a time is exact enough while noise adds less than this share to the norm.
+BASIS_NOISE = 1e-3
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose for each input's measurement."""
+@dataclass
+class _Step:
+    """The displacement of one input, and what finding it took."""
 
-    queries: int = 200
-    confidence: float = 0.95
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The displacement that the pilot chose.
-
-    Attributes:
-        displacement: l2 length in units of the scale.
-        profile: per rung its displacement, the mean energy over pilot inputs, and the typical change to the next rung.
-        share: pilot rows for each input of the audit, rounded up.
-    """
-
-    displacement: float
-    profile: list[dict[str, float]]
-    share: int
-
-
-def choose_steps(x: NDArray[np.floating], space: Space, settings: Settings) -> Generator[Rows, Array, Steps]:
-    """The pilot: secant energy over a ladder of displacements at about five inputs, same directions on each rung.
-
-    Args:
-        x: (n, \\*shape) all inputs of the audit.
-        space: their domain.
-        settings: the audit's settings.
-    """
-    n, d = len(x), space.features
-    free = ~space.frozen.ravel()
-    flat, scale = x.reshape(n, -1)[:, free], space.scale.ravel()[free]
-    spacing = np.spacing(np.abs(flat).max(axis=0).astype(space.dtype)).astype(np.float64)
-    rungs = ladder(flat / scale, d, SPACINGS * float(np.mean(spacing / scale)))
-    allowed = int(ON_TOP * n * settings.queries) - n * 2 * 2 * CHECK_PAIRS
-    if allowed < 2 * len(rungs):
-        rungs = rungs[::-2][::-1]
-    count = int(np.clip(allowed // (2 * len(rungs)), 1, min(PILOT_INPUTS, n)))
-    directions = int(np.clip(allowed // (count * len(rungs)), 2, 2 * CHECK_PAIRS))
-    chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int))
-    energy = np.zeros((len(chosen), len(rungs)))
-    for row, index in enumerate(chosen):
-        packed = _probe(settings.seed, int(index), directions, x[0].size)
-        energy[row] = yield from _energies(x[index], space, packed, rungs)
-    plateau = find_plateau(energy, rungs)
-    displacement = plateau.displacement if plateau is not None else _loudest(energy, rungs)
-    rows = len(chosen) * len(rungs) * directions
-    return Steps(displacement, _profile(energy, rungs), -(-rows // n))
+    rho: float
+    change: float = 0.0
+    finite: str | None = None
+    spent: int = 0
+    energy: float = 0.0
+    clear: bool = True
+    heavy: bool = False
+    flags: list[str] = field(default_factory=list)
 
 
 def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, settings: Settings) -> Conversation:
@@ -121,81 +83,196 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     Returns:
         the finished ``Sensitivity``; limits cover the sampling of directions.
     """
-    packed = _probe(settings.seed, index, 2 * CHECK_PAIRS, x.size)
-    rho, flags = steps.displacement, []
-    around = [rho / CHECK_FACTOR, rho * CHECK_FACTOR]
-    blocks = [_displaced(x, space, packed, r) for r in around]
-    answers = yield JoinedRows([PlainRows(x.astype(space.dtype)[None]), *blocks])
-    base, spent = answers[0], len(answers) - 1
-    energies = [_energy(a, space, rows) for a, rows in zip(np.split(answers[1:], 2), blocks, strict=True)]
-    change = _change(*energies)
-    if change > CHECK_CHANGE:
-        rho, change = yield from _own_step(x, space, packed, rho, energies)
-        spent += (2 * OWN_RUNGS - 1) * len(packed)
-        flags.append("own_step" if change <= UNSTABLE else "unstable_step")
-    on_top = max(0, int(ON_TOP * settings.queries) - steps.share)
-    queries = max(2, settings.queries - max(0, spent - on_top))
-    method, estimate, used, length = yield from _estimate(x, index, space, rho, queries, settings, base)
-    quantum = resolution(base[None])
-    visible = estimate is not None and (quantum == 0 or float(base.min()) >= QUANTA * quantum)
-    if visible and estimate is not None:
-        return _found(index, base, method, estimate.widened(change / 2), flags, rho, used)
-    quanta = np.full(len(base), quantum) if quantum else np.spacing(base.astype(np.float32)).astype(np.float64)
-    limits = undetected(base, quanta, length, max(1, used - 1), settings.confidence)
-    return _undetected(index, base, method, limits, flags, rho, used)
+    quality = steps.quality
+    base, step = yield from _choose_step(x, index, space, steps, settings, quality)
+    over = max(0, steps.share + step.spent - int(ON_TOP * settings.queries)) + quality.repeats - 1
+    queries = max(LEAST, settings.queries // 2, settings.queries - over)
+    extra = profile_rows(settings, fits(space.features, queries - 1)) + (WITNESS_ROWS if settings.witness else 0)
+    queries = max(LEAST, queries // 2, queries - extra)
+    told = yield from _estimate(x, index, space, steps, step, queries, settings, quality, base)
+    outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
+    estimate = told.estimate
+    if estimate is None or not step.clear:
+        limits = undetected(told.view, told.answers, _quantum(quality, base), told.length, settings.confidence, told.factor)
+        return not_found(outcome, limits, _noise_reason(told, step, settings, quality))
+    estimate = estimate.widened(step.change / 2 + step.heavy * estimate.heaviness)
+    profile, witness = [], None
+    if settings.profile != "off" and estimate.margin is not None:
+        local = None if told.at is None else (told.at, told.answers)
+        profile = yield from measure_profile(x, index, space, steps, settings, quality, base, step.rho, local)
+    if settings.witness and told.slope is not None:
+        witness = yield from find_witness(x, space, told.slope, told.view.top)
+    return found(replace(outcome, profile=profile, witness=witness), estimate, quality)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the main rows said."""
+
+    method: str
+    view: View
+    estimate: Estimate | None
+    answers: Array
+    length: float
+    used: int
+    factor: float | None = None
+    slope: Slope | None = None
+    at: Redisplaced | None = None
 
 
 def _estimate(
-    x: NDArray[np.floating], index: int, space: Space, rho: float, queries: int, settings: Settings, base: Array
-) -> Generator[Rows, Array, tuple[str, Estimate | None, int, float]]:
-    """Choose the kind of directions, ask them, and estimate: (method, estimate, rows used, root mean square step)."""
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    steps: Steps,
+    step: _Step,
+    queries: int,
+    settings: Settings,
+    quality: Quality,
+    base: Array,
+) -> Generator[Rows, Array, _Told]:
+    """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
-    if fits(d, m):
-        return (yield from whole_jacobian(x, space, rho, m, base))
-    rng = generator(settings.seed, index, MAIN)
-    step = space.step(rho)
-    rows: DisplacedRows | OrthonormalRows
-    if ORTHONORMAL_SHARE * d <= m < d <= ORTHONORMAL_FEATURES:
-        drawn = orthonormal_signs(rng, m, d)
-        rows = OrthonormalRows(x, *drawn, step, space.lower, space.upper, space.dtype)
-        method, features = "orthonormal", d
-    else:
-        rows = DisplacedRows(x, packed_signs(rng, m, x.size), step, space.lower, space.upper, space.dtype)
-        method, features = "rademacher", None
+    view = quality.view(base, base[:0])
+    if not view.blind and fits(d, m) and _basis_serves(view, step, steps, space) and quality.top_k is None:
+        whole = yield from whole_jacobian(x, space, step.rho, m, view)
+        slope = None
+        if whole.descent is not None and whole.estimate is not None and whole.estimate.margin is not None:
+            slope = Slope(whole.descent, whole.estimate.margin.radius.value)
+        return _Told(whole.method, view, whole.estimate, base, whole.length, whole.rows, 4.0 * d, slope)
+    if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised:
+        m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
+    at, method, features = _sketch(x, index, space, m, settings)
+    rows = at(step.rho, m)
     length = space.length(rows.sent())
     answers = yield rows
-    return method, estimate_sketch(base, answers, length, settings.confidence, features), m + 1, length
+    if quality.top_k is not None:
+        view = quality.view(base, answers)
+    estimate = estimate_sketch(view, answers, length, settings.confidence, features)
+    slope = None
+    if settings.witness and estimate is not None and estimate.margin is not None:
+        slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
+    return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
 
 
-def _probe(seed: int, index: int, count: int, features: int) -> NDArray[np.uint8]:
-    """Directions of pilot and check: antipodal pairs where there are four or more, so that first-order changes cancel."""
-    rng = generator(seed, index, PILOT)
-    if count < 2 * CHECK_PAIRS:
-        return packed_signs(rng, count, features)
-    half = packed_signs(rng, count // 2, features)
-    return np.concatenate([half, ~half])
+def _sketch(
+    x: NDArray[np.floating], index: int, space: Space, count: int, settings: Settings
+) -> tuple[Redisplaced, str, int | None]:
+    """Random directions of the kind that serves best, its name, and d where they are orthogonal to each other."""
+    d = space.features
+    if max(ORTHONORMAL_SHARE * d, ORTHONORMAL_LEAST) <= count < d <= ORTHONORMAL_FEATURES and not space.quantised:
+        drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
+
+        def orthonormal(rho: float, first: int) -> OrthonormalRows:
+            return OrthonormalRows(x, *drawn, space.step(rho), space.lower, space.upper, space.dtype).first(first)
+
+        return orthonormal, "orthonormal", d
+    signs = draw_signs(settings.seed, index, MAIN, count, x.size)
+
+    def independent(rho: float, first: int) -> DisplacedRows | LevelRows:
+        return displaced(x, space, signs.first(first), rho)
+
+    return independent, "levels" if space.quantised else "rademacher", None
 
 
-def _displaced(x: NDArray[np.floating], space: Space, packed: NDArray[np.uint8], rho: float) -> DisplacedRows:
-    return DisplacedRows(x, packed, space.step(rho), space.lower, space.upper, space.dtype)
+def _basis_serves(view: View, step: _Step, steps: Steps, space: Space) -> bool:
+    """Whether one feature at a time gives the local value: its change, sqrt(d) times smaller, must drown the noise."""
+    if step.finite is not None or (space.quantised and coordinate_reach(space) > steps.reach):
+        return False
+    if view.noise is None or step.energy <= 0:
+        return True
+    return space.features**2 * view.noise.total <= 2 * BASIS_NOISE * step.rho**2 * step.energy
 
 
-def _energies(
-    x: NDArray[np.floating], space: Space, packed: NDArray[np.uint8], rungs: Array
-) -> Generator[Rows, Array, Array]:
-    """Mean squared contrast on each rung, the same directions on all."""
-    blocks = [_displaced(x, space, packed, float(r)) for r in rungs]
-    answers = yield JoinedRows(blocks)
-    pieces = np.split(answers, len(rungs))
-    return np.array([_energy(p, space, block) for p, block in zip(pieces, blocks, strict=True)])
+def _quantum(quality: Quality, base: Array) -> float:
+    return max(quality.quantum, resolution(base))
 
 
-def _energy(answers: Array, space: Space, rows: DisplacedRows) -> float:
-    length = space.length(rows.sent())
-    if length == 0:
-        return 0.0
-    p = complete(answers, int(np.argmax(answers[0])))
-    return float((contrasts(np.sqrt(p) * (2.0 / length)) ** 2).sum()) / (len(p) - 1)
+def _choose_step(
+    x: NDArray[np.floating], index: int, space: Space, steps: Steps, settings: Settings, quality: Quality
+) -> Generator[Rows, Array, tuple[Array, _Step]]:
+    """The base row's answers, and a displacement at which this input answers linearly and above the noise."""
+    here = PlainRows(np.repeat(x.astype(space.dtype)[None], quality.repeats, axis=0))
+    rho = steps.displacement
+    if steps.kind == "finite_scale":
+        base = yield here
+        why = "the answers are piecewise constant, so a local value does not exist"
+        return base, _Step(rho, finite=why, heavy=True)
+    signs = draw_pairs(settings.seed, index, 2 * CHECK_PAIRS, x.size)
+    blocks = around(x, space, signs, rho)
+    answers = yield JoinedRows([here, *blocks])
+    base = answers[: quality.repeats]
+    energy, clear = heard(space, blocks, np.split(answers[quality.repeats :], 2), quality, base)
+    spent = 2 * len(signs)
+    view = quality.view(base, answers[quality.repeats :])
+    if view.noise is not None and not clear[0]:
+        step = yield from _above_noise(x, space, signs, steps, quality, base, view, (energy[1], clear[1]))
+        step.spent += spent
+        return base, step
+    change = _change(*energy)
+    if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
+        return base, _Step(rho, change, spent=spent, energy=float(energy.mean()))
+    if space.quantised:
+        step = yield from _own_levels(x, space, signs, rho, change, quality, base)
+    else:
+        step = yield from _own_step(x, space, signs, rho, energy, clear, quality, base)
+    step.spent += spent
+    return base, step
+
+
+def _own_levels(
+    x: NDArray[np.floating], space: Space, signs: Signs, rho: float, change: float, quality: Quality, base: Array
+) -> Generator[Rows, Array, _Step]:
+    """With levels: go down to the sparsest directions, and if even they do not answer linearly, name the scale."""
+    spent, energy = 0, 0.0
+    if rho > space.shortest:
+        rho = space.shortest
+        blocks = around(x, space, signs, rho)
+        answers = yield JoinedRows(blocks)
+        found, clear = heard(space, blocks, np.split(answers, 2), quality, base)
+        spent, energy, change = len(answers), float(found[0]), _change(*np.where(clear, found, 0.0))
+    if change <= 2 * LEVEL_CHANGE:
+        return _Step(rho, change, spent=spent, energy=energy, flags=["own_step"])
+    why = "the shortest displacement that the input's levels allow is past the linear range"
+    return _Step(rho, 0.0, why, spent, energy, heavy=True)
+
+
+def _above_noise(
+    x: NDArray[np.floating],
+    space: Space,
+    signs: Signs,
+    steps: Steps,
+    quality: Quality,
+    base: Array,
+    view: View,
+    long: tuple[float, bool],
+) -> Generator[Rows, Array, _Step]:
+    """The shortest displacement from the common one on at which the signal is 25 times the noise."""
+    rho, at = steps.displacement, FACTOR * steps.displacement
+    energy, clear = long
+    spent, following = 0, 0.0
+    if not view.blind:
+        powers = np.array([2.0]) if clear else np.arange(2.0, OWN_RUNGS + 1)
+        rungs = rho * FACTOR**powers
+        more, hear = yield from energies(x, space, signs, rungs, quality, base)
+        spent = len(rungs) * len(signs)
+        if clear:
+            following = float(more[0])
+        elif hear.any():
+            first = int(np.argmax(hear))
+            clear, energy, at = True, float(more[first]), float(rungs[first])
+            following = float(more[first + 1]) if first + 1 < len(rungs) else 0.0
+    if not clear or view.noise is None:
+        far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
+        return _Step(far, spent=spent, clear=False)
+    own = max(rho, float(np.sqrt(SIGNAL * view.noise.cautious * space.features / energy)))
+    # Over (at, 3 at) the energy changes by this much; what is left of it at the shorter ``own``:
+    bend = _change(energy, following) / 2 * min(1.0, own / at)
+    flags = ["own_step"] if own > rho else []
+    if bend <= CHECK_CHANGE:
+        return _Step(own, 2 * bend, spent=spent, energy=energy, heavy=True, flags=flags)
+    why = "the noise of the answers hides the local value"
+    return _Step(own, finite=why, spent=spent, energy=energy, heavy=True, flags=flags)
 
 
 def _change(short: float, long: float) -> float:
@@ -206,76 +283,54 @@ def _change(short: float, long: float) -> float:
 
 
 def _own_step(
-    x: NDArray[np.floating], space: Space, packed: NDArray[np.uint8], rho: float, known: list[float]
-) -> Generator[Rows, Array, tuple[float, float]]:
+    x: NDArray[np.floating],
+    space: Space,
+    signs: Signs,
+    rho: float,
+    known: Array,
+    clear: NDArray[np.bool_],
+    quality: Quality,
+    base: Array,
+) -> Generator[Rows, Array, _Step]:
     """The best rung of one input, on a ladder of thirds around the common displacement, and the change of energy there."""
     powers = np.arange(-OWN_RUNGS, OWN_RUNGS + 1)
-    rungs = rho * CHECK_FACTOR ** powers.astype(float)
-    missing = np.abs(powers) != 1
-    energy = np.empty(len(rungs))
-    energy[~missing] = known
-    energy[missing] = yield from _energies(x, space, packed, rungs[missing])
+    rungs = rho * FACTOR ** powers.astype(float)
+    energy = np.zeros(len(rungs))
+    beside = np.abs(powers) == 1
+    energy[beside] = np.where(clear, known, 0.0)
+    missing = ~beside
+    more, hear = yield from energies(x, space, signs, rungs[missing], quality, base)
+    energy[missing] = np.where(hear, more, 0.0)
+    spent = int(missing.sum()) * len(signs)
     plateau = find_plateau(energy[None], rungs, CHECK_CHANGE)
     if plateau is None:
-        return rho, float("inf")
-    return plateau.displacement, plateau.change
+        return _Step(rho, float("inf"), spent=spent, energy=float(known.max()), flags=["unstable_step"])
+    change, own, level = plateau.change, plateau.displacement, float(energy[plateau.first])
+    if change <= UNSTABLE:
+        return _Step(own, change, None, spent, level, flags=["own_step"])
+    quiet = quality.view(base, base[:0]).noise is None  # with noise an energy that never stands still is noise
+    return _Step(own, change, None, spent, level, clear=quiet, flags=["unstable_step"])
 
 
-def _loudest(energy: Array, rungs: Array) -> float:
-    """Without any plateau: the shortest displacement that most pilot inputs answer at all, else the longest."""
-    heard = (energy > 0).mean(axis=0) >= 0.5
-    return float(rungs[int(np.argmax(heard))]) if heard.any() else float(rungs[-1])
-
-
-def _profile(energy: Array, rungs: Array) -> list[dict[str, float]]:
-    return [{"displacement": float(r), "energy": float(e)} for r, e in zip(rungs, energy.mean(axis=0), strict=True)]
-
-
-def _interval(limits: Limits | None) -> Interval:
-    if limits is None:
-        return Interval()
-    finite = [v if np.isfinite(v) else None for v in (limits.value, limits.lower, limits.upper)]
-    return Interval(value=finite[0], lower=finite[1], upper=finite[2])
-
-
-def _found(index: int, base: Array, method: str, estimate: Estimate, flags: list[str], rho: float, used: int) -> Sensitivity:
-    top = int(np.argmax(base))
-    value = estimate.spectral.value
-    return Sensitivity(
-        index=index,
-        status="ok",
-        method=method,
-        predicted_class=top,
-        probability=float(base[top]),
-        displacement=rho,
-        queries=used,
-        spectral_norm=_interval(estimate.spectral),
-        peak_spectral_norm=_interval(estimate.peak),
-        trace=_interval(estimate.trace),
-        margin_radius=_interval(estimate.margin.radius if estimate.margin is not None else None),
-        effective_rank=estimate.trace.value / value if value > 0 else None,
-        contrast=estimate.contrast,
-        flags=flags,
-    )
-
-
-def _undetected(
-    index: int, base: Array, method: str, limits: tuple[float, float], flags: list[str], rho: float, used: int
-) -> Sensitivity:
-    top = int(np.argmax(base))
-    return Sensitivity(
-        index=index,
-        status="below_detection",
-        method=method,
-        predicted_class=top,
-        probability=float(base[top]),
-        displacement=rho,
-        queries=used,
-        spectral_norm=Interval(lower=0.0, upper=limits[0]),
-        margin_radius=Interval(lower=limits[1]),
-        flags=flags,
-        reason=(
-            f"the answers did not change measurably at a displacement of {rho:.3g}; "
-            "the spectral norm lies between 0 and the upper limit"
-        ),
+def _noise_reason(told: _Told, step: _Step, settings: Settings, quality: Quality) -> str:
+    """What stood in the way, and what would help."""
+    at = f"at a displacement of {step.rho:.3g}"
+    tail = "the spectral norm lies between 0 and the upper limit"
+    noise = told.view.noise
+    if told.view.blind and quality.quantum > 0:
+        return f"rounding to {quality.quantum:g} hides every class but the predicted one; {tail}"
+    if noise is None or told.estimate is None or not told.length:
+        return f"the answers did not change measurably {at}; {tail}"
+    share = max(told.estimate.trace.value, 1e-300) * told.length**2 / noise.total
+    if quality.random:
+        needed = settings.queries * ((1 + 1 / max(share, 1e-3)) / (1 + 1 / SIGNAL)) ** 2
+        more = "more than " if share <= 1e-3 else "about "
+        return (
+            f"the model's noise is {1 / max(share, 1e-3):.2g} times the signal or more {at}; "
+            f"{more}{needed:,.0f} queries would resolve it; {tail}"
+        )
+    decimals = int(np.ceil(0.5 * np.log10(SIGNAL / min(max(share, 1e-8), SIGNAL / 10))))
+    return (
+        f"rounding to {_quantum(quality, told.view.base[None]):.2g} drowns the changes of the answers {at}; "
+        f"about {max(1, decimals)} more decimals would resolve them; {tail}"
     )

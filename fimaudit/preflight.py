@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.directions import PlainRows
-from fimaudit.errors import ModelFailure, TargetError
-from fimaudit.links import output_resolution
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
 from fimaudit.meter import Meter
+from fimaudit.noise import REPEATS, Quality, rounding
 
 __all__ = ["Preflight", "look"]
 
@@ -39,6 +39,15 @@ class Preflight:
     output_quantum: float
     rows: int
 
+    @property
+    def random(self) -> bool:
+        """Whether the same row asked twice is answered differently."""
+        return self.repeat_difference > REPEATABLE
+
+    def quality(self, top_k: int | None) -> Quality:
+        """What the answers are worth, for the measurement."""
+        return Quality(0.0 if self.random else self.output_quantum, self.random, top_k)
+
     def facts(self) -> dict[str, Any]:
         """For the report."""
         return asdict(self)
@@ -46,10 +55,10 @@ class Preflight:
     def warnings(self) -> list[str]:
         """Sentences for the user."""
         out = []
-        if self.repeat_difference > REPEATABLE:
+        if self.random:
             out.append(
                 f"the model is not deterministic: the same row asked twice differs by {self.repeat_difference:.2g} in "
-                "probability; the intervals do not cover that noise"
+                f"probability; each input's own noise is measured by asking it {REPEATS} times, and taken off"
             )
         elif self.batch_difference > REPEATABLE:
             out.append(
@@ -74,13 +83,18 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
     try:
         alone = meter.ask([PlainRows(first)])[0]
         again = meter.ask([PlainRows(first)])[0]
-        together = meter.ask([PlainRows(company)])[0]
+        try:
+            together = meter.ask([PlainRows(company)])[0]
+        except BudgetExhausted:
+            raise
+        except FimauditError:  # another input may be at fault; its own measurement will say so
+            together = meter.ask([PlainRows(np.repeat(first, COMPANY, axis=0))])[0]
     except ModelFailure as exc:
         raise TargetError(f"the model cannot be asked: {exc}") from exc
     return Preflight(
         classes=alone.shape[1],
         repeat_difference=float(np.abs(alone - again).max()),
         batch_difference=float(np.abs(alone[0] - together[0]).max()),
-        output_quantum=output_resolution(np.concatenate([alone, together])),
+        output_quantum=rounding(np.concatenate([alone, together])),
         rows=meter.usage.rows - before,
     )

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-__all__ = ["Contrast", "Interval", "Quantiles", "Report", "Sensitivity", "StepReport", "Summary", "json_schema"]
+from fimaudit.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Contrast",
+    "Interval",
+    "Kind",
+    "Quantiles",
+    "Report",
+    "ScaleRung",
+    "Sensitivity",
+    "Status",
+    "StepReport",
+    "Summary",
+    "Witness",
+    "json_schema",
+]
+
+QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
 Status = Literal["ok", "below_detection", "no_rival_visible", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
 
@@ -39,6 +60,39 @@ class Contrast(_Data):
     to: int
 
 
+class ScaleRung(_Data):
+    """The margin radius at one displacement, and how many random displacements of that length changed the decision.
+
+    ``radius`` is ``None`` where it could not be measured; ``flips_upper`` is the Clopper-Pearson limit of the share.
+    """
+
+    displacement: float
+    radius: float | None = None
+    flips: int
+    flips_upper: float
+    directions: int
+
+
+class Witness(_Data):
+    """A displacement that really changed the decision: its l2 length in units of the scale, and the class beyond it.
+
+    The input itself is kept in the run folder (``witness.npz``), not in the report.
+    """
+
+    distance: float
+    predicted_class: int
+    _x: NDArray[Any] | None = PrivateAttr(None)
+
+    @property
+    def x(self) -> NDArray[Any] | None:
+        """The displaced input, where this process found it."""
+        return self._x
+
+    def keep(self, x: NDArray[Any]) -> None:
+        """Attach the displaced input."""
+        self._x = x.copy()
+
+
 class Sensitivity(_Data):
     """One input's measurement.
 
@@ -63,7 +117,20 @@ class Sensitivity(_Data):
     effective_rank: float | None = None
     contrast: Contrast | None = None
     flags: list[str] = []
+    profile: list[ScaleRung] = []
+    smallest_radius: float | None = None
+    witness: Witness | None = None
     reason: str | None = None
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        answer = "" if self.predicted_class is None else f"class {self.predicted_class}"
+        rows = [
+            ("status", self.status if self.reason is None else f"{self.status}: {self.reason}"),
+            ("answer", answer if self.probability is None else f"{answer} ({self.probability:.3g})"),
+            *((name.replace("_", " "), str(getattr(self, name))) for name in QUANTITY_NAMES),
+        ]
+        return _html_table(f"Input {self.index}", ("", ""), rows)
 
 
 class Quantiles(_Data):
@@ -116,11 +183,44 @@ class Report(_Data):
         """The text of ``report.json``."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
+    def to_frame(self) -> pd.DataFrame:
+        """The inputs as a pandas table, an interval in three columns: ``name``, ``name_lower``, ``name_upper``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as exc:
+            raise MissingExtraError("Report.to_frame", "pandas", "report") from exc
+        from fimaudit.tables import flat_row
+
+        return pd.DataFrame([flat_row(s) for s in self.inputs])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the quantiles that matter, with their intervals."""
+        rows = [
+            (name.replace("_", " "), which, str(getattr(getattr(self.summary, name), which)))
+            for name in QUANTITY_NAMES
+            for which in (("median", "p95", "max") if name != "margin_radius" else ("median", "p05", "min"))
+        ]
+        measured = f"{self.data.get('measured')} of {self.data.get('inputs')} inputs, {self.summary.queries:,} queries"
+        title = f"{self.model.get('name')}: {measured}, unit: {self.domain.get('unit')}"
+        notes = "".join(f"<p>Warning: {escape(w)}</p>" for w in self.warnings)
+        return _html_table(title, ("quantity", "quantile", "value [interval]"), rows) + notes
+
     @classmethod
     def read(cls, folder: str | Path) -> Report:
         """The report of a run folder (or of a path to ``report.json``)."""
         path = Path(folder)
         return cls.model_validate_json((path / "report.json" if path.is_dir() else path).read_bytes())
+
+
+def _html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A small table; every text in it is escaped."""
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><caption>{escape(title)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def json_schema() -> Mapping[str, Any]:

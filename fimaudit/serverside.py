@@ -102,4 +102,4 @@ def _plane(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 def _checkerboard(shape: tuple[int, ...], axes: tuple[int, int]) -> Array:
     grid = np.indices(shape)
-    return 1.0 - 2.0 * ((grid[axes[0]] + grid[axes[1]]) % 2)
+    return np.asarray(1.0 - 2.0 * ((grid[axes[0]] + grid[axes[1]]) % 2))

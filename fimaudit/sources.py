@@ -65,7 +65,7 @@ def read_inputs(path: str | Path) -> Inputs:
         if suffix == ".npz":
             return _from_npz(file)
         if suffix == ".npy":
-            return Inputs(np.load(file, allow_pickle=False), source=str(file))
+            return _from_npy(file)
         return _from_table(file, suffix)
     except DataError:
         raise
@@ -74,8 +74,17 @@ def read_inputs(path: str | Path) -> Inputs:
         raise DataError(f"could not read {file} as {suffix}: {type(exc).__name__}: {what}") from exc
 
 
+def _from_npy(file: Path) -> Inputs:
+    with open(file, "rb") as opened:
+        x = np.load(opened, allow_pickle=False)
+        if not isinstance(x, np.ndarray):
+            raise DataError(f"{file} is a .npz archive; give it that ending")
+    return Inputs(x, source=str(file))
+
+
 def _from_npz(file: Path) -> Inputs:
-    with np.load(file, allow_pickle=False) as archive:
+    with open(file, "rb") as opened:
+        archive = np.load(opened, allow_pickle=False)
         if not hasattr(archive, "files"):
             raise DataError(f"{file} is not a .npz archive; expected one that holds an array x")
         if "x" not in archive.files:

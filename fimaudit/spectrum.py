@@ -7,6 +7,7 @@ G = 4 J_s J_s^T, whose top eigenvalue is the spectral norm of the Fisher informa
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,9 +21,11 @@ __all__ = [
     "corrected_top",
     "energy_quantile",
     "past_directions",
+    "past_grams",
     "spectral_limits",
     "top_pair",
     "trace_limits",
+    "upper_factor",
 ]
 
 Array = NDArray[np.float64]
@@ -56,6 +59,16 @@ def energy_quantile(probability: float, terms: int, features: int | None) -> flo
     if terms >= features:
         return float(features)
     return float(features * special.betaincinv(terms / 2, (features - terms) / 2, probability))
+
+
+def upper_factor(tail: float, terms: int, features: int | None) -> float:
+    """What a mean energy is multiplied by for an upper limit that misses with probability ``tail`` at most.
+
+    With sign vectors a gradient of one feature meets equal signs throughout, and leaves no contrast, with probability
+    2^-terms; that much is taken from the tail, so five terms or fewer have no finite limit at 95 %.
+    """
+    left = tail if features is not None else tail - 2.0**-terms
+    return terms / energy_quantile(left, terms, features) if left > 0 else float("inf")
 
 
 def top_pair(y: Array) -> tuple[Array, Array]:
@@ -123,12 +136,16 @@ def block_starts(m: int) -> NDArray[np.int64]:
     return np.array(_starts(m), dtype=np.int64)
 
 
-def past_directions(y: Array, starts: NDArray[np.int64]) -> Array:
+def past_grams(y: Array, starts: Sequence[int] | NDArray[np.int64]) -> Array:
+    """Gram of the rows before each start, (blocks, K, K)."""
+    edges = [0, *starts]
+    return np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
+
+
+def past_directions(y: Array, starts: Sequence[int] | NDArray[np.int64]) -> Array:
     """Top eigenvector of the Gram of the rows before each start, (blocks, K)."""
     if y.shape[1] <= DENSE_CLASSES:
-        edges = np.concatenate([[0], starts])
-        grams = np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
-        return np.asarray(np.linalg.eigh(grams)[1][:, :, -1])
+        return np.asarray(np.linalg.eigh(past_grams(y, starts))[1][:, :, -1])
     out = np.empty((len(starts), y.shape[1]))
     u = y[int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))]
     for i, start in enumerate(starts):
@@ -164,7 +181,7 @@ def spectral_limits(
     values, direction = top_pair(y)
     terms, tail = len(y), (1.0 - confidence) / 2
     value = corrected_top(values, terms, features)
-    upper = terms * float(values[0]) / energy_quantile(tail, terms, features)
+    upper = float(values[0]) * upper_factor(tail, terms, features)
     energy, n = predicted_energy(y, known)
     lower = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
     return Limits(max(value, lower), lower, upper), direction
@@ -177,5 +194,5 @@ def trace_limits(y: Array, confidence: float, features: int | None = None) -> Li
     return Limits(
         total / terms,
         total / energy_quantile(1.0 - tail, terms, features),
-        total / energy_quantile(tail, terms, features),
+        total / terms * upper_factor(tail, terms, features),
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
-from fimaudit.spectrum import LEARNING, energy_quantile
+from fimaudit.spectrum import LEARNING, energy_quantile, upper_factor
 
 __all__ = ["population_ranks", "summarise"]
 
@@ -57,7 +57,7 @@ def _columns(inputs: Sequence[Sensitivity], pick: Callable[[Sensitivity], Interv
 def _these(
     inputs: Sequence[Sensitivity], pick: Callable[[Sensitivity], Interval], unknown: float, confidence: float
 ) -> Quantiles:
-    """[Q_p(lower_i), Q_p(upper_i)]; point values of the tails corrected for the noise that stretches them."""
+    """[Q_p(lower_i), Q_p(upper_i)], in the tails from stricter limits; point values there corrected for noise."""
     if not inputs:
         return Quantiles()
     value, lower, upper = _columns(inputs, pick)
@@ -65,16 +65,20 @@ def _these(
         return Quantiles(max=_cell(np.nan, 0.0, float(upper.max())))
     shrunk = _without_noise(value, lower, upper, confidence)
 
-    def at(p: float) -> Interval:
-        return _cell(_quantile(shrunk, p, unknown), _quantile(lower, p, 0.0), _quantile(upper, p, np.inf))
+    norm, tail = unknown < 0, (1.0 - confidence) / 2
 
-    cautious = _bonferroni(inputs, lower, confidence)
+    def at(p: float, values: Array) -> Interval:
+        low = lower * _stricter(inputs, tail, _level(len(inputs), p, tail), norm, above=False)
+        with np.errstate(divide="ignore"):
+            high = upper / _stricter(inputs, tail, _level(len(inputs), 1.0 - p, tail), norm, above=True)
+        return _cell(_quantile(values, p, unknown), _quantile(low, p, 0.0), _quantile(high, p, np.inf))
+
     return Quantiles(
-        median=_cell(_quantile(value, 0.5, unknown), _quantile(lower, 0.5, 0.0), _quantile(upper, 0.5, np.inf)),
-        p05=at(0.05),
-        p95=at(0.95),
-        min=at(0.0),
-        max=_cell(_quantile(shrunk, 1.0, unknown), float(cautious.max()), float(upper.max())),
+        median=at(0.5, value),
+        p05=at(0.05, shrunk),
+        p95=at(0.95, shrunk),
+        min=at(0.0, shrunk),
+        max=at(1.0, shrunk),
         mean=_cell(float(value.mean()), float(lower.mean()), float(upper.mean())),
     )
 
@@ -141,7 +145,7 @@ def _without_noise(value: Array, lower: Array, upper: Array, confidence: float) 
         return value
     logs = np.log(value[known])
     sigma = np.log(upper[known] / lower[known]) / (2 * special.ndtri((1 + confidence) / 2))
-    total, noise = float(logs.var(ddof=1)), float((sigma**2).mean())
+    total, noise = float(logs.var(ddof=1)), float(sigma.mean() ** 2)
     shrink = np.sqrt(max(0.0, 1.0 - noise / total)) if total > 0 else 0.0
     centre = float(np.median(logs))
     out = value.copy()
@@ -149,14 +153,35 @@ def _without_noise(value: Array, lower: Array, upper: Array, confidence: float) 
     return out
 
 
-def _bonferroni(inputs: Sequence[Sensitivity], lower: Array, confidence: float) -> Array:
-    """Lower limits that hold for all inputs at once, for the lower limit of their maximum."""
-    tail = (1.0 - confidence) / 2
-    out = lower.copy()
-    for i, s in enumerate(inputs):
-        terms = s.queries - 2 - LEARNING
-        if s.method.startswith(("rademacher", "orthonormal")) and terms > 0:
-            out[i] *= energy_quantile(1 - tail, terms, None) / energy_quantile(1 - tail / len(inputs), terms, None)
+def _level(n: int, p: float, tail: float) -> float:
+    """How often each of n lower limits may miss, so that the quantile p of equal values is missed with ``tail`` at most.
+
+    It takes as many misses as there are inputs from the quantile up: one for the maximum, which gives Bonferroni's level.
+    """
+    misses = n - int(np.ceil(p * (n - 1)))
+    return min(tail, float(special.betaincinv(misses, n - misses + 1, tail)))
+
+
+def _stricter(inputs: Sequence[Sensitivity], tail: float, level: float, norm: bool, *, above: bool) -> Array:
+    """What turns limits that miss with ``tail`` into limits that miss with the smaller ``level``: factors of at most 1.
+
+    A norm's limit from below and a radius's from above come from the predicted energy, the other two from all of it;
+    those of a radius go by the root.
+    """
+    out = np.ones(len(inputs))
+    if level >= tail:
+        return out
+    drawn = np.array([s.method.startswith(("rademacher", "orthonormal", "levels")) for s in inputs])
+    queries = np.where(drawn, [s.queries for s in inputs], 0)
+    for asked in np.unique(queries[queries > 2]):
+        whole, predicted = int(asked) - 2, int(asked) - 2 - LEARNING
+        if norm == above and np.isfinite(upper_factor(tail, whole, None)):
+            ratio = upper_factor(tail, whole, None) / upper_factor(level, whole, None)
+        elif norm != above and predicted > 0:
+            ratio = energy_quantile(1 - tail, predicted, None) / energy_quantile(1 - level, predicted, None)
+        else:
+            continue
+        out[queries == asked] = ratio if norm else np.sqrt(ratio)
     return out
 
 

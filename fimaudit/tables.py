@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fimaudit.results import Contrast, Interval, Sensitivity
+from pydantic import TypeAdapter
+
+from fimaudit.results import Contrast, Interval, ScaleRung, Sensitivity, Witness
 
 __all__ = ["INPUTS_FILE", "flat_row", "read_inputs_table", "write_inputs"]
 
 INPUTS_FILE = "inputs.parquet"
+#: Fields with a structure of their own are kept as JSON text.
+NESTED: dict[str, TypeAdapter[Any]] = {
+    "profile": TypeAdapter(list[ScaleRung]),
+    "witness": TypeAdapter(Witness | None),
+}
 
 
 def flat_row(result: Sensitivity) -> dict[str, Any]:
@@ -23,6 +30,8 @@ def flat_row(result: Sensitivity) -> dict[str, Any]:
         elif name == "contrast":
             row["contrast_from"] = None if cell is None else cell.from_
             row["contrast_to"] = None if cell is None else cell.to
+        elif name in NESTED:
+            row[name] = NESTED[name].dump_json(cell).decode() if cell else None
         else:
             row[name] = cell
     return row
@@ -42,6 +51,8 @@ def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
             fields += [pa.field("contrast_from", pa.int64()), pa.field("contrast_to", pa.int64())]
         elif name == "flags":
             fields.append(pa.field(name, pa.list_(pa.string())))
+        elif name in NESTED:
+            fields.append(pa.field(name, pa.string()))
         else:
             kind = next((k for k in types if str(k.__name__) in str(field.annotation)), str)
             fields.append(pa.field(name, types[kind]))
@@ -63,6 +74,10 @@ def read_inputs_table(path: Path) -> list[Sensitivity]:
             elif name == "contrast":
                 have = row["contrast_from"] is not None
                 cells[name] = Contrast(from_=row["contrast_from"], to=row["contrast_to"]) if have else None
+            elif name in NESTED:
+                text = row.get(name)
+                default = field.get_default(call_default_factory=True)
+                cells[name] = default if text is None else NESTED[name].validate_json(text)
             else:
                 cells[name] = row[name]
         out.append(Sensitivity(**cells))

@@ -9,8 +9,6 @@ At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,10 +20,12 @@ from fimaudit.spectrum import (
     corrected_top,
     energy_quantile,
     past_directions,
+    past_grams,
     top_pair,
+    upper_factor,
 )
 
-__all__ = ["peak_limits", "peak_temperature", "temper"]
+__all__ = ["peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
 
 Array = NDArray[np.float64]
 
@@ -69,7 +69,8 @@ def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> 
 def start_temperature(log_p: Array) -> float:
     """Where the peak of the two leading classes alone would lie."""
     leading = np.partition(log_p, len(log_p) - 2)[-2:]
-    return max(float(leading[1] - leading[0]), 0.5) / TWO_CLASS_GAP
+    spread = float(leading[1] - log_p.mean())  # a tie is told from the scale of the logits by the other classes
+    return (max(float(leading[1] - leading[0]), 0.1 * spread) or 0.5) / TWO_CLASS_GAP
 
 
 def peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[Limits, float]:
@@ -91,30 +92,47 @@ def peak_limits(logs: Array, log_p: Array, confidence: float, features: int | No
     terms, tail = len(logs), (1.0 - confidence) / 2
     temperature = peak_temperature(logs, log_p)
     values, _ = top_pair(temper(logs, log_p, temperature))
-    upper = terms * float(values[0]) / energy_quantile(tail, terms, features)
+    upper = float(values[0]) * upper_factor(tail, terms, features)
     energy, n = _predicted_peak(logs, log_p)
     lower = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
     return Limits(max(corrected_top(values, terms, features), lower), lower, upper), temperature
 
 
 def _predicted_peak(logs: Array, log_p: Array) -> tuple[float, int]:
+    """sum_t (u_t . z_t)^2 with temperature and direction of term t found from the contrasts before it."""
     m = len(logs)
     if m <= LEARNING:
         return 0.0, 0
-    temperature = start_temperature(log_p)
-    energy = 0.0
     starts = block_starts(m)
-    edges = [LEARNING, *(t for t in RENEWALS if t < m), m]
-    for start, stop in itertools.pairwise(edges):
-        if start > LEARNING:
-            gram = logs[:start].T @ logs[:start] if logs.shape[1] <= DENSE_CLASSES else None
+    temperatures = _past_temperatures(logs, log_p, starts)
+    lengths = np.diff(np.append(starts, m))
+    if logs.shape[1] <= DENSE_CLASSES:
+        grams = tempered_grams(past_grams(logs, starts), log_p, temperatures)
+        directions = np.linalg.eigh(grams)[1][:, :, -1]
+    else:
+        directions = np.stack(
+            [past_directions(temper(logs[:b], log_p, t), [b])[0] for b, t in zip(starts, temperatures, strict=True)]
+        )
+    # u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) is a linear form of L_t.
+    q = _tempered(log_p, temperatures)
+    weights = directions * np.sqrt(q) / temperatures[:, None]
+    forms = weights - weights.sum(axis=1, keepdims=True) * q
+    return float((np.einsum("tk,tk->t", np.repeat(forms, lengths, axis=0), logs[LEARNING:]) ** 2).sum()), m - LEARNING
+
+
+def _past_temperatures(logs: Array, log_p: Array, starts: NDArray[np.int64]) -> Array:
+    """Temperature for each block, from log p alone at first and renewed from the past."""
+    temperature = start_temperature(log_p)
+    out = np.full(len(starts), temperature)
+    for renewal in RENEWALS:
+        later = starts >= renewal
+        if later.any():
+            past = logs[: starts[later][0]]
+            gram = past.T @ past if logs.shape[1] <= DENSE_CLASSES else None
             grid = temperature * GRID[::2]
-            temperature = float(grid[int(np.argmax(_tops(logs[:start], gram, log_p, grid)))])
-        z = temper(logs[:stop], log_p, temperature)
-        blocks = np.concatenate([[start], starts[(starts > start) & (starts < stop)]])
-        u = np.repeat(past_directions(z, blocks), np.diff(np.append(blocks, stop)), axis=0)
-        energy += float((np.einsum("tk,tk->t", u, z[start:]) ** 2).sum())
-    return energy, m - LEARNING
+            temperature = float(grid[int(np.argmax(_tops(past, gram, log_p, grid)))])
+            out[later] = temperature
+    return out
 
 
 def _tempered(log_p: Array, temperatures: Array) -> Array:
@@ -125,13 +143,27 @@ def _tempered(log_p: Array, temperatures: Array) -> Array:
 
 def _tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
     """lambda_T at each temperature, up to one common factor."""
-    q = _tempered(log_p, temperatures)
     if gram is None:
         return np.array([_power_top(temper(logs, log_p, float(t))) for t in temperatures])
-    cq = q @ gram
-    inner = gram[None] - cq[:, :, None] - cq[:, None, :] + np.einsum("nk,nk->n", cq, q)[:, None, None]
+    return np.asarray(np.linalg.eigvalsh(tempered_grams(gram[None], log_p, temperatures))[:, -1])
+
+
+def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
+    """diag(sqrt q) (I - 1 q^T) C (I - q 1^T) diag(sqrt q) / T^2 at each temperature, for one or as many Grams C.
+
+    Args:
+        grams: (n or 1, K, K) Grams of log-probability gradients.
+        log_p: (K,) log probabilities.
+        temperatures: (n,).
+
+    Returns:
+        (n, K, K) Fisher information on the class side.
+    """
+    q = _tempered(log_p, temperatures)
+    cq = (grams @ q[:, :, None])[:, :, 0]
+    inner = grams - cq[:, :, None] - cq[:, None, :] + (cq * q).sum(axis=1)[:, None, None]
     root = np.sqrt(q) / temperatures[:, None]
-    return np.asarray(np.linalg.eigvalsh(root[:, :, None] * inner * root[:, None, :])[:, -1])
+    return np.asarray(root[:, :, None] * inner * root[:, None, :])
 
 
 def _power_top(z: Array, steps: int = 24) -> float:

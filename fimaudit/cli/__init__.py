@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from fimaudit.cli.audit import audit
+from fimaudit.cli.bundle import bundle
+from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
+from fimaudit.cli.gate import gate
 from fimaudit.cli.inspect import inspect
+from fimaudit.cli.plot import plot
+from fimaudit.cli.report import report
+from fimaudit.cli.verify import verify
 from fimaudit.errors import FimauditError
 
 __all__ = ["app", "main"]
@@ -25,7 +33,28 @@ app = typer.Typer(
 )
 app.command()(audit)
 app.command()(inspect)
+app.command()(compare)
+app.command()(gate)
+app.command()(report)
+app.command()(plot)
+app.command()(bundle)
+app.command()(verify)
 app.command()(demo)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fimaudit {version('fimaudit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -33,7 +62,8 @@ def main() -> None:
     try:
         app()
     except FimauditError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"fimaudit: {error}", markup=False)
+        sentence = " ".join(str(error).split())
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"fimaudit: {sentence}", markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\nfimaudit: interrupted; finished inputs are kept, go on with --resume", file=sys.stderr)

@@ -32,6 +32,10 @@ def audit(
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows a call.")] = None,
+    tolerance: Annotated[float, typer.Option(help="White box: relative residual at which an iteration stops.")] = 1e-4,
+    worst_direction: Annotated[
+        bool, typer.Option("--worst-direction", help="White box: save each input's most sensitive direction.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     weights: o.Weights = None,
@@ -67,6 +71,8 @@ def audit(
             unit=unit,
             scale=scale if scale in ("raw", "std", "range") else cast(Any, o.number_or_file(scale, "--scale")),
             batch=batch,
+            tolerance=tolerance,
+            worst_direction=worst_direction,
             resume=resume,
             overwrite=overwrite,
             progress=progress,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,10 +13,11 @@ from rich.table import Table
 from fimaudit.auditing import Progress as OnProgress
 from fimaudit.results import Interval, Report, Sensitivity
 
-__all__ = ["interval_text", "progress_bar", "show_report"]
+__all__ = ["limits_text", "number_text", "progress_bar", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
+QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum", "p05": "5th percentile", "min": "minimum"}
 
 
 @contextmanager
@@ -46,12 +46,18 @@ def progress_bar() -> Iterator[OnProgress | None]:
         yield update
 
 
-def interval_text(interval: Interval) -> str:
-    """``value [lower, upper]`` to three digits, with the unknown left open."""
-    value = "-" if interval.value is None else f"{interval.value:.3g}"
-    low = "?" if interval.lower is None else f"{interval.lower:.3g}"
+def number_text(value: float | None) -> str:
+    """Three digits, or a dash for what was not measured."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def limits_text(interval: Interval) -> str:
+    """``[lower, upper]`` to three digits, with the unknown left open."""
+    if interval.lower is None and interval.upper is None:
+        return ""
+    low = "0" if interval.lower is None else f"{interval.lower:.3g}"
     high = "inf" if interval.upper is None else f"{interval.upper:.3g}"
-    return f"{value} [{low}, {high}]"
+    return f"[{low}, {high}]"
 
 
 def show_report(console: Console, report: Report) -> None:
@@ -63,16 +69,23 @@ def show_report(console: Console, report: Report) -> None:
         f"{report.settings['mode']}, {summary.queries:,} queries in {summary.requests:,} calls",
         highlight=False,
     )
-    table = _table("norms in 1/unit², radius in unit; unit: " + unit, "", "median", "95th percentile", "maximum")
-    for name, of in (("spectral norm", summary.spectral_norm), ("peak norm", summary.peak_spectral_norm)):
-        table.add_row(name, *(interval_text(q) for q in (of.median, of.p95, of.max)))
+    percent = f"{100 * report.settings['confidence']:g} % interval"
+    table = _table(None, "these inputs", "", "value", percent)
+    rows = (
+        ("spectral norm", summary.spectral_norm, ("median", "p95", "max")),
+        ("peak norm", summary.peak_spectral_norm, ("median", "p95", "max")),
+        ("margin radius", summary.margin_radius, ("median", "p05", "min")),
+    )
+    for name, quantiles, shown in rows:
+        for place, which in enumerate(shown):
+            cell: Interval = getattr(quantiles, which)
+            table.add_row(name if place == 0 else "", QUANTILE_NAMES[which], number_text(cell.value), limits_text(cell))
     console.print(table)
-    radius, of = _table(None, "", "minimum", "5th percentile", "median"), summary.margin_radius
-    radius.add_row("margin radius", *(interval_text(q) for q in (of.min, of.p05, of.median)))
-    console.print(radius)
+    console.print(f"norms in 1/unit², radius in unit; unit: {escape(unit)}", style="dim", highlight=False)
     _show_inputs(console, report)
     console.print(
-        f"intervals: {100 * report.settings['confidence']:g} %, over the random directions; the summary is of these inputs",
+        "intervals cover the random choice of directions; they are of these inputs, not of a population",
+        style="dim",
         highlight=False,
     )
     statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
@@ -83,10 +96,9 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def _table(title: str | None, *columns: str) -> Table:
-    layout = {"box": box.SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False, "show_edge": False}
-    table = Table(title=title, title_justify="left", title_style="dim", **layout)  # type: ignore[arg-type]
+    table = Table(title=title, title_justify="left", title_style="dim", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if place == 0 or name == "" else "right", no_wrap=True)
     return table
 
 
@@ -95,17 +107,23 @@ def _show_inputs(console: Console, report: Report) -> None:
     if not ranked:
         return
     more = len(report.inputs) > SHOWN
-    title = f"the {len(ranked)} inputs with the smallest margin radius" if more else None
-    table = _table(title, "input", "class", "prob.", "spectral norm", "margin radius", "trades", "status")
+    console.print()
+    if more:
+        console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
+    all_ok = all(s.status == "ok" and not s.flags for s in ranked)
+    table = _table(None, "input", "prob.", "spectral\nnorm", "", "margin\nradius", "", "trades")
+    if not all_ok:
+        table.add_column("status", overflow="fold")
     for s in ranked:
         table.add_row(
             str(s.index),
-            "" if s.predicted_class is None else str(s.predicted_class),
-            "" if s.probability is None else f"{s.probability:.4f}",
-            interval_text(s.spectral_norm),
-            interval_text(s.margin_radius),
+            "" if s.probability is None else f"{s.probability:.3f}",
+            number_text(s.spectral_norm.value),
+            limits_text(s.spectral_norm),
+            number_text(s.margin_radius.value),
+            limits_text(s.margin_radius),
             "" if s.contrast is None else f"{s.contrast.from_} → {s.contrast.to}",
-            " ".join([s.status, *s.flags]),
+            *([] if all_ok else [" ".join([s.status, *s.flags])]),
         )
     console.print(table)
 

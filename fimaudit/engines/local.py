@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from fimaudit.classifier import NetworkClassifier
 from fimaudit.directions import Rows
@@ -19,6 +22,17 @@ __all__ = ["Outcome", "converse", "run_inputs"]
 
 #: Inputs whose rows share requests behind a network. Blocks are fixed by input index, so requests are the same on resume.
 NETWORK_BLOCK = 32
+
+
+@lru_cache(maxsize=1)
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def small_algebra() -> AbstractContextManager[object]:
+    """One BLAS thread: on matrices of a few hundred rows more only wait, fifty times as long beside a model that spins."""
+    limit: AbstractContextManager[object] = _blas().limit(limits=1)
+    return limit
 
 
 class Outcome:
@@ -35,7 +49,15 @@ def converse(conversation: Any, meter: Meter) -> Any:
     try:
         rows = next(conversation)
         while True:
-            rows = conversation.send(meter.ask([rows])[0])
+            try:
+                answers = meter.ask([rows])[0]
+            except BudgetExhausted:
+                raise
+            except FimauditError as error:
+                rows = conversation.throw(error)  # it may have other rows to ask
+                continue
+            with small_algebra():
+                rows = conversation.send(answers)
     except StopIteration as stop:
         return stop.value
 
@@ -97,7 +119,8 @@ def _run_block(
                 del wanted[index]
                 continue
             try:
-                wanted[index] = talks[index].send(answer)
+                with small_algebra():
+                    wanted[index] = talks[index].send(answer)
             except StopIteration as stop:
                 results[index] = stop.value
                 del wanted[index]

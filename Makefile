@@ -1,0 +1,55 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and make; they build .venv from requirements.lock first.
+
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Models that benchmarks/realmodels.py measures; the benchmark is left out where the folder is not there.
+REALMODELS ?=
+
+.PHONY: help venv demo test check fix bench readme lock
+.DEFAULT_GOAL := help
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+venv: $(STAMP) ## Build .venv from requirements.lock; does nothing when it is current.
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: venv ## Train two small networks, audit them from their probabilities, compare with the exact values.
+	$(BIN)/fimaudit demo
+
+test: venv ## Run the whole test suite.
+	$(BIN)/python -m pytest
+
+check: venv ## Lint, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: venv ## Repair what lint and format can repair.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv ## Run each benchmark; figures go to runs/bench/*.json.
+	@mkdir -p runs/bench
+	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do \
+		name=$$(basename $$file .py); arguments=; \
+		if [ $$name = realmodels ]; then \
+			if [ ! -d "$(REALMODELS)" ]; then echo "== $$name: left out, give a folder of models with REALMODELS=..."; continue; fi; \
+			arguments="$(REALMODELS)"; \
+		fi; \
+		echo "== $$name"; $(BIN)/python $$file $$arguments --json runs/bench/$$name.json; \
+	done
+
+readme: venv ## Run the demo and paste what it prints into README.md.
+	$(BIN)/python scripts/readme.py
+
+lock: venv ## Resolve requirements.lock anew from pyproject.toml.
+	$(BIN)/python scripts/lock.py

@@ -1,0 +1,173 @@
+"""An endpoint as a classifier: synchronous to the core, asynchronous inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import ModelInfo, Options
+from fimaudit.errors import ModelFailure, UsageError
+from fimaudit.links import Link
+from fimaudit.meter import CountingLease, Lease
+from fimaudit_adapters.http.discovery import Found, discover
+from fimaudit_adapters.http.encoding import BareBody
+from fimaudit_adapters.http.loop import Loop
+from fimaudit_adapters.http.preflight import Learned, Preflight, as_note, from_note, wire_for
+from fimaudit_adapters.http.reading import Reader
+from fimaudit_adapters.http.sender import Sender
+from fimaudit_adapters.http.settings import Endpoint, fingerprint, read_endpoint
+from fimaudit_adapters.http.transport import Transport
+from fimaudit_adapters.http.wire import WireFormat
+
+__all__ = ["EndpointClassifier", "open_endpoint"]
+
+NOTE = "http preflight"
+LABELS = "http labels"
+
+
+def open_endpoint(target: str, options: Options) -> EndpointClassifier:
+    """Open a URL or an endpoint file; asks for metadata, sends no row."""
+    endpoint = read_endpoint(target, options)
+    loop = Loop()
+    try:
+        transport, found = loop.run(_connect(endpoint))
+    except BaseException:
+        loop.close()
+        raise
+    return EndpointClassifier(found, transport, loop, options.link)
+
+
+async def _connect(endpoint: Endpoint) -> tuple[Transport, Found]:
+    transport = Transport(endpoint)
+    try:
+        return transport, await discover(endpoint, transport)
+    except BaseException:
+        await transport.close()
+        raise
+
+
+class EndpointClassifier:
+    """A deployed model behind HTTP. The first question carries the preflight; ``info`` tells more after it."""
+
+    def __init__(self, found: Found, transport: Transport, loop: Loop, link: Link) -> None:
+        self.endpoint = found.endpoint
+        self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
+        self._found, self._transport, self._loop = found, transport, loop
+        self._sender = Sender(found.endpoint, self.fingerprint, transport)
+        self._reader = Reader(link, found.endpoint.kind, found.endpoint.labels, found.endpoint.top_k)
+        self._preflight = Preflight(found.endpoint, found.url, self._sender, self._reader)
+        self._learned: Learned | None = None
+        self._wire: WireFormat | None = None
+        self._classes = found.classes
+        self._asking = threading.Lock()
+        self._open = True
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known so far; batch, labels and rounding after the first question."""
+        endpoint, learned = self.endpoint, self._learned
+        details: dict[str, Any] = {
+            "protocol": endpoint.protocol, "url": self._found.url, "model": endpoint.model_name, "output": endpoint.output,
+            "fingerprint": self.fingerprint,
+        }  # fmt: skip
+        if endpoint.image is not None:
+            quantum = 1.0 if endpoint.pixel_max == 255 else 1.0 / 255.0
+            details["domain"] = {"lower": 0.0, "upper": float(endpoint.pixel_max), "quantum": quantum}
+        if learned is not None:
+            details.update(dataclasses.asdict(learned))
+            columns = self._reader.columns
+            details["labels"] = None if columns is None else list(columns)
+        return ModelInfo(
+            name=endpoint.model_name or self._found.url,
+            adapter="http",
+            input_shape=self._found.input_shape,
+            dtype=endpoint.dtype or "float64",
+            classes=self._classes,
+            device=self._found.url.split("/")[2],
+            preferred_batch=learned.batch if learned is not None else endpoint.batch,
+            details=details,
+            notes=self._notes(),
+        )
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs without a budget or a ledger; every row is sent anew."""
+        return self.ask(batch, CountingLease())
+
+    def ask(self, batch: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs under ``lease``; the first call runs the preflight.
+
+        Raises:
+            UsageError: in the preflight: the endpoint is asked wrongly or answers with no distribution.
+            BudgetExhausted: the lease allows no more rows.
+            RowsFailed: some rows could not be answered; the others' answers are in it.
+            ModelFailure: the endpoint failed throughout.
+        """
+        rows = np.ascontiguousarray(batch, dtype=self.endpoint.dtype)
+        with self._asking:
+            if not self._open:
+                raise ModelFailure("the endpoint was closed; open it again")
+            answers = self._loop.run(self._ask(rows, lease))
+            self._classes = answers.shape[1]
+            return answers
+
+    def close(self) -> None:
+        """Close the connections and end the thread; may be called twice."""
+        with self._asking:
+            if self._open:
+                self._open = False
+                self._loop.run(self._transport.close())
+                self._loop.close()
+
+    async def _ask(self, rows: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
+        measuring = self._learned is not None
+        # Before any answer that uses a new label's column is committed, the column is.
+        self._reader.on_growth = lambda labels: lease.remember(LABELS, list(labels))
+        try:
+            wire, learned = await self._prepared(rows, lease)
+            measuring = True
+            return await self._sender.send(wire, self._reader, rows, learned.batch, lease)
+        except UsageError as exc:
+            if not measuring:
+                raise
+            raise ModelFailure(f"{exc}; found after the measurement had started") from exc
+
+    async def _prepared(self, rows: NDArray[Any], lease: Lease) -> tuple[WireFormat, Learned]:
+        """Wire format and batch size: from the ledger of the run that is resumed, or learned now."""
+        learned, wire = self._learned, self._wire
+        if learned is None and (note := lease.note(NOTE)) is not None:
+            learned = from_note(note)
+            self._reader.restore(lease.note(LABELS) or learned.labels, learned.top_k)
+            wire = wire_for(self.endpoint, self._found.url, binary=learned.binary)
+        if learned is None or wire is None:
+            wire, learned = await self._preflight.first_row(rows, lease)
+        if learned.tested < min(learned.batch, len(rows)):
+            learned = await self._preflight.batch_size(wire, rows, learned, lease)
+        if learned != self._learned:
+            lease.remember(NOTE, as_note(learned))
+        self._learned, self._wire = learned, wire
+        return wire, learned
+
+    def _notes(self) -> tuple[str, ...]:
+        notes, learned = list(self._found.notes), self._learned
+        if self._found.url.lower().startswith("http://") and self._found.url.split("/")[2].rsplit(":", 1)[0] not in _LOCAL:
+            notes.append("the endpoint is asked over plain HTTP: inputs, answers and credentials travel in the clear")
+        if learned is None:
+            return tuple(notes)
+        if learned.resolution > 0:
+            notes.append(f"the endpoint rounds its answers to {learned.resolution:g}")
+        if learned.top_k is not None:
+            notes.append(f"the endpoint shows the top {learned.top_k} labels only: every spectral norm is a lower bound")
+        if self._reader.hidden:
+            notes.append(
+                f"{self._reader.hidden} scores carried labels beyond the columns kept for them; they count as the rest"
+            )
+        if isinstance(self._wire, BareBody):
+            notes.append("rows are sent one a request, as bare images")
+        return tuple(notes)
+
+
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")

@@ -1,0 +1,71 @@
+"""How fast to ask: a number of requests in flight that adapts, a rate that is kept, and pauses that the server asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+
+__all__ = ["Pace"]
+
+FIRST = 4
+
+
+class Pace:
+    """Additive increase, multiplicative decrease (Chiu & Jain 1989, doi 10.1016/0169-7552(89)90019-6).
+
+    One request more in flight after each full round without trouble; half as many on 429, 503 or a timeout, at most once
+    a round, so that the failures of one burst count once.
+
+    Args:
+        most: upper limit of requests in flight.
+        rate: most sends a second, retries included; ``None`` for no limit.
+    """
+
+    def __init__(self, most: int, rate: float | None) -> None:
+        self.most = most
+        self.allowed = float(min(FIRST, most))
+        self.in_flight = 0
+        self._gap = 1.0 / rate if rate else 0.0
+        self._next_send = 0.0
+        self._slowed_at = -1.0
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    async def enter(self) -> float:
+        """Wait for a place, the rate and any pause; returns the moment of entry (``time.monotonic``)."""
+        while self.in_flight >= int(self.allowed):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self.in_flight += 1
+        try:
+            while (now := time.monotonic()) < self._next_send:
+                await asyncio.sleep(self._next_send - now)
+        except BaseException:
+            self._give_back()
+            raise
+        self._next_send = now + self._gap
+        return now
+
+    def leave(self, entered: float, *, trouble: bool) -> None:
+        """Give the place back and learn from how it went."""
+        if trouble:
+            if entered > self._slowed_at:
+                self.allowed = max(1.0, self.allowed / 2)
+                self._slowed_at = time.monotonic()
+        else:
+            self.allowed = min(float(self.most), self.allowed + 1.0 / max(1.0, self.allowed))
+        self._give_back()
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long: the gateway's limit holds for every request, not for the one it refused."""
+        self._next_send = max(self._next_send, time.monotonic() + seconds)
+
+    def _give_back(self) -> None:
+        self.in_flight -= 1
+        free = int(self.allowed) - self.in_flight
+        while self._waiting and free > 0:
+            turn = self._waiting.popleft()
+            if not turn.done():  # a cancelled one takes no place
+                turn.set_result(None)
+                free -= 1

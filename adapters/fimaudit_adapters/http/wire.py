@@ -1,0 +1,130 @@
+"""What a wire format is: rows in, one HTTP body out; one HTTP answer in, numbers out. All else is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import OutputError
+
+__all__ = ["Answer", "Body", "Malformed", "Reply", "Scores", "Tensor", "WireFormat", "as_label", "as_scores", "as_tensor"]
+
+#: Labels come from the server: their length is bounded, and what they hold is only ever text.
+LONGEST_LABEL = 200
+
+
+class Malformed(OutputError):
+    """An answer that no working server of this protocol sends: garbage, half a body, NaN, absurd sizes or depths."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """One request, ready to be sent."""
+
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer as it came: status, headers, and the unpacked body within the size cap."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Numbers, one row an input, in the server's own precision."""
+
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Label and score pairs, one list an input, in any order, perhaps only the top few."""
+
+    rows: Sequence[Mapping[str, float]]
+
+
+Answer = Tensor | Scores
+
+
+class WireFormat(Protocol):
+    """One protocol; ``most_rows`` is 1 where a request can hold a single row only."""
+
+    url: str
+    most_rows: int | None
+
+    def encode(self, rows: NDArray[Any]) -> Body:
+        """Write (B, \\*shape) rows as a request body; the same rows give the same bytes."""
+        ...
+
+    def decode(self, reply: Reply, rows: int) -> Answer:
+        """Read the answer to ``rows`` rows; raises ``OutputError`` when it is not one."""
+        ...
+
+
+def as_tensor(value: object, what: str) -> Tensor:
+    """A JSON value as a tensor of floats (or of integers, where all of a flat list are: class labels).
+
+    >>> as_tensor([[0, 1], [0.5, 0.5]], "predictions").values
+    array([[0. , 1. ],
+           [0.5, 0.5]])
+    """
+    if not isinstance(value, list):
+        raise OutputError(f"expected a list of rows at {what}, got {type(value).__name__}")
+    if value and all(isinstance(v, str) for v in value):
+        raise OutputError(
+            f"expected numbers at {what}, got strings, which look like class labels; ask for probabilities instead"
+        )
+    flat_labels = bool(value) and all(isinstance(v, int) for v in value)
+    try:
+        values = np.asarray(value, dtype=np.int64 if flat_labels else np.float64)
+    except OverflowError:
+        raise Malformed(f"expected finite numbers at {what}, got one beyond any float") from None
+    except (ValueError, TypeError):
+        raise OutputError(
+            f"expected one row of numbers for each input at {what}, got rows that differ or are no numbers"
+        ) from None
+    return Tensor(values)
+
+
+def as_label(value: object) -> str:
+    """A label as plain text: one line, printable, bounded."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise OutputError(f"expected a label that is text or a number, got {type(value).__name__}")
+    text = "".join(c if c.isprintable() else "�" for c in str(value)[: LONGEST_LABEL + 1])
+    if len(text) > LONGEST_LABEL:
+        raise OutputError(f"expected labels of at most {LONGEST_LABEL} characters, got a longer one")
+    return text
+
+
+def as_scores(value: object, what: str) -> Mapping[str, float]:
+    """One row's ``[{"label": .., "score": ..}, ...]`` or ``{label: score}`` as a mapping."""
+    pairs: list[tuple[object, object]]
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(v, dict) and "label" in v and "score" in v for v in value):
+        pairs = [(v["label"], v["score"]) for v in value]
+    else:
+        raise OutputError(f"expected label and score pairs at {what}, got {type(value).__name__}")
+    scores: dict[str, float] = {}
+    for label, score in pairs:
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise OutputError(f"expected a number as score at {what}, got {type(score).__name__}")
+        name = as_label(label)
+        if name in scores:
+            raise OutputError(f"expected each label once a row at {what}, got {name!r} twice")
+        try:
+            scores[name] = float(score)
+        except OverflowError:
+            raise Malformed(f"expected finite scores at {what}, got a number beyond any float") from None
+    if not scores:
+        raise OutputError(f"expected label and score pairs at {what}, got an empty row")
+    return scores

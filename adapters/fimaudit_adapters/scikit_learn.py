@@ -1,0 +1,179 @@
+"""The adapter for scikit-learn estimators and pipelines. Importing it imports no scikit-learn."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import Classifier, ModelInfo, Options
+from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.links import to_probabilities
+from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
+
+__all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
+
+#: Endings of files that are opened by unpickling, and of skops' own format, which is not.
+PICKLES = (".joblib", ".pkl", ".pickle")
+SUFFIXES = (*PICKLES, ".skops")
+
+
+class ScikitLearnAdapter:
+    """Opens estimators with ``predict_proba``: in memory, from ``.skops``, or with ``trust_pickle`` from a pickle."""
+
+    def accepts(self, target: object) -> bool:
+        """An estimator, told by the names of its classes or by its ``predict_proba``, or a path with a known ending."""
+        if isinstance(target, str):
+            return os.path.splitext(target)[1].lower() in SUFFIXES
+        if isinstance(target, type):
+            return False
+        names = {(c.__module__, c.__name__) for c in type(target).__mro__}
+        return ("sklearn.base", "BaseEstimator") in names or hasattr(type(target), "predict_proba")
+
+    def open(self, target: Any, options: Options) -> Classifier:
+        """Open a fitted classifier.
+
+        Raises:
+            MissingExtraError: scikit-learn or skops is not installed.
+            TargetError: no such file, not an estimator, not fitted, no ``predict_proba``, or several outputs.
+            UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
+        """
+        refuse_unused(options, "scikit_learn", used=(), extra=("name",))
+        try:
+            import sklearn
+        except ImportError as exc:
+            raise MissingExtraError("opening an estimator", "scikit-learn", "sklearn") from exc
+        details: dict[str, Any] = {"scikit-learn": sklearn.__version__}
+        notes: list[str] = []
+        name = None
+        if isinstance(target, str):
+            require_file(target, "an estimator")
+            name, details["sha256"] = os.path.basename(target), file_fingerprint(target)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                target = _read(target, options.trust_pickle)
+            notes = [" ".join(str(w.message).split()) for w in caught if "version" in type(w.message).__name__.lower()]
+        _require_classifier(target)
+        return EstimatorClassifier(target, options, name=name, details=details, notes=notes)
+
+
+class EstimatorClassifier:
+    """A fitted estimator as a ``Classifier``: float64 rows in, ``predict_proba`` out."""
+
+    def __init__(
+        self, estimator: Any, options: Options, *, name: str | None, details: dict[str, Any], notes: list[str]
+    ) -> None:
+        features = getattr(estimator, "n_features_in_", None)
+        columns = getattr(estimator, "feature_names_in_", None)
+        classes = getattr(estimator, "classes_", None)
+        self._estimator = estimator
+        self._link = options.link
+        # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
+        self._columns = None if columns is None or importlib.util.find_spec("pandas") is None else list(columns)
+        if columns is not None:
+            details["feature_names"] = [str(c) for c in columns]
+            if self._columns is None:
+                notes.append("the estimator was fitted with column names, which need pandas; rows are passed without them")
+        if classes is not None:
+            details["class_labels"] = [c.item() if isinstance(c, np.generic) else str(c) for c in classes]
+        self._info = ModelInfo(
+            name=str(options.extra.get("name") or name or type(estimator).__name__),
+            adapter="scikit_learn",
+            input_shape=None if features is None else (int(features),),
+            dtype="float64",
+            classes=None if classes is None else len(classes),
+            details={"class": type(estimator).__name__, **details},
+            notes=tuple(notes),
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the estimator without asking it."""
+        return self._info
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """Answer (B, d) rows with (B, K) probabilities in the order of ``classes_``."""
+        rows: Any = np.array(batch, dtype=np.float64, order="C")
+        if rows.ndim != 2 or (self._info.input_shape is not None and rows.shape[1:] != self._info.input_shape):
+            wanted = "any" if self._info.input_shape is None else self._info.input_shape[0]
+            raise DataError(f"expected rows of {wanted} features, got a batch of shape {rows.shape}")
+        if len(rows) == 0:
+            raise DataError("expected at least one input, got an empty batch")
+        count = len(rows)
+        if self._columns is not None:
+            import pandas as pd
+
+            rows = pd.DataFrame(rows, columns=self._columns)
+        return to_probabilities(np.asarray(self._estimator.predict_proba(rows)), self._link, rows=count)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _read(path: str, trust_pickle: bool) -> Any:
+    if path.lower().endswith(PICKLES):
+        if not trust_pickle:
+            raise UntrustedPickleError(
+                f"{path!r} is a pickle, and opening a pickle can run any code; if you trust where it comes from, "
+                "pass --trust-pickle, else save the estimator with skops.io.dump"
+            )
+        import joblib
+
+        try:
+            return joblib.load(path)
+        except Exception as exc:
+            raise TargetError(f"unpickling {path!r} failed with {type(exc).__name__}: {exc}; it may be truncated") from exc
+    try:
+        import skops.io
+    except ImportError as exc:
+        raise MissingExtraError("opening a .skops file", "skops", "sklearn") from exc
+    try:
+        unknown = skops.io.get_untrusted_types(file=path)
+    except Exception as exc:
+        raise TargetError(
+            f"expected an estimator saved by skops.io.dump at {path!r}, got {type(exc).__name__}: {exc}"
+        ) from exc
+    if unknown and not trust_pickle:
+        raise UntrustedPickleError(
+            f"{path!r} holds types that skops does not know to be safe ({', '.join(unknown)}); "
+            "if you trust them, pass --trust-pickle"
+        )
+    try:
+        return skops.io.load(path, trusted=unknown)
+    except Exception as exc:
+        raise TargetError(
+            f"reading {path!r} failed with {type(exc).__name__}: {exc}; save it again with this skops"
+        ) from exc
+
+
+def _require_classifier(estimator: Any) -> None:
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    name = type(estimator).__name__
+    if not hasattr(type(estimator), "fit") and not hasattr(estimator, "predict_proba"):
+        raise TargetError(f"expected a scikit-learn estimator, got {name}")
+    try:
+        check_is_fitted(estimator)
+    except (NotFittedError, TypeError) as exc:
+        if isinstance(exc, NotFittedError):
+            raise TargetError(f"{name} is not fitted; call fit and save it again") from exc
+    if not hasattr(estimator, "predict_proba"):
+        raise TargetError(
+            f"{name} has no predict_proba, so it gives labels or scores and no probabilities; wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV, or fit it with probabilities on"
+        )
+    classes = getattr(estimator, "classes_", None)
+    if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0:
+        raise TargetError(f"{name} predicts {len(classes)} outputs at once; audit one classifier for each output")
+    if getattr(estimator, "multilabel_", False):
+        raise TargetError(f"{name} is multi-label, so its rows are no distributions; audit one classifier for each label")
+    if classes is not None and len(classes) < 2:
+        raise TargetError(f"{name} was fitted on a single class, so there is nothing to confuse; expected at least two")
+
+
+ADAPTER = ScikitLearnAdapter()

@@ -1,0 +1,119 @@
+"""Products with the Jacobian of a batched function of torch tensors, from one recorded graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from fimaudit.errors import TargetError
+from fimaudit_adapters.torch_numerics import exact_numerics
+
+__all__ = ["JacobianProducts", "forward_products"]
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+#: What torch says where an operator has no second derivative.
+_MISSING = ("derivative for", "double backward", "not implemented", "once_differentiable", "differentiate twice")
+
+
+class JacobianProducts:
+    """J^T w and J v for y = function(x), J block diagonal over the batch: rows of x must not influence each other.
+
+    J^T w is a backward pass. J v is a backward pass through the recorded backward pass, as the derivative of w -> v . J^T w
+    (the "double vjp"): each costs about one forward pass once both graphs are recorded, where forward mode repeats the
+    forward pass every time (measured: 0.7 against 1.5 forward passes on a residual network). Forward mode serves where an
+    operator has no second derivative.
+
+    Args:
+        function: (B, \\*shape) to (B, M), differentiable.
+        x: where the Jacobian is taken, detached.
+        graph: the same function, for recording the graph, where a cheaper form of it exists.
+
+    Attributes:
+        input: x, detached.
+        output: function(x), detached.
+        passes: passes through the model so far, forward and backward alike.
+        fallback: how J v is formed when not by the double vjp, else ``None``.
+    """
+
+    def __init__(self, function: Function, x: torch.Tensor, graph: Function | None = None) -> None:
+        self._function = function
+        self.input = x.detach()
+        self._x = self.input.clone().requires_grad_(True)
+        with exact_numerics(x.device):
+            self._y = (graph or function)(self._x)
+        if not self._y.requires_grad:
+            raise TargetError(
+                "the model's output does not depend on its input through differentiable operations, so there is no "
+                "gradient to take; use --mode black-box"
+            )
+        self.output = self._y.detach()
+        self.passes = 1
+        self.fallback: str | None = None
+        self._together = True
+        self._seed: torch.Tensor | None = None
+        self._back: torch.Tensor | None = None
+
+    def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """J^T w for (B, M) cotangents, or (V, B, M) at once; (B, \\*shape) or (V, B, \\*shape)."""
+        if cotangents.ndim == self._y.ndim:
+            self.passes += 1
+            return self._pull(cotangents, several=False)
+        self.passes += len(cotangents)
+        if self._together:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)
+                    return self._pull(cotangents, several=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # An operator that cannot be vectorised: one cotangent at a time, from now on.
+                self._together = False
+        return torch.stack([self._pull(cotangent, several=False) for cotangent in cotangents])
+
+    def _pull(self, cotangents: torch.Tensor, *, several: bool) -> torch.Tensor:
+        with exact_numerics(self._x.device):
+            (back,) = torch.autograd.grad(
+                self._y, self._x, cotangents, retain_graph=True, is_grads_batched=several, materialize_grads=True
+            )
+        return back
+
+    def push(self, tangents: torch.Tensor) -> torch.Tensor:
+        """J v for (B, \\*shape) tangents; (B, M)."""
+        self.passes += 1
+        if self.fallback is None:
+            try:
+                return self._push_twice(tangents)
+            except (RuntimeError, NotImplementedError) as exc:
+                if not any(words in str(exc) for words in _MISSING):
+                    raise
+                self.fallback = "forward mode"
+        return forward_products(self._function, self._x.detach(), tangents)
+
+    def _push_twice(self, tangents: torch.Tensor) -> torch.Tensor:
+        with exact_numerics(self._x.device):
+            if self._back is None or self._seed is None:
+                self._seed = torch.zeros_like(self._y, requires_grad=True)
+                (self._back,) = torch.autograd.grad(self._y, self._x, self._seed, create_graph=True, materialize_grads=True)
+                self.passes += 1
+            if not self._back.requires_grad:
+                return torch.zeros_like(self._y)
+            (along,) = torch.autograd.grad(self._back, self._seed, tangents, retain_graph=True, materialize_grads=True)
+        return along
+
+
+def forward_products(function: Function, x: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
+    """J v by forward mode: (B, \\*shape) tangents to (B, M).
+
+    Raises:
+        NotImplementedError: an operator has no forward-mode derivative.
+    """
+    with exact_numerics(x.device):
+        try:
+            along: torch.Tensor = torch.func.jvp(function, (x,), (tangents,))[1]
+        except RuntimeError as exc:
+            raise NotImplementedError(str(exc).splitlines()[0]) from exc
+    return along.detach()

@@ -1,0 +1,131 @@
+"""The small graph that torch.export and ONNX graphs are both brought to: nodes, and views of a tensor by an index array.
+
+Every operator that only moves elements (reshape, transpose, slice, split, gather, expand, pad, concat of pieces of
+one tensor) is a *view*: ``out[i] = source[index[i]]``, or a constant where the index is -1. Two views in a row are
+one, so what exporters leave behind costs nothing, and the exact norm of a view is the square root of how often its
+most used element occurs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Index",
+    "Node",
+    "activation",
+    "concat",
+    "expand",
+    "in_order",
+    "reindex",
+    "reshape",
+    "source",
+    "transpose_last",
+    "view",
+]
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One tensor that depends on the input: what makes it, from what, its shape with the batch axis, and a layer's name."""
+
+    op: str
+    inputs: tuple[Node, ...]
+    shape: tuple[int, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def positions(node: Node) -> Index:
+    """The flat index of each element, in the node's shape."""
+    return np.arange(node.size, dtype=np.int64).reshape(node.shape)
+
+
+def view(node: Node, index: Index, fill: float = 0.0) -> Node:
+    """The tensor ``node.ravel()[index]``, with ``fill`` where the index is -1."""
+    if node.op == "view":
+        inner = node.attrs["index"].ravel()
+        index = np.where(index < 0, -1, inner[index])
+        fill = max(abs(fill), abs(node.attrs["fill"]))
+        node = node.inputs[0]
+    if index.shape == node.shape and np.array_equal(index, positions(node)):
+        return node
+    return Node("view", (node,), tuple(index.shape), {"index": np.ascontiguousarray(index), "fill": float(fill)}, node.name)
+
+
+def reindex(node: Node, move: Callable[[Index], Any], fill: float = 0.0) -> Node:
+    """The view that a numpy function makes of the node's elements."""
+    return view(node, np.asarray(move(positions(node)), dtype=np.int64), fill)
+
+
+def reshape(node: Node, shape: Sequence[int]) -> Node:
+    """The same elements in another shape; one -1 is inferred."""
+    return node if tuple(shape) == node.shape else reindex(node, lambda p: p.reshape(tuple(shape)))
+
+
+def expand(node: Node, shape: Sequence[int]) -> Node:
+    """Broadcast to a shape."""
+    return node if tuple(shape) == node.shape else reindex(node, lambda p: np.broadcast_to(p, tuple(shape)))
+
+
+def transpose_last(node: Node) -> Node:
+    """Swap the last two axes."""
+    return reindex(node, lambda p: np.swapaxes(p, -1, -2))
+
+
+def source(node: Node) -> Node:
+    """What a view looks at; the node itself otherwise."""
+    return node.inputs[0] if node.op == "view" else node
+
+
+def concat(parts: Sequence[Node | NDArray[Any]], axis: int) -> Node:
+    """Join tensors and constants along an axis; pieces of one tensor become a single view of it."""
+    nodes = [part for part in parts if isinstance(part, Node)]
+    constants = [np.abs(part).max() for part in parts if not isinstance(part, Node) and part.size]
+    fill = float(max(constants, default=0.0))
+    origin = source(nodes[0])
+    if all(source(node) is origin for node in nodes):
+        indices = []
+        for part in parts:
+            if not isinstance(part, Node):
+                indices.append(np.full(part.shape, -1, dtype=np.int64))
+            else:
+                indices.append(part.attrs["index"] if part.op == "view" else positions(part))
+                fill = max(fill, part.attrs["fill"] if part.op == "view" else 0.0)
+        return view(origin, np.concatenate(indices, axis=axis), fill)
+    shape = np.concatenate([np.broadcast_to(np.int8(0), part.shape) for part in parts], axis=axis).shape
+    return Node("concat", tuple(nodes), tuple(shape), {"fill": fill}, f"concat of {len(nodes)}")
+
+
+def activation(node: Node, function: str, *values: float, name: str = "") -> Node:
+    """An element-wise function from the table of activations."""
+    return Node("activation", (node,), node.shape, {"function": function, "values": values}, name or function)
+
+
+def in_order(output: Node) -> Iterator[Node]:
+    """The nodes that the output needs, inputs first, without recursion."""
+    done: set[int] = set()
+    stack = [(output, False)]
+    while stack:
+        node, ready = stack.pop()
+        if id(node) in done:
+            continue
+        if ready:
+            done.add(id(node))
+            yield node
+        else:
+            stack.append((node, True))
+            stack.extend((child, False) for child in reversed(node.inputs))

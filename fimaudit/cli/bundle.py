@@ -1,0 +1,23 @@
+"""``fimaudit bundle``: a run as evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["bundle"]
+
+
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The archive to write.")] = Path("evidence.zip"),
+    key: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM, to sign with.")] = None,
+    signer: Annotated[str | None, typer.Option(help="Who signs.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Run folder that the policy's ratio rules divide by.")] = None,
+) -> None:
+    """Pack report, inputs, ledger, policy and verdict into one archive with a manifest of SHA-256 sums."""
+    from fimaudit.evidence import write_bundle
+
+    print(write_bundle(folder, out, key=key, signer=signer, baseline=baseline))

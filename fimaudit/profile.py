@@ -1,0 +1,119 @@
+"""Beyond the local: the margin radius and the share of flipped answers at displacements up to the size of the domain.
+
+A saturated or gradient-masked model looks calm at the input and is not at a distance. The profile repeats the radius over
+longer displacements of the same directions: where it falls below three quarters of the local one, the local one overstates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows
+from fimaudit.domain import Space
+from fimaudit.estimates import margin_value
+from fimaudit.levels import LevelRows
+from fimaudit.noise import Quality
+from fimaudit.pilot import Steps
+from fimaudit.probes import PROFILE, displaced, draw_signs
+from fimaudit.results import ScaleRung
+from fimaudit.settings import Settings
+
+__all__ = ["OVERSTATES", "flips_upper", "measure_profile", "overstatement", "profile_rows"]
+
+Array = NDArray[np.float64]
+#: The first so many of the main directions, at another displacement: (displacement, count) to rows.
+Redisplaced = Callable[[float, int], DisplacedRows | LevelRows | OrthonormalRows]
+
+DIRECTIONS = 16
+#: l2 displacements in ranges of one feature: what 0.3 to 8 is for images in [0, 1].
+RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
+#: The profile ends where more than this share of the answers flip: the secants then say little of the decision.
+MOST_FLIPS = 0.25
+#: T(x), the smallest radius of the profile over the local one, below which the local one overstates.
+OVERSTATES = 0.75
+
+
+def profile_rows(settings: Settings, separate: bool) -> int:
+    """Rows that the profile takes out of an input's queries; ``separate`` when it needs its own rows at the local step."""
+    rungs = len(RUNGS[settings.profile])
+    return DIRECTIONS * (rungs + separate) if rungs else 0
+
+
+def measure_profile(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    steps: Steps,
+    settings: Settings,
+    quality: Quality,
+    base: Array,
+    rho: float,
+    local: tuple[Redisplaced, Array] | None,
+) -> Generator[Rows, Array, list[ScaleRung]]:
+    """Radius and flips on each rung; the first entry is the local displacement.
+
+    Args:
+        x, index, space, steps, settings, quality: as for ``measure``.
+        base: (repeats, K) answers to the input.
+        rho: the local displacement.
+        local: the main directions and the answers at the local displacement, where these are random directions.
+    """
+    at, known = (_own(x, index, space, settings), None) if local is None else (local[0], local[1][:DIRECTIONS])
+    rungs = [rho, *(r for r in (factor * steps.span for factor in RUNGS[settings.profile]) if r > rho)]
+    blocks = [at(r, DIRECTIONS) for r in rungs]
+    count = len(blocks[0])
+    out: list[ScaleRung] = []
+    ahead = len(rungs) if settings.profile == "cheap" else 1  # the full profile stops asking where the answers flip
+    place = 0
+    answers: list[Array] = [] if known is None else [known]
+    while place < len(rungs):
+        missing: Sequence[Rows] = blocks[len(answers) : place + ahead]
+        if missing:
+            told = yield JoinedRows(missing)
+            answers += np.split(told, len(missing))
+        view = quality.view(base, answers[place])
+        length = space.length(blocks[place].sent())
+        flips = int((answers[place].argmax(axis=1) != view.top).sum())
+        radius = None if length == 0 else margin_value(view, answers[place], length)
+        if out and flips > MOST_FLIPS * count:
+            radius = None
+        upper = flips_upper(flips, count, settings.confidence)
+        rung = length * float(np.sqrt(space.features))
+        out.append(ScaleRung(displacement=rung, radius=radius, flips=flips, flips_upper=upper, directions=count))
+        if flips > MOST_FLIPS * count:
+            break
+        place += 1
+    return out
+
+
+def _own(x: NDArray[np.floating], index: int, space: Space, settings: Settings) -> Redisplaced:
+    signs = draw_signs(settings.seed, index, PROFILE, DIRECTIONS, x.size)
+
+    def at(rho: float, first: int) -> DisplacedRows | LevelRows:
+        return displaced(x, space, signs.first(first), rho)
+
+    return at
+
+
+def flips_upper(flips: int, directions: int, confidence: float) -> float:
+    """Clopper-Pearson upper limit of the share of random displacements that change the decision.
+
+    >>> round(flips_upper(0, 16, 0.95), 3)
+    0.171
+    """
+    if flips >= directions:
+        return 1.0
+    return float(special.betaincinv(flips + 1, directions - flips, confidence))
+
+
+def overstatement(profile: Sequence[ScaleRung]) -> tuple[float, float] | None:
+    """T(x) = min r(rho) / r(rho_0) and the smallest rung's place as (T, displacement); ``None`` without two radii."""
+    known = [(rung.radius, rung.displacement) for rung in profile if rung.radius is not None]
+    if len(known) < 2 or profile[0].radius is None or profile[0].radius <= 0:
+        return None
+    smallest, at = min(known)
+    return smallest / profile[0].radius, at

@@ -1,0 +1,345 @@
+"""One self-contained HTML file from a run folder: no network, charts embedded, everything from outside escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import ChainableUndefined, Environment, PackageLoader, select_autoescape
+from pydantic import ValidationError
+
+from fimaudit.comparison import Comparison, paired
+from fimaudit.errors import RunFolderError
+from fimaudit.gating import Verdict
+from fimaudit.pairs import column
+from fimaudit.report import figures, wording
+from fimaudit.report.pictures import heat_uri, picture_uri
+from fimaudit.report.shown import most_sensitive, read_shown
+from fimaudit.results import Report, Sensitivity
+from fimaudit.runfolder import PAGE, VERDICT, Run, first_error, read_run
+from fimaudit.subgroups import calibration, divisions
+from fimaudit.tables import flat_row
+from fimaudit.verdicts import OUTCOME_WORDS
+
+__all__ = ["has_pictures", "made_here", "page_html", "render", "render_comparison"]
+
+#: Rows in the page's own table; the rest is in ``inputs.parquet``.
+MOST_ROWS = 10_000
+#: More classes than this and only the busiest pairs are listed.
+MOST_CLASSES = 20
+MOST_PAIRS = 20
+CARRYING = 6
+COLUMNS = (
+    "index",
+    "status",
+    "predicted_class",
+    "probability",
+    "label",
+    "group",
+    "margin_radius",
+    "margin_radius_lower",
+    "margin_radius_upper",
+    "spectral_norm",
+    "spectral_norm_lower",
+    "spectral_norm_upper",
+    "peak_spectral_norm",
+    "contrast_from",
+    "contrast_to",
+    "queries",
+)
+
+
+def render(folder: str | Path, *, pictures: bool = True) -> Path:
+    """Write ``report.html`` into a run folder, from what lies there alone.
+
+    Args:
+        folder: the run folder; ``verdict.json`` and ``shown.npz`` in it are shown where present.
+        pictures: whether inputs kept in ``shown.npz`` are embedded.
+
+    Raises:
+        RunFolderError: no run there, or a verdict that cannot be read.
+
+    Returns:
+        the page's path.
+    """
+    run = read_run(folder)
+    path = run.folder / PAGE
+    _write(path, page_html(run, pictures=pictures))
+    return path
+
+
+def page_html(run: Run, *, pictures: bool = True) -> str:
+    """The page of a run; the same folder gives the same page."""
+    report, inputs = run.report, run.inputs
+    confidence = float(report.settings["confidence"])
+    unit = str(report.domain["unit"])
+    change = wording.named_change(report)
+    found = calibration(inputs, confidence)
+    parts = divisions(inputs, confidence)
+    drawn = [
+        figures.distribution_figure(
+            f"fig-{name}",
+            title,
+            caption,
+            [getattr(s, name) for s in inputs],
+            label,
+            large_is_missing=name == "margin_radius",
+        )
+        for name, title, caption, label in _distributions(unit)
+    ]
+    shown = _shown(run) if pictures else []
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            run=run,
+            title=f"Sensitivity audit of {report.model.get('name')}",
+            unit=unit,
+            verdict=_verdict(run.folder),
+            outcome_words=OUTCOME_WORDS,
+            change=change,
+            moved={
+                p: wording.moved_share(getattr(report.summary.spectral_norm, p), change) for p in ("median", "p95", "max")
+            },
+            calibration=found,
+            distributions=[f for f in drawn if f is not None],
+            divisions=[(d, figures.division_figure(f"fig-division-{i}", d, unit)) for i, d in enumerate(parts)],
+            calibration_figure=figures.calibration_figure(found) if found is not None else None,
+            profile=figures.profile_figure(report),
+            scale_profile=figures.scale_figure(report, inputs),
+            shown=shown or _shown_words(run),
+            contrast=_contrasts(report, inputs),
+            flags=Counter(flag for s in inputs for flag in s.flags).most_common(),
+            scope=wording.scope_sentences(report, list(report.summary.statuses)),
+            table=_table(run),
+            **_common(),
+        )
+    )
+
+
+def has_pictures(page: str) -> bool:
+    """Whether a page shows inputs, as pictures or by their features."""
+    return 'class="pictures"' in page or 'class="features"' in page
+
+
+def made_here(page: str) -> bool:
+    """Whether these very templates made the page, so that it can be rendered again to the same bytes."""
+    return f'<meta name="generator" content="{_generator()}">' in page
+
+
+def render_comparison(comparison: Comparison, first: Run, second: Run, path: str | Path) -> Path:
+    """Write a comparison as a page of its own."""
+    out = Path(path)
+    pairs, _ = paired(first, second)
+    names = ("first model", "second model")
+    drawn = []
+    for name, title, _, label in _distributions(comparison.unit):
+        sides = [
+            column([getattr(pair[k], name) for pair in pairs], float(r.report.settings["confidence"]))
+            for k, r in enumerate((first, second))
+        ]
+        drawn.append(figures.pairs_figure(f"fig-{name}", title, sides[0], sides[1], names, label))
+    text = (
+        _environment()
+        .get_template("comparison.html.j2")
+        .render(
+            comparison=comparison,
+            title=f"{comparison.second['name']} against {comparison.first['name']}",
+            figures=[f for f in drawn if f is not None],
+            titles={name: title for name, title, _, _ in _distributions(comparison.unit)},
+            report=first.report,
+            **_common(),
+        )
+    )
+    _write(out, text)
+    return out
+
+
+def _distributions(unit: str) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            "margin_radius",
+            "Margin radius",
+            "Estimated distance to another answer: small is fragile. The band holds the interval of every quantile.",
+            f"{unit}",
+        ),
+        (
+            "spectral_norm",
+            "Spectral norm",
+            "How violently the answer can change: large is sensitive. It depends on how confident the model is.",
+            "1 / unit²",
+        ),
+        (
+            "peak_spectral_norm",
+            "Peak norm",
+            "The same, freed from how confident the model is: the largest value over all softmax temperatures.",
+            "1 / unit²",
+        ),
+    ]
+
+
+def _verdict(folder: Path) -> Verdict | None:
+    path = folder / VERDICT
+    if not path.exists():
+        return None
+    try:
+        return Verdict.model_validate_json(path.read_bytes())
+    except ValidationError as exc:
+        raise RunFolderError(f"{path} is no verdict of this version of fimaudit: {first_error(exc)}") from exc
+
+
+def _shown_words(run: Run) -> list[dict[str, Any]]:
+    return [_card(run, s) for s in most_sensitive(run.inputs)]
+
+
+def _shown(run: Run) -> list[dict[str, Any]]:
+    kept = read_shown(run.folder)
+    bounds = [v if isinstance(v, int | float) else None for v in (run.report.domain[k] for k in ("lower", "upper"))]
+    cards = []
+    for s in most_sensitive(run.inputs):
+        card = _card(run, s)
+        held = kept.get(s.index)
+        if held is not None:
+            direction = held.direction
+            if direction is None and held.witness is not None:
+                direction = held.witness.astype(np.float64) - held.x.astype(np.float64)
+            card["picture"] = picture_uri(held.x, bounds[0], bounds[1])
+            if card["picture"] is not None:
+                card["heat"] = None if direction is None else heat_uri(direction)
+                card["witness"] = None if held.witness is None else picture_uri(held.witness, bounds[0], bounds[1])
+            elif direction is not None:
+                card["features"] = _features(run.report, held.x, direction)
+        cards.append(card)
+    return cards
+
+
+def _card(run: Run, s: Sensitivity) -> dict[str, Any]:
+    return {
+        "input": s,
+        "sentences": wording.decision_words(run.report, s),
+        "picture": None,
+        "heat": None,
+        "witness": None,
+        "features": [],
+    }
+
+
+def _features(report: Report, x: Any, direction: Any) -> list[tuple[str, float, float]]:
+    """(feature, its value, its share of the squared direction), the largest shares first."""
+    scale = np.broadcast_to(np.asarray(report.domain["scale"], dtype=float), (direction.size,))
+    energy = (np.asarray(direction, dtype=float).ravel() / scale) ** 2
+    total = float(energy.sum())
+    names = report.data.get("feature_names") or [f"feature {i}" for i in range(direction.size)]
+    order = np.argsort(-energy, kind="stable")[:CARRYING].tolist() if total > 0 else []
+    return [(str(names[i]), float(np.asarray(x).ravel()[i]), float(energy[i] / total)) for i in order]
+
+
+def _contrasts(report: Report, inputs: Sequence[Sensitivity]) -> dict[str, Any] | None:
+    """How many inputs trade probability between two classes: a matrix for few classes, a list for many."""
+    pairs = Counter(tuple(sorted((s.contrast.from_, s.contrast.to))) for s in inputs if s.contrast is not None)
+    if not pairs:
+        return None
+    classes = sorted({k for pair in pairs for k in pair})
+    most = max(pairs.values())
+    listed = [
+        (wording.class_name(report, a), wording.class_name(report, b), n) for (a, b), n in pairs.most_common(MOST_PAIRS)
+    ]
+    if len(classes) > MOST_CLASSES or len(classes) < 3:
+        return {"matrix": None, "pairs": listed, "left_out": max(0, len(pairs) - MOST_PAIRS)}
+    rows = [
+        (wording.class_name(report, a), [(pairs.get((min(a, b), max(a, b)), 0) if a != b else None) for b in classes])
+        for a in classes
+    ]
+    return {"matrix": rows, "most": most, "pairs": listed, "left_out": 0}
+
+
+def _table(run: Run) -> dict[str, Any]:
+    """The inputs as columns, the most sensitive first where there are too many for the page."""
+    inputs: Sequence[Sensitivity] = run.inputs
+    if len(inputs) > MOST_ROWS:
+        inputs = most_sensitive(inputs, MOST_ROWS)
+    rows = [flat_row(s) for s in inputs]
+    columns = {name: [_short(row[name]) for row in rows] for name in COLUMNS}
+    columns["flags"] = [" ".join(s.flags) or None for s in inputs]
+    kept = [name for name, values in columns.items() if name == "index" or any(v is not None for v in values)]
+    return {"rows": len(rows), "of": len(run.inputs), "columns": {name: columns[name] for name in kept}}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "style": _asset("page.css"),
+        "script": _asset("page.js"),
+        "plotly": _plotly(),
+        "script_hashes": [_csp_hash(_asset("page.js")), _csp_hash(_plotly())],
+        "generator": _generator(),
+        "number": wording.number,
+        "percent": wording.percent,
+        "limits": wording.interval_text,
+        "share_limits": wording.share_text,
+        "class_name": wording.class_name,
+    }
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("fimaudit.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
+    return made
+
+
+@lru_cache(maxsize=4)
+def _asset(name: str) -> str:
+    return files("fimaudit.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _plotly() -> str:
+    """plotly.js, the basic bundle; it must not close the script element that holds it."""
+    text = files("fimaudit.report").joinpath("vendor", "plotly-basic.min.js").read_text(encoding="utf-8")
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+@lru_cache(maxsize=1)
+def _generator() -> str:
+    """Version, and digest of everything that makes a page."""
+    digest = hashlib.sha256(_plotly().encode())
+    for part in sorted(files("fimaudit.report").iterdir(), key=lambda p: p.name):
+        if part.name.endswith(".py"):
+            digest.update(part.read_bytes())
+    for part in sorted(files("fimaudit.report").joinpath("templates").iterdir(), key=lambda p: p.name):
+        digest.update(part.read_bytes())
+    return f"fimaudit {version('fimaudit')} {digest.hexdigest()[:16]}"
+
+
+@lru_cache(maxsize=4)
+def _csp_hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.replace(path)
+    except OSError as exc:
+        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc

@@ -1,0 +1,93 @@
+"""The few inputs that a page shows: the run keeps them in ``shown.npz``, because the page is made without the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.results import Sensitivity
+
+__all__ = ["SHOWN_FILE", "ShownInput", "keep_shown", "most_sensitive", "read_shown"]
+
+SHOWN_FILE = "shown.npz"
+WITNESS_FILE = "witness.npz"
+MOST_SHOWN = 8
+#: Larger inputs are not kept: a page could not show them.
+MOST_NUMBERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class ShownInput:
+    """One input, and where known its most sensitive direction and a displaced input that changes the decision."""
+
+    x: NDArray[Any]
+    direction: NDArray[Any] | None
+    witness: NDArray[Any] | None
+
+
+def most_sensitive(inputs: Sequence[Sensitivity], count: int = MOST_SHOWN) -> list[Sensitivity]:
+    """The inputs with the smallest margin radius; where none is measured, those with the largest norm."""
+
+    def key(s: Sensitivity) -> tuple[float, float, int]:
+        radius, norm = s.margin_radius.value, s.spectral_norm.value
+        return (np.inf if radius is None else radius, 0.0 if norm is None else -norm, s.index)
+
+    measured = [s for s in inputs if s.margin_radius.value is not None or s.spectral_norm.value is not None]
+    return sorted(measured, key=key)[:count]
+
+
+def keep_shown(
+    folder: str | Path,
+    x: NDArray[Any],
+    inputs: Sequence[Sensitivity],
+    *,
+    directions: Mapping[int, NDArray[Any]] | None = None,
+    witnesses: Mapping[int, NDArray[Any]] | None = None,
+) -> None:
+    """Keep the inputs that the page will show in the run folder.
+
+    Args:
+        folder: the run folder.
+        x: (n, \\*shape) all inputs of the data, in the model's input units.
+        inputs: the measured ones.
+        directions: most sensitive direction of an input, shape \\*shape, by index.
+        witnesses: displaced input that changes the decision, shape \\*shape, by index; those of ``Sensitivity.witness``
+            are taken where this process found them.
+    """
+    chosen = most_sensitive(inputs)
+    if not chosen or x[0].size > MOST_NUMBERS:
+        (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
+        return
+    arrays: dict[str, Any] = {"index": np.array([s.index for s in chosen]), "x": x[[s.index for s in chosen]]}
+    for s in chosen:
+        direction = (directions or {}).get(s.index)
+        found = s.witness.x if s.witness is not None else None
+        witness = (witnesses or {}).get(s.index, found)
+        for name, array in (("direction", direction), ("witness", witness)):
+            if array is not None:
+                arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x.shape[1:])
+    with open(Path(folder) / SHOWN_FILE, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_shown(folder: Path) -> dict[int, ShownInput]:
+    """The kept inputs by index; none where the file is missing or no archive of arrays."""
+    path = folder / SHOWN_FILE
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            held = {name: archive[name] for name in archive.files}
+    except Exception:  # a page without pictures is better than no page
+        return {}
+    if "index" not in held or "x" not in held or len(held["index"]) != len(held["x"]):
+        return {}
+    return {
+        int(i): ShownInput(x, held.get(f"direction_{i}"), held.get(f"witness_{i}"))
+        for i, x in zip(held["index"].tolist(), held["x"], strict=True)
+    }

@@ -1,0 +1,152 @@
+"""The numbers in plain words, with units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fimaudit.report.pictures import is_picture
+from fimaudit.results import Interval, Report, Sensitivity
+
+__all__ = ["NamedChange", "class_name", "interval_text", "moved_share", "named_change", "number", "percent", "share_text"]
+
+GREY_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class NamedChange:
+    """A change of the input that a person can picture, and its l2 length in the report's unit; ``times`` counts it."""
+
+    words: str
+    length: float
+    times: str | None = None
+
+
+def named_change(report: Report) -> NamedChange:
+    """One grey level everywhere for pictures, a step of the scale for tables, else one unit."""
+    domain = report.domain
+    lower, upper, quantum = (domain.get(k) for k in ("lower", "upper", "quantum"))
+    picture = is_picture(tuple(report.data.get("shape", ()))) and isinstance(domain.get("scale"), int | float)
+    if picture and isinstance(lower, int | float) and isinstance(upper, int | float):
+        level = quantum if isinstance(quantum, int | float) and quantum > 0 else (upper - lower) / GREY_LEVELS
+        words = "one grey level everywhere" if math.isclose(level, (upper - lower) / GREY_LEVELS) else "one level everywhere"
+        length = level / float(domain["scale"]) * math.sqrt(domain["features"])
+        return NamedChange(f"a change of {words}", length, words.replace("one ", "", 1).replace("level", "levels"))
+    unit = str(domain["unit"])
+    if unit == "standard deviation of the feature":
+        return NamedChange("a change of one standard deviation of one feature", 1.0)
+    if unit == "range of the feature":
+        return NamedChange("a change of one hundredth of one feature's range", 0.01)
+    return NamedChange(f"a change of total length 1 ({unit})", 1.0)
+
+
+def moved_share(norm: Interval, change: NamedChange) -> Interval:
+    """Most probability (total variation, to first order) that the change moves: 1/2 sqrt(lambda) eps, at most 1."""
+    ends = [
+        None if v is None else min(1.0, 0.5 * math.sqrt(max(v, 0.0)) * change.length)
+        for v in (norm.value, norm.lower, norm.upper)
+    ]
+    return Interval(value=ends[0], lower=ends[1], upper=ends[2])
+
+
+def number(value: float | None) -> str:
+    """Three digits; powers of ten only where they are shorter."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if 1e-3 <= size < 1e5:
+        digits = max(0, 2 - math.floor(math.log10(size)))
+        text = f"{value:,.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, power = f"{value:.2e}".partition("e")
+    return f"{mantissa} × 10{_superscript(int(power))}"
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent."""
+    if share is None:
+        return "–"
+    if share >= 0.9995 or share == 0:
+        return f"{share:.0%}"
+    return f"{number(100 * share)}%"
+
+
+def interval_text(interval: Interval) -> str:
+    """``lower to upper``, with what is unknown named."""
+    return _limits(interval, number)
+
+
+def share_text(interval: Interval) -> str:
+    """The same in per cent."""
+    return _limits(interval, percent)
+
+
+def class_name(report: Report, index: int | None) -> str:
+    """The class's name where the model carries names, else its number."""
+    if index is None:
+        return "–"
+    details = report.model.get("details", {})
+    names = next((details[k] for k in ("class_names", "labels", "classes") if isinstance(details.get(k), list)), None)
+    if names is not None and index < len(names):
+        return str(names[index])
+    return f"class {index}"
+
+
+def decision_words(report: Report, s: Sensitivity) -> list[str]:
+    """What is known of one input, sentence by sentence."""
+    unit = str(report.domain["unit"])
+    out = []
+    if s.margin_radius.value is not None:
+        limits = interval_text(s.margin_radius)
+        out.append(f"Estimated distance to another answer: {number(s.margin_radius.value)} ({limits}) {unit}.")
+    if s.smallest_radius is not None and "local_radius_overstates" in s.flags:
+        out.append(f"Over larger changes the estimate falls to {number(s.smallest_radius)}: take that one.")
+    if s.witness is not None:
+        beyond = class_name(report, s.witness.predicted_class)
+        out.append(f"Counterexample: at distance {number(s.witness.distance)} the answer is really {beyond}.")
+    if s.contrast is not None:
+        pair = f"{class_name(report, s.contrast.from_)} and {class_name(report, s.contrast.to)}"
+        out.append(f"Probability moves between {pair}.")
+    return out
+
+
+def scope_sentences(report: Report, statuses: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what the intervals cover, what the numbers do not say)."""
+    level = f"{report.settings['confidence']:.0%}"
+    white = report.settings.get("mode") == "white-box"
+    covers = [
+        f"Each {level} interval of one input covers "
+        + ("the rounding and iteration error of exact derivatives." if white else "the random choice of directions."),
+        "“These inputs” speaks of the inputs that were measured, “population” of the population they are a sample of; "
+        "the latter holds only if they were drawn at random from it.",
+        "Intervals do not cover an error of the step, a model that answers differently from call to call, "
+        "or inputs unlike those measured.",
+    ]
+    silent = [
+        "The margin radius is a first-order estimate of the distance to another answer, not a guaranteed bound; "
+        "only a counterexample is certain.",
+        "The spectral norm depends on confidence: the same decisions with sharper probabilities read smaller. "
+        "The peak norm and the margin radius do not depend on it.",
+        "Nothing here says that an answer is right, fair or safe for a use; accuracy is shown only where labels were given.",
+    ]
+    if "below_detection" in statuses:
+        silent.append("“Below detection” means that no answer changed measurably: only the upper limit is known.")
+    return covers, silent
+
+
+def _limits(interval: Interval, write: object) -> str:
+    assert callable(write)
+    if interval.lower is None and interval.upper is None:
+        return "no limits"
+    if interval.upper is None:
+        return f"at least {write(interval.lower)}"
+    if interval.lower is None:
+        return f"at most {write(interval.upper)}"
+    return f"{write(interval.lower)} to {write(interval.upper)}"
+
+
+def _superscript(power: int) -> str:
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

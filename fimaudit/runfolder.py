@@ -1,0 +1,90 @@
+"""A finished run as it lies in its folder: the report, and every input even where the report's own list is empty."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fimaudit.errors import RunFolderError
+from fimaudit.results import Report, Sensitivity
+from fimaudit.tables import INPUTS_FILE, read_inputs_table
+
+__all__ = ["PAGE", "REPORT", "VERDICT", "Run", "file_sha256", "first_error", "read_run"]
+
+REPORT = "report.json"
+PAGE = "report.html"
+VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was read.
+
+    Attributes:
+        folder: where it lies.
+        report: ``report.json``.
+        inputs: every measured input, from the report or from its table.
+    """
+
+    folder: Path
+    report: Report
+    inputs: tuple[Sensitivity, ...]
+
+    @property
+    def unmeasured(self) -> int:
+        """Inputs of the data that the run did not reach."""
+        return max(0, int(self.report.data.get("inputs", len(self.inputs))) - len(self.inputs))
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: no folder, no report in it, or a report or table that cannot be read.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise RunFolderError(f"no such run folder: {path}; give the --out folder of a finished fimaudit audit")
+    if not path.is_dir():
+        raise RunFolderError(f"expected a run folder, got a file: {path}")
+    if not (path / REPORT).exists():
+        raise RunFolderError(f"{path} holds no {REPORT}; give the --out folder of a finished fimaudit audit")
+    try:
+        report = Report.read(path)
+    except ValidationError as exc:
+        raise RunFolderError(f"{path / REPORT} is no report of this version of fimaudit: {first_error(exc)}") from exc
+    except OSError as exc:
+        raise RunFolderError(f"cannot read {path / REPORT}: {exc.strerror or exc}") from exc
+    if report.inputs or not report.inputs_file:
+        return Run(path, report, tuple(report.inputs))
+    return Run(path, report, tuple(read_table(path / INPUTS_FILE)))
+
+
+def read_table(path: Path) -> list[Sensitivity]:
+    """The inputs of a Parquet file, or one sentence that says why not."""
+    if not path.exists():
+        raise RunFolderError(f"{path.parent} holds no {path.name}, which its report refers to")
+    try:
+        return read_inputs_table(path)
+    except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
+        what = " ".join(str(exc).split())[:200]
+        raise RunFolderError(f"{path} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
+
+
+def first_error(error: ValidationError) -> str:
+    """Where and what the first finding is, in one line."""
+    found = error.errors()[0]
+    place = ".".join(str(part) for part in found["loc"])
+    return f"{place}: {found['msg']}" if place else str(found["msg"])
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

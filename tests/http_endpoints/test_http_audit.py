@@ -1,0 +1,49 @@
+"""The same model behind each protocol and in process: the audit's estimates agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fimaudit import audit
+
+INPUTS, QUERIES = 6, 60
+
+
+@pytest.fixture(scope="module")
+def in_process(cancer):
+    def probabilities(batch):
+        return cancer.truth(np.asarray(batch))
+
+    return audit(probabilities, cancer.rows[:INPUTS], queries=QUERIES, link="identity")
+
+
+def estimates(report):
+    return np.array([[s.spectral_norm.value, s.margin_radius.value, s.peak_spectral_norm.value] for s in report.inputs])
+
+
+def agrees(url, in_process, cancer, tolerance, **options):
+    report = audit(url, cancer.rows[:INPUTS], queries=QUERIES, trust_env=False, **options)
+    assert report.inputs[0].status == in_process.inputs[0].status == "ok"
+    assert np.allclose(estimates(report), estimates(in_process), rtol=tolerance)
+    assert report.summary.queries == pytest.approx(in_process.summary.queries, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "tolerance"),
+    [
+        ("/v2/models/cancer/infer", {"binary": False, "dtype": "float64"}, 1e-6),
+        ("/v1/models/cancer:predict", {}, 1e-6),
+        ("/v2/models/cancer/infer", {"binary": True}, 2e-2),  # float32 inputs: displacements differ by their rounding
+    ],
+)
+def test_kserve(kserve, in_process, cancer, path, options, tolerance):
+    agrees(kserve.url + path, in_process, cancer, tolerance, **options)
+
+
+def test_triton(triton, in_process, cancer):
+    agrees(triton.url + "/v2/models/cancer/infer", in_process, cancer, 2e-2)
+
+
+def test_mlflow(mlflow, in_process, cancer):
+    agrees(mlflow.url, in_process, cancer, 1e-6)

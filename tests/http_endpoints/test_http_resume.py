@@ -1,0 +1,99 @@
+"""A whole audit through failing requests, killed three times and resumed, is the undisturbed audit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fimaudit import audit
+from fimaudit.ledger import open_ledger
+
+BUDGET = 20_000
+OPTIONS = {"trust_env": False, "batch": 50, "timeout": 2.0, "concurrency": 4, "binary": False, "dtype": "float64"}
+WORKER = """
+    import json, sys, numpy as np
+    from fimaudit import audit
+    url, rows, out, options = sys.argv[1:5]
+    audit(url, np.load(rows), out=out, queries=60, budget=20000, resume=True, **json.loads(options))
+"""
+
+
+def comparable(report):
+    """The report without counts, times and what a failing endpoint adds."""
+    plain = json.loads(report.to_json())
+    for name in ("environment", "warnings", "model"):
+        plain.pop(name, None)
+    for name in ("queries", "requests"):
+        plain["summary"].pop(name)
+    return plain
+
+
+@pytest.fixture(scope="module")
+def rows(cancer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, cancer.rows[:70])
+    return path
+
+
+def run_killed(command, faults, kills, posts):
+    for _ in range(kills):
+        process = subprocess.Popen(command, start_new_session=True)
+        before = sum(faults.told()["counts"].values())
+        deadline = time.monotonic() + 60
+        while (
+            sum(faults.told()["counts"].values()) < before + posts and process.poll() is None and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.run(command, timeout=200).returncode
+
+
+def test_three_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, tmp_path):
+    url = f"{faults.url}/v2/models/cancer/infer"
+    undisturbed = audit(url, np.load(rows), queries=60, budget=BUDGET, out=tmp_path / "calm", **OPTIONS)
+    faults.set(rate=0.2, seed=4)
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    out = tmp_path / "disturbed"
+    command = [sys.executable, str(script), url, str(rows), str(out), json.dumps(OPTIONS)]
+    assert run_killed(command, faults, 3, 25) == 0
+    disturbed = type(undisturbed).read(out)
+    assert comparable(disturbed) == comparable(undisturbed)
+    told = faults.told()
+    assert sum(n for kind, n in told["counts"].items() if kind != "none") > 10
+    fingerprint = undisturbed.model["details"]["fingerprint"]
+    book = open_ledger(out / "ledger.sqlite", fingerprint, resume=True)
+    sent = book.requests()
+    book.close()
+    assert sum(r.rows for r in sent) <= BUDGET
+    assert disturbed.summary.queries == sum(r.rows for r in sent)
+    # Bodies answered twice: rows in flight at a kill, and those that preflight and sentinels ask again on purpose.
+    again = sum(times - 1 for times in Counter(told["answered"]).values())
+    assert again <= 3 * 4 + 12 + len(sent) // 20
+
+
+def test_swapped_classes_end_as_drift_in_the_report(faults, cancer, rows, tmp_path):
+    url = f"{faults.url}/v2/models/cancer/infer"
+    faults.set(rate=1.0, kinds=["swap"], after=60)
+    report = audit(url, np.load(rows), queries=60, budget=BUDGET, **OPTIONS)
+    assert any("another order" in sentence for sentence in report.warnings)
+
+
+def test_a_spent_budget_ends_with_a_partial_report(faults, rows, tmp_path):
+    url = f"{faults.url}/v2/models/cancer/infer"
+    report = audit(url, np.load(rows), queries=60, budget=2500, out=tmp_path / "run", **OPTIONS)
+    assert 0 < len(report.inputs) < 70
+    assert report.summary.queries <= 2500
+    assert any("budget of 2500" in sentence for sentence in report.warnings)
+    whole = audit(url, np.load(rows), queries=60, budget=BUDGET, out=tmp_path / "run", resume=True, **OPTIONS)
+    assert len(whole.inputs) == 70

@@ -1,0 +1,172 @@
+"""Do the intervals hold? By simulation, once, seeded.
+
+Nominal: a two-sided 95 % interval, either side of which misses in at most 2.5 % of repetitions, for every spectrum, every
+kind of gradient and every kind of direction. Each cell may exceed that by 4 standard errors of its own repetitions; pooled
+over spectra, each kind of gradient by 3 standard errors of all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from fimaudit.directions import OrthonormalRows, generator, orthonormal_signs, packed_signs
+from fimaudit.domain import InputDomain
+from fimaudit.jacobian import whole_jacobian
+from fimaudit.margin import margin_limits
+from fimaudit.noise import Quality
+from fimaudit.secants import contrasts
+from fimaudit.spectrum import spectral_limits, trace_limits, upper_factor
+from fimaudit.temperature import peak_limits
+from tests.cases import log_softmax, normal_inputs, tanh_network, truth_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NOMINAL = 0.025
+CONFIDENCE = 0.95
+
+
+def spectra(classes: int) -> dict[str, np.ndarray]:
+    rank = np.arange(classes - 1)
+    return {
+        "rank one": np.eye(classes - 1)[0],
+        "fast decay": 0.3**rank,
+        "slow decay": 1.0 / (1 + rank),
+        "two equal": np.where(rank < 2, 1.0, 0.02),
+        "flat": np.ones(classes - 1),
+    }
+
+
+def gradients(kind: str, rank: int, d: int) -> np.ndarray:
+    """(d, rank) orthonormal input directions: all features; one feature each; two equal features each."""
+    if kind == "dense":
+        return np.linalg.qr(np.random.default_rng(1).standard_normal((d, rank)))[0]
+    if kind == "one feature":
+        return np.eye(d, rank)
+    return (np.eye(d, 2 * rank)[:, ::2] + np.eye(d, 2 * rank)[:, 1::2]) / np.sqrt(2)
+
+
+def class_directions(classes: int) -> np.ndarray:
+    """(K, K - 1) orthonormal, orthogonal to the constant."""
+    rng = np.random.default_rng(2)
+    start = np.hstack([np.full((classes, 1), classes**-0.5), rng.standard_normal((classes, classes - 1))])
+    return np.linalg.qr(start)[0][:, 1:]
+
+
+def directions(kind: str, seed: int, index: int, m: int, d: int) -> np.ndarray:
+    if kind == "rademacher":
+        return np.unpackbits(packed_signs(generator(seed, index), m, d), axis=1, count=d) * 2.0 - 1
+    drawn = orthonormal_signs(generator(seed, index), m, d)
+    rows = OrthonormalRows(np.zeros(d), *drawn, np.ones(d), np.full(d, -np.inf), np.full(d, np.inf), "float32")
+    return rows.build(0, m).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    kind: str
+    classes: int
+    m: int
+    d: int
+    repetitions: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} K={self.classes} m={self.m} d={self.d}"
+
+
+#: K below and above the change from eigendecompositions to power steps; K = 2 with the direction known.
+PLANS = [
+    Plan("rademacher", 2, 5, 200, 400),
+    Plan("rademacher", 2, 20, 200, 400),
+    Plan("rademacher", 2, 199, 300, 300),
+    Plan("rademacher", 3, 8, 200, 150),
+    Plan("rademacher", 10, 5, 200, 120),
+    Plan("rademacher", 10, 20, 200, 120),
+    Plan("rademacher", 10, 199, 300, 60),
+    Plan("rademacher", 40, 20, 200, 60),
+    Plan("orthonormal", 2, 60, 300, 400),
+    Plan("orthonormal", 10, 60, 300, 100),
+    Plan("orthonormal", 10, 16, 100, 120),
+    Plan("orthonormal", 40, 60, 300, 40),
+]
+
+
+@pytest.mark.parametrize("gradient", ["dense", "one feature", "two features"])
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_each_side_of_each_interval_holds(plan: Plan, gradient: str) -> None:
+    classes, d, m = plan.classes, plan.d, plan.m
+    features = d if plan.kind == "orthonormal" else None
+    U = class_directions(classes)
+    logits = np.random.default_rng(3).standard_normal(classes) * 2
+    log_p = log_softmax(logits)
+    top = int(log_p.argmax())
+    pooled: dict[str, list[int]] = {}
+    chosen = spectra(classes) if classes > 2 else {"rank one": np.ones(1)}
+    for number, (name, spectrum) in enumerate(chosen.items()):
+        # s linear in x with this spectrum for norm and trace; logits linear in x with this spectrum for peak and margin.
+        A = (U * np.sqrt(spectrum)) @ gradients(gradient, classes - 1, d).T
+        truth = truth_of(A, logits)
+        L = A - np.exp(log_p) @ A
+        missed: dict[str, int] = {}
+        for index in range(plan.repetitions):
+            V = directions(plan.kind, 100 + number, index, m, d)
+            y, logs = contrasts(V @ A.T), contrasts(V @ L.T)
+            known = U[:, 0] if classes == 2 else None
+            if abs(y).max() < 1e-9:  # all answers equal: below_detection, whose limits miss where the factor is finite
+                silent = int(np.isfinite(upper_factor(NOMINAL, m - 1, features)))
+                for side in ("norm upper", "trace upper", "peak upper", "radius lower"):
+                    missed[side] = missed.get(side, 0) + silent
+                continue
+            spectral, _ = spectral_limits(y, CONFIDENCE, features, known)
+            trace = trace_limits(y, CONFIDENCE, features)
+            peak, _ = peak_limits(logs, log_p, CONFIDENCE, features)
+            margin = margin_limits(logs, log_p, top, CONFIDENCE, features)
+            assert margin is not None
+            for quantity, limits, value in (
+                ("norm", spectral, 1.0),
+                ("trace", trace, spectrum.sum()),
+                ("peak", peak, truth.peak),
+                ("radius", margin.radius, truth.radius),
+            ):
+                tiny = 1e-6 * value  # float32 rows, and the scan over temperature
+                missed[f"{quantity} lower"] = missed.get(f"{quantity} lower", 0) + (limits.lower > value + tiny)
+                missed[f"{quantity} upper"] = missed.get(f"{quantity} upper", 0) + (limits.upper < value - 1e2 * tiny)
+        allowed = NOMINAL + 4 * np.sqrt(NOMINAL * (1 - NOMINAL) / plan.repetitions)
+        for side, count in missed.items():
+            assert count / plan.repetitions <= allowed, f"{name}: {side} missed {count} of {plan.repetitions}"
+            pooled.setdefault(side, []).append(count)
+    total = plan.repetitions * len(chosen)
+    allowed = NOMINAL + 3 * np.sqrt(NOMINAL * (1 - NOMINAL) / total)
+    rates = {side: sum(counts) / total for side, counts in pooled.items()}
+    assert max(rates.values()) <= allowed, rates
+
+
+def test_coordinate_basis_intervals_hold() -> None:
+    """Whole Jacobians of 240 curved networks, with steps from good to far too long; the intervals are about step bias."""
+    missed = {"norm": 0, "peak": 0, "radius": 0, "trace": 0}
+    total = 0
+    for seed in range(60):
+        d = 3 + seed % 6
+        model, x = tanh_network(seed, 4, d, gain=1.0 + seed % 3), normal_inputs(seed, 1, d)[0]
+        space = InputDomain().resolve(x[None], "float64")
+        truth = truth_of(model.jacobian(x), model.logits(x[None])[0])
+        for rho, rows in ((0.01, 200), (0.3, 200), (0.3, 2 * d + 6), (0.05, d + 6)):
+            base = model(x[None])
+            talk = whole_jacobian(x, space, rho, rows, Quality().view(base, base[:0]))
+            asked = next(talk)
+            try:
+                while True:
+                    asked = talk.send(model(asked.build(0, len(asked))))
+            except StopIteration as stop:
+                estimate = stop.value.estimate
+            total += 1
+            for name, limits, value in (
+                ("norm", estimate.spectral, truth.spectral),
+                ("trace", estimate.trace, truth.trace),
+                ("peak", estimate.peak, truth.peak),
+                ("radius", estimate.margin.radius, truth.radius),
+            ):
+                missed[name] += not limits.lower <= value <= limits.upper
+    allowed = 0.05 + 3 * np.sqrt(0.05 * 0.95 / total)
+    assert max(missed.values()) / total <= allowed, (missed, total)

@@ -1,0 +1,40 @@
+"""``examples/`` run as a user runs them: as scripts, in another folder, with warnings as errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fimaudit.demonstration import Comparison
+from fimaudit.results import Report
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str, cwd: Path) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    audits = {file.name for file in EXAMPLES.glob("audit_*.py")}
+    assert audits == {"audit_estimator.py", "audit_onnx.py", "audit_torch.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("audit_torch.py", "spectral norm"), ("audit_estimator.py", "margin_radius: median")]
+)
+def test_example(name: str, says: str, tmp_path: Path) -> None:
+    assert says in run(name, cwd=tmp_path)
+
+
+def test_onnx_example(demo: list[Comparison], tmp_path: Path) -> None:
+    model = demo[0].folder.with_suffix(".onnx")
+    said = run("audit_onnx.py", str(model), str(model.with_suffix(".npz")), "run", cwd=tmp_path)
+    assert "closest to another decision" in said
+    assert len(Report.read(tmp_path / "run").inputs) == len(demo[0].report.inputs)

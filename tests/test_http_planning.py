@@ -1,0 +1,117 @@
+"""Planning: counts, prices, intervals that simulation confirms, and proposals within the budget."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fimaudit.cli import plan as command
+from fimaudit.errors import UsageError
+from fimaudit.planning import FOR_P95, PURPOSES, cost_of, expected_interval, proposal
+
+
+def test_cost():
+    cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
+    assert cost.rows == 9950 + 995
+    assert cost.requests == 172
+    assert cost.seconds == 43.0
+    assert cost.money == pytest.approx(109.45 + 86.0)
+    assert cost_of(1, 200, features=10).seconds is None
+    assert cost_of(1, 200, features=10).money is None
+    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 22 * 0.5
+    for bad in ({"inputs": 0}, {"batch": 0}, {"rate": 0.0}, {"price_per_row": -1.0}):
+        with pytest.raises(UsageError, match="expected"):
+            cost_of(**{"inputs": 1, "queries": 10, "features": 3, **bad})
+
+
+def test_expected_interval_is_what_the_estimator_gives():
+    from fimaudit.secants import contrasts
+    from fimaudit.spectrum import spectral_limits
+
+    rng = np.random.default_rng(0)
+    scale = np.array([1.0, 0.2, 0.1, 0.05])
+    widths = []
+    for _ in range(60):
+        limits = spectral_limits(contrasts(rng.standard_normal((100, 4)) * scale), 0.95)[0]
+        widths.append((limits.lower, limits.upper))
+    lower, upper = np.median(widths, axis=0)
+    expected = expected_interval(101)
+    assert lower == pytest.approx(expected.lower, rel=0.08)
+    assert upper == pytest.approx(expected.upper, rel=0.08)
+    assert expected_interval(101, features=120).upper < expected.upper
+    assert expected_interval(200, features=50).upper < 1.01
+    with pytest.raises(UsageError, match="at least 4"):
+        expected_interval(3)
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("budget", [60, 500, 20_000, 1_000_000])
+@pytest.mark.parametrize("available", [None, 1, 100, 5000])
+def test_proposals_stay_within_the_budget(purpose, budget, available):
+    found = proposal(purpose, budget, available=available)
+    assert found.rows <= budget
+    assert found.inputs >= 1
+    assert available is None or found.inputs <= available
+    assert found.queries >= 22
+    assert found.reason
+
+
+def test_proposals_answer_their_question():
+    p95 = proposal("p95", 20_000)
+    assert p95.inputs > 500
+    assert p95.standard_error == pytest.approx(0.056, abs=0.01)
+    few = proposal("p95", 20_000, available=50)
+    assert few.queries > 300
+    assert str(FOR_P95) in few.reason
+    largest = proposal("max", 20_000, available=100)
+    assert largest.inputs == 100
+    assert largest.again > largest.queries
+    assert proposal("threshold", 6_600).inputs == 100
+    assert proposal("compare", 20_000).inputs < proposal("mean", 20_000).inputs
+    with pytest.raises(UsageError, match="too small"):
+        proposal("compare", 40)
+    with pytest.raises(UsageError, match="among mean"):
+        proposal("mode", 4000)
+
+
+def test_p95_error_formula_against_simulation():
+    """The DESIGN's two allocations of 20,000 queries, with its spread of log lambda."""
+    rng = np.random.default_rng(1)
+    sigma, truth = 0.7, np.exp(0.7 * 1.6449)
+    for inputs, terms in ((100, 198), (1176, 15)):
+        noise = rng.chisquare(terms, (400, inputs)) / terms
+        values = np.exp(sigma * rng.standard_normal((400, inputs))) * noise
+        spread = np.log(np.quantile(values, 0.95, axis=1)).std()
+        density = np.exp(-(1.6449**2) / 2) / np.sqrt(2 * np.pi)
+        formula = np.sqrt(0.95 * 0.05 / inputs) / density * np.sqrt(sigma**2 + 2 / terms)
+        assert spread == pytest.approx(formula, rel=0.2)
+    assert truth > 0
+
+
+def test_command(capsys, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((40, 3, 2)))
+    command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["cost"] == {
+        "rows": 8800,
+        "requests": 88,
+        "bytes": 88 * (100 * 16 * 20 + 200),
+        "seconds": 44.0,
+        "money": 4400.0,
+    }
+    command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)
+    said = capsys.readouterr().out
+    assert "40 x 113" in said
+    assert "no finite upper limit" in " ".join(said.split())
+    with pytest.raises(UsageError, match="--budget"):
+        command.plan(inputs=3, features=4, purpose="mean")
+    with pytest.raises(UsageError, match="how many inputs"):
+        command.plan(features=4)
+    with pytest.raises(UsageError, match="20/s"):
+        command.per_second("fast")
+
+
+def test_confirmation_is_asked_on_a_terminal_only():
+    assert command.confirm(cost_of(1, 200, features=3))

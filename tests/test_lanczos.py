@@ -1,0 +1,193 @@
+"""The iterations and trace estimators on matrices whose eigenvalues are known; no network."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fimaudit.lanczos import lanczos_top, power_top, random_start
+from fimaudit.subspace import input_basis, margin_candidates, peak_norm, tempered_rows, top_of_rows
+from fimaudit.traces import trace_hutchinson, trace_xtrace
+
+SPECTRA = {
+    "rank 1": lambda k: np.where(np.arange(k) == 0, 1.0, 0.0),
+    "fast decay": lambda k: 2.0 ** -np.arange(k),
+    "slow decay": lambda k: 1.0 / (1 + np.arange(k)),
+    "two equal": lambda k: np.where(np.arange(k) < 2, 1.0, 0.1),
+    "flat": lambda k: np.ones(k),
+    "zero": lambda k: np.zeros(k),
+}
+
+
+def gram_case(spectrum: str, inputs: int = 3, classes: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """C = J_L J_L^T with p . J_L = 0, as log-probabilities have it, and s = sqrt(p)."""
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.full(classes, 0.3), inputs) + 1e-6
+    p /= p.sum(1, keepdims=True)
+    q = np.linalg.qr(rng.standard_normal((inputs, classes, classes)))[0]
+    rows = q * np.sqrt(SPECTRA[spectrum](classes)) @ q.mT
+    rows = rows - (p[:, None] @ rows)
+    return rows @ rows.mT, np.sqrt(p)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("iterate", [lanczos_top, power_top])
+def test_top_eigenpair(spectrum: str, iterate: object) -> None:
+    gram, roots = gram_case(spectrum)
+    fisher = roots[:, :, None] * gram * roots[:, None]
+    exact = np.linalg.eigvalsh(fisher)[:, -1]
+    start = random_start(roots, np.random.default_rng(0))
+
+    def product(w: np.ndarray, active: np.ndarray) -> np.ndarray:
+        return (gram[active] @ w[..., None])[..., 0]
+
+    found = iterate(product, roots, start, tolerance=1e-6, most=5000 if iterate is power_top else 30)  # type: ignore[operator]
+    np.testing.assert_allclose(found.value, exact, rtol=1e-9, atol=1e-12)
+    assert (found.residual <= 1e-6).all()
+    assert (found.value <= exact * (1 + 1e-12) + 1e-12).all()
+    applied = (fisher @ found.vector[..., None])[..., 0]
+    np.testing.assert_allclose(applied, found.value[:, None] * found.vector, atol=2e-6 * max(exact.max(), 1e-9))
+
+
+def test_start_is_orthogonal_to_the_roots_and_of_unit_length() -> None:
+    _, roots = gram_case("flat")
+    start = random_start(roots, np.random.default_rng(0))
+    np.testing.assert_allclose((start * roots).sum(1), 0, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(start, axis=1), 1)
+
+
+def test_inputs_that_are_done_cost_nothing_more() -> None:
+    gram, roots = gram_case("slow decay")
+    gram[1] = 0.0
+    asked: list[list[int]] = []
+
+    def product(w: np.ndarray, active: np.ndarray) -> np.ndarray:
+        asked.append(active.tolist())
+        return (gram[active] @ w[..., None])[..., 0]
+
+    found = lanczos_top(product, roots, random_start(roots, np.random.default_rng(0)), tolerance=1e-8, most=30)
+    assert asked[0] == [0, 1, 2]
+    assert all(1 not in active for active in asked[1:])
+    assert found.value[1] == 0
+    assert found.residual[1] == 0
+
+
+def test_steps_run_out_with_an_honest_residual() -> None:
+    gram, roots = gram_case("slow decay")
+    found = lanczos_top(
+        lambda w, active: (gram[active] @ w[..., None])[..., 0],
+        roots,
+        random_start(roots, np.random.default_rng(0)),
+        tolerance=1e-12,
+        most=2,
+    )
+    assert (found.residual > 1e-6).all()
+
+
+def test_hutchinson_averages_to_the_trace_over_all_signs() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((6, 6))
+    a = a @ a.T
+    values = [np.array(z) @ a @ np.array(z) for z in itertools.product([-1.0, 1.0], repeat=6)]
+    assert np.mean(values) == pytest.approx(np.trace(a), rel=1e-12)
+
+
+@pytest.mark.parametrize("spectrum", ["fast decay", "slow decay", "two equal", "flat", "rank 1"])
+@pytest.mark.parametrize("estimate", [trace_hutchinson, trace_xtrace])
+def test_trace_estimators_are_unbiased_and_know_their_error(spectrum: str, estimate: object) -> None:
+    size = 40
+    rng = np.random.default_rng(1)
+    q = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    a = (q * SPECTRA[spectrum](size)) @ q.T
+    found = [estimate(lambda v: a @ v, size, 16, rng) for _ in range(200)]  # type: ignore[operator]
+    values = np.array([one.value for one in found])
+    spread = max(values.std(ddof=1) / np.sqrt(len(values)), 1e-9)
+    assert abs(values.mean() - np.trace(a)) <= 4 * spread
+    claimed = np.sqrt(np.mean([one.standard_error**2 for one in found]))
+    assert 0.5 * values.std(ddof=1) - 1e-9 <= claimed <= 2 * values.std(ddof=1) + 1e-9
+
+
+def test_xtrace_is_exact_where_its_products_span_the_range() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((3, 50))
+    a = rows.T @ rows
+    found = trace_xtrace(lambda v: a @ v, 50, 10, rng)
+    assert found.value == pytest.approx(np.trace(a), rel=1e-9)
+    small = np.diag([1.0, 2.0, 3.0])
+    assert trace_xtrace(lambda v: small @ v, 3, 20, rng).value == pytest.approx(6.0)
+    assert trace_xtrace(lambda v: 0 * v, 5, 8, rng).value == 0
+
+
+def test_xtrace_beats_hutchinson_on_a_decaying_spectrum() -> None:
+    rng = np.random.default_rng(4)
+    q = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    a = (q * SPECTRA["fast decay"](60)) @ q.T
+    errors = {
+        f: np.sqrt(np.mean([(f(lambda v: a @ v, 60, 20, rng).value / np.trace(a) - 1) ** 2 for _ in range(50)]))
+        for f in (trace_hutchinson, trace_xtrace)
+    }
+    assert errors[trace_xtrace] < 0.1 * errors[trace_hutchinson]
+
+
+def test_peak_at_two_classes_is_a_constant_over_the_squared_radius() -> None:
+    for gap, norm in ((0.01, 3.0), (4.0, 0.2), (40.0, 1.0), (600.0, 5.0)):
+        log_p = -np.logaddexp(0.0, [-gap, gap])
+        p = np.exp(log_p)
+        rows = np.array([[p[1], -p[0]]]) * norm
+        value, temperature = peak_norm(rows, log_p)
+        assert value * (gap / norm) ** 2 == pytest.approx(0.439229, rel=1e-5)
+        assert temperature == pytest.approx(gap / 2.39936, rel=1e-3)
+
+
+def test_peak_is_the_maximum_over_a_fine_scan_and_ignores_the_scale_of_logits() -> None:
+    rng = np.random.default_rng(7)
+    rows = rng.standard_normal((12, 8))
+    z = rng.standard_normal(8) * 3
+    log_p = z - np.log(np.exp(z).sum())
+    value, temperature = peak_norm(rows, log_p)
+    scan = [top_of_rows(tempered_rows(rows, log_p, t)) for t in np.exp(np.linspace(-6, 6, 20001))]
+    assert value == pytest.approx(max(scan), rel=1e-7)
+    assert value >= max(scan) * (1 - 1e-9)
+    sharp = 5 * z - np.log(np.exp(5 * z).sum())
+    assert peak_norm(5 * rows, sharp)[0] == pytest.approx(value, rel=1e-7)
+    assert peak_norm(rows, log_p, around=temperature * 1.3)[0] == pytest.approx(value, rel=1e-7)
+    hidden = np.append(log_p, -np.inf)
+    assert peak_norm(np.column_stack([rows, np.ones(12)]), hidden)[0] == pytest.approx(value, rel=1e-12)
+
+
+def test_margin_limits_hold_and_are_exact_inside_the_basis() -> None:
+    rng = np.random.default_rng(5)
+    jacobian = rng.standard_normal((9, 200)) * rng.uniform(0.1, 3, (9, 1))
+    log_p = np.log(rng.dirichlet(np.ones(9)))
+    top = int(np.argmax(log_p))
+    truth = np.linalg.norm(jacobian[top] - jacobian, axis=1)
+    w = rng.standard_normal((4, 9))
+    basis = input_basis(w, w @ jacobian @ jacobian.T)
+    v = basis.cotangents @ jacobian
+    np.testing.assert_allclose(v @ v.T, np.eye(4), atol=1e-9)
+    z = rng.choice([-1.0, 1.0], (16, 200))
+    outside = basis.outside(z @ jacobian.T)
+    np.testing.assert_allclose(outside, (z - z @ v.T @ v) @ jacobian.T, atol=1e-9)
+    guess, highest = margin_candidates(basis, outside, log_p)
+    assert (highest >= truth - 1e-9).all()
+    np.testing.assert_allclose(guess, truth, rtol=0.6, atol=1e-9)
+    whole = input_basis(np.eye(9), jacobian @ jacobian.T)
+    np.testing.assert_allclose(margin_candidates(whole, 0 * outside, log_p)[0], truth, rtol=1e-9, atol=1e-9)
+
+
+def test_basis_extends_by_the_part_outside() -> None:
+    rng = np.random.default_rng(6)
+    jacobian = rng.standard_normal((7, 30))
+    gram = jacobian @ jacobian.T
+    w = rng.standard_normal((2, 7))
+    basis = input_basis(w, w @ gram)
+    more = rng.standard_normal(7)
+    outside, inside = basis.split(more)
+    np.testing.assert_allclose(inside, (basis.cotangents @ jacobian) @ (more @ jacobian), rtol=1e-9)
+    larger = basis.extended(outside, outside @ gram)
+    v = larger.cotangents @ jacobian
+    np.testing.assert_allclose(v @ v.T, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(larger.images, v @ jacobian.T, atol=1e-9)
+    assert larger.extended(np.zeros(7), np.zeros(7)) is larger

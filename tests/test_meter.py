@@ -1,0 +1,164 @@
+"""The one door to a local model: counting, budget, batches, and every answer checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fimaudit.classifier import ModelInfo
+from fimaudit.directions import DisplacedRows, JoinedRows, PlainRows, generator, packed_signs
+from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
+from fimaudit.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
+
+
+class Echo:
+    """Two classes from the first feature; remembers the batches it was asked."""
+
+    def __init__(self, answer: Any = None, **info: Any) -> None:
+        self.info = ModelInfo(**{"name": "echo", "adapter": "test", "input_shape": None, "dtype": "float64", **info})
+        self.batches: list[int] = []
+        self._answer = answer
+
+    def probabilities(self, batch: np.ndarray) -> Any:
+        self.batches.append(len(batch))
+        if self._answer is not None:
+            return self._answer(batch)
+        p = 1 / (1 + np.exp(-batch.reshape(len(batch), -1)[:, 0]))
+        return np.stack([1 - p, p], axis=1)
+
+    def close(self) -> None:
+        pass
+
+
+def block(count: int, features: int = 3, seed: int = 0) -> PlainRows:
+    return PlainRows(np.random.default_rng(seed).standard_normal((count, features)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 50))
+@settings(deadline=None)
+def test_answers_come_back_by_question_and_rows_are_counted_once(sizes: list[int], batch: int) -> None:
+    model, told = Echo(), []
+    meter = Meter(model, batch=batch, on_rows=told.append)
+    questions = [block(size, seed=i) for i, size in enumerate(sizes)]
+    answers = meter.ask(questions)
+    for question, answer in zip(questions, answers, strict=True):
+        np.testing.assert_allclose(answer, Echo().probabilities(question.rows))
+    assert meter.usage.rows == sum(sizes) == sum(model.batches) == sum(told)
+    assert meter.usage.requests == len(model.batches)
+    assert meter.usage.bytes == sum(sizes) * 24
+    assert max(model.batches) <= batch
+
+
+def test_batches_are_bounded_in_bytes_and_rows() -> None:
+    meter = Meter(Echo())
+    assert meter.batch_rows(8) == MOST_ROWS
+    assert meter.batch_rows(BATCH_BYTES // 3) == 3
+    assert meter.batch_rows(10 * BATCH_BYTES) == 1
+    assert Meter(Echo(preferred_batch=7)).batch_rows(8) == 7
+    assert Meter(Echo(preferred_batch=7), batch=2).batch_rows(8) == 2
+
+
+def test_budget_ends_before_the_call_that_would_exceed_it() -> None:
+    model = Echo()
+    meter = Meter(model, budget=25, batch=10)
+    with pytest.raises(BudgetExhausted, match="the budget of 25 rows is spent: 20 were sent and the next call needs 10"):
+        meter.ask([block(30)])
+    assert model.batches == [10, 10]
+    assert meter.usage.rows == 20
+    meter.ask([block(5)])  # what still fits is still answered
+    with pytest.raises(BudgetExhausted, match="go on with --resume and a larger --budget"):
+        meter.ask([block(1)])
+
+
+def test_rows_of_an_earlier_process_count_in_the_budget() -> None:
+    meter = Meter(Echo(), budget=25, spent=Usage(rows=20, requests=2))
+    meter.ask([block(5)])
+    assert meter.usage.rows == 25
+    with pytest.raises(BudgetExhausted):
+        meter.ask([block(1)])
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "too few rows": (
+        lambda b: np.full((len(b) - 1, 2), 0.5),
+        r"expected 4 rows of probabilities for 4 inputs, got shape \(3, 2\)",
+    ),
+    "one number": (lambda b: np.float64(0.5), r"expected 4 rows of probabilities for 4 inputs, got shape \(\)"),
+    "one column": (lambda b: np.ones((len(b), 1)), "expected at least two classes, got 1"),
+    "NaN": (lambda b: np.full((len(b), 2), np.nan), "expected finite probabilities, got 8 that are not"),
+    "infinite": (lambda b: np.full((len(b), 2), np.inf), "expected finite probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_answers_are_refused(name: str) -> None:
+    answer, words = WRONG[name]
+    with pytest.raises(OutputError, match=words):
+        Meter(Echo(answer)).ask([block(4)])
+
+
+def test_the_number_of_classes_is_fixed_by_the_first_answer() -> None:
+    shapes = iter([3, 3, 4])
+    meter = Meter(Echo(lambda b: np.full((len(b), k := next(shapes)), 1 / k)))
+    meter.ask([block(2)])
+    meter.ask([block(2)])
+    with pytest.raises(OutputError, match="expected 3 classes in every answer, got 4"):
+        meter.ask([block(2)])
+    with pytest.raises(OutputError, match="expected 5 classes in every answer, got 2"):
+        Meter(Echo(classes=5)).ask([block(2)])
+
+
+def test_a_model_that_raises_is_a_failure_with_its_cause() -> None:
+    def answer(batch: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("no\n  luck " + "x" * 500)
+
+    meter = Meter(Echo(answer))
+    with pytest.raises(
+        ModelFailure, match=r"the model raised ZeroDivisionError on a batch of 4 rows: no luck x+…$"
+    ) as caught:
+        meter.ask([block(4)])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert meter.usage.rows == 4  # it was sent
+
+
+def test_our_own_errors_pass_unchanged() -> None:
+    def answer(batch: np.ndarray) -> np.ndarray:
+        raise LinkError("rows do not sum to 1")
+
+    with pytest.raises(LinkError, match="do not sum to 1"):
+        Meter(Echo(answer)).ask([block(4)])
+
+
+class OnDevice(Echo):
+    """Builds the displaced rows itself."""
+
+    def displaced(
+        self, x: np.ndarray, packed_signs: np.ndarray, step: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> np.ndarray:
+        self.batches.append(-len(packed_signs))
+        rows = DisplacedRows(x, packed_signs, step, lower, upper, "float64")
+        return Echo().probabilities(rows.build(0, len(rows)))
+
+
+def test_displaced_rows_go_to_the_device_and_nothing_else_does() -> None:
+    x = np.zeros(3)
+    edges = np.full(3, -np.inf), np.full(3, np.inf)
+    rows = DisplacedRows(x, packed_signs(generator(0, 0), 9, 3), np.full(3, 0.1), *edges, "float64")
+    device, host = OnDevice(), Echo()
+    np.testing.assert_array_equal(Meter(device, batch=4).ask([rows])[0], Meter(host, batch=4).ask([rows])[0])
+    assert device.batches == [-4, -4, -1]
+    meter = Meter(device)
+    meter.ask([JoinedRows([PlainRows(x[None]), rows])])
+    assert device.batches[-1] == 10
+    assert meter.usage.rows == 10
+
+
+def test_notes_are_kept_for_the_run() -> None:
+    meter = Meter(Echo())
+    assert meter.note("batch") is None
+    meter.remember("batch", 12)
+    assert meter.note("batch") == 12

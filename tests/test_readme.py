@@ -1,0 +1,96 @@
+"""The README's commands and code run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fimaudit.cli
+from fimaudit.demonstration import Comparison
+from fimaudit.results import Report
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, text in BLOCKS
+    if language == "sh"
+    for line in text.splitlines()
+    if line.startswith("fimaudit ")
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the README supposes: model.onnx and x.npz."""
+    x = np.random.default_rng(0).random((6, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    axes = {"x": {0: "n"}, "z": {0: "n"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter is deprecated: see fimaudit/demonstration.py
+        torch.onnx.export(
+            network,
+            (torch.from_numpy(x[:1]),),
+            tmp_path / "model.onnx",
+            dynamo=False,
+            input_names=["x"],
+            output_names=["z"],
+            dynamic_axes=axes,
+        )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_code_runs(code: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out
+
+
+def test_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(COMMANDS) >= 2
+    for command in COMMANDS:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as stop:
+            fimaudit.cli.main()
+        assert not stop.value.code, capsys.readouterr().err
+    assert len(Report.read(folder / "runs/first").inputs) == 6
+
+
+def test_targets_of_make_exist() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for name in set(re.findall(r"make ([a-z]+)`", README)) | {"demo", "test"}:
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+def test_the_pasted_run_is_of_this_demo(demo_text: str) -> None:
+    """Words and layout, not digits: those differ in the last places between machines."""
+
+    def skeleton(text: str) -> list[str]:
+        return [re.sub(r"[-+\d.,e]+", "#", " ".join(line.split())) for line in text.splitlines() if "runs/" not in line]
+
+    pasted = next(text for language, text in BLOCKS if language == "text")
+    shown = skeleton(demo_text)
+    assert skeleton(pasted)[:4] == shown[:4]
+    assert [line for line in skeleton(pasted) if "intervals hold" in line] == [
+        line for line in shown if "intervals hold" in line
+    ]
+
+
+def test_exit_codes_are_those_of_the_errors(demo: list[Comparison]) -> None:
+    from fimaudit import errors
+
+    codes = {getattr(errors, name).exit_code for name in errors.__all__}
+    for code in codes | {0}:
+        assert f"| {code} |" in README
+    assert demo

@@ -1,0 +1,98 @@
+"""The peak over temperature: invariant to the scale of logits, exact at two classes, found where a dense scan finds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from fimaudit.spectrum import DENSE_CLASSES, top_pair
+from fimaudit.temperature import peak_limits, peak_temperature, temper
+from tests.cases import log_softmax, softmax, truth_of
+
+CLASSES = [2, 3, 10, DENSE_CLASSES, DENSE_CLASSES + 1, 60]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def jacobian_and_logits(classes: int, features: int = 20, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(classes)
+    return rng.standard_normal((classes, features)), rng.standard_normal(classes) * spread
+
+
+def log_slopes(jacobian: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """(d, K): rows of J_log p^T, whose Gram stands for J_L J_L^T."""
+    return (jacobian - softmax(logits) @ jacobian).T
+
+
+def top_at(jacobian: np.ndarray, logits: np.ndarray, temperature: float) -> float:
+    z = temper(log_slopes(jacobian, logits), log_softmax(logits), temperature)
+    return float(np.linalg.eigvalsh(z.T @ z)[-1])
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_tempered_contrasts_give_the_fisher_information_at_that_temperature(classes: int) -> None:
+    J, z = jacobian_and_logits(classes)
+    for t in (0.3, 1.0, 4.0):
+        q = softmax(z / t)
+        F = J.T @ (np.diag(q) - np.outer(q, q)) @ J / t**2
+        assert top_at(J, z, t) == pytest.approx(np.linalg.eigvalsh(F)[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("spread", [0.01, 2.0, 30.0])
+def test_found_maximum_is_that_of_a_dense_scan(classes: int, spread: float) -> None:
+    J, z = jacobian_and_logits(classes, spread=spread)
+    found = top_at(J, z, peak_temperature(log_slopes(J, z), log_softmax(z)))
+    grid = np.geomspace(1e-4, 1e3, 800) * spread
+    scan = max(top_at(J, z, t) for t in grid)
+    assert found >= scan * (1 - 5e-3)
+    assert found <= max(scan, truth_of(J, z).peak) * (1 + 5e-3)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("factor", [3.0, 1 / 7])
+def test_peak_ignores_the_scale_of_the_logits(classes: int, factor: float) -> None:
+    J, z = jacobian_and_logits(classes)
+    V = np.random.default_rng(1).standard_normal((60, J.shape[1]))
+    one, warm = peak_limits(V @ log_slopes(J, z), log_softmax(z), 0.95)
+    other, hot = peak_limits(V @ log_slopes(factor * J, factor * z), log_softmax(factor * z), 0.95)
+    assert hot == pytest.approx(factor * warm, rel=0.2)
+    assert other.value == pytest.approx(one.value, rel=2e-3)
+    assert other.upper == pytest.approx(one.upper, rel=2e-3)
+    assert other.lower == pytest.approx(one.lower, rel=0.05)  # its temperature comes from a coarse grid
+    assert one.lower <= one.value <= one.upper
+
+
+@pytest.mark.parametrize("gap", [1e-3, 0.5, 4.0, 60.0])
+def test_peak_at_two_classes_is_a_constant_over_the_squared_margin_radius(gap: float) -> None:
+    """max over t of q (1 - q) / t^2 at gap g of the logits: 0.439 / g^2, and r = g / |grad of the gap|."""
+    constant = -optimize.minimize_scalar(
+        lambda t: -1 / (4 * np.cosh(1 / (2 * t)) ** 2 * t**2), bounds=(0.1, 2), method="bounded"
+    ).fun
+    assert constant == pytest.approx(0.439, abs=5e-4)
+    g = np.array([3.0, -4.0])
+    J, z = np.stack([g, np.zeros(2)]), np.array([gap, 0.0])
+    radius = gap / 5.0
+    found = top_at(J, z, peak_temperature(log_slopes(J, z), log_softmax(z)))
+    assert found * radius**2 == pytest.approx(constant, rel=2e-3)
+
+
+def test_a_sure_answer_keeps_its_peak() -> None:
+    """Logits times forty: lambda is gone (1e-30), the peak stands."""
+    J, z = jacobian_and_logits(4)
+    plain, sure = truth_of(J, z), truth_of(40 * J, 40 * z)
+    assert sure.spectral < 1e-9 * plain.spectral
+    found = top_at(40 * J, 40 * z, peak_temperature(log_slopes(40 * J, 40 * z), log_softmax(40 * z)))
+    assert found == pytest.approx(plain.peak, rel=5e-3)
+
+
+def test_more_than_the_dense_classes_agree_with_the_dense_algebra() -> None:
+    """Power steps above DENSE_CLASSES: the same numbers to a fraction of a percent."""
+    J, z = jacobian_and_logits(DENSE_CLASSES + 1)
+    V = np.random.default_rng(1).standard_normal((40, J.shape[1]))
+    logs, log_p = V @ log_slopes(J, z), log_softmax(z)
+    limits, t = peak_limits(logs, log_p, 0.95)
+    scan = max(float(top_pair(temper(logs, log_p, s))[0][0]) for s in np.geomspace(t / 30, 30 * t, 600))
+    assert float(top_pair(temper(logs, log_p, t))[0][0]) == pytest.approx(scan, rel=5e-3)
+    assert limits.upper > scan
