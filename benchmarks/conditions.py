@@ -191,10 +191,12 @@ def finite_norm(case: Case, s: Sensitivity, space: Any, keep: np.ndarray, least:
     return float(np.linalg.eigvalsh(np.atleast_2d(g))[-1]) / space.length(rows.sent()) ** 2
 
 
-def compare(case: Case, condition: str, model: Trained, queries: int) -> dict[str, Any]:
+def compare(case: Case, condition: str, model: Trained, queries: int, seed: int) -> dict[str, Any]:
     """One row of the table."""
     started = time.perf_counter()
-    report = audit(Wrapped(case, f"{model.name} {condition}"), case.x, domain=case.domain, queries=queries, link="identity")
+    report = audit(
+        Wrapped(case, f"{model.name} {condition}"), case.x, domain=case.domain, queries=queries, seed=seed, link="identity"
+    )
     seconds = time.perf_counter() - started
     space = case.domain.resolve(case.x, case.dtype)
     free = ~space.frozen.ravel()
@@ -268,6 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="conditions to run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -278,7 +281,7 @@ def main() -> None:
             if condition == "top-5" and model.name == "breast_cancer":
                 continue  # two classes
             torch.manual_seed(0)
-            row = compare(make(condition, model), condition, model, options.queries)
+            row = compare(make(condition, model), condition, model, options.queries, options.seed)
             rows.append(row)
             shown = [f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("median_error", "coverage", "upper_holds")]
             unsure = "-" if row["not_ok_unsure"] is None else f"{row['not_ok_unsure']:.2f} of {row['unsure']}"

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fimaudit import facts
 from fimaudit.classifier import Classifier, open_classifier
+from fimaudit.counterexamples import gather_witnesses
 from fimaudit.domain import InputDomain
 from fimaudit.errors import DataError, ModelFailure, UsageError
 from fimaudit.exact import DIRECTIONS_FOLDER, choose_mode
 from fimaudit.journal import REPORT, Journal
 from fimaudit.links import Link
-from fimaudit.measurement import Settings
 from fimaudit.results import Report, Sensitivity, StepReport
 from fimaudit.running import Derivatives, Progress, Run, Task
+from fimaudit.settings import ProfileChoice, Settings
 from fimaudit.sources import Inputs, check_inputs, read_inputs
 from fimaudit.summary import summarise
 from fimaudit.tables import INPUTS_FILE, write_inputs
@@ -93,8 +96,12 @@ def audit(
     upper: ArrayLike | None = None,
     quantum: ArrayLike | None = None,
     unit: str | None = None,
-    scale: str | ArrayLike = "raw",
+    scale: str | ArrayLike | None = None,
+    frozen: Sequence[Any] | NDArray[Any] | None = None,
+    free: Sequence[str] = (),
     domain: InputDomain | None = None,
+    profile: ProfileChoice = "cheap",
+    witness: bool = False,
     batch: int | None = None,
     tolerance: float = 1e-4,
     worst_direction: bool = False,
@@ -116,7 +123,10 @@ def audit(
         confidence: of each two-sided interval; intervals cover the sampling of directions.
         seed: directions depend on it and the input's index alone.
         budget: most rows that may be sent in all.
-        lower, upper, quantum, unit, scale: the input domain, or give ``domain``.
+        lower, upper, quantum, unit, scale, frozen: the input domain, or give ``domain``.
+        free: integer columns of a table that may change (they are held otherwise), or ``all``.
+        profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
+        witness: look for a displacement that really changes the decision, 12 of each input's queries.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
@@ -133,15 +143,18 @@ def audit(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    settings = _settings(queries, confidence, seed, budget, batch)
-    domain = domain or InputDomain(lower=lower, upper=upper, quantum=quantum, unit=unit, scale=scale)
+    settings = replace(_settings(queries, confidence, seed, budget, batch), profile=profile, witness=witness)
+    domain = domain or InputDomain(lower, upper, quantum, frozen, scale, unit)
     inputs = _inputs(x, y, group)
+    if inputs.names is not None:
+        domain = domain.for_table(inputs.names, inputs.whole, free)
     opened = not isinstance(model, Classifier)
     classifier = open_classifier(model, link, **options)
     journal: Journal | None = None
     run: Run | None = None
     try:
         inputs = check_inputs(inputs, classifier.info.input_shape)
+        domain = domain.with_defaults(classifier.info.details.get("domain"))
         space = domain.resolve(inputs.x, classifier.info.dtype)
         admitted = space.admit(inputs.x)
         method, hindrance = choose_mode(mode, classifier, admitted, space)
@@ -169,12 +182,13 @@ def audit(
                 *(preflight.warnings() if preflight else []),
                 *run.warnings(),
                 *([hindrance] if hindrance else []),
-                *facts.doubts(inputs, space, domain),
+                *facts.doubts(inputs, space, domain, steps),
             ],
             inputs=results if len(results) <= MOST_INLINE else [],
             inputs_file=INPUTS_FILE if out is not None else None,
         )
         if out is not None:
+            gather_witnesses(Path(out), results)
             write_inputs(Path(out) / INPUTS_FILE, results)
             _replace(Path(out) / REPORT, report.to_json())
     finally:

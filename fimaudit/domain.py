@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,8 @@ class InputDomain:
         lower, upper: bounds, a scalar, one a feature, or an array of the input's shape; ``None`` for none.
         quantum: distance of neighbouring values (1/255, 1), scalar or one a feature; ``None`` for continuous inputs.
         frozen: features that are held: a boolean mask of the input's shape, positions, or names.
-        scale: ``"raw"``, ``"std"``, ``"range"``, or an array; displacements and the metric are in multiples of it.
+        scale: ``"raw"``, ``"std"``, ``"range"``, or an array; displacements and the metric are in multiples of it. ``None``
+            is raw, except for tables whose columns differ more than tenfold in spread, where one must be chosen.
         unit: name of the input unit, for people.
         names: feature names, where there are any.
     """
@@ -40,9 +41,45 @@ class InputDomain:
     upper: ArrayLike | None = None
     quantum: ArrayLike | None = None
     frozen: Sequence[Any] | NDArray[Any] | None = None
-    scale: str | ArrayLike = "raw"
+    scale: str | ArrayLike | None = None
     unit: str | None = None
     names: Sequence[str] | None = None
+
+    def for_table(self, names: Sequence[str], whole: Sequence[str], free: Sequence[str]) -> InputDomain:
+        """The same domain over named columns; integer columns are held unless freed, and then move by whole numbers.
+
+        Args:
+            names: of all columns.
+            whole: columns of integers and truth values, among them categories.
+            free: columns to release, or ``all``.
+
+        Raises:
+            DomainError: a released column does not exist.
+        """
+        unknown = [name for name in free if name not in names and name != "all"]
+        if unknown:
+            raise DomainError(f"no column is called {unknown[0]!r}; expected one of {', '.join(names[:20])}, or all")
+        released = set(names) if "all" in free else set(free)
+        held = [name for name in whole if name not in released]
+        if len(held) == len(names):
+            raise DomainError(
+                "every column holds integers, which are held because they may be categories; release those that may change "
+                "with --free NAME,NAME or --free all"
+            )
+        frozen: list[Any] = [] if self.frozen is None else list(self._names(np.asarray(self.frozen), names))
+        quantum = self.quantum
+        if quantum is None and any(name in released for name in whole):
+            quantum = [1.0 if name in whole else 0.0 for name in names]
+        return replace(self, names=tuple(names), frozen=[*frozen, *held], quantum=quantum)
+
+    def with_defaults(self, declared: Mapping[str, Any] | None) -> InputDomain:
+        """The same domain with what the model declares of its inputs where nothing was said."""
+        kept = {k: v for k, v in (declared or {}).items() if k in ("lower", "upper", "quantum") and getattr(self, k) is None}
+        return replace(self, **kept)
+
+    @staticmethod
+    def _names(frozen: NDArray[Any], names: Sequence[str]) -> list[Any]:
+        return [names[int(i)] for i in np.flatnonzero(frozen)] if frozen.dtype == bool else frozen.tolist()
 
     def resolve(self, x: NDArray[Any], dtype: str) -> Space:
         """Fix everything against the data: arrays of one input's shape.
@@ -56,16 +93,24 @@ class InputDomain:
             DataError: inputs outside the bounds.
         """
         shape = x.shape[1:]
-        lower = self._per_feature(self.lower, shape, "lower", -np.inf)
-        upper = self._per_feature(self.upper, shape, "upper", np.inf)
+        least, most, unit_step = _implied(x, dtype)
+        lower = self._per_feature(self.lower, shape, "lower", least)
+        upper = self._per_feature(self.upper, shape, "upper", most)
         if np.any(lower >= upper):
             raise DomainError("expected lower < upper for every feature, got a feature where it is not")
-        quantum = self._per_feature(self.quantum, shape, "quantum", 0.0)
+        quantum = self._per_feature(self.quantum, shape, "quantum", unit_step)
         if np.any(quantum < 0):
             raise DomainError("expected a quantum of 0 (continuous) or more, got a negative one")
         frozen = self._frozen(shape)
         if frozen.all():
             raise DomainError("expected at least one feature that may change, got all of them frozen")
+        if self.scale is None and self.names is not None:
+            ratio = spreads_differ(x, frozen)
+            if ratio is not None:
+                raise DomainError(
+                    f"the columns' spreads differ by a factor of {ratio:.3g}, so one unit of each cannot count the same; "
+                    "choose --scale std or range (or a file), or --scale raw if the units of the table are meant"
+                )
         scale, unit = self._scaling(x, lower, upper)
         return Space(lower, upper, quantum, frozen, scale, unit, dtype)
 
@@ -114,7 +159,7 @@ class InputDomain:
         unit = self.unit or "input unit"
         if isinstance(self.scale, str) and self.scale not in ("raw", "std", "range"):
             raise DomainError(f"expected scale raw, std, range or an array, got {self.scale!r}")
-        if isinstance(self.scale, str) and self.scale == "raw":
+        if self.scale is None or (isinstance(self.scale, str) and self.scale == "raw"):
             return np.ones(shape), unit
         if isinstance(self.scale, str):
             wide = x.astype(np.float64)
@@ -135,6 +180,16 @@ class InputDomain:
         if np.any(scale <= 0) or not np.isfinite(scale).all():
             raise DomainError("expected a positive finite scale for every feature")
         return scale, self.unit or "given scale"
+
+
+def _implied(x: NDArray[Any], dtype: str) -> tuple[float, float, float]:
+    """Bounds and quantum that follow from the type: bytes are 0 to 255, integer inputs move by whole numbers."""
+    for kind in (np.dtype(dtype), x.dtype):
+        if kind == np.uint8:
+            return 0.0, 255.0, 1.0
+    if np.dtype(dtype).kind in "iu":
+        return -np.inf, np.inf, 1.0
+    return -np.inf, np.inf, 0.0
 
 
 @dataclass(frozen=True)
@@ -170,6 +225,12 @@ class Space:
         """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
         return np.where(self.frozen, 0.0, self.scale * (displacement / np.sqrt(self.features)))
 
+    def inward(self, x: NDArray[Any], displacement: float) -> float:
+        """How far, in units of the scale, the base moves away from the edges of the box for such a displacement."""
+        step = self.step(displacement)
+        base = np.clip(x, np.minimum(self.lower + step, self.upper), np.maximum(self.upper - step, self.lower))
+        return float(np.linalg.norm(((base - x) / self.scale)[~self.frozen]))
+
     def length(self, sent: Array) -> float:
         """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
         moved = (sent / self.scale)[~self.frozen]
@@ -181,6 +242,9 @@ class Space:
         Raises:
             DataError: a value lies outside the bounds by more than float error.
         """
+        if np.dtype(self.dtype).kind in "iu" and x.dtype.kind == "f" and not np.array_equal(x, np.round(x)):
+            odd = x.ravel()[np.flatnonzero((x != np.round(x)).ravel())[0]]
+            raise DataError(f"the model takes {self.dtype}, but x holds {float(odd):.6g}; give whole numbers")
         if not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any()):
             return x
         width = self.upper - self.lower

@@ -65,7 +65,7 @@ def estimate_sketch(view: View, answers: Array, length: float, confidence: float
     Returns:
         ``None`` when no answer differs from another.
     """
-    if view.blind:
+    if view.blind or length == 0:
         return None
     p = view.table(np.vstack([view.base[None], answers]))
     y = contrasts(np.sqrt(p[1:]) * (2.0 / length))
@@ -271,6 +271,8 @@ def undetected(
         confidence: of the two-sided interval.
         factor: limit of lambda over the mean energy; for random directions when left out.
     """
+    if length == 0:
+        return float("inf"), 0.0
     if factor is None:
         factor = upper_factor((1.0 - confidence) / 2, max(1, len(rows) - 1), None)
     everything = np.vstack([view.base[None], rows])

@@ -16,6 +16,7 @@ from fimaudit.classifier import Classifier
 from fimaudit.domain import InputDomain, Space, spreads_differ
 from fimaudit.links import Link
 from fimaudit.measurement import Settings
+from fimaudit.pilot import Steps
 from fimaudit.preflight import Preflight
 from fimaudit.sources import Inputs
 
@@ -75,6 +76,8 @@ def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None
         "link": link,
         "confidence": settings.confidence,
         "seed": settings.seed,
+        "profile": settings.profile,
+        "witness": settings.witness,
         "budget": budget,
     }
 
@@ -106,11 +109,23 @@ def identity(
     }
 
 
-def doubts(inputs: Inputs, space: Space, domain: InputDomain) -> list[str]:
-    """Sentences about data and domain that the numbers depend on."""
+def doubts(inputs: Inputs, space: Space, domain: InputDomain, steps: Steps | None) -> list[str]:
+    """Sentences about data, domain and model that the numbers depend on."""
     out = []
+    if steps is not None and steps.kind == "finite_scale":
+        out.append(
+            "the model is piecewise constant: small displacements change no answer at all, so a local value does not exist; "
+            f"the numbers are those at a displacement of {steps.displacement:.3g}, and each input's profile shows others"
+        )
+    held = [name for name in inputs.whole if domain.frozen is not None and name in list(domain.frozen)]
+    if held:
+        out.append(
+            f"columns of whole numbers are held, as they may be categories: {', '.join(held[:20])}"
+            f"{' and more' if len(held) > 20 else ''}; release those that may change with --free"
+        )
     ratio = spreads_differ(inputs.x, space.frozen) if inputs.x.ndim == 2 else None
-    if ratio is not None and isinstance(domain.scale, str) and domain.scale == "raw":
+    raw = domain.scale is None or (isinstance(domain.scale, str) and domain.scale == "raw")
+    if ratio is not None and raw:
         out.append(
             f"feature spreads differ by a factor of {ratio:.3g}, so in raw units one unit of every feature counts the same; "
             "choose --scale std or range unless the raw units are meant"

@@ -25,6 +25,7 @@ QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
 FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
 #: Queries are proposed up to this multiple of what was spent.
 MOST_TIMES = 64.0
+STATISTICS = {"p05": "5th percentile of the", "p95": "95th percentile of the", "min": "smallest", "max": "largest"}
 WORDS = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 
 
@@ -159,7 +160,7 @@ def _decision(name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity
         queries = None
         if outcome == "undecided":
             queries = _queries(cells, run, lambda c: _outcome(*_quantile(c, rule, error), rule.at_most, rule.at_least))
-        what = f"{rule.statistic} {WORDS[rule.metric]} of {_target(rule.of)}"
+        what = f"{STATISTICS.get(rule.statistic, rule.statistic)} {WORDS[rule.metric]} of {_target(rule.of)}"
         tail = FOR_QUANTILE.get(rule.statistic, 0) if rule.of == "population" else 0
         hint = f"it needs at least {tail} inputs, got {n}" if n < tail else ""
         upward = rule.at_most is not None
@@ -223,7 +224,8 @@ def _ratio(name: str, rule: RatioRule, run: Run, baseline: Run, confidence: floa
         times = (half / gap) ** 2 if gap > 0 else np.inf
         queries = _more(run, float(times)) if times <= MOST_TIMES else None
     common = {"rule": rule.rule, "name": name, "selection": "all inputs", "inputs": len(indices)}
-    what = f"{rule.statistic} {WORDS[rule.metric]} of {_target(rule.of)}, divided by the baseline's"
+    statistic = STATISTICS.get(rule.statistic, rule.statistic)
+    what = f"{statistic} {WORDS[rule.metric]} of {_target(rule.of)}, divided by the baseline's"
     upward = rule.at_most is not None
     return _made(common, what, outcome, limit, found.value, lower, upper, upward, queries, "")
 

@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 
 #: Directions along which the second step size is measured when there is no room for all: one for each number.
 DECISIVE = 3
+#: How much shorter those steps are than the first: an error of the step must not be common to both. (At the same length the
+#: intervals of curved networks missed in 9-13 % of cases; a quarter of it, none in 150, and the value errs a fifth as much.)
+SHORTER = {"basis-central": 4.0, "basis-forward": 2.0}
 #: Levels that the largest feature moves along such a direction, so that rounding to levels keeps the direction.
 LEVELS = 3.0
 
@@ -84,7 +87,9 @@ def whole_jacobian(
         else:
             first, used = yield from _forward(x, space, coarse_step, view)
             method = "basis-forward"
-        second, more = yield from _along(x, space, rho, first, view)
+        shorter = 1.0 if space.quantised else SHORTER[method]
+        corrected, more = yield from _along(x, space, rho / shorter, first, view)
+        first, second = corrected, first
     estimate = estimate_basis(view, _halves(first), _halves(second))
     length = space.length(coarse_step)
     return WholeJacobian(method, estimate, 1 + used + more, length, _descent(first, estimate, view))
@@ -161,7 +166,8 @@ def _along(
     """The Jacobian corrected along the directions that decide norm, peak and radius, by direct central differences."""
     free = ~space.frozen.ravel()
     scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
-    unit = _decisive(first, view)
+    # orthonormal: the directions are often nearly parallel, and solving for each would blow the steps' error up
+    unit = np.linalg.qr(_decisive(first, view).T)[0].T
     move = (rho / np.sqrt(space.features)) * scale * unit
     if space.quantised:
         stepped = quantum > 0

@@ -84,8 +84,9 @@ class Journal:
 
     def discard(self) -> None:
         """Take back what ``begin`` made, for a run that was refused before anything was measured."""
+        begun = self._file is not None
         self.close()
-        if self._goes_on or self.done:
+        if not begun or self._goes_on or self.done:
             return
         for name in (JOURNAL, *OUTPUTS):
             (self.folder / name).unlink(missing_ok=True)

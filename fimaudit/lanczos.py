@@ -15,8 +15,8 @@ __all__ = ["ClassProduct", "Krylov", "lanczos_top", "power_top", "random_start",
 
 Array = NDArray[np.float64]
 
-#: C w for the inputs listed: (b, K) cotangents and (b,) positions to (b, K).
-ClassProduct = Callable[[Array, NDArray[np.intp]], Array]
+#: C w and w . C w for the inputs listed: (b, K) cotangents and (b,) positions to (b, K) and (b,).
+ClassProduct = Callable[[Array, NDArray[np.intp]], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Krylov:
         steps: (B,) products with C.
         cotangents: (B, n, K) arguments w of the products, zeros where an input was done.
         images: (B, n, K) their products C w.
+        squared: (B, n) lengths w . C w, as the product gave them.
     """
 
     value: Array
@@ -38,6 +39,7 @@ class Krylov:
     steps: NDArray[np.intp]
     cotangents: Array
     images: Array
+    squared: Array
 
 
 def random_start(roots: Array, rng: np.random.Generator) -> Array:
@@ -68,12 +70,13 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
     value, residual = np.zeros(count), np.full(count, np.inf)
     vector, steps = start.copy(), np.zeros(count, dtype=np.intp)
     basis, images = np.zeros((count, most, classes)), np.zeros((count, most, classes))
+    squared = np.zeros((count, most))
     active, u = np.arange(count), start
     done_steps = 0
     for step in range(most):
         done_steps = step + 1
         basis[active, step] = u
-        images[active, step] = product(roots[active] * u, active)
+        images[active, step], squared[active, step] = product(roots[active] * u, active)
         steps[active] += 1
         known = basis[active, :done_steps]
         applied = roots[active, None] * images[active, :done_steps]
@@ -92,7 +95,7 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
         if len(active) == 0:
             break
     cotangents = roots[:, None] * basis[:, :done_steps]
-    return Krylov(value, _unit(vector), residual, steps, cotangents, images[:, :done_steps])
+    return Krylov(value, _unit(vector), residual, steps, cotangents, images[:, :done_steps], squared[:, :done_steps])
 
 
 def power_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: float, most: int) -> Krylov:
@@ -100,12 +103,12 @@ def power_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: f
     count, classes = roots.shape
     value, residual = np.zeros(count), np.full(count, np.inf)
     vector, steps = start.copy(), np.zeros(count, dtype=np.intp)
-    cotangents, images = np.zeros((count, 1, classes)), np.zeros((count, 1, classes))
+    cotangents, images, squared = np.zeros((count, 1, classes)), np.zeros((count, 1, classes)), np.zeros((count, 1))
     active = np.arange(count)
     for _ in range(most):
         u = vector[active]
         cotangents[active, 0] = roots[active] * u
-        images[active, 0] = product(cotangents[active, 0], active)
+        images[active, 0], squared[active, 0] = product(cotangents[active, 0], active)
         steps[active] += 1
         applied = roots[active] * images[active, 0]
         value[active] = np.maximum((u * applied).sum(axis=1), 0.0)
@@ -115,7 +118,7 @@ def power_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: f
         active = active[going]
         if len(active) == 0:
             break
-    return Krylov(value, vector, residual, steps, cotangents, images)
+    return Krylov(value, vector, residual, steps, cotangents, images, squared)
 
 
 def relative_residual(applied: Array, vector: Array, value: Array) -> Array:

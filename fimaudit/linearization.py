@@ -39,8 +39,8 @@ class Linearization(Protocol):
         """Forward and backward passes that this linearisation has made, each over the whole batch."""
         ...
 
-    def product(self, cotangents: Array) -> Array:
-        """C w = J_L (J_L^T w): (B, K) to (B, K)."""
+    def product(self, cotangents: Array) -> tuple[Array, Array]:
+        """C w = J_L (J_L^T w), (B, K) to (B, K), and |J_L^T w|^2, (B,), from the same backward pass."""
         ...
 
     def squared_norms(self, cotangents: Array) -> Array:
@@ -102,8 +102,9 @@ class RootLinearization:
             self.log_probabilities = np.log(p)
         self.passes = 1
 
-    def product(self, cotangents: Array) -> Array:
-        return self._push(self._pull(cotangents[:, None]))
+    def product(self, cotangents: Array) -> tuple[Array, Array]:
+        back = self._pull(cotangents[:, None])
+        return self._push(back), _host(back.double().flatten(1).square().sum(1))
 
     def squared_norms(self, cotangents: Array) -> Array:
         return _host(self._pull(cotangents[:, None]).double().flatten(1).square().sum(1))

@@ -212,7 +212,9 @@ def _choose_step(
     change = _change(*energy)
     if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
         return base, _Step(rho, change, spent=spent, energy=float(energy.mean()))
-    if space.quantised:
+    if view.noise is not None and clear[0]:
+        step = _least(view, blocks[0], space, (float(energy[0]), float(energy[1])), steps.finest)
+    elif space.quantised:
         step = yield from _own_levels(x, space, signs, rho, change, quality, base)
     else:
         step = yield from _own_step(x, space, signs, rho, energy, clear, quality, base)
@@ -265,14 +267,24 @@ def _above_noise(
     if not clear or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
         return _Step(far, spent=spent, clear=False)
-    own = max(rho, float(np.sqrt(SIGNAL * view.noise.cautious * space.features / energy)))
-    # Over (at, 3 at) the energy changes by this much; what is left of it at the shorter ``own``:
-    bend = _change(energy, following) / 2 * min(1.0, own / at)
-    flags = ["own_step"] if own > rho else []
+    reached = displaced(x, space, signs, at)
+    step = _least(view, reached, space, (energy, following), rho)
+    step.spent = spent
+    return step
+
+
+def _least(view: View, rows: DisplacedRows | LevelRows, space: Space, energy: tuple[float, float], shortest: float) -> _Step:
+    """The shortest displacement at which the signal is 25 times the noise, from the energies at ``rows`` and beyond."""
+    assert view.noise is not None
+    h = space.length(rows.sent())
+    at = h * float(np.sqrt(space.features))
+    own = max(shortest, at * float(np.sqrt(SIGNAL * view.noise.cautious / (energy[0] * h**2))))
+    # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:
+    bend = _change(*energy) / 2 * min(1.0, own / at)
     if bend <= CHECK_CHANGE:
-        return _Step(own, 2 * bend, spent=spent, energy=energy, heavy=True, flags=flags)
+        return _Step(own, 2 * bend, energy=energy[0], heavy=True, flags=["own_step"])
     why = "the noise of the answers hides the local value"
-    return _Step(own, finite=why, spent=spent, energy=energy, heavy=True, flags=flags)
+    return _Step(own, finite=why, energy=energy[0], heavy=True, flags=["own_step"])
 
 
 def _change(short: float, long: float) -> float:

@@ -62,7 +62,7 @@ class Quality:
         quantum: the answers are rounded to multiples of it; 0 when they are not.
         random: the same row asked twice is answered differently.
         top_k: only so many labels are shown in an answer, the last column being the rest; ``None`` when all are.
-        relative: standard deviation of log p, as the arithmetic of a half-precision model gives it; 0 when it hardly matters.
+        relative: standard deviation of log p, as half-precision arithmetic gives it; 0 when it hardly matters.
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
     """
 

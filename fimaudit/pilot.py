@@ -52,6 +52,7 @@ class Steps:
         reach: the longest displacement over which the pilot inputs still answer linearly.
         kind: ``finite_scale`` where the answers are piecewise constant, so that a local value does not exist.
         span: range of one feature, the unit of the scale profile's displacements.
+        finest: the shortest displacement that the model's numbers or the input's levels can tell.
         quality: what the answers are worth, rounding as far as the pilot's answers show.
     """
 
@@ -61,6 +62,7 @@ class Steps:
     reach: float = float("inf")
     kind: Literal["local", "finite_scale"] = "local"
     span: float = 1.0
+    finest: float = 0.0
     quality: Quality = field(default_factory=Quality)
 
     def __post_init__(self) -> None:
@@ -82,12 +84,13 @@ def choose_steps(
     asked = yield from _ask(x, space, settings, quality or Quality())
     quality = asked.quality
     share, span = -(-asked.rows // len(x)), _span(x, space)
+    finest = float(asked.rungs[0])
     profile = [
         {"displacement": float(r), "energy": float(e)} for r, e in zip(asked.rungs, asked.raw.mean(axis=0), strict=True)
     ]
     if space.quantised:
         rho, reach = _level_step(asked)
-        return Steps(rho, profile, share, reach, "local", span, quality)
+        return Steps(rho, profile, share, reach, "local", span, finest, quality)
     rungs, energy = asked.rungs, np.where(asked.clear, asked.raw, 0.0)
     plateau = find_plateau(energy, rungs)
     silent = float(np.median((asked.raw == 0).cumprod(axis=1).sum(axis=1)))
@@ -95,13 +98,15 @@ def choose_steps(
     if restless and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
         size, _ = spread(_flat(x, space))
         rho = FINITE_SHARE * size * float(np.sqrt(space.features))
-        return Steps(rho, profile, share, 0.0, "finite_scale", span, quality)
+        return Steps(rho, profile, share, 0.0, "finite_scale", span, finest, quality)
     if plateau is None or (restless and (quality.quantum > 0 or quality.random)):
-        return Steps(_loudest(energy, rungs), profile, share, 0.0 if restless else float("inf"), "local", span, quality)
+        return Steps(
+            _loudest(energy, rungs), profile, share, 0.0 if restless else float("inf"), "local", span, finest, quality
+        )
     reach = _reach(energy, rungs, plateau.first, plateau.last)
     middle = (plateau.first + plateau.last) // 2
     quality = replace(quality, relative=_relative(asked, middle, space.features))
-    return Steps(plateau.displacement, profile, share, reach, "local", span, quality)
+    return Steps(plateau.displacement, profile, share, reach, "local", span, finest, quality)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ DIRECTIONS = 16
 RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
 #: The profile ends where more than this share of the answers flip: the secants then say little of the decision.
 MOST_FLIPS = 0.25
+#: At the edge of the box the base moves inward; beyond this share of the radius it is another input.
+MOST_INWARD = 0.5
 #: T(x), the smallest radius of the profile over the local one, below which the local one overstates.
 OVERSTATES = 0.75
 
@@ -79,7 +81,7 @@ def measure_profile(
         length = space.length(blocks[place].sent())
         flips = int((answers[place].argmax(axis=1) != view.top).sum())
         radius = None if length == 0 else margin_value(view, answers[place], length)
-        if out and flips > MOST_FLIPS * count:
+        if out and (flips > MOST_FLIPS * count or space.inward(x, rungs[place]) > MOST_INWARD * (out[0].radius or 0.0)):
             radius = None
         upper = flips_upper(flips, count, settings.confidence)
         rung = length * float(np.sqrt(space.features))

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, NetworkClassifier
+from fimaudit.counterexamples import keep_witness
 from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome, converse, run_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError, UsageError
@@ -219,6 +220,7 @@ class Run:
         )
         self._done[index] = (result, outcome.rows, outcome.requests)
         if self._journal is not None:
+            keep_witness(self._journal.folder, result)
             self._journal.keep(result, outcome.rows, outcome.requests)
         self._tell(0)
 

@@ -28,6 +28,7 @@ class Inputs:
         group: (n,) group names, if given.
         names: feature names of a table.
         source: where they came from, for the report.
+        whole: names of a table's columns of integers or truth values.
     """
 
     x: NDArray[Any]
@@ -35,6 +36,7 @@ class Inputs:
     group: NDArray[Any] | None = None
     names: tuple[str, ...] | None = None
     source: str = "array"
+    whole: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -103,7 +105,7 @@ def _from_table(file: Path, suffix: str) -> Inputs:
     columns = [name for name in table.column_names if name not in ("y", "group")]
     if not columns:
         raise DataError(f"{file} has no feature columns")
-    features = []
+    features, whole = [], []
     for name in columns:
         values = table.column(name).to_numpy()
         if values.dtype.kind not in "fiub":
@@ -111,10 +113,12 @@ def _from_table(file: Path, suffix: str) -> Inputs:
                 f"column {name!r} of {file.name} holds {values.dtype} values, expected numbers; "
                 "encode it as the model was trained, or leave it out"
             )
+        if values.dtype.kind in "iub":
+            whole.append(name)
         features.append(values.astype(np.float64))
     y = table.column("y").to_numpy() if "y" in table.column_names else None
     group = np.asarray(table.column("group").to_pylist()) if "group" in table.column_names else None
-    return Inputs(np.stack(features, axis=1), y, group, tuple(columns), str(file))
+    return Inputs(np.stack(features, axis=1), y, group, tuple(columns), str(file), tuple(whole))
 
 
 def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None) -> Inputs:
@@ -151,7 +155,7 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None) -> Input
     group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
     if group is not None and group.shape != (len(x),):
         raise DataError(f"expected one group for each of {len(x)} inputs, got shape {group.shape}")
-    return Inputs(x, y, group, inputs.names, inputs.source)
+    return Inputs(x, y, group, inputs.names, inputs.source, inputs.whole)
 
 
 def _labels(y: Any, count: int) -> NDArray[np.int64] | None:

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 #: Directions that lie in the span of the others to this share, squared, are left out: a float32 network's rounding would
 #: otherwise decide their length.
 RANK_CUTOFF = 1e-3
+#: A direction whose length by its image differs by more than this from its length itself is rounding, not signal.
+CLEAN, CLEAN_ALONE = 1e-5, 1e-3
 #: Probability, for a class, that its margin is ruled out although it is the nearest.
 MISS = 1e-3
 
@@ -41,10 +43,9 @@ class InputBasis:
         inside = self.images @ cotangent
         return cotangent - inside @ self.cotangents, inside
 
-    def extended(self, cotangent: Array, image: Array) -> InputBasis:
-        """V with one more direction, outside it, from ``split``'s cotangent and its product with C."""
-        squared = float(cotangent @ image)
-        if squared <= 0:
+    def extended(self, cotangent: Array, image: Array, squared: float) -> InputBasis:
+        """V with one more direction, outside it, from ``split``'s cotangent, its product with C and squared length."""
+        if squared <= 0 or abs(float(cotangent @ image) / squared - 1) > CLEAN_ALONE:
             return self
         length = np.sqrt(squared)
         return InputBasis(np.vstack([self.images, image / length]), np.vstack([self.cotangents, cotangent / length]))
@@ -54,10 +55,11 @@ class InputBasis:
         return np.asarray(pushed - (pushed @ self.cotangents.T) @ self.images)
 
 
-def input_basis(cotangents: Array, images: Array) -> InputBasis:
-    """Orthonormalise the directions behind (n, K) cotangents and their products with C."""
-    squared = (cotangents * images).sum(axis=1)
+def input_basis(cotangents: Array, images: Array, squared: Array) -> InputBasis:
+    """Orthonormalise the directions behind (n, K) cotangents w, their products C w and squared lengths (n,)."""
     kept = squared > 1e-12 * squared.max(initial=0.0)
+    clean = kept & (np.abs((cotangents * images).sum(axis=1) - squared) <= CLEAN * squared)
+    kept = clean if clean.any() else kept & (squared == squared.max(initial=0.0))
     scale = 1.0 / np.sqrt(squared[kept])
     w, a = cotangents[kept] * scale[:, None], images[kept] * scale[:, None]
     inner = w @ a.T

@@ -84,7 +84,7 @@ def measure(
         raise UsageError(f"expected one index an input, got {len(keys)} for {len(x)} inputs")
     if len(x) == 0:
         return []
-    classes = model.info.classes or model.probabilities(x[:1]).shape[1]
+    classes = _classes(model, x)
     if method == "auto":
         method = "gram" if classes <= CROSSOVER else "lanczos"
     results: list[WhiteBox] = []
@@ -107,6 +107,11 @@ def measure(
                     norm_only=norm_only,
                     keys=[(seed, index) for index in keys[part]],
                 )
+        except NotImplementedError as exc:
+            if method == "gram":
+                raise ModelFailure(f"an operator of the model has no derivative: {exc}; use --mode black-box") from exc
+            # Products with J need more than first derivatives; rows of J do not.
+            method, rows = "gram", min(rows, _rows_together(model, x, classes, "gram"))
         except Exception as exc:
             if type(exc).__name__ != "OutOfMemoryError":
                 raise
@@ -128,7 +133,7 @@ def exact_reference(model: Any, batch: NDArray[Any]) -> list[WhiteBox]:
     if not isinstance(model, Linearizable):
         raise TargetError(f"the reference needs a torch classifier, got {type(model).__name__}")
     x = np.asarray(batch)
-    classes = model.info.classes or model.probabilities(x[:1]).shape[1]
+    classes = _classes(model, x)
     rows = max(1, _rows_together(model, x, classes, "gram") // 2)
     results: list[WhiteBox] = []
     for start in range(0, len(x), rows):
@@ -147,6 +152,10 @@ def obstacle(model: object, x: NDArray[Any]) -> str | None:
     except Exception as exc:
         return " ".join(str(exc).split())[:300] or type(exc).__name__
     return None if np.isfinite(slopes).all() else "the derivatives are not finite"
+
+
+def _classes(model: Differentiable, x: NDArray[Any]) -> int:
+    return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
 
 
 def _rows_together(model: Differentiable, x: NDArray[Any], classes: int, method: str) -> int:

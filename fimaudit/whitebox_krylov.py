@@ -94,16 +94,22 @@ class _Batch:
 
     def __init__(self, model: Differentiable, x: NDArray[Any], at: Linearization) -> None:
         self._model, self._x, self.whole = model, x, at
-        self._at, self._members = at, np.arange(len(x))
+        self._at, self._members, self._before = at, np.arange(len(x)), at.passes
         self.passes = np.full(len(x), at.passes)
 
-    def product(self, cotangents: Array, active: NDArray[np.intp]) -> Array:
-        """C w."""
-        return self._for(active, cotangents, "product")
+    def product(self, cotangents: Array, active: NDArray[np.intp]) -> tuple[Array, Array]:
+        """C w and |J_L^T w|^2."""
+        place, full = self._placed(active, cotangents)
+        images, squared = self._at.product(full)
+        self._count()
+        return images[place], squared[place]
 
     def squared_norms(self, cotangents: Array, active: NDArray[np.intp]) -> Array:
         """|J_L^T w|^2."""
-        return self._for(active, cotangents, "squared_norms")
+        place, full = self._placed(active, cotangents)
+        squared = self._at.squared_norms(full)
+        self._count()
+        return squared[place]
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         """J_L z for all inputs."""
@@ -112,18 +118,19 @@ class _Batch:
         self.passes += self.whole.passes - before
         return images
 
-    def _for(self, active: NDArray[np.intp], cotangents: Array, name: str) -> Array:
+    def _placed(self, active: NDArray[np.intp], cotangents: Array) -> tuple[NDArray[np.intp], Array]:
         if not np.isin(active, self._members).all():
             self._at, self._members = self.whole, np.arange(len(self._x))
-        before = self._at.passes
+        self._before = self._at.passes
         if 2 * len(active) <= len(self._members):
-            self._at, self._members, before = linearize(self._model, self._x[active]), active, 0
+            self._at, self._members, self._before = linearize(self._model, self._x[active]), active, 0
         place = np.searchsorted(self._members, active)
         full = np.zeros((len(self._members), cotangents.shape[1]))
         full[place] = cotangents
-        answer: Array = getattr(self._at, name)(full)
-        self.passes[self._members] += self._at.passes - before
-        return answer[place]
+        return place, full
+
+    def _count(self) -> None:
+        self.passes[self._members] += self._at.passes - self._before
 
 
 def _random_images(batch: _Batch, keys: Sequence[tuple[int, int]]) -> Array:
@@ -137,7 +144,7 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
     """The peak norm of every input: Rayleigh-Ritz over temperature on the products at hand, which grow by F_T v at its
     best temperature until v is an eigenvector there."""
     count = len(log_p)
-    bases = [input_basis(w[:n], a[:n]) for w, a, n in zip(found.cotangents, found.images, found.steps, strict=True)]
+    bases = [input_basis(*one) for one in zip(found.cotangents, found.images, found.squared, strict=True)]
     partial = [dict(_NOTHING, peak_spectral_norm=0.0, peak_temperature=1.0, peak_residual=0.0) for _ in range(count)]
     active = np.flatnonzero(found.value > 0)
     best: list[float | None] = [None] * count
@@ -152,20 +159,18 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
             z = np.linalg.eigh(rows @ rows.T)[1][:, -1] @ rows
             z /= np.linalg.norm(z)
             steps.append((i, temperature, z, *bases[i].split(_tempered_cotangent(z, log_p[i], temperature))))
-        answers = batch.product(np.array([outside for *_, outside, _ in steps]), active)
+        answers, squared = batch.product(np.array([outside for *_, outside, _ in steps]), active)
         going = []
-        for (i, temperature, z, outside, inside), answer in zip(steps, answers, strict=True):
+        for (i, temperature, z, outside, inside), answer, length in zip(steps, answers, squared, strict=True):
             applied = tempered_rows((answer + inside @ bases[i].images)[None], log_p[i], temperature)
+            value, larger = float((applied @ z)[0]), bases[i].extended(outside, answer, float(length))
             residual = float(relative_residual(applied, z[None], applied @ z)[0])
-            partial[i]["peak_residual"] = residual
-            bases[i] = bases[i].extended(outside, answer)
-            if residual > tolerance:
+            # The Rayleigh quotient, not the Ritz value: rounding in the basis cannot raise it.
+            partial[i].update(peak_spectral_norm=value, peak_temperature=temperature, peak_residual=residual)
+            if residual > tolerance and larger is not bases[i]:
                 going.append(i)
+            bases[i] = larger
         active = np.array(going, dtype=np.intp)
-    for i, around in enumerate(best):
-        if around is not None:
-            value, temperature = peak_norm(bases[i].images, log_p[i], around)
-            partial[i].update(peak_spectral_norm=value, peak_temperature=temperature)
     return bases, partial
 
 
@@ -192,7 +197,7 @@ def _add_traces(
             here = np.array([i])
 
             def matvec(v: Array, s: Array = roots[i], here: NDArray[np.intp] = here) -> Array:
-                return np.asarray(s * batch.product((s * v)[None], here)[0])
+                return np.asarray(s * batch.product((s * v)[None], here)[0][0])
 
             found = trace_xtrace(matvec, roots.shape[1], XTRACE_PRODUCTS, generator(*keys[i], TRACE_STREAM))
             partial[i].update(trace=found.value, trace_error=found.standard_error)

@@ -37,8 +37,10 @@ def pictures(count: int = PICTURES) -> Inputs:
     coarse = rng.random((count, 4, 4))
     x = np.clip(np.kron(coarse, np.ones((1, 3, 3))) + rng.normal(0, 0.03, (count, 12, 12)), 0, 1)[:, None].astype(np.float32)
     y = softmax_model(0, 144, 5)(x).argmax(axis=1)
-    y[:: 9] = (y[:: 9] + 1) % 5
-    return Inputs(x, y.astype(np.int64), np.array(["scanner A", "scanner B", "scanner B"])[np.arange(count) % 3], None, "made")
+    y[::9] = (y[::9] + 1) % 5
+    return Inputs(
+        x, y.astype(np.int64), np.array(["scanner A", "scanner B", "scanner B"])[np.arange(count) % 3], None, "made"
+    )
 
 
 def table(count: int = TABLE) -> Inputs:
@@ -115,4 +117,6 @@ def made_run(folder: Path, template: Report, count: int, seed: int = 0, **change
 
 def around(value: float, error: float) -> Interval:
     """A value between its two 95 % limits."""
-    return Interval(value=float(value), lower=float(value * np.exp(-1.96 * error)), upper=float(value * np.exp(1.96 * error)))
+    return Interval(
+        value=float(value), lower=float(value * np.exp(-1.96 * error)), upper=float(value * np.exp(1.96 * error))
+    )

@@ -76,6 +76,9 @@ def resnet_form() -> tuple[nn.Module, float]:
 
 def densenet_form() -> tuple[nn.Module, float]:
     net = disturbed(DenseNet([2, 2], 3, 10, channels=1))
+    with torch.no_grad():  # right after the stem: folded into it, this norm would make the recursion the tighter one
+        net.blocks[0].branch[0].weight.fill_(1.2)
+        net.blocks[0].branch[0].running_var.fill_(0.9)
     blocks: list[list[float]] = [[]]
     transitions, size = [], SIZE
     parts = list(net.blocks)
@@ -105,7 +108,7 @@ def transformer_form() -> tuple[nn.Module, float]:
         attention = attention_sublayer_lipschitz(width, tokens, form, spectral_norm_upper(v), dense(block.output))
         first = block.mlp[0].weight.detach().double().numpy() * block.norm2.weight.detach().double().numpy()
         blocks.append((attention, mlp_sublayer_lipschitz(spectral_norm_upper(first), dense(block.mlp[2]))))
-    last = float(net.norm.weight.abs().max()) / math.sqrt(net.norm.eps)
+    last = net.norm.weight.detach().abs().max().item() / math.sqrt(net.norm.eps)
     return net, transformer_lipschitz(conv(net.embed, SIZE), blocks, last / math.sqrt(tokens) * dense(net.head))
 
 

@@ -32,6 +32,11 @@ def gram_case(spectrum: str, inputs: int = 3, classes: int = 30) -> tuple[np.nda
     return rows @ rows.mT, np.sqrt(p)
 
 
+def times(gram: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    image = (gram @ w[..., None])[..., 0]
+    return image, (w * image).sum(-1)
+
+
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("iterate", [lanczos_top, power_top])
 def test_top_eigenpair(spectrum: str, iterate: object) -> None:
@@ -40,8 +45,8 @@ def test_top_eigenpair(spectrum: str, iterate: object) -> None:
     exact = np.linalg.eigvalsh(fisher)[:, -1]
     start = random_start(roots, np.random.default_rng(0))
 
-    def product(w: np.ndarray, active: np.ndarray) -> np.ndarray:
-        return (gram[active] @ w[..., None])[..., 0]
+    def product(w: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return times(gram[active], w)
 
     found = iterate(product, roots, start, tolerance=1e-6, most=5000 if iterate is power_top else 30)  # type: ignore[operator]
     np.testing.assert_allclose(found.value, exact, rtol=1e-9, atol=1e-12)
@@ -63,9 +68,9 @@ def test_inputs_that_are_done_cost_nothing_more() -> None:
     gram[1] = 0.0
     asked: list[list[int]] = []
 
-    def product(w: np.ndarray, active: np.ndarray) -> np.ndarray:
+    def product(w: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         asked.append(active.tolist())
-        return (gram[active] @ w[..., None])[..., 0]
+        return times(gram[active], w)
 
     found = lanczos_top(product, roots, random_start(roots, np.random.default_rng(0)), tolerance=1e-8, most=30)
     assert asked[0] == [0, 1, 2]
@@ -77,7 +82,7 @@ def test_inputs_that_are_done_cost_nothing_more() -> None:
 def test_steps_run_out_with_an_honest_residual() -> None:
     gram, roots = gram_case("slow decay")
     found = lanczos_top(
-        lambda w, active: (gram[active] @ w[..., None])[..., 0],
+        lambda w, active: times(gram[active], w),
         roots,
         random_start(roots, np.random.default_rng(0)),
         tolerance=1e-12,
@@ -164,7 +169,7 @@ def test_margin_limits_hold_and_are_exact_inside_the_basis() -> None:
     top = int(np.argmax(log_p))
     truth = np.linalg.norm(jacobian[top] - jacobian, axis=1)
     w = rng.standard_normal((4, 9))
-    basis = input_basis(w, w @ jacobian @ jacobian.T)
+    basis = input_basis(w, w @ jacobian @ jacobian.T, ((w @ jacobian) ** 2).sum(1))
     v = basis.cotangents @ jacobian
     np.testing.assert_allclose(v @ v.T, np.eye(4), atol=1e-9)
     z = rng.choice([-1.0, 1.0], (16, 200))
@@ -173,7 +178,7 @@ def test_margin_limits_hold_and_are_exact_inside_the_basis() -> None:
     guess, highest = margin_candidates(basis, outside, log_p)
     assert (highest >= truth - 1e-9).all()
     np.testing.assert_allclose(guess, truth, rtol=0.6, atol=1e-9)
-    whole = input_basis(np.eye(9), jacobian @ jacobian.T)
+    whole = input_basis(np.eye(9), jacobian @ jacobian.T, (jacobian**2).sum(1))
     np.testing.assert_allclose(margin_candidates(whole, 0 * outside, log_p)[0], truth, rtol=1e-9, atol=1e-9)
 
 
@@ -182,12 +187,13 @@ def test_basis_extends_by_the_part_outside() -> None:
     jacobian = rng.standard_normal((7, 30))
     gram = jacobian @ jacobian.T
     w = rng.standard_normal((2, 7))
-    basis = input_basis(w, w @ gram)
+    basis = input_basis(w, w @ gram, ((w @ jacobian) ** 2).sum(1))
     more = rng.standard_normal(7)
     outside, inside = basis.split(more)
     np.testing.assert_allclose(inside, (basis.cotangents @ jacobian) @ (more @ jacobian), rtol=1e-9)
-    larger = basis.extended(outside, outside @ gram)
+    larger = basis.extended(outside, outside @ gram, outside @ gram @ outside)
     v = larger.cotangents @ jacobian
     np.testing.assert_allclose(v @ v.T, np.eye(3), atol=1e-9)
     np.testing.assert_allclose(larger.images, v @ jacobian.T, atol=1e-9)
-    assert larger.extended(np.zeros(7), np.zeros(7)) is larger
+    assert larger.extended(np.zeros(7), np.zeros(7), 0.0) is larger
+    assert larger.extended(outside, outside @ gram, 1.1 * outside @ gram @ outside) is larger, "rounding is no direction"

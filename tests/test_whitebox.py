@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import resource
 from typing import Any
 
@@ -24,7 +25,8 @@ from fimaudit.whitebox_gram import measure_gram
 
 X = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
 FEW, MANY = 10, CROSSOVER + 8
-NETWORKS = {(style, classes): zoo_network(style, classes) for style in STYLES for classes in (FEW, MANY)}
+CASES = [(style, classes) for style in STYLES for classes in (FEW, MANY)]
+network = functools.cache(zoo_network)
 
 
 def opened(module: nn.Module, link: str = "softmax") -> Any:
@@ -48,12 +50,13 @@ def truth(log_p: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     def norm_at(temperature: float) -> float:
         q = np.exp((log_p - log_p.max()) / temperature)
         q /= q.sum()
-        return float(np.linalg.norm(np.sqrt(q)[:, None] * (rows - q @ rows) / temperature, 2) ** 2)
+        z = np.sqrt(q)[:, None] * (rows - q @ rows) / temperature
+        return float(np.linalg.eigvalsh(z.T @ z if len(z) > z.shape[1] else z @ z.T)[-1])
 
-    scan = np.exp(np.linspace(-5, 4, 91))
+    scan = np.exp(np.linspace(-5, 4, 61))
     best = scan[np.argmax([norm_at(t) for t in scan])]
     refined = scipy.optimize.minimize_scalar(
-        lambda t: -norm_at(np.exp(t)), bounds=(np.log(best) - 0.1, np.log(best) + 0.1), method="bounded"
+        lambda t: -norm_at(np.exp(t)), bounds=(np.log(best) - 0.15, np.log(best) + 0.15), method="bounded"
     )
     top = int(np.argmax(log_p))
     others = np.arange(len(log_p)) != top
@@ -66,14 +69,16 @@ def truth(log_p: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     }
 
 
-REFERENCE = {key: [truth(*one) for one in dense(network, X)] for key, network in NETWORKS.items()}
+@functools.cache
+def reference(style: str, classes: int) -> list[dict[str, float]]:
+    return [truth(*one) for one in dense(network(style, classes), X)]
 
 
-@pytest.mark.parametrize(("style", "classes"), NETWORKS)
+@pytest.mark.parametrize(("style", "classes"), CASES)
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-5), (torch.float32, 1e-3)])
 def test_every_input_matches_the_dense_jacobian(style: str, classes: int, dtype: torch.dtype, allowed: float) -> None:
-    found = measure(opened(copy.deepcopy(NETWORKS[style, classes]).to(dtype)), X)
-    for one, exact in zip(found, REFERENCE[style, classes], strict=True):
+    found = measure(opened(copy.deepcopy(network(style, classes)).to(dtype)), X)
+    for one, exact in zip(found, reference(style, classes), strict=True):
         assert one.method == ("gram" if classes <= CROSSOVER else "lanczos")
         assert one.residual <= 1e-4
         for name in ("spectral_norm", "peak_spectral_norm", "margin_radius"):
@@ -85,7 +90,7 @@ def test_every_input_matches_the_dense_jacobian(style: str, classes: int, dtype:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_methods_agree_and_count_their_passes(style: str) -> None:
-    model = opened(NETWORKS[style, MANY])
+    model = opened(network(style, MANY))
     gram, lanczos, power = (measure(model, X, method=m, tolerance=1e-5) for m in ("gram", "lanczos", "power"))  # type: ignore[arg-type]
     for a, b, c in zip(gram, lanczos, power, strict=True):
         assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-4)
@@ -100,13 +105,13 @@ def test_methods_agree_and_count_their_passes(style: str) -> None:
 
 
 def test_reference_is_the_dense_jacobian() -> None:
-    for one, exact in zip(exact_reference(opened(NETWORKS["vit", FEW]), X), REFERENCE["vit", FEW], strict=True):
+    for one, exact in zip(exact_reference(opened(network("vit", FEW)), X), reference("vit", FEW), strict=True):
         assert one.spectral_norm == pytest.approx(exact["spectral_norm"], rel=1e-9)
         assert one.method == "reference"
 
 
 def test_norm_alone_takes_fewer_passes() -> None:
-    model = opened(NETWORKS["resnet", MANY])
+    model = opened(network("resnet", MANY))
     alone, all_of_it = measure(model, X, norm_only=True), measure(model, X)
     assert [a.spectral_norm for a in alone] == [b.spectral_norm for b in all_of_it]
     for a, b in zip(alone, all_of_it, strict=True):
@@ -115,7 +120,7 @@ def test_norm_alone_takes_fewer_passes() -> None:
 
 
 def test_results_do_not_depend_on_the_batch() -> None:
-    model = opened(copy.deepcopy(NETWORKS["resnet", MANY]).double())
+    model = opened(copy.deepcopy(network("resnet", MANY)).double())
     together = measure(model, X)
     for i in (0, 3):
         (alone,) = measure(model, X[i : i + 1], indices=[i])
@@ -126,15 +131,15 @@ def test_results_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("trace", ["auto", "hutchinson", "xtrace"])
 def test_traces_are_unbiased(trace: str) -> None:
-    model = opened(NETWORKS["vgg", FEW])
-    exact = REFERENCE["vgg", FEW][2]["trace"]
-    found = [measure(model, X[2:3], method="lanczos", trace=trace, seed=seed)[0].trace for seed in range(30)]  # type: ignore[arg-type]
-    assert abs(np.mean(found) - exact) <= 4 * np.std(found, ddof=1) / np.sqrt(30) + 1e-3 * exact
+    model = opened(network("vgg", FEW))
+    exact = reference("vgg", FEW)[2]["trace"]
+    found = [measure(model, X[2:3], method="lanczos", trace=trace, seed=seed)[0].trace for seed in range(20)]  # type: ignore[arg-type]
+    assert abs(np.mean(found) - exact) <= 4 * np.std(found, ddof=1) / np.sqrt(20) + 1e-3 * exact
 
 
 @pytest.mark.parametrize(("classes", "method"), [(FEW, "gram"), (MANY, "lanczos")])
 def test_worst_direction_spends_probability_as_predicted(classes: int, method: str) -> None:
-    model = opened(copy.deepcopy(NETWORKS["densenet", classes]).double())
+    model = opened(copy.deepcopy(network("densenet", classes)).double())
     for x, one in zip(X, measure(model, X, worst_direction=True, tolerance=1e-8), strict=True):
         assert one.direction is not None
         assert one.contrast is not None
@@ -192,7 +197,6 @@ def test_saturated_answers(gap: float, inside: bool, method: str) -> None:
     for name in ("spectral_norm", "peak_spectral_norm", "margin_radius"):
         assert getattr(one, name) == pytest.approx(exact[name], rel=1e-3), name
     assert one.hidden_classes == 0
-    assert one.rival in (1, 2)
 
 
 def test_probabilities_of_zero_are_resolved_in_float64_or_counted() -> None:
@@ -239,7 +243,7 @@ def test_thirty_two_thousand_classes() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_measured_at_the_function_its_parameters_define(dtype: torch.dtype) -> None:
-    half = copy.deepcopy(NETWORKS["resnet", FEW]).to(dtype)
+    half = copy.deepcopy(network("resnet", FEW)).to(dtype)
     wide = copy.deepcopy(half).float()
     rounded = torch.from_numpy(X).to(dtype).float().numpy()
     for a, b in zip(measure(opened(half), X), measure(opened(wide), rounded), strict=True):
@@ -259,14 +263,13 @@ def test_memory_does_not_hold_k_times_d_times_the_batch() -> None:
     classes, shape = 400, (3, 64, 64)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Flatten(), nn.Linear(4 * 16 * 16, classes)).eval()
-    x = np.random.default_rng(0).random((48, *shape)).astype(np.float32)
+    x = np.random.default_rng(0).random((32, *shape)).astype(np.float32)
     model = opened(module)
     measure(model, x[:2])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     measure(model, x)
-    measure(model, x[:16], method="gram")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < 450, f"{grown:.0f} MB; all rows of the batch would take {48 * classes * 3 * 64 * 64 * 4 / 2**20:.0f}"
+    assert grown < 250, f"{grown:.0f} MB; all rows of the batch would take {32 * classes * 3 * 64 * 64 * 4 / 2**20:.0f}"
 
 
 class OnlyProducts:
@@ -279,7 +282,7 @@ class OnlyProducts:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_products_of_the_root_alone_give_the_same(style: str) -> None:
-    model = opened(copy.deepcopy(NETWORKS[style, FEW]).double())
+    model = opened(copy.deepcopy(network(style, FEW)).double())
     plain: Any = OnlyProducts(model)
     assert not isinstance(plain, Linearizable)
     at = linearize(plain, X[:2])
@@ -297,9 +300,9 @@ def test_products_of_the_root_alone_give_the_same(style: str) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_fisher_operator(style: str) -> None:
-    model = opened(copy.deepcopy(NETWORKS[style, FEW]).double())
+    model = opened(copy.deepcopy(network(style, FEW)).double())
     operator = FisherOperator(model, X[0])
-    log_p, rows = dense(NETWORKS[style, FEW], X[:1])[0]
+    log_p, rows = dense(network(style, FEW), X[:1])[0]
     rng = np.random.default_rng(0)
     u, v = rng.standard_normal((2, operator.shape[0]))
     fisher = rows.T @ (np.exp(log_p)[:, None] * rows)
@@ -308,13 +311,13 @@ def test_fisher_operator(style: str) -> None:
     assert u @ (operator.H @ v) == pytest.approx(u @ (operator @ v), rel=1e-12)
     np.testing.assert_allclose(operator @ (2 * u - v), 2 * (operator @ u) - operator @ v, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(operator @ np.stack([u, v], 1), np.stack([operator @ u, operator @ v], 1))
-    assert eigsh(operator, k=1, return_eigenvectors=False)[0] == pytest.approx(REFERENCE[style, FEW][0]["spectral_norm"])
-    assert FisherOperator(opened(NETWORKS[style, FEW]), X[0]).dtype == np.float32
+    assert eigsh(operator, k=1, return_eigenvectors=False)[0] == pytest.approx(reference(style, FEW)[0]["spectral_norm"])
+    assert FisherOperator(opened(network(style, FEW)), X[0]).dtype == np.float32
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_three_forms_have_one_norm(style: str) -> None:
-    for check, exact in zip(check_identity(opened(NETWORKS[style, FEW]), X[:2]), REFERENCE[style, FEW], strict=False):
+    for check, exact in zip(check_identity(opened(network(style, FEW)), X[:2]), reference(style, FEW), strict=False):
         assert check.difference < 1e-9
         assert check.gradient == pytest.approx(exact["spectral_norm"], rel=1e-9)
         assert check.covariance == pytest.approx(check.square_root, rel=1e-9)
@@ -350,7 +353,7 @@ def test_obstacles(target: object, sentence: str) -> None:
 
 
 def test_no_obstacle() -> None:
-    assert obstacle(opened(NETWORKS["vit", FEW]), X[0]) is None
+    assert obstacle(opened(network("vit", FEW)), X[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -363,7 +366,7 @@ def test_no_obstacle() -> None:
 )
 def test_wrong_use(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        measure(opened(NETWORKS["vgg", FEW]), X, **options)
+        measure(opened(network("vgg", FEW)), X, **options)
 
 
 class Tight(nn.Module):
@@ -392,15 +395,15 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("style", "classes"), NETWORKS)
+@pytest.mark.parametrize(("style", "classes"), CASES)
 def test_on_the_gpu(style: str, classes: int) -> None:
-    found = measure(open_classifier(copy.deepcopy(NETWORKS[style, classes]), "softmax", device="cuda"), X)  # type: ignore[arg-type]
-    for one, exact in zip(found, REFERENCE[style, classes], strict=True):
+    found = measure(open_classifier(copy.deepcopy(network(style, classes)), "softmax", device="cuda"), X)  # type: ignore[arg-type]
+    for one, exact in zip(found, reference(style, classes), strict=True):
         assert one.spectral_norm == pytest.approx(exact["spectral_norm"], rel=1e-3)
 
 
 def test_gram_is_formed_by_columns_when_its_rows_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = opened(copy.deepcopy(NETWORKS["vgg", FEW]).double())
+    model = opened(copy.deepcopy(network("vgg", FEW)).double())
     plain = measure_gram(model.linearize(X[:2]))
     monkeypatch.setattr("fimaudit_adapters.torch_linearization.ROWS_BYTES", 1)
     for a, b in zip(plain, measure_gram(model.linearize(X[:2])), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fimaudit_adapters import torch_derivatives, torch_identity
 from fimaudit_adapters.torch_files import LoadedModule
 from fimaudit_adapters.torch_identity import Matvec
 from fimaudit_adapters.torch_linearization import TorchLinearization
+from fimaudit_adapters.torch_numerics import module_untouched
 from fimaudit_adapters.torch_signature import check_input, plan_call, select_output
 
 __all__ = ["TorchClassifier", "displaced_on_device"]
@@ -159,7 +161,7 @@ class TorchClassifier:
         while start < rows:
             stop = min(rows, start + (self._limit or rows))
             try:
-                with torch.no_grad():
+                with torch.no_grad(), module_untouched(self.module, self.device) if self._strayed() else nullcontext():
                     output = self.call(self.module, self.filled(build(start, stop)))
                     pieces.append(as_rows(_on_host(output), max(stop - start, self._fewest))[: stop - start])
             except torch.OutOfMemoryError as exc:
@@ -176,6 +178,10 @@ class TorchClassifier:
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
         return to_probabilities(values, self.link, rows=rows)
+
+    def _strayed(self) -> bool:
+        """Whether someone has switched the module back to training mode meanwhile."""
+        return self._info.details["format"] != "torch.export" and self.module.training
 
     def filled(self, x: torch.Tensor) -> torch.Tensor:
         """The batch filled up with copies of its last row, where the program demands more rows than there are."""

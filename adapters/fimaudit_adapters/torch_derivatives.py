@@ -19,7 +19,7 @@ from fimaudit_adapters.torch_rewrites import CheaperDerivatives
 if TYPE_CHECKING:
     from fimaudit_adapters.torch_classifier import TorchClassifier
 
-__all__ = ["derivative_rows", "linearize", "raw_function", "root_jvp", "root_vjp"]
+__all__ = ["derivative_rows", "linearize", "model_failure", "raw_function", "root_jvp", "root_vjp"]
 
 #: Inputs that are linearised together: on a CPU as many as keep its caches, on a GPU a share of the free memory.
 CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
@@ -44,13 +44,15 @@ def linearize(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype | 
     working = dtype or (torch.float32 if low else model.dtype)
     try:
         made = _linearized(model, batch, working)
-    except RuntimeError as exc:
-        if dtype is not None or not low or isinstance(exc, torch.OutOfMemoryError | ModelFailure):
-            raise _translated(exc) from exc
+    except (FimauditError, torch.OutOfMemoryError):
+        raise
+    except Exception as exc:
+        if dtype is not None or not low:
+            raise model_failure(exc) from exc
         try:  # a network with its precision written into its code
             made = _linearized(model, batch, model.dtype)
         except RuntimeError as again:
-            raise _translated(again) from again
+            raise model_failure(again) from again
     lost = made.link.kind in ("identity", "column") and bool((made.link.probabilities == 0).any())
     if lost and dtype is None and working == torch.float32:
         try:
@@ -113,9 +115,8 @@ def _runner(module: torch.nn.Module, dtype: torch.dtype, native: torch.dtype) ->
     return run
 
 
-def _translated(exc: Exception) -> Exception:
-    if isinstance(exc, FimauditError | torch.OutOfMemoryError):
-        return exc
+def model_failure(exc: Exception) -> ModelFailure:
+    """What a network raised while it was differentiated, in our words."""
     text = " ".join(str(exc).split())[:300]
     return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {text}")
 

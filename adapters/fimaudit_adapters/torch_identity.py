@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit_adapters.torch_derivatives import raw_function
+from fimaudit_adapters.torch_derivatives import model_failure, raw_function
 from fimaudit_adapters.torch_products import Function, JacobianProducts
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ def fisher_forms(model: TorchClassifier, x: NDArray[Any]) -> dict[str, Matvec]:
             return z
         return torch.cat([torch.zeros_like(z), z], dim=1) if model.link == "sigmoid" else logs(z)
 
-    with torch.no_grad():
-        p = logs(raw(at)).exp()
+    try:
+        with torch.no_grad():
+            p = logs(raw(at)).exp()
+    except Exception as exc:
+        raise model_failure(exc) from exc
 
     def covariance(a: torch.Tensor) -> torch.Tensor:
         return p * a - p * (p * a).sum()

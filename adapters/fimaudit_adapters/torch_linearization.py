@@ -28,6 +28,8 @@ Array = NDArray[np.float64]
 ROWS_BYTES = 256 * 2**20
 #: Cotangents that go back together, over inputs and classes: larger operators up to here, more memory beyond.
 ROWS_TOGETHER = 16
+#: Cotangents stay below this, with room for sums.
+MOST_FLOAT32 = 1e34
 
 
 class LinkDerivative:
@@ -52,7 +54,9 @@ class LinkDerivative:
         self._inverse = np.divide(1.0, p, out=np.zeros_like(p), where=p > 0)
         self._rows = np.arange(len(p))
         self._top = p.argmax(axis=1)
-        self.row_scale = np.sqrt(p) if self.kind in ("identity", "column") else np.ones_like(p)
+        inside = self.kind in ("identity", "column")
+        self.row_scale = np.sqrt(p) if inside else np.ones_like(p)
+        self.shrinkage = p.min(axis=1, keepdims=True) if self.kind == "column" else p if inside else np.ones_like(z)
 
     def pull(self, w: Array) -> Array:
         """Cotangents of log p to cotangents of the raw output: (..., B, K) to (..., B, M)."""
@@ -105,13 +109,13 @@ class TorchLinearization:
         """How J v is formed when not by the double vjp."""
         return self._products.fallback
 
-    def product(self, cotangents: Array) -> Array:
+    def product(self, cotangents: Array) -> tuple[Array, Array]:
         back, scale = self._pulled(cotangents)
-        return self._pushed(back) * scale[:, None]
+        return self._pushed(back) * scale[:, None], _squared(back) * scale**2
 
     def squared_norms(self, cotangents: Array) -> Array:
         back, scale = self._pulled(cotangents)
-        return on_host(back.flatten(1).double().square().sum(1)) * scale**2
+        return _squared(back) * scale**2
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         like = self._products.input
@@ -124,7 +128,7 @@ class TorchLinearization:
         count, classes = self.row_scale.shape
         features = self._products.input[0].numel()
         if count * classes * features * self._products.input.element_size() > ROWS_BYTES:
-            columns = [self.product(self._unit(k)) for k in range(classes)]
+            columns = [self.product(self._unit(k))[0] for k in range(classes)]
             return np.stack(columns, axis=1) * self.row_scale[:, None, :]
         like, together = self._products.input, max(1, ROWS_TOGETHER // count)
         rows = torch.empty((count, classes, features), dtype=like.dtype, device=like.device)
@@ -163,7 +167,8 @@ class TorchLinearization:
     def _pulled(self, cotangents: Array) -> tuple[torch.Tensor, Array]:
         """J_L^T of cotangents brought to ordinary size, and their sizes: float32 holds neither 1e-45 nor 1e39."""
         raw = self.link.pull(cotangents)
-        scale = np.abs(raw).max(axis=1)
+        # A network that ends in probabilities multiplies by them on the way back.
+        scale = np.maximum(np.abs(raw * self.link.shrinkage).max(axis=1), np.abs(raw).max(axis=1) / MOST_FLOAT32)
         scale[scale == 0] = 1.0
         return self._products.pull(self._as_raw(raw / scale[:, None])), scale
 
@@ -173,6 +178,11 @@ class TorchLinearization:
     def _as_raw(self, raw: Array) -> torch.Tensor:
         like = self._products.output
         return torch.from_numpy(raw).to(like.dtype).to(like.device)
+
+
+def _squared(back: torch.Tensor) -> Array:
+    wide = (back.cpu() if back.device.type == "mps" else back).flatten(1).double()
+    return on_host(wide.square().sum(1))
 
 
 def _accurate_gram(rows: torch.Tensor) -> torch.Tensor:

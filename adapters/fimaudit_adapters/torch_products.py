@@ -86,6 +86,8 @@ class JacobianProducts:
         self.passes += 1
         if self.fallback is None:
             try:
+                if self._back is None:
+                    self._check_twice()
                 return self._push_twice(tangents)
             except (RuntimeError, NotImplementedError) as exc:
                 if not any(words in str(exc) for words in _MISSING):
@@ -100,9 +102,23 @@ class JacobianProducts:
                 (self._back,) = torch.autograd.grad(self._y, self._x, self._seed, create_graph=True, materialize_grads=True)
                 self.passes += 1
             if not self._back.requires_grad:
-                return torch.zeros_like(self._y)
+                raise RuntimeError("double backward not implemented")
             (along,) = torch.autograd.grad(self._back, self._seed, tangents, retain_graph=True, materialize_grads=True)
         return along
+
+    def _check_twice(self) -> None:
+        """w . J (J^T w) = |J^T w|^2, or a branch of the backward pass has no derivative and was dropped in silence."""
+        like = self._y
+        signs = torch.arange(like.numel(), device=like.device).mul(7919).remainder(3).sub(1)
+        w = signs.view(like.shape).to(like.dtype)
+        t = self.pull(w)
+        self.passes += 1
+        a = self._push_twice(t)
+        left = (w * a).flatten(1).sum(1).double() if like.device.type != "mps" else (w * a).flatten(1).sum(1)
+        right = t.flatten(1).square().sum(1).to(left.dtype)
+        allowed = 1e-3 if like.dtype in (torch.float32, torch.float64) else 0.1
+        if not bool(((left - right).abs() <= allowed * right).all()):
+            raise RuntimeError("double backward dropped a branch")
 
 
 def forward_products(function: Function, x: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
@@ -113,7 +129,12 @@ def forward_products(function: Function, x: torch.Tensor, tangents: torch.Tensor
     """
     with exact_numerics(x.device):
         try:
-            along: torch.Tensor = torch.func.jvp(function, (x,), (tangents,))[1]
+            with warnings.catch_warnings():
+                # torch compiles its own decompositions with what it deprecates.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                along: torch.Tensor = torch.func.jvp(function, (x,), (tangents,))[1]
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as exc:
-            raise NotImplementedError(str(exc).splitlines()[0]) from exc
+            raise NotImplementedError(" ".join(str(exc).split())[:300] or "no forward mode") from exc
     return along.detach()

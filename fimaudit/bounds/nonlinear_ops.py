@@ -124,15 +124,17 @@ def matmul(a: Node | ArrayLike, b: Node | ArrayLike, name: str = "") -> Node:
     if isinstance(a, Node) and isinstance(b, Node):
         return _attention_or_product(a, b)
     if isinstance(a, Node):
+        assert not isinstance(b, Node)
         constant = _one_matrix(b)
         if constant.ndim == 2:
             return dense(a, constant.T, name=name)
         node = a
-    else:
-        assert isinstance(b, Node)
+    elif isinstance(b, Node):
         constant, node = _one_matrix(a), b
         if constant.ndim == 2:
             return transpose_last(dense(transpose_last(node), constant, name=name))
+    else:
+        raise TypeError("one factor of a product must be a node")
     left, right = (a.shape, constant.shape) if isinstance(a, Node) else (constant.shape, node.shape)
     lead = np.broadcast_shapes(left[:-2], right[:-2])
     node = expand(node, (*lead, *node.shape[-2:]))

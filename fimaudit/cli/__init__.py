@@ -15,6 +15,7 @@ from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
 from fimaudit.cli.gate import gate
 from fimaudit.cli.inspect import inspect
+from fimaudit.cli.plan import plan
 from fimaudit.cli.plot import plot
 from fimaudit.cli.report import report
 from fimaudit.cli.verify import verify
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(audit)
 app.command()(inspect)
+app.command()(plan)
 app.command()(compare)
 app.command()(gate)
 app.command()(report)

@@ -27,7 +27,15 @@ def audit(
     upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
     quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
     unit: Annotated[str | None, typer.Option(help="Name of the input unit, for the report.")] = None,
-    scale: Annotated[str, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file.")] = "raw",
+    scale: Annotated[
+        str | None, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file; raw when left out.")
+    ] = None,
+    frozen: Annotated[str | None, typer.Option(help="Features that are held: names, positions, or a mask .npy.")] = None,
+    free: Annotated[str | None, typer.Option(help="Whole-number columns that may change: names, or all.")] = None,
+    profile: Annotated[str, typer.Option(help="Radius and flips at longer displacements: off, cheap or full.")] = "cheap",
+    witness: Annotated[
+        bool, typer.Option("--witness", help="Look for a displacement that really changes each decision; saved in --out.")
+    ] = False,
     confidence: Annotated[float, typer.Option(help="Confidence of each interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
@@ -54,6 +62,8 @@ def audit(
         raise UsageError("expected one of --resume and --overwrite, got both")
     if mode not in ("auto", "black-box", "white-box"):
         raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    if profile not in ("off", "cheap", "full"):
+        raise UsageError(f"expected --profile off, cheap or full, got {profile!r}")
     with progress_bar() as progress:
         report = run_audit(
             target,
@@ -69,7 +79,11 @@ def audit(
             upper=o.number_or_file(upper, "--upper"),
             quantum=o.number_or_file(quantum, "--quantum"),
             unit=unit,
-            scale=scale if scale in ("raw", "std", "range") else cast(Any, o.number_or_file(scale, "--scale")),
+            scale=scale if scale in (None, "raw", "std", "range") else cast(Any, o.number_or_file(scale, "--scale")),
+            frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
+            free=cast(Any, o.names_or_mask(free, "--free")) or (),
+            profile=cast(Any, profile),
+            witness=witness,
             batch=batch,
             tolerance=tolerance,
             worst_direction=worst_direction,

@@ -24,6 +24,7 @@ __all__ = [
     "TrustPickle",
     "Weights",
     "held",
+    "names_or_mask",
     "number_or_file",
     "output_choice",
 ]
@@ -60,6 +61,15 @@ def held(items: list[str] | None) -> Mapping[str, Any]:
             raise UsageError(f"expected --hold name=number or name=file.npy, got {item!r}")
         out[name] = np.asarray(number_or_file(value, "--hold"))
     return out
+
+
+def names_or_mask(text: str | None, flag: str) -> list[str] | ArrayLike | None:
+    """Names or positions between commas, or a boolean mask from a .npy file."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return number_or_file(text, flag)
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def number_or_file(text: str | None, flag: str) -> ArrayLike | None:

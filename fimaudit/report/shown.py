@@ -56,23 +56,37 @@ def keep_shown(
         x: (n, \\*shape) all inputs of the data, in the model's input units.
         inputs: the measured ones.
         directions: most sensitive direction of an input, shape \\*shape, by index.
-        witnesses: displaced input that changes the decision, shape \\*shape, by index; those of ``Sensitivity.witness``
-            are taken where this process found them.
+        witnesses: displaced input that changes the decision, shape \\*shape, by index.
+
+    Where they are left out, what the audit left in the folder is taken: ``directions/INDEX.npy`` and ``witness.npz``.
     """
     chosen = most_sensitive(inputs)
     if not chosen or x[0].size > MOST_NUMBERS:
         (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
         return
     arrays: dict[str, Any] = {"index": np.array([s.index for s in chosen]), "x": x[[s.index for s in chosen]]}
+    witnesses = _left_witnesses(Path(folder)) if witnesses is None else witnesses
     for s in chosen:
-        direction = (directions or {}).get(s.index)
-        found = s.witness.x if s.witness is not None else None
-        witness = (witnesses or {}).get(s.index, found)
+        direction = _left_direction(Path(folder), s.index) if directions is None else directions.get(s.index)
+        witness = witnesses.get(s.index)
         for name, array in (("direction", direction), ("witness", witness)):
             if array is not None:
                 arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x.shape[1:])
     with open(Path(folder) / SHOWN_FILE, "wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def _left_direction(folder: Path, index: int) -> NDArray[Any] | None:
+    path = folder / "directions" / f"{index}.npy"
+    return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+
+
+def _left_witnesses(folder: Path) -> dict[int, NDArray[Any]]:
+    path = folder / WITNESS_FILE
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(zip(archive["index"].tolist(), archive["x"], strict=True))
 
 
 def read_shown(folder: Path) -> dict[int, ShownInput]:

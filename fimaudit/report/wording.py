@@ -139,7 +139,7 @@ def scope_sentences(report: Report, statuses: Sequence[str]) -> tuple[list[str],
 
 def _limits(interval: Interval, write: object) -> str:
     assert callable(write)
-    if interval.lower is None and interval.upper is None:
+    if not interval.lower and interval.upper is None:
         return "no limits"
     if interval.upper is None:
         return f"at least {write(interval.lower)}"

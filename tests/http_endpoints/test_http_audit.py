@@ -47,3 +47,19 @@ def test_triton(triton, in_process, cancer):
 
 def test_mlflow(mlflow, in_process, cancer):
     agrees(mlflow.url, in_process, cancer, 1e-6)
+
+
+def test_top_k_answers_give_a_lower_bound(plain, digits):
+    rows = digits.rows[:6]
+
+    def probabilities(batch):
+        return digits.truth(np.asarray(batch))
+
+    whole = audit(probabilities, rows, queries=QUERIES, link="identity")
+    top = audit(plain.url + "/classify", rows, queries=QUERIES, trust_env=False, protocol="label_scores", top_k=5)
+    for full, part in zip(whole.inputs, top.inputs, strict=True):
+        assert part.kind == "lower_bound"
+        assert part.spectral_norm.lower <= full.spectral_norm.upper
+        assert part.spectral_norm.value <= full.spectral_norm.value * 1.1
+    assert top.model["details"]["top_k"] == 5
+    assert set(top.model["details"]["labels"]) == {"", "(rest)", *(f"LABEL_{k}" for k in range(10))}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
 import numpy as np
 import pytest
 
+from fimaudit.classifier import open_classifier
 from fimaudit.directions import PlainRows
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
 from fimaudit.meter import Meter
@@ -148,3 +150,22 @@ def test_nothing_listens(cancer, connect):
     model = connect("http://127.0.0.1:9/v1/models/m:predict", attempts=2)
     with pytest.raises(TargetError, match="nothing accepts connections"):
         model.probabilities(cancer.rows[:2])
+
+
+def test_a_proxy_of_the_environment_is_an_option(kserve, cancer, connect, monkeypatch):
+    target = f"{kserve.url}/v1/models/cancer:predict"
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert connect(target).probabilities(cancer.rows[:2]).shape == (2, 2)
+    with open_classifier_with_environment(target) as model, pytest.raises(TargetError, match="nothing accepts"):
+        model.probabilities(cancer.rows[:2])
+
+
+@contextlib.contextmanager
+def open_classifier_with_environment(target):
+    model = open_classifier(target, adapter="http", attempts=1)
+    try:
+        yield model
+    finally:
+        model.close()

@@ -17,10 +17,8 @@ from fimaudit_adapters.http.settings import Endpoint
 __all__ = ["Credentials"]
 
 
-class Credentials(httpx.Auth):
+class Credentials:
     """Headers from variables and files on every request, files read anew (tokens rotate), then the plug-in's own flow."""
-
-    requires_request_body = True
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._from_env = {name: SecretStr(_variable(variable)) for name, variable in endpoint.header_env.items()}
@@ -35,6 +33,11 @@ class Credentials(httpx.Auth):
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in a message."""
         return tuple(sorted(self._secrets, key=len, reverse=True))
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the plug-in wants to read bodies: those of its own requests, and of refusals."""
+        return self._plugin is not None and self._plugin.requires_response_body
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """As httpx asks for it; a plug-in that sends the rows a second time (a challenge) has them counted again."""

@@ -8,6 +8,8 @@ import ssl
 import zlib
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -24,31 +26,35 @@ ERROR_BODY = 64 * 2**10
 
 
 class Transport:
-    """An ``httpx.AsyncClient`` for one endpoint. Lives on one event loop.
+    """Sends to one endpoint through httpx's transport, on one event loop.
+
+    A client would add redirects, cookies and the logging of URLs, which are not wanted here, and a tenth of the time.
 
     Raises:
         TargetError: a credential is missing, or ``ca_file`` cannot be read.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        # httpx logs full URLs at INFO.
+        # Authentication plug-ins may use a client of their own, which logs full URLs at INFO.
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._endpoint = endpoint
         self._credentials = Credentials(endpoint)
-        self._client = httpx.AsyncClient(
-            auth=self._credentials,
-            headers={"User-Agent": "fimaudit", "Accept-Encoding": "gzip, deflate", **endpoint.headers},
-            verify=_verification(endpoint),
-            trust_env=endpoint.trust_env,
-            follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=endpoint.timeout),
-            limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency),
-        )
-
-        self._headers = list(self._client.headers.items())
-        self._timeout = self._client.timeout.as_dict()
+        headers = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "Connection": "keep-alive", "User-Agent": "fimaudit"}
+        self._headers = list(httpx.Headers({**headers, **endpoint.headers}).items())
+        self._timeout = httpx.Timeout(None, connect=endpoint.timeout).as_dict()
         self._url, self._parsed = "", httpx.URL()
+        try:
+            self._http = httpx.AsyncHTTPTransport(
+                verify=_verification(endpoint),
+                trust_env=endpoint.trust_env,
+                proxy=_proxy(endpoint),
+                limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency),
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as exc:
+            raise TargetError(
+                f"the proxy of the environment cannot be used ({type(exc).__name__}); set trust_env to false"
+            ) from None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -57,30 +63,48 @@ class Transport:
 
     async def post(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
         """Send one body; a ``Reply`` of status 2xx, or a ``Fault``."""
-        if url != self._url:
-            self._url, self._parsed = url, httpx.URL(url)
-        # Built here, not by the client, which would parse and merge the same URL and headers for every request.
-        request = httpx.Request(
-            "POST",
-            self._parsed,
-            content=body.content,
-            headers=[*self._headers, *body.headers.items()],
-            extensions={"timeout": self._timeout, "count_again": count_again},
-        )
-        return await self._send(request, seconds)
+        return await self._send(self._request("POST", url, body, count_again), seconds)
 
     async def get(self, url: str, seconds: float = 10.0) -> Reply:
         """Ask for metadata; carries no rows."""
-        return await self._send(self._client.build_request("GET", url), seconds)
+        return await self._send(self._request("GET", url, Body(b"", {}), lambda: None), seconds)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.aclose()
+
+    def _request(self, method: str, url: str, body: Body, count_again: Callable[[], None]) -> httpx.Request:
+        if url != self._url:
+            self._url, self._parsed = url, httpx.URL(url)
+        extensions = {"timeout": self._timeout, "count_again": count_again}
+        headers = [*self._headers, *body.headers.items()]
+        return httpx.Request(method, self._parsed, content=body.content or None, headers=headers, extensions=extensions)
+
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
+        """One answer, after as many requests as the authentication takes."""
+        flow = self._credentials.async_auth_flow(request)
+        try:
+            sent = await anext(flow)
+            while True:
+                response = await self._http.handle_async_request(sent)
+                response.request = sent
+                try:
+                    if self._credentials.reads_answers and (sent is not request or not response.is_success):
+                        await response.aread()
+                    sent = await flow.asend(response)
+                except StopAsyncIteration:
+                    return response
+                except BaseException:
+                    await response.aclose()
+                    raise
+                await response.aclose()
+        finally:
+            await flow.aclose()
 
     async def _send(self, request: httpx.Request, seconds: float) -> Reply:
         try:
             # One limit for the whole request: httpx times each read by itself, and a slow drip would never end.
             async with asyncio.timeout(seconds):
-                response = await self._client.send(request, stream=True)
+                response = await self._exchange(request)
                 try:
                     content = await (
                         _content(response, self._endpoint.max_response) if response.is_success else _start(response)
@@ -112,6 +136,18 @@ def _verification(endpoint: Endpoint) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=endpoint.ca_file)
     except (OSError, ssl.SSLError) as exc:
         raise TargetError(f"ca_file {endpoint.ca_file} cannot be read as PEM certificates: {type(exc).__name__}") from None
+
+
+def _proxy(endpoint: Endpoint) -> str | None:
+    """The proxy that the environment names for this endpoint; HTTP_PROXY is honoured for 127.0.0.1 too."""
+    if not endpoint.trust_env:
+        return None
+    url = urlsplit(endpoint.url)
+    found = getproxies()
+    proxy = found.get(url.scheme.lower()) or found.get("all")
+    if proxy is None or proxy_bypass(url.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _unconnected(exc: httpx.ConnectError) -> Fault:

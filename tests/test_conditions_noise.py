@@ -1,0 +1,194 @@
+"""What answers are worth: rounding found, classes pooled, noise known, and numbers that hold under it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fimaudit import audit
+from fimaudit.classifier import ModelInfo
+from fimaudit.noise import QUANTA, Quality, rounding
+from fimaudit.results import Report
+
+RNG = np.random.default_rng(3)
+FEATURES, CLASSES, INPUTS = 300, 6, 12
+WEIGHTS = RNG.standard_normal((FEATURES, CLASSES)) / np.sqrt(FEATURES)
+X = 0.6 * RNG.standard_normal((INPUTS, FEATURES))
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    z = np.asarray(rows, dtype=float).reshape(len(rows), -1) @ WEIGHTS
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+class Endpoint:
+    """The softmax regression behind a function of its answers."""
+
+    def __init__(self, answer: Any, **details: Any) -> None:
+        self._answer = answer
+        self.info = ModelInfo("endpoint", "test", (FEATURES,), "float64", details=details)
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        return np.asarray(self._answer(softmax(batch)), dtype=float)
+
+    def close(self) -> None:
+        pass
+
+
+def truth(x: np.ndarray, pooled: np.ndarray | None = None) -> float:
+    """lambda_max of G = 4 J_s J_s^T; ``pooled`` classes merged into one."""
+    p = softmax(x[None])[0]
+    slopes = np.sqrt(p)[:, None] * (WEIGHTS.T - p @ WEIGHTS.T)  # d 2 sqrt(p) / dx
+    if pooled is not None and pooled.any():
+        merged = np.sqrt(p[pooled]) @ slopes[pooled] / np.sqrt(p[pooled].sum())
+        slopes = np.vstack([slopes[~pooled], merged])
+    return float(np.linalg.eigvalsh(slopes @ slopes.T)[-1])
+
+
+def covered(report: Report, pooled: Any = lambda p: None) -> float:
+    hits = []
+    for s in report.inputs:
+        if s.spectral_norm.value is not None:
+            value = truth(X[s.index], pooled(softmax(X[s.index][None])[0]))
+            hits.append(s.spectral_norm.lower <= value <= s.spectral_norm.upper)
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_rounding_is_found_in_either_precision(decimals: int, seed: int, short: bool) -> None:
+    p = np.random.default_rng(seed).dirichlet(np.ones(5), 40)
+    rounded = np.round(p, decimals)
+    kept = rounded.astype(np.float32).astype(float) if short else rounded
+    found = rounding(kept)
+    coarsest = next(t for t in range(1, 7) if np.array_equal(np.round(rounded, t), rounded))
+    assert found == pytest.approx(10.0**-coarsest)
+
+
+def test_answers_that_are_not_rounded_are_left_alone() -> None:
+    p = RNG.dirichlet(np.ones(5), 40)
+    assert rounding(p) == 0.0
+    assert rounding(p.astype(np.float32).astype(float)) == 0.0
+    assert rounding(np.array([[1.0, 0.0], [1.0, 0.0]])) == 0.0
+    saturated = np.array([[1 - 1e-12, 1e-12, 0.0], [1 - 3e-12, 3e-12, 0.0]])
+    assert rounding(saturated) == 0.0
+
+
+def test_classes_below_ten_quanta_are_pooled_and_the_rest_is_one_minus_the_others() -> None:
+    base = np.array([[0.9, 0.08, 0.009, 0.008, 0.003]])
+    view = Quality(quantum=1e-3).view(base, base[:0])
+    assert view.classes.tolist() == [0, 1]
+    assert view.rest
+    np.testing.assert_allclose(view.table(base), [[0.9, 0.08, 0.02]])
+    assert view.noise is not None
+    np.testing.assert_allclose(view.noise.diagonal, 1e-6 / 12 / np.array([0.9, 0.08, 0.02]) * [1, 1, 2])
+
+
+def test_a_rest_below_ten_quanta_is_dropped() -> None:
+    base = np.array([[0.9, 0.095, 0.003, 0.002]])
+    view = Quality(quantum=1e-3).view(base, base[:0])
+    assert not view.rest
+    assert view.table(base).shape == (1, 2)
+
+
+def test_top_k_pools_every_class_that_some_answer_hides() -> None:
+    base = np.array([[0.6, 0.3, 0.06, 0.04]])
+    rows = np.array([[0.5, 0.3, 0.0, 0.2], [0.5, 0.3, 0.1, 0.1]])
+    view = Quality(top_k=3).view(base, rows)
+    assert view.classes.tolist() == [0, 1]
+    np.testing.assert_allclose(view.table(rows), [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+
+
+def test_pooling_never_raises_the_norm() -> None:
+    for x in X:
+        p = softmax(x[None])[0]
+        order = np.argsort(p)
+        for hidden in range(2, CLASSES):
+            pooled = np.isin(np.arange(CLASSES), order[:hidden])
+            assert truth(x, pooled) <= truth(x) * (1 + 1e-12)
+
+
+def test_sampled_noise_is_the_covariance_of_repeats() -> None:
+    base = np.abs(np.array([0.5, 0.3, 0.2]) + 1e-3 * RNG.standard_normal((8, 3)))
+    view = Quality(random=True).view(base, base[:0])
+    assert view.noise is not None
+    expected = np.cov((2 * np.sqrt(base)).T)
+    for u in np.eye(3):
+        assert view.noise.along(u) == pytest.approx(u @ expected @ u)
+    assert view.noise.total == pytest.approx(np.trace(expected))
+
+
+@pytest.mark.parametrize(("decimals", "kinds"), [(6, {"local"}), (4, {"local", "finite_scale"})])
+def test_rounded_answers_are_measured_at_a_step_of_their_own(decimals: int, kinds: set[str]) -> None:
+    report = audit(Endpoint(lambda p: np.round(p, decimals)), X, queries=200, link="identity")
+    assert {s.kind for s in report.inputs} <= kinds
+    assert all(s.status in ("ok", "no_rival_visible") for s in report.inputs)
+    step = QUANTA * 10.0**-decimals
+    assert covered(report, lambda p: p < step) >= 0.8
+    assert any("rounded" in w for w in report.warnings)
+
+
+def test_what_rounding_drowns_is_below_detection_with_a_limit_that_holds_and_a_way_out() -> None:
+    far = 40 * WEIGHTS[:, 0] / np.linalg.norm(WEIGHTS[:, 0]) + 0.01 * X[:3]
+    report = audit(Endpoint(lambda p: np.round(p, 2)), far, queries=100, link="identity")
+    for s, x in zip(report.inputs, far, strict=True):
+        assert s.status == "below_detection"
+        assert s.spectral_norm.value is None
+        assert s.spectral_norm.upper >= truth(x)
+        assert s.margin_radius.value is None
+        assert s.reason is not None
+        assert "rounding" in s.reason
+
+
+def test_noise_on_the_answers_is_measured_and_taken_off() -> None:
+    rng = np.random.default_rng(9)
+
+    def noisy(p: np.ndarray) -> np.ndarray:
+        q = np.clip(p + 1e-5 * rng.standard_normal(p.shape), 0, 1)
+        return q / q.sum(axis=1, keepdims=True)
+
+    report = audit(Endpoint(noisy), X, queries=200, link="identity")
+    assert covered(report) >= 0.8
+    assert any("not deterministic" in w for w in report.warnings)
+
+
+def test_noise_that_swamps_the_signal_says_how_many_queries_would_do() -> None:
+    rng = np.random.default_rng(10)
+
+    def noisy(p: np.ndarray) -> np.ndarray:
+        q = p * np.exp(1.5 * rng.standard_normal(p.shape))
+        return q / q.sum(axis=1, keepdims=True)
+
+    report = audit(Endpoint(noisy), X, queries=100, link="identity")
+    swamped = [s for s in report.inputs if s.status == "below_detection"]
+    assert len(swamped) > INPUTS / 2
+    assert all(s.spectral_norm.upper >= truth(X[s.index]) for s in swamped)
+    assert any(s.reason and "queries would resolve it" in s.reason for s in swamped)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_top_k_answers_give_a_lower_bound(k: int) -> None:
+    def shown(p: np.ndarray) -> np.ndarray:
+        out = p.copy()
+        np.put_along_axis(out, np.argsort(-p, axis=1)[:, k:], 0.0, axis=1)
+        return np.hstack([out, np.maximum(1 - out.sum(axis=1, keepdims=True), 0)])
+
+    report = audit(Endpoint(shown, top_k=k), X, queries=200, link="identity")
+    for s in report.inputs:
+        assert s.kind == "lower_bound"
+        assert s.margin_radius.value is None
+        assert s.spectral_norm.lower <= truth(X[s.index])
+        assert s.status == ("no_rival_visible" if k == 1 else "ok")
+
+
+def test_exact_answers_take_no_noise_path() -> None:
+    base = softmax(X[:1])
+    view = Quality().view(base, base[:0])
+    assert view.noise is None
+    assert view.whole
+    assert not view.blind

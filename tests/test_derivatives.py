@@ -1,0 +1,425 @@
+"""What differentiation leaves behind (nothing), what it runs under, and how it copes with what an operator lacks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fimaudit_adapters.torch_linearization import LinkDerivative
+from fimaudit_adapters.torch_numerics import exact_numerics, module_untouched
+from fimaudit_adapters.torch_products import JacobianProducts, forward_products
+from fimaudit_adapters.torch_rewrites import CheaperDerivatives
+from torch import nn
+from zoo import STYLES, zoo_network
+
+from fimaudit.classifier import Differentiable, open_classifier
+from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.fisher_operator import FisherOperator
+from fimaudit.identity import check_identity
+from fimaudit.whitebox import exact_reference, measure, obstacle
+
+X = np.random.default_rng(0).random((3, 3, 16, 16)).astype(np.float32)
+CPU = torch.device("cpu")
+
+
+def switches() -> list[object]:
+    """Everything global that a measurement touches."""
+    backends: Any = torch.backends
+    parts = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    parts += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    return [
+        *(part.fp32_precision for part in parts),
+        torch.get_float32_matmul_precision(),
+        backends.cuda.flash_sdp_enabled(),
+        backends.cuda.mem_efficient_sdp_enabled(),
+        backends.cuda.math_sdp_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        backends.cudnn.deterministic,
+        backends.cudnn.benchmark,
+        torch.is_autocast_enabled("cpu"),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.random.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+    ]
+
+
+def everything(module: nn.Module) -> list[object]:
+    """All that the module is made of."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return [
+        [(n, t.clone(), t.requires_grad, t.dtype, id(t), t.data_ptr(), t._version) for n, t in tensors],
+        [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        [(n, id(part), part.training) for n, part in module.named_modules()],
+        [
+            [list(part.__dict__[k]) for k in ("_forward_hooks", "_backward_hooks", "_forward_pre_hooks")]
+            for part in module.modules()
+        ],
+    ]
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+class Raises(nn.Module):
+    """A network that raises on the ``turn``-th call with gradients on."""
+
+    def __init__(self, turn: int = 1) -> None:
+        super().__init__()
+        self.inner, self.turn = zoo_network("resnet"), turn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.turn -= 1
+            torch.rand(3)
+            if self.turn == 0:
+                raise ValueError("the sensor is gone")
+        out: torch.Tensor = self.inner(x)
+        return out
+
+
+USES: dict[str, Callable[[Any], object]] = {
+    "gram": lambda m: measure(m, X, method="gram", worst_direction=True),
+    "lanczos": lambda m: measure(m, X, method="lanczos", worst_direction=True),
+    "vjp": lambda m: m.vjp(torch.from_numpy(X), torch.ones(3, 2, 10)),
+    "jvp": lambda m: m.jvp(torch.from_numpy(X), torch.ones(3, 2, 3, 16, 16)),
+    "operator": lambda m: FisherOperator(m, X[0]) @ np.ones(768),
+    "reference": lambda m: exact_reference(m, X),
+    "identity": lambda m: check_identity(m, X[:1], tolerance=1e-3),
+    "probabilities": lambda m: m.probabilities(X),
+}
+
+
+@contextmanager
+def unusual_settings() -> Iterator[None]:
+    """A user's own settings, the opposite of what a measurement wants."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("style", STYLES)
+def test_the_module_and_the_process_stay_as_they_were(style: str, use: str) -> None:
+    module = zoo_network(style)
+    first = next(module.parameters())
+    first.requires_grad_(False)
+    first_grad = list(module.parameters())[-1]
+    first_grad.grad = torch.ones_like(first_grad)
+    fired: list[str] = []
+    part = [p for p in module.modules() if isinstance(p, nn.Linear)][-1]
+    part.register_forward_hook(lambda *_: fired.append("forward"))
+    model = open_classifier(module, "softmax", device="cpu")
+    inner, outer = everything(module), switches()
+    USES[use](model)
+    assert same(inner, everything(module))
+    assert same(outer, switches())
+    assert fired, "the user's own hooks run"
+
+
+@pytest.mark.parametrize("use", [name for name in USES if name != "probabilities"])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_also_when_the_forward_pass_raises(use: str, turn: int) -> None:
+    if turn == 2 and use in ("vjp", "jvp", "operator"):
+        pytest.skip("calls the network once")
+    module = Raises(turn)
+    model = open_classifier(module, "softmax", device="cpu")
+    with unusual_settings():
+        inner, outer = everything(module), switches()
+        raised = (ModelFailure, ValueError)
+        with pytest.raises(raised, match="the sensor is gone"):
+            USES[use](model)
+        assert same(inner, everything(module))
+        assert same(outer, switches())
+
+
+def test_also_when_the_backward_pass_raises() -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 1.0
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            raise ValueError("no way back")
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = Broken.apply(self.linear(x))  # type: ignore[no-untyped-call]
+            return out
+
+    module = Module()
+    model = open_classifier(module, "softmax", device="cpu")
+    inner, outer = everything(module), switches()
+    with pytest.raises((ValueError, FimauditError), match="no way back"):
+        measure(model, np.ones((2, 4)))  # type: ignore[arg-type]
+    assert same(inner, everything(module))
+    assert same(outer, switches())
+    assert "no way back" in (obstacle(model, np.ones(4)) or "")
+
+
+def test_random_forward_passes_leave_the_generator_alone() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + 0 * torch.randn(3)
+
+    state = torch.random.get_rng_state()
+    measure(open_classifier(Noisy(), "softmax", device="cpu"), np.ones((2, 4)))  # type: ignore[arg-type]
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_user_settings_do_not_change_the_answer() -> None:
+    model: Any = open_classifier(zoo_network("vit"), "softmax", device="cpu")
+    plain = measure(model, X)
+    with unusual_settings():
+        there = measure(model, X)
+    with torch.inference_mode():
+        inside = measure(model, X)
+    for a, b, c in zip(plain, there, inside, strict=True):
+        assert a.spectral_norm == b.spectral_norm == c.spectral_norm
+
+
+def test_training_mode_switched_on_meanwhile_does_not_matter() -> None:
+    module = zoo_network("vgg")
+    model: Any = open_classifier(module, "softmax", device="cpu")
+    before = measure(model, X)
+    module.train()
+    assert [one.spectral_norm for one in measure(model, X)] == [one.spectral_norm for one in before]
+    assert all(part.training for part in module.modules())
+
+
+def test_backward_hooks_of_the_user_do_no_harm() -> None:
+    module = zoo_network("resnet")
+    plain = measure(open_classifier(copy.deepcopy(module), "softmax", device="cpu"), X)  # type: ignore[arg-type]
+    fired: list[int] = []
+    module.stem.register_full_backward_hook(lambda *_: fired.append(1))  # type: ignore[union-attr, operator]
+    for a, b in zip(measure(open_classifier(module, "softmax", device="cpu"), X), plain, strict=True):  # type: ignore[arg-type]
+        assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-6)
+    assert fired
+
+
+def test_numerics_are_off_inside_and_back_outside() -> None:
+    outside = switches()
+    with unusual_settings(), exact_numerics(CPU):
+        inside = switches()
+        assert inside[:6] == ["ieee"] * 6
+        assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_grad_enabled()
+        assert not torch.backends.cuda.flash_sdp_enabled()
+    assert same(outside, switches())
+    with pytest.raises(KeyError), exact_numerics(CPU):
+        raise KeyError
+    assert same(outside, switches())
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+    with module_untouched(module, CPU):
+        assert not module[1].training
+        assert not module[0].weight.requires_grad
+    assert module[1].training
+    assert module[0].weight.requires_grad
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "plain": (nn.Conv2d(3, 5, 3), (2, 3, 9, 8)),
+    "stride that does not divide": (nn.Conv2d(3, 5, 3, stride=3, padding=1), (2, 3, 10, 11)),
+    "dilation": (nn.Conv2d(3, 4, 3, dilation=2, padding=2, stride=2), (2, 3, 9, 9)),
+    "groups": (nn.Conv2d(4, 8, 3, groups=4, bias=False), (2, 4, 7, 7)),
+    "same": (nn.Conv2d(3, 4, 5, padding="same"), (2, 3, 7, 7)),
+    "reflected": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (2, 3, 7, 7)),
+    "oblong": (nn.Conv2d(3, 4, (1, 5), stride=(1, 2), padding=(0, 2)), (2, 3, 7, 8)),
+    "one dimension": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 10)),
+    "three dimensions": (nn.Conv3d(2, 3, 2, stride=2), (2, 2, 5, 4, 6)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3, stride=2), (2, 3, 5, 5)),
+    "batch norm": (nn.BatchNorm2d(3), (2, 3, 4, 4)),
+    "batch norm without weights": (nn.BatchNorm1d(3, affine=False), (2, 3)),
+    "batch norm without statistics": (nn.BatchNorm2d(3, track_running_stats=False), (2, 3, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_rewritten_operators_have_torch_s_values_and_derivatives(case: str) -> None:
+    module, shape = CONVOLUTIONS[case]
+    module = copy.deepcopy(module).double().eval()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = torch.rand_like(tensor) + (0.5 if "var" in name else 0.0)
+        tensor.requires_grad_(False)
+    x = torch.randn(shape, dtype=torch.float64)
+
+    def rewritten(v: torch.Tensor) -> torch.Tensor:
+        with CheaperDerivatives():
+            return torch.sin(module(v)).flatten(1)
+
+    def plain(v: torch.Tensor) -> torch.Tensor:
+        return torch.sin(module(v)).flatten(1)
+
+    a, b = JacobianProducts(plain, x), JacobianProducts(plain, x, rewritten)
+    torch.testing.assert_close(a.output, b.output)
+    w, v = torch.randn_like(a.output), torch.randn_like(x)
+    torch.testing.assert_close(a.pull(w), b.pull(w))
+    torch.testing.assert_close(a.push(v), b.push(v))
+    torch.testing.assert_close(a.push(v), forward_products(plain, x, v))
+    several = torch.stack([w, 2 * w, w + 1])
+    torch.testing.assert_close(a.pull(several), b.pull(several))
+    torch.testing.assert_close(b.pull(several)[2], b.pull(w + 1))
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """sin, whose backward pass has no derivative but which has a forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * torch.cos(x)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return tangents[0] * torch.cos(x)
+
+
+class NoForwardMode(OnceDifferentiable):
+    """sin without a forward mode, but twice differentiable."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * torch.cos(x)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("no forward mode")
+
+
+class Neither(OnceDifferentiable):
+    """sin with a first derivative only."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("no forward mode")
+
+
+def branched(x: torch.Tensor) -> torch.Tensor:
+    """Half of it has no second derivative; torch drops that half in silence."""
+    out: torch.Tensor = OnceDifferentiable.apply(x) / 2 + torch.sin(x) / 2  # type: ignore[no-untyped-call]
+    return out
+
+
+class Waves(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.linear = function, nn.Linear(6, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.function(self.linear(x)) * 4
+        return out
+
+
+@pytest.mark.parametrize(
+    ("function", "how"),
+    [
+        (OnceDifferentiable.apply, "forward mode"),
+        (branched, "forward mode"),
+        (NoForwardMode.apply, "double vjp"),
+        (torch.sin, "double vjp"),
+    ],
+)
+def test_missing_derivatives_are_worked_around_and_recorded(function: Any, how: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+    model: Any = open_classifier(Waves(function), "softmax", device="cpu")
+    expected = exact_reference(open_classifier(Waves(torch.sin), "softmax", device="cpu"), rows)
+    for one, exact in zip(measure(model, rows), expected, strict=True):
+        assert one.method == "lanczos"
+        assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
+    along = model.jvp(rows, np.ones((2, 1, 6), np.float32))
+    assert model.info.details["jvp"] == how
+    torch.testing.assert_close(
+        along, open_classifier(Waves(torch.sin), "softmax", device="cpu").jvp(rows, np.ones((2, 1, 6), np.float32))
+    )  # type: ignore[attr-defined]
+
+
+def test_first_derivatives_alone_suffice_for_the_gram() -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+    model: Any = open_classifier(Waves(Neither.apply), "softmax", device="cpu")
+    expected = exact_reference(open_classifier(Waves(torch.sin), "softmax", device="cpu"), rows)
+    for one, exact in zip(measure(model, rows), expected, strict=True):
+        assert one.method == "gram"
+        assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
+
+
+def test_integer_inputs_have_no_derivative() -> None:
+    class Bytes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.float()[:, :3]
+
+    program = torch.export.export(Bytes(), (torch.zeros(2, 4, dtype=torch.uint8),))
+    model: Any = open_classifier(program, "softmax", device="cpu")
+    assert isinstance(model, Differentiable)
+    with pytest.raises(TargetError, match=r"takes torch\.uint8 inputs, which have no derivative; use --mode black-box"):
+        model.linearize(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+def test_exported_programs_are_differentiated_in_the_batches_they_allow(batch: int | None) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).eval()
+    axes = None if batch else ({0: torch.export.Dim("n")},)
+    program = torch.export.export(module, (torch.zeros(batch or 2, 4),), dynamic_shapes=axes)
+    rows = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    expected = measure(open_classifier(module, "softmax", device="cpu"), rows)  # type: ignore[arg-type]
+    for method in ("gram", "lanczos"):
+        found = measure(open_classifier(program, "softmax", device="cpu"), rows, method=method)  # type: ignore[arg-type]
+        for a, b in zip(found, expected, strict=True):
+            assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid", "identity", "column"])
+def test_link_derivatives_match_differences_and_are_adjoint(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    raw = rng.standard_normal((4, 1 if kind in ("sigmoid", "column") else 5))
+    if kind == "identity":
+        raw = np.exp(raw) / np.exp(raw).sum(1, keepdims=True)
+    if kind == "column":
+        raw = 1 / (1 + np.exp(-raw))
+    link = "identity" if kind == "column" else kind
+    at = LinkDerivative(raw, link)
+    assert at.kind == kind
+    np.testing.assert_allclose(np.exp(at.log_probabilities), at.probabilities, rtol=1e-12)
+    along = rng.standard_normal(raw.shape)
+    if kind == "identity":
+        along -= along.mean(1, keepdims=True)  # rows stay distributions
+    h = 1e-6
+    up, down = (LinkDerivative(raw + sign * h * along, link).log_probabilities for sign in (1, -1))
+    np.testing.assert_allclose(at.push(along), (up - down) / (2 * h), rtol=1e-6, atol=1e-8)
+    w = rng.standard_normal((4, at.probabilities.shape[1]))
+    np.testing.assert_allclose((at.pull(w) * along).sum(1), (w * at.push(along)).sum(1), rtol=1e-9)

@@ -1,0 +1,119 @@
+"""The examples for people who decide: each runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+from nbclient import NotebookClient
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from fimaudit import Report
+from fimaudit.gating import Verdict
+from fimaudit.policy import read_policy
+from fimaudit.verification import verify_bundle
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROGRAM = str(Path(sys.executable).with_name("fimaudit"))
+
+
+def test_medical_gate(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "onnx_medical_gate.py"), "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    verdict = Verdict.model_validate_json((tmp_path / "out" / "run" / "verdict.json").read_bytes())
+    assert done.returncode == (0 if verdict.outcome == "pass" else 1), done.stdout + done.stderr
+    assert verdict.outcome == "pass", done.stdout
+    assert {d.selection for d in verdict.decisions} == {"all inputs", "group small tumour", "group large tumour"}
+    assert verify_bundle(tmp_path / "out" / "evidence.zip")[-1].fits
+    assert "mean radius" in (tmp_path / "out" / "run" / "report.json").read_text()
+    for name in ("junit.xml", "summary.md", "run/report.html"):
+        assert (tmp_path / "out" / name).exists()
+
+
+def commands_of(text: str) -> list[str]:
+    return [line for block in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines() if line]
+
+
+def test_vendor_review(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shutil.copy(EXAMPLES / "vendor_server.py", tmp_path)
+    lines = [line.replace("8765", str(port)) for line in commands_of((EXAMPLES / "vendor_api_audit.md").read_text())]
+    start, *rest = lines
+    server = subprocess.Popen([sys.executable, *shlex.split(start.rstrip(" &"))[1:]], cwd=tmp_path)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        for line in rest:
+            command, _, comment = line.partition("  # exit ")
+            done = subprocess.run(
+                [PROGRAM, *shlex.split(command)[1:]],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "NO_PROXY": "127.0.0.1"},
+            )
+            assert done.returncode == int(comment or 0), f"{line}\n{done.stdout}{done.stderr}"
+    finally:
+        server.terminate()
+        server.wait(10)
+    assert len(Report.read(tmp_path / "runs" / "a").inputs) == 12
+    assert "the median confidence differs" in (tmp_path / "runs" / "comparison" / "comparison.json").read_text()
+
+
+def test_ci_gate(tmp_path: Path) -> None:
+    """The workflow's own commands, against two small models."""
+    onnx = pytest.importorskip("skl2onnx")
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16.0).astype(np.float32)
+    for name, strength in (("released", 0.1), ("candidate", 0.08)):
+        model = LogisticRegression(C=strength, max_iter=500).fit(x[:1500], y[:1500])
+        exported = onnx.to_onnx(model, x[:1], options={"zipmap": False})
+        (tmp_path / f"{name}.onnx").write_bytes(exported.SerializeToString())
+    np.savez(tmp_path / "x.npz", x=x[1500:1530], y=y[1500:1530])
+    policy = read_policy(shutil.copy(EXAMPLES / "ci_gate" / "policy.yaml", tmp_path))
+    assert policy.needs_baseline()
+    workflow = yaml.safe_load((EXAMPLES / "ci_gate" / "workflow.yml").read_text())
+    steps = [s["run"] for s in workflow["jobs"]["gate"]["steps"] if s.get("run", "").startswith("fimaudit")]
+    assert len(steps) == 4
+    for step in steps:
+        extra = ["--output", "probabilities"] if " audit " in step else []
+        done = subprocess.run([PROGRAM, *shlex.split(step)[1:], *extra], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
+    assert verify_bundle(tmp_path / "runs" / "evidence.zip")[-1].fits
+
+
+def test_notebook(tmp_path: Path) -> None:
+    book = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [o.data for cell in book.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
+    pages = [d["text/html"] for d in shown if "text/html" in d]
+    assert len(pages) == 3
+    assert "spectral norm" in pages[0]
+    assert "Input 0" in pages[1]
+    assert "median confidence differs" in shown[-2]["text/plain"]
+
+
+def test_examples_are_there() -> None:
+    names = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    here = {"onnx_medical_gate.py", "vendor_api_audit.md", "vendor_server.py", "notebook.ipynb"}
+    here |= {"ci_gate/policy.yaml", "ci_gate/workflow.yml"}
+    assert here <= names
