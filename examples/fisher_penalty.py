@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--weight", type=float, default=0.3, help="of the penalty")
+    parser.add_argument("--attacked", type=int, default=150, help="test inputs for the adversarial distance")
     arguments = parser.parse_args()
     x, test_x, y, test_y = digits()
     print(f"{'training':16} {'accuracy':>8} {'mean lambda':>11} {'p95 lambda':>11} {'adversarial distance':>21}")
@@ -90,7 +91,7 @@ def main() -> None:
         network = train(x, y, arguments.epochs, weight)
         accuracy = (network(test_x).argmax(1) == test_y).float().mean().item()
         values = spectral_norms(network, test_x)
-        distance = adversarial_distance(network, test_x[:150]).median().item()
+        distance = adversarial_distance(network, test_x[: arguments.attacked]).median().item()
         mean, high = values.mean().item(), values.quantile(0.95).item()
         label = "fisher_penalty" if weight else "plain"
         print(f"{label:16} {accuracy:8.1%} {mean:11.3g} {high:11.3g} {distance:21.3g}", flush=True)

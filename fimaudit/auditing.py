@@ -149,6 +149,8 @@ def audit(
     if inputs.names is not None:
         domain = domain.for_table(inputs.names, inputs.whole, free)
     opened = not isinstance(model, Classifier)
+    if batch is not None and isinstance(model, str) and "://" in model:
+        options.setdefault("batch", batch)  # an endpoint fixes its requests when it is opened
     classifier = open_classifier(model, link, **options)
     journal: Journal | None = None
     run: Run | None = None

@@ -68,9 +68,9 @@ def estimate_sketch(view: View, answers: Array, length: float, confidence: float
     if view.blind or length == 0:
         return None
     p = view.table(np.vstack([view.base[None], answers]))
-    y = contrasts(np.sqrt(p[1:]) * (2.0 / length))
-    if not y.any():
+    if (p[1:] == p[1]).all():  # contrasts of equal rows are zero to rounding only
         return None
+    y = contrasts(np.sqrt(p[1:]) * (2.0 / length))
     known = np.array([np.sqrt(p[0, 1]), -np.sqrt(p[0, 0])]) if p.shape[1] == 2 else None
     spectral, direction = spectral_limits(y, confidence, features, known)
     trace = trace_limits(y, confidence, features)
@@ -281,8 +281,9 @@ def undetected(
     slack = np.sqrt(high) - np.sqrt(low)
     measured = 0.0
     if not view.blind and len(rows) > 1:
-        y = contrasts(np.sqrt(view.table(everything)[1:]) * (2.0 / length))
-        measured = factor * float(top_pair(y)[0][0]) if y.any() else 0.0
+        table = view.table(rows)
+        if (table != table[0]).any():
+            measured = factor * float(top_pair(contrasts(np.sqrt(table) * (2.0 / length)))[0][0])
     if measured > 0:
         slack[view.classes] = 0.0
     unseen = factor * float((slack**2).sum()) / length**2

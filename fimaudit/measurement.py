@@ -26,7 +26,7 @@ from fimaudit.estimates import Estimate, estimate_sketch, undetected
 from fimaudit.findings import Outcome, found, not_found
 from fimaudit.jacobian import coordinate_reach, fits, whole_jacobian
 from fimaudit.levels import LevelRows
-from fimaudit.noise import SIGNAL, Quality, View
+from fimaudit.noise import DEVIATIONS, SIGNAL, Quality, View
 from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, ON_TOP, Steps, choose_steps
 from fimaudit.probes import FACTOR, MAIN, Signs, around, displaced, draw_pairs, draw_signs, energies, heard
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
@@ -52,6 +52,10 @@ ORTHONORMAL_FEATURES = 2048
 ORTHONORMAL_LEAST = 16
 #: The base row and two directions: one contrast.
 LEAST = 3
+#: From this ratio of signal to noise on, noise does not choose the displacement.
+NOISE_FREE = 1e3
+#: What answers of nothing but 0 and 1 are taken to be rounded to.
+UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
 BASIS_NOISE = 1e-3
 
@@ -84,6 +88,8 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
         the finished ``Sensitivity``; limits cover the sampling of directions.
     """
     quality = steps.quality
+    if quality.unseen:  # answers of 0 and 1 alone are rounded, nobody knows how far
+        quality = replace(quality, quantum=UNSEEN_QUANTUM)
     base, step = yield from _choose_step(x, index, space, steps, settings, quality)
     over = max(0, steps.share + step.spent - int(ON_TOP * settings.queries)) + quality.repeats - 1
     queries = max(LEAST, settings.queries // 2, settings.queries - over)
@@ -94,7 +100,7 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     estimate = told.estimate
     if estimate is None or not step.clear:
         limits = undetected(told.view, told.answers, _quantum(quality, base), told.length, settings.confidence, told.factor)
-        return not_found(outcome, limits, _noise_reason(told, step, settings, quality))
+        return not_found(outcome, limits, _noise_reason(told, step, settings, quality, base))
     estimate = estimate.widened(step.change / 2 + step.heavy * estimate.heaviness)
     profile, witness = [], None
     if settings.profile != "off" and estimate.margin is not None:
@@ -212,7 +218,7 @@ def _choose_step(
     change = _change(*energy)
     if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
         return base, _Step(rho, change, spent=spent, energy=float(energy.mean()))
-    if view.noise is not None and clear[0]:
+    if view.noise is not None and energy[0] * space.length(blocks[0].sent()) ** 2 < NOISE_FREE * view.noise.total:
         step = _least(view, blocks[0], space, (float(energy[0]), float(energy[1])), steps.finest)
     elif space.quantised:
         step = yield from _own_levels(x, space, signs, rho, change, quality, base)
@@ -324,11 +330,15 @@ def _own_step(
     return _Step(own, change, None, spent, level, clear=quiet, flags=["unstable_step"])
 
 
-def _noise_reason(told: _Told, step: _Step, settings: Settings, quality: Quality) -> str:
+def _noise_reason(told: _Told, step: _Step, settings: Settings, quality: Quality, base: Array) -> str:
     """What stood in the way, and what would help."""
     at = f"at a displacement of {step.rho:.3g}"
     tail = "the spectral norm lies between 0 and the upper limit"
     noise = told.view.noise
+    if told.view.blind and quality.random:
+        deviation = np.sort(DEVIATIONS * base.std(axis=0, ddof=1) / np.maximum(base.mean(axis=0), 1e-12))
+        wanted = settings.queries * max(1.0, float(deviation[1])) ** 2
+        return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them; {tail}"
     if told.view.blind and quality.quantum > 0:
         return f"rounding to {quality.quantum:g} hides every class but the predicted one; {tail}"
     if noise is None or told.estimate is None or not told.length:

@@ -64,6 +64,7 @@ class Quality:
         top_k: only so many labels are shown in an answer, the last column being the rest; ``None`` when all are.
         relative: standard deviation of log p, as half-precision arithmetic gives it; 0 when it hardly matters.
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
+        unseen: the answers were all 0 and 1, so that their rounding could not be told.
     """
 
     quantum: float = 0.0
@@ -71,6 +72,7 @@ class Quality:
     top_k: int | None = None
     relative: float = 0.0
     deviation: float = 0.0
+    unseen: bool = False
 
     @property
     def repeats(self) -> int:

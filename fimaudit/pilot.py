@@ -35,6 +35,8 @@ RESTLESS = 0.15
 LEVEL_CHANGE = 0.20
 #: The arithmetic's own noise is taken into account from this share of the signal on.
 NOISE_MATTERS = 1e-4
+#: Energy times h^2 is the same on the two shortest rungs, within this factor, where noise rules them.
+NOISE_FALLS = 0.6
 #: Answers that are exactly equal over this many rungs (a decade) are steps of the model, not rounding of its floats.
 SILENT_RUNGS = 4
 #: Where the local value does not exist: displace each feature by this share of its spread.
@@ -153,7 +155,8 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
         raise refused
     quantum = 0.0 if quality.random else _common_quantum(seen, quality)
     deviation = float(np.median([b.std(axis=0, ddof=1) for b, _ in seen])) if quality.random else 0.0
-    quality = replace(quality, quantum=quantum, deviation=deviation)
+    inside = any(((a > 0) & (a < 1)).any() for base, pieces in seen for a in (base, *pieces))
+    quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
     found = [heard(space, these, pieces, quality, base) for these, (base, pieces) in zip(blocks, seen, strict=True)]
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
     base = np.array([b.mean(axis=0) for b, _ in seen])
@@ -191,6 +194,10 @@ def _relative(asked: _Asked, middle: int, features: int) -> float:
     known = (plateau > 0) & (mixed > 1e-12)
     if middle == 0 or not known.any():
         return 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        falls = np.median((first * h2[0] / (asked.raw[:, 1] * h2[1]))[known])
+    if not NOISE_FALLS < falls < 1 / NOISE_FALLS:
+        return 0.0  # not the 1 / h^2 of noise: the model bends
     share = np.median(excess[known] / (plateau[known] * h2[middle]))
     return float(np.sqrt(np.median(excess[known] / mixed[known]))) if share > NOISE_MATTERS else 0.0
 

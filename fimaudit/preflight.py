@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.classifier import NetworkClassifier
 from fimaudit.directions import PlainRows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
 from fimaudit.meter import Meter
@@ -74,7 +75,8 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
     """Ask the first inputs alone, again, and in company.
 
     Raises:
-        TargetError: the model raised.
+        TargetError: a local model raised.
+        ModelFailure: an endpoint did not answer.
         OutputError, LinkError: its answers are no distributions.
     """
     first = x[:1].astype(dtype)
@@ -82,7 +84,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
     before = meter.usage.rows
     try:
         alone = meter.ask([PlainRows(first)])[0]
-        again = meter.ask([PlainRows(first)])[0]
+        again = meter.ask([PlainRows(first)], occasion="repeat")[0]
         try:
             together = meter.ask([PlainRows(company)])[0]
         except BudgetExhausted:
@@ -90,6 +92,8 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
         except FimauditError:  # another input may be at fault; its own measurement will say so
             together = meter.ask([PlainRows(np.repeat(first, COMPANY, axis=0))])[0]
     except ModelFailure as exc:
+        if isinstance(meter.model, NetworkClassifier):
+            raise  # it answers perhaps tomorrow: what was sent stays counted
         raise TargetError(f"the model cannot be asked: {exc}") from exc
     return Preflight(
         classes=alone.shape[1],

@@ -101,6 +101,8 @@ def energy(view: View, answers: Array, length: float) -> float:
     if length == 0 or view.blind:
         return 0.0
     p = view.table(answers)
+    if (p == p[0]).all():
+        return 0.0
     return float((contrasts(np.sqrt(p) * (2.0 / length)) ** 2).sum()) / (len(p) - 1)
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, NetworkClassifier
 from fimaudit.counterexamples import keep_witness
 from fimaudit.domain import Space
-from fimaudit.engines.local import Outcome, converse, run_inputs
+from fimaudit.engines.local import Outcome, block_size, converse, run_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError, UsageError
 from fimaudit.exact import exact_inputs
 from fimaudit.journal import LEDGER, Journal
@@ -112,7 +113,7 @@ class Run:
         preflight: Preflight | None = None
         try:
             preflight, steps = self._begin()
-            missing = [i for i in range(len(self._task.x)) if i not in self._done]
+            missing = self._missing()
             for outcome in self._outcomes(missing, steps):
                 self._keep(outcome)
                 if self._sentinels is not None and self._sentinels.due():
@@ -121,6 +122,10 @@ class Run:
                 self._sentinels.check(sorted(self._done))
         except BudgetExhausted as exc:
             self.exhausted = str(exc)
+        except ModelFailure as exc:
+            if not self._done:
+                raise
+            self.exhausted = f"{exc}; go on with --resume"
         except UsageError:
             self.close()
             if self._journal is not None:
@@ -175,6 +180,8 @@ class Run:
                 quality = preflight.quality(self._meter.model.info.details.get("top_k"))
                 steps = converse(choose_steps(task.x, task.space, task.settings, quality), self._meter)
         except ModelFailure as exc:
+            if self._sentinels is not None:
+                raise
             raise TargetError(f"the model cannot be asked: {exc}") from exc
         if self._journal is not None:
             used = {"rows": self._meter.usage.rows, "requests": self._meter.usage.requests, "notes": self._notes}
@@ -187,7 +194,9 @@ class Run:
         x = self._task.x
         if x.ndim < 3 or sum(n >= IMAGE_PIXELS for n in x.shape[1:]) < 2:
             return []
-        span = float(x.max()) - float(x.min())
+        space = self._task.space
+        bounds = float(space.upper.max()) - float(space.lower.min())
+        span = bounds if np.isfinite(bounds) else float(x.max()) - float(x.min())
         found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
         return found.warnings()
 
@@ -208,7 +217,18 @@ class Run:
             lambda i: measure(task.x[i], i, task.space, steps, task.settings),
             self._failed,
             self._meter,
+            self._block,
         )
+
+    @property
+    def _block(self) -> int:
+        row = self._task.x[0].size * np.dtype(self._task.space.dtype).itemsize
+        return block_size(self._meter.model, row * self._task.settings.queries)
+
+    def _missing(self) -> list[int]:
+        """Inputs to measure, in whole blocks: half a block behind a network would be other requests than before."""
+        open_blocks = {i // self._block for i in range(len(self._task.x)) if i not in self._done}
+        return [i for i in range(len(self._task.x)) if i // self._block in open_blocks]
 
     def _keep(self, outcome: Outcome) -> None:
         y, group, index = self._task.inputs.y, self._task.inputs.group, outcome.result.index

@@ -38,6 +38,7 @@ CROSSOVER = 32
 ROWS_BYTES = 256 * 2**20
 #: Numbers of a class-side array, (inputs, classes), held together.
 CLASS_NUMBERS = 2**19
+TOO_LARGE = "the derivatives of a single input do not fit the memory; use --mode black-box"
 
 
 def measure(
@@ -113,10 +114,10 @@ def measure(
             # Products with J need more than first derivatives; rows of J do not.
             method, rows = "gram", min(rows, _rows_together(model, x, classes, "gram"))
         except Exception as exc:
-            if type(exc).__name__ != "OutOfMemoryError":
+            if not _out_of_memory(exc):
                 raise
             if rows == 1:
-                raise ModelFailure("the derivatives of a single input do not fit the memory; use --mode black-box") from exc
+                raise ModelFailure(TOO_LARGE) from exc
             rows //= 2
     return results
 
@@ -155,7 +156,17 @@ def obstacle(model: object, x: NDArray[Any]) -> str | None:
 
 
 def _classes(model: Differentiable, x: NDArray[Any]) -> int:
-    return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
+    try:
+        return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
+    except Exception as exc:
+        if _out_of_memory(exc):
+            raise ModelFailure(TOO_LARGE) from exc
+        raise
+
+
+def _out_of_memory(exc: Exception) -> bool:
+    """torch's error, told by its name: the core imports no torch."""
+    return type(exc).__name__ == "OutOfMemoryError"
 
 
 def _rows_together(model: Differentiable, x: NDArray[Any], classes: int, method: str) -> int:

@@ -99,11 +99,12 @@ def made_run(folder: Path, template: Report, count: int, seed: int = 0, **change
         )
         for i in range(count)
     ]
+    sites = {f"site {k}": [s for s in inputs if s.group == f"site {k}"] for k in range(4)}
     report = template.model_copy(
         update={
             "data": {**template.data, "inputs": count, "measured": count},
             "summary": summarise(inputs, 0.95, 200 * count, count),
-            "groups": {},
+            "groups": {name: summarise(of, 0.95, 200 * len(of), 0) for name, of in sites.items()},
             "inputs": inputs if count <= 10_000 else [],
             "inputs_file": "inputs.parquet",
             **changes,

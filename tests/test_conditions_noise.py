@@ -134,7 +134,7 @@ def test_rounded_answers_are_measured_at_a_step_of_their_own(decimals: int, kind
 
 
 def test_what_rounding_drowns_is_below_detection_with_a_limit_that_holds_and_a_way_out() -> None:
-    far = 40 * WEIGHTS[:, 0] / np.linalg.norm(WEIGHTS[:, 0]) + 0.01 * X[:3]
+    far = 60 * WEIGHTS[:, 0] / np.linalg.norm(WEIGHTS[:, 0]) + 0.01 * X[:3]
     report = audit(Endpoint(lambda p: np.round(p, 2)), far, queries=100, link="identity")
     for s, x in zip(report.inputs, far, strict=True):
         assert s.status == "below_detection"
@@ -168,7 +168,7 @@ def test_noise_that_swamps_the_signal_says_how_many_queries_would_do() -> None:
     swamped = [s for s in report.inputs if s.status == "below_detection"]
     assert len(swamped) > INPUTS / 2
     assert all(s.spectral_norm.upper >= truth(X[s.index]) for s in swamped)
-    assert any(s.reason and "queries would resolve it" in s.reason for s in swamped)
+    assert any(s.reason and "queries would resolve" in s.reason for s in swamped)
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from fimaudit_adapters.torch_classifier import displaced_on_device
+from fimaudit_adapters.torch_signs import displaced_on_device
 from safetensors.torch import save_file
 from torch import nn
 

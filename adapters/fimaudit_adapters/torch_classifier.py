@@ -20,11 +20,14 @@ from fimaudit_adapters.torch_identity import Matvec
 from fimaudit_adapters.torch_linearization import TorchLinearization
 from fimaudit_adapters.torch_numerics import module_untouched
 from fimaudit_adapters.torch_signature import check_input, plan_call, select_output
+from fimaudit_adapters.torch_signs import displaced_on_device
 
-__all__ = ["TorchClassifier", "displaced_on_device"]
+__all__ = ["TorchClassifier"]
 
 #: On a GPU only packed bits travel, so the batch is bounded by the device's memory and not by the host's.
 GPU_ROWS = 256
+#: Memory of one row's activations, in inputs: a first guess at how many rows fit; halving corrects it.
+ACTIVATIONS = 100
 _HOST_DTYPE = {torch.bfloat16: "float32"}
 
 
@@ -161,6 +164,8 @@ class TorchClassifier:
         while start < rows:
             stop = min(rows, start + (self._limit or rows))
             try:
+                if self.device.type == "cuda" and self._limit is None:
+                    stop = min(stop, start + self._rows_that_fit(build(start, start + 1)))
                 with torch.no_grad(), module_untouched(self.module, self.device) if self._strayed() else nullcontext():
                     output = self.call(self.module, self.filled(build(start, stop)))
                     pieces.append(as_rows(_on_host(output), max(stop - start, self._fewest))[: stop - start])
@@ -179,6 +184,12 @@ class TorchClassifier:
             values = _renormalised(values)
         return to_probabilities(values, self.link, rows=rows)
 
+    def _rows_that_fit(self, row: torch.Tensor) -> int:
+        """Rows of one call on a GPU, from its free memory."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        self._limit = max(self._fewest, int(free // (ACTIVATIONS * row.numel() * row.element_size())))
+        return self._limit
+
     def _strayed(self) -> bool:
         """Whether someone has switched the module back to training mode meanwhile."""
         return self._info.details["format"] != "torch.export" and self.module.training
@@ -187,14 +198,6 @@ class TorchClassifier:
         """The batch filled up with copies of its last row, where the program demands more rows than there are."""
         short = self._fewest - len(x)
         return x if short <= 0 else torch.cat([x, x[-1:].expand(short, *x.shape[1:])])
-
-
-def displaced_on_device(packed: NDArray[np.uint8], low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Rows that take ``high`` where the sign bit is 1 and ``low`` where it is 0: (m, \\*shape), on the tensors' device."""
-    bits = torch.tensor(packed, device=low.device)
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=low.device)
-    chosen = ((bits[:, :, None] >> shifts) & 1).view(len(packed), -1)[:, : low.numel()].bool()
-    return torch.where(chosen.view(len(packed), *low.shape), high, low)
 
 
 def _chosen_device(asked: str | None, home: torch.device | None) -> torch.device:

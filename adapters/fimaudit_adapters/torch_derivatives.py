@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,18 +67,14 @@ def linearize(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype | 
 def raw_function(model: TorchClassifier, dtype: torch.dtype, *, rewritten: bool = False) -> Function:
     """The network's raw output (B, M) as a function of the audited input, in ``dtype``, its parameters held constant.
 
-    Calling it leaves the module as it was. ``rewritten`` records the cheaper derivatives of ``torch_rewrites``.
+    Call it within ``module_untouched``. ``rewritten`` records the cheaper derivatives of ``torch_rewrites``.
     """
     runner = _runner(model.module, dtype, model.dtype)
 
     def function(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
-        with module_untouched(model.module, model.device):
-            if rewritten:
-                with CheaperDerivatives():
-                    output = model.call(runner, model.filled(x))
-            else:
-                output = model.call(runner, model.filled(x))
+        with CheaperDerivatives() if rewritten else nullcontext():
+            output = model.call(runner, model.filled(x))
         flat = output.reshape(len(output), -1) if output.ndim == 1 or output[0].numel() == output.shape[1] else output
         return flat[:rows]
 
@@ -96,7 +94,8 @@ def derivative_rows(model: TorchClassifier, row_bytes: int) -> int:
 def _linearized(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype) -> TorchLinearization:
     x = torch.from_numpy(np.array(batch, dtype=model.info.dtype, order="C")).to(model.device, model.dtype).to(dtype)
     plain = raw_function(model, dtype)
-    products = JacobianProducts(plain, x, raw_function(model, dtype, rewritten=True))
+    guard = partial(module_untouched, model.module, model.device)
+    products = JacobianProducts(plain, x, raw_function(model, dtype, rewritten=True), guard)
     return TorchLinearization(products, LinkDerivative(on_host(products.output), model.link))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from fimaudit_adapters.torch_derivatives import model_failure, raw_function
-from fimaudit_adapters.torch_products import Function, JacobianProducts
+from fimaudit_adapters.torch_numerics import module_untouched
+from fimaudit_adapters.torch_products import Function, Guard, JacobianProducts
 
 if TYPE_CHECKING:
     from fimaudit_adapters.torch_classifier import TorchClassifier
@@ -27,6 +29,7 @@ def fisher_forms(model: TorchClassifier, x: NDArray[Any]) -> dict[str, Matvec]:
     - ``covariance``: J_z^T (diag p - p p^T) J_z with the Jacobian of the logits, or of log p where the model gives none;
     - ``square root``: 4 J_s^T J_s with the Jacobian of s = sqrt(p).
     """
+    guard = partial(module_untouched, model.module, model.device)
     raw = raw_function(model, torch.float64)
     at = torch.from_numpy(np.array(x, dtype=model.info.dtype)[None]).to(model.device, model.dtype).to(torch.float64)
 
@@ -43,7 +46,7 @@ def fisher_forms(model: TorchClassifier, x: NDArray[Any]) -> dict[str, Matvec]:
         return torch.cat([torch.zeros_like(z), z], dim=1) if model.link == "sigmoid" else logs(z)
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), guard():
             p = logs(raw(at)).exp()
     except Exception as exc:
         raise model_failure(exc) from exc
@@ -52,15 +55,15 @@ def fisher_forms(model: TorchClassifier, x: NDArray[Any]) -> dict[str, Matvec]:
         return p * a - p * (p * a).sum()
 
     return {
-        "gradient": _form(lambda v: logs(raw(v)), at, lambda a: p * a),
-        "covariance": _form(lambda v: logits(raw(v)), at, covariance),
-        "square root": _form(lambda v: (logs(raw(v)) / 2).exp(), at, lambda a: 4 * a),
+        "gradient": _form(lambda v: logs(raw(v)), at, lambda a: p * a, guard),
+        "covariance": _form(lambda v: logits(raw(v)), at, covariance, guard),
+        "square root": _form(lambda v: (logs(raw(v)) / 2).exp(), at, lambda a: 4 * a, guard),
     }
 
 
-def _form(function: Function, x: torch.Tensor, middle: Function) -> Matvec:
+def _form(function: Function, x: torch.Tensor, middle: Function, guard: Guard) -> Matvec:
     """v to J^T M J v."""
-    products = JacobianProducts(function, x)
+    products = JacobianProducts(function, x, guard=guard)
 
     def matvec(v: NDArray[np.float64]) -> NDArray[np.float64]:
         along = torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)).to(x.device).view(x.shape)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fimaudit.links import to_probabilities
 from fimaudit_adapters.torch_products import JacobianProducts
+from fimaudit_adapters.torch_signs import unpacked_bits
 
 __all__ = ["LinkDerivative", "TorchLinearization"]
 
@@ -119,10 +120,8 @@ class TorchLinearization:
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         like = self._products.input
-        bits = torch.tensor(packed, device=like.device)
-        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=like.device)
-        unpacked = ((bits[:, :, None] >> shifts) & 1).flatten(1)[:, : like[0].numel()]
-        return self._pushed((unpacked.to(like.dtype) * 2 - 1).view(self._shape))
+        bits = unpacked_bits(packed, self._shape[1:], like.device)
+        return self._pushed(bits.to(like.dtype) * 2 - 1)
 
     def gram(self) -> Array:
         count, classes = self.row_scale.shape

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from fimaudit.errors import TargetError
 from fimaudit_adapters.torch_numerics import exact_numerics
 
-__all__ = ["JacobianProducts", "forward_products"]
+__all__ = ["Function", "Guard", "JacobianProducts", "forward_products"]
 
 Function = Callable[[torch.Tensor], torch.Tensor]
+Guard = Callable[[], AbstractContextManager[None]]
 
 #: What torch says where an operator has no second derivative.
 _MISSING = ("derivative for", "double backward", "not implemented", "once_differentiable", "differentiate twice")
@@ -30,6 +32,7 @@ class JacobianProducts:
         function: (B, \\*shape) to (B, M), differentiable.
         x: where the Jacobian is taken, detached.
         graph: the same function, for recording the graph, where a cheaper form of it exists.
+        guard: entered around every call of the function.
 
     Attributes:
         input: x, detached.
@@ -38,11 +41,13 @@ class JacobianProducts:
         fallback: how J v is formed when not by the double vjp, else ``None``.
     """
 
-    def __init__(self, function: Function, x: torch.Tensor, graph: Function | None = None) -> None:
-        self._function = function
+    def __init__(
+        self, function: Function, x: torch.Tensor, graph: Function | None = None, guard: Guard = nullcontext
+    ) -> None:
+        self._function, self._guard = function, guard
         self.input = x.detach()
         self._x = self.input.clone().requires_grad_(True)
-        with exact_numerics(x.device):
+        with exact_numerics(x.device), guard():
             self._y = (graph or function)(self._x)
         if not self._y.requires_grad:
             raise TargetError(
@@ -93,7 +98,8 @@ class JacobianProducts:
                 if not any(words in str(exc) for words in _MISSING):
                     raise
                 self.fallback = "forward mode"
-        return forward_products(self._function, self._x.detach(), tangents)
+        with self._guard():
+            return forward_products(self._function, self.input, tangents)
 
     def _push_twice(self, tangents: torch.Tensor) -> torch.Tensor:
         with exact_numerics(self._x.device):

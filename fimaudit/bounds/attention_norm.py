@@ -71,7 +71,7 @@ def self_attention_lipschitz(
     Source: derived above; the test compares it with dense Jacobians.
 
     >>> eye = np.eye(2)
-    >>> round(self_attention_lipschitz([Head(0 * eye, eye, eye, np.zeros(2))], 1.0, 4, 4, 1.0), 3)
+    >>> round(self_attention_lipschitz([Head(0 * eye, eye, eye, np.zeros(2))], 1.0, 4, 4, 1.0), 2)
     1.0
     """
     values = [spectral_norm_upper(head.value) for head in heads]

@@ -53,6 +53,10 @@ def audit(
     input: o.Input = None,
     output: o.Output = None,
     hold: o.Hold = None,
+    endpoint: o.EndpointFile = None,
+    settings: o.EndpointSet = None,
+    header_env: o.HeaderEnv = None,
+    bearer_env: o.BearerEnv = None,
 ) -> None:
     """Measure how violently a model's answer can change when its input changes a little.
 
@@ -97,6 +101,7 @@ def audit(
             input=input,
             output=o.output_choice(output),
             hold=o.held(hold),
+            **o.endpoint_options(endpoint, settings, header_env, bearer_env),
         )
     console = Console()
     show_report(console, report)

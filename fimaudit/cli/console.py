@@ -17,6 +17,10 @@ __all__ = ["limits_text", "number_text", "progress_bar", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
+COVERED = {
+    "black-box": "intervals cover the random choice of directions",
+    "white-box": "measured by derivatives: intervals cover numerical error",
+}
 QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum", "p05": "5th percentile", "min": "minimum"}
 
 
@@ -84,7 +88,7 @@ def show_report(console: Console, report: Report) -> None:
     console.print(f"norms in 1/unit², radius in unit; unit: {escape(unit)}", style="dim", highlight=False)
     _show_inputs(console, report)
     console.print(
-        "intervals cover the random choice of directions; they are of these inputs, not of a population",
+        COVERED[report.settings["mode"]] + "; they are of these inputs, not of a population",
         style="dim",
         highlight=False,
     )

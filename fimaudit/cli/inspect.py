@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fimaudit.classifier import open_classifier
+from fimaudit.classifier import Classifier, open_classifier
 from fimaudit.cli import options as o
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, UsageError
 from fimaudit.facts import model_facts
 from fimaudit.meter import Meter
 from fimaudit.preflight import look
@@ -21,9 +23,12 @@ from fimaudit.sources import Inputs, check_inputs, read_inputs
 
 __all__ = ["inspect"]
 
+#: Inputs at which the identity is checked.
+MOST_IDENTITY = 5
+
 
 def inspect(
-    target: o.Target,
+    target: Annotated[str | None, typer.Argument(help=o.TARGET_HELP)] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
     link: o.LinkName = "auto",
     weights: o.Weights = None,
@@ -33,9 +38,23 @@ def inspect(
     input: o.Input = None,
     output: o.Output = None,
     hold: o.Hold = None,
+    settings: o.EndpointSet = None,
+    header_env: o.HeaderEnv = None,
+    bearer_env: o.BearerEnv = None,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Compare three forms of the Fisher information (differentiable models).")
+    ] = False,
+    endpoint: Annotated[
+        bool, typer.Option("--endpoint", help="Print the JSON Schema of an endpoint file instead, and end.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Show what was found: shapes, dtypes, batch, provider, classes, link, repeatability, rounding of the answers."""
+    if endpoint:
+        print(json.dumps(_endpoint_schema(), indent=1))
+        return
+    if target is None:
+        raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
     classifier = open_classifier(
         target,
         cast(Any, link),
@@ -46,19 +65,45 @@ def inspect(
         input=input,
         output=o.output_choice(output),
         hold=o.held(hold),
+        **o.endpoint_options(None, settings, header_env, bearer_env),
     )
     try:
         info = classifier.info
         inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
         seen = look(meter, inputs.x, info.dtype)
+        info = classifier.info  # the first answers may have settled how rows are sent
         facts = {**model_facts(classifier, seen), "link": link, "notes": [*info.notes, *seen.warnings()]}
+        if identity:
+            facts["identity"] = _identity(classifier, inputs.x)
     finally:
         classifier.close()
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
         return
     _show(Console(), facts)
+
+
+def _endpoint_schema() -> dict[str, Any]:
+    from fimaudit_adapters.http.settings import endpoint_schema
+
+    return endpoint_schema()
+
+
+def _identity(classifier: Classifier, x: NDArray[Any]) -> list[dict[str, float]]:
+    from fimaudit.identity import check_identity
+
+    return [asdict(check) for check in check_identity(classifier, x[:MOST_IDENTITY].astype(classifier.info.dtype))]
+
+
+def _show_identity(console: Console, checks: list[dict[str, float]]) -> None:
+    table = Table(title="spectral norm by three forms", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("input", "sum p g gᵀ", "covariance over labels", "4 Jₛᵀ Jₛ", "largest difference"):
+        table.add_column(name, justify="right")
+    for index, check in enumerate(checks):
+        forms = [f"{check[name]:.10g}" for name in ("gradient", "covariance", "square_root")]
+        table.add_row(str(index), *forms, f"{check['difference']:.2g}")
+    console.print(table)
 
 
 def _inputs(data: Path | None, shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
@@ -93,5 +138,7 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name.replace("_", " "), str(value))
     console.print(table)
+    if "identity" in facts:
+        _show_identity(console, facts["identity"])
     for note in facts["notes"]:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)

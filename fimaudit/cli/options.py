@@ -8,14 +8,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+import yaml
 from numpy.typing import ArrayLike
 
 from fimaudit.errors import DataError, DomainError, UsageError
 
 __all__ = [
+    "TARGET_HELP",
     "Adapter",
+    "BearerEnv",
     "Data",
     "Device",
+    "EndpointFile",
+    "EndpointSet",
+    "HeaderEnv",
     "Hold",
     "Input",
     "LinkName",
@@ -23,16 +29,15 @@ __all__ = [
     "Target",
     "TrustPickle",
     "Weights",
+    "endpoint_options",
     "held",
     "names_or_mask",
     "number_or_file",
     "output_choice",
 ]
 
-Target = Annotated[
-    str,
-    typer.Argument(help="Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."),
-]
+TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."
+Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
 LinkName = Annotated[
     str, typer.Option("--link", help="What turns the output into probabilities: auto, identity, softmax or sigmoid.")
@@ -50,6 +55,41 @@ Output = Annotated[str | None, typer.Option("--output", help="Name or position o
 Hold = Annotated[
     list[str] | None, typer.Option("--hold", help="Constant for another input: name=number or name=file.npy. Repeatable.")
 ]
+
+EndpointFile = Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")]
+EndpointSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An endpoint setting: rate=20/s, protocol=mlflow, timeout=10. Repeatable."),
+]
+HeaderEnv = Annotated[
+    list[str] | None,
+    typer.Option("--header-env", help="Secret header from an environment variable: X-API-Key=MY_VARIABLE. Repeatable."),
+]
+BearerEnv = Annotated[str | None, typer.Option(help="Environment variable that holds a bearer token.")]
+
+
+def endpoint_options(
+    file: Path | None, settings: list[str] | None, header_env: list[str] | None, bearer_env: str | None
+) -> dict[str, Any]:
+    """The endpoint flags as options of ``open_classifier``; nothing where none was given."""
+    out: dict[str, Any] = {}
+    for item in settings or []:
+        name, value = _pair(item, "--set name=value")
+        out[name] = yaml.safe_load(value)
+    if header_env:
+        out["header_env"] = dict(_pair(item, "--header-env HEADER=VARIABLE") for item in header_env)
+    if bearer_env is not None:
+        out["bearer_env"] = bearer_env
+    if file is not None:
+        out["endpoint"] = str(file)
+    return out
+
+
+def _pair(item: str, wanted: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals or not name:
+        raise UsageError(f"expected {wanted}, got {name!r} without a value")
+    return name, value
 
 
 def held(items: list[str] | None) -> Mapping[str, Any]:

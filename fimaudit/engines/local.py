@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fimaudit.classifier import NetworkClassifier
+from fimaudit.classifier import Classifier, NetworkClassifier
 from fimaudit.directions import Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.measurement import Conversation
 from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.results import Sensitivity
 
-__all__ = ["Outcome", "converse", "run_inputs"]
+__all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 
-#: Inputs whose rows share requests behind a network. Blocks are fixed by input index, so requests are the same on resume.
+#: Inputs whose rows share requests behind a network, and most bytes of their rows.
 NETWORK_BLOCK = 32
+NETWORK_BYTES = 128 * 2**20
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +68,7 @@ def run_inputs(
     start: Callable[[int], Conversation],
     failed: Callable[[int, FimauditError], Sensitivity],
     meter: Meter,
+    size: int = 1,
 ) -> Iterator[Outcome]:
     """Measure inputs in order and yield each as it finishes; an input that fails is a result, an empty budget is not.
 
@@ -75,17 +77,27 @@ def run_inputs(
         start: opens an input's conversation.
         failed: what an input that failed looks like.
         meter: the door to the model.
+        size: inputs of a block (``block_size``).
 
     Raises:
         BudgetExhausted: the budget does not allow the next rows.
+        ModelFailure: an endpoint no longer answers.
     """
-    pending = list(indices)
-    size = NETWORK_BLOCK if isinstance(meter.model, NetworkClassifier) else 1
     blocks: dict[int, list[int]] = {}
-    for index in pending:
+    for index in indices:
         blocks.setdefault(index // size, []).append(index)
     for block in blocks.values():
         yield from _run_block(block, start, failed, meter)
+
+
+def block_size(model: Classifier, input_bytes: int) -> int:
+    """How many inputs share requests: one on this machine, several behind a network, as their bytes allow.
+
+    Blocks are fixed by input index, so that a resumed run sends the same requests.
+    """
+    if not isinstance(model, NetworkClassifier):
+        return 1
+    return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // max(1, input_bytes)))
 
 
 def _run_block(
@@ -111,6 +123,8 @@ def _run_block(
             answers = some.answers
             reasons = {place: ModelFailure(reason) for place, reason in some.reasons.items()}
         except FimauditError as error:
+            if isinstance(meter.model, NetworkClassifier):
+                raise  # the endpoint as a whole: the inputs stay unmeasured and can be resumed
             answers = [None] * len(order)
             reasons = dict.fromkeys(range(len(order)), error)
         for place, (index, answer) in enumerate(zip(order, answers, strict=True)):

@@ -210,6 +210,7 @@ def _shown(run: Run) -> list[dict[str, Any]]:
         held = kept.get(s.index)
         if held is not None:
             direction = held.direction
+            card["estimated"] = direction is None
             if direction is None and held.witness is not None:
                 direction = held.witness.astype(np.float64) - held.x.astype(np.float64)
             card["picture"] = picture_uri(held.x, bounds[0], bounds[1])

@@ -58,7 +58,7 @@ def keep_shown(
         directions: most sensitive direction of an input, shape \\*shape, by index.
         witnesses: displaced input that changes the decision, shape \\*shape, by index.
 
-    Where they are left out, what the audit left in the folder is taken: ``directions/INDEX.npy`` and ``witness.npz``.
+    Where they are left out, what the audit left in the folder is taken: ``directions/00012.npy`` and ``witness.npz``.
     """
     chosen = most_sensitive(inputs)
     if not chosen or x[0].size > MOST_NUMBERS:
@@ -77,7 +77,7 @@ def keep_shown(
 
 
 def _left_direction(folder: Path, index: int) -> NDArray[Any] | None:
-    path = folder / "directions" / f"{index}.npy"
+    path = folder / "directions" / f"{index:05d}.npy"
     return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
 
 

@@ -30,6 +30,13 @@ from tests.servers.manager import CannotInstall, Server
 HERE = Path(__file__).resolve().parents[1] / "servers"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the servers waits for their installation, which takes minutes on a busy machine."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 @dataclass
 class Known:
     """A trained model, where it is saved, and rows for it."""

@@ -1,0 +1,43 @@
+"""Black box and white box on the same networks: the intervals cover the exact values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from zoo import STYLES, zoo_network
+
+import fimaudit
+from fimaudit.classifier import open_classifier
+from fimaudit.whitebox import exact_reference
+
+INPUTS = 12
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[Any, Any]]:
+    """(black-box result, exact result) for inputs of every style; torch's networks, dense and sparse gradients alike."""
+    found = []
+    for number, style in enumerate(STYLES):
+        x = np.random.default_rng(number).uniform(0.2, 0.8, (INPUTS, 3, 16, 16)).astype(np.float32)
+        model = open_classifier(zoo_network(style, seed=number), "softmax", device="cpu")
+        report = fimaudit.audit(model, x, mode="black-box", lower=0.0, upper=1.0)
+        found += list(zip(report.inputs, exact_reference(model, x), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", ["spectral_norm", "peak_spectral_norm", "margin_radius"])
+def test_intervals_cover_the_exact_value(pairs: list[tuple[Any, Any]], name: str) -> None:
+    covered = []
+    for sampled, exact in pairs:
+        interval, truth = getattr(sampled, name), getattr(exact, name)
+        assert sampled.status == "ok"
+        covered.append(interval.lower <= truth <= interval.upper)
+    assert np.mean(covered) >= 0.94, f"{np.mean(covered):.3f} of {len(covered)}"
+
+
+def test_values_are_near(pairs: list[tuple[Any, Any]]) -> None:
+    errors = [abs(sampled.spectral_norm.value / exact.spectral_norm - 1) for sampled, exact in pairs]
+    assert np.median(errors) <= 0.1
+    assert sum(sampled.predicted_class == int(np.argmax(exact.probabilities)) for sampled, exact in pairs) == len(pairs)

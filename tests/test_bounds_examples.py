@@ -1,0 +1,30 @@
+"""The two examples about bounds, run as a user runs them, for fewer epochs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> list[list[str]]:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_architecture_ranking() -> None:
+    rows = run("architecture_ranking.py", "--epochs", "1")
+    assert [row[0].rstrip(",") for row in rows[1:9:2]] == ["VGG", "ResNet", "DenseNet", "Transformer"]
+    assert all(float(row[-1]) >= 1.0 for row in rows[1:9])  # bound over measured
+    assert "rank correlation" in " ".join(rows[9])
+
+
+def test_fisher_penalty() -> None:
+    _, plain, penalised = run("fisher_penalty.py", "--epochs", "5", "--attacked", "20")
+    assert float(penalised[2]) < float(plain[2])  # mean lambda
+    assert float(penalised[4]) >= float(plain[4])  # adversarial distance
+    assert float(penalised[1].rstrip("%")) >= float(plain[1].rstrip("%")) - 5
