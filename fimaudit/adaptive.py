@@ -1,9 +1,9 @@
 """Stopping early: when the interval is narrow enough, or when a threshold is decided.
 
-A decision uses e-processes, which may be looked at after every row: under "the norm is at most T" each past-directed energy
-x_t = (u_t . y_t)^2 is at most T chi2_1, so prod exp(eta x_t / T) sqrt(1 - 2 eta) is a supermartingale; under "the norm is at least T" the
-top sample eigenvalue over t terms is at least that of a chi squared, so exp(-eta t l_1 / T) (1 + 2 eta)^(t / 2) is one. Each is
-averaged over a few eta; reaching 1 / miss decides, wrong with probability ``miss`` at most.
+A decision uses e-processes, which may be looked at after every row. Under "the norm is at most T" each past-directed energy
+x_t = (u_t . y_t)^2 is at most T chi2_1, so prod exp(eta x_t / T) sqrt(1 - 2 eta) is a supermartingale. Under "the norm is at
+least T" the top sample eigenvalue is at least that of a chi squared, so exp(-eta t l_1 / T) (1 + 2 eta)^(t / 2) is one. Each is
+averaged over a few eta; reaching 2 / miss decides, wrong with probability ``miss`` at most.
 """
 
 from __future__ import annotations

@@ -102,6 +102,8 @@ def audit(
     domain: InputDomain | None = None,
     profile: ProfileChoice = "cheap",
     witness: bool = False,
+    precision: float | None = None,
+    threshold: float | None = None,
     batch: int | None = None,
     tolerance: float = 1e-4,
     worst_direction: bool = False,
@@ -126,6 +128,8 @@ def audit(
         lower, upper, quantum, unit, scale, frozen: the input domain, or give ``domain``.
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
         profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
+        precision: stop an input when the half-width of its spectral norm is within this share of the value.
+        threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         witness: look for a displacement that really changes the decision, 12 of each input's queries.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
@@ -143,7 +147,13 @@ def audit(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    settings = replace(_settings(queries, confidence, seed, budget, batch), profile=profile, witness=witness)
+    settings = replace(
+        _settings(queries, confidence, seed, budget, batch),
+        profile=profile,
+        witness=witness,
+        precision=precision,
+        threshold=threshold,
+    )
     domain = domain or InputDomain(lower, upper, quantum, frozen, scale, unit)
     inputs = _inputs(x, y, group)
     if inputs.names is not None:
@@ -215,6 +225,12 @@ def _settings(queries: int, confidence: float, seed: int, budget: int | None, ba
     if batch is not None and batch < 1:
         raise UsageError(f"expected a batch of at least one row, got {batch}")
     return Settings(queries, confidence, seed)
+
+
+def _positive(value: float | None, name: str) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise UsageError(f"expected a {name} above 0, got {value}")
+    return value
 
 
 def _inputs(x: Any, y: ArrayLike | None, group: ArrayLike | None) -> Inputs:

@@ -20,6 +20,7 @@ __all__ = [
     "JoinedRows",
     "OrthonormalRows",
     "PlainRows",
+    "RowRange",
     "Rows",
     "displaced_bounds",
     "displaced_rows",
@@ -278,6 +279,25 @@ class CoordinateRows:
         rows = np.repeat(self.x.astype(self.dtype).reshape(1, -1), stop - start, axis=0)
         rows[np.arange(stop - start), self.feature[start:stop]] = self.value[start:stop]
         return rows.reshape(stop - start, *self.x.shape)
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows ``first:last`` of a block, for asking it bit by bit."""
+
+    rows: Rows
+    first: int
+    last: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.rows.row_bytes
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        return self.rows.build(self.first + start, self.first + stop)
 
 
 @dataclass(frozen=True)

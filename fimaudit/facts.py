@@ -78,6 +78,8 @@ def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None
         "seed": settings.seed,
         "profile": settings.profile,
         "witness": settings.witness,
+        "precision": settings.precision,
+        "threshold": settings.threshold,
         "budget": budget,
     }
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.adaptive import decide_threshold, half_width, next_look
 from fimaudit.directions import (
     DisplacedRows,
     JoinedRows,
     OrthonormalRows,
     PlainRows,
+    RowRange,
     Rows,
     generator,
     orthonormal_signs,
@@ -31,7 +33,7 @@ from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, ON_TOP, Steps, choose_step
 from fimaudit.probes import FACTOR, MAIN, Signs, around, displaced, draw_pairs, draw_signs, energies, heard
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import Sensitivity
-from fimaudit.secants import resolution
+from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.steps import find_plateau
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
@@ -54,6 +56,8 @@ ORTHONORMAL_LEAST = 16
 LEAST = 3
 #: From this ratio of signal to noise on, noise does not choose the displacement.
 NOISE_FREE = 1e3
+#: Up to this many features are measured one by one even where fewer random rows may do.
+FEW = 30
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
@@ -102,6 +106,9 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
         limits = undetected(told.view, told.answers, _quantum(quality, base), told.length, settings.confidence, told.factor)
         return not_found(outcome, limits, _noise_reason(told, step, settings, quality, base))
     estimate = estimate.widened(step.change / 2 + step.heavy * estimate.heaviness)
+    if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
+        lower, upper = estimate.spectral.lower, estimate.spectral.upper
+        step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)
     profile, witness = [], None
     if settings.profile != "off" and estimate.margin is not None:
         local = None if told.at is None else (told.at, told.answers)
@@ -140,7 +147,9 @@ def _estimate(
     """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
     view = quality.view(base, base[:0])
-    if not view.blind and fits(d, m) and _basis_serves(view, step, steps, space) and quality.top_k is None:
+    adaptive = settings.precision is not None or settings.threshold is not None
+    few = fits(d, m) and (not adaptive or d <= FEW)
+    if not view.blind and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
         whole = yield from whole_jacobian(x, space, step.rho, m, view)
         slope = None
         if whole.descent is not None and whole.estimate is not None and whole.estimate.margin is not None:
@@ -151,7 +160,11 @@ def _estimate(
     at, method, features = _sketch(x, index, space, m, settings)
     rows = at(step.rho, m)
     length = space.length(rows.sent())
-    answers = yield rows
+    if not adaptive:
+        answers = yield rows
+    else:
+        answers = yield from _until(rows, base, length, features, quality, settings, step)
+        m = len(answers)
     if quality.top_k is not None:
         view = quality.view(base, answers)
     estimate = estimate_sketch(view, answers, length, settings.confidence, features)
@@ -159,6 +172,29 @@ def _estimate(
     if settings.witness and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
     return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
+
+
+def _until(
+    rows: Rows, base: Array, length: float, features: int | None, quality: Quality, settings: Settings, step: _Step
+) -> Generator[Rows, Array, Array]:
+    """Ask bit by bit until the interval is narrow enough, or the threshold is decided, or all rows are asked."""
+    answers = yield RowRange(rows, 0, next_look(0, len(rows)))
+    while True:
+        view = quality.view(base, answers)
+        if settings.precision is not None:
+            estimate = estimate_sketch(view, answers, length, settings.confidence, features)
+            if estimate is not None and half_width(estimate.spectral) <= settings.precision:
+                return answers
+        if settings.threshold is not None and not view.blind and length > 0:
+            y = contrasts(np.sqrt(view.table(answers)) * (2.0 / length))
+            verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
+            if verdict is not None:
+                step.flags.append(f"{verdict}_threshold")
+                return answers
+        if len(answers) == len(rows):
+            return answers
+        more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows)))
+        answers = np.concatenate([answers, more])
 
 
 def _sketch(

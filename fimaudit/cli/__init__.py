@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fimaudit.cli.audit import audit
+from fimaudit.cli.bounds import bounds
 from fimaudit.cli.bundle import bundle
 from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
@@ -36,6 +37,7 @@ app.command()(audit)
 app.command()(inspect)
 app.command()(plan)
 app.command()(compare)
+app.command()(bounds)
 app.command()(gate)
 app.command()(report)
 app.command()(plot)

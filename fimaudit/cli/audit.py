@@ -36,6 +36,12 @@ def audit(
     witness: Annotated[
         bool, typer.Option("--witness", help="Look for a displacement that really changes each decision; saved in --out.")
     ] = False,
+    precision: Annotated[
+        float | None, typer.Option(help="Stop an input when the norm's half-width is within this share of it: 0.1.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Stop an input when its norm is decided to be above or below this.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of each interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
@@ -88,6 +94,8 @@ def audit(
             free=cast(Any, o.names_or_mask(free, "--free")) or (),
             profile=cast(Any, profile),
             witness=witness,
+            precision=precision,
+            threshold=threshold,
             batch=batch,
             tolerance=tolerance,
             worst_direction=worst_direction,
