@@ -2,7 +2,7 @@
 
 A decision uses e-processes, which may be looked at after every row. Under "the norm is at most T" each past-directed energy
 x_t = (u_t . y_t)^2 is at most T chi2_1, so prod exp(eta x_t / T) sqrt(1 - 2 eta) is a supermartingale. Under "the norm is at
-least T" the top sample eigenvalue is at least that of a chi squared, so exp(-eta t l_1 / T) (1 + 2 eta)^(t / 2) is one. Each is
+least T" the top sample eigenvalue is at least a chi squared's, so exp(-eta t l_1 / T) (1 + 2 eta)^(t / 2) is one. Each is
 averaged over a few eta; reaching 2 / miss decides, wrong with probability ``miss`` at most.
 """
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Decision = Literal["above", "below"]
 
 #: Directions before the first look, and how the number grows from look to look.
-FIRST, GROWTH = 16, 1.15
+FIRST, GROWTH = 16, 1.03
 #: Tilts, weighted alike.
 ABOVE = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 BELOW = np.array([0.1, 0.2, 0.4, 0.8, 1.6])

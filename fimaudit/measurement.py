@@ -35,6 +35,7 @@ from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
+from fimaudit.spectrum import Limits, spectral_limits
 from fimaudit.steps import find_plateau
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
@@ -181,16 +182,18 @@ def _until(
     answers = yield RowRange(rows, 0, next_look(0, len(rows)))
     while True:
         view = quality.view(base, answers)
-        if settings.precision is not None:
-            estimate = estimate_sketch(view, answers, length, settings.confidence, features)
-            if estimate is not None and half_width(estimate.spectral) <= settings.precision:
-                return answers
-        if settings.threshold is not None and not view.blind and length > 0:
+        if not view.blind and length > 0:
             y = contrasts(np.sqrt(view.table(answers)) * (2.0 / length))
-            verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
-            if verdict is not None:
-                step.flags.append(f"{verdict}_threshold")
-                return answers
+            if settings.precision is not None and y.any():
+                limits, _ = spectral_limits(y, settings.confidence, features)
+                up = float(np.exp(min(step.change / 2, 1.0)))
+                if half_width(Limits(limits.value, limits.lower / up, limits.upper * up)) <= settings.precision:
+                    return answers
+            if settings.threshold is not None:
+                verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
+                if verdict is not None:
+                    step.flags.append(f"{verdict}_threshold")
+                    return answers
         if len(answers) == len(rows):
             return answers
         more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows)))

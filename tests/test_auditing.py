@@ -92,7 +92,7 @@ def test_methods_follow_the_number_of_features(audited: dict[str, Report]) -> No
     methods = {name: {s.method for s in report.inputs} for name, report in audited.items()}
     assert methods["linear K=2 d=1"] == {"basis-central"}
     assert methods["tanh K=3 d=70, central once"] == {"basis-central"}
-    assert methods["tanh K=3 d=150, forward"] == {"orthonormal"}  # the scale profile takes the rows that are missing
+    assert methods["tanh K=3 d=150, forward"] == {"basis-forward"}
     assert methods["tanh K=10 d=300 orthonormal"] == {"orthonormal"}
     assert methods["linear K=30 d=3000"] == {"rademacher"}
 
