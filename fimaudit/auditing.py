@@ -203,6 +203,10 @@ def audit(
             gather_witnesses(Path(out), results)
             write_inputs(Path(out) / INPUTS_FILE, results)
             _replace(Path(out) / REPORT, report.to_json())
+            from fimaudit.report import keep_shown, render  # only here: pages need what a measurement does not
+
+            keep_shown(out, inputs.x, results)
+            render(out)
     finally:
         if run is not None:
             run.close()

@@ -36,7 +36,7 @@ from fimaudit.results import Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.spectrum import Limits, spectral_limits
-from fimaudit.steps import find_plateau
+from fimaudit.steps import STILL, find_plateau
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
@@ -106,7 +106,10 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     if estimate is None or not step.clear:
         limits = undetected(told.view, told.answers, _quantum(quality, base), told.length, settings.confidence, told.factor)
         return not_found(outcome, limits, _noise_reason(told, step, settings, quality, base))
-    estimate = estimate.widened(step.change / 2 + step.heavy * estimate.heaviness)
+    # A plateau stands still within STILL, half to either side, and the check says how much more it moves at this input;
+    # a whole Jacobian has its own second step.
+    still = 0.0 if told.method.startswith("basis") else STILL / 2
+    estimate = estimate.widened(still + step.change + step.heavy * estimate.heaviness)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
         lower, upper = estimate.spectral.lower, estimate.spectral.upper
         step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)

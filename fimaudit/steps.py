@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Plateau", "find_plateau", "ladder", "spread"]
+__all__ = ["STILL", "Plateau", "find_plateau", "ladder", "spread"]
 
 Array = NDArray[np.float64]
 

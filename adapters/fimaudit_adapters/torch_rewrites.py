@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["CheaperDerivatives"]
@@ -31,13 +32,30 @@ class CheaperDerivatives(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
             return _convolution(func, *args, **kwargs)
-        if func is torch.batch_norm and not kwargs and not args[5] and args[3] is not None:
-            x, weight, bias, mean, var, _, _, eps = args[:8]
-            scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
-            shift = -mean * scale if bias is None else bias - mean * scale
-            shape = (1, -1) + (1,) * (x.ndim - 2)
-            return torch.addcmul(shift.view(shape), x, scale.view(shape))
+        if func is functional.batch_norm:
+            return _batch_norm(*args, **kwargs)
+        if func is torch.batch_norm and not kwargs:
+            x, weight, bias, mean, var, training, momentum, eps = args[:8]
+            return _batch_norm(x, mean, var, weight, bias, training, momentum, eps)
         return func(*args, **kwargs)
+
+
+def _batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    if training or running_mean is None or running_var is None:
+        return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps) if weight is None else torch.rsqrt(running_var + eps) * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = (1, -1) + (1,) * (input.ndim - 2)
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
 def _convolution(

@@ -11,7 +11,9 @@ from rich.console import Console
 from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, show_report
+from fimaudit.cli.gate import apply_policy
 from fimaudit.errors import UsageError
+from fimaudit.policy import read_policy
 
 __all__ = ["audit"]
 
@@ -50,6 +52,9 @@ def audit(
     worst_direction: Annotated[
         bool, typer.Option("--worst-direction", help="White box: save each input's most sensitive direction.")
     ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="Rules decided at the end (fimaudit gate); exit 1 unless pass.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     weights: o.Weights = None,
@@ -74,6 +79,8 @@ def audit(
         raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
     if profile not in ("off", "cheap", "full"):
         raise UsageError(f"expected --profile off, cheap or full, got {profile!r}")
+    if policy is not None:
+        read_policy(policy)  # refuse a bad one before the first query
     with progress_bar() as progress:
         report = run_audit(
             target,
@@ -116,3 +123,5 @@ def audit(
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
     if report.data["measured"] < report.data["inputs"]:
         raise typer.Exit(3)
+    if policy is not None and apply_policy(out, policy) != "pass":
+        raise typer.Exit(1)
