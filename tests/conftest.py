@@ -12,6 +12,13 @@ from fimaudit.demonstration import Comparison, run_demo
 from fimaudit.engines.local import small_algebra
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share a worker, and so do all tests with servers: they share fixtures that are dear to set up."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(item.path.name if folder == "tests" else folder))
+
+
 @pytest.fixture(scope="session")
 def _demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Comparison], str]:
     printed = io.StringIO()
