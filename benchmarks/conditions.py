@@ -200,7 +200,7 @@ def compare(case: Case, condition: str, model: Trained, queries: int, seed: int)
     seconds = time.perf_counter() - started
     space = case.domain.resolve(case.x, case.dtype)
     free = ~space.frozen.ravel()
-    errors, covered, upper, unsure, peaks, margins = [], [], [], [], [], []
+    errors, covered, upper, unsure, margins = [], [], [], [], []
     statuses: dict[str, int] = {}
     kinds: dict[str, int] = {}
     for s in report.inputs:

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--inputs 2] [--json FILE]
 
-JSON: *peak_mb*, *time_ratio* (audit over bare onnxruntime, rows built beforehand, same process, minimum of three, interleaved).
+JSON: *peak_mb*, *time_ratio* (audit over bare onnxruntime: rows built beforehand, one process, minimum of three).
 """
 
 from __future__ import annotations

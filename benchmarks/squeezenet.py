@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 as an ONNX file with random weights, built here: 3 x 224 x 224 inputs, 1000 classes, 1.2 million weights."""
+"""SqueezeNet 1.1 as an ONNX file with random weights: 3 x 224 x 224 inputs, 1000 classes, 1.2 million weights."""
 
 from __future__ import annotations
 
