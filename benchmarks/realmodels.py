@@ -3,8 +3,8 @@
     python benchmarks/realmodels.py DIR [--seeds 5] [--json FILE]
 
 DIR holds NAME.onnx, NAME.npz (x) and truth.json: {NAME: {"link": ..., "inputs": [{"spectral_norm": ...,
-"margin_radius": ..., "adversarial_l2": ... (optional)}]}}. The exact peak norm is not in the file: it is computed here from the
-model's dense Jacobian (central differences over every feature), for the first ``--peak-inputs`` inputs.
+"margin_radius": ..., "adversarial_l2": ... (optional)}]}}. The exact peak norm is not in the file: it is computed here from
+the model's dense Jacobian (central differences over every feature), for the first ``--peak-inputs`` inputs.
 """
 
 from __future__ import annotations
