@@ -106,10 +106,8 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     if estimate is None or not step.clear:
         limits = undetected(told.view, told.answers, _quantum(quality, base), told.length, settings.confidence, told.factor)
         return not_found(outcome, limits, _noise_reason(told, step, settings, quality, base))
-    # A plateau stands still within STILL, half to either side, and the check says how much more it moves at this input;
-    # a whole Jacobian has its own second step.
-    still = 0.0 if told.method.startswith("basis") else STILL / 2
-    estimate = estimate.widened(still + step.change + step.heavy * estimate.heaviness)
+    error = step.change if told.method.startswith("basis") else _step_error(step)  # a basis has its own second step
+    estimate = estimate.widened(error + step.heavy * estimate.heaviness)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
         lower, upper = estimate.spectral.lower, estimate.spectral.upper
         step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)
@@ -120,6 +118,11 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     if settings.witness and told.slope is not None:
         witness = yield from find_witness(x, space, told.slope, told.view.top)
     return found(replace(outcome, profile=profile, witness=witness), estimate, quality)
+
+
+def _step_error(step: _Step) -> float:
+    """Relative error that the step leaves: what a plateau may move, half to either side, and what the check saw."""
+    return STILL / 2 + step.change
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _until(
             y = contrasts(np.sqrt(view.table(answers)) * (2.0 / length))
             if settings.precision is not None and y.any():
                 limits, _ = spectral_limits(y, settings.confidence, features)
-                up = float(np.exp(min(step.change / 2, 1.0)))
+                up = float(np.exp(min(_step_error(step), 1.0)))
                 if half_width(Limits(limits.value, limits.lower / up, limits.upper * up)) <= settings.precision:
                     return answers
             if settings.threshold is not None:

@@ -27,6 +27,15 @@ X = np.random.default_rng(0).random((3, 3, 16, 16)).astype(np.float32)
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On networks this small a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def switches() -> list[object]:
     """Everything global that a measurement touches."""
     backends: Any = torch.backends
@@ -279,6 +288,14 @@ def test_rewritten_operators_have_torch_s_values_and_derivatives(case: str) -> N
     several = torch.stack([w, 2 * w, w + 1])
     torch.testing.assert_close(a.pull(several), b.pull(several))
     torch.testing.assert_close(b.pull(several)[2], b.pull(w + 1))
+
+
+def test_rewritten_operators_record_the_cheaper_graph() -> None:
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    norm, convolution = nn.BatchNorm2d(3).eval().requires_grad_(False), nn.Conv2d(3, 4, 3).requires_grad_(False)
+    with CheaperDerivatives():
+        recorded = [str(module(x).grad_fn.name()) for module in (norm, convolution)]
+    assert recorded == ["AddcmulBackward0", "_ConvolutionBackward"]
 
 
 class OnceDifferentiable(torch.autograd.Function):

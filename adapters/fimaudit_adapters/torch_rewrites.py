@@ -6,7 +6,8 @@ Both give torch's values; what changes is the graph that is recorded for derivat
   sums that nobody asked for, its double backward is a dozen operators);
 - the double backward of a convolution is one convolution (torch's also forms the gradient of the weight, wanted or not).
 
-Measured on a residual network of 32 x 32 inputs, one core: pull 1.87 to 1.30 ms, push 3.70 to 1.49 ms an input.
+Measured on a residual network of 32 x 32 inputs, one core, ms an input beside a forward pass of 1.12: J^T w 1.30 to 1.27,
+J v 3.50 to 1.12 (by forward mode 5.27).
 """
 
 from __future__ import annotations

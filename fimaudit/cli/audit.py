@@ -12,8 +12,11 @@ from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, show_report
 from fimaudit.cli.gate import apply_policy
+from fimaudit.cli.plan import confirm
 from fimaudit.errors import UsageError
+from fimaudit.planning import cost_of
 from fimaudit.policy import read_policy
+from fimaudit.sources import read_inputs
 
 __all__ = ["audit"]
 
@@ -64,6 +67,8 @@ def audit(
     input: o.Input = None,
     output: o.Output = None,
     hold: o.Hold = None,
+    price_per_row: Annotated[float | None, typer.Option(help="Endpoint: price of one row, shown before the start.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Endpoint: do not ask on a terminal before rows are sent.")] = False,
     endpoint: o.EndpointFile = None,
     settings: o.EndpointSet = None,
     header_env: o.HeaderEnv = None,
@@ -81,10 +86,16 @@ def audit(
         raise UsageError(f"expected --profile off, cheap or full, got {profile!r}")
     if policy is not None:
         read_policy(policy)  # refuse a bad one before the first query
+    inputs = read_inputs(data)
+    if o.is_endpoint(target):
+        features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
+        cost = cost_of(max(1, len(inputs)), queries, features=features, batch=batch or 100, price_per_row=price_per_row)
+        if not confirm(cost, yes=yes or resume):
+            raise typer.Exit(2)
     with progress_bar() as progress:
         report = run_audit(
             target,
-            data,
+            inputs,
             out=out,
             link=cast(Any, link),
             queries=queries,

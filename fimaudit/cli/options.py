@@ -31,6 +31,7 @@ __all__ = [
     "Weights",
     "endpoint_options",
     "held",
+    "is_endpoint",
     "names_or_mask",
     "number_or_file",
     "output_choice",
@@ -66,6 +67,11 @@ HeaderEnv = Annotated[
     typer.Option("--header-env", help="Secret header from an environment variable: X-API-Key=MY_VARIABLE. Repeatable."),
 ]
 BearerEnv = Annotated[str | None, typer.Option(help="Environment variable that holds a bearer token.")]
+
+
+def is_endpoint(target: str) -> bool:
+    """Whether rows sent to ``target`` leave this machine's process: a URL or an endpoint file."""
+    return "://" in target or target.lower().endswith((".yaml", ".yml"))
 
 
 def endpoint_options(
