@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 #: Elements of a block of rows that stays in the cache while it is built.
-BLOCK_ELEMENTS = 2**16
+BLOCK_ELEMENTS = 2**17
 
 
 class Rows(Protocol):
@@ -100,22 +100,17 @@ def displaced_rows(
 
 
 def _select(packed: NDArray[np.uint8], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    """Low or high by the sign bits, on the bit patterns (low ^ (mask & (low ^ high))), in blocks that stay in the cache."""
-    size = low.dtype.itemsize
-    signed, unsigned = np.dtype(f"i{size}"), np.dtype(f"u{size}")
+    """Low or high by the sign bits, on the bit patterns (low ^ (bit * (low ^ high))), in blocks that stay in the cache."""
+    unsigned = np.dtype(f"u{low.dtype.itemsize}")
     base = np.ascontiguousarray(low).ravel().view(unsigned)
     change = base ^ np.ascontiguousarray(high).ravel().view(unsigned)
     rows, features = len(packed), base.size
     out = np.empty((rows, features), dtype=unsigned)
-    width = max(8, BLOCK_ELEMENTS // max(rows, 1) // 8 * 8)
-    for start in range(0, features, width):
-        stop = min(start + width, features)
-        mask = np.unpackbits(packed[:, start // 8 : -(-stop // 8)], axis=1, count=stop - start).view(np.int8)
-        np.negative(mask, out=mask)
-        part = out[:, start:stop]
-        part[:] = mask.astype(signed).view(unsigned)
-        part &= change[start:stop]
-        part ^= base[start:stop]
+    height = max(1, BLOCK_ELEMENTS // max(features, 1))
+    for start in range(0, rows, height):
+        part = out[start : start + height]
+        np.multiply(np.unpackbits(packed[start : start + height], axis=1, count=features), change, out=part)
+        part ^= base
     return out.view(low.dtype).reshape(rows, *low.shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -204,10 +205,15 @@ class Space:
     unit: str
     dtype: str
 
-    @property
+    @cached_property
     def features(self) -> int:
         """How many features may change: the dimension d of the measurement."""
         return int((~self.frozen).sum())
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether any feature has a bound."""
+        return bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
 
     @cached_property
     def quantised(self) -> bool:
@@ -223,18 +229,29 @@ class Space:
 
     def step(self, displacement: float) -> Array:
         """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
-        return np.where(self.frozen, 0.0, self.scale * (displacement / np.sqrt(self.features)))
+        return self._unit_step * (displacement / math.sqrt(self.features))
+
+    @cached_property
+    def _unit_step(self) -> Array:
+        return np.where(self.frozen, 0.0, self.scale)
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether every feature may change and counts as it is."""
+        return not self.frozen.any() and bool((self.scale == 1.0).all())
 
     def inward(self, x: NDArray[Any], displacement: float) -> float:
         """How far, in units of the scale, the base moves away from the edges of the box for such a displacement."""
+        if not self.bounded:
+            return 0.0
         step = self.step(displacement)
         base = np.clip(x, np.minimum(self.lower + step, self.upper), np.maximum(self.upper - step, self.lower))
         return float(np.linalg.norm(((base - x) / self.scale)[~self.frozen]))
 
     def length(self, sent: Array) -> float:
         """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
-        moved = (sent / self.scale)[~self.frozen]
-        return float(np.sqrt((moved**2).mean()))
+        moved = sent.ravel() if self._plain else (sent / self.scale)[~self.frozen]
+        return math.sqrt(float(moved @ moved) / moved.size)
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs within the bounds: float error is clipped, anything beyond is refused.
@@ -245,7 +262,7 @@ class Space:
         if np.dtype(self.dtype).kind in "iu" and x.dtype.kind == "f" and not np.array_equal(x, np.round(x)):
             odd = x.ravel()[np.flatnonzero((x != np.round(x)).ravel())[0]]
             raise DataError(f"the model takes {self.dtype}, but x holds {float(odd):.6g}; give whole numbers")
-        if not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any()):
+        if not self.bounded:
             return x
         width = self.upper - self.lower
         slack = EDGE * np.where(np.isfinite(width), width, 1.0)

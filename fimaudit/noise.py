@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fimaudit.secants import complete, resolution
 
-__all__ = ["SIGNAL", "Noise", "Quality", "View", "rounding"]
+__all__ = ["SIGNAL", "Here", "Noise", "Quality", "View", "rounding"]
 
 Array = NDArray[np.float64]
 
@@ -127,6 +127,28 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Here:
+    """What is known at one input before it is displaced.
+
+    Attributes:
+        quality: what the answers are worth.
+        base: (repeats, K) answers to the input itself.
+    """
+
+    quality: Quality
+    base: Array
+
+    def view(self, answers: Array) -> View:
+        """What can be measured, given the answers (m, K) to neighbours, which matter where labels drop out."""
+        return self.still if self.quality.top_k is None else self.quality.view(self.base, answers)
+
+    @cached_property
+    def still(self) -> View:
+        """What can be measured as far as the answers to the input itself tell."""
+        return self.quality.view(self.base, self.base[:0])
+
+
+@dataclass(frozen=True)
 class Noise:
     """Covariance of one answer's 2 sqrt(p): a diagonal and, where it was sampled, residuals^T residuals."""
 
@@ -190,17 +212,17 @@ class View:
     noisy: bool = False
     noise: Noise | None = None
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether no class is hidden."""
         return len(self.classes) == len(self.base)
 
-    @property
+    @cached_property
     def blind(self) -> bool:
         """Whether nothing can be measured: the predicted class is hidden, or stands alone."""
         return len(self.classes) + self.rest < 2 or not self.place.size
 
-    @property
+    @cached_property
     def place(self) -> NDArray[np.int64]:
         """Where the predicted class stands among the columns of ``table``; empty when it is hidden."""
         return np.flatnonzero(self.classes == self.top)

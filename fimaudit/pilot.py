@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
-from fimaudit.noise import Quality, rounding
+from fimaudit.noise import Here, Quality, rounding
 from fimaudit.probes import FACTOR, displaced, draw_pairs, heard
 from fimaudit.settings import Settings
 from fimaudit.steps import find_plateau, ladder, spread
@@ -135,7 +135,7 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
     count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
     directions = 2 * int(np.clip((allowed // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
     chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int))
-    seen: list[tuple[Array, list[Array]]] = []
+    seen: list[Array] = []
     blocks = []
     refused: FimauditError | None = None
     for index in chosen:
@@ -149,17 +149,18 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
         except FimauditError as error:  # an input that the model does not answer; its own measurement will say so
             refused = error
             continue
-        seen.append((answers[: quality.repeats], np.split(answers[quality.repeats :], len(these))))
+        seen.append(answers)
         blocks.append(these)
     if refused is not None and not seen:
         raise refused
-    quantum = 0.0 if quality.random else _common_quantum(seen, quality)
-    deviation = float(np.median([b.std(axis=0, ddof=1) for b, _ in seen])) if quality.random else 0.0
-    inside = any(((a > 0) & (a < 1)).any() for base, pieces in seen for a in (base, *pieces))
+    every, repeats = np.concatenate(seen), quality.repeats
+    quantum = 0.0 if quality.random else rounding(every[:, :-1] if quality.top_k is not None else every)
+    deviation = float(np.median([a[:repeats].std(axis=0, ddof=1) for a in seen])) if quality.random else 0.0
+    inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = [heard(space, these, pieces, quality, base) for these, (base, pieces) in zip(blocks, seen, strict=True)]
+    found = [heard(space, these, a[repeats:], Here(quality, a[:repeats])) for these, a in zip(blocks, seen, strict=True)]
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
-    base = np.array([b.mean(axis=0) for b, _ in seen])
+    base = np.array([a[:repeats].mean(axis=0) for a in seen])
     rows = len(seen) * (blocks_each * directions + quality.repeats)
     some = len(rungs)
     return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, rows)
@@ -234,12 +235,6 @@ def _rungs(x: NDArray[np.floating], space: Space) -> Array:
     least = space.shortest
     top = max(float(rungs[-1]), least * 10.0)
     return np.asarray(least * 10.0 ** (0.25 * np.arange(int(np.floor(4 * np.log10(top / least))) + 1)))
-
-
-def _common_quantum(seen: list[tuple[Array, list[Array]]], quality: Quality) -> float:
-    """What all pilot answers are rounded to."""
-    every = np.concatenate([np.concatenate([base, *pieces]) for base, pieces in seen])
-    return rounding(every[:, :-1] if quality.top_k is not None else every)
 
 
 def _reach(energy: Array, rungs: Array, first: int, last: int) -> float:

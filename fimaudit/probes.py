@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.directions import DisplacedRows, JoinedRows, Rows, generator, packed_signs
 from fimaudit.domain import Space
 from fimaudit.levels import LevelRows
-from fimaudit.noise import Quality, View
-from fimaudit.secants import contrasts
+from fimaudit.noise import Here, View
 
 __all__ = [
     "FACTOR",
@@ -96,35 +95,48 @@ def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> l
     return [displaced(x, space, signs, rho / FACTOR), displaced(x, space, signs, FACTOR * rho)]
 
 
-def energy(view: View, answers: Array, length: float) -> float:
-    """Mean squared contrast of the secants of 2 sqrt(p) over ``length``."""
-    if length == 0 or view.blind:
-        return 0.0
-    p = view.table(answers)
-    if (p == p[0]).all():
-        return 0.0
-    return float((contrasts(np.sqrt(p) * (2.0 / length)) ** 2).sum()) / (len(p) - 1)
+def energy(view: View, answers: Array, lengths: Array) -> Array:
+    """Mean squared contrast of the secants of 2 sqrt(p) over each of ``lengths`` (rungs,), from answers (rungs, m, K).
+
+    The contrasts of a rung are an orthonormal transform of its centred secants, so their squares have the same sum.
+    """
+    rungs, m, k = answers.shape
+    if view.blind:
+        return np.zeros(rungs)
+    roots = np.sqrt(view.table(answers.reshape(rungs * m, k))).reshape(rungs, m, -1)
+    roots -= roots[:, :1]  # equal answers have no energy, not even that of rounding
+    roots -= roots.mean(axis=1, keepdims=True)
+    total = np.einsum("rmk,rmk->r", roots, roots)
+    return np.asarray(4.0 * total / (m - 1) / np.where(lengths > 0, lengths, np.inf) ** 2)
 
 
 def energies(
-    x: NDArray[np.floating], space: Space, signs: Signs, rungs: Array, quality: Quality, base: Array
+    x: NDArray[np.floating], space: Space, signs: Signs, rungs: Array, here: Here
 ) -> Generator[Rows, Array, tuple[Array, NDArray[np.bool_]]]:
     """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
     blocks = [displaced(x, space, signs, float(r)) for r in rungs]
-    answers = yield JoinedRows(blocks)
-    pieces = np.split(answers, len(rungs))
-    return heard(space, blocks, pieces, quality, base)
+    return heard(space, blocks, (yield JoinedRows(blocks)), here)
 
 
 def heard(
-    space: Space, blocks: list[DisplacedRows | LevelRows], pieces: list[Array], quality: Quality, base: Array
+    space: Space, blocks: Sequence[DisplacedRows | LevelRows], answers: Array, here: Here
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Energy of each block of answers, and whether it stands out from the noise."""
-    out, clear = np.zeros(len(blocks)), np.zeros(len(blocks), dtype=bool)
-    for i, (block, piece) in enumerate(zip(blocks, pieces, strict=True)):
-        length = space.length(block.sent())
-        view = quality.view(base, piece)
-        out[i] = energy(view, piece, length)
-        full = space.quantised or length >= REALLY_SENT * space.length(block.step)
-        clear[i] = full and view.resolved(out[i], length)
-    return out, clear
+    """Energy of each block of answers, and whether it stands out from the noise.
+
+    Args:
+        space: the domain.
+        blocks: the rows that were asked, as many directions in each.
+        answers: (rows of all blocks, K) in their order.
+        here: the answers to the input itself.
+    """
+    pieces = answers.reshape(len(blocks), -1, answers.shape[1])
+    lengths = np.array([space.length(block.sent()) for block in blocks])
+    full = lengths >= REALLY_SENT * np.array([space.length(block.step) for block in blocks])
+    views = [here.view(piece) for piece in pieces]
+    if here.quality.top_k is None:
+        out = energy(views[0], pieces, lengths)
+    else:  # labels drop out of the list on some rungs
+        some = [energy(view, pieces[i : i + 1], lengths[i : i + 1]) for i, view in enumerate(views)]
+        out = np.concatenate(some)
+    loud = [view.resolved(float(e), float(h)) for view, e, h in zip(views, out, lengths, strict=True)]
+    return out, (full | space.quantised) & loud

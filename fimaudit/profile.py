@@ -16,7 +16,7 @@ from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows
 from fimaudit.domain import Space
 from fimaudit.estimates import margin_value
 from fimaudit.levels import LevelRows
-from fimaudit.noise import Quality
+from fimaudit.noise import Here
 from fimaudit.pilot import Steps
 from fimaudit.probes import PROFILE, displaced, draw_signs
 from fimaudit.results import ScaleRung
@@ -53,16 +53,15 @@ def measure_profile(
     space: Space,
     steps: Steps,
     settings: Settings,
-    quality: Quality,
-    base: Array,
+    here: Here,
     rho: float,
     local: tuple[Redisplaced, Array] | None,
 ) -> Generator[Rows, Array, list[ScaleRung]]:
     """Radius and flips on each rung; the first entry is the local displacement.
 
     Args:
-        x, index, space, steps, settings, quality: as for ``measure``.
-        base: (repeats, K) answers to the input.
+        x, index, space, steps, settings: as for ``measure``.
+        here: the answers to the input.
         rho: the local displacement.
         local: the main directions and the answers at the local displacement, where these are random directions.
     """
@@ -81,7 +80,7 @@ def measure_profile(
         if missing:
             told = yield JoinedRows(missing)
             answers += np.split(told, len(missing))
-        view = quality.view(base, answers[place])
+        view = here.view(answers[place])
         length = space.length(blocks[place].sent())
         flips = int((answers[place].argmax(axis=1) != view.top).sum())
         radius = None if length == 0 else margin_value(view, answers[place], length)

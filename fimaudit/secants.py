@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,17 +25,16 @@ def complete(p: Array, top: int) -> Array:
         p: (m, K) probabilities.
         top: the class that holds most of the probability at the base point.
     """
-    others = p.sum(axis=1) - p[:, top]
-    if p.shape[1] > 2:  # the plain sum would cancel: add the others up without the large one
-        keep = np.ones(p.shape[1], dtype=bool)
-        keep[top] = False
-        others = p[:, keep].sum(axis=1)
-    else:
-        others = p[:, 1 - top]
-    rows = others < 0.5
     out = p.copy()
-    out[rows, top] = 1.0 - others[rows]
+    others = _without(out, top)
+    out[:, top] = np.where(others < 0.5, 1.0 - others, p[:, top])
     return out
+
+
+def _without(p: Array, top: int) -> Array:
+    """Sum over the classes but one, which it sets to 0; the whole sum less that one would cancel."""
+    p[:, top] = 0.0
+    return np.asarray(p.sum(axis=1))
 
 
 def resolution(p: Array) -> float:
@@ -58,9 +59,9 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
 def log_probabilities(p: Array, top: int) -> Array:
     """log p of completed rows; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
     out = np.log(p)
-    others = np.delete(p, top, axis=1).sum(axis=1)
-    rows = others < 0.5
-    out[rows, top] = np.log1p(-others[rows])
+    others = _without(p.copy(), top)
+    sure = others < 0.5
+    out[:, top] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[:, top])
     return np.asarray(out)
 
 
@@ -74,7 +75,13 @@ def contrasts(secants: Array) -> Array:
     >>> contrasts(np.array([[1.0], [3.0]]))
     array([[1.41421356]])
     """
-    m = len(secants)
+    ahead, behind = _helmert(len(secants))
+    return np.asarray(ahead * secants[1:] - behind * np.cumsum(secants[:-1], axis=0))
+
+
+@lru_cache(maxsize=64)
+def _helmert(m: int) -> tuple[Array, Array]:
+    """Weights of the newest secant and of the sum of those before it, (m - 1, 1) each."""
     t = np.arange(1, m, dtype=np.float64)[:, None]
-    before = np.cumsum(secants[:-1], axis=0)
-    return np.asarray((t * secants[1:] - before) / np.sqrt(t * (t + 1)))
+    root = np.sqrt(t * (t + 1))
+    return t / root, 1.0 / root

@@ -20,9 +20,9 @@ from fimaudit.results import Sensitivity
 
 __all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 
-#: Inputs whose rows share requests behind a network, and most bytes of their rows.
-NETWORK_BLOCK = 32
-NETWORK_BYTES = 128 * 2**20
+#: Inputs whose rows share requests behind a network, and most bytes of their rows; the same for calls on this machine.
+NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
+LOCAL_BLOCK, LOCAL_BYTES = 8, 16 * 2**20
 
 
 @lru_cache(maxsize=1)
@@ -90,14 +90,14 @@ def run_inputs(
         yield from _run_block(block, start, failed, meter)
 
 
-def block_size(model: Classifier, input_bytes: int) -> int:
-    """How many inputs share requests: one on this machine, several behind a network, as their bytes allow.
+def block_size(model: Classifier, input_bytes: int, budget: int | None) -> int:
+    """How many inputs share calls, as their bytes allow; one on this machine where a budget may end the run under way.
 
     Blocks are fixed by input index, so that a resumed run sends the same requests.
     """
-    if not isinstance(model, NetworkClassifier):
-        return 1
-    return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // max(1, input_bytes)))
+    if isinstance(model, NetworkClassifier):
+        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // max(1, input_bytes)))
+    return 1 if budget is not None else max(1, min(LOCAL_BLOCK, LOCAL_BYTES // max(1, input_bytes)))
 
 
 def _run_block(
@@ -127,17 +127,17 @@ def _run_block(
                 raise  # the endpoint as a whole: the inputs stay unmeasured and can be resumed
             answers = [None] * len(order)
             reasons = dict.fromkeys(range(len(order)), error)
-        for place, (index, answer) in enumerate(zip(order, answers, strict=True)):
-            if answer is None:
-                results[index] = failed(index, reasons[place])
-                del wanted[index]
-                continue
-            try:
-                with small_algebra():
+        with small_algebra():
+            for place, (index, answer) in enumerate(zip(order, answers, strict=True)):
+                if answer is None:
+                    results[index] = failed(index, reasons[place])
+                    del wanted[index]
+                    continue
+                try:
                     wanted[index] = talks[index].send(answer)
-            except StopIteration as stop:
-                results[index] = stop.value
-                del wanted[index]
+                except StopIteration as stop:
+                    results[index] = stop.value
+                    del wanted[index]
     rows, requests = meter.usage.rows - before[0], meter.usage.requests - before[1]
     for place, index in enumerate(block):
         first = place == 0  # what a block took is counted once
