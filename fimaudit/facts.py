@@ -105,6 +105,7 @@ def identity(
     return {
         "model": info.details.get("sha256") or info.name,
         "data": inputs.fingerprint(),
+        "labels and groups": inputs.annotations(),
         "domain": domain_facts(space),
         "settings": settings_facts(settings, link, mode, None),
         "fimaudit": version("fimaudit"),

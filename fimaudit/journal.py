@@ -8,16 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from fimaudit.errors import RunFolderError
-from fimaudit.results import Sensitivity
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Journal"]
+from fimaudit.errors import RunFolderError
+from fimaudit.meter import Usage
+from fimaudit.results import Sensitivity
+from fimaudit.setaside import ASIDE, MOVING, lock, put_back, remove, set_aside
+
+__all__ = ["Journal", "Tally"]
 
 JOURNAL = "journal.jsonl"
 REPORT = "report.json"
 LEDGER = "ledger.sqlite"
-#: What a run that is replaced left behind.
-OUTPUTS = (REPORT, "inputs.parquet", "report.html", LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm")
+#: What a run leaves in its folder, the journal first.
+FILES = (
+    JOURNAL, REPORT, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", "inputs.parquet", "report.html", "verdict.json", "shown.npz",
+    "witness.npz",
+)  # fmt: skip
+#: And the folders, once an input was measured.
+FOLDERS = ("witness", "directions")
 
 
 class Journal:
@@ -27,16 +37,23 @@ class Journal:
         folder: the run folder; made when the first line is kept.
         identity: what makes two runs the same (model, data, settings); compared on resume.
         resume: go on with what is there.
-        overwrite: throw away what is there.
+        overwrite: replace what is there. It lies aside until the first input of the new run is kept, and comes back where
+            the new run is refused before.
+
+    Attributes:
+        steps: the pilot's outcome, once it is kept.
+        done: each finished input with the rows and calls that it took.
+        asked: rows and calls of the whole run so far, those of an input that a kill cut off included.
 
     Raises:
-        RunFolderError: the folder holds a run and neither is set, or the run to resume is another one.
+        RunFolderError: the folder holds a run and neither is set, the run to resume is another one, or it is in use.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.folder = folder
         self.steps: dict[str, Any] | None = None
         self.done: dict[int, tuple[Sensitivity, int, int]] = {}
+        self.asked = Usage()
         self._path = folder / JOURNAL
         self._identity = dict(identity)
         self._file: IO[str] | None = None
@@ -45,6 +62,7 @@ class Journal:
             raise RunFolderError(f"expected a folder for the run, got a file: {at}")
         if not os.access(at, os.W_OK):
             raise RunFolderError(f"cannot write to {at}: permission denied")
+        self._recover()
         held = folder.exists() and any((folder / name).exists() for name in (JOURNAL, REPORT))
         self._goes_on = held and resume and self._read(identity)
         if held and not resume and not overwrite:
@@ -58,14 +76,19 @@ class Journal:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a" if self._goes_on else "w", encoding="utf-8")  # noqa: SIM115
             if not self._goes_on:
-                for name in OUTPUTS:
-                    (self.folder / name).unlink(missing_ok=True)
+                self._replace()
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+            lock(self._file, self.folder)
+        except RunFolderError:
+            self.close()
+            raise
         except OSError as exc:
             raise RunFolderError(f"cannot write to {self.folder}: {exc.strerror or exc}") from exc
         if not self._goes_on:
             self._write({"run": self._identity})
+            if self.asked.requests:
+                self._write_asked()
 
     def keep_steps(self, steps: Mapping[str, Any]) -> None:
         """Keep the pilot's outcome."""
@@ -76,6 +99,20 @@ class Journal:
         """Keep one finished input with the rows and calls that it took."""
         self.done[result.index] = (result, rows, requests)
         self._write({"rows": rows, "requests": requests, "input": result.model_dump(mode="json", by_alias=True)})
+        if self._aside.exists():
+            remove(self.folder, [ASIDE])
+
+    def count(self, rows: int) -> None:
+        """Count a call before it is made; kept at once, where the run has come so far that it can be resumed."""
+        self.asked.rows += rows
+        self.asked.requests += 1
+        if self._file is not None or self._goes_on:
+            self._write_asked()
+
+    @property
+    def replaced(self) -> Path | None:
+        """Where the run that this one replaces lies, until the first input is kept."""
+        return self._aside if self._aside.exists() else None
 
     @property
     def goes_on(self) -> bool:
@@ -83,14 +120,14 @@ class Journal:
         return self._goes_on
 
     def discard(self) -> None:
-        """Take back what ``begin`` made, for a run that was refused before anything was measured."""
+        """Take back what ``begin`` made and put back what it moved: the run was refused before anything was measured."""
         begun = self._file is not None
         self.close()
         if not begun or self._goes_on or self.done:
             return
-        for name in (JOURNAL, *OUTPUTS):
-            (self.folder / name).unlink(missing_ok=True)
-        if self.folder.exists() and not any(self.folder.iterdir()):
+        remove(self.folder, FILES)
+        put_back(self.folder, FILES)
+        if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def close(self) -> None:
@@ -98,6 +135,45 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    @property
+    def _aside(self) -> Path:
+        return self.folder / ASIDE
+
+    def _recover(self) -> None:
+        """Put back what a process moved aside that was killed before it began the new run."""
+        moving, aside = (self.folder / MOVING).exists(), self._aside.exists()
+        if not moving and not aside:
+            return
+        if self._path.exists():
+            with open(self._path, encoding="utf-8", errors="replace") as file:
+                lock(file, self.folder)
+                begun = file.readline().endswith("\n")
+        else:
+            begun = False
+        if moving or not begun:
+            put_back(self.folder, FILES)
+
+    def _replace(self) -> None:
+        """Move an earlier run aside; where one lies there already, nothing was measured since, and it stays."""
+        present = [name for name in FILES if (self.folder / name).exists()]
+        if not present:
+            return
+        if JOURNAL in present or REPORT in present:  # else folders of such names are somebody's own
+            present += FOLDERS
+        measured = False
+        if self._path.exists():
+            with open(self._path, encoding="utf-8", errors="replace") as file:
+                lock(file, self.folder)
+                measured = any('"input": ' in line for line in file)
+        if self._aside.exists() and not measured:
+            remove(self.folder, FILES)
+            return
+        remove(self.folder, [ASIDE])
+        set_aside(self.folder, present)
+
+    def _write_asked(self) -> None:
+        self._write({"asked": [self.asked.rows, self.asked.requests]})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self.begin()
@@ -126,14 +202,49 @@ class Journal:
         changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if changed:
             what = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
-            raise RunFolderError(f"{self.folder} holds another run ({what}); use another folder, or --overwrite")
+            aside = f" (the run before it lies in {self._aside})" if self._aside.exists() else ""
+            raise RunFolderError(f"{self.folder} holds another run ({what}){aside}; use another folder, or --overwrite")
         try:
             for line in lines[1:]:
                 if "steps" in line:
                     self.steps = line["steps"]
+                elif "asked" in line:
+                    self.asked = Usage(*(int(n) for n in line["asked"]))
                 else:
                     result = Sensitivity.model_validate(line["input"])
                     self.done[result.index] = (result, line["rows"], line["requests"])
         except (ValueError, KeyError, TypeError) as exc:
             raise RunFolderError(f"{self._path} is damaged; use --overwrite to run it again") from exc
         return True
+
+
+class Tally:
+    """A ``fimaudit.meter.Ledger`` for a model on this machine: calls are counted in the journal, answers are not kept."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._notes: dict[str, Any] = {}
+
+    def usage(self) -> Usage:
+        """Rows and calls of this run so far, earlier processes included."""
+        return Usage(self._journal.asked.rows, self._journal.asked.requests)
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """Nothing: a model on this machine is asked again."""
+        return None
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        """Count a call before it is made."""
+        self._journal.count(rows)
+        return 0
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Nothing: the call is counted already."""
+
+    def note(self, name: str) -> Any:
+        """A fact of this process, or ``None``."""
+        return self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a fact for this process."""
+        self._notes[name] = value

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
-from fimaudit.directions import DisplacedRows, Rows
+from fimaudit.directions import DisplacedRows, JoinedRows, Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 
 __all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage"]
@@ -153,8 +153,7 @@ class Meter:
         model: the classifier.
         budget: most rows that may be sent, ``None`` for no limit.
         batch: rows a call; the adapter's preference or a bound in bytes when left out.
-        ledger: keeps what a network adapter sent and got; local models need none.
-        spent: what earlier processes of the same run asked, where no ledger knows it.
+        ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
         on_rows: called with the number of rows after each answered call (progress).
     """
 
@@ -165,12 +164,11 @@ class Meter:
         budget: int | None = None,
         batch: int | None = None,
         ledger: Ledger | None = None,
-        spent: Usage | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
-        self.usage = ledger.usage() if ledger is not None else spent or Usage()
+        self.usage = ledger.usage() if ledger is not None else Usage()
         self.classes: int | None = model.info.classes
         self._network = model if isinstance(model, NetworkClassifier) else None
         self._device = model if isinstance(model, DeviceClassifier) else None
@@ -186,14 +184,14 @@ class Meter:
         return chosen or max(1, min(MOST_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
     def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
-        """Answer each block of rows with (n, K) probabilities; blocks share batches only behind a network.
+        """Answer each block of rows with (n, K) probabilities; blocks share batches.
 
         Args:
             questions: blocks of rows.
             occasion: ask even what was answered before, once under this name (``Occasion``); local models always ask.
 
         Raises:
-            QuestionsFailed: behind a network, some questions were answered and some cannot be.
+            QuestionsFailed: of several questions, some were answered and some cannot be.
             BudgetExhausted: before the call that would exceed the budget.
             ModelFailure: the model raised.
             OutputError: wrong number of rows or columns, or values that are not finite.
@@ -207,7 +205,7 @@ class Meter:
             except RowsFailed as exc:
                 raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
             return np.split(self._checked(answers, len(batch)), cuts)
-        return [self._ask_local(rows) for rows in questions]
+        return self._ask_here(questions)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """See ``Lease``."""
@@ -245,6 +243,45 @@ class Meter:
             self._ledger.remember(name, value)
         else:
             self._notes[name] = value
+
+    def _ask_here(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
+        """Neighbouring questions that fit into one batch are asked together; where that fails, each on its own."""
+        answers: list[NDArray[np.float64] | None] = []
+        reasons: dict[int, str] = {}
+        for group in self._grouped(questions):
+            try:
+                together = self._ask_local(JoinedRows(group) if len(group) > 1 else group[0])
+                answers += (
+                    np.split(together, np.cumsum([len(rows) for rows in group])[:-1]) if len(group) > 1 else [together]
+                )
+                continue
+            except BudgetExhausted:
+                raise
+            except FimauditError:
+                if len(questions) == 1:
+                    raise
+            for rows in group:
+                try:
+                    answers.append(self._ask_local(rows))
+                except BudgetExhausted:
+                    raise
+                except FimauditError as error:
+                    reasons[len(answers)] = str(error)
+                    answers.append(None)
+        if reasons:
+            raise QuestionsFailed(answers, reasons)
+        return [answer for answer in answers if answer is not None]
+
+    def _grouped(self, questions: Sequence[Rows]) -> list[list[Rows]]:
+        groups: list[list[Rows]] = []
+        room = 0
+        for rows in questions:
+            if not groups or len(rows) > room:
+                groups.append([])
+                room = self.batch_rows(rows.row_bytes)
+            groups[-1].append(rows)
+            room -= len(rows)
+        return groups
 
     def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
         count, size = len(rows), self.batch_rows(rows.row_bytes)

@@ -16,7 +16,7 @@ from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome, block_size, converse, run_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError, UsageError
 from fimaudit.exact import exact_inputs
-from fimaudit.journal import LEDGER, Journal
+from fimaudit.journal import LEDGER, Journal, Tally
 from fimaudit.ledger import RequestLedger, open_ledger
 from fimaudit.measurement import measure
 from fimaudit.meter import Meter, Usage
@@ -89,15 +89,10 @@ class Run:
         self._task, self._journal, self._progress = task, journal, progress
         self._done = dict(journal.done) if journal is not None else {}
         self._start = dict(journal.steps) if journal is not None and journal.steps else None
-        self._ledger: RequestLedger | None = None
         network = isinstance(classifier, NetworkClassifier)
-        if network and journal is not None:
-            journal.begin()
-            fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
-            self._ledger = open_ledger(journal.folder / LEDGER, fingerprint, resume=journal.goes_on)
-        self._meter = Meter(
-            classifier, budget=budget, batch=batch, ledger=self._ledger, spent=self._kept(), on_rows=self._tell
-        )
+        self._ledger = _opened(classifier, journal) if network and journal is not None else None
+        tally = Tally(journal) if not network and journal is not None else None
+        self._meter = Meter(classifier, budget=budget, batch=batch, ledger=self._ledger or tally, on_rows=self._tell)
         self._sentinels = Sentinels(task.x.astype(task.space.dtype), self._meter) if network else None
         self._notes: list[str] = []
         self.exhausted: str | None = None
@@ -124,7 +119,8 @@ class Run:
             self.exhausted = str(exc)
         except ModelFailure as exc:
             if not self._done:
-                raise
+                aside = self._journal.replaced if self._journal is not None else None
+                raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
             self.exhausted = f"{exc}; go on with --resume"
         except UsageError:
             self.close()
@@ -152,16 +148,6 @@ class Run:
             self._ledger.close()
             self._ledger = None
 
-    def _kept(self) -> Usage:
-        """What earlier processes asked, from the journal; an endpoint's ledger knows better."""
-        kept = Usage()
-        for _, rows, requests in self._done.values():
-            kept.rows, kept.requests = kept.rows + rows, kept.requests + requests
-        if self._start is not None:
-            kept.rows += int(self._start["rows"])
-            kept.requests += int(self._start["requests"])
-        return kept
-
     def _begin(self) -> tuple[Preflight, Steps | None]:
         if self._start is not None:
             if self._sentinels is not None:
@@ -184,9 +170,8 @@ class Run:
                 raise
             raise TargetError(f"the model cannot be asked: {exc}") from exc
         if self._journal is not None:
-            used = {"rows": self._meter.usage.rows, "requests": self._meter.usage.requests, "notes": self._notes}
             chosen = None if steps is None else asdict(steps)
-            self._journal.keep_steps({**used, "preflight": asdict(preflight), "steps": chosen})
+            self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
         return preflight, steps
 
     def _server_side(self, preflight: Preflight) -> list[str]:
@@ -223,10 +208,10 @@ class Run:
     @property
     def _block(self) -> int:
         row = self._task.x[0].size * np.dtype(self._task.space.dtype).itemsize
-        return block_size(self._meter.model, row * self._task.settings.queries)
+        return block_size(self._meter.model, row * self._task.settings.queries, self._meter.budget)
 
     def _missing(self) -> list[int]:
-        """Inputs to measure, in whole blocks: half a block behind a network would be other requests than before."""
+        """Inputs to measure, in whole blocks: half a block would be other calls than before."""
         open_blocks = {i // self._block for i in range(len(self._task.x)) if i not in self._done}
         return [i for i in range(len(self._task.x)) if i // self._block in open_blocks]
 
@@ -257,3 +242,14 @@ class Run:
         if self._progress is not None:
             expected = len(self._task.x) * self._task.settings.queries
             self._progress(self._meter.usage.rows, expected, len(self._done), len(self._task.x))
+
+
+def _opened(classifier: Classifier, journal: Journal) -> RequestLedger:
+    """The ledger beside the journal; where it cannot be had, the run folder is as it was."""
+    fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
+    try:
+        journal.begin()
+        return open_ledger(journal.folder / LEDGER, fingerprint, resume=journal.goes_on)
+    except UsageError:
+        journal.discard()
+        raise

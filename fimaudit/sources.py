@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,16 @@ class Inputs:
         """SHA-256 over shape, dtype and bytes of the inputs."""
         digest = hashlib.sha256(f"{self.x.shape} {self.x.dtype.str}".encode())
         digest.update(np.ascontiguousarray(self.x).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def annotations(self) -> str | None:
+        """SHA-256 over labels and groups; ``None`` where there are neither."""
+        if self.y is None and self.group is None:
+            return None
+        digest = hashlib.sha256()
+        for name, values in (("y", self.y), ("group", self.group)):
+            if values is not None:
+                digest.update(f"{name}{json.dumps(np.asarray(values).tolist())}".encode())
         return digest.hexdigest()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit.errors import RunFolderError
-from fimaudit.journal import JOURNAL, REPORT, Journal
+from fimaudit.journal import FILES, FOLDERS, JOURNAL, REPORT, Journal, Tally
+from fimaudit.meter import Usage
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.setaside import ASIDE
 
 IDENTITY = {"model": "m", "data": "d", "settings": {"seed": 0, "queries": 200}}
 
@@ -95,15 +100,146 @@ def test_resume_of_nothing_begins(tmp_path: Path) -> None:
     assert (tmp_path / "new" / JOURNAL).exists()
 
 
-def test_overwrite_throws_the_old_run_away(tmp_path: Path) -> None:
-    written(tmp_path)
-    for name in (REPORT, "inputs.parquet", "report.html"):
-        (tmp_path / name).write_text("old")
-    journal = Journal(tmp_path, IDENTITY, resume=False, overwrite=True)
+def old_run(folder: Path) -> dict[str, bytes]:
+    """A finished run with everything that one leaves; the files' bytes by name."""
+    written(folder)
+    for name in FILES[1:]:
+        (folder / name).write_text(f"old {name}")
+    for name in FOLDERS:
+        (folder / name).mkdir()
+        (folder / name / "0.npy").write_text(f"old {name}")
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+OTHER = {**IDENTITY, "data": "e"}
+
+
+def test_overwrite_drops_the_old_run_with_the_first_result(tmp_path: Path) -> None:
+    old = old_run(tmp_path)
+    journal = Journal(tmp_path, OTHER, resume=False, overwrite=True)
+    assert contents(tmp_path) == old
     assert journal.done == {}
+    journal.begin()
+    (tmp_path / "ledger.sqlite").write_text("new")
     journal.keep_steps({})
+    assert contents(tmp_path / ASIDE) == old
+    assert journal.replaced == tmp_path / ASIDE
+    journal.keep(result(0), 1, 1)
     journal.close()
+    assert {p.name for p in tmp_path.iterdir()} == {JOURNAL, "ledger.sqlite"}
+    assert journal.replaced is None
+
+
+def test_a_run_that_is_refused_puts_the_old_one_back(tmp_path: Path) -> None:
+    old = old_run(tmp_path)
+    journal = Journal(tmp_path, OTHER, resume=False, overwrite=True)
+    journal.begin()
+    for name in ("ledger.sqlite", "report.json"):
+        (tmp_path / name).write_text("new")
+    journal.discard()
+    assert contents(tmp_path) == old
+    assert not (tmp_path / ASIDE).exists()
+
+
+@pytest.mark.parametrize("step", range(48))
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_kill_at_any_step_of_replacing_loses_nothing(tmp_path: Path, step: int, refused: bool, monkeypatch) -> None:
+    old = old_run(tmp_path)
+    kill_at(step, monkeypatch)
+    journal = Journal(tmp_path, OTHER, resume=False, overwrite=True)
+    with contextlib.suppress(Killed):
+        journal.begin()
+        if refused:
+            journal.discard()
+    monkeypatch.undo()
+    journal.close()
+    again = Journal(tmp_path, OTHER, resume=False, overwrite=True)  # as the next process would
+    again.begin()
+    assert contents(tmp_path / ASIDE) == old
+    again.discard()
+    assert contents(tmp_path) == old
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise before the step-th change of a name in the file system."""
+    steps = itertools.count()
+
+    def counted(real):
+        def change(*args, **kwargs):
+            if next(steps) >= step:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return change
+
+    for name in ("rename", "unlink", "mkdir", "rmdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+
+
+def test_a_run_killed_before_its_first_result_goes_on_and_then_drops_the_old_one(tmp_path: Path) -> None:
+    old = old_run(tmp_path)
+    journal = Journal(tmp_path, OTHER, resume=False, overwrite=True)
+    journal.keep_steps({"rows": 7})
+    journal.close()
+    with pytest.raises(RunFolderError, match=f"the run before it lies in .*{ASIDE}"):
+        Journal(tmp_path, IDENTITY, resume=True, overwrite=False)
+    again = Journal(tmp_path, OTHER, resume=True, overwrite=False)
+    assert again.steps == {"rows": 7}
+    assert contents(tmp_path / ASIDE) == old
+    assert sorted(Journal(tmp_path / ASIDE, IDENTITY, resume=True, overwrite=False).done) == [0, 1, 2]
+    again.keep(result(0), 1, 1)
+    again.close()
     assert {p.name for p in tmp_path.iterdir()} == {JOURNAL}
+
+
+def test_folders_of_somebody_elses_are_not_taken_for_a_runs(tmp_path: Path) -> None:
+    (tmp_path / "directions").mkdir()
+    (tmp_path / "directions" / "to-the-party.txt").write_text("left, then left")
+    (tmp_path / "report.html").write_text("mine")
+    journal = Journal(tmp_path, IDENTITY, resume=False, overwrite=True)
+    journal.keep_steps({})
+    journal.discard()
+    assert set(contents(tmp_path)) == {"directions/to-the-party.txt", "report.html"}
+    journal = Journal(tmp_path, IDENTITY, resume=False, overwrite=True)
+    journal.keep(result(0), 1, 1)
+    journal.close()
+    assert (tmp_path / "directions" / "to-the-party.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+@pytest.mark.parametrize("flags", [{"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}])
+def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path, flags: dict[str, bool]) -> None:
+    live = Journal(tmp_path, IDENTITY, resume=False, overwrite=False)
+    live.keep_steps({})
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match="in use by another process"):
+        Journal(tmp_path, IDENTITY, **flags).begin()
+    assert contents(tmp_path) == before
+    live.keep(result(0), 1, 1)
+    live.close()
+    assert sorted(Journal(tmp_path, IDENTITY, resume=True, overwrite=False).done) == [0]
+
+
+def test_rows_asked_since_the_last_kept_input_are_known_after_a_kill(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, IDENTITY, resume=False, overwrite=False)
+    tally = Tally(journal)
+    tally.reserve(5, b"")
+    assert not (tmp_path / JOURNAL).exists()  # still in the preflight: there is nothing to resume
+    journal.keep_steps({})
+    tally.reserve(200, b"")
+    journal.keep(result(0), 200, 1)
+    tally.reserve(64, b"")
+    journal.close()  # killed during that call
+    again = Tally(Journal(tmp_path, IDENTITY, resume=True, overwrite=False))
+    assert again.usage() == Usage(269, 3)
 
 
 def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from fimaudit.classifier import ModelInfo
 from fimaudit.directions import DisplacedRows, JoinedRows, PlainRows, generator, packed_signs
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
+from fimaudit.journal import Journal, Tally
 from fimaudit.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
 
 
@@ -74,8 +76,10 @@ def test_budget_ends_before_the_call_that_would_exceed_it() -> None:
         meter.ask([block(1)])
 
 
-def test_rows_of_an_earlier_process_count_in_the_budget() -> None:
-    meter = Meter(Echo(), budget=25, spent=Usage(rows=20, requests=2))
+def test_rows_of_an_earlier_process_count_in_the_budget(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", {}, resume=False, overwrite=False)
+    journal.asked = Usage(rows=20, requests=2)
+    meter = Meter(Echo(), budget=25, ledger=Tally(journal))
     meter.ask([block(5)])
     assert meter.usage.rows == 25
     with pytest.raises(BudgetExhausted):

@@ -44,7 +44,11 @@ class GivenUp(ModelFailure):
 
 @dataclass
 class _Batch:
-    """One call of ``Sender.send``: what is asked, what came, what failed."""
+    """One call of ``Sender.send``: what is asked, what came, what failed.
+
+    A row that stands in it several times is asked so often on purpose, to learn the endpoint's noise: ``times`` counts
+    the same row before each, and belongs to the key under which its answer is kept.
+    """
 
     rows: NDArray[Any]
     lease: Lease
@@ -53,6 +57,15 @@ class _Batch:
     answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     stop: BaseException | None = None
+    times: NDArray[np.uint32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        seen: collections.Counter[bytes] = collections.Counter()
+        self.times = np.zeros(len(self.rows), dtype="<u4")
+        for i, row in enumerate(self.rows):
+            content = hashlib.blake2b(row, digest_size=16).digest()
+            self.times[i] = seen[content]
+            seen[content] += 1
 
 
 class Sender:
@@ -111,8 +124,9 @@ class Sender:
         Args:
             recall: take an answer of an earlier process, which ``read`` does not get to see.
         """
-        answers = await self._request(wire, _Batch(rows, lease, read, recall), 0, len(rows), self.endpoint.attempts)
-        self._kept[self._key(wire.encode(rows).content)] = answers
+        batch = _Batch(rows, lease, read, recall)
+        answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
+        self._kept[self._key(wire.encode(rows).content, batch.times)] = answers
         return answers
 
     async def _piece(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> None:
@@ -140,7 +154,7 @@ class Sender:
     async def _request(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
         count, number = stop - start, next(self._numbers)
         body = wire.encode(batch.rows[start:stop])
-        key = self._key(body.content)
+        key = self._key(body.content, batch.times[start:stop])
         known = self._kept.pop(key, None)
         if known is None and batch.recall:
             known = batch.lease.recall(key)
@@ -205,8 +219,9 @@ class Sender:
             raise GivenUp(f"{where} was given up: {fault.said}; {RESUME}", fault) from None
         return answers
 
-    def _key(self, content: bytes) -> bytes:
-        return hashlib.sha256(self._fingerprint + content).digest()
+    def _key(self, content: bytes, times: NDArray[np.uint32]) -> bytes:
+        again = times.tobytes() if times.any() else b""
+        return hashlib.sha256(self._fingerprint + content + again).digest()
 
     def _seconds_left(self) -> float:
         now = time.monotonic()

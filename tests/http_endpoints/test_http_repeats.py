@@ -1,0 +1,69 @@
+"""Rows that are asked several times on purpose are sent several times, once each, at any batch size; about 10 s."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fimaudit import audit
+from fimaudit.directions import PlainRows
+from fimaudit.ledger import open_ledger
+from fimaudit.meter import Meter
+from fimaudit.preflight import look
+from fimaudit.sentinels import Sentinels
+
+NOISY = {"request": {"x": "$rows"}, "response": "p", "kind": "probs"}
+#: Standard deviation of log p before normalisation at ``/noisy`` of the plain server.
+SIGMA = 0.01
+
+
+def repeated(digits, count=8):
+    return PlainRows(np.repeat(digits.rows[:1], count, axis=0))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_repeats_are_sent_and_a_resumed_run_finds_each(plain, digits, connect, tmp_path, batch):
+    model = connect(plain.url + "/noisy", batch=batch, **NOISY)
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)
+    answers = Meter(model, ledger=book).ask([repeated(digits)])[0]
+    assert len(np.unique(answers, axis=0)) == 8
+    here = digits.truth(digits.rows[:1])[0]
+    expected = SIGMA * here * np.sqrt((1 - here) ** 2 + (here**2).sum() - here**2)
+    ratio = answers.std(axis=0, ddof=1) / expected  # chi with 7 degrees of freedom: beyond these limits once in 10^6
+    assert ((ratio > 0.05) & (ratio < 2.6)).all()
+    book.close()
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint, resume=True)
+    before = book.usage().rows
+    again = connect(plain.url + "/noisy", batch=batch, **NOISY)
+    meter = Meter(again, ledger=book)
+    assert np.array_equal(meter.ask([repeated(digits)])[0], answers)
+    assert meter.usage.rows == before
+    book.close()
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_checks_for_noise_see_it_with_a_ledger(plain, digits, connect, tmp_path, batch):
+    model = connect(plain.url + "/noisy", batch=batch, **NOISY)
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)
+    meter = Meter(model, ledger=book)
+    seen = look(meter, digits.rows[:5], "float64")
+    assert seen.random
+    sentinels = Sentinels(digits.rows[:20], meter)
+    sentinels.begin()
+    assert sentinels.noise > 1e-4
+    book.close()
+
+
+def test_the_measured_noise_is_the_servers_at_one_row_a_request(plain, digits, tmp_path):
+    options = {"queries": 60, "trust_env": False, "out": tmp_path / "run", **NOISY}
+    report = audit(plain.url + "/noisy", digits.rows[:3], batch=1, **options)
+    sent = report.summary.queries
+    # Without noise the local value is found at any step; with it taken for signal the norm is many times too large.
+    exact = audit(digits.truth, digits.rows[:3], queries=200, link="identity")
+    for noisy, truth in zip(report.inputs, exact.inputs, strict=True):
+        assert noisy.spectral_norm.lower is None or noisy.spectral_norm.lower <= truth.spectral_norm.upper
+        assert noisy.spectral_norm.upper >= truth.spectral_norm.lower
+    assert any("not deterministic" in sentence for sentence in report.warnings)
+    whole = audit(plain.url + "/noisy", digits.rows[:3], batch=1, resume=True, **options)
+    assert whole.inputs == report.inputs
+    assert whole.summary.queries == sent
