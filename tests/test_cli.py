@@ -217,7 +217,9 @@ REFUSALS = {
     "bad bounds": Refusal("lower < upper", flags=("--lower", "1", "--upper", "0")),
     "bound that is no number": Refusal("--lower", flags=("--lower", "low")),
     "data outside the bounds": Refusal("within the bounds", flags=("--lower", "0", "--upper", "1")),
-    "unknown scale": Refusal("--scale", flags=("--scale", "minmax")),
+    "unknown scale": Refusal(
+        "--scale expects raw, std, range, a number or an existing .npy file", flags=("--scale", "minmax")
+    ),
     "negative quantum": Refusal("quantum", flags=("--quantum", "-1")),
     "resume and overwrite": Refusal("--resume and --overwrite", flags=("--resume", "--overwrite")),
     "missing weights": Refusal("weights", "cli_models:good", flags=("--weights", "nowhere.safetensors")),

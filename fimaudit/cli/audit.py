@@ -107,7 +107,7 @@ def audit(
             upper=o.number_or_file(upper, "--upper"),
             quantum=o.number_or_file(quantum, "--quantum"),
             unit=unit,
-            scale=scale if scale in (None, "raw", "std", "range") else cast(Any, o.number_or_file(scale, "--scale")),
+            scale=o.scale_choice(scale),
             frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
             free=cast(Any, o.names_or_mask(free, "--free")) or (),
             profile=cast(Any, profile),

@@ -35,7 +35,10 @@ __all__ = [
     "names_or_mask",
     "number_or_file",
     "output_choice",
+    "scale_choice",
 ]
+
+SCALES = ("raw", "std", "range")
 
 TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
@@ -118,7 +121,12 @@ def names_or_mask(text: str | None, flag: str) -> list[str] | ArrayLike | None:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def number_or_file(text: str | None, flag: str) -> ArrayLike | None:
+def scale_choice(text: str | None) -> str | ArrayLike | None:
+    """``raw``, ``std``, ``range``, a number, or an array from a .npy file."""
+    return text if text in SCALES else number_or_file(text, "--scale", f"{', '.join(SCALES)}, a number")
+
+
+def number_or_file(text: str | None, flag: str, otherwise: str = "a number") -> ArrayLike | None:
     """A number, or an array from a .npy file."""
     if text is None:
         return None
@@ -128,7 +136,7 @@ def number_or_file(text: str | None, flag: str) -> ArrayLike | None:
         pass
     path = Path(text)
     if path.suffix != ".npy" or not path.exists():
-        raise DomainError(f"{flag} expects a number or an existing .npy file, got {text!r}")
+        raise DomainError(f"{flag} expects {otherwise} or an existing .npy file, got {text!r}")
     try:
         array: ArrayLike = np.load(path, allow_pickle=False)
     except Exception as exc:
