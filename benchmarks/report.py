@@ -4,7 +4,7 @@
 
 Page: made from a run folder of ``--inputs`` synthetic inputs and opened in headless Chromium where it is installed.
 Comparison: a small network audited ``2 --runs`` times with independent seeds; how often 1 lies in the intervals. Gate: runs
-whose true quantile lies exactly at the limit; how often they pass.
+whose true quantile lies exactly at the limit; how often they pass. Tails: the measured p95 of spectral norms over the true.
 """
 
 from __future__ import annotations
@@ -33,10 +33,15 @@ from fimaudit.comparison import compare_runs
 from fimaudit.evidence import write_bundle
 from fimaudit.onesided import Cells, quantile_limits
 from fimaudit.report import render
+from fimaudit.results import Interval, Sensitivity
 from fimaudit.runfolder import Run
+from fimaudit.spectrum import spectral_limits
+from fimaudit.summary import summarise
 from fimaudit.verification import verify_bundle
 
 DIRECTIONS = 199
+#: Eigenvalues over the largest.
+SPECTRA = {"rank one": [1.0], "falling": [0.6**k for k in range(9)], "two equal": [1.0, 1.0], "nine equal": [1.0] * 9}
 
 
 def page_figures(inputs: int) -> dict[str, Any]:
@@ -98,6 +103,34 @@ def comparison_figures(runs: int) -> dict[str, Any]:
     return {"runs": runs, "held": dict(held)}
 
 
+def tail_figures(trials: int = 30, inputs: int = 200) -> dict[str, dict[str, float]]:
+    """Mean ratio of the measured p95 of spectral norms to the true one, plain and as reported."""
+    rng, out = np.random.default_rng(0), {}
+    places = stats.norm.ppf((np.arange(inputs) + 0.5) / inputs)
+    shapes = {f"log-normal {s}": np.exp(s * places) for s in (0.0, 0.3, 0.6, 1.0)}
+    shapes["two clusters"] = np.where(np.arange(inputs) < 0.8 * inputs, 1.0, 20.0)
+    for directions in (14, 198):
+        for spectrum, values in SPECTRA.items():
+            for shape, true in shapes.items():
+                truth = np.quantile(true, 0.95)
+                ratios = []
+                for _ in range(trials):
+                    found = [_measured(i, norm, np.array(values), directions, rng) for i, norm in enumerate(true)]
+                    plain = np.quantile([s.spectral_norm.value or 0 for s in found], 0.95)
+                    told = summarise(found, 0.95, 0, 0).spectral_norm.p95.value
+                    ratios.append((plain / truth, (told or 0) / truth))
+                plain, told = np.mean(ratios, axis=0)
+                out[f"{directions} directions, {spectrum}, {shape}"] = {"plain": float(plain), "reported": float(told)}
+    return out
+
+
+def _measured(index: int, norm: float, spectrum: Any, directions: int, rng: np.random.Generator) -> Sensitivity:
+    y = rng.normal(size=(directions, len(spectrum))) * np.sqrt(norm * spectrum)
+    found, _ = spectral_limits(y, 0.95)
+    cell = Interval(value=found.value, lower=found.lower, upper=found.upper)
+    return Sensitivity(index=index, status="ok", method="rademacher", queries=directions + 2, spectral_norm=cell)
+
+
 def gate_figures(trials: int = 2000) -> dict[str, float]:
     """Share of wrong passes where the true quantile is the limit."""
     rng, out = np.random.default_rng(0), {}
@@ -123,7 +156,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = {"page": page_figures(options.inputs), "gate": gate_figures(), "comparison": comparison_figures(options.runs)}
+    figures = {
+        "page": page_figures(options.inputs),
+        "tails": tail_figures(),
+        "gate": gate_figures(),
+        "comparison": comparison_figures(options.runs),
+    }
     print(json.dumps(figures, indent=1))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

@@ -6,6 +6,7 @@ the answer can change when the input changes a little (arXiv 2606.04767).
 
 from fimaudit.auditing import audit, sensitivity
 from fimaudit.classifier import Classifier, open_classifier
+from fimaudit.comparing import compare
 from fimaudit.domain import InputDomain
 from fimaudit.errors import FimauditError
 from fimaudit.results import Interval, Report, Sensitivity
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Sensitivity",
     "audit",
+    "compare",
     "open_classifier",
     "sensitivity",
 ]

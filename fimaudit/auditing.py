@@ -20,6 +20,7 @@ from fimaudit.errors import DataError, ModelFailure, UsageError
 from fimaudit.exact import DIRECTIONS_FOLDER, choose_mode
 from fimaudit.journal import REPORT, Journal
 from fimaudit.links import Link
+from fimaudit.report import keep_shown, render
 from fimaudit.results import Report, Sensitivity, StepReport
 from fimaudit.running import Derivatives, Progress, Run, Task
 from fimaudit.settings import ProfileChoice, Settings
@@ -203,8 +204,6 @@ def audit(
             gather_witnesses(Path(out), results)
             write_inputs(Path(out) / INPUTS_FILE, results)
             _replace(Path(out) / REPORT, report.to_json())
-            from fimaudit.report import keep_shown, render  # only here: pages need what a measurement does not
-
             keep_shown(out, inputs.x, results)
             render(out)
     finally:

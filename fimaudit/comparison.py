@@ -1,22 +1,30 @@
-"""Two models on the same inputs: ratios with intervals, the inputs that changed most, and what misleads. ``compare``."""
+"""Two runs on the same inputs: ratios with intervals, the inputs that changed most, and what misleads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from fimaudit.auditing import audit
 from fimaudit.errors import UsageError
 from fimaudit.pairs import Column, changes, column, larger_share, quantile_ratio, rank_correlation
 from fimaudit.results import Interval, Sensitivity
-from fimaudit.runfolder import REPORT, Run, read_run
+from fimaudit.runfolder import Run
 
-__all__ = ["Answers", "Change", "Comparison", "QuantityComparison", "Ratios", "compare", "compare_runs", "open_runs"]
+__all__ = [
+    "Answers",
+    "Change",
+    "Comparison",
+    "QuantityComparison",
+    "Ratios",
+    "check_same",
+    "compare_runs",
+    "paired",
+    "run_names",
+]
 
 QUANTITIES: dict[str, dict[str, float]] = {
     "spectral_norm": {"median": 0.5, "p95": 0.95},
@@ -109,43 +117,6 @@ class Comparison(_Data):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def compare(
-    first: object, second: object, *, data: object = None, out: str | Path | None = None, **options: Any
-) -> Comparison:
-    """Compare two models on the same inputs, the second against the first.
-
-    Args:
-        first, second: run folders, or two models (anything ``audit`` takes) with ``data``.
-        data: inputs for models that are still to be audited; run folders need none.
-        out: folder in which such audits keep their runs, ``first`` and ``second``.
-        **options: passed to ``audit``.
-
-    Raises:
-        UsageError: a folder that holds no run, runs over different inputs or in different units, models without data.
-    """
-    return compare_runs(*open_runs([first, second], data, out, options))
-
-
-def open_runs(targets: Sequence[object], data: object, out: str | Path | None, options: dict[str, Any]) -> list[Run]:
-    """Read run folders and audit what is none yet; all must rest on the same inputs in the same unit."""
-    runs = []
-    for place, target in enumerate(targets):
-        name = ("first", "second")[place] if len(targets) == 2 else f"model{place + 1}"
-        if isinstance(target, str | Path) and (Path(target) / REPORT).exists():
-            runs.append(read_run(target))
-            continue
-        if isinstance(target, str | Path) and Path(target).is_dir():
-            raise UsageError(f"{target} is a folder without {REPORT}; give the --out folder of a finished fimaudit audit")
-        if data is None:
-            raise UsageError(f"{target} is no run folder; to compare models not audited yet, give inputs with --data")
-        folder = None if out is None else Path(out) / name
-        report = audit(target, data, out=folder, **options)  # type: ignore[arg-type]
-        runs.append(read_run(folder) if folder is not None else Run(Path(name), report, tuple(report.inputs)))
-    for other in runs[1:]:
-        check_same(runs[0], other)
-    return runs
-
-
 def compare_runs(first: Run, second: Run, *, confidence: float | None = None) -> Comparison:
     """Compare two runs that were read; ``confidence`` defaults to the first run's."""
     level = confidence if confidence is not None else float(first.report.settings["confidence"])
@@ -157,9 +128,10 @@ def compare_runs(first: Run, second: Run, *, confidence: float | None = None) ->
     miss = 1 - min(float(r.report.settings["confidence"]) for r in (first, second))
     quantities = {name: _quantity(name, *columns[name], miss, level, rng) for name in QUANTITIES}
     answers = _answers(pairs)
+    names = run_names([first, second])
     return Comparison(
-        first=_about(first),
-        second=_about(second),
+        first=_about(first, names[0]),
+        second=_about(second, names[1]),
         unit=str(first.report.domain["unit"]),
         confidence=level,
         inputs=len(pairs),
@@ -337,10 +309,16 @@ def _warnings(
     return out
 
 
-def _about(run: Run) -> dict[str, Any]:
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """The models' names; where two are alike, each with the name of its folder."""
+    names = [str(run.report.model.get("name")) for run in runs]
+    return [f"{n} ({run.folder.name})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
+
+
+def _about(run: Run, name: str) -> dict[str, Any]:
     report = run.report
     return {
-        "name": report.model.get("name"),
+        "name": name,
         "folder": str(run.folder),
         "sha256": report.model.get("details", {}).get("sha256"),
         "mode": report.settings.get("mode"),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fimaudit.comparison import STREAM
+from fimaudit.comparison import STREAM, run_names
 from fimaudit.errors import UsageError
 from fimaudit.pairs import column, quantile_ratio, rank_intervals
 from fimaudit.results import Interval, Sensitivity
@@ -86,14 +86,14 @@ def rank_runs(runs: Sequence[Run], metric: Metric = "margin_radius", *, populati
     medians = [np.median(np.where(c.low == c.high, c.low, np.nan)) for c in columns]
     keys = [m if worse_if_larger else -m for m in (float(np.nan_to_num(v, nan=np.inf)) for v in medians)]
     order = sorted(range(count), key=lambda i: (keys[i], i))
-    places = rank_intervals(table)
+    places, names = rank_intervals(table), run_names(runs)
     models = []
     for rank, i in enumerate(order, start=1):
         best, worst = min(places[i][0], rank), max(places[i][1], rank)
         ratio = quantile_ratio(columns[order[0]], columns[i], 0.5, level, rng, population=population)
         models.append(
             RankedModel(
-                name=str(runs[i].report.model.get("name")),
+                name=names[i],
                 folder=str(runs[i].folder),
                 rank=rank,
                 best=best,

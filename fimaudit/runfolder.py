@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from fimaudit.errors import RunFolderError
 from fimaudit.results import Report, Sensitivity
 from fimaudit.tables import INPUTS_FILE, read_inputs_table
 
-__all__ = ["PAGE", "REPORT", "VERDICT", "Run", "file_sha256", "first_error", "read_run"]
+__all__ = ["PAGE", "REPORT", "VERDICT", "Run", "first_error", "is_run", "read_run"]
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -37,6 +37,11 @@ class Run:
     def unmeasured(self) -> int:
         """Inputs of the data that the run did not reach."""
         return max(0, int(self.report.data.get("inputs", len(self.inputs))) - len(self.inputs))
+
+
+def is_run(target: object) -> TypeGuard[str | Path]:
+    """Whether a target names a folder that holds a finished run."""
+    return isinstance(target, str | Path) and (Path(target) / REPORT).exists()
 
 
 def read_run(folder: str | Path) -> Run:
@@ -79,12 +84,3 @@ def first_error(error: ValidationError) -> str:
     found = error.errors()[0]
     place = ".".join(str(part) for part in found["loc"])
     return f"{place}: {found['msg']}" if place else str(found["msg"])
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

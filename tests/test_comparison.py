@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from synthetic_runs import around, made_run, picture_run, pictures, softmax_model, table_run
+from typer.testing import CliRunner
 
 from fimaudit import Report
-from fimaudit.comparison import check_same, compare, compare_runs
-from fimaudit.errors import RunFolderError, UsageError
+from fimaudit.cli import app
+from fimaudit.comparing import compare
+from fimaudit.comparison import check_same, compare_runs
+from fimaudit.errors import FimauditError, RunFolderError, UsageError
 from fimaudit.pairs import changes, column, quantile_ratio, rank_correlation, rank_intervals
 from fimaudit.ranking import rank_runs
 from fimaudit.results import Interval
@@ -204,3 +207,42 @@ def test_adversarial_twin_of_a_digits_network_is_told_apart() -> None:
     assert comparison.quantities["margin_radius"].verdict == "less sensitive"
     assert comparison.quantities["peak_spectral_norm"].verdict == "less sensitive"
     assert any("median confidence differs" in w for w in comparison.warnings)  # lambda alone would say the opposite
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of ``fimaudit compare``."""
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["compare", *arguments])
+    return done.exit_code, str(done.exception) if isinstance(done.exception, FimauditError) else done.output
+
+
+def test_command_takes_options_once_for_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_models.py").write_text(
+        "from synthetic_runs import softmax_model\nimport numpy as np\n"
+        "def probabilities():\n    return softmax_model(0, 144, 5)\n"
+        "def logits():\n    return lambda x: 3 * np.log(softmax_model(0, 144, 5)(x))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    np.savez("x.npz", x=pictures(10).x)
+    models = ["two_models:probabilities", "two_models:logits", "--data", "x.npz", "--queries", "30"]
+    bounds = ["--lower", "0", "--upper", "1"]
+    code, text = said(*models, *bounds, "--link", "identity", "--link", "softmax", "--out", "both")
+    assert code == 0, text
+    assert "only the spectral norm tells the two apart" in text
+    assert "…" not in text  # fits 80 columns
+    assert {p.name for p in (tmp_path / "both").iterdir()} == {"first", "second", "comparison.json", "comparison.html"}
+    code, text = said("both/first", "both/second", "--link", "softmax", "--queries", "9")
+    assert isinstance(code, int)
+    assert text.startswith("--queries, --link cannot be used")
+    code, text = said("both/first", "both/first")
+    assert code == 0
+    assert text.count("not told apart") == 3
+    assert said(*models, "--link", "identity", "--link", "softmax", "--link", "auto")[1].endswith("got it 3 times")
+    assert "look like logits" in said(*models, *bounds)[1]
+    assert "already" in said(*models, *bounds, "--link", "identity", "--link", "softmax", "--out", "both")[1]
+    three = ["both/first", "both/second", "two_models:logits", "--data", "x.npz", "--queries", "30", *bounds]
+    code, text = said(*three, "--link", "softmax")
+    assert code == 0, text
+    assert "3 models on 10 inputs by margin radius" in text
+    assert "(second)" in text  # two models of one name carry their folders
+    assert "(model3)" in text

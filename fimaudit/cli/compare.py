@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -10,31 +11,63 @@ from rich.console import Console
 from rich.table import Table
 
 from fimaudit.cli import options as o
+from fimaudit.cli.plan import confirm
 from fimaudit.errors import RunFolderError, UsageError
+from fimaudit.planning import cost_of
+from fimaudit.runfolder import is_run
+from fimaudit.sources import Inputs, read_inputs
 
 __all__ = ["compare"]
 
 METRICS = ("margin_radius", "peak_spectral_norm", "spectral_norm")
+TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
+EACH = "Once for all models, or once for each in their order (- for none)."
 
 
 def compare(
+    context: typer.Context,
     targets: Annotated[list[str], typer.Argument(help="Run folders, or models with --data. The first is the reference.")],
     data: Annotated[Path | None, typer.Option("--data", help="Inputs for models that are not audited yet.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json and comparison.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the comparison (JSON and HTML) and the runs behind it.")
+    ] = None,
     metric: Annotated[str, typer.Option(help="Three models and more are ranked by: " + ", ".join(METRICS) + ".")] = METRICS[
         0
     ],
     queries: Annotated[int, typer.Option(help="Rows an input, for models that are not audited yet.")] = 200,
-    link: o.LinkName = "auto",
+    mode: Annotated[str, typer.Option(help="auto (autograd where a model offers it), black-box or white-box.")] = "auto",
+    link: Annotated[
+        list[str] | None, typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid. {EACH}")
+    ] = None,
+    weights: Annotated[list[str] | None, typer.Option(help=f"Weights of a package.module:factory target. {EACH}")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None,
+    output: Annotated[list[str] | None, typer.Option(help=f"Name or position of the output to read. {EACH}")] = None,
+    budget: Annotated[int | None, typer.Option(help="Most rows that may be sent to each model.")] = None,
     lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
     upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
+    quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
     unit: Annotated[str | None, typer.Option(help="Name of the input unit.")] = None,
-    scale: Annotated[str, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file.")] = "raw",
+    scale: Annotated[
+        str | None, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file; raw when left out.")
+    ] = None,
+    frozen: Annotated[str | None, typer.Option(help="Features that are held: names, positions, or a mask .npy.")] = None,
+    free: Annotated[str | None, typer.Option(help="Whole-number columns that may change: names, or all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the directions, the same for every model.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs in --out.")] = False,
+    device: o.Device = None,
+    trust_pickle: o.TrustPickle = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Endpoints: do not ask on a terminal before rows are sent.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two models, or rank more, on the same inputs, with intervals."""
-    from fimaudit.comparison import compare_runs, open_runs
+    """Compare two models, or rank more, on the same inputs, with intervals.
+
+    Of run folders nothing is measured again. Models are audited first, under the same options but for --link, --weights,
+    --endpoint and --output, which may be given once for each. Where they differ in more (secret headers, held inputs),
+    audit each by fimaudit audit and compare the run folders.
+    """
+    from fimaudit.comparing import open_runs
+    from fimaudit.comparison import compare_runs
     from fimaudit.ranking import rank_runs
     from fimaudit.report import render_comparison
 
@@ -42,16 +75,43 @@ def compare(
         raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")
     if metric not in METRICS:
         raise UsageError(f"expected --metric {', '.join(METRICS)}, got {metric!r}")
-    audit_options: dict[str, Any] = {
+    if resume and overwrite:
+        raise UsageError("expected one of --resume and --overwrite, got both")
+    if mode not in ("auto", "black-box", "white-box"):
+        raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    if all(is_run(target) for target in targets):
+        _refuse_unused(context)
+    common: dict[str, Any] = {
         "queries": queries,
-        "link": link,
+        "mode": mode,
+        "budget": budget,
         "lower": o.number_or_file(lower, "--lower"),
         "upper": o.number_or_file(upper, "--upper"),
+        "quantum": o.number_or_file(quantum, "--quantum"),
         "unit": unit,
-        "scale": scale if scale in ("raw", "std", "range") else o.number_or_file(scale, "--scale"),
+        "scale": o.scale_choice(scale),
+        "frozen": o.names_or_mask(frozen, "--frozen"),
+        "free": o.names_or_mask(free, "--free") or (),
         "seed": seed,
+        "resume": resume,
+        "overwrite": overwrite,
+        "device": device,
+        "trust_pickle": trust_pickle,
     }
-    runs = open_runs(list(targets), data, out, audit_options)
+    own: dict[str, Sequence[Any]] = {
+        "link": [name or "auto" for name in _each(link, "--link", len(targets))],
+        "weights": [None if name is None else Path(name) for name in _each(weights, "--weights", len(targets))],
+        "endpoint": _each(endpoint, "--endpoint", len(targets)),
+        "output": [o.output_choice(name) for name in _each(output, "--output", len(targets))],
+    }
+    each = [
+        {**common, **{name: values[place] for name, values in own.items() if name == "link" or values[place] is not None}}
+        for place in range(len(targets))
+    ]
+    inputs = None if data is None else read_inputs(data)
+    if not _agreed([t for t in targets if o.is_endpoint(t)], inputs, queries, yes=yes or resume):
+        raise typer.Exit(2)
+    runs = open_runs(list(targets), inputs, out, each)
     console = Console(highlight=False, soft_wrap=True)
     if len(runs) == 2:
         comparison = compare_runs(*runs)
@@ -69,38 +129,77 @@ def compare(
             raise RunFolderError(f"cannot write {out / name}: {exc.strerror or exc}") from exc
     if as_json:
         print(text, end="")
-    elif len(runs) == 2:
+        return
+    if len(runs) == 2:
         _show_comparison(console, comparison)
     else:
         _show_ranking(console, ranking)
+    if out is not None:
+        console.print(f"written: {out / name}" + (f", {out / 'comparison.html'}" if len(runs) == 2 else ""), markup=False)
+
+
+#: What has a meaning for run folders too.
+OF_RUNS = ("targets", "out", "metric", "as_json")
+
+
+def _refuse_unused(context: typer.Context) -> None:
+    """Options of an audit where nothing is audited would be passed over in silence."""
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in OF_RUNS
+        and parameter.name is not None
+        and str(getattr(context.get_parameter_source(parameter.name), "name", "")) == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used: every target is a finished run, so nothing is measured")
+
+
+def _each(values: Sequence[str] | None, flag: str, count: int) -> list[str | None]:
+    """One value a target, from none, one for all, or one for each."""
+    if not values:
+        return [None] * count
+    if len(values) not in (1, count):
+        raise UsageError(f"expected {flag} once, or once for each of the {count} targets, got it {len(values)} times")
+    spread = list(values) * count if len(values) == 1 else list(values)
+    return [None if value == "-" else value for value in spread]
+
+
+def _agreed(endpoints: Sequence[str], inputs: Inputs | None, queries: int, *, yes: bool) -> bool:
+    """Whether rows may be sent to endpoints, asked once on a terminal."""
+    if not endpoints or inputs is None:
+        return True
+    features = max(1, int(inputs.x[0].size)) if len(inputs) else 1
+    return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=100), yes=yes)
 
 
 def _show_comparison(console: Console, c: Any) -> None:
     console.print(f"{c.second['name']} against {c.first['name']}, {c.inputs} inputs", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "ratio", "these inputs", "population", "found"):
-        table.add_column(name, no_wrap=True)
     for name, q in c.quantities.items():
-        for which, r in q.ratios.items():
+        console.print(f"  {TITLES[name]}: {q.verdict}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("ratio of", "", "value", "these inputs", "population"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("ratio of", "") else "right")
+    for name, q in c.quantities.items():
+        for place, (which, r) in enumerate(q.ratios.items()):
             value = "-" if r.these_inputs.value is None else f"{r.these_inputs.value:.3g}"
-            found = q.verdict if which == "median" else ""
-            table.add_row(f"{name.replace('_', ' ')}, {which}", value, _limits(r.these_inputs), _limits(r.population), found)
+            title = TITLES[name] if place == 0 else ""
+            table.add_row(title, which, value, _limits(r.these_inputs), _limits(r.population))
     console.print(table)
     for warning in c.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 
 def _show_ranking(console: Console, ranking: Any) -> None:
-    console.print(
-        f"{len(ranking.models)} models on {ranking.inputs} inputs by {ranking.metric.replace('_', ' ')}", markup=False
-    )
+    console.print(f"{len(ranking.models)} models on {ranking.inputs} inputs by {TITLES[ranking.metric]}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("rank", "between", "model", "median", "ratio to first"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=name != "model", overflow="fold")
     for m in ranking.models:
         value = "-" if m.median.value is None else f"{m.median.value:.3g}"
-        ratio = "-" if m.ratio_to_first.value is None else f"{m.ratio_to_first.value:.3g} {_limits(m.ratio_to_first)}"
-        table.add_row(str(m.rank), f"{m.best} and {m.worst}", _plain(m.name), value, _plain(ratio))
+        ratio = "-" if m.ratio_to_first.value is None else f"{m.ratio_to_first.value:.3g} ({_limits(m.ratio_to_first)})"
+        between = str(m.best) if m.best == m.worst else f"{m.best} and {m.worst}"
+        table.add_row(str(m.rank), between, _plain(m.name), value, _plain("1" if m.rank == 1 else ratio))
     console.print(table)
     for warning in ranking.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
