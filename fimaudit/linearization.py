@@ -47,6 +47,10 @@ class Linearization(Protocol):
         """|J_L^T w|^2: (B, K) to (B,)."""
         ...
 
+    def pull(self, cotangents: Array) -> Array:
+        """J_L^T w: (B, K) to (B, \\*shape)."""
+        ...
+
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         """J_L z for Rademacher z given as (B, ceil(d / 8)) bits, 1 for +: (B, K)."""
         ...
@@ -108,6 +112,9 @@ class RootLinearization:
 
     def squared_norms(self, cotangents: Array) -> Array:
         return _host(self._pull(cotangents[:, None]).double().flatten(1).square().sum(1))
+
+    def pull(self, cotangents: Array) -> Array:
+        return _host(self._pull(cotangents[:, None])[:, 0])
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         import torch

@@ -118,6 +118,10 @@ class TorchLinearization:
         back, scale = self._pulled(cotangents)
         return _squared(back) * scale**2
 
+    def pull(self, cotangents: Array) -> Array:
+        back, scale = self._pulled(cotangents)
+        return on_host(back) * scale.reshape(-1, *(1,) * (back.ndim - 1))
+
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
         like = self._products.input
         bits = unpacked_bits(packed, self._shape[1:], like.device)
@@ -140,8 +144,7 @@ class TorchLinearization:
     def fisher_product(self, tangents: NDArray[Any]) -> Array:
         like = self._products.input
         v = torch.tensor(tangents).to(like.dtype).to(like.device).view(self._shape)
-        back, scale = self._pulled(self.link.probabilities * self._pushed(v))
-        return on_host(back) * scale.reshape(-1, *(1,) * (back.ndim - 1))
+        return self.pull(self.link.probabilities * self._pushed(v))
 
     def direction(self, cotangents: Array) -> NDArray[Any]:
         back, _ = self._pulled(cotangents)

@@ -1,0 +1,119 @@
+"""What a validation returns: plain data (pydantic), written as ``validation.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fimaudit.results import Interval
+
+__all__ = ["AttackSummary", "AttackedInput", "CalibrationBin", "Correlation", "Flipped", "Validation"]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AttackedInput(_Data):
+    """One input: what the measurement predicted, what the attacks found.
+
+    ``smallest_perturbation`` is an l2 length in the unit of the input domain; ``None`` with the status ``censored`` says
+    that no attack changed the decision, which is no distance and in particular not 0. ``attacks`` has each attack's own.
+    """
+
+    index: int
+    status: Literal["found", "censored", "failed"]
+    predicted_class: int | None = None
+    label: int | None = None
+    margin_radius: float | None = None
+    smallest_radius: float | None = None
+    peak_spectral_norm: float | None = None
+    spectral_norm: float | None = None
+    flags: list[str] = []
+    smallest_perturbation: float | None = None
+    attack: str | None = None
+    changed_to: int | None = None
+    attacks: dict[str, float | None] = {}
+    forward_rows: int = 0
+    backward_rows: int = 0
+    unfinished: list[str] = []
+    reason: str | None = None
+
+
+class Correlation(_Data):
+    """How a metric follows the smallest perturbation over the inputs that have both.
+
+    The norms enter by their reciprocal, so that +1 means that the metric orders the inputs as the attacks do.
+    ``ratio``: median of metric / perturbation, for metrics that are lengths.
+    """
+
+    metric: str
+    spearman: Interval
+    kendall: Interval
+    ratio: Interval = Interval()
+    inputs: int
+    censored: int
+    unmeasured: int
+
+
+class Flipped(_Data):
+    """How well a small margin radius tells that an input was flipped within ``eps``: area under the ROC curve."""
+
+    eps: float
+    auc: Interval
+    flipped: int
+    not_flipped: int
+
+
+class CalibrationBin(_Data):
+    """Inputs of similar margin radius: medians of the radius and of what was found, and the quartiles of the latter."""
+
+    margin_radius: float
+    smallest_perturbation: float
+    lower: float
+    upper: float
+    inputs: int
+
+
+class AttackSummary(_Data):
+    """One attack over all inputs: where it succeeded, where it found the smallest, and how far it was from it."""
+
+    name: str
+    succeeded: int
+    smallest: int
+    median_excess: float | None
+
+
+class Validation(_Data):
+    """A whole validation; ``validation.json`` is this, field by field."""
+
+    schema_version: Literal[1] = 1
+    model: dict[str, Any]
+    data: dict[str, Any]
+    unit: str
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    correlations: list[Correlation] = []
+    flipped: list[Flipped] = []
+    calibration: list[CalibrationBin] = []
+    attacks: list[AttackSummary] = []
+    measured_rows: int = 0
+    forward_rows: int = 0
+    backward_rows: int = 0
+    attacked: int = 0
+    censored: int = 0
+    failed: int = 0
+    warnings: list[str] = []
+    inputs: list[AttackedInput] = []
+
+    def to_json(self) -> str:
+        """The text of ``validation.json``."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Validation:
+        """The validation of a run folder (or of a path to ``validation.json``)."""
+        path = Path(folder)
+        return cls.model_validate_json((path / "validation.json" if path.is_dir() else path).read_bytes())
