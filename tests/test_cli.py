@@ -50,14 +50,11 @@ def slow():
         return good()(batch)
     return answer
 
-def late():
-    calls = []
-    def answer(batch):
-        calls.append(1)
-        if len(calls) > 12:
-            raise RuntimeError("gone")
-        return good()(batch)
-    return answer
+@factory
+def late(batch):
+    if (np.abs(batch - np.load("x.npz")["x"][3]).max(axis=1) < 0.05).any():
+        raise RuntimeError("gone")
+    return good()(batch)
 
 nan = factory(lambda batch: np.full((len(batch), 3), np.nan))
 inf = factory(lambda batch: np.full((len(batch), 3), np.inf))
@@ -350,7 +347,9 @@ def test_budget_ends_with_a_partial_report_that_can_be_resumed(
     assert run(*command[:5], str(tmp_path / "whole"), *command[6:]) == 0
     resumed, whole = Report.read(out), Report.read(tmp_path / "whole")
     assert resumed.inputs == whole.inputs
-    assert resumed.summary == whole.summary
+    assert resumed.summary.queries >= whole.summary.queries  # rows that the budget cut off are asked again and counted
+    counts = {"queries": 0, "requests": 0}
+    assert resumed.summary.model_copy(update=counts) == whole.summary.model_copy(update=counts)
 
 
 def test_budget_too_small_for_the_first_questions(inside: Path, run: Callable[..., int], tmp_path: Path) -> None:
@@ -362,9 +361,7 @@ def test_model_that_fails_under_way(inside: Path, run: Callable[..., int], tmp_p
     """Inputs that fail later are failed with their reason, and the run goes on."""
     out = tmp_path / "run"
     run("audit", "cli_models:late", "--data", "x.npz", "--out", str(out), "--queries", "20", "--batch", "20")
-    statuses = [s.status for s in Report.read(out).inputs]
-    assert "ok" in statuses
-    assert "failed" in statuses
+    assert [s.status for s in Report.read(out).inputs] == ["ok", "ok", "ok", "failed"]
     assert all("gone" in str(s.reason) for s in Report.read(out).inputs if s.status == "failed")
 
 

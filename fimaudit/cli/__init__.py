@@ -67,7 +67,10 @@ def main() -> None:
         app()
     except FimauditError as error:
         sentence = " ".join(str(error).split())
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"fimaudit: {sentence}", markup=False)
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"fimaudit: {sentence}", markup=False)
+        for note in getattr(error, "__notes__", ()):
+            console.print(note, markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\nfimaudit: interrupted; finished inputs are kept, go on with --resume", file=sys.stderr)

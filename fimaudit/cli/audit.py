@@ -12,8 +12,9 @@ from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, show_report
 from fimaudit.cli.gate import apply_policy
-from fimaudit.cli.plan import confirm
-from fimaudit.errors import UsageError
+from fimaudit.cli.plan import confirm, per_second
+from fimaudit.errors import RunError, UsageError
+from fimaudit.journal import JOURNAL
 from fimaudit.planning import cost_of
 from fimaudit.policy import read_policy
 from fimaudit.sources import read_inputs
@@ -73,6 +74,8 @@ def audit(
     settings: o.EndpointSet = None,
     header_env: o.HeaderEnv = None,
     bearer_env: o.BearerEnv = None,
+    protocol: o.Protocol = None,
+    rate: o.Rate = None,
 ) -> None:
     """Measure how violently a model's answer can change when its input changes a little.
 
@@ -89,50 +92,60 @@ def audit(
     inputs = read_inputs(data)
     if o.is_endpoint(target):
         features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
-        cost = cost_of(max(1, len(inputs)), queries, features=features, batch=batch or 100, price_per_row=price_per_row)
+        pace = per_second(rate)
+        cost = cost_of(
+            max(1, len(inputs)), queries, features=features, batch=batch or 100, rate=pace, price_per_row=price_per_row
+        )
         if not confirm(cost, yes=yes or resume):
             raise typer.Exit(2)
     with progress_bar() as progress:
-        report = run_audit(
-            target,
-            inputs,
-            out=out,
-            link=cast(Any, link),
-            queries=queries,
-            mode=cast(Any, mode),
-            confidence=confidence,
-            seed=seed,
-            budget=budget,
-            lower=o.number_or_file(lower, "--lower"),
-            upper=o.number_or_file(upper, "--upper"),
-            quantum=o.number_or_file(quantum, "--quantum"),
-            unit=unit,
-            scale=o.scale_choice(scale),
-            frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
-            free=cast(Any, o.names_or_mask(free, "--free")) or (),
-            profile=cast(Any, profile),
-            witness=witness,
-            precision=precision,
-            threshold=threshold,
-            batch=batch,
-            tolerance=tolerance,
-            worst_direction=worst_direction,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            weights=weights,
-            trust_pickle=trust_pickle,
-            device=device,
-            adapter=adapter,
-            input=input,
-            output=o.output_choice(output),
-            hold=o.held(hold),
-            **o.endpoint_options(endpoint, settings, header_env, bearer_env),
-        )
+        try:
+            report = run_audit(
+                target,
+                inputs,
+                out=out,
+                link=cast(Any, link),
+                queries=queries,
+                mode=cast(Any, mode),
+                confidence=confidence,
+                seed=seed,
+                budget=budget,
+                lower=o.number_or_file(lower, "--lower"),
+                upper=o.number_or_file(upper, "--upper"),
+                quantum=o.number_or_file(quantum, "--quantum"),
+                unit=unit,
+                scale=o.scale_choice(scale),
+                frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
+                free=cast(Any, o.names_or_mask(free, "--free")) or (),
+                profile=cast(Any, profile),
+                witness=witness,
+                precision=precision,
+                threshold=threshold,
+                batch=batch,
+                tolerance=tolerance,
+                worst_direction=worst_direction,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                weights=weights,
+                trust_pickle=trust_pickle,
+                device=device,
+                adapter=adapter,
+                input=input,
+                output=o.output_choice(output),
+                hold=o.held(hold),
+                **o.endpoint_options(endpoint, settings, header_env, bearer_env, protocol=protocol, rate=rate),
+            )
+        except RunError as error:
+            if (out / JOURNAL).exists():
+                error.add_note(f"resume with: {o.resume_command()}")
+            raise
     console = Console()
     show_report(console, report)
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
     if report.data["measured"] < report.data["inputs"]:
+        more = " (with a larger --budget)" if budget is not None else ""
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"resume with: {o.resume_command()}{more}", markup=False)
         raise typer.Exit(3)
     if policy is not None and apply_policy(out, policy) != "pass":
         raise typer.Exit(1)

@@ -41,6 +41,7 @@ def inspect(
     settings: o.EndpointSet = None,
     header_env: o.HeaderEnv = None,
     bearer_env: o.BearerEnv = None,
+    protocol: o.Protocol = None,
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare three forms of the Fisher information (differentiable models).")
     ] = False,
@@ -65,7 +66,7 @@ def inspect(
         input=input,
         output=o.output_choice(output),
         hold=o.held(hold),
-        **o.endpoint_options(None, settings, header_env, bearer_env),
+        **o.endpoint_options(None, settings, header_env, bearer_env, protocol=protocol),
     )
     try:
         info = classifier.info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +28,8 @@ __all__ = [
     "Input",
     "LinkName",
     "Output",
+    "Protocol",
+    "Rate",
     "Target",
     "TrustPickle",
     "Weights",
@@ -35,6 +39,7 @@ __all__ = [
     "names_or_mask",
     "number_or_file",
     "output_choice",
+    "resume_command",
     "scale_choice",
 ]
 
@@ -70,6 +75,11 @@ HeaderEnv = Annotated[
     typer.Option("--header-env", help="Secret header from an environment variable: X-API-Key=MY_VARIABLE. Repeatable."),
 ]
 BearerEnv = Annotated[str | None, typer.Option(help="Environment variable that holds a bearer token.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="Endpoint: open_inference, tensorflow_serving, mlflow, label_scores or json; found when left out."),
+]
+Rate = Annotated[str | None, typer.Option(help="Endpoint: most requests a second: 20/s, 100/min, 5000/h.")]
 
 
 def is_endpoint(target: str) -> bool:
@@ -78,13 +88,18 @@ def is_endpoint(target: str) -> bool:
 
 
 def endpoint_options(
-    file: Path | None, settings: list[str] | None, header_env: list[str] | None, bearer_env: str | None
+    file: Path | None,
+    settings: list[str] | None,
+    header_env: list[str] | None,
+    bearer_env: str | None,
+    **named: str | None,
 ) -> dict[str, Any]:
     """The endpoint flags as options of ``open_classifier``; nothing where none was given."""
     out: dict[str, Any] = {}
     for item in settings or []:
         name, value = _pair(item, "--set name=value")
         out[name] = yaml.safe_load(value)
+    out.update({name: value for name, value in named.items() if value is not None})
     if header_env:
         out["header_env"] = dict(_pair(item, "--header-env HEADER=VARIABLE") for item in header_env)
     if bearer_env is not None:
@@ -147,3 +162,9 @@ def number_or_file(text: str | None, flag: str, otherwise: str = "a number") -> 
 def output_choice(text: str | None) -> str | int | None:
     """A position when it is a number, else a name."""
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def resume_command() -> str:
+    """The command line of this process, as it goes on with the run."""
+    kept = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    return shlex.join(["fimaudit", *kept, "--resume"])

@@ -14,7 +14,7 @@ import random
 import re
 import sys
 
-SPOILING = ("garbage", "half", "reset", "nan", "rows", "drip", "503", "429")
+SPOILING = ("garbage", "half", "reset", "nan", "rows", "drip", "503", "429", "502", "504")
 HOSTILE = ("endless", "deep", "bomb", "huge", "digits", "html")
 
 
@@ -38,7 +38,7 @@ class Proxy:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
-        found = re.search(rb"(?i)content-length:\s*(\d+)", head)
+        found = re.search(rb"(?i)\r\ncontent-length:\s*(\d+)", head)
         body = await reader.readexactly(int(found[1])) if found else b""
         if b"/__faults__" in head.split(b"\r\n")[0]:
             if head.startswith(b"POST"):
@@ -57,7 +57,7 @@ class Proxy:
         if kind == "reset":
             writer.transport.abort()
             return False
-        if kind in ("503", "429"):
+        if kind in ("503", "429", "502", "504"):
             extra = b"Retry-After: 0.05\r\n" if kind == "429" else b""
             await self._answer(writer, kind.encode() + b" No", b"text/html", b"<html><title>busy</title></html>", extra)
             return True

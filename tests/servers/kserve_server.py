@@ -32,10 +32,23 @@ class Probabilities(Model):
         rows = np.asarray(get_predict_input(payload), dtype=np.float64)
         if rows.ndim > 2:
             rows = rows.reshape(len(rows), -1)
-        return get_predict_response(payload, self._model.predict_proba(rows), self.name)
+        return get_predict_response(payload, self._answers(rows), self.name)
+
+    def _answers(self, rows):
+        return self._model.predict_proba(rows)
+
+
+class Logits(Probabilities):
+    def _answers(self, rows):
+        scores = self._model.decision_function(rows)
+        return np.stack([-scores / 2, scores / 2], axis=1)
 
 
 if __name__ == "__main__":
     _, port, cancer, digits = sys.argv
-    models = [Probabilities("cancer", cancer, "output-0"), Probabilities("digits", digits, "output-0")]
+    models = [
+        Probabilities("cancer", cancer, "output-0"),
+        Probabilities("digits", digits, "output-0"),
+        Logits("cancer_logits", cancer, "output-0"),
+    ]
     ModelServer(http_port=int(port), enable_grpc=False, workers=1, enable_latency_logging=False).start(models)
