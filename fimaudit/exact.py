@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.carrying import carriers, listed
 from fimaudit.classifier import Classifier, Differentiable
 from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome
@@ -95,7 +96,7 @@ def _block(
             model,
             x[block].astype(model.info.dtype),
             tolerance=tolerance,
-            worst_direction=folder is not None,
+            worst_direction=folder is not None or listed(x[0]),
             seed=seed,
             indices=block,
         )
@@ -114,7 +115,10 @@ def _block(
         if folder is not None and one.direction is not None:
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f"{index:05d}.npy", one.direction)
-        yield Outcome(_sensitivity(index, one, ROUNDING.get(width, 1e-3)), one.passes, 1)
+        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3))
+        if one.direction is not None and listed(x[0]):
+            result = result.model_copy(update={"carried_by": carriers(one.direction, np.arange(x[0].size), None)})
+        yield Outcome(result, one.passes, 1)
 
 
 def _sensitivity(index: int, one: Any, rounding: float) -> Sensitivity:

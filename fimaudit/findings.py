@@ -9,7 +9,7 @@ import numpy as np
 from fimaudit.estimates import Estimate
 from fimaudit.noise import Quality, View
 from fimaudit.profile import OVERSTATES, overstatement
-from fimaudit.results import Interval, Kind, ScaleRung, Sensitivity, Status, Witness
+from fimaudit.results import Carrier, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 from fimaudit.spectrum import Limits
 
 __all__ = ["Outcome", "found", "not_found"]
@@ -29,6 +29,7 @@ class Outcome:
         finite: why the value is one at a finite scale; ``None`` where it is local.
         profile: radius and flips over longer displacements.
         witness: a displacement that changed the decision.
+        carried_by: the features of a table towards the nearest other answer.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Outcome:
     finite: str | None = None
     profile: list[ScaleRung] = field(default_factory=list)
     witness: Witness | None = None
+    carried_by: list[Carrier] = field(default_factory=list)
 
 
 def found(outcome: Outcome, estimate: Estimate, quality: Quality) -> Sensitivity:
@@ -78,6 +80,7 @@ def found(outcome: Outcome, estimate: Estimate, quality: Quality) -> Sensitivity
         margin_radius=radius,
         effective_rank=estimate.trace.value / value if value > 0 else None,
         contrast=estimate.contrast,
+        carried_by=outcome.carried_by,
         flags=flags,
         profile=outcome.profile,
         smallest_radius=smallest if shrinks is not None else None,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.adaptive import decide_threshold, half_width, next_look
+from fimaudit.carrying import MOST_SKETCHED, carriers, listed
 from fimaudit.directions import (
     DisplacedRows,
     OrthonormalRows,
@@ -31,7 +32,7 @@ from fimaudit.own_step import Displacement, choose_displacement
 from fimaudit.pilot import ON_TOP, Steps, choose_steps
 from fimaudit.probes import MAIN, displaced, draw_signs
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
-from fimaudit.results import Sensitivity
+from fimaudit.results import Carrier, Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.spectrum import Limits, spectral_limits
@@ -95,7 +96,12 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
         profile = yield from measure_profile(x, index, space, steps, settings, here, step.rho, local)
     if settings.witness and told.slope is not None:
         witness = yield from find_witness(x, space, told.slope, told.view.top)
-    return found(replace(outcome, profile=profile, witness=witness), estimate, quality)
+    carried: list[Carrier] = []
+    if told.slope is not None and listed(x):
+        drawn = None if told.method.startswith("basis") else told.used - 1
+        orthogonal = told.method == "orthonormal"
+        carried = carriers(told.slope.gradient, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
+    return found(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def _estimate(
     view = here.view(answers)
     estimate = estimate_sketch(view, answers, length, settings.confidence, features)
     slope = None
-    if settings.witness and estimate is not None and estimate.margin is not None:
+    if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
     return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Carrier",
     "Contrast",
     "Interval",
     "Kind",
@@ -58,6 +59,13 @@ class Contrast(_Data):
 
     from_: int = Field(alias="from")
     to: int
+
+
+class Carrier(_Data):
+    """A feature of a table, by position, and its share of the squared gradient towards the nearest other answer."""
+
+    feature: int
+    share: float
 
 
 class ScaleRung(_Data):
@@ -116,6 +124,7 @@ class Sensitivity(_Data):
     margin_radius: Interval = Interval()
     effective_rank: float | None = None
     contrast: Contrast | None = None
+    carried_by: list[Carrier] = []
     flags: list[str] = []
     profile: list[ScaleRung] = []
     smallest_radius: float | None = None

@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fimaudit.results import Contrast, Interval, ScaleRung, Sensitivity, Witness
+from fimaudit.results import Carrier, Contrast, Interval, ScaleRung, Sensitivity, Witness
 
 __all__ = ["INPUTS_FILE", "flat_row", "read_inputs_table", "write_inputs"]
 
 INPUTS_FILE = "inputs.parquet"
 #: Fields with a structure of their own are kept as JSON text.
 NESTED: dict[str, TypeAdapter[Any]] = {
+    "carried_by": TypeAdapter(list[Carrier]),
     "profile": TypeAdapter(list[ScaleRung]),
     "witness": TypeAdapter(Witness | None),
 }

@@ -53,13 +53,14 @@ class Slope:
         free = ~space.frozen.ravel()
         scale = space.scale.ravel()[free]
         total, mean = np.zeros(int(free.sum())), np.zeros(int(free.sum()))
-        for start in range(0, len(rows), BLOCK):
-            stop = min(start + BLOCK, len(rows))
+        asked = len(answers)  # fewer than the rows where asking stopped early
+        for start in range(0, asked, BLOCK):
+            stop = min(start + BLOCK, asked)
             built = rows.build(start, stop).reshape(stop - start, -1)[:, free].astype(np.float64)
             total += odds[start:stop] @ built
             mean += built.sum(axis=0)
-        gradient = (total - odds.sum() * mean / len(rows)) / scale
-        cosine = np.sqrt(len(rows) / (len(rows) + gradient.size))
+        gradient = (total - odds.sum() * mean / asked) / scale
+        cosine = np.sqrt(asked / (asked + gradient.size))
         return cls(gradient, float(margin.radius.value / cosine))
 
 
