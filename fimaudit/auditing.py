@@ -14,25 +14,30 @@ from numpy.typing import ArrayLike, NDArray
 
 from fimaudit import facts
 from fimaudit.classifier import Classifier, open_classifier
-from fimaudit.counterexamples import gather_witnesses
+from fimaudit.columns import Columns
 from fimaudit.domain import InputDomain
-from fimaudit.errors import DataError, ModelFailure, UsageError
+from fimaudit.engines.choice import EngineName, choose_engine
+from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.exact import DIRECTIONS_FOLDER, choose_mode
 from fimaudit.journal import REPORT, Journal
+from fimaudit.keeping import MOST_INLINE
 from fimaudit.links import Link
 from fimaudit.report import keep_shown, render
+from fimaudit.report.shown import MOST_SHOWN
 from fimaudit.results import Report, Sensitivity, StepReport
 from fimaudit.running import Derivatives, Progress, Run, Task
 from fimaudit.settings import ProfileChoice, Settings
-from fimaudit.sources import Inputs, check_inputs, read_inputs
+from fimaudit.sources import Inputs
+from fimaudit.streams import Stream
+from fimaudit.subject import as_data, open_subject
 from fimaudit.summary import summarise
-from fimaudit.tables import INPUTS_FILE, write_inputs
+from fimaudit.tables import INPUTS_FILE
 
 __all__ = ["Progress", "audit", "sensitivity"]
 
 Mode = Literal["auto", "black-box", "white-box"]
-#: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
-MOST_INLINE = 10_000
+#: Most sensitive inputs that the page and the terminal show.
+SHOWN = 100
 
 
 def sensitivity(
@@ -82,7 +87,7 @@ def sensitivity(
 
 def audit(
     model: object,
-    x: ArrayLike | Inputs | str | Path,
+    x: ArrayLike | Inputs | Stream | str | Path,
     *,
     y: ArrayLike | None = None,
     group: ArrayLike | None = None,
@@ -110,6 +115,11 @@ def audit(
     worst_direction: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    max_failures: int | None = None,
+    engine: EngineName = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
@@ -117,7 +127,7 @@ def audit(
 
     Args:
         model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
-        x: (n, \\*shape) inputs, or a data file.
+        x: (n, \\*shape) inputs, or a data file, a folder, a glob or a URL (``fimaudit.streams.open_data``).
         y: (n,) labels; group: (n,) group names.
         out: run folder for ``report.json`` and ``inputs.parquet``; finished inputs are kept there as they come.
         link: what turns the model's output into probabilities.
@@ -136,6 +146,11 @@ def audit(
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
         resume: go on with the run in ``out``; overwrite: replace it.
+        max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
+        engine: ``local`` measures in this process, ``ray`` on the processes of a cluster; the numbers are the same.
+        address: of the cluster, ``auto`` or ``host:port``; one is started here when left out.
+        workers: processes with a model each; as many as fit when left out. gpus_per_worker: what each takes; one where
+            there are any.
         progress: called as rows are answered.
         **options: passed to ``open_classifier``.
 
@@ -155,66 +170,74 @@ def audit(
         precision=precision,
         threshold=threshold,
     )
-    domain = domain or InputDomain(lower, upper, quantum, frozen, scale, unit)
-    inputs = _inputs(x, y, group)
-    if inputs.names is not None:
-        domain = domain.for_table(inputs.names, inputs.whole, free)
+    if max_failures is not None and max_failures < 0:
+        raise UsageError(f"expected a number of failures to allow of 0 or more, got {max_failures}")
     opened = not isinstance(model, Classifier)
     if batch is not None and isinstance(model, str) and "://" in model:
         options.setdefault("batch", batch)  # an endpoint fixes its requests when it is opened
-    classifier = open_classifier(model, link, **options)
+    classifier: Classifier | None = None
     journal: Journal | None = None
     run: Run | None = None
+    where = choose_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     try:
-        inputs = check_inputs(inputs, classifier.info.input_shape)
-        domain = domain.with_defaults(classifier.info.details.get("domain"))
-        space = domain.resolve(inputs.x, classifier.info.dtype)
-        admitted = space.admit(inputs.x)
-        method, hindrance = choose_mode(mode, classifier, admitted, space)
-        identity = facts.identity(classifier, inputs, space, settings, link, method)
+        data = as_data(x, y, group, where.counter)
+        domain = domain or InputDomain(lower, upper, quantum, frozen, scale, unit)
+        classifier = open_classifier(model, link, **options)
+        subject = open_subject(data, classifier.info, domain, free)
+        method, hindrance = choose_mode(mode, classifier, subject.x, subject.space)
+        remote = where.engine(model, link, options, batch, worst_direction=worst_direction and method == "white-box")
+        identity = facts.identity(classifier, subject.data, subject.space, settings, link, method)
         if out is not None:
             journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
         directions = Path(out) / DIRECTIONS_FOLDER if out is not None and worst_direction else None
         exact = Derivatives(tolerance, directions) if method == "white-box" else None
-        task = Task(inputs, admitted, space, settings, exact)
-        run = Run(classifier, task, budget=budget, batch=batch, journal=journal, progress=progress)
-        results, steps, preflight = run.go()
-        if journal is not None:
-            journal.begin()
+        task = Task(subject.source, subject.x, subject.numbers, subject.space, settings, exact)
+        run = Run(
+            classifier,
+            task,
+            budget=budget,
+            batch=batch,
+            journal=journal,
+            progress=progress,
+            parts=isinstance(data, Stream) or len(subject) > MOST_INLINE,
+            most_failures=max_failures,
+            engine=remote,
+        )
+        steps, preflight = run.go()
+        results = run.finish(SHOWN)
         report = Report(
             model={**facts.model_facts(classifier, preflight), **run.facts()},
-            data=facts.data_facts(inputs, len(results)),
-            domain=facts.domain_facts(space),
+            data=facts.data_facts(subject.data, subject.reference, len(results.columns)),
+            domain=facts.domain_facts(subject.space),
             settings=facts.settings_facts(settings, link, method, budget),
-            environment=facts.environment(started, time.perf_counter() - clock),
+            environment=facts.environment(started, time.perf_counter() - clock, where.facts()),
             step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
-            summary=summarise(results, confidence, run.usage.rows, run.usage.requests),
-            groups=_groups(results, confidence),
+            summary=summarise(results.columns, confidence, run.usage.rows, run.usage.requests),
+            groups=_groups(results.columns, confidence),
             warnings=[
                 *classifier.info.notes,
                 *(preflight.warnings() if preflight else []),
                 *run.warnings(),
                 *([hindrance] if hindrance else []),
-                *facts.doubts(inputs, space, domain, steps),
+                *facts.doubts(subject.reference, subject.space, subject.domain, steps),
             ],
-            inputs=results if len(results) <= MOST_INLINE else [],
+            inputs=results.inputs,
             inputs_file=INPUTS_FILE if out is not None else None,
         )
         if out is not None:
-            gather_witnesses(Path(out), results)
-            write_inputs(Path(out) / INPUTS_FILE, results)
             _replace(Path(out) / REPORT, report.to_json())
-            keep_shown(out, inputs.x, results)
+            keep_shown(out, subject.arrays(results.worst[:MOST_SHOWN]), results.worst)
             render(out)
     finally:
         if run is not None:
             run.close()
         if journal is not None:
             journal.close()
-        if opened:
+        if opened and classifier is not None:
             classifier.close()
-    if results and all(s.status == "failed" for s in results):
-        raise ModelFailure(f"no input could be measured; the first failed with: {results[0].reason}")
+        where.close()
+    if results.first_reason is not None:
+        raise ModelFailure(f"no input could be measured; the first failed with: {results.first_reason}")
     return report
 
 
@@ -236,23 +259,9 @@ def _positive(value: float | None, name: str) -> float | None:
     return value
 
 
-def _inputs(x: Any, y: ArrayLike | None, group: ArrayLike | None) -> Inputs:
-    if isinstance(x, Inputs):
-        return x
-    if isinstance(x, str | Path):
-        return read_inputs(x)
-    try:
-        array = np.asarray(x)
-    except ValueError as exc:
-        raise DataError(f"expected x as one array (inputs, *shape), got inputs of different shapes: {exc}") from exc
-    labels = None if y is None else np.asarray(y)
-    return Inputs(array, labels, None if group is None else np.asarray(group))
-
-
-def _groups(results: list[Sensitivity], confidence: float) -> dict[str, Any]:
-    names = sorted({s.group for s in results if s.group is not None})
-    members = {name: [s for s in results if s.group == name] for name in names}
-    return {name: summarise(of, confidence, sum(s.queries for s in of), 0) for name, of in members.items()}
+def _groups(columns: Columns, confidence: float) -> dict[str, Any]:
+    members = {name: columns.where(columns.group == number) for number, name in enumerate(columns.groups)}
+    return {name: summarise(of, confidence, int(of.queries.sum()), 0) for name, of in members.items()}
 
 
 def _replace(path: Path, text: str) -> None:

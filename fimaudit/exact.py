@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from fimaudit.errors import BudgetExhausted, FimauditError, TargetError
 from fimaudit.meter import Meter
 from fimaudit.results import Contrast, Interval, Sensitivity
 
-__all__ = ["DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
+__all__ = ["BLOCK", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
 
 DIRECTIONS_FOLDER = "directions"
 #: Inputs linearised together; kept together too, so that a resumed run goes on at such a block.
@@ -67,8 +68,8 @@ def exact_inputs(
     """Measure inputs by derivatives, in blocks fixed by index.
 
     Args:
-        indices: the inputs to measure.
-        x: (n, \\*shape) all inputs.
+        indices: the inputs to measure, rising.
+        x: (n, \\*shape) these inputs.
         meter: counts forward and backward passes, one row each.
         tolerance: relative residual at which an iteration stops.
         seed: of an iteration's start and of trace estimates.
@@ -77,11 +78,9 @@ def exact_inputs(
     Raises:
         BudgetExhausted: the budget does not allow the next block.
     """
-    blocks: dict[int, list[int]] = {}
-    for index in indices:
-        blocks.setdefault(index // BLOCK, []).append(index)
-    for block in blocks.values():
-        yield from _block(block, x, meter, tolerance, seed, worst_directions)
+    for _, members in groupby(enumerate(indices), key=lambda pair: pair[1] // BLOCK):
+        places, block = zip(*members, strict=True)
+        yield from _block(list(block), x[list(places)], meter, tolerance, seed, worst_directions)
 
 
 def _block(
@@ -94,7 +93,7 @@ def _block(
     try:
         found = measure(
             model,
-            x[block].astype(model.info.dtype),
+            x.astype(model.info.dtype),
             tolerance=tolerance,
             worst_direction=folder is not None or listed(x[0]),
             seed=seed,
@@ -104,14 +103,14 @@ def _block(
         raise
     except FimauditError as error:
         if len(block) > 1:  # find the input that fails
-            for index in block:
-                yield from _block([index], x, meter, tolerance, seed, folder)
+            for place, index in enumerate(block):
+                yield from _block([index], x[place : place + 1], meter, tolerance, seed, folder)
             return
         yield Outcome(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
         return
     for index, one in zip(block, found, strict=True):
         ticket = meter.reserve(one.passes)
-        meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[index].nbytes)
+        meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[0].nbytes)
         if folder is not None and one.direction is not None:
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f"{index:05d}.npy", one.direction)

@@ -19,6 +19,7 @@ from fimaudit.measurement import Settings
 from fimaudit.pilot import Steps
 from fimaudit.preflight import Preflight
 from fimaudit.sources import Inputs
+from fimaudit.streams import Stream
 
 __all__ = ["data_facts", "domain_facts", "doubts", "environment", "identity", "model_facts", "settings_facts"]
 
@@ -40,15 +41,24 @@ def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str
     }
 
 
-def data_facts(inputs: Inputs, measured: int) -> dict[str, Any]:
-    """Where the inputs came from and what they are."""
+def data_facts(data: Inputs | Stream, reference: Inputs, measured: int) -> dict[str, Any]:
+    """Where the inputs came from and what they are.
+
+    Args:
+        data: the whole of them.
+        reference: in memory: all, or those that stand for a stream.
+        measured: how many have a result.
+    """
+    inputs, streamed = reference, isinstance(data, Stream)
     return {
-        "source": inputs.source,
-        "inputs": len(inputs),
+        "source": data.source,
+        "inputs": len(data),
         "measured": measured,
         "shape": list(inputs.x.shape[1:]),
         "dtype": str(inputs.x.dtype),
-        "sha256": inputs.fingerprint(),
+        "sha256": _fingerprint(data),
+        "files": len(data.shards) if isinstance(data, Stream) else None,
+        "reference_inputs": len(reference) if streamed else None,
         "labels": inputs.y is not None,
         "groups": inputs.group is not None,
         "feature_names": None if inputs.names is None else list(inputs.names),
@@ -84,12 +94,13 @@ def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None
     }
 
 
-def environment(started: datetime, seconds: float) -> dict[str, Any]:
-    """Machine, versions, and times; the only part of a report that differs between equal runs."""
+def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Machine, versions, engine and times; the only part of a report that differs between equal runs."""
     return {
         "fimaudit": version("fimaudit"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "engine": dict(engine),
         "packages": dict(_versions()),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,18 +109,23 @@ def environment(started: datetime, seconds: float) -> dict[str, Any]:
 
 
 def identity(
-    classifier: Classifier, inputs: Inputs, space: Space, settings: Settings, link: Link, mode: str
+    classifier: Classifier, data: Inputs | Stream, space: Space, settings: Settings, link: Link, mode: str
 ) -> Mapping[str, Any]:
     """What makes two runs the same; compared when a run is resumed."""
     info = classifier.info
     return {
         "model": info.details.get("sha256") or info.name,
-        "data": inputs.fingerprint(),
-        "labels and groups": inputs.annotations(),
+        "data": _fingerprint(data),
+        "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
         "domain": domain_facts(space),
         "settings": settings_facts(settings, link, mode, None),
         "fimaudit": version("fimaudit"),
     }
+
+
+def _fingerprint(data: Inputs | Stream) -> str:
+    """SHA-256 of the numbers, or of a stream's list of files: reading them all twice would cost too much."""
+    return data.fingerprint() if isinstance(data, Inputs) else data.manifest()
 
 
 def doubts(inputs: Inputs, space: Space, domain: InputDomain, steps: Steps | None) -> list[str]:

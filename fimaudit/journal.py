@@ -27,7 +27,7 @@ FILES = (
     "witness.npz",
 )  # fmt: skip
 #: And the folders, once an input was measured.
-FOLDERS = ("witness", "directions")
+FOLDERS = ("parts", "witness", "directions")
 
 
 class Journal:
@@ -43,6 +43,7 @@ class Journal:
     Attributes:
         steps: the pilot's outcome, once it is kept.
         done: each finished input with the rows and calls that it took.
+        parts: how many parts were kept, where results do not go into the journal.
         asked: rows and calls of the whole run so far, those of an input that a kill cut off included.
 
     Raises:
@@ -54,6 +55,7 @@ class Journal:
         self.steps: dict[str, Any] | None = None
         self.done: dict[int, tuple[Sensitivity, int, int]] = {}
         self.asked = Usage()
+        self.parts = 0
         self._path = folder / JOURNAL
         self._identity = dict(identity)
         self._file: IO[str] | None = None
@@ -102,6 +104,18 @@ class Journal:
         if self._aside.exists():
             remove(self.folder, [ASIDE])
 
+    def keep_part(self, inputs: int) -> None:
+        """Note that a part of so many finished inputs is on disk (``parts``)."""
+        self.parts += 1
+        self._write({"part": inputs})
+        if self._aside.exists():
+            remove(self.folder, [ASIDE])
+
+    def count_all(self, asked: Usage) -> None:
+        """Take over what has been asked so far, where calls are counted elsewhere: by the workers of a cluster."""
+        self.asked = Usage(asked.rows, asked.requests)
+        self._write_asked()
+
     def count(self, rows: int) -> None:
         """Count a call before it is made; kept at once, where the run has come so far that it can be resumed."""
         self.asked.rows += rows
@@ -123,7 +137,7 @@ class Journal:
         """Take back what ``begin`` made and put back what it moved: the run was refused before anything was measured."""
         begun = self._file is not None
         self.close()
-        if not begun or self._goes_on or self.done:
+        if not begun or self._goes_on or self.done or self.parts:
             return
         remove(self.folder, FILES)
         put_back(self.folder, FILES)
@@ -165,7 +179,7 @@ class Journal:
         if self._path.exists():
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 lock(file, self.folder)
-                measured = any('"input": ' in line for line in file)
+                measured = any('"input": ' in line or '"part": ' in line for line in file)
         if self._aside.exists() and not measured:
             remove(self.folder, FILES)
             return
@@ -208,6 +222,8 @@ class Journal:
             for line in lines[1:]:
                 if "steps" in line:
                     self.steps = line["steps"]
+                elif "part" in line:
+                    self.parts += 1
                 elif "asked" in line:
                     self.asked = Usage(*(int(n) for n in line["asked"]))
                 else:

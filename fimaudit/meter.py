@@ -15,7 +15,7 @@ from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
 from fimaudit.directions import DisplacedRows, JoinedRows, Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 
-__all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage"]
+__all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
 
 #: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
 BATCH_BYTES = 16 * 2**20
@@ -214,11 +214,9 @@ class Meter:
     def reserve(self, rows: int, key: bytes = b"") -> int:
         """See ``Lease``."""
         with self._lock:
-            if self.budget is not None and self.usage.rows + rows > self.budget:
-                raise BudgetExhausted(
-                    f"the budget of {self.budget} rows is spent: {self.usage.rows} were sent and the next call "
-                    f"needs {rows}; go on with --resume and a larger --budget"
-                )
+            refused = over_budget(self.budget, self.usage.rows, rows)
+            if refused is not None:
+                raise BudgetExhausted(refused)
             ticket = self._ledger.reserve(rows, key) if self._ledger is not None else 0
             self.usage.rows += rows
             self.usage.requests += 1
@@ -319,6 +317,16 @@ class Meter:
         if not np.isfinite(array).all():
             raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
         return array
+
+
+def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
+    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them."""
+    if budget is None or sent + rows <= budget:
+        return None
+    return (
+        f"the budget of {budget} rows is spent: {sent} were sent and the next call needs {rows}; "
+        "go on with --resume and a larger --budget"
+    )
 
 
 def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, NetworkClassifier
-from fimaudit.counterexamples import keep_witness
 from fimaudit.domain import Space
-from fimaudit.engines.local import Outcome, block_size, converse, run_inputs
-from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError, UsageError
-from fimaudit.exact import exact_inputs
+from fimaudit.engines.local import Outcome, converse
+from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
+from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
 from fimaudit.journal import LEDGER, Journal, Tally
+from fimaudit.keeping import Finished, Kept, Listed, Sharded
 from fimaudit.ledger import RequestLedger, open_ledger
-from fimaudit.measurement import measure
-from fimaudit.meter import Meter, Usage
+from fimaudit.meter import Ledger, Meter, Usage
+from fimaudit.parts import Part
 from fimaudit.pilot import Steps, choose_steps
 from fimaudit.preflight import Preflight, look
-from fimaudit.results import Sensitivity
 from fimaudit.sentinels import Sentinels
 from fimaudit.serverside import detect_preprocessing
 from fimaudit.settings import Settings
-from fimaudit.sources import Inputs
+from fimaudit.sources import Source
 
-__all__ = ["Derivatives", "Progress", "Run", "Task"]
+__all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
 
 #: Called with (rows done, rows expected, inputs done, inputs).
 Progress = Callable[[int, int, int, int], None]
@@ -37,12 +36,19 @@ Progress = Callable[[int, int, int, int], None]
 IMAGE_PIXELS = 4
 
 
-@dataclass(frozen=True)
-class Derivatives:
-    """How derivatives are used: residual at which an iteration stops, and where worst directions go."""
+class RemoteEngine(Engine, Protocol):
+    """An engine whose workers are other processes, with what they share."""
 
-    tolerance: float = 1e-4
-    directions: Path | None = None
+    def prepare(self, model: Classifier, budget: int | None, spent: Usage, ledger: tuple[str, str] | None) -> Ledger:
+        """Open what the workers share, and return it for this process's meter.
+
+        Args:
+            model: as opened here.
+            budget: most rows in all.
+            spent: what earlier processes of the run asked.
+            ledger: path and fingerprint of an endpoint's ledger.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,30 +56,35 @@ class Task:
     """What is measured.
 
     Attributes:
-        inputs: as given, with labels and groups.
-        x: (n, \\*shape) the inputs as admitted by the domain.
+        source: all inputs, as admitted by the domain where they are in memory.
+        x: (m, \\*shape) inputs that stand for all of them in the pilot: all that are in memory, a sample of a stream.
+        numbers: (m,) their positions in the data.
         space: the domain.
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
     """
 
-    inputs: Inputs
+    source: Source
     x: NDArray[Any]
+    numbers: NDArray[np.int64]
     space: Space
     settings: Settings
     exact: Derivatives | None = None
 
 
 class Run:
-    """Measures a task's inputs through one meter; finished inputs go to the journal at once.
+    """Measures a task's inputs through one meter; finished inputs are kept at once.
 
     Args:
         classifier: the model.
         task: what to measure.
         budget: most rows in all, ``None`` for no limit.
         batch: rows a call.
-        journal: keeps finished inputs, and beside it an endpoint's ledger; ``None`` keeps nothing.
+        journal: of the run folder, where an endpoint's ledger lies too; ``None`` keeps nothing.
         progress: called as rows are answered.
+        parts: keep results in parts on disk rather than in memory.
+        most_failures: stop when more inputs than this have failed; ``None`` goes on.
+        engine: where inputs are measured, this process when left out; preflight, pilot and sentinels are always here.
     """
 
     def __init__(
@@ -85,15 +96,32 @@ class Run:
         batch: int | None,
         journal: Journal | None,
         progress: Progress | None,
+        parts: bool = False,
+        most_failures: int | None = None,
+        engine: RemoteEngine | None = None,
     ) -> None:
         self._task, self._journal, self._progress = task, journal, progress
-        self._done = dict(journal.done) if journal is not None else {}
+        self._budget, self._most_failures = budget, most_failures
         self._start = dict(journal.steps) if journal is not None and journal.steps else None
-        network = isinstance(classifier, NetworkClassifier)
-        self._ledger = _opened(classifier, journal) if network and journal is not None else None
-        tally = Tally(journal) if not network and journal is not None else None
-        self._meter = Meter(classifier, budget=budget, batch=batch, ledger=self._ledger or tally, on_rows=self._tell)
-        self._sentinels = Sentinels(task.x.astype(task.space.dtype), self._meter) if network else None
+        self._network = isinstance(classifier, NetworkClassifier)
+        self._ledger = _opened(classifier, journal) if self._network and journal is not None else None
+        self._counts: Ledger | None = self._ledger or (None if journal is None else Tally(journal))
+        if engine is not None:
+            place = None
+            if self._ledger is not None:
+                place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
+                self.close()  # one process at a time, and now it is the one that the workers share
+            spent = Usage() if journal is None else journal.asked
+            self._counts = engine.prepare(classifier, budget, spent, place)
+        own = None if engine is not None else budget
+        self._meter = Meter(classifier, budget=own, batch=batch, ledger=self._counts, on_rows=self._tell)
+        self._engine: Engine = engine or LocalEngine(self._meter)
+        self._remote = engine is not None
+        fed = task.x.astype(task.space.dtype)
+        self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
+        self._kept: Kept = (
+            Sharded(len(task.source), journal) if parts and journal is not None else Listed(len(task.source), journal)
+        )
         self._notes: list[str] = []
         self.exhausted: str | None = None
 
@@ -102,32 +130,47 @@ class Run:
         """Rows and calls of the whole run, earlier processes included."""
         return self._meter.usage
 
-    def go(self) -> tuple[list[Sensitivity], Steps | None, Preflight | None]:
-        """Measure what is missing and return everything in the order of the inputs."""
+    def go(self) -> tuple[Steps | None, Preflight | None]:
+        """Measure what is missing; the results are handed over by ``finish``."""
         steps: Steps | None = None
         preflight: Preflight | None = None
         try:
             preflight, steps = self._begin()
-            missing = self._missing()
-            for outcome in self._outcomes(missing, steps):
-                self._keep(outcome)
-                if self._sentinels is not None and self._sentinels.due():
-                    self._sentinels.check(sorted(self._done))
-            if self._sentinels is not None and missing:
-                self._sentinels.check(sorted(self._done))
+            missing = self._missing(steps)
+            self._check_failures()
+            with closing(self._engine.run(missing, self._work(steps))) as items:
+                for item in items:
+                    self._keep(item)
+                    self._check_failures()
+                    if self._sentinels is not None and self._sentinels.due():
+                        self._check_sentinels()
+            if self._sentinels is not None and len(missing):
+                self._check_sentinels()
         except BudgetExhausted as exc:
             self.exhausted = str(exc)
         except ModelFailure as exc:
-            if not self._done:
+            if not self._kept.count:
                 aside = self._journal.replaced if self._journal is not None else None
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
-            self.exhausted = f"{exc}; go on with --resume"
+            said = str(exc)
+            self.exhausted = said if "--resume" in said else f"{said}; go on with --resume"
         except UsageError:
             self.close()
             if self._journal is not None:
                 self._journal.discard()
             raise
-        return self._finished(), steps, preflight
+        finally:
+            self._kept.flush()
+        return steps, preflight
+
+    def finish(self, most: int) -> Finished:
+        """All results, in the order of the inputs; those measured since the last good sentinel carry a flag.
+
+        Args:
+            most: of the most sensitive inputs wanted.
+        """
+        drifts = self._sentinels.drifts if self._sentinels is not None else []
+        return self._kept.finish({i for drift in drifts for i in drift.inputs}, most)
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
@@ -135,7 +178,7 @@ class Run:
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
         if self.exhausted is not None:
-            out.append(f"{len(self._done)} of {len(self._task.x)} inputs were measured: {self.exhausted}")
+            out.append(f"{self._kept.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -165,6 +208,8 @@ class Run:
             if task.exact is None:
                 quality = preflight.quality(self._meter.model.info.details.get("top_k"))
                 steps = converse(choose_steps(task.x, task.space, task.settings, quality), self._meter)
+                # Pilot rows are shared out over all inputs, not over those that stood for them.
+                steps = replace(steps, share=-(-steps.share * len(task.x) // len(task.source)))
         except ModelFailure as exc:
             if self._sentinels is not None:
                 raise
@@ -185,71 +230,55 @@ class Run:
         found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
         return found.warnings()
 
-    def _outcomes(self, missing: list[int], steps: Steps | None) -> Iterator[Outcome]:
+    def _work(self, steps: Steps | None) -> Work:
         task = self._task
-        if task.exact is not None or steps is None:
-            exact = task.exact or Derivatives()
-            return exact_inputs(
-                missing,
-                task.x,
-                self._meter,
-                tolerance=exact.tolerance,
-                seed=task.settings.seed,
-                worst_directions=exact.directions,
-            )
-        return run_inputs(
-            missing,
-            lambda i: measure(task.x[i], i, task.space, steps, task.settings),
-            self._failed,
-            self._meter,
-            self._block,
-        )
+        return Work(task.source, task.space, task.settings, steps, task.exact, self._budget)
 
-    @property
-    def _block(self) -> int:
-        row = self._task.x[0].size * np.dtype(self._task.space.dtype).itemsize
-        return block_size(self._meter.model, row * self._task.settings.queries, self._meter.budget)
-
-    def _missing(self) -> list[int]:
+    def _missing(self, steps: Steps | None) -> NDArray[np.int64]:
         """Inputs to measure, in whole blocks: half a block would be other calls than before."""
-        open_blocks = {i // self._block for i in range(len(self._task.x)) if i not in self._done}
-        return [i for i in range(len(self._task.x)) if i // self._block in open_blocks]
+        done = self._kept.done
+        block = self._work(steps).block(self._meter.model)
+        starts = np.arange(0, len(done), block)
+        whole = np.logical_and.reduceat(done, starts) if len(done) else done
+        return np.flatnonzero(~np.repeat(whole, np.diff(np.append(starts, len(done)))))
 
-    def _keep(self, outcome: Outcome) -> None:
-        y, group, index = self._task.inputs.y, self._task.inputs.group, outcome.result.index
-        result = outcome.result.model_copy(
-            update={
-                "label": None if y is None else int(y[index]),
-                "group": None if group is None else str(group[index]),
-            }
-        )
-        self._done[index] = (result, outcome.rows, outcome.requests)
-        if self._journal is not None:
-            keep_witness(self._journal.folder, result)
-            self._journal.keep(result, outcome.rows, outcome.requests)
+    def _keep(self, item: Outcome | Part) -> None:
+        self._kept.add(item)
+        if self._remote and self._counts is not None:
+            self._meter.usage = self._counts.usage()
+            if self._journal is not None:
+                self._journal.count_all(self._meter.usage)
         self._tell(0)
 
-    def _finished(self) -> list[Sensitivity]:
-        """All results in order; those measured since the last good sentinel carry a flag."""
-        drifted = {i for drift in self._sentinels.drifts for i in drift.inputs} if self._sentinels is not None else set()
-        results = [self._done[i][0] for i in sorted(self._done)]
-        return [s.model_copy(update={"flags": [*s.flags, "drift"]}) if s.index in drifted else s for s in results]
+    def _check_failures(self) -> None:
+        most, failed = self._most_failures, self._kept.failed
+        if most is not None and failed > most:
+            raise ModelFailure(
+                f"{failed} inputs failed, more than the {most} that --max-failures allows; "
+                "see their reasons, then go on with --resume and a larger --max-failures"
+            )
 
-    def _failed(self, index: int, error: FimauditError) -> Sensitivity:
-        return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+    def _check_sentinels(self) -> None:
+        assert self._sentinels is not None
+        self._kept.flush()
+        self._sentinels.check(np.flatnonzero(self._kept.done).tolist())
 
     def _tell(self, _rows: int) -> None:
         if self._progress is not None:
-            expected = len(self._task.x) * self._task.settings.queries
-            self._progress(self._meter.usage.rows, expected, len(self._done), len(self._task.x))
+            inputs = len(self._task.source)
+            self._progress(self._meter.usage.rows, inputs * self._task.settings.queries, self._kept.count, inputs)
+
+
+def fingerprint_of(classifier: Classifier) -> str:
+    """What an endpoint's ledger is tied to."""
+    return str(classifier.info.details.get("fingerprint", classifier.info.name))
 
 
 def _opened(classifier: Classifier, journal: Journal) -> RequestLedger:
     """The ledger beside the journal; where it cannot be had, the run folder is as it was."""
-    fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
     try:
         journal.begin()
-        return open_ledger(journal.folder / LEDGER, fingerprint, resume=journal.goes_on)
+        return open_ledger(journal.folder / LEDGER, fingerprint_of(classifier), resume=journal.goes_on)
     except UsageError:
         journal.discard()
         raise

@@ -98,6 +98,7 @@ class Sentinels:
         meter: the door to the endpoint; the reference is kept in its ledger.
         count: how many inputs to ask again.
         every: rows between two checks.
+        numbers: positions of ``x`` in the data, where it is a part of it.
 
     Use::
 
@@ -108,9 +109,18 @@ class Sentinels:
         drift = sentinels.check(measured)       # at the end
     """
 
-    def __init__(self, x: NDArray[Any], meter: Meter, *, count: int = 4, every: int = 1000) -> None:
-        self.indices = chosen_sentinels(len(x), count)
-        self._rows, self._meter, self._every = np.asarray(x)[self.indices], meter, every
+    def __init__(
+        self,
+        x: NDArray[Any],
+        meter: Meter,
+        *,
+        count: int = 4,
+        every: int = 1000,
+        numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        chosen = chosen_sentinels(len(x), count)
+        self.indices = chosen if numbers is None else [int(i) for i in numbers[chosen]]
+        self._rows, self._meter, self._every = np.asarray(x)[chosen], meter, every
         self._reference: Array | None = None
         self.tolerance = FLOOR
         self.noise = 0.0

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError
 
-__all__ = ["Inputs", "check_inputs", "read_inputs"]
+__all__ = ["Inputs", "Row", "Source", "check_inputs", "read_inputs"]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input as read: its array, or why there is none."""
+
+    x: NDArray[Any] | None
+    y: int | None = None
+    group: str | None = None
+    reason: str | None = None
+
+
+class Source(Protocol):
+    """Inputs 0 to n - 1, read a few at a time; pickles, so that other processes can read them too."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Row]:
+        """The inputs at ``indices``, in their order; rising ones are read fastest."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,12 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Row]:
+        """See ``Source``."""
+        for i in indices:
+            y = None if self.y is None else int(self.y[i])
+            yield Row(self.x[i], y, None if self.group is None else str(self.group[i]))
 
     def fingerprint(self) -> str:
         """SHA-256 over shape, dtype and bytes of the inputs."""

@@ -2,76 +2,62 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from fimaudit.columns import Columns, Limits
+from fimaudit.restated import restated, spread_of_logs
 from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
-from fimaudit.spectrum import LEARNING, energy_quantile, upper_factor
 
 __all__ = ["population_ranks", "summarise"]
 
 Array = NDArray[np.float64]
 
-QUANTITIES: dict[str, Callable[[Sensitivity], Interval]] = {
-    "spectral_norm": lambda s: s.spectral_norm,
-    "peak_spectral_norm": lambda s: s.peak_spectral_norm,
-    "margin_radius": lambda s: s.margin_radius,
-}
 #: Where a value could not be measured: a norm is then too small to be seen, a radius too large.
 UNKNOWN = {"spectral_norm": -np.inf, "peak_spectral_norm": -np.inf, "margin_radius": np.inf}
 
 
-def summarise(inputs: Sequence[Sensitivity], confidence: float, queries: int, requests: int) -> Summary:
+def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, queries: int, requests: int) -> Summary:
     """Summary of the measured inputs; failed ones are counted, not averaged.
 
     Args:
-        inputs: the audit's inputs.
+        inputs: the audit's inputs, as results or, where there are many, as columns.
         confidence: of each interval.
         queries, requests: rows and calls of the whole run, pilot included.
     """
-    measured = [s for s in inputs if s.status != "failed"]
-    these = {name: _these(measured, pick, UNKNOWN[name], confidence) for name, pick in QUANTITIES.items()}
-    population = {name: _population(measured, pick, UNKNOWN[name], confidence) for name, pick in QUANTITIES.items()}
+    table = inputs if isinstance(inputs, Columns) else Columns.of(inputs)
+    measured = table.where(table.status != "failed")
+    these = {name: _these(measured, name, confidence) for name in UNKNOWN}
+    population = {name: _population(measured, name, confidence) for name in UNKNOWN}
+    statuses, counts = np.unique(table.status, return_counts=True)
     return Summary(
         **these,
         population=population,
-        statuses=dict(sorted(Counter(s.status for s in inputs).items())),
+        statuses=dict(zip(statuses.tolist(), counts.tolist(), strict=True)),
         queries=queries,
         requests=requests,
     )
 
 
-def _columns(inputs: Sequence[Sensitivity], pick: Callable[[Sensitivity], Interval]) -> tuple[Array, Array, Array]:
-    """Values (NaN unmeasured), lower limits (0 unknown) and upper limits (inf unknown)."""
-    cells = [pick(s) for s in inputs]
-    value = np.array([np.nan if c.value is None else c.value for c in cells])
-    lower = np.array([0.0 if c.lower is None else c.lower for c in cells])
-    upper = np.array([np.inf if c.upper is None else c.upper for c in cells])
-    return value, lower, upper
-
-
-def _these(
-    inputs: Sequence[Sensitivity], pick: Callable[[Sensitivity], Interval], unknown: float, confidence: float
-) -> Quantiles:
+def _these(inputs: Columns, name: str, confidence: float) -> Quantiles:
     """[Q_p(lower_i), Q_p(upper_i)], in the tails from stricter limits; point values there corrected for noise."""
-    if not inputs:
+    if not len(inputs):
         return Quantiles()
-    value, lower, upper = _columns(inputs, pick)
+    quantity, unknown = inputs.limits[name], UNKNOWN[name]
+    value, lower, upper = quantity.value, quantity.lower, quantity.upper
     if not np.isfinite(value).any():
         return Quantiles(max=_cell(np.nan, 0.0, float(upper.max())))
 
     norm, tail = unknown < 0, (1.0 - confidence) / 2
-    shrunk = _without_noise(inputs, (value, lower, upper), confidence, norm)
-    middle = _quantile(value, 0.5, unknown)
+    shrunk = _without_noise(quantity, inputs.contrasts, confidence, norm)
+    middle, counts = _quantile(value, 0.5, unknown), inputs.contrasts
 
     def at(p: float, values: Array) -> Interval:
-        low = lower * _stricter(inputs, tail, _level(len(inputs), p, tail), norm, above=False)
-        with np.errstate(divide="ignore"):
-            high = upper / _stricter(inputs, tail, _level(len(inputs), 1.0 - p, tail), norm, above=True)
+        low = lower * restated(counts, tail, _level(len(inputs), p, tail), norm=norm, above=False)
+        high = upper * restated(counts, tail, _level(len(inputs), 1.0 - p, tail), norm=norm, above=True)
         return _cell(_beside(values, p, unknown, middle), _quantile(low, p, 0.0), _quantile(high, p, np.inf))
 
     return Quantiles(
@@ -84,16 +70,15 @@ def _these(
     )
 
 
-def _population(
-    inputs: Sequence[Sensitivity], pick: Callable[[Sensitivity], Interval], unknown: float, confidence: float
-) -> Quantiles:
+def _population(inputs: Columns, name: str, confidence: float) -> Quantiles:
     """Order statistics widened by each input's own limits; without a finite limit where the sample is too small."""
-    if not inputs:
+    if not len(inputs):
         return Quantiles()
-    value, lower, upper = _columns(inputs, pick)
+    quantity, unknown = inputs.limits[name], UNKNOWN[name]
+    value, lower, upper = quantity.value, quantity.lower, quantity.upper
     if not np.isfinite(value).any():
         return Quantiles()
-    shrunk = _without_noise(inputs, (value, lower, upper), confidence, unknown < 0)
+    shrunk = _without_noise(quantity, inputs.contrasts, confidence, unknown < 0)
     middle = _quantile(value, 0.5, unknown)
     n = len(value)
 
@@ -146,9 +131,7 @@ def _beside(values: Array, p: float, unknown: float, middle: float) -> float:
     return max(found, middle) if p > 0.5 else min(found, middle) if p < 0.5 else found
 
 
-def _without_noise(
-    inputs: Sequence[Sensitivity], columns: tuple[Array, Array, Array], confidence: float, norm: bool
-) -> Array:
+def _without_noise(quantity: Limits, contrasts: NDArray[np.int64], confidence: float, norm: bool) -> Array:
     """Values drawn towards their median in logs by the share of their variance that is measurement noise.
 
     The noise of a norm from m random directions is that of log(chi2_m / m): variance psi'(m / 2), or that of its interval
@@ -159,27 +142,18 @@ def _without_noise(
     (plain values 7 to 29 % high, interval-based noise 6 to 40 % low); two equal eigenvalues read 7 to 19 % high, values in
     two clusters 11 to 29 % high.
     """
-    value, lower, upper = columns
+    value, lower, upper = quantity.value, quantity.lower, quantity.upper
     known = np.isfinite(value) & (value > 0) & (lower > 0) & np.isfinite(upper)
     if known.sum() < 3:
         return value
-    logs, root = np.log(value[known]), 1.0 if norm else 0.5
-    width = np.log(upper[known] / lower[known]) / (2 * special.ndtri((1 + confidence) / 2))
-    drawn = np.maximum(_directions(inputs)[known], 1)
-    sampled = np.where(drawn > 1, root**2 * special.polygamma(1, drawn / 2), np.inf)
-    total, noise = float(logs.var(ddof=1)), float(np.minimum(width**2, sampled).mean())
+    logs = np.log(value[known])
+    spread = spread_of_logs(lower[known], upper[known], contrasts[known], (1.0 - confidence) / 2, norm=norm)
+    total, noise = float(logs.var(ddof=1)), float((spread**2).mean())
     shrink = np.sqrt(max(0.0, 1.0 - noise / total)) if total > 0 else 0.0
     centre = float(np.median(logs))
     out = value.copy()
     out[known] = np.exp(centre + (noise / 3 if norm else -2 * noise / 3) + (logs - centre) * shrink)
     return out
-
-
-def _directions(inputs: Sequence[Sensitivity]) -> NDArray[np.int64]:
-    """Contrasts of each input that was measured with random directions, 0 for the others."""
-    drawn = np.array([s.method.startswith(("rademacher", "orthonormal", "levels")) for s in inputs])
-    asked = np.array([s.queries for s in inputs], dtype=np.int64)
-    return np.where(drawn, np.maximum(asked - 2, 0), 0)
 
 
 def _level(n: int, p: float, tail: float) -> float:
@@ -189,28 +163,6 @@ def _level(n: int, p: float, tail: float) -> float:
     """
     misses = n - int(np.ceil(p * (n - 1)))
     return min(tail, float(special.betaincinv(misses, n - misses + 1, tail)))
-
-
-def _stricter(inputs: Sequence[Sensitivity], tail: float, level: float, norm: bool, *, above: bool) -> Array:
-    """What turns limits that miss with ``tail`` into limits that miss with the smaller ``level``: factors of at most 1.
-
-    A norm's limit from below and a radius's from above come from the predicted energy, the other two from all of it;
-    those of a radius go by the root.
-    """
-    out = np.ones(len(inputs))
-    if level >= tail:
-        return out
-    drawn = _directions(inputs)
-    for terms in np.unique(drawn[drawn > 0]):
-        whole, predicted = int(terms), int(terms) - LEARNING
-        if norm == above and np.isfinite(upper_factor(tail, whole, None)):
-            ratio = upper_factor(tail, whole, None) / upper_factor(level, whole, None)
-        elif norm != above and predicted > 0:
-            ratio = energy_quantile(1 - tail, predicted, None) / energy_quantile(1 - level, predicted, None)
-        else:
-            continue
-        out[drawn == terms] = ratio if norm else np.sqrt(ratio)
-    return out
 
 
 def _cell(value: float, lower: float, upper: float) -> Interval:

@@ -1,8 +1,9 @@
-"""The per-input results as a flat table, and as ``inputs.parquet``."""
+"""The per-input results as a flat table with one fixed schema, and as ``inputs.parquet``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter
 
 from fimaudit.results import Carrier, Contrast, Interval, ScaleRung, Sensitivity, Witness
 
-__all__ = ["INPUTS_FILE", "flat_row", "read_inputs_table", "write_inputs"]
+__all__ = ["INPUTS_FILE", "flat_row", "from_table", "read_inputs_table", "table_schema", "to_table", "write_inputs"]
 
 INPUTS_FILE = "inputs.parquet"
 #: Fields with a structure of their own are kept as JSON text.
@@ -38,10 +39,10 @@ def flat_row(result: Sensitivity) -> dict[str, Any]:
     return row
 
 
-def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
-    """Write all inputs to a Parquet file with one fixed schema."""
+@lru_cache(maxsize=1)
+def table_schema() -> Any:
+    """The Arrow schema of ``inputs.parquet``."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
     fields = []
@@ -57,17 +58,20 @@ def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
         else:
             kind = next((k for k in types if str(k.__name__) in str(field.annotation)), str)
             fields.append(pa.field(name, types[kind]))
-    beside = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist([flat_row(r) for r in results], schema=pa.schema(fields)), beside)
-    beside.replace(path)
+    return pa.schema(fields)
 
 
-def read_inputs_table(path: Path) -> list[Sensitivity]:
-    """The inputs of a Parquet file written by ``write_inputs``."""
-    import pyarrow.parquet as pq
+def to_table(results: Sequence[Sensitivity]) -> Any:
+    """The results as an Arrow table."""
+    import pyarrow as pa
 
+    return pa.Table.from_pylist([flat_row(r) for r in results], schema=table_schema())
+
+
+def from_table(table: Any) -> list[Sensitivity]:
+    """The results in an Arrow table, of which other columns than ours are left alone."""
     out = []
-    for row in pq.read_table(path).to_pylist():
+    for row in table.to_pylist():
         cells: dict[str, Any] = {}
         for name, field in Sensitivity.model_fields.items():
             if field.annotation is Interval:
@@ -83,3 +87,19 @@ def read_inputs_table(path: Path) -> list[Sensitivity]:
                 cells[name] = row[name]
         out.append(Sensitivity(**cells))
     return out
+
+
+def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
+    """Write all inputs to a Parquet file with one fixed schema."""
+    import pyarrow.parquet as pq
+
+    beside = path.with_suffix(".tmp")
+    pq.write_table(to_table(results), beside)
+    beside.replace(path)
+
+
+def read_inputs_table(path: Path) -> list[Sensitivity]:
+    """The inputs of a Parquet file written by ``write_inputs``."""
+    import pyarrow.parquet as pq
+
+    return from_table(pq.read_table(path))

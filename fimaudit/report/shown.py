@@ -43,7 +43,7 @@ def most_sensitive(inputs: Sequence[Sensitivity], count: int = MOST_SHOWN) -> li
 
 def keep_shown(
     folder: str | Path,
-    x: NDArray[Any],
+    x: NDArray[Any] | Mapping[int, NDArray[Any]],
     inputs: Sequence[Sensitivity],
     *,
     directions: Mapping[int, NDArray[Any]] | None = None,
@@ -53,7 +53,7 @@ def keep_shown(
 
     Args:
         folder: the run folder.
-        x: (n, \\*shape) all inputs of the data, in the model's input units.
+        x: (n, \\*shape) all inputs of the data, in the model's input units, or the most sensitive ones by position.
         inputs: the measured ones.
         directions: most sensitive direction of an input, shape \\*shape, by index.
         witnesses: displaced input that changes the decision, shape \\*shape, by index.
@@ -61,17 +61,20 @@ def keep_shown(
     Where they are left out, what the audit left in the folder is taken: ``directions/00012.npy`` and ``witness.npz``.
     """
     chosen = most_sensitive(inputs)
-    if not chosen or x[0].size > MOST_NUMBERS:
+    if not chosen or x[chosen[0].index].size > MOST_NUMBERS:
         (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
         return
-    arrays: dict[str, Any] = {"index": np.array([s.index for s in chosen]), "x": x[[s.index for s in chosen]]}
+    arrays: dict[str, Any] = {
+        "index": np.array([s.index for s in chosen]),
+        "x": np.stack([x[s.index] for s in chosen]),
+    }
     witnesses = _left_witnesses(Path(folder)) if witnesses is None else witnesses
     for s in chosen:
         direction = _left_direction(Path(folder), s.index) if directions is None else directions.get(s.index)
         witness = witnesses.get(s.index)
         for name, array in (("direction", direction), ("witness", witness)):
             if array is not None:
-                arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x.shape[1:])
+                arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x[s.index].shape)
     with open(Path(folder) / SHOWN_FILE, "wb") as file:
         np.savez_compressed(file, **arrays)
 

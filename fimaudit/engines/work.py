@@ -1,0 +1,151 @@
+"""What an engine is asked to do, and how a process that holds a model does its share: the same code on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.classifier import Classifier
+from fimaudit.domain import Space
+from fimaudit.engines.local import Outcome, block_size, run_inputs
+from fimaudit.errors import DataError, FimauditError
+from fimaudit.exact import BLOCK, exact_inputs
+from fimaudit.measurement import measure
+from fimaudit.meter import Meter
+from fimaudit.parts import Part
+from fimaudit.pilot import Steps
+from fimaudit.results import Sensitivity
+from fimaudit.settings import Settings
+from fimaudit.sources import Row, Source
+
+__all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "fitting", "measure_inputs"]
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """How derivatives are used: residual at which an iteration stops, and where worst directions go."""
+
+    tolerance: float = 1e-4
+    directions: Path | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass over inputs: everything that decides their numbers. Pickles, so that it can be given to other processes.
+
+    Attributes:
+        source: the inputs.
+        space: their domain, fixed.
+        settings: of each input's measurement.
+        steps: the pilot's choice; ``None`` by derivatives.
+        exact: measure by derivatives; ``None`` from probabilities alone.
+        budget: of the run, for it decides which inputs share calls.
+    """
+
+    source: Source
+    space: Space
+    settings: Settings
+    steps: Steps | None
+    exact: Derivatives | None = None
+    budget: int | None = None
+
+    def block(self, model: Classifier) -> int:
+        """How many inputs, fixed by index, share calls."""
+        if self.steps is None:
+            return BLOCK
+        row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
+        return block_size(model, row * self.settings.queries, self.budget)
+
+
+class Engine(Protocol):
+    """Where a pass runs. Screening first and measuring the most sensitive inputs after are two passes of one engine."""
+
+    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
+        """Measure the inputs at ``indices`` (rising, whole blocks) and yield them as they finish, in any order.
+
+        Raises:
+            BudgetExhausted, ModelFailure: no more can be measured; what was finished has been yielded.
+        """
+        ...
+
+
+class LocalEngine:
+    """This process, with the model behind its meter."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
+        """See ``Engine``; in the order of the inputs."""
+        yield from measure_inputs(indices.tolist(), work, self._meter)
+
+
+def measure_inputs(indices: Iterable[int], work: Work, meter: Meter) -> Iterator[Outcome]:
+    """Read and measure inputs in blocks fixed by index; one that cannot be read or does not fit is a failed result.
+
+    Args:
+        indices: rising.
+        work: what is measured and how.
+        meter: the door to this process's model.
+    """
+    size = work.block(meter.model)
+    listed = list(indices)
+    rows = work.source.rows(listed)  # one after the other: a large file is passed through once
+    for _, members in groupby(listed, key=lambda index: index // size):
+        block = {index: next(rows) for index in members}
+        x: dict[int, NDArray[Any]] = {}
+        for index, row in block.items():
+            try:
+                if row.x is None:
+                    raise DataError(row.reason or "the input could not be read")
+                x[index] = fitting(row.x, work.space)
+            except DataError as error:
+                yield _labelled(Outcome(_failed(index, error), 0, 0), row)
+        for outcome in _measured(x, work, meter, size):
+            yield _labelled(outcome, block[outcome.result.index])
+
+
+def _measured(x: Mapping[int, NDArray[Any]], work: Work, meter: Meter, size: int) -> Iterator[Outcome]:
+    if not x:
+        return iter(())
+    steps = work.steps
+    if steps is None:
+        exact = work.exact or Derivatives()
+        return exact_inputs(
+            list(x), np.stack(list(x.values())), meter,
+            tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
+        )  # fmt: skip
+    return run_inputs(x, lambda i: measure(x[i], i, work.space, steps, work.settings), _failed, meter, size)
+
+
+def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
+    """One input within the domain.
+
+    Raises:
+        DataError: another shape, not numbers, not finite, or out of bounds.
+    """
+    if x.shape != space.lower.shape:
+        raise DataError(f"the input has shape {x.shape}, expected {space.lower.shape}")
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"the input holds {x.dtype} values, expected real numbers")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise DataError("the input holds NaN or infinite values")
+    admitted: NDArray[Any] = space.admit(x[None])[0]
+    return admitted
+
+
+def _failed(index: int, error: FimauditError) -> Sensitivity:
+    return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+
+
+def _labelled(outcome: Outcome, row: Row) -> Outcome:
+    if row.y is None and row.group is None:
+        return outcome
+    result = outcome.result.model_copy(update={"label": row.y, "group": row.group})
+    return Outcome(result, outcome.rows, outcome.requests)

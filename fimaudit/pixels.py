@@ -1,0 +1,64 @@
+"""Encoded images (PNG, JPEG, WebP) to the arrays that a model takes. No resizing: that is part of a model's input."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError, MissingExtraError
+
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "require_decoder"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def require_decoder() -> None:
+    """Say before the start, not at each image, that Pillow is missing."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError as exc:
+        raise MissingExtraError("reading images", "Pillow", "ray") from exc
+
+
+def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) -> NDArray[Any]:
+    """One image as the model takes it.
+
+    Args:
+        data: the encoded file.
+        shape: the model's shape of one input: (H, W), (C, H, W) or (H, W, C) with C of 1 or 3; ``None``: (3, H, W).
+        dtype: ``uint8`` keeps the levels 0 to 255; any other type gets levels / 255 in float32.
+
+    Raises:
+        DataError: no image, or a model whose inputs are none.
+    """
+    from PIL import Image
+
+    layout, channels = _layout(shape)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except Exception as exc:
+        what = " ".join(str(exc).split())[:120]
+        raise DataError(f"the image cannot be decoded ({type(exc).__name__}: {what})") from exc
+    if layout == "HWC":
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+    elif layout == "CHW":
+        pixels = np.moveaxis(pixels.reshape(*pixels.shape[:2], channels), -1, 0)
+    pixels = np.ascontiguousarray(pixels)
+    return pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(255)
+
+
+def _layout(shape: Sequence[int | None] | None) -> tuple[str, int]:
+    if shape is None:
+        return "CHW", 3
+    if len(shape) == 2:
+        return "HW", 1
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return "CHW", int(shape[0])
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return "HWC", int(shape[2])
+    raise DataError(f"the model takes inputs of shape {tuple(shape)}, which no image has: (H, W), (C, H, W) or (H, W, C)")
