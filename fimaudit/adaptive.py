@@ -55,7 +55,7 @@ def _past_energy(y: Array, known: Array | None) -> Array:
     if len(y) <= LEARNING:
         return np.empty(0)
     starts = block_starts(len(y))
-    u = np.repeat(past_directions(y, starts), np.diff(np.append(starts, len(y))), axis=0)
+    u = np.repeat(past_directions(y, starts), np.diff((*starts, len(y))), axis=0)
     return np.asarray(np.einsum("tk,tk->t", u, y[LEARNING:]) ** 2)
 
 

@@ -6,7 +6,8 @@ engine and worker count, and in any order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ __all__ = [
     "PlainRows",
     "RowRange",
     "Rows",
+    "RungRows",
     "displaced_bounds",
     "displaced_rows",
     "generator",
@@ -73,12 +75,12 @@ def displaced_bounds(
 
     The base is x moved inward just enough for both to lie in [lower, upper]: at the edge of the box the two values are the
     edge and the edge plus two steps inward. Their mean drops out of the Helmert contrasts, and half their difference is
-    what was really sent.
+    what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
     """
     wide = x.astype(np.float64)
     if np.isneginf(lower).all() and np.isposinf(upper).all():
         return (wide - step).astype(dtype), (wide + step).astype(dtype)
-    step = np.broadcast_to(np.asarray(step, np.float64), x.shape)
+    step = np.asarray(step, np.float64)
     narrow = np.minimum(step, (np.asarray(upper, np.float64) - np.asarray(lower, np.float64)) / 2)
     base = np.clip(wide, lower + narrow, upper - narrow)
     base = np.where(step == 0, wide, base)
@@ -95,23 +97,24 @@ def displaced_rows(
     dtype: str,
 ) -> NDArray[Any]:
     """Rows base +- step by the sign bits: (m, \\*shape) in the model's dtype. The reference for device classifiers."""
-    low, high = displaced_bounds(x, step, lower, upper, dtype)
-    return _select(packed, low, high)
+    return _select(packed, *displaced_bounds(x, step, lower, upper, dtype), x.shape)
 
 
-def _select(packed: NDArray[np.uint8], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    """Low or high by the sign bits, on the bit patterns (low ^ (bit * (low ^ high))), in blocks that stay in the cache."""
-    unsigned = np.dtype(f"u{low.dtype.itemsize}")
-    base = np.ascontiguousarray(low).ravel().view(unsigned)
-    change = base ^ np.ascontiguousarray(high).ravel().view(unsigned)
-    rows, features = len(packed), base.size
-    out = np.empty((rows, features), dtype=unsigned)
-    height = max(1, BLOCK_ELEMENTS // max(features, 1))
-    for start in range(0, rows, height):
-        part = out[start : start + height]
+def _select(packed: NDArray[np.uint8], low: NDArray[Any], high: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    r"""Low or high by the sign bits, on the bit patterns (low ^ (bit * (low ^ high))), in blocks that stay in the cache.
+
+    ``low`` and ``high`` are (\*shape) or (n, \*shape); the result has m rows for each, (n m, \*shape).
+    """
+    unsigned, features = np.dtype(f"u{low.dtype.itemsize}"), math.prod(shape)
+    base = np.ascontiguousarray(low).reshape(-1, 1, features).view(unsigned)
+    change = base ^ np.ascontiguousarray(high).reshape(-1, 1, features).view(unsigned)
+    out = np.empty((len(base), len(packed), features), dtype=unsigned)
+    height = max(1, BLOCK_ELEMENTS // max(len(base) * features, 1))
+    for start in range(0, len(packed), height):
+        part = out[:, start : start + height]
         np.multiply(np.unpackbits(packed[start : start + height], axis=1, count=features), change, out=part)
         part ^= base
-    return out.view(low.dtype).reshape(rows, *low.shape)
+    return out.view(low.dtype).reshape(-1, *shape)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class DisplacedRows:
         return len(self.packed)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
-        return _select(self.packed[start:stop], *self._bounds)
+        return _select(self.packed[start:stop], *self._bounds, self.x.shape)
 
     def sent(self) -> NDArray[np.float64]:
         """Half-width of each feature's displacement as it was really sent, shape \\*shape."""
@@ -160,6 +163,44 @@ class DisplacedRows:
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
         return displaced_bounds(self.x, self.step, self.lower, self.upper, self.dtype)
+
+
+@dataclass(frozen=True)
+class RungRows:
+    """Rows base +- size * step by packed signs, the same signs for each of several sizes: rung by rung."""
+
+    x: NDArray[Any]
+    packed: NDArray[np.uint8]
+    step: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.x.size * np.dtype(self.dtype).itemsize)
+
+    def __len__(self) -> int:
+        return len(self.sizes) * len(self.packed)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        m = len(self.packed)
+        first, last = start // m, -(-stop // m)
+        rows = np.concatenate([_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last, m)])
+        return rows[start - first * m : stop - first * m]
+
+    def sent(self) -> Iterator[NDArray[np.float64]]:
+        r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
+        for low, high in self._ends(0, len(self.sizes), 1):
+            yield (high.astype(np.float64) - low.astype(np.float64)) / 2
+
+    def _ends(self, first: int, last: int, rows: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The two values of each feature, for as many rungs at a time as keep memory small."""
+        count = max(1, BLOCK_ELEMENTS // (rows * self.x.size))
+        for at in range(first, last, count):
+            sizes = self.sizes[at : min(at + count, last)].reshape(-1, *([1] * self.x.ndim))
+            yield displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
 
 
 @lru_cache(maxsize=2)

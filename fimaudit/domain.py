@@ -229,10 +229,11 @@ class Space:
 
     def step(self, displacement: float) -> Array:
         """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
-        return self._unit_step * (displacement / math.sqrt(self.features))
+        return self.unit_step * (displacement / math.sqrt(self.features))
 
     @cached_property
-    def _unit_step(self) -> Array:
+    def unit_step(self) -> Array:
+        """One unit of the scale for each feature that may change."""
         return np.where(self.frozen, 0.0, self.scale)
 
     @cached_property
@@ -250,8 +251,12 @@ class Space:
 
     def length(self, sent: Array) -> float:
         """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
-        moved = sent.ravel() if self._plain else (sent / self.scale)[~self.frozen]
-        return math.sqrt(float(moved @ moved) / moved.size)
+        return float(self.lengths(sent[None])[0])
+
+    def lengths(self, sent: Array) -> Array:
+        r"""``length`` of each of (n, \*shape)."""
+        moved = sent.reshape(len(sent), -1) if self._plain else (sent / self.scale)[:, ~self.frozen]
+        return np.asarray(np.sqrt(np.einsum("nd,nd->n", moved, moved) / moved.shape[1]))
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs within the bounds: float error is clipped, anything beyond is refused.

@@ -11,10 +11,10 @@ from fimaudit.margin import Margin, margin_limits
 from fimaudit.noise import View
 from fimaudit.results import Contrast
 from fimaudit.secants import contrasts, log_probabilities, visible_classes
-from fimaudit.spectrum import Limits, spectral_limits, top_pair, trace_limits, upper_factor
+from fimaudit.spectrum import TINY, Limits, spectral_limits, top_pair, trace_limits, upper_factor
 from fimaudit.temperature import peak_limits, peak_temperature, temper
 
-__all__ = ["Estimate", "class_contrast", "estimate_basis", "estimate_sketch", "margin_value", "undetected"]
+__all__ = ["Estimate", "class_contrast", "estimate_basis", "estimate_sketch", "margin_values", "undetected"]
 
 Array = NDArray[np.float64]
 
@@ -138,25 +138,37 @@ def _log_odds(
     return peak, replace(margin, rival=int(labels[margin.rival])), hidden
 
 
-def margin_value(view: View, answers: Array, length: float) -> float | None:
-    """The margin radius alone, without limits, from the visible classes; ``None`` where it cannot be measured."""
+def margin_values(view: View, answers: Array, lengths: Array) -> list[float | None]:
+    """The margin radius alone, without limits, on each rung, from the classes visible there; ``None`` where there is none.
+
+    Args:
+        view: the measurable classes at the input.
+        answers: (rungs, m, K), m >= 2.
+        lengths: (rungs,) as sent.
+    """
+    rungs, m, k = answers.shape
     if view.blind:
-        return None
-    p = view.table(np.vstack([view.base[None], answers]))
-    keep = visible_classes(p)
+        return [None] * rungs
+    base = view.table(view.base[None])[0]
+    p = view.table(answers.reshape(rungs * m, k)).reshape(rungs, m, -1)
+    keep = visible_classes(np.concatenate([p, np.broadcast_to(base, (rungs, 1, len(base)))], axis=1))
     if view.rest:
-        keep[-1] = False
-    if not keep[view.place[0]] or keep.sum() < 2:
-        return None
-    columns = np.flatnonzero(keep)
-    place = int(np.searchsorted(columns, view.place[0]))
-    logs = log_probabilities(p[:, columns], place)
-    slopes = contrasts(logs[1:] / length)
-    added = np.zeros(len(columns)) if view.noise is None else view.noise.diagonal[columns] / p[0, columns] / length**2
-    norms2 = ((slopes[:, [place]] - slopes) ** 2).mean(axis=0) - added - added[place]
-    gaps = np.maximum(logs[0, place] - logs[0], 0.0)
-    near = np.flatnonzero((norms2 > 0) & (np.arange(len(columns)) != place))
-    return float((gaps[near] / np.sqrt(norms2[near])).min()) if near.size else None
+        keep[:, -1] = False
+    top = int(view.place[0])
+    logs = log_probabilities(np.where(keep[:, None], p, 1.0), top)
+    odds = logs[:, :, [top]] - logs
+    odds -= odds.mean(axis=1, keepdims=True)
+    safe = np.where(lengths > 0, lengths, np.inf)[:, None]
+    norms2 = np.einsum("rmk,rmk->rk", odds, odds) / (m - 1) / safe**2
+    if view.noise is not None:
+        added = view.noise.diagonal / np.maximum(base, TINY) / safe**2
+        norms2 -= added + added[:, [top]]
+    keep &= keep[:, [top]] & (norms2 > 0)
+    keep[:, top] = False
+    here = log_probabilities(np.maximum(base, TINY)[None], top)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radii = np.where(keep, np.maximum(here[top] - here, 0.0) / np.sqrt(norms2), np.inf).min(axis=1)
+    return [float(radius) if np.isfinite(radius) else None for radius in radii]
 
 
 def _named(view: View, direction: Array, p: Array) -> Contrast | None:

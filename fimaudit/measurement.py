@@ -6,7 +6,7 @@ and decides which rows share a request.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from fimaudit.levels import LevelRows
 from fimaudit.noise import DEVIATIONS, SIGNAL, Here, Quality, View
 from fimaudit.own_step import Displacement, choose_displacement
 from fimaudit.pilot import ON_TOP, Steps, choose_steps
-from fimaudit.probes import MAIN, displaced, draw_signs
+from fimaudit.probes import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import Carrier, Sensitivity
 from fimaudit.secants import contrasts, resolution
@@ -142,8 +142,7 @@ def _estimate(
         return _Told(whole.method, view, whole.estimate, here.base, whole.length, whole.rows, 4.0 * d, slope)
     if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised:
         m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
-    at, method, features = _sketch(x, index, space, m, settings)
-    rows = at(step.rho, m)
+    rows, at, method, features = _sketch(x, index, space, step.rho, m, settings)
     length = space.length(rows.sent())
     if not adaptive:
         answers = yield rows
@@ -184,23 +183,26 @@ def _until(
 
 
 def _sketch(
-    x: NDArray[np.floating], index: int, space: Space, count: int, settings: Settings
-) -> tuple[Redisplaced, str, int | None]:
-    """Random directions of the kind that serves best, its name, and d where they are orthogonal to each other."""
+    x: NDArray[np.floating], index: int, space: Space, rho: float, count: int, settings: Settings
+) -> tuple[DisplacedRows | LevelRows | OrthonormalRows, Redisplaced, str, int | None]:
+    """Random directions of the kind that serves best, at ``rho`` and at others, its name, and d if they are orthogonal."""
     d = space.features
     if max(ORTHONORMAL_SHARE * d, ORTHONORMAL_LEAST) <= count < d <= ORTHONORMAL_FEATURES and not space.quantised:
         drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
 
-        def orthonormal(rho: float, first: int) -> OrthonormalRows:
-            return OrthonormalRows(x, *drawn, space.step(rho), space.lower, space.upper, space.dtype).first(first)
+        def orthonormal(rho: float) -> OrthonormalRows:
+            return OrthonormalRows(x, *drawn, space.step(rho), space.lower, space.upper, space.dtype)
 
-        return orthonormal, "orthonormal", d
+        def again(rhos: Sequence[float], first: int) -> Rungs:
+            return joined(space, [orthonormal(r).first(first) for r in rhos])
+
+        return orthonormal(rho), again, "orthonormal", d
     signs = draw_signs(settings.seed, index, MAIN, count, x.size)
 
-    def independent(rho: float, first: int) -> DisplacedRows | LevelRows:
-        return displaced(x, space, signs.first(first), rho)
+    def independent(rhos: Sequence[float], first: int) -> Rungs:
+        return displaced_rungs(x, space, signs.first(first), rhos)
 
-    return independent, "levels" if space.quantised else "rademacher", None
+    return displaced(x, space, signs, rho), independent, "levels" if space.quantised else "rademacher", None
 
 
 def _basis_serves(view: View, step: Displacement, steps: Steps, space: Space) -> bool:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import DisplacedRows, JoinedRows, PlainRows, Rows
+from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
-from fimaudit.levels import LevelRows
 from fimaudit.noise import SIGNAL, Here, Quality, View
 from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, Steps
-from fimaudit.probes import FACTOR, Signs, around, displaced, draw_pairs, energies, heard
+from fimaudit.probes import FACTOR, Signs, around, displaced_rungs, draw_pairs, energies, heard
 from fimaudit.steps import STILL, find_plateau
 
 __all__ = ["Displacement", "choose_displacement"]
@@ -75,10 +74,10 @@ def choose_displacement(
         why = "the answers are piecewise constant, so a local value does not exist"
         return Here(quality, base), Displacement(rho, finite=why, heavy=True)
     signs = draw_pairs(seed, index, 2 * CHECK_PAIRS, x.size)
-    blocks = around(x, space, signs, rho)
-    answers = yield JoinedRows([itself, *blocks])
+    rungs = around(x, space, signs, rho)
+    answers = yield JoinedRows([itself, rungs.rows])
     here, around_it = Here(quality, answers[: quality.repeats]), answers[quality.repeats :]
-    energy, clear = heard(space, blocks, around_it, here)
+    energy, clear = heard(rungs, around_it, here)
     spent = 2 * len(signs)
     view = here.view(around_it)
     if view.noise is not None and not clear[0]:
@@ -88,8 +87,8 @@ def choose_displacement(
     change = _change(*energy)
     if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
         return here, Displacement(rho, change, spent=spent, energy=float(energy.mean()))
-    if view.noise is not None and energy[0] * space.length(blocks[0].sent()) ** 2 < NOISE_FREE * view.noise.total:
-        step = _least(view, blocks[0], space, (float(energy[0]), float(energy[1])), steps.finest)
+    if view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
+        step = _least(view, float(rungs.lengths[0]), space, (float(energy[0]), float(energy[1])), steps.finest)
     elif space.quantised:
         step = yield from _own_levels(x, space, signs, rho, change, here)
     else:
@@ -105,9 +104,9 @@ def _own_levels(
     spent, energy = 0, 0.0
     if rho > space.shortest:
         rho = space.shortest
-        blocks = around(x, space, signs, rho)
-        answers = yield JoinedRows(blocks)
-        found, clear = heard(space, blocks, answers, here)
+        rungs = around(x, space, signs, rho)
+        answers = yield rungs.rows
+        found, clear = heard(rungs, answers, here)
         spent, energy, change = len(answers), float(found[0]), _change(*np.where(clear, found, 0.0))
     if change <= 2 * LEVEL_CHANGE:
         return Displacement(rho, change, spent=spent, energy=energy, flags=["own_step"])
@@ -142,18 +141,15 @@ def _above_noise(
     if not clear or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
         return Displacement(far, spent=spent, clear=False)
-    reached = displaced(x, space, signs, at)
-    step = _least(view, reached, space, (energy, following), rho)
+    h = float(displaced_rungs(x, space, signs, [at]).lengths[0])
+    step = _least(view, h, space, (energy, following), rho)
     step.spent = spent
     return step
 
 
-def _least(
-    view: View, rows: DisplacedRows | LevelRows, space: Space, energy: tuple[float, float], shortest: float
-) -> Displacement:
-    """The shortest displacement at which the signal is 25 times the noise, from the energies at ``rows`` and beyond."""
+def _least(view: View, h: float, space: Space, energy: tuple[float, float], shortest: float) -> Displacement:
+    """The shortest displacement at which the signal is 25 times the noise, from the energies at steps h and beyond."""
     assert view.noise is not None
-    h = space.length(rows.sent())
     at = h * float(np.sqrt(space.features))
     own = max(shortest, at * float(np.sqrt(SIGNAL * view.noise.cautious / (energy[0] * h**2))))
     # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:

@@ -13,7 +13,7 @@ from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
 from fimaudit.noise import Here, Quality, rounding
-from fimaudit.probes import FACTOR, displaced, draw_pairs, heard
+from fimaudit.probes import FACTOR, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard, joined
 from fimaudit.settings import Settings
 from fimaudit.steps import find_plateau, ladder, spread
 
@@ -136,21 +136,19 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
     directions = 2 * int(np.clip((allowed // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
     chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int))
     seen: list[Array] = []
-    blocks = []
+    climbed = []
     refused: FimauditError | None = None
     for index in chosen:
         signs = draw_pairs(settings.seed, int(index), directions, x[0].size)
-        these = [displaced(x[index], space, signs, float(r)) for r in rungs]
-        if space.quantised:
-            these += [displaced(x[index], space, signs, FACTOR * float(r), FACTOR) for r in rungs]
+        these = _climbed(x[index], space, signs, rungs)
         here = np.repeat(x[index].astype(space.dtype)[None], quality.repeats, axis=0)
         try:
-            answers = yield JoinedRows([PlainRows(here), *these])
+            answers = yield JoinedRows([PlainRows(here), these.rows])
         except FimauditError as error:  # an input that the model does not answer; its own measurement will say so
             refused = error
             continue
         seen.append(answers)
-        blocks.append(these)
+        climbed.append(these)
     if refused is not None and not seen:
         raise refused
     every, repeats = np.concatenate(seen), quality.repeats
@@ -158,12 +156,20 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
     deviation = float(np.median([a[:repeats].std(axis=0, ddof=1) for a in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = [heard(space, these, a[repeats:], Here(quality, a[:repeats])) for these, a in zip(blocks, seen, strict=True)]
+    found = [heard(these, a[repeats:], Here(quality, a[:repeats])) for these, a in zip(climbed, seen, strict=True)]
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
     base = np.array([a[:repeats].mean(axis=0) for a in seen])
     rows = len(seen) * (blocks_each * directions + quality.repeats)
     some = len(rungs)
     return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, rows)
+
+
+def _climbed(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -> Rungs:
+    """The ladder; with levels, behind it the same directions at three times the length."""
+    if not space.quantised:
+        return displaced_rungs(x, space, signs, rhos)
+    short = [displaced(x, space, signs, float(rho)) for rho in rhos]
+    return joined(space, [*short, *(displaced(x, space, signs, FACTOR * float(rho), FACTOR) for rho in rhos)])
 
 
 def _level_step(asked: _Asked) -> tuple[float, float]:

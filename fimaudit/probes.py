@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import DisplacedRows, JoinedRows, Rows, generator, packed_signs
+from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows, RungRows, generator, packed_signs
 from fimaudit.domain import Space
 from fimaudit.levels import LevelRows
 from fimaudit.noise import Here, View
@@ -18,14 +18,17 @@ __all__ = [
     "MAIN",
     "PILOT",
     "PROFILE",
+    "Rungs",
     "Signs",
     "around",
     "displaced",
+    "displaced_rungs",
     "draw_pairs",
     "draw_signs",
     "energies",
     "energy",
     "heard",
+    "joined",
 ]
 
 Array = NDArray[np.float64]
@@ -88,11 +91,43 @@ def displaced(
     return LevelRows(x, signs.packed, signs.phase, start, step, unit, space.lower, space.upper, space.dtype)
 
 
-def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> list[DisplacedRows | LevelRows]:
+@dataclass(frozen=True)
+class Rungs:
+    """The same directions at several displacements.
+
+    Attributes:
+        rows: of all, rung by rung.
+        lengths: (rungs,) root mean square step of one feature as it was really sent, in units of the scale.
+        full: (rungs,) whether the box left nearly all of the displacement.
+    """
+
+    rows: Rows
+    lengths: Array
+    full: NDArray[np.bool_]
+
+
+def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | OrthonormalRows]) -> Rungs:
+    """Blocks of rows as rungs; levels are sent in full."""
+    lengths = np.array([space.length(block.sent()) for block in blocks])
+    wanted = np.array([space.length(block.step) for block in blocks])
+    return Rungs(JoinedRows(blocks), lengths, (lengths >= REALLY_SENT * wanted) | space.quantised)
+
+
+def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Sequence[float] | Array) -> Rungs:
+    """The rows x displaced by each of ``rhos`` along each direction."""
+    if space.quantised:
+        return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
+    sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
+    rows = RungRows(x, signs.packed, space.unit_step, sizes, space.lower, space.upper, space.dtype)
+    lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
+    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes)
+
+
+def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> Rungs:
     """The same directions, short and long: a third and three times ``rho``, or with levels once and three times."""
     if space.quantised:
-        return [displaced(x, space, signs, rho), displaced(x, space, signs, FACTOR * rho, FACTOR)]
-    return [displaced(x, space, signs, rho / FACTOR), displaced(x, space, signs, FACTOR * rho)]
+        return joined(space, [displaced(x, space, signs, rho), displaced(x, space, signs, FACTOR * rho, FACTOR)])
+    return displaced_rungs(x, space, signs, (rho / FACTOR, FACTOR * rho))
 
 
 def energy(view: View, answers: Array, lengths: Array) -> Array:
@@ -111,27 +146,23 @@ def energy(view: View, answers: Array, lengths: Array) -> Array:
 
 
 def energies(
-    x: NDArray[np.floating], space: Space, signs: Signs, rungs: Array, here: Here
+    x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, here: Here
 ) -> Generator[Rows, Array, tuple[Array, NDArray[np.bool_]]]:
     """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
-    blocks = [displaced(x, space, signs, float(r)) for r in rungs]
-    return heard(space, blocks, (yield JoinedRows(blocks)), here)
+    rungs = displaced_rungs(x, space, signs, rhos)
+    return heard(rungs, (yield rungs.rows), here)
 
 
-def heard(
-    space: Space, blocks: Sequence[DisplacedRows | LevelRows], answers: Array, here: Here
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Energy of each block of answers, and whether it stands out from the noise.
+def heard(rungs: Rungs, answers: Array, here: Here) -> tuple[Array, NDArray[np.bool_]]:
+    """Energy on each rung, and whether it stands out from the noise.
 
     Args:
-        space: the domain.
-        blocks: the rows that were asked, as many directions in each.
-        answers: (rows of all blocks, K) in their order.
+        rungs: what was asked.
+        answers: (rows of all rungs, K) in their order.
         here: the answers to the input itself.
     """
-    pieces = answers.reshape(len(blocks), -1, answers.shape[1])
-    lengths = np.array([space.length(block.sent()) for block in blocks])
-    full = lengths >= REALLY_SENT * np.array([space.length(block.step) for block in blocks])
+    lengths = rungs.lengths
+    pieces = answers.reshape(len(lengths), -1, answers.shape[1])
     views = [here.view(piece) for piece in pieces]
     if here.quality.top_k is None:
         out = energy(views[0], pieces, lengths)
@@ -139,4 +170,4 @@ def heard(
         some = [energy(view, pieces[i : i + 1], lengths[i : i + 1]) for i, view in enumerate(views)]
         out = np.concatenate(some)
     loud = [view.resolved(float(e), float(h)) for view, e, h in zip(views, out, lengths, strict=True)]
-    return out, (full | space.quantised) & loud
+    return out, rungs.full & loud

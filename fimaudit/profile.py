@@ -6,27 +6,27 @@ longer displacements of the same directions: where it falls below three quarters
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows
+from fimaudit.directions import RowRange, Rows
 from fimaudit.domain import Space
-from fimaudit.estimates import margin_value
-from fimaudit.levels import LevelRows
+from fimaudit.estimates import margin_values
 from fimaudit.noise import Here
 from fimaudit.pilot import Steps
-from fimaudit.probes import PROFILE, displaced, draw_signs
+from fimaudit.probes import PROFILE, Rungs, displaced_rungs, draw_signs
 from fimaudit.results import ScaleRung
 from fimaudit.settings import Settings
 
 __all__ = ["OVERSTATES", "flips_upper", "measure_profile", "overstatement", "profile_rows"]
 
 Array = NDArray[np.float64]
-#: The first so many of the main directions, at another displacement: (displacement, count) to rows.
-Redisplaced = Callable[[float, int], DisplacedRows | LevelRows | OrthonormalRows]
+#: The first so many of the main directions, at other displacements: (displacements, count) to rungs.
+Redisplaced = Callable[[Sequence[float], int], Rungs]
 
 #: Directions a rung. The cheap profile is on by default and paid from the queries: 16 a rung would cost 16 % of them and
 #: take the median error of the spectral norm from 6.6 to 7.4 %, too near to what is promised; 8 leave it at 7.0 %.
@@ -65,41 +65,54 @@ def measure_profile(
         rho: the local displacement.
         local: the main directions and the answers at the local displacement, where these are random directions.
     """
-    at, known = (
-        (_own(x, index, space, settings), None) if local is None else (local[0], local[1][: DIRECTIONS[settings.profile]])
-    )
-    rungs = [rho, *(r for r in (factor * steps.span for factor in RUNGS[settings.profile]) if r > rho)]
-    blocks = [at(r, DIRECTIONS[settings.profile]) for r in rungs]
-    count = len(blocks[0])
+    count = DIRECTIONS[settings.profile]
+    at, known = (_own(x, index, space, settings), None) if local is None else (local[0], local[1][:count])
+    rhos = [rho, *(r for r in (factor * steps.span for factor in RUNGS[settings.profile]) if r > rho)]
+    ahead = len(rhos) if settings.profile == "cheap" else 1  # the full profile stops asking where the answers flip
     out: list[ScaleRung] = []
-    ahead = len(rungs) if settings.profile == "cheap" else 1  # the full profile stops asking where the answers flip
-    place = 0
-    answers: list[Array] = [] if known is None else [known]
-    while place < len(rungs):
-        missing: Sequence[Rows] = blocks[len(answers) : place + ahead]
-        if missing:
-            told = yield JoinedRows(missing)
-            answers += np.split(told, len(missing))
-        view = here.view(answers[place])
-        length = space.length(blocks[place].sent())
-        flips = int((answers[place].argmax(axis=1) != view.top).sum())
-        radius = None if length == 0 else margin_value(view, answers[place], length)
-        if out and (flips > MOST_FLIPS * count or space.inward(x, rungs[place]) > MOST_INWARD * (out[0].radius or 0.0)):
-            radius = None
-        upper = flips_upper(flips, count, settings.confidence)
-        rung = length * float(np.sqrt(space.features))
-        out.append(ScaleRung(displacement=rung, radius=radius, flips=flips, flips_upper=upper, directions=count))
-        if flips > MOST_FLIPS * count:
-            break
-        place += 1
+    for first in range(0, len(rhos), ahead):
+        some = rhos[first : first + ahead]
+        rungs = at(some, count)
+        answers = here.base[:0] if known is None or first else known
+        if len(answers) < len(rungs.rows):
+            answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
+        for rung in _read(space, here, rungs, answers, settings.confidence):
+            out.append(rung)
+            if rung.flips > MOST_FLIPS * rung.directions:
+                out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
+                return out
+            if out[1:] and space.inward(x, rhos[len(out) - 1]) > MOST_INWARD * (out[0].radius or 0.0):
+                out[-1] = rung.model_copy(update={"radius": None})
     return out
+
+
+def _read(space: Space, here: Here, rungs: Rungs, answers: Array, confidence: float) -> list[ScaleRung]:
+    """Radius and flips of each rung."""
+    lengths = rungs.lengths
+    pieces = answers.reshape(len(lengths), -1, answers.shape[1])
+    views = [here.view(piece) for piece in pieces]
+    if here.quality.top_k is None:
+        radii = margin_values(views[0], pieces, lengths)
+    else:  # labels drop out of the list on some rungs
+        radii = [margin_values(view, pieces[[i]], lengths[[i]])[0] for i, view in enumerate(views)]
+    flips = (pieces.argmax(axis=2) != here.still.top).sum(axis=1)
+    return [
+        ScaleRung(
+            displacement=float(length) * math.sqrt(space.features),
+            radius=radius,
+            flips=int(changed),
+            flips_upper=flips_upper(int(changed), len(piece), confidence),
+            directions=len(piece),
+        )
+        for length, radius, changed, piece in zip(lengths, radii, flips, pieces, strict=True)
+    ]
 
 
 def _own(x: NDArray[np.floating], index: int, space: Space, settings: Settings) -> Redisplaced:
     signs = draw_signs(settings.seed, index, PROFILE, DIRECTIONS[settings.profile], x.size)
 
-    def at(rho: float, first: int) -> DisplacedRows | LevelRows:
-        return displaced(x, space, signs.first(first), rho)
+    def at(rhos: Sequence[float], first: int) -> Rungs:
+        return displaced_rungs(x, space, signs.first(first), rhos)
 
     return at
 

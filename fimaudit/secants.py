@@ -33,8 +33,8 @@ def complete(p: Array, top: int) -> Array:
 
 def _without(p: Array, top: int) -> Array:
     """Sum over the classes but one, which it sets to 0; the whole sum less that one would cancel."""
-    p[:, top] = 0.0
-    return np.asarray(p.sum(axis=1))
+    p[..., top] = 0.0
+    return np.asarray(p.sum(axis=-1))
 
 
 def resolution(p: Array) -> float:
@@ -51,17 +51,23 @@ def resolution(p: Array) -> float:
 
 
 def visible_classes(p: Array) -> NDArray[np.bool_]:
-    """Classes whose probability keeps relative precision in every row: the ones whose logarithm can be used."""
-    floor = FLOAT32_FLOOR if np.array_equal(p[0], p[0].astype(np.float32)) else FLOAT64_FLOOR
-    return np.asarray((p > floor).all(axis=0))
+    """Classes whose probability keeps relative precision in every row: the ones whose logarithm can be used.
+
+    Args:
+        p: (..., m, K); the result is (..., K).
+    """
+    row = p.reshape(-1, p.shape[-1])[-1]
+    others = row[np.arange(len(row)) != row.argmax()]  # the largest may have been completed in float64
+    floor = FLOAT32_FLOOR if np.array_equal(others, others.astype(np.float32)) else FLOAT64_FLOOR
+    return np.asarray(p.min(axis=-2) > floor)
 
 
 def log_probabilities(p: Array, top: int) -> Array:
-    """log p of completed rows; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
+    """log p of completed rows (..., K); the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
     out = np.log(p)
     others = _without(p.copy(), top)
     sure = others < 0.5
-    out[:, top] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[:, top])
+    out[..., top] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[..., top])
     return np.asarray(out)
 
 

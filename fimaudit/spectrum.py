@@ -20,8 +20,11 @@ __all__ = [
     "block_starts",
     "corrected_top",
     "energy_quantile",
+    "largest_early",
+    "leading_directions",
     "past_directions",
     "past_grams",
+    "predicted_sum",
     "spectral_limits",
     "top_pair",
     "trace_limits",
@@ -34,6 +37,8 @@ Array = NDArray[np.float64]
 LEARNING = 3
 #: The predicted direction is renewed when the past has grown by this factor.
 GROWTH = 1.6
+#: A matrix squared so often leaves its top eigenvector; and what may be divided by.
+SQUARINGS, TINY = 4, 1e-300
 #: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
 DENSE_CLASSES = 24
 
@@ -117,37 +122,59 @@ def predicted_energy(y: Array, known: Array | None = None) -> tuple[float, int]:
     if m <= LEARNING:
         return 0.0, 0
     starts = block_starts(m)
-    directions = past_directions(y, starts)
-    lengths = np.diff(np.append(starts, m))
-    u = np.repeat(directions, lengths, axis=0)
-    return float((np.einsum("tk,tk->t", u, y[LEARNING:]) ** 2).sum()), m - LEARNING
+    return predicted_sum(past_directions(y, starts), y, starts), m - LEARNING
+
+
+def predicted_sum(forms: Array, y: Array, starts: Sequence[int]) -> float:
+    """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (blocks, K) of the block that t is in."""
+    total = 0.0
+    for form, first, last in zip(forms, starts, (*starts[1:], len(y)), strict=True):
+        along = y[first:last] @ form
+        total += float(along @ along)
+    return total
 
 
 @lru_cache(maxsize=256)
-def _starts(m: int) -> tuple[int, ...]:
+def block_starts(m: int) -> tuple[int, ...]:
+    """Where, among m contrasts, the predicted direction is renewed; the first is ``LEARNING``."""
     starts = [LEARNING]
     while (nxt := max(starts[-1] + 1, int(starts[-1] * GROWTH))) < m:
         starts.append(nxt)
     return tuple(starts)
 
 
-def block_starts(m: int) -> NDArray[np.int64]:
-    """Where, among m contrasts, the predicted direction is renewed; the first is ``LEARNING``."""
-    return np.array(_starts(m), dtype=np.int64)
-
-
-def past_grams(y: Array, starts: Sequence[int] | NDArray[np.int64]) -> Array:
+def past_grams(y: Array, starts: Sequence[int]) -> Array:
     """Gram of the rows before each start, (blocks, K, K)."""
     edges = [0, *starts]
     return np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
 
 
-def past_directions(y: Array, starts: Sequence[int] | NDArray[np.int64]) -> Array:
-    """Top eigenvector of the Gram of the rows before each start, (blocks, K)."""
+def leading_directions(grams: Array, seeds: Array) -> Array:
+    """Unit vectors near the top eigenvectors of (n, K, K) positive matrices: the sixteenth power of each times a seed.
+
+    A prediction need not be exact: whatever the direction, the limit holds. The seeds, (n, K) or (1, K), are contrasts
+    from the past, so that no class basis is special.
+    """
+    power = grams
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power /= np.maximum(power.trace(axis1=1, axis2=2), TINY)[:, None, None]
+    found = (power @ seeds[:, :, None])[:, :, 0]
+    return np.asarray(found / np.maximum(np.sqrt((found**2).sum(axis=1)), TINY)[:, None])
+
+
+def largest_early(y: Array) -> int:
+    """Which of the contrasts before the first prediction is the longest."""
+    return int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))
+
+
+def past_directions(y: Array, starts: Sequence[int]) -> Array:
+    """Leading direction of the rows before each start, (blocks, K)."""
     if y.shape[1] <= DENSE_CLASSES:
-        return np.asarray(np.linalg.eigh(past_grams(y, starts))[1][:, :, -1])
+        grams = past_grams(y, starts)
+        return leading_directions(grams / max(float(grams[-1].trace()), TINY), y[[largest_early(y)]])
     out = np.empty((len(starts), y.shape[1]))
-    u = y[int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))]
+    u = y[largest_early(y)]
     for i, start in enumerate(starts):
         past = y[:start]
         for _ in range(4):

@@ -9,6 +9,9 @@ At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +22,11 @@ from fimaudit.spectrum import (
     block_starts,
     corrected_top,
     energy_quantile,
+    largest_early,
+    leading_directions,
     past_directions,
     past_grams,
+    predicted_sum,
     top_pair,
     upper_factor,
 )
@@ -32,38 +38,65 @@ Array = NDArray[np.float64]
 #: For two classes the peak lies where the gap of log p is 2.4 T; more classes move it, up to a factor of a few.
 TWO_CLASS_GAP = 2.4
 GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 13))
+FINER = np.exp(np.linspace(np.log(GRID[5]), np.log(GRID[7]), 7))
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
+
+
+#: Many classes: rows from which the coarse grid is placed.
+COARSE_ROWS = 48
 
 
 def temper(logs: Array, log_p: Array, temperature: float) -> Array:
     """Z = (L - L q_T) sqrt(q_T) / T: contrasts of log p to contrasts of 2 sqrt(q_T), both (m, K)."""
     q = _tempered(log_p, np.array([temperature]))[0]
-    return np.asarray((logs - (logs @ q)[:, None]) * (np.sqrt(q) / temperature))
+    out = logs - (logs @ q)[:, None]
+    out *= np.sqrt(q) / temperature
+    return np.asarray(out)
 
 
 def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> float:
-    """The temperature at which the sample's lambda_T is largest: a grid over log T, then two refinements.
+    """The temperature at which the sample's lambda_T is largest: a grid over log T, a finer one, and a parabola.
 
     Args:
         logs: (m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
         log_p: (K,) log probabilities.
         around: centre of the grid; from the gap between the two largest log p when left out.
     """
-    gram = logs.T @ logs / len(logs) if logs.shape[1] <= DENSE_CLASSES else None
+    gram = _gram(logs)
     grid = GRID * (around if around is not None else start_temperature(log_p))
-    best = 0
+    few = logs if gram is not None else logs[:COARSE_ROWS]
+    grid, tops = _climb(few, gram, log_p, grid, GRID[-2])
+    finer = FINER * grid[int(np.argmax(tops))]
+    grid, tops = _climb(logs, gram, log_p, finer, FINER[-2] / FINER[1])
+    return _summit(grid, tops)
+
+
+def _climb(logs: Array, gram: Array | None, log_p: Array, grid: Array, shift: float) -> tuple[Array, Array]:
+    """lambda_T over the grid, moved by the factor ``shift`` until its largest value does not lie at an end."""
     for _ in range(12):
         tops = _tops(logs, gram, log_p, grid)
         best = int(np.argmax(tops))
         if 0 < best < len(grid) - 1 or not tops[best] > 0:
             break
-        grid = grid * (GRID[-2] if best else GRID[1])
-    for _ in range(2):
-        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        grid = np.exp(np.linspace(np.log(low), np.log(high), 7))
-        best = int(np.argmax(_tops(logs, gram, log_p, grid)))
-    return float(grid[best])
+        grid = grid * (shift if best else 1.0 / shift)
+    return grid, tops
+
+
+def _summit(grid: Array, tops: Array) -> float:
+    """Top of the parabola in log T through the largest value and its neighbours."""
+    best = int(np.argmax(tops))
+    if not 0 < best < len(grid) - 1:
+        return float(grid[best])
+    before, at, after = tops[best - 1 : best + 2]
+    bend = 2 * at - before - after
+    offset = 0.5 * (after - before) / bend if bend > 0 else 0.0
+    return float(grid[best] * (grid[best + 1] / grid[best]) ** offset)
+
+
+def _gram(logs: Array) -> Array | None:
+    """Few classes: the Gram matrix serves every temperature."""
+    return logs.T @ logs / len(logs) if logs.shape[1] <= DENSE_CLASSES else None
 
 
 def start_temperature(log_p: Array) -> float:
@@ -105,33 +138,32 @@ def _predicted_peak(logs: Array, log_p: Array) -> tuple[float, int]:
         return 0.0, 0
     starts = block_starts(m)
     temperatures = _past_temperatures(logs, log_p, starts)
-    lengths = np.diff(np.append(starts, m))
+    q = _tempered(log_p, temperatures)
+    root = np.sqrt(q) / temperatures[:, None]
     if logs.shape[1] <= DENSE_CLASSES:
         grams = tempered_grams(past_grams(logs, starts), log_p, temperatures)
-        directions = np.linalg.eigh(grams)[1][:, :, -1]
+        early = logs[largest_early(logs)]
+        directions = leading_directions(grams, (early - q @ early[:, None]) * root)
     else:
         directions = np.stack(
             [past_directions(temper(logs[:b], log_p, t), [b])[0] for b, t in zip(starts, temperatures, strict=True)]
         )
     # u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) is a linear form of L_t.
-    q = _tempered(log_p, temperatures)
-    weights = directions * np.sqrt(q) / temperatures[:, None]
+    weights = directions * root
     forms = weights - weights.sum(axis=1, keepdims=True) * q
-    return float((np.einsum("tk,tk->t", np.repeat(forms, lengths, axis=0), logs[LEARNING:]) ** 2).sum()), m - LEARNING
+    return predicted_sum(forms, logs, starts), m - LEARNING
 
 
-def _past_temperatures(logs: Array, log_p: Array, starts: NDArray[np.int64]) -> Array:
+def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int]) -> Array:
     """Temperature for each block, from log p alone at first and renewed from the past."""
     temperature = start_temperature(log_p)
     out = np.full(len(starts), temperature)
-    for renewal in RENEWALS:
-        later = starts >= renewal
-        if later.any():
-            past = logs[: starts[later][0]]
-            gram = past.T @ past if logs.shape[1] <= DENSE_CLASSES else None
+    for block in (bisect_left(starts, renewal) for renewal in RENEWALS):
+        if block < len(starts):
+            past = logs[: starts[block]]
             grid = temperature * GRID[::2]
-            temperature = float(grid[int(np.argmax(_tops(past, gram, log_p, grid)))])
-            out[later] = temperature
+            temperature = float(grid[int(np.argmax(_tops(past, _gram(past), log_p, grid)))])
+            out[block:] = temperature
     return out
 
 

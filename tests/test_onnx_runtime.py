@@ -642,7 +642,7 @@ def test_answers_of_another_length_are_refused() -> None:
 def test_a_model_that_raises() -> None:
     proto = linear()
     proto.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(ModelFailure, match=r"raised on an input of shape \(2, 5\) and type float32"):
+    with pytest.raises(ModelFailure, match=r"raised on an input of shape \([12], 5\) and type float32"):
         opened(proto).probabilities(np.ones((2, 5), "f"))
 
 
@@ -764,3 +764,26 @@ def test_any_garbled_byte(tmp_path: Path, valid: bytes, data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(valid) - 1))] = data.draw(st.integers(0, 255))
     opens_or_says_why(tmp_path, bytes(content))
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 4])
+def test_rows_that_run_side_by_side_are_answered_in_order(batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of rows, on any number of cores, in each kind of batch: row i gets the answer to row i."""
+    rows = RNG.standard_normal((23, 4)).astype("f")
+    for cores in (1, 2, 3, 40):
+        monkeypatch.setattr("fimaudit_adapters.onnx_session._cores", lambda cores=cores: cores)
+        model = opened(linear(batch))
+        for count in (1, 2, 5, 23):
+            np.testing.assert_allclose(model.probabilities(rows[:count]), softmax(rows[:count] @ W), rtol=1e-5)
+
+
+def test_a_call_side_by_side_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fimaudit_adapters.onnx_session._cores", lambda: 3)
+    nodes = [helper.make_node("Squeeze", ["x", "one"], ["row"]), helper.make_node("Gather", ["table", "row"], ["y"])]
+    fixed = [constant("one", [1], np.int64), constant("table", np.eye(2), np.float32)]
+    model = opened(build(nodes, [("x", onnx.TensorProto.INT64, ["N", 1])], [("y", FLOAT, ["N", 2])], fixed))
+    asked = np.array([0, 1, 1, 0, 1])[:, None]
+    np.testing.assert_array_equal(model.probabilities(asked), np.eye(2)[asked[:, 0]])
+    asked[4] = 7
+    with pytest.raises(ModelFailure, match="raised on an input"):
+        model.probabilities(asked)
