@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -51,6 +54,48 @@ def test_checks_for_noise_see_it_with_a_ledger(plain, digits, connect, tmp_path,
     sentinels = Sentinels(digits.rows[:20], meter)
     sentinels.begin()
     assert sentinels.noise > 1e-4
+    book.close()
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize(("note", "time"), [("http preflight", 1), ("http labels seen", 1), ("http labels seen", 2)])
+@pytest.mark.parametrize(
+    ("server", "path", "options"),
+    [
+        ("plain", "/classify", {"protocol": "label_scores"}),
+        ("plain", "/classify", {"protocol": "label_scores", "top_k": 4}),
+        ("kserve", "/v1/models/digits:predict", {}),
+    ],
+)
+def test_a_kill_in_the_preflight_costs_no_committed_row(
+    plain, kserve, digits, connect, tmp_path, server, path, options, note, time
+):
+    url, rows = {"plain": plain, "kserve": kserve}[server].url + path, digits.rows[:120]
+    whole = connect(url, **options)
+    expected = Meter(whole).ask([PlainRows(rows)])[0]
+    model = connect(url, **options)
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)
+    remember, seen = book.remember, Counter()
+
+    def stopped(name, value):
+        seen[name] += 1
+        if name == note and seen[name] == time:
+            raise Stopped
+        remember(name, value)
+
+    book.remember = stopped
+    with contextlib.suppress(Stopped):
+        Meter(model, ledger=book).ask([PlainRows(rows)])
+    book.close()
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint, resume=True)
+    again = connect(url, **options)
+    assert np.allclose(Meter(again, ledger=book).ask([PlainRows(rows)])[0], expected, atol=1e-12)
+    assert again.info.details["labels"] == whole.info.details["labels"]
+    # The first row alone, then each in its batch: no answer that was committed was asked for again.
+    assert sum(r.rows for r in book.requests() if r.status == "ok") == 1 + len(rows)
     book.close()
 
 

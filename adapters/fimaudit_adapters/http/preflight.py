@@ -25,6 +25,9 @@ from fimaudit_adapters.http.wire import Answer, Scores, WireFormat
 
 __all__ = ["Learned", "Preflight", "wire_for"]
 
+#: Note of the labels in the first answer: kept before that answer is, which can then be recalled and read at any time.
+SEEN = "http labels seen"
+
 #: Rows a request to begin with, as long as they fit so many bytes.
 FIRST_BATCH = 100
 FIRST_BATCH_BYTES = 8 * 2**20
@@ -124,14 +127,18 @@ class Preflight:
         return True
 
     async def _once(self, wire: WireFormat, rows: NDArray[Any], lease: Lease) -> None:
-        answers = await self._sender.once(wire, rows, lease, self._learn, recall=self._numbers_only)
-        self._resolution = self._resolution or output_resolution(answers)
+        seen = lease.note(SEEN)
+        if seen is not None and self._reader.labels is None:
+            self._reader.restore(seen["labels"], seen["top_k"])
 
-    @property
-    def _numbers_only(self) -> bool:
-        """Whether answers cannot carry labels: committed ones, whose labels were not learned yet, may then be recalled."""
-        numbers = self._endpoint.kind in ("probs", "logits", "logprobs") and self._endpoint.protocol == "json"
-        return numbers or (self._endpoint.protocol == "open_inference" and self._endpoint.top_k is None)
+        def learn(answer: Answer, count: int) -> NDArray[np.float64]:
+            probabilities = self._learn(answer, count)
+            if self._reader.labels is not None:
+                lease.remember(SEEN, {"labels": list(self._reader.labels), "top_k": self._reader.top_k})
+            return probabilities
+
+        answers = await self._sender.once(wire, rows, lease, learn)
+        self._resolution = self._resolution or output_resolution(answers)
 
     def _found(self, wire: WireFormat, batch: int, tested: int) -> Learned:
         binary = isinstance(wire, OpenInference) and wire.binary

@@ -53,19 +53,19 @@ class _Batch:
     rows: NDArray[Any]
     lease: Lease
     read: Callable[[Answer, int], NDArray[np.float64]]
-    recall: bool = True
     answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     stop: BaseException | None = None
     times: NDArray[np.uint32] = field(init=False)
 
     def __post_init__(self) -> None:
-        seen: collections.Counter[bytes] = collections.Counter()
         self.times = np.zeros(len(self.rows), dtype="<u4")
-        for i, row in enumerate(self.rows):
-            content = hashlib.blake2b(row, digest_size=16).digest()
-            self.times[i] = seen[content]
-            seen[content] += 1
+        contents = [hash(row.tobytes()) for row in self.rows]
+        if len(set(contents)) < len(contents):
+            seen: collections.Counter[int] = collections.Counter()
+            for i, content in enumerate(contents):
+                self.times[i] = seen[content]
+                seen[content] += 1
 
 
 class Sender:
@@ -114,17 +114,13 @@ class Sender:
         rows: NDArray[Any],
         lease: Lease,
         read: Callable[[Answer, int], NDArray[np.float64]],
-        *,
-        recall: bool = True,
     ) -> NDArray[np.float64]:
         """Answer the rows with one request, retried but never split; raises ``GivenUp``.
 
-        The next request for the same rows takes this answer, with a ledger or without.
-
-        Args:
-            recall: take an answer of an earlier process, which ``read`` does not get to see.
+        The next request for the same rows takes this answer, with a ledger or without. An answer of an earlier process is
+        taken as it was kept: ``read`` does not get to see it.
         """
-        batch = _Batch(rows, lease, read, recall)
+        batch = _Batch(rows, lease, read)
         answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
         self._kept[self._key(wire.encode(rows).content, batch.times)] = answers
         return answers
@@ -156,7 +152,7 @@ class Sender:
         body = wire.encode(batch.rows[start:stop])
         key = self._key(body.content, batch.times[start:stop])
         known = self._kept.pop(key, None)
-        if known is None and batch.recall:
+        if known is None:
             known = batch.lease.recall(key)
         if known is not None:
             return known
