@@ -157,6 +157,8 @@ class Sharded:
         if isinstance(item, Part):
             self._keep(item)
             return
+        if self._parts.done[item.result.index]:
+            return  # of a block that was half done and is asked as a whole
         self._waiting.append(item)
         if len(self._waiting) >= PART_INPUTS or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()

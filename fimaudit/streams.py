@@ -22,7 +22,7 @@ from fimaudit.pixels import IMAGE_SUFFIXES, require_decoder
 from fimaudit.shard_formats import SHARD_SUFFIXES, Decoding, Files, open_shard, table_columns
 from fimaudit.sources import SUFFIXES, Inputs, Row, check_inputs, read_inputs
 
-__all__ = ["Shard", "Stream", "count_inputs", "look_at", "open_data"]
+__all__ = ["Shard", "Stream", "count_inputs", "first_size", "look_at", "open_data"]
 
 #: One file of at most this many bytes is read whole and checked whole before the start.
 WHOLE_BYTES = 256 * 2**20
@@ -131,6 +131,12 @@ class Stream:
             yield from (Row(None, reason=why) for _ in positions)
         finally:
             reader.close()
+
+
+def first_size(data: Inputs | Stream) -> int:
+    """How many numbers the first input holds; 1 where it cannot be told."""
+    first = next(data.rows([0]), None) if len(data) else None
+    return max(1, first.x.size) if first is not None and first.x is not None else 1
 
 
 def look_at(stream: Stream, expected: Sequence[int | None] | None) -> tuple[Inputs, NDArray[np.int64]]:

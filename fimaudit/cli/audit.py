@@ -17,14 +17,15 @@ from fimaudit.errors import RunError, UsageError
 from fimaudit.journal import JOURNAL
 from fimaudit.planning import cost_of
 from fimaudit.policy import read_policy
-from fimaudit.sources import read_inputs
+from fimaudit.sources import Inputs
+from fimaudit.streams import Stream, first_size, open_data
 
 __all__ = ["audit"]
 
 
 def audit(
     target: o.Target,
-    data: o.Data,
+    data: o.LargeData,
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
     queries: Annotated[int, typer.Option(help="Rows an input, base row included; pilot and checks add up to 10 %.")] = 200,
     mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
@@ -61,6 +62,11 @@ def audit(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    max_failures: o.MaxFailures = None,
+    engine: o.EngineChoice = "local",
+    address: o.Address = None,
+    workers: o.Workers = None,
+    gpus_per_worker: o.GpusPerWorker = None,
     weights: o.Weights = None,
     trust_pickle: o.TrustPickle = False,
     device: o.Device = None,
@@ -89,9 +95,10 @@ def audit(
         raise UsageError(f"expected --profile off, cheap or full, got {profile!r}")
     if policy is not None:
         read_policy(policy)  # refuse a bad one before the first query
-    inputs = read_inputs(data)
+    inputs: Inputs | Stream | str = data
     if o.is_endpoint(target):
-        features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
+        inputs = open_data(data)
+        features = first_size(inputs)
         pace = per_second(rate)
         cost = cost_of(
             max(1, len(inputs)), queries, features=features, batch=batch or 100, rate=pace, price_per_row=price_per_row
@@ -126,6 +133,11 @@ def audit(
                 worst_direction=worst_direction,
                 resume=resume,
                 overwrite=overwrite,
+                max_failures=max_failures,
+                engine=cast(Any, engine),
+                address=address,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
                 progress=progress,
                 weights=weights,
                 trust_pickle=trust_pickle,

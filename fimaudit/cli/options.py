@@ -18,21 +18,27 @@ from fimaudit.errors import DataError, DomainError, UsageError
 __all__ = [
     "TARGET_HELP",
     "Adapter",
+    "Address",
     "BearerEnv",
     "Data",
     "Device",
     "EndpointFile",
     "EndpointSet",
+    "EngineChoice",
+    "GpusPerWorker",
     "HeaderEnv",
     "Hold",
     "Input",
+    "LargeData",
     "LinkName",
+    "MaxFailures",
     "Output",
     "Protocol",
     "Rate",
     "Target",
     "TrustPickle",
     "Weights",
+    "Workers",
     "endpoint_options",
     "held",
     "is_endpoint",
@@ -48,6 +54,23 @@ SCALES = ("raw", "std", "range")
 TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
+LargeData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet; or a folder, glob or URL (s3://) of such files, "
+        "of images, or of WebDataset .tar.",
+    ),
+]
+EngineChoice = Annotated[str, typer.Option("--engine", help="Where inputs are measured: local (this process) or ray.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray: cluster to use, auto or host:port; one is started here when left out.")
+]
+Workers = Annotated[int | None, typer.Option(help="Ray: processes with a model each; as many as fit when left out.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="Ray: GPUs of each worker, fractions too; 1 where there are any when left out.")
+]
+MaxFailures = Annotated[int | None, typer.Option(help="Stop, resumable, when more inputs than this have failed.")]
 LinkName = Annotated[
     str, typer.Option("--link", help="What turns the output into probabilities: auto, identity, softmax or sigmoid.")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,16 @@ class EndpointClassifier:
             answers = self._loop.run(self._ask(rows, lease))
             self._classes = answers.shape[1]
             return answers
+
+    def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
+        """Ask the endpoint together with other processes, within one rate and one number of requests in flight.
+
+        Args:
+            turn: takes the next place in the common rate and says how many seconds from now it is.
+            pause: tells the others that the server asked for a pause.
+            of: how many processes there are.
+        """
+        self._sender.share(turn, pause, of)
 
     def close(self) -> None:
         """Close the connections and end the thread; may be called twice."""

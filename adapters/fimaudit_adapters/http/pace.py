@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
+from collections.abc import Callable
 
 __all__ = ["Pace"]
 
@@ -29,7 +30,21 @@ class Pace:
         self._gap = 1.0 / rate if rate else 0.0
         self._next_send = 0.0
         self._slowed_at = -1.0
+        self._turn: Callable[[], float] | None = None
+        self._tell_pause: Callable[[float], None] | None = None
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
+        """Send in turns with other processes that ask the same endpoint.
+
+        Args:
+            turn: takes the next place in the common rate and says how many seconds from now it is.
+            pause: tells the others that the server asked for a pause.
+            of: processes, which share the requests in flight.
+        """
+        self._turn, self._tell_pause = turn, pause
+        self.most = max(1, self.most // of)
+        self.allowed = min(self.allowed, float(self.most))
 
     async def enter(self) -> float:
         """Wait for a place, the rate and any pause; returns the moment of entry (``time.monotonic``)."""
@@ -39,6 +54,8 @@ class Pace:
             await turn
         self.in_flight += 1
         try:
+            if self._turn is not None:
+                await asyncio.sleep(await asyncio.to_thread(self._turn))
             while (now := time.monotonic()) < self._next_send:
                 await asyncio.sleep(self._next_send - now)
         except BaseException:
@@ -60,6 +77,8 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """Send nothing for so long: the gateway's limit holds for every request, not for the one it refused."""
         self._next_send = max(self._next_send, time.monotonic() + seconds)
+        if self._tell_pause is not None:
+            self._tell_pause(seconds)
 
     def _give_back(self) -> None:
         self.in_flight -= 1

@@ -81,6 +81,10 @@ class Sender:
         self._given_up = 0
         self._started: float | None = None
 
+    def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
+        """Take turns with other processes (``Pace.share``)."""
+        self._pace.share(turn, pause, of)
+
     async def send(
         self, wire: WireFormat, reader: Reader, rows: NDArray[Any], size: int, lease: Lease
     ) -> NDArray[np.float64]:
