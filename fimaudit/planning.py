@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 from scipy import special
 
 from fimaudit.errors import UsageError
@@ -28,13 +29,19 @@ __all__ = [
     "expected_interval",
     "proposal",
     "request_bytes",
+    "rows_of",
 ]
 
 Purpose = Literal["mean", "p95", "max", "compare", "threshold"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 
-#: Pilot, profile, checks and sentinels: at most one row in so many on top of inputs x queries.
-ON_TOP = 10
+#: Pilot, profile and checks: at most one row in so many on top of inputs x queries, or so many rows an input where that is
+#: more, as with few queries.
+ON_TOP, EACH = 10, 7
+#: Rows before the first input, the first sentinels included, and rows for one of a sentinel after that.
+START, SENTINEL = 50, 250
+#: Requests that are not full: at the start, and of each block of inputs that share requests.
+START_REQUESTS, BLOCK, BLOCK_REQUESTS = 13, 32, 2
 #: Fewest queries of a proposal: from about 20 directions on the estimate's bias stays within 1 %.
 FEWEST = 22
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -48,6 +55,8 @@ FOR_P95 = 72
 FINALISTS = 10
 #: A JSON number of float64 or widened float32 digits, with its comma.
 JSON_NUMBER = 20
+#: Bytes of a request and its answer that are not numbers.
+ENVELOPE = 200
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def request_bytes(features: int, classes: int, batch: int, encoding: Literal["js
     13000
     """
     number = JSON_NUMBER if encoding == "json" else 4
-    return batch * (features + classes) * number + 200
+    return batch * (features + classes) * number + ENVELOPE
 
 
 def cost_of(
@@ -116,7 +125,7 @@ def cost_of(
     price_per_request: float | None = None,
     rows: int | None = None,
 ) -> Cost:
-    """What ``inputs`` x ``queries`` rows, with 10 % on top, will take.
+    """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
     Args:
         inputs, queries: inputs, and rows for each.
@@ -126,13 +135,13 @@ def cost_of(
         rate: requests a second that the endpoint allows.
         seconds_per_request, concurrency: how long a request takes, and how many run at once.
         price_per_row, price_per_request: in any currency; both may apply.
-        rows: rows in all, where they are not inputs x queries and 10 %: ``Proposal.rows``.
+        rows: rows in all, where they are known: ``Proposal.rows``.
 
     Raises:
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=20.0, price_per_row=0.001)
-    Cost(rows=22000, requests=220, bytes=17644000, seconds=11.0, money=22.0)
+    Cost(rows=22130, requests=265, bytes=17757000, seconds=13.25, money=22.13)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -141,8 +150,10 @@ def cost_of(
     for name, value in (("price_per_row", price_per_row), ("price_per_request", price_per_request)):
         if value is not None and not value >= 0:
             raise UsageError(f"expected {name} of at least 0, got {value}")
-    rows = with_overhead(inputs * queries) if rows is None else rows
+    rows = rows_of(inputs, queries) if rows is None else rows
     requests = math.ceil(rows / batch)
+    if batch > 1:
+        requests += START_REQUESTS + BLOCK_REQUESTS * math.ceil(inputs / BLOCK) + rows // 1000
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
     prices = [price_per_row * rows if price_per_row is not None else None]
@@ -151,7 +162,7 @@ def cost_of(
     return Cost(
         rows,
         requests,
-        requests * request_bytes(features, classes, min(batch, rows), encoding),
+        request_bytes(features, classes, rows, encoding) + (requests - 1) * ENVELOPE,
         None if slowest is None else requests * slowest,
         sum(known) if known else None,
     )
@@ -192,14 +203,14 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         UsageError: unknown purpose, or a budget too small for one input.
 
     >>> proposal("p95", 20_000).inputs, proposal("p95", 20_000).queries
-    (826, 22)
+    (685, 22)
     """
     if purpose not in PURPOSES:
         raise UsageError(f"expected a purpose among {', '.join(PURPOSES)}, got {purpose!r}")
     models = 2 if purpose == "compare" else 1
-    each = budget * 10 // 11 // models
-    if each < FEWEST:
-        needed = models * with_overhead(FEWEST)
+    each = budget // models
+    if each < rows_of(1, FEWEST):
+        needed = models * rows_of(1, FEWEST)
         raise UsageError(f"a budget of {budget} rows is too small for {purpose}: one input takes {needed} rows")
     if available is not None:
         _positive(available=available)
@@ -212,7 +223,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         raise UsageError(f"expected a spread of at least 0, got {sigma}")
     inputs, queries = _split(each, available, sigma, models)
     within = models * 2.0 / _terms(queries)
-    rows = models * with_overhead(inputs * queries)
+    rows = models * rows_of(inputs, queries)
     if purpose == "p95":
         density = math.exp(-(special.ndtri(0.95) ** 2) / 2) / math.sqrt(2 * math.pi)
         error = math.sqrt(0.95 * 0.05 / inputs) / density * math.sqrt(sigma**2 + within)
@@ -228,29 +239,50 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
     return Proposal(purpose, inputs, queries, rows, error, reason)
 
 
-def with_overhead(rows: int) -> int:
-    """Rows with the 10 % that pilot, checks and sentinels may take."""
-    return rows + -(-rows // ON_TOP)
+def rows_of(inputs: int, queries: int) -> int:
+    """Most rows of a run, pilot, checks and sentinels included.
+
+    >>> rows_of(100, 200)
+    22130
+    """
+    measured = inputs * queries
+    return START + measured + max(-(-measured // ON_TOP), EACH * inputs) + measured // SENTINEL
 
 
-def _split(rows: int, available: int | None, sigma: float, models: int) -> tuple[int, int]:
-    """The n and q with n q <= rows that minimise (sigma^2 + models 2 / (q - 2)) / n; q no smaller than keeps bias away."""
-    best = 2.0 + math.sqrt(4.0 * models) / sigma if sigma > 0 else float(rows)
-    queries = max(FEWEST, min(round(best), rows))
-    inputs = rows // queries
-    if available is not None and inputs > available:
-        inputs, queries = available, rows // available
-    return inputs, queries
+def _inputs_within(budget: int, queries: int, available: int | None) -> int:
+    """Most inputs with so many queries each."""
+    inputs = int((budget - START) / (queries + max(queries / ON_TOP, EACH)))
+    while inputs > 0 and rows_of(inputs, queries) > budget:
+        inputs -= 1
+    return inputs if available is None else min(inputs, available)
 
 
-def _largest(rows: int, available: int | None) -> Proposal:
+def _queries_within(budget: int, inputs: int) -> int:
+    """Most queries for each of so many inputs, but no fewer than keep bias away."""
+    queries = int((budget - START) / (inputs * (1 + 1 / ON_TOP + 1 / SENTINEL))) + 2
+    while queries > FEWEST and rows_of(inputs, queries) > budget:
+        queries -= 1
+    return max(queries, FEWEST)
+
+
+def _split(budget: int, available: int | None, sigma: float, models: int) -> tuple[int, int]:
+    """The n and q within the budget that minimise (sigma^2 + models 2 / (q - 2)) / n; q no smaller than keeps bias away."""
+    best = (math.inf, 1)
+    for queries in np.unique(np.geomspace(FEWEST, max(FEWEST, budget), 400).astype(int)):
+        inputs = _inputs_within(budget, int(queries), available)
+        if inputs > 0:
+            best = min(best, ((sigma**2 + models * 2.0 / _terms(int(queries))) / inputs, inputs))
+    return best[1], _queries_within(budget, best[1])
+
+
+def _largest(budget: int, available: int | None) -> Proposal:
     """All inputs with few queries, then the largest again with fresh directions."""
-    inputs = available if available is not None and available * FEWEST <= rows else rows // FEWEST
+    inputs = _inputs_within(budget, FEWEST, available)
     finalists = min(FINALISTS, inputs)
-    queries = max(FEWEST, rows * 2 // 3 // inputs)
-    again = (rows - inputs * queries) // finalists
+    queries = _queries_within(budget * 2 // 3, inputs)
+    again = int((budget - rows_of(inputs, queries)) / (finalists * (1 + 1 / ON_TOP)))
     if again < 2 * FEWEST:
-        again, queries = 0, rows // inputs
+        again, queries = 0, _queries_within(budget, inputs)
     error = math.sqrt(2.0 / _terms(max(again, queries)))
     reason = (
         f"screen every input, then measure the {finalists} largest again with fresh directions"
@@ -259,19 +291,18 @@ def _largest(rows: int, available: int | None) -> Proposal:
     )
     if available is not None and inputs < available:
         reason += f"; the budget reaches {inputs} of {available} inputs, so it is the maximum of those"
-    return Proposal("max", inputs, queries, with_overhead(inputs * queries + finalists * again), error, reason, again)
+    rows = rows_of(inputs, queries) + math.floor(finalists * again * (1 + 1 / ON_TOP))
+    return Proposal("max", inputs, queries, rows, error, reason, again)
 
 
-def _decisions(rows: int, available: int | None) -> Proposal:
-    inputs = max(1, rows // DECISION)
-    if available is not None:
-        inputs = min(inputs, available)
-    queries = max(FEWEST, min(MOST_FOR_DECISION, rows // inputs))
+def _decisions(budget: int, available: int | None) -> Proposal:
+    inputs = max(1, _inputs_within(budget, DECISION, available))
+    queries = min(MOST_FOR_DECISION, _queries_within(budget, inputs))
     reason = (
         f"a sequential decision takes about {DECISION} queries where lambda is twice the threshold and stops by itself; "
         f"{queries} is where an input is left undecided"
     )
-    return Proposal("threshold", inputs, queries, with_overhead(inputs * queries), None, reason)
+    return Proposal("threshold", inputs, queries, rows_of(inputs, queries), None, reason)
 
 
 def _terms(queries: int) -> int:

@@ -8,21 +8,24 @@ import json
 import numpy as np
 import pytest
 
+from fimaudit import audit
 from fimaudit.errors import UsageError
-from fimaudit.planning import FOR_P95, PURPOSES, cost_of, expected_interval, proposal
+from fimaudit.planning import FOR_P95, PURPOSES, cost_of, expected_interval, proposal, rows_of
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
 
 def test_cost():
     cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
-    assert cost.rows == 9950 + 995
-    assert cost.requests == 172
-    assert cost.seconds == 43.0
-    assert cost.money == pytest.approx(109.45 + 86.0)
+    assert cost.rows == 9950 + 995 + 50 + 39
+    assert cost.requests == 173 + 13 + 2 * 2 + 11
+    assert cost.seconds == cost.requests / 4
+    assert cost.money == pytest.approx(110.34 + cost.requests / 2)
+    assert cost.bytes == 11034 * 13 * 20 + cost.requests * 200
+    assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
-    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 22 * 0.5
+    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 40 * 0.5
     for bad in ({"inputs": 0}, {"batch": 0}, {"rate": 0.0}, {"price_per_row": -1.0}):
         with pytest.raises(UsageError, match="expected"):
             cost_of(**{"inputs": 1, "queries": 10, "features": 3, **bad})
@@ -49,7 +52,7 @@ def test_expected_interval_is_what_the_estimator_gives():
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
-@pytest.mark.parametrize("budget", [60, 500, 20_000, 1_000_000])
+@pytest.mark.parametrize("budget", [200, 500, 20_000, 1_000_000])
 @pytest.mark.parametrize("available", [None, 1, 100, 5000])
 def test_proposals_stay_within_the_budget(purpose, budget, available):
     found = proposal(purpose, budget, available=available)
@@ -63,17 +66,17 @@ def test_proposals_stay_within_the_budget(purpose, budget, available):
 def test_proposals_answer_their_question():
     p95 = proposal("p95", 20_000)
     assert p95.inputs > 500
-    assert p95.standard_error == pytest.approx(0.056, abs=0.01)
+    assert p95.standard_error == pytest.approx(0.062, abs=0.005)
     few = proposal("p95", 20_000, available=50)
     assert few.queries > 300
     assert str(FOR_P95) in few.reason
     largest = proposal("max", 20_000, available=100)
     assert largest.inputs == 100
     assert largest.again > largest.queries
-    assert proposal("threshold", 6_600).inputs == 100
+    assert 90 <= proposal("threshold", 6_600).inputs <= 100
     assert proposal("compare", 20_000).inputs < proposal("mean", 20_000).inputs
     with pytest.raises(UsageError, match="too small"):
-        proposal("compare", 40)
+        proposal("compare", 150)
     with pytest.raises(UsageError, match="among mean"):
         proposal("mode", 4000)
 
@@ -92,20 +95,34 @@ def test_p95_error_formula_against_simulation():
     assert truth > 0
 
 
+@pytest.mark.parametrize(("inputs", "queries"), [(1, 12), (1, 60), (10, 22), (40, 30), (20, 60)])
+@pytest.mark.parametrize("features", [30, 300])
+def test_a_run_takes_no_more_rows_than_planned(inputs, queries, features):
+    """Seen: 272 rows for 10 x 22, which is 24 % on top and not 10 %."""
+    weights = np.random.default_rng(0).standard_normal(features) / 8
+
+    def model(batch):
+        p = 1 / (1 + np.exp(-batch @ weights))
+        return np.stack([1 - p, p], axis=1)
+
+    x = np.random.default_rng(1).standard_normal((inputs, features))
+    assert audit(model, x, queries=queries).summary.queries <= rows_of(inputs, queries) - 12  # sentinels of an endpoint
+
+
 def test_command(capsys, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 3, 2)))
     command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["cost"] == {
-        "rows": 8800,
-        "requests": 88,
-        "bytes": 88 * (100 * 16 * 20 + 200),
-        "seconds": 44.0,
-        "money": 4400.0,
+        "rows": 8882,
+        "requests": 114,
+        "bytes": 8882 * 16 * 20 + 114 * 200,
+        "seconds": 57.0,
+        "money": 4441.0,
     }
     command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)
     said = capsys.readouterr().out
-    assert "40 x 113" in said
+    assert "40 x 112" in said
     assert "no finite upper limit" in " ".join(said.split())
     with pytest.raises(UsageError, match="--budget"):
         command.plan(inputs=3, features=4, purpose="mean")

@@ -27,7 +27,7 @@ def audit(
     target: o.Target,
     data: o.LargeData,
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
-    queries: Annotated[int, typer.Option(help="Rows an input, base row included; pilot and checks add up to 10 %.")] = 200,
+    queries: Annotated[int, typer.Option(help="Rows an input, base row included; checks add up to 10 %, or 7.")] = 200,
     mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
     link: o.LinkName = "auto",
     lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,

@@ -127,7 +127,7 @@ def _show(
     table.add_row("inputs x queries", f"{inputs:,} x {queries:,}")
     if proposed is not None and proposed.again:
         table.add_row("largest again", f"10 x {proposed.again:,}")
-    table.add_row("rows", f"{cost.rows:,} (pilot and checks included, retries not)")
+    table.add_row("rows", f"{cost.rows:,} at most (pilot and checks included; retries and refused batches not)")
     table.add_row("requests", f"{cost.requests:,}")
     table.add_row("bytes", f"{cost.bytes / 2**20:,.1f} MiB")
     table.add_row("time", "unknown: give --rate or --seconds-per-request" if cost.seconds is None else _time(cost.seconds))

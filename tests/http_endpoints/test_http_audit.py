@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.planning import cost_of
 
 INPUTS, QUERIES = 6, 60
 
@@ -22,11 +23,14 @@ def estimates(report):
     return np.array([[s.spectral_norm.value, s.margin_radius.value, s.peak_spectral_norm.value] for s in report.inputs])
 
 
-def agrees(url, in_process, cancer, tolerance, **options):
+def agrees(url, in_process, cancer, tolerance, refused=0, **options):
     report = audit(url, cancer.rows[:INPUTS], queries=QUERIES, trust_env=False, **options)
     assert report.inputs[0].status == in_process.inputs[0].status == "ok"
     assert np.allclose(estimates(report), estimates(in_process), rtol=tolerance)
     assert report.summary.queries == pytest.approx(in_process.summary.queries, rel=0.5)
+    planned = cost_of(INPUTS, QUERIES, features=30, classes=2)
+    assert report.summary.queries <= planned.rows + refused
+    assert report.summary.requests <= planned.requests
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,8 @@ def test_kserve(kserve, in_process, cancer, path, options, tolerance):
 
 
 def test_triton(triton, in_process, cancer):
-    agrees(triton.url + "/v2/models/cancer/infer", in_process, cancer, 2e-2)
+    # It takes 64 rows at most, and refuses the first full batch.
+    agrees(triton.url + "/v2/models/cancer/infer", in_process, cancer, 2e-2, refused=100)
 
 
 def test_mlflow(mlflow, in_process, cancer):
