@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ import numpy as np
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from scipy import stats
-from synthetic_runs import made_run, picture_run, pictures, softmax_model
+from scipy import special, stats
+from synthetic_runs import cells, made_run, picture_run, pictures, shapes, softmax_model
 
 from fimaudit import audit
 from fimaudit.comparison import compare_runs
 from fimaudit.evidence import write_bundle
+from fimaudit.gating import Outcome, proposed_queries
 from fimaudit.onesided import Cells, quantile_limits
 from fimaudit.report import render
 from fimaudit.results import Interval, Sensitivity
@@ -39,7 +41,6 @@ from fimaudit.spectrum import spectral_limits
 from fimaudit.summary import summarise
 from fimaudit.verification import verify_bundle
 
-DIRECTIONS = 199
 #: Eigenvalues over the largest.
 SPECTRA = {"rank one": [1.0], "falling": [0.6**k for k in range(9)], "two equal": [1.0, 1.0], "nine equal": [1.0] * 9}
 
@@ -131,21 +132,66 @@ def _measured(index: int, norm: float, spectrum: Any, directions: int, rng: np.r
     return Sensitivity(index=index, status="ok", method="rademacher", queries=directions + 2, spectral_norm=cell)
 
 
-def gate_figures(trials: int = 2000) -> dict[str, float]:
-    """Share of wrong passes where the true quantile is the limit."""
+def gate_figures(trials: int = 500) -> dict[str, dict[str, float]]:
+    """Wrong decisions where the true quantile is the limit, and how far the upper bound lies above it, in logs.
+
+    ``strict`` is the same without restating the limits at other levels: one order statistic, at the level of the intervals.
+    ``bootstrap`` is what is not used: values corrected for their noise, which is drawn again.
+    """
     rng, out = np.random.default_rng(0), {}
-    factors = (DIRECTIONS / stats.chi2.ppf(q, DIRECTIONS) for q in (0.975, 0.025))
-    down, up = factors
-    for n in (10, 30, 100):
-        for p in (0.5, 0.95, 1.0):
-            for shape in ("spread", "equal"):
-                wrong = 0
+    for n in (5, 20, 100):
+        for p in (0.05, 0.5, 0.95, 1.0):
+            for m in (16, 199):
+                found: dict[str, list[tuple[bool, bool, float, float, bool]]] = {}
                 for _ in range(trials):
-                    true = np.exp(rng.normal(0, 1.5, n)) if shape == "spread" else np.ones(n)
-                    seen = true * rng.chisquare(DIRECTIONS, n) / DIRECTIONS
-                    limits = quantile_limits(Cells(seen, seen * down, seen * up, 0.025), p, 0.05, population=False)
-                    wrong += limits[1] < np.quantile(true, p) * (1 - 1e-12)
-                out[f"n={n} p={p} {shape}"] = wrong / trials
+                    for shape, true in shapes(n, p, rng).items():
+                        seen, at = cells(true, rng, m), float(np.quantile(true, p))
+                        lower, upper = quantile_limits(seen, p, 0.05, population=False)
+                        strict = quantile_limits(replace(seen, counts=None), p, 0.05, population=False)[1]
+                        wrong = upper < at * (1 - 1e-12), lower > at * (1 + 1e-12)
+                        drawn = _bootstrap_bound(np.log(seen.value), p, m, rng) < np.log(at) - 1e-12
+                        found.setdefault(shape, []).append((*wrong, np.log(upper / at), np.log(strict / at), drawn))
+                for shape, rows in found.items():
+                    names = ("wrong_pass", "wrong_fail", "bound", "strict_bound", "bootstrap_wrong_pass")
+                    figures = dict(zip(names, np.mean(rows, axis=0), strict=True))
+                    out[f"n={n} p={p} m={m} {shape}"] = {name: float(v) for name, v in figures.items()}
+    return out
+
+
+def _bootstrap_bound(logs: Any, p: float, m: int, rng: np.random.Generator, replicates: int = 200) -> float:
+    """95 % upper bound of a quantile's log: the value plus how far replicates of it stray, on the wider of both sides."""
+    spread, total = float(np.sqrt(special.polygamma(1, m / 2))), float(logs.var(ddof=1))
+    middle = float(np.median(logs))
+    centre = middle + (logs - middle) * np.sqrt(max(0.0, 1.0 - spread**2 / total))
+    again = np.quantile(centre + spread * rng.standard_normal((replicates, len(logs))), p, axis=1)
+    strays = again - np.quantile(centre, p)
+    return float(np.quantile(logs, p) + max(np.quantile(np.abs(strays), 0.9), np.quantile(strays, 0.95)))
+
+
+def proposal_figures(trials: int = 40) -> dict[str, dict[str, float]]:
+    """Runs with 100 queries that leave a rule open: how often a number of queries is proposed, and then decides."""
+    rng, out = np.random.default_rng(0), {}
+    for n in (20, 60, 200):
+        for p in (0.5, 0.95):
+            for off in (0.7, 0.85, 0.95, 1.05, 1.2, 1.4):
+                counts = Counter[str]()
+                for _ in range(trials):
+                    true = np.exp(rng.normal(0, 1.0, n))
+                    limit = float(np.quantile(true, p)) * off
+
+                    def outcome(found: Cells, limit: float = limit, p: float = p) -> Outcome:
+                        lower, upper = quantile_limits(found, p, 0.05, population=False)
+                        return "pass" if upper <= limit else "fail" if lower > limit else "undecided"
+
+                    first = cells(true, rng, 98)
+                    if outcome(first) != "undecided":
+                        counts["decided_at_once"] += 1
+                        continue
+                    queries = proposed_queries(first, 100, outcome)
+                    if queries is not None:
+                        counts["proposed"] += 1
+                        counts["then_decided"] += outcome(cells(true, rng, queries - 2)) != "undecided"
+                out[f"n={n} p={p} limit={off} of the value"] = {"runs": float(trials), **counts}
     return out
 
 
@@ -160,6 +206,7 @@ def main() -> None:
         "page": page_figures(options.inputs),
         "tails": tail_figures(),
         "gate": gate_figures(),
+        "proposals": proposal_figures(),
         "comparison": comparison_figures(options.runs),
     }
     print(json.dumps(figures, indent=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ from fimaudit.errors import UsageError
 from fimaudit.onesided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.pairs import column, quantile_ratio
 from fimaudit.policy import AccuracyRule, FlagRule, NotOkRule, Policy, QuantileRule, RatioRule, ShareBelowRule, read_policy
+from fimaudit.restated import contrast_counts
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.runfolder import Run, read_run
 
-__all__ = ["Decision", "Outcome", "Verdict", "baseline_folder", "decide", "gate"]
+__all__ = ["Decision", "Outcome", "Verdict", "baseline_folder", "decide", "gate", "proposed_queries"]
 
 Outcome = Literal["pass", "fail", "undecided"]
 QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
@@ -25,6 +26,12 @@ QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
 FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
 #: Queries are proposed up to this multiple of what was spent.
 MOST_TIMES = 64.0
+STEP = 1.25
+#: A difference is found four times in five when it is this many half-widths (1.645 standard errors) large.
+DETECTING = 1.5
+#: Runs drawn for each multiple, and the share of them that must be decided.
+DRAWS, MOST = 40, 0.8
+TOO_NEAR = f"not even {MOST_TIMES:.0f} times the queries would: the value is too near the limit, or too few inputs are known"
 STATISTICS = {"p05": "5th percentile of the", "p95": "95th percentile of the", "min": "smallest", "max": "largest"}
 WORDS = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 
@@ -149,31 +156,33 @@ def _selections(run: Run, group: str | None, label: int | None) -> Iterator[tupl
 def _decision(name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity], run: Run, confidence: float) -> Decision:
     missing, error = run.unmeasured, 1 - confidence
     miss = (1 - float(run.report.settings["confidence"])) / 2
-    n = len(inputs) + missing
+    n, spent = len(inputs) + missing, int(run.report.settings["queries"])
     common = {"rule": rule.rule, "name": name, "selection": selection, "inputs": n}
     if isinstance(rule, QuantileRule):
-        cells = cells_of([getattr(s, rule.metric) for s in inputs], missing, miss)
+        cells = cells_of(inputs, rule.metric, missing, miss)
         limit = rule.at_most if rule.at_most is not None else float(rule.at_least or 0)
         value = _point(cells, rule.statistic)
         lower, upper = _quantile(cells, rule, error)
         outcome = _outcome(lower, upper, rule.at_most, rule.at_least)
         queries = None
         if outcome == "undecided":
-            queries = _queries(cells, run, lambda c: _outcome(*_quantile(c, rule, error), rule.at_most, rule.at_least))
+            queries = proposed_queries(
+                cells, spent, lambda c: _outcome(*_quantile(c, rule, error), rule.at_most, rule.at_least)
+            )
         what = f"{STATISTICS.get(rule.statistic, rule.statistic)} {WORDS[rule.metric]} of {_target(rule.of)}"
         tail = FOR_QUANTILE.get(rule.statistic, 0) if rule.of == "population" else 0
         hint = f"it needs at least {tail} inputs, got {n}" if n < tail else ""
         upward = rule.at_most is not None
         return _made(common, what, outcome, limit, value, lower, upper, upward, queries, hint)
     if isinstance(rule, ShareBelowRule):
-        cells = cells_of([s.margin_radius for s in inputs], missing, miss)
+        cells = cells_of(inputs, "margin_radius", missing, miss)
         known = cells.value[~np.isnan(cells.value)]
         value = float((known < rule.radius).mean()) if known.size else None
         lower, upper = _share_below(cells, rule, error)
         outcome = _outcome(lower, upper, rule.at_most, None)
         queries = None
         if outcome == "undecided":
-            queries = _queries(cells, run, lambda c: _outcome(*_share_below(c, rule, error), rule.at_most, None))
+            queries = proposed_queries(cells, spent, lambda c: _outcome(*_share_below(c, rule, error), rule.at_most, None))
         what = f"share with a margin radius below {rule.radius:g}, of {_target(rule.of)}"
         return _made(common, what, outcome, rule.at_most, value, lower, upper, True, queries, "")
     if isinstance(rule, AccuracyRule):
@@ -221,8 +230,8 @@ def _ratio(name: str, rule: RatioRule, run: Run, baseline: Run, confidence: floa
     if outcome == "undecided" and not population and found.value and np.isfinite(upper) and lower > 0:
         gap = abs(np.log(limit / found.value))
         half = np.log(upper / found.value) if found.value < limit else np.log(found.value / lower)
-        times = (half / gap) ** 2 if gap > 0 else np.inf
-        queries = _more(run, float(times)) if times <= MOST_TIMES else None
+        times = (DETECTING * half / gap) ** 2 if gap > 0 else np.inf
+        queries = _more(int(run.report.settings["queries"]), float(times)) if times <= MOST_TIMES else None
     common = {"rule": rule.rule, "name": name, "selection": "all inputs", "inputs": len(indices)}
     statistic = STATISTICS.get(rule.statistic, rule.statistic)
     what = f"{statistic} {WORDS[rule.metric]} of {_target(rule.of)}, divided by the baseline's"
@@ -230,14 +239,16 @@ def _ratio(name: str, rule: RatioRule, run: Run, baseline: Run, confidence: floa
     return _made(common, what, outcome, limit, found.value, lower, upper, upward, queries, "")
 
 
-def cells_of(intervals: Sequence[Interval], missing: int, miss: float) -> Cells:
-    """Intervals as arrays, with ``missing`` inputs of which nothing is known."""
-    every = [*intervals, *[Interval()] * missing]
+def cells_of(inputs: Sequence[Sensitivity], metric: str, missing: int, miss: float) -> Cells:
+    """One quantity as arrays, with ``missing`` inputs of which nothing is known."""
+    every = [*(getattr(s, metric) for s in inputs), *[Interval()] * missing]
     return Cells(
         np.array([np.nan if c.value is None else c.value for c in every]),
         np.array([0.0 if c.lower is None else c.lower for c in every]),
         np.array([np.inf if c.upper is None else c.upper for c in every]),
         miss,
+        np.append(contrast_counts(inputs), np.zeros(missing, dtype=np.int64)),
+        metric != "margin_radius",
     )
 
 
@@ -270,18 +281,29 @@ def _outcome(lower: float, upper: float, at_most: float | None, at_least: float 
     return "pass" if lower >= at_least else "fail" if upper < at_least else "undecided"
 
 
-def _queries(cells: Cells, run: Run, outcome: Any) -> int | None:
-    """The least multiple of the queries, on a ladder, at which intervals that much narrower would decide."""
-    times = 1.25
-    while times <= MOST_TIMES:
-        if outcome(cells.sharpened(times)) != "undecided":
-            return _more(run, times)
-        times *= 1.25
-    return None
+def proposed_queries(cells: Cells, queries: int, outcome: Callable[[Cells], Outcome]) -> int | None:
+    """The least number of queries an input, on a ladder, at which most runs drawn at random would decide; ``None`` above it.
+
+    benchmarks/report.py says how often a rerun with that many is decided.
+    """
+    ladder = STEP ** np.arange(1, int(np.log(MOST_TIMES) / np.log(STEP)) + 1)
+
+    def decides(times: float) -> bool:
+        rng = np.random.Generator(np.random.Philox(key=np.array([STREAM + 2, len(cells)], dtype=np.uint64)))
+        found = sum(outcome(cells.measured_again(times, rng)) != "undecided" for _ in range(DRAWS))
+        return found >= MOST * DRAWS
+
+    if not decides(float(ladder[-1])):
+        return None
+    first, last = 0, len(ladder) - 1
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if decides(float(ladder[middle])) else (middle + 1, last)
+    return _more(queries, float(ladder[first]))
 
 
-def _more(run: Run, times: float) -> int:
-    return int(np.ceil(float(run.report.settings["queries"]) * times / 10) * 10)
+def _more(queries: int, times: float) -> int:
+    return int(np.ceil(queries * times / 10) * 10)
 
 
 def _target(of: str) -> str:
@@ -309,7 +331,7 @@ def _made(
         other = shown[1] if upward else shown[2]
         sentence = f"{what}: {shown[0]}, surely {'above' if upward else 'below'} {other}; required {side} {limit:g}: fail"
     elif outcome == "undecided":
-        spent = f"about {queries} queries an input would decide it" if queries else "more queries would not decide it"
+        spent = f"about {queries} queries an input would probably decide it" if queries else TOO_NEAR
         sentence += f"; {hint or spent}"
     return Decision(
         **common,

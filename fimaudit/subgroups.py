@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -34,11 +34,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Division:
-    """The inputs divided by one criterion."""
+    """The inputs divided by one criterion; ``by_answer`` where that is whether they were answered rightly."""
 
     title: str
     slices: list[Slice]
     left_out: int
+    by_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division
     out = [
         _divide("Groups", inputs, lambda s: s.group, confidence),
         _divide("True class", inputs, lambda s: None if s.label is None else f"class {s.label}", confidence),
-        _divide("Right and wrong answers", inputs, _rightness, confidence),
+        replace(_divide("Right and wrong answers", inputs, _rightness, confidence), by_answer=True),
     ]
     if not any(d.slices for d in out[1:2]):
         out.append(_divide("Predicted class", inputs, _predicted, confidence))

@@ -48,9 +48,6 @@ def _these(inputs: Columns, name: str, confidence: float) -> Quantiles:
         return Quantiles()
     quantity, unknown = inputs.limits[name], UNKNOWN[name]
     value, lower, upper = quantity.value, quantity.lower, quantity.upper
-    if not np.isfinite(value).any():
-        return Quantiles(max=_cell(np.nan, 0.0, float(upper.max())))
-
     norm, tail = unknown < 0, (1.0 - confidence) / 2
     shrunk = _without_noise(quantity, inputs.contrasts, confidence, norm)
     middle, counts = _quantile(value, 0.5, unknown), inputs.contrasts
@@ -76,8 +73,6 @@ def _population(inputs: Columns, name: str, confidence: float) -> Quantiles:
         return Quantiles()
     quantity, unknown = inputs.limits[name], UNKNOWN[name]
     value, lower, upper = quantity.value, quantity.lower, quantity.upper
-    if not np.isfinite(value).any():
-        return Quantiles()
     shrunk = _without_noise(quantity, inputs.contrasts, confidence, unknown < 0)
     middle = _quantile(value, 0.5, unknown)
     n = len(value)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from fimaudit import Report, audit
+from fimaudit.onesided import Cells
 from fimaudit.report.shown import keep_shown
 from fimaudit.results import Contrast, Interval, Sensitivity
 from fimaudit.sources import Inputs
@@ -121,3 +123,24 @@ def around(value: float, error: float) -> Interval:
     return Interval(
         value=float(value), lower=float(value * np.exp(-1.96 * error)), upper=float(value * np.exp(1.96 * error))
     )
+
+
+def cells(true: np.ndarray, rng: np.random.Generator, m: int = 199, restatable: bool = True) -> Cells:
+    """Norms as the sketch measures them: chi squared noise, limits that miss 2.5 % a side, the lower of m - 3 terms."""
+    first, rest = rng.chisquare(3, len(true)), rng.chisquare(m - 3, len(true))
+    value, predicted = true * (first + rest) / m, true * rest
+    counts = np.full(len(true), m) if restatable else None
+    return Cells(value, predicted / stats.chi2.ppf(0.975, m - 3), value * m / stats.chi2.ppf(0.025, m), 0.025, counts)
+
+
+def shapes(n: int, p: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """True values, hard ones among them: as many at the quantile as may be, and the others just or far beside it."""
+    rank = int(np.ceil(p * (n - 1)))
+    return {
+        "spread": np.exp(rng.normal(0, 1.5, n)),
+        "close": np.exp(rng.normal(0, 0.2, n)),
+        "equal": np.ones(n),
+        "rest just below": np.where(np.arange(n) < rank, 0.9, 1.0),
+        "rest far below": np.where(np.arange(n) < rank, 0.001, 1.0),
+        "rest far above": np.where(np.arange(n) > rank, 1000.0, 1.0),
+    }

@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from scipy import stats
-from synthetic_runs import around, made_run, picture_run
+from synthetic_runs import around, cells, made_run, picture_run, shapes
 from typer.testing import CliRunner
 
 from fimaudit import Report
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
-from fimaudit.gating import Verdict, cells_of, decide, gate
+from fimaudit.gating import Verdict, cells_of, decide, gate, proposed_queries
 from fimaudit.onesided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.policy import parse_policy, read_policy
 from fimaudit.results import Interval
@@ -191,28 +191,54 @@ def _write(file: Path, rule: str) -> Path:
     return file
 
 
-def cells(true: np.ndarray, rng: np.random.Generator, m: int = 199) -> Cells:
-    """Measured as the sketch measures: chi squared noise, limits that miss 2.5 % on each side."""
-    value = true * rng.chisquare(m, len(true)) / m
-    return Cells(value, value * m / stats.chi2.ppf(0.975, m), value * m / stats.chi2.ppf(0.025, m), 0.025)
-
-
-@pytest.mark.parametrize("shape", ["spread", "equal", "two kinds"])
-@pytest.mark.parametrize("p", [0.5, 0.95, 1.0])
-def test_a_gate_at_its_limit_passes_wrongly_in_five_percent_at_most(p: float, shape: str) -> None:
+@pytest.mark.parametrize("restatable", [True, False])
+@pytest.mark.parametrize("n", [5, 60])
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.95, 1.0])
+def test_a_gate_at_its_limit_passes_wrongly_in_five_percent_at_most(p: float, n: int, restatable: bool) -> None:
+    """150 runs of each shape and of 16 and 199 directions; 4 standard errors. Measured over all: docs/evidence.md."""
     rng = np.random.default_rng(11)
-    n, trials = 60, 1000
-    passed = failed = 0
-    for _ in range(trials):
-        kinds = {"equal": np.ones(n), "two kinds": np.where(np.arange(n) < 30, 0.01, 1.0)}
-        true = kinds.get(shape, np.exp(rng.normal(0, 1, n)))
-        limit = float(np.quantile(true, p))
-        lower, upper = quantile_limits(cells(true, rng), p, 0.05, population=False)
-        passed += upper < limit * (1 - 1e-9)
-        failed += lower > limit * (1 + 1e-9)
-    most = 0.05 * trials + 3 * np.sqrt(0.05 * 0.95 * trials)
-    assert passed <= most
-    assert failed <= most
+    trials = 150
+    allowed = 0.05 * trials + 4 * np.sqrt(0.05 * 0.95 * trials)
+    for m in (16, 199):
+        wrong: dict[str, np.ndarray] = {}
+        for _ in range(trials):
+            for shape, true in shapes(n, p, rng).items():
+                at = np.quantile(true, p)
+                lower, upper = quantile_limits(cells(true, rng, m, restatable), p, 0.05, population=False)
+                missed = np.array([upper < at * (1 - 1e-9), lower > at * (1 + 1e-9)])
+                wrong[shape] = wrong.get(shape, np.zeros(2)) + missed
+        for shape, counts in wrong.items():
+            assert counts.max() <= allowed, (m, shape, counts)
+
+
+def test_many_loose_limits_decide_what_few_strict_ones_leave_open() -> None:
+    rng = np.random.default_rng(3)
+    found = [quantile_limits(cells(np.ones(100), rng, 199, r), 0.5, 0.05, population=False)[1] for r in (True, False)]
+    assert np.log(found[0]) < 0.7 * np.log(found[1])
+
+
+def test_the_queries_that_are_proposed_decide_in_most_reruns() -> None:
+    """Medians 20 % to 40 % from the limit, 100 queries: four in five reruns with the proposed number are decided."""
+    rng = np.random.default_rng(5)
+    again = decided = 0
+    for _ in range(40):
+        true = np.exp(rng.normal(0, 1.0, 60))
+        limit = float(np.median(true)) * rng.choice([0.7, 0.8, 1.2, 1.4])
+
+        def outcome(found: Cells, limit: float = limit) -> str:
+            lower, upper = quantile_limits(found, 0.5, 0.05, population=False)
+            return "pass" if upper <= limit else "fail" if lower > limit else "undecided"
+
+        first = cells(true, rng, 98)
+        if outcome(first) != "undecided":
+            continue
+        queries = proposed_queries(first, 100, outcome)
+        if queries is None:
+            continue
+        again += 1
+        decided += outcome(cells(true, rng, queries - 2)) != "undecided"
+    assert again >= 15
+    assert decided >= 0.7 * again
 
 
 @pytest.mark.parametrize("p", [0.5, 0.95])
@@ -259,7 +285,7 @@ def test_ratio_gate_at_its_limit(run: Run) -> None:
 
 
 def test_limits_of_nothing_known() -> None:
-    nothing = cells_of([], 10, 0.025)
+    nothing = cells_of([], "margin_radius", 10, 0.025)
     assert quantile_limits(nothing, 0.5, 0.05, population=False) == (0.0, np.inf)
     assert share_limits(0, 10, 10, 0.025, 0.05, population=False) == (0.0, 1.0)
 

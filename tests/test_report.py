@@ -23,12 +23,14 @@ from fimaudit.comparison import compare_runs
 from fimaudit.errors import RunFolderError
 from fimaudit.gating import Decision, Verdict
 from fimaudit.report import keep_shown, render, render_comparison
+from fimaudit.report.page import has_pictures, page_html
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
 from fimaudit.report.shown import SHOWN_FILE, most_sensitive, read_shown
-from fimaudit.report.wording import interval_text, moved_share, named_change, number, percent
+from fimaudit.report.wording import interval_text, moved_share, named_change, number, percent, scope_sentences
 from fimaudit.results import Interval
-from fimaudit.runfolder import read_run
+from fimaudit.runfolder import Run, read_run
 from fimaudit.subgroups import calibration, divisions, share_interval
+from fimaudit.summary import summarise
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><b>bold"
 FLAGS = [
@@ -155,7 +157,12 @@ def test_same_folder_same_page(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "table", copy)
     before = (copy / "report.html").read_bytes()
     assert render(copy).read_bytes() == before
-    assert b"marker 3" not in render(copy, pictures=False).read_bytes().split(b"feature_names")[0]
+    assert b'<th scope="col">Value</th>' in before
+    without = render(copy, pictures=False).read_text()
+    assert '<th scope="col">Value</th>' not in without  # the features' names and shares stay: they are of the model
+    assert "Features that carry it" in without
+    assert has_pictures(before.decode())
+    assert not has_pictures(without)
 
 
 @pytest.mark.parametrize(
@@ -358,3 +365,34 @@ def test_page_needs_nothing_but_the_core() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_features_by_default_and_over_all_inputs(folder: Path) -> None:
+    """A table needs no option for the features that carry its inputs: the measurement has them."""
+    text = (folder / "table" / "report.html").read_text()
+    report = Report.read(folder / "table")
+    assert all(s.carried_by for s in report.inputs if s.status == "ok")
+    assert "Features that carry it, over all inputs" in text
+    assert "estimated from random directions" not in text  # ten features: each was measured
+    assert "Features that carry it" not in (folder / "pictures" / "report.html").read_text()
+
+
+def test_words_for_what_was_not_measured(folder: Path, tmp_path: Path) -> None:
+    run = read_run(folder / "pictures")
+    blank = {"status": "below_detection", "peak_spectral_norm": Interval(), "margin_radius": Interval(), "contrast": None}
+    quiet = [s.model_copy(update={**blank, "spectral_norm": Interval(lower=0, upper=0.5)}) for s in run.inputs]
+    report = run.report.model_copy(update={"inputs": quiet, "summary": summarise(quiet, 0.95, 0, 0)})
+    text = page_html(Run(tmp_path, report, tuple(quiet)))
+    assert "≤ 0.5" in text
+    assert "only limits are known" in text
+    assert f"<b>{len(quiet)}</b> of {len(quiet)} inputs: below detection" in text
+
+
+METHODS = {"table": {"basis-central"}, "pictures": {"rademacher"}}
+
+
+def test_scope_names_what_the_intervals_of_this_run_cover(folder: Path) -> None:
+    sentences = {name: scope_sentences(read_run(folder / name).report, [], m)[0][0] for name, m in METHODS.items()}
+    assert "two step sizes" in sentences["table"]
+    assert "random choice of directions" not in sentences["table"]
+    assert "random choice of directions" in sentences["pictures"]

@@ -173,7 +173,8 @@ def test_nothing_measured() -> None:
     quiet = [blank(0, "below_detection", spectral_norm=Interval(lower=0, upper=2.0))]
     summary = summarise(quiet, 0.95, 0, 0)
     assert summary.spectral_norm.max == Interval(lower=0, upper=2.0)
-    assert summary.spectral_norm.median.value is None
+    assert summary.spectral_norm.median == Interval(lower=0, upper=2.0)
+    assert summary.population["spectral_norm"].median.value is None
 
 
 def test_one_input_is_its_own_summary() -> None:

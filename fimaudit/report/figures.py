@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["Figure", "calibration_figure", "distribution_figure", "division_figu
 POINTS = 200
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST_PAIRS = 2000
+#: Characters in a line of an axis title, so that it fits a phone, and lines.
+FOLD, LINES = 26, 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def distribution_figure(
         caption,
         f"{title} of {n} inputs, sorted: from {rows[0][1]} at 5% over {middle[1]} in the middle to {rows[-1][1]} at 95%.",
         traces,
-        {"xaxis": {"title": "share of inputs (%)", "range": [0, 100]}, "yaxis": {"title": unit, "type": "log"}},
+        {"xaxis": {"title": "share of inputs (%)", "range": [0, 100]}, "yaxis": {"title": _folded(unit), "type": "log"}},
         ["share of inputs below", "value", "interval"],
         rows,
     )
@@ -116,7 +119,10 @@ def profile_figure(report: Report) -> Figure | None:
         "The dashed line is the displacement that was taken.",
         f"Energy at {len(rungs)} displacements from {number(x[0])} to {number(x[-1])}; {number(chosen)} was chosen.",
         traces,
-        {"xaxis": {"title": f"displacement ({unit})", "type": "log"}, "yaxis": {"title": "energy", "type": "log"}},
+        {
+            "xaxis": {"title": _folded(f"displacement ({unit})"), "type": "log"},
+            "yaxis": {"title": "energy", "type": "log"},
+        },
         ["displacement", "energy"],
         [[number(a), number(b)] for a, b in zip(x, y, strict=True)],
     )
@@ -149,7 +155,10 @@ def scale_figure(report: Report, inputs: Sequence[Sensitivity]) -> Figure | None
         "the local value overstates the distance to another answer.",
         f"Median radius at {len(x)} displacements: {number(y[0])} at {number(x[0])}, {number(y[-1])} at {number(x[-1])}.",
         [{"x": x, "y": y, "mode": "lines+markers", "line": {"color": "@main"}, "error_y": error}],
-        {"xaxis": {"title": f"displacement ({unit})", "type": "log"}, "yaxis": {"title": f"radius ({unit})", "type": "log"}},
+        {
+            "xaxis": {"title": _folded(f"displacement ({unit})"), "type": "log"},
+            "yaxis": {"title": _folded(f"radius ({unit})"), "type": "log"},
+        },
         ["displacement", "median radius", "random displacements that change the answer"],
         rows,
     )
@@ -187,7 +196,7 @@ def division_figure(id: str, division: Division, unit: str) -> Figure | None:
         f"Median margin radius: {listed}.",
         traces,
         {
-            "xaxis": {"title": f"margin radius ({unit})", "type": "log"},
+            "xaxis": {"title": _folded(f"margin radius ({unit})"), "type": "log"},
             "yaxis": {"type": "category", "autorange": "reversed"},
             "margin": {"l": 140},
         },
@@ -252,13 +261,18 @@ def pairs_figure(id: str, title: str, first: Column, second: Column, names: tupl
             },
         ],
         {
-            "xaxis": {"title": f"{names[0]} ({unit})", "type": "log"},
-            "yaxis": {"title": f"{names[1]} ({unit})", "type": "log"},
+            "xaxis": {"title": _folded(f"{names[0]} ({unit})"), "type": "log"},
+            "yaxis": {"title": _folded(f"{names[1]} ({unit})"), "type": "log"},
         },
         ["", "first", "second"],
         [[percent(p), *(number(float(np.exp(np.quantile(c.low[known], p)))) for c in (first, second))] for p in SHARES],
         height=380,
     )
+
+
+def _folded(text: str) -> str:
+    """An axis title in short lines, which the page breaks after it has escaped them."""
+    return "\n".join(wrap(text, FOLD)[:LINES])
 
 
 def _at(ordered: Any, p: float) -> float | None:

@@ -29,7 +29,7 @@ from fimaudit.subgroups import calibration, divisions
 from fimaudit.tables import flat_row
 from fimaudit.verdicts import OUTCOME_WORDS
 
-__all__ = ["has_pictures", "made_here", "page_html", "render", "render_comparison"]
+__all__ = ["feature_name", "has_pictures", "made_here", "page_html", "render", "render_comparison"]
 
 #: Rows in the page's own table; the rest is in ``inputs.parquet``.
 MOST_ROWS = 10_000
@@ -37,6 +37,10 @@ MOST_ROWS = 10_000
 MOST_CLASSES = 20
 MOST_PAIRS = 20
 CARRYING = 6
+MOST_FEATURES = 12
+LEAST_SHARE = 0.01
+#: Methods that measure every feature; others estimate their shares from random directions.
+MEASURED_WHOLE = ("basis", "derivatives")
 COLUMNS = (
     "index",
     "status",
@@ -117,9 +121,13 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
             profile=figures.profile_figure(report),
             scale_profile=figures.scale_figure(report, inputs),
             shown=shown or _shown_words(run),
+            pictures=pictures,
+            features=_features_of_all(report, inputs),
+            features_estimated=any(s.carried_by and not s.method.startswith(MEASURED_WHOLE) for s in inputs),
+            carrying=sum(bool(s.carried_by) for s in inputs),
             contrast=_contrasts(report, inputs),
             flags=Counter(flag for s in inputs for flag in s.flags).most_common(),
-            scope=wording.scope_sentences(report, list(report.summary.statuses)),
+            scope=wording.scope_sentences(report, list(report.summary.statuses), {s.method for s in inputs}),
             table=_table(run),
             **_common(),
         )
@@ -127,8 +135,8 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
 
 
 def has_pictures(page: str) -> bool:
-    """Whether a page shows inputs, as pictures or by their features."""
-    return 'class="pictures"' in page or 'class="features"' in page
+    """Whether a page was rendered with the inputs themselves, as pictures or by their features' values."""
+    return 'data-inputs="shown"' in page
 
 
 def made_here(page: str) -> bool:
@@ -155,6 +163,7 @@ def render_comparison(comparison: Comparison, first: Run, second: Run, path: str
             comparison=comparison,
             title=f"{comparison.second['name']} against {comparison.first['name']}",
             figures=[f for f in drawn if f is not None],
+            surely_changed=sum(not (x.ratio.lower or 0) <= 1 <= (x.ratio.upper or np.inf) for x in comparison.changed),
             titles={name: title for name, title, _, _ in _distributions(comparison.unit)},
             report=first.report,
             **_common(),
@@ -217,6 +226,8 @@ def _shown(run: Run) -> list[dict[str, Any]]:
             if card["picture"] is not None:
                 card["heat"] = None if direction is None else heat_uri(direction)
                 card["witness"] = None if held.witness is None else picture_uri(held.witness, bounds[0], bounds[1])
+            elif s.carried_by:
+                card["features"] = _carried(run.report, held.x, s)
             elif direction is not None:
                 card["features"] = _features(run.report, held.x, direction)
         cards.append(card)
@@ -230,7 +241,7 @@ def _card(run: Run, s: Sensitivity) -> dict[str, Any]:
         "picture": None,
         "heat": None,
         "witness": None,
-        "features": [],
+        "features": _carried(run.report, None, s),  # names and shares alone: no data of a person
     }
 
 
@@ -242,6 +253,38 @@ def _features(report: Report, x: Any, direction: Any) -> list[tuple[str, float, 
     names = report.data.get("feature_names") or [f"feature {i}" for i in range(direction.size)]
     order = np.argsort(-energy, kind="stable")[:CARRYING].tolist() if total > 0 else []
     return [(str(names[i]), float(np.asarray(x).ravel()[i]), float(energy[i] / total)) for i in order]
+
+
+def _carried(report: Report, x: Any, s: Sensitivity) -> list[tuple[str, float | None, float]]:
+    """(feature, its value, its share) of the features that the measurement itself named."""
+    values = None if x is None else np.asarray(x).ravel()
+    return [
+        (feature_name(report, c.feature), None if values is None else float(values[c.feature]), c.share)
+        for c in s.carried_by
+    ]
+
+
+def feature_name(report: Report, position: int) -> str:
+    """The column's name where the data carry names."""
+    names = report.data.get("feature_names") or []
+    return str(names[position]) if position < len(names) else f"feature {position}"
+
+
+def _features_of_all(report: Report, inputs: Sequence[Sensitivity]) -> list[tuple[str, int, int, float]]:
+    """(feature, inputs it carries most, inputs that name it, its mean share over all of them), the largest first."""
+    measured = [s for s in inputs if s.carried_by]
+    if not measured:
+        return []
+    first = Counter(s.carried_by[0].feature for s in measured)
+    named: Counter[int] = Counter()
+    total: dict[int, float] = {}
+    for s in measured:
+        for c in s.carried_by:
+            named[c.feature] += 1
+            total[c.feature] = total.get(c.feature, 0.0) + c.share
+    large = [j for j in total if total[j] >= LEAST_SHARE * len(measured)]
+    order = sorted(large, key=lambda j: (-total[j], j))[:MOST_FEATURES]
+    return [(feature_name(report, j), first[j], named[j], total[j] / len(measured)) for j in order]
 
 
 def _contrasts(report: Report, inputs: Sequence[Sensitivity]) -> dict[str, Any] | None:
@@ -291,6 +334,9 @@ def _common() -> dict[str, Any]:
         "limits": wording.interval_text,
         "share_limits": wording.share_text,
         "class_name": wording.class_name,
+        "moment": wording.moment,
+        "flag_words": wording.FLAG_WORDS,
+        "status_words": wording.STATUS_WORDS,
     }
 
 

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from fimaudit.report.pictures import is_picture
 from fimaudit.results import Interval, Report, Sensitivity
 
-__all__ = ["NamedChange", "class_name", "interval_text", "moved_share", "named_change", "number", "percent", "share_text"]
+__all__ = [
+    "FLAG_WORDS",
+    "STATUS_WORDS",
+    "NamedChange",
+    "class_name",
+    "interval_text",
+    "moved_share",
+    "named_change",
+    "number",
+    "percent",
+    "share_text",
+]
 
 GREY_LEVELS = 255
+STATUS_WORDS = {
+    "ok": "measured",
+    "below_detection": "below detection: the answers did not change measurably, so only limits are known",
+    "no_rival_visible": "no rival visible: the answers hide the class that may be nearest, so there is no margin radius",
+    "failed": "failed: the model gave no usable answer",
+}
+FLAG_WORDS = {
+    "own_step": "measured with a displacement of its own, because the common one did not suit it",
+    "unstable_step": "no displacement at which the answer changes steadily was found; its interval is wide",
+    "local_radius_overstates": "calmer at the input than around it, so the margin radius overstates the distance",
+    "drift": "measured while the endpoint may have changed its model",
+    "above_threshold": "its spectral norm was decided to lie above the threshold",
+    "below_threshold": "its spectral norm was decided to lie below the threshold",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,7 @@ def decision_words(report: Report, s: Sensitivity) -> list[str]:
     out = []
     if s.margin_radius.value is not None:
         limits = interval_text(s.margin_radius)
-        out.append(f"Estimated distance to another answer: {number(s.margin_radius.value)} ({limits}) {unit}.")
+        out.append(f"Estimated distance to another answer: {number(s.margin_radius.value)} ({limits}; unit: {unit}).")
     if s.smallest_radius is not None and "local_radius_overstates" in s.flags:
         out.append(f"Over larger changes the estimate falls to {number(s.smallest_radius)}: take that one.")
     if s.witness is not None:
@@ -113,13 +139,33 @@ def decision_words(report: Report, s: Sensitivity) -> list[str]:
     return out
 
 
-def scope_sentences(report: Report, statuses: Sequence[str]) -> tuple[list[str], list[str]]:
+def moment(text: object) -> str:
+    """A time stamp for people: ``2026-11-22 22:27 UTC``; other texts as they are.
+
+    >>> moment("2026-11-22T22:27:35+00:00")
+    '2026-11-22 22:27 UTC'
+    """
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text)
+    return f"{found:%Y-%m-%d %H:%M}" + (" UTC" if found.utcoffset() == timedelta(0) else "")
+
+
+def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection[str]) -> tuple[list[str], list[str]]:
     """(what the intervals cover, what the numbers do not say)."""
     level = f"{report.settings['confidence']:.0%}"
     white = report.settings.get("mode") == "white-box"
+    whole = {m for m in methods if m.startswith("basis")}
+    causes = []
+    if set(methods) - whole - {"none"} and not white:
+        causes.append("the random choice of directions")
+    if whole:
+        causes.append("what two step sizes disagree by, where every feature was measured")
     covers = [
         f"Each {level} interval of one input covers "
-        + ("the rounding and iteration error of exact derivatives." if white else "the random choice of directions."),
+        + ("the rounding and iteration error of exact derivatives" if white else " or ".join(causes) or "nothing")
+        + ".",
         "“These inputs” speaks of the inputs that were measured, “population” of the population they are a sample of; "
         "the latter holds only if they were drawn at random from it.",
         "Intervals do not cover an error of the step, a model that answers differently from call to call, "

@@ -16,7 +16,7 @@
   function axis(given) {
     var base = { automargin: true, gridcolor: variable("line"), zeroline: false, linecolor: variable("line"), exponentformat: "power", dtick: given.type === "log" ? 1 : undefined };
     Object.keys(given).forEach(function (key) { base[key] = given[key]; });
-    if (typeof base.title === "string") { base.title = { text: base.title }; }
+    if (typeof base.title === "string") { base.title = { text: base.title.replace(/\n/g, "<br>") }; }
     if (base.type !== "log") { delete base.dtick; }
     else { delete base.dtick; base.nticks = 6; base.minor = { showgrid: false }; }
     return base;
