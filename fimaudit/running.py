@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -48,6 +49,10 @@ class RemoteEngine(Engine, Protocol):
             spent: what earlier processes of the run asked.
             ledger: path and fingerprint of an endpoint's ledger.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the workers share."""
         ...
 
 
@@ -110,13 +115,13 @@ class Run:
             place = None
             if self._ledger is not None:
                 place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
-                self.close()  # one process at a time, and now it is the one that the workers share
+                self._ledger.close()  # one process at a time, and now it is the one that the workers share
             spent = Usage() if journal is None else journal.asked
             self._counts = engine.prepare(classifier, budget, spent, place)
         own = None if engine is not None else budget
         self._meter = Meter(classifier, budget=own, batch=batch, ledger=self._counts, on_rows=self._tell)
         self._engine: Engine = engine or LocalEngine(self._meter)
-        self._remote = engine is not None
+        self._remote = engine
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
         self._kept: Kept = (
@@ -152,7 +157,8 @@ class Run:
             if not self._kept.count:
                 aside = self._journal.replaced if self._journal is not None else None
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
-            said = str(exc)
+            logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
+            said = exc.kept
             self.exhausted = said if "--resume" in said else f"{said}; go on with --resume"
         except UsageError:
             self.close()
@@ -186,10 +192,12 @@ class Run:
         return {} if self._sentinels is None else {"sentinels": self._sentinels.facts()}
 
     def close(self) -> None:
-        """Close the ledger; may be called twice."""
+        """Close the ledger, and end what workers share; may be called twice."""
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
+        if self._remote is not None:
+            self._remote.close()
 
     def _begin(self) -> tuple[Preflight, Steps | None]:
         if self._start is not None:
@@ -244,7 +252,7 @@ class Run:
 
     def _keep(self, item: Outcome | Part) -> None:
         self._kept.add(item)
-        if self._remote and self._counts is not None:
+        if self._remote is not None and self._counts is not None:
             self._meter.usage = self._counts.usage()
             if self._journal is not None:
                 self._journal.count_all(self._meter.usage)
@@ -265,8 +273,11 @@ class Run:
 
     def _tell(self, _rows: int) -> None:
         if self._progress is not None:
-            inputs = len(self._task.source)
-            self._progress(self._meter.usage.rows, inputs * self._task.settings.queries, self._kept.count, inputs)
+            inputs, done, rows = len(self._task.source), self._kept.count, self._meter.usage.rows
+            each = self._task.settings.queries
+            if self._task.settings.adaptive and done:
+                each = min(each, -(-rows // done))  # what they took so far says more than the most they may take
+            self._progress(rows, inputs * each, done, inputs)
 
 
 def fingerprint_of(classifier: Classifier) -> str:

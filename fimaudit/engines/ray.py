@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -109,6 +110,14 @@ class RayEngine:
                 )
             missing = missing[left]
             workers = max(1, min(self._seats.workers, capacity(self._seats.gpus)))
+
+    def close(self) -> None:
+        """End the shared actor, which lets go of the ledger; may be called twice."""
+        if self._desk is not None:
+            desk, self._desk = self._desk, None
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(desk.close.remote())
+                ray.kill(desk)
 
     def _round(self, given: Pass, workers: int) -> Iterator[dict[str, Any]]:
         """One dataset over the pieces that are missing; a piece that is lost with its worker for good just does not come."""

@@ -51,16 +51,16 @@ class Desk:
         return [self._homes.pop(name)[0] for name in lost]
 
     def begin(self, what: str, number: int) -> int:
-        """How often this piece, block or input was begun before; -1 once the run has been stopped."""
+        """How often this piece, block or input was begun before and not finished; -1 once the run has been stopped."""
         if self._stopped:
             return -1
         before = self._begun[what, number]
         self._begun[what, number] += 1
         return before
 
-    def finish(self, piece: int) -> None:
-        """Forget a piece that is done."""
-        del self._begun["piece", piece]
+    def finish(self, what: str, number: int) -> None:
+        """Forget what was begun and is done."""
+        del self._begun[what, number]
 
     def stop(self) -> None:
         """Let no further piece begin."""

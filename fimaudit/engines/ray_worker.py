@@ -101,7 +101,7 @@ class Worker:
             self._speed.set(part.rows / max(seconds, 1e-9))
         if not self._shared:
             ray.get(self._desk.count.remote(part.rows, part.requests))
-        ray.get(self._desk.finish.remote(piece))
+        ray.get(self._desk.finish.remote("piece", piece))
         kind, told = stop or ("", "")
         cells = {
             "piece": piece, "data": part.data, "inputs": part.inputs, "failed": part.failed, "rows": part.rows,
@@ -120,10 +120,12 @@ class Worker:
         for block, members in groupby(indices, key=lambda index: index // size):
             if ray.get(self._desk.begin.remote("block", block)) == 0:
                 yield from measure_inputs(members, given.work, meter)
+                ray.get(self._desk.finish.remote("block", block))
                 continue
             for index in members:
                 if ray.get(self._desk.begin.remote("input", index)) == 0:
                     yield from measure_inputs([index], given.work, meter)
+                    ray.get(self._desk.finish.remote("input", index))
                 else:
                     why = "each process that measured this input died on it; look for a crash or too little memory there"
                     yield Outcome(Sensitivity(index=index, status="failed", method="none", reason=why), 0, 0)

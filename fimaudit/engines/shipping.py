@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fimaudit.classifier import Classifier, open_classifier
-from fimaudit.errors import UsageError
+from fimaudit.errors import TargetError, UsageError
 from fimaudit.links import Link
 
 __all__ = ["ShippedModel", "ship_model"]
@@ -25,18 +25,18 @@ class ShippedModel:
     """How to open a model elsewhere.
 
     Attributes:
-        target: as for ``open_classifier``; a path where files are given.
+        target: as for ``open_classifier``, a path where files are given; an object is pickled (bytes).
         link: likewise.
         options: likewise.
         files: path to the handle of its bytes (``ship_model``), its size and the first digits of its SHA-256.
-        folder: where the driver ran, for modules that lie there.
+        paths: where the driver finds modules; what of it exists elsewhere too is searched there.
     """
 
     target: Any
     link: Link
     options: Mapping[str, Any]
     files: Mapping[str, tuple[Any, int, str]]
-    folder: str
+    paths: tuple[str, ...]
 
     def open(self, fetch: Callable[[Any], bytes]) -> Classifier:
         """Open the model here; files that are not here under their own path are written to a temporary folder, once.
@@ -44,9 +44,10 @@ class ShippedModel:
         Raises:
             TargetError: as ``open_classifier``.
         """
-        if self.folder not in sys.path and os.path.isdir(self.folder):
-            sys.path.insert(0, self.folder)
+        sys.path.extend(path for path in self.paths if path not in sys.path and os.path.exists(path))
         target, options = self.target, dict(self.options)
+        if isinstance(target, bytes):
+            target = _unpickled(target)
         if self.files and not all(_is_here(path, size) for path, (_, size, _) in self.files.items()):
             moved = self._unpacked(fetch)
             target = moved.get(str(target), target)
@@ -95,13 +96,22 @@ def ship_model(
                 data = Path(path).read_bytes()
                 files[path] = (put(data), len(data), hashlib.sha256(data).hexdigest()[:16])
     else:
-        _check_travels(target)
-    return ShippedModel(target, link, dict(options), files, os.getcwd())
+        target = _pickled(target)
+    return ShippedModel(target, link, dict(options), files, (os.getcwd(), *sys.path))
 
 
-def _check_travels(target: object) -> None:
+def _unpickled(data: bytes) -> object:
     try:
-        importlib.import_module("ray.cloudpickle").dumps(target)
+        return pickle.loads(data)
+    except Exception as exc:
+        what = " ".join(str(exc).split())[:200]
+        raise TargetError(f"the model does not unpickle there ({type(exc).__name__}: {what}); install its modules") from exc
+
+
+def _pickled(target: object) -> bytes:
+    try:
+        data: bytes = importlib.import_module("ray.cloudpickle").dumps(target)
+        return data
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError) as exc:
         what = " ".join(str(exc).split())[:200]
         raise UsageError(

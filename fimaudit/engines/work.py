@@ -27,6 +27,10 @@ from fimaudit.sources import Row, Source
 __all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "fitting", "measure_inputs"]
 
 
+#: Rows of one input that adaptive measurement, which asks bit by bit, is taken to ask at once.
+AT_ONCE = 64
+
+
 @dataclass(frozen=True)
 class Derivatives:
     """How derivatives are used: residual at which an iteration stops, and where worst directions go."""
@@ -60,7 +64,8 @@ class Work:
         if self.steps is None:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
-        return block_size(model, row * self.settings.queries, self.budget)
+        queries = self.settings.queries
+        return block_size(model, row * (min(queries, AT_ONCE) if self.settings.adaptive else queries), self.budget)
 
 
 class Engine(Protocol):

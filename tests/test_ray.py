@@ -1,0 +1,313 @@
+"""The Ray engine on a real cluster of two nodes on this machine: the numbers of the local engine, whatever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fimaudit import audit
+from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.results import Report
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),
+    # Ray Data copies its own settings and warns of those that it has renamed itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
+
+WEIGHTS = np.random.default_rng(1).standard_normal((6, 3)) / 2
+POISON = 77.0
+HERE = Path(__file__).parent
+
+
+def probabilities(x: Any) -> Any:
+    z = np.tanh(x) @ WEIGHTS
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def slow(x: Any) -> Any:
+    time.sleep(0.02)
+    return probabilities(x)
+
+
+def slow_model() -> Any:
+    """What a command line names."""
+    return slow
+
+
+def deadly(x: Any) -> Any:
+    if (np.abs(x[:, 0] - POISON) < 1).any():
+        os._exit(1)
+    return probabilities(x)
+
+
+class Nodes:
+    """A head with room for one worker, and another node that can be lost."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = str(self._cluster.address)
+        self._other: Any = None
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Both nodes are there."""
+        if self._other is None:
+            self._other = self._cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+
+    def lose(self) -> None:
+        """Kill the other node without a word."""
+        if self._other is not None:
+            self._cluster.remove_node(self._other, allow_graceful=False)
+            self._other = None
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """One cluster for the file; this process is connected to it."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    import ray
+
+    from fimaudit.engines.ray_cluster import connect
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    cluster = Nodes()
+    connection = connect(cluster.address)
+    yield cluster
+    connection.close()
+    assert not ray.is_initialized()
+    cluster.close()
+
+
+def told(report: Report) -> dict[str, Any]:
+    """A report without what may differ: times and machine."""
+    return report.model_dump(exclude={"environment"})
+
+
+def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fimaudit.engines.ray.GRACE", 2.0)
+    x = np.random.default_rng(0).standard_normal((320, 6))
+    y = np.arange(320) % 3
+    for k in range(4):
+        np.savez(tmp_path / f"{k}.npz", x=x[80 * k : 80 * k + 80], y=y[80 * k : 80 * k + 80])
+    data = str(tmp_path / "*.npz")
+    local = audit(slow, data, queries=24, batch=24, out=tmp_path / "local")
+    seen: list[int] = []
+
+    def progress(rows: int, expected: int, done: int, inputs: int) -> None:
+        if done > 60 and not any(n > 60 for n in seen):
+            nodes.lose()
+        seen.append(done)
+
+    nodes.ensure()
+    ray = audit(slow, data, queries=24, batch=24, out=tmp_path / "ray", engine="ray", workers=2, progress=progress)
+    assert min(n for n in seen if n) < 320
+    same, other = told(local), told(ray)
+    # What the lost node had asked and not handed in is not known, or was asked again: calls may differ, nothing else.
+    for one in (same, other):
+        one["summary"].pop("queries")
+        one["summary"].pop("requests")
+    assert other == same
+    assert [s.index for s in ray.inputs] == list(range(320))
+    assert ray.environment["engine"] == {"name": "ray", "workers": 2, "gpus_per_worker": 0.0}
+
+
+def test_an_input_that_kills_its_process_fails_alone(nodes: Nodes) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 6))
+    clean = audit(probabilities, x, queries=16)
+    x[21, 0] = POISON
+    report = audit(deadly, x, queries=16, engine="ray", workers=1)
+    assert [s.index for s in report.inputs if s.status == "failed"] == [21]
+    assert "each process that measured this input died on it" in str(report.inputs[21].reason)
+    assert report.data["measured"] == 64
+    # The domain's statistics see the poisoned value, so the numbers are compared by what they must be near.
+    for a, b in zip(report.inputs, clean.inputs, strict=True):
+        if a.index != 21:
+            assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=0.05)
+
+
+def test_workers_share_one_budget(nodes: Nodes) -> None:
+    nodes.ensure()
+    x = np.random.default_rng(0).standard_normal((60, 6))
+    report = audit(probabilities, x, queries=16, budget=600, engine="ray", workers=2)
+    assert report.summary.queries <= 600
+    assert 20 <= report.data["measured"] < 60
+    assert any("the budget of 600 rows is spent" in w for w in report.warnings)
+
+
+class Service(BaseHTTPRequestHandler):
+    """A model behind HTTP that notes when it was asked, and how many rows."""
+
+    asked: list[tuple[float, int]]
+
+    def do_POST(self) -> None:
+        rows = np.array(json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"])
+        self.asked.append((time.monotonic(), len(rows)))
+        body = json.dumps({"p": probabilities(rows).tolist()}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, list[tuple[float, int]]]]:
+    asked: list[tuple[float, int]] = []
+    handler = type("Asked", (Service,), {"asked": asked, "protocol_version": "HTTP/1.1"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/ask", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
+    nodes: Nodes, service: tuple[str, list[tuple[float, int]]], tmp_path: Path
+) -> None:
+    url, asked = service
+    nodes.ensure()
+    x = np.random.default_rng(0).standard_normal((128, 6))
+    settings: dict[str, Any] = {
+        "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "batch": 64, "queries": 16,
+    }  # fmt: skip
+    ray = {"engine": "ray", "workers": 2}
+    limits = {"rate": "40/s", "budget": 1500}
+    short = audit(url, x, out=tmp_path / "run", **settings, **limits, **ray)
+    assert sum(rows for _, rows in asked) == short.summary.queries <= 1500
+    assert 0 < short.data["measured"] < 128
+    times = np.array([at for at, _ in asked])
+    for start in times:  # one second holds 40 sends, and one more for the jitter of arrival
+        assert ((times >= start) & (times < start + 1)).sum() <= 41 + 4
+    whole = audit(url, x, out=tmp_path / "run", resume=True, **settings, **ray)
+    assert whole.data["measured"] == 128
+    assert sum(rows for _, rows in asked) == whole.summary.queries
+    local = audit(url, x, **settings)
+    assert whole.inputs == local.inputs
+
+
+RUN = """
+import sys
+from fimaudit.cli import main
+main()
+"""
+
+
+def command(*arguments: str, cwd: Path) -> list[str]:
+    return [sys.executable, "-c", RUN, "audit", "test_ray:slow_model", *arguments]
+
+
+def test_a_killed_driver_goes_on_from_the_parts(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.ensure()
+    x = np.random.default_rng(0).standard_normal((240, 6))
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "run"
+    flags = ["--data", str(tmp_path / "x*.npy"), "--out", str(out), "--queries", "16", "--batch", "16"]
+    flags += ["--engine", "ray", "--address", nodes.address, "--workers", "2"]
+    with subprocess.Popen(
+        command(*flags, cwd=HERE), cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None and len(list(out.glob("parts/part-*"))) < 3:
+            time.sleep(0.05)
+        kept = len(list(out.glob("parts/part-*")))
+        process.send_signal(signal.SIGKILL)
+    assert 3 <= kept < 16
+    done = subprocess.run(
+        command(*flags, "--resume", cwd=HERE), cwd=HERE, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = Report.read(out)
+    local = audit(slow, str(tmp_path / "x*.npy"), queries=16, batch=16)
+    assert report.inputs == local.inputs
+    assert report.step == local.step
+    assert not (out / "parts").exists()
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "no workers": (["--engine", "ray", "--workers", "0"], "expected --workers of at least 1, got 0"),
+    "negative GPUs": (["--engine", "ray", "--gpus-per-worker", "-1"], "expected --gpus-per-worker of 0 or more"),
+    "unknown engine": (["--engine", "spark"], "expected --engine local or ray, got 'spark'"),
+    "workers of the local engine": (["--workers", "2"], "--workers belongs to --engine ray"),
+    "nobody at the address": (
+        ["--engine", "ray", "--address", "127.0.0.1:1"],
+        "no Ray cluster answers at --address 127.0.0.1:1",
+    ),
+    "no address": (["--engine", "ray", "--address", "there"], "expected --address auto or host:port"),
+    "negative failures": (["--max-failures", "-1"], "failures to allow of 0 or more"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_use_is_refused_in_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, words = REFUSED[name]
+    if "--address" in flags:
+        import ray
+
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)  # else the file's own cluster is taken
+    np.save(tmp_path / "x.npy", np.zeros((3, 6)))
+    arguments = ["fimaudit", "audit", "test_ray:slow_model", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", [*arguments, *flags])
+    from fimaudit.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert words in " ".join(error.split())
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_worker_fits(nodes: Nodes) -> None:
+    with pytest.raises(UsageError, match="not one worker fits: each takes 1 CPU and 1 GPUs"):
+        audit(slow, np.zeros((3, 6)), engine="ray", gpus_per_worker=1)
+
+
+def test_a_model_that_cannot_travel_is_refused(nodes: Nodes) -> None:
+    held = threading.Lock()
+
+    def closed(x: Any) -> Any:
+        with held:
+            return probabilities(x)
+
+    with pytest.raises(UsageError, match="cannot be sent to other processes"):
+        audit(closed, np.random.default_rng(0).standard_normal((4, 6)), queries=8, engine="ray", workers=1)
+
+
+def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest))
+    with pytest.raises(MissingExtraError, match=r"pip install 'fimaudit\[ray\]'"):
+        audit(slow, np.zeros((3, 6)), engine="ray")
