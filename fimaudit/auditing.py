@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fimaudit import facts
+from fimaudit.adaptive import most_queries
 from fimaudit.classifier import Classifier, open_classifier
 from fimaudit.columns import Columns
 from fimaudit.domain import InputDomain
@@ -93,7 +94,7 @@ def audit(
     group: ArrayLike | None = None,
     out: str | Path | None = None,
     link: Link = "auto",
-    queries: int = 200,
+    queries: int | Literal["auto"] = 200,
     mode: Mode = "auto",
     confidence: float = 0.95,
     seed: int = 0,
@@ -131,7 +132,8 @@ def audit(
         y: (n,) labels; group: (n,) group names.
         out: run folder for ``report.json`` and ``inputs.parquet``; finished inputs are kept there as they come.
         link: what turns the model's output into probabilities.
-        queries: rows an input, the base row included; pilot and checks add at most 10 %.
+        queries: rows an input, the base row included; pilot and checks add at most 10 %. ``auto``: as many as ``precision``
+            or ``threshold`` takes.
         mode: ``auto`` takes autograd where the model offers it, ``black-box`` never, ``white-box`` insists.
         confidence: of each two-sided interval; intervals cover the sampling of directions.
         seed: directions depend on it and the input's index alone.
@@ -163,8 +165,9 @@ def audit(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
+    most = most_queries(precision, threshold, confidence, 1) if queries == "auto" else queries
     settings = replace(
-        _settings(queries, confidence, seed, budget, batch),
+        _settings(most, confidence, seed, budget, batch),
         profile=profile,
         witness=witness,
         precision=precision,
@@ -184,6 +187,8 @@ def audit(
         domain = domain or InputDomain(lower, upper, quantum, frozen, scale, unit)
         classifier = open_classifier(model, link, **options)
         subject = open_subject(data, classifier.info, domain, free)
+        if queries == "auto":
+            settings = replace(settings, queries=most_queries(precision, threshold, confidence, subject.space.features))
         method, hindrance = choose_mode(mode, classifier, subject.x, subject.space)
         remote = where.engine(model, link, options, batch, worst_direction=worst_direction and method == "white-box")
         identity = facts.identity(classifier, subject.data, subject.space, settings, link, method)

@@ -137,6 +137,7 @@ class Options:
         trust_pickle: allow formats that can run code when they are opened.
         input: name of the audited input of a model with several.
         output: name or position of the output that holds probabilities or logits.
+        output_step: step to read of an output of shape (rows, steps, classes).
         hold: values for the inputs that are held constant, by name; shape of one input without the batch axis.
         extra: further options of one adapter (an endpoint's settings, say), by name.
     """
@@ -147,6 +148,7 @@ class Options:
     trust_pickle: bool = False
     input: str | None = None
     output: str | int | None = None
+    output_step: int | None = None
     hold: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -180,6 +182,7 @@ def open_classifier(
     trust_pickle: bool = False,
     input: str | None = None,
     output: str | int | None = None,
+    output_step: int | None = None,
     hold: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Classifier:
@@ -196,6 +199,7 @@ def open_classifier(
         trust_pickle: allow formats that run code when they are opened.
         input: name of the audited input of a model with several.
         output: name or position of the output to read.
+        output_step: position of the step to read from an output of shape (rows, steps, classes).
         hold: constant values for the other inputs, by name.
         **extra: further options of one adapter.
 
@@ -204,7 +208,7 @@ def open_classifier(
         MissingExtraError: the adapter's framework is not installed.
         UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
     """
-    options = Options(link, device, weights, trust_pickle, input, output, dict(hold or {}), extra)
+    options = Options(link, device, weights, trust_pickle, input, output, output_step, dict(hold or {}), extra)
     if isinstance(target, os.PathLike):
         target = os.fspath(target)
     if isinstance(target, Classifier):

@@ -20,7 +20,7 @@ from fimaudit.noise import View
 from fimaudit.secants import log_probabilities, visible_classes
 from fimaudit.temperature import peak_temperature, temper
 
-__all__ = ["WholeJacobian", "coordinate_reach", "fits", "whole_jacobian"]
+__all__ = ["WholeJacobian", "coordinate_reach", "fewest_rows", "fits", "whole_jacobian"]
 
 Array = NDArray[np.float64]
 
@@ -52,9 +52,14 @@ class WholeJacobian:
     descent: Array | None
 
 
+def fewest_rows(features: int) -> int:
+    """Displaced rows that the whole Jacobian and its check take at least."""
+    return min(features + 2 * DECISIVE, 4 * features)
+
+
 def fits(features: int, rows: int) -> bool:
     """Whether ``rows`` displaced rows suffice for the whole Jacobian and its check."""
-    return features + 2 * DECISIVE <= rows or 4 * features <= rows
+    return fewest_rows(features) <= rows
 
 
 def coordinate_reach(space: Space) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError
 
-__all__ = ["LINKS", "Link", "as_rows", "output_resolution", "to_probabilities"]
+__all__ = ["LINKS", "Link", "as_rows", "chosen_step", "output_resolution", "to_probabilities"]
 
 Link = Literal["auto", "identity", "softmax", "sigmoid"]
 LINKS: tuple[str, ...] = get_args(Link)
@@ -68,6 +68,27 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     return _distributions(z, values.dtype, link)
 
 
+def chosen_step(output: Any, step: int | None) -> Any:
+    """One step of (rows, steps, classes) outputs, arrays or tensors: (rows, classes); as it is when ``step`` is ``None``.
+
+    Raises:
+        OutputError: the output has no such axis, or not so many steps.
+    """
+    if step is None:
+        return output
+    if output.ndim != 3:
+        raise OutputError(
+            f"expected output of shape (rows, steps, classes) to take step {step} of, got {tuple(output.shape)}; "
+            "leave --output-step out"
+        )
+    steps = output.shape[1]
+    if not -steps <= step < steps:
+        raise OutputError(
+            f"the model answers {steps} steps; expected --output-step from {-steps} to {steps - 1}, got {step}"
+        )
+    return output[:, step]
+
+
 def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
     """Bring (N,), (N, 1), (N, K) or (N, K, 1, ...) to (N, K); anything else is refused."""
     values = np.asarray(output)
@@ -89,7 +110,8 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
         values = values.reshape(values.shape[0], values.shape[1])
     if values.ndim != 2 or values.shape[1] == 0:
         raise OutputError(
-            f"expected output of shape ({rows}, classes), got {values.shape}; choose one output, step or token first"
+            f"expected output of shape ({rows}, classes), got {values.shape}; choose one of several steps with "
+            "--output-step, one of several outputs with --output"
         )
     return values
 

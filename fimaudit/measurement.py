@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.adaptive import decide_threshold, half_width, next_look
+from fimaudit.adaptive import decide_threshold, half_width, next_look, sketch_serves
 from fimaudit.carrying import MOST_SKETCHED, carriers, listed
 from fimaudit.directions import (
     DisplacedRows,
@@ -25,7 +25,7 @@ from fimaudit.directions import (
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, estimate_sketch, undetected
 from fimaudit.findings import Outcome, found, not_found
-from fimaudit.jacobian import coordinate_reach, fits, whole_jacobian
+from fimaudit.jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.levels import LevelRows
 from fimaudit.noise import DEVIATIONS, SIGNAL, Here, Quality, View
 from fimaudit.own_step import Displacement, choose_displacement
@@ -50,8 +50,6 @@ ORTHONORMAL_FEATURES = 2048
 ORTHONORMAL_LEAST = 16
 #: The base row and two directions: one contrast.
 LEAST = 3
-#: Up to this many features are measured one by one even where fewer random rows may do.
-FEW = 30
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
@@ -132,10 +130,9 @@ def _estimate(
     """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
     view, quality = here.still, here.quality
-    adaptive = settings.precision is not None or settings.threshold is not None
-    few = fits(d, m) and (not adaptive or d <= FEW)
+    few = fits(d, m) and not sketch_serves(settings.precision, settings.threshold, settings.confidence, fewest_rows(d))
     if not view.blind and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
-        whole = yield from whole_jacobian(x, space, step.rho, m, view)
+        whole = yield from _whole(x, space, step.rho, m, view, settings.precision)
         slope = None
         if whole.descent is not None and whole.estimate is not None and whole.estimate.margin is not None:
             slope = Slope(whole.descent, whole.estimate.margin.radius.value)
@@ -144,7 +141,7 @@ def _estimate(
         m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
     rows, at, method, features = _sketch(x, index, space, step.rho, m, settings)
     length = space.length(rows.sent())
-    if not adaptive:
+    if not settings.adaptive:
         answers = yield rows
     else:
         answers = yield from _until(rows, here, length, features, settings, step)
@@ -157,19 +154,34 @@ def _estimate(
     return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
 
 
+def _whole(
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: View, precision: float | None
+) -> Generator[Rows, Array, WholeJacobian]:
+    """The whole Jacobian, as well as ``rows`` allow; with a precision, from as few as serve it."""
+    least = fewest_rows(space.features)
+    if precision is None or not fits(space.features, rows - least):
+        return (yield from whole_jacobian(x, space, rho, rows, view))
+    quick = yield from whole_jacobian(x, space, rho, least, view)
+    if quick.estimate is not None and half_width(quick.estimate.spectral) <= precision:
+        return quick
+    better = yield from whole_jacobian(x, space, rho, rows - least, view)
+    return replace(better, rows=better.rows + least)
+
+
 def _until(
     rows: Rows, here: Here, length: float, features: int | None, settings: Settings, step: Displacement
 ) -> Generator[Rows, Array, Array]:
     """Ask bit by bit until the interval is narrow enough, or the threshold is decided, or all rows are asked."""
     answers = yield RowRange(rows, 0, next_look(0, len(rows)))
     while True:
-        view = here.view(answers)
+        view, away = here.view(answers), None
         if not view.blind and length > 0:
             y = contrasts(np.sqrt(view.table(answers)) * (2.0 / length))
             if settings.precision is not None and y.any():
                 limits, _ = spectral_limits(y, settings.confidence, features)
                 up = float(np.exp(min(step.error, 1.0)))
-                if half_width(Limits(limits.value, limits.lower / up, limits.upper * up)) <= settings.precision:
+                away = half_width(Limits(limits.value, limits.lower / up, limits.upper * up)) / settings.precision
+                if away <= 1.0:
                     return answers
             if settings.threshold is not None:
                 verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
@@ -178,7 +190,7 @@ def _until(
                     return answers
         if len(answers) == len(rows):
             return answers
-        more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows)))
+        more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows), away))
         answers = np.concatenate([answers, more])
 
 

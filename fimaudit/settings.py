@@ -31,3 +31,8 @@ class Settings:
     witness: bool = False
     precision: float | None = None
     threshold: float | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether an input may stop before all its queries are asked."""
+        return self.precision is not None or self.threshold is not None

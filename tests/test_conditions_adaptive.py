@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.adaptive import decide_threshold, next_look
+from fimaudit.adaptive import decide_threshold, most_queries, next_look
+from fimaudit.errors import UsageError
 
 SPECTRA = {"rank one": [1.0, 0, 0, 0, 0], "fast": [1.0, 0.3, 0.1, 0.03, 0.01], "slow": (1 / np.arange(1, 9)).tolist()}
 
@@ -58,3 +61,50 @@ def test_an_audit_stops_where_the_threshold_is_decided_or_the_interval_is_narrow
     for s, all_rows in zip(narrow.inputs, full.inputs, strict=True):
         assert (s.spectral_norm.upper - s.spectral_norm.lower) / (2 * s.spectral_norm.value) <= 0.25
         assert s.queries < all_rows.queries
+
+
+def half_width(s: Any) -> float:
+    return float(s.spectral_norm.upper - s.spectral_norm.lower) / (2 * float(s.spectral_norm.value))
+
+
+@pytest.mark.parametrize("precision", [0.1, 0.3])
+def test_queries_auto_takes_what_the_precision_takes(precision: float) -> None:
+    x = np.random.default_rng(3).standard_normal((4, 400))
+    report = audit(answer, x, input_shape=(400,), queries="auto", precision=precision, profile="off")
+    assert all(half_width(s) <= precision for s in report.inputs)
+    assert len({s.queries for s in report.inputs}) > 1 or precision < 0.2  # each stops where it has enough
+    fewer = audit(answer, x, input_shape=(400,), queries="auto", precision=2 * precision, profile="off")
+    assert fewer.summary.queries < report.summary.queries
+
+
+def test_few_features_stop_at_the_cheapest_whole_jacobian_that_serves() -> None:
+    x = np.random.default_rng(4).standard_normal((3, 40))
+    narrow = lambda rows: answer(np.hstack([rows, np.zeros((len(rows), 360))]))  # noqa: E731
+    quick = audit(narrow, x, input_shape=(40,), queries="auto", precision=0.2)
+    assert {s.method for s in quick.inputs} == {"basis-forward"}
+    assert max(s.queries for s in quick.inputs) <= 40 + 7
+    exact = audit(narrow, x, input_shape=(40,), queries="auto", precision=0.001)
+    assert {s.method for s in exact.inputs} == {"basis-central"}
+    for a, b in zip(quick.inputs, exact.inputs, strict=True):
+        assert a.spectral_norm.lower <= b.spectral_norm.value <= a.spectral_norm.upper
+
+
+def test_queries_auto_needs_to_know_when_to_stop() -> None:
+    with pytest.raises(UsageError, match="--precision or --threshold beside --queries auto"):
+        audit(answer, np.zeros((1, 400)), input_shape=(400,), queries="auto")
+
+
+def test_the_most_queries_stay_within_memory_and_sense() -> None:
+    assert most_queries(0.1, None, 0.95, 10**6) <= 600
+    assert most_queries(None, 3.0, 0.95, 784) == 1001
+    assert most_queries(0.01, None, 0.95, 20) == 101
+
+
+def test_looks_come_sparsely_and_then_direction_by_direction() -> None:
+    asked, looks = 0, []
+    while asked < 230:  # a width that falls as the root of the number and is reached at 230
+        asked = next_look(asked, 1000, None if not asked else float(np.sqrt(230 / asked)))
+        looks.append(asked)
+    assert looks[-1] == 230
+    assert len(looks) < 25
+    assert next_look(230, 231, 1.5) == 231

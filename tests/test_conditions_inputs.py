@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fimaudit import InputDomain, audit, sensitivity
 from fimaudit.classifier import open_classifier
 from fimaudit.counterexamples import WITNESS_FILE, recheck_witnesses
 from fimaudit.directions import packed_signs
-from fimaudit.errors import DataError, DomainError
+from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.levels import LevelRows, sparsest_step
 from fimaudit.profile import flips_upper, overstatement
 from fimaudit.results import ScaleRung
@@ -300,3 +301,36 @@ def test_a_million_features() -> None:
     x = RNG.standard_normal(1_000_000)
     result = sensitivity(answer, x, input_shape=(1_000_000,), queries=40, batch=8)
     assert result.spectral_norm.lower <= norm(x) <= result.spectral_norm.upper
+
+
+@pytest.mark.parametrize("kind", ["function", "torch", "onnx"])
+def test_one_step_of_a_per_step_output(kind: str, tmp_path: Path) -> None:
+    """A tagger answers (rows, steps, classes): the chosen step alone is audited, whatever the adapter."""
+    torch = pytest.importorskip("torch")
+
+    class Tagger(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x).softmax(-1)
+
+    torch.manual_seed(0)
+    network = Tagger().eval()
+    x = np.random.default_rng(0).standard_normal((3, 5, 4)).astype("f")
+    target: Any = network
+    if kind == "function":
+        target = lambda rows: network(torch.from_numpy(rows.astype("f"))).detach().numpy()  # noqa: E731
+    if kind == "onnx":
+        target = str(tmp_path / "tagger.onnx")
+        dynamic = {"x": {0: torch.export.Dim("n")}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter calls deprecated parts of torch
+            torch.onnx.export(network, (torch.from_numpy(x),), target, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    report = audit(target, x, output_step=2, mode="black-box", queries=100)
+    step = audit(lambda rows: network(torch.from_numpy(rows.astype("f"))).detach().numpy(), x[:, 2], queries=100)
+    for whole, alone in zip(report.inputs, step.inputs, strict=True):
+        assert whole.spectral_norm.value == pytest.approx(alone.spectral_norm.value, rel=1e-2)
+    with pytest.raises(UsageError, match="one of several steps with --output-step"):
+        audit(target, x, mode="black-box")

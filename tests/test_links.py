@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.errors import LinkError, OutputError
-from fimaudit.links import as_rows, output_resolution, to_probabilities
+from fimaudit.links import as_rows, chosen_step, output_resolution, to_probabilities
 
 FLOATS = st.sampled_from([np.float16, np.float32, np.float64])
 SEVERAL = st.integers(2, 7)
@@ -90,7 +90,7 @@ def test_saturated_answers_keep_their_small_probabilities() -> None:
         ([["cat"]], "identity", OutputError, "expected numbers"),
         ([[0.5, 0.5], [0.5, 0.5]], "auto", OutputError, "expected 1 rows of output for 1 inputs"),
         (0.5, "auto", OutputError, "expected 1 rows"),
-        ([[[0.5, 0.5], [0.1, 0.9]]], "auto", OutputError, "choose one output, step or token"),
+        ([[[0.5, 0.5], [0.1, 0.9]]], "auto", OutputError, "choose one of several steps with --output-step"),
         (np.zeros((1, 0)), "auto", OutputError, "expected output of shape"),
     ],
 )
@@ -102,3 +102,14 @@ def test_refusals_say_what_to_do(output: object, link: str, error: type[Exceptio
 def test_as_rows_drops_only_empty_axes() -> None:
     assert as_rows(np.zeros((3, 4, 1, 1)), 3).shape == (3, 4)
     assert as_rows(np.zeros(3), 3).shape == (3, 1)
+
+
+def test_one_step_of_several_is_read() -> None:
+    output = np.arange(24.0).reshape(2, 3, 4)
+    np.testing.assert_array_equal(chosen_step(output, 1), output[:, 1])
+    np.testing.assert_array_equal(chosen_step(output, -1), output[:, 2])
+    assert chosen_step(output, None) is output
+    with pytest.raises(OutputError, match="expected --output-step from -3 to 2"):
+        chosen_step(output, 3)
+    with pytest.raises(OutputError, match="to take step 0 of, got"):
+        chosen_step(output[0], 0)

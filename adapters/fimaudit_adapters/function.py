@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, ModelInfo, Options
 from fimaudit.errors import DataError, TargetError
-from fimaudit.links import to_probabilities
+from fimaudit.links import chosen_step, to_probabilities
 from fimaudit_adapters.options import refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
@@ -32,7 +32,7 @@ class FunctionAdapter:
         Raises:
             TargetError: not callable, or an option that makes no sense.
         """
-        refuse_unused(options, "function", used=(), extra=("batch", "classes", "dtype", "input_shape", "name"))
+        refuse_unused(options, "function", used=("output_step",), extra=("batch", "classes", "dtype", "input_shape", "name"))
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -49,7 +49,7 @@ class FunctionClassifier:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
         self._function = function
-        self._link = options.link
+        self._link, self._step = options.link, options.output_step
         self._info = ModelInfo(
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
             adapter="function",
@@ -70,7 +70,7 @@ class FunctionClassifier:
         rows = np.array(batch, dtype=self._info.dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
-        return to_probabilities(np.asarray(self._function(rows)), self._link, rows=len(rows))
+        return to_probabilities(chosen_step(np.asarray(self._function(rows)), self._step), self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

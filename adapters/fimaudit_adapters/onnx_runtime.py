@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.classifier import ModelInfo, Options
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
-from fimaudit.links import Link, to_probabilities
+from fimaudit.links import Link, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_batch import Verdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_choice import Choice, choose_batching
 from fimaudit_adapters.onnx_files import OLDEST_OPSET, Source, read_source, serialised, short
@@ -24,10 +24,10 @@ __all__ = ["ADAPTER", "OnnxClassifier"]
 class OnnxClassifier:
     """A ``Classifier`` on an onnxruntime session; thread-safe, because sessions are."""
 
-    def __init__(self, choice: Choice, info: ModelInfo, link: Link) -> None:
+    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None) -> None:
         self._choice: Choice | None = choice
         self._info = info
-        self._link = link
+        self._link, self._step = link, step
         self._dtype = np.dtype(info.dtype)
         self._checks = choice.checks
 
@@ -48,7 +48,7 @@ class OnnxClassifier:
             raise ModelFailure("the model was closed; open it again")
         rows = self._fitting(np.asarray(batch))
         raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
-        return to_probabilities(raw, self._link, rows=len(rows))
+        return to_probabilities(chosen_step(raw, self._step), self._link, rows=len(rows))
 
     def close(self) -> None:
         """Let the session go."""
@@ -110,13 +110,13 @@ class _OnnxRuntimeAdapter:
         return kind.__name__ == "ModelProto" and kind.__module__.partition(".")[0] == "onnx"
 
     def open(self, target: Any, options: Options) -> OnnxClassifier:
-        """Open it; options used: ``link``, ``device``, ``input``, ``output``, ``hold``.
+        """Open it; options used: ``link``, ``device``, ``input``, ``output``, ``output_step``, ``hold``.
 
         Raises:
             MissingExtraError: onnx or onnxruntime is not installed.
             TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
         """
-        refuse_unused(options, "onnx_runtime", used=("device", "input", "output", "hold"))
+        refuse_unused(options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"))
         ort = import_onnx()
         try:
             return _open(ort, target, options)
@@ -151,13 +151,13 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         adapter="onnx_runtime",
         input_shape=choice.input_shape,
         dtype=port.dtype,
-        classes=_classes(choice, port),
+        classes=_classes(choice, port) if options.output_step is None else None,
         device=runner.device,
         preferred_batch=choice.batching.preferred,
         details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
     )
-    return OnnxClassifier(choice, info, options.link)
+    return OnnxClassifier(choice, info, options.link, options.output_step)
 
 
 def _loaded(ort: Any, source: Source, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:

@@ -24,7 +24,7 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
     Raises:
         TargetError: naming the option and what to do.
     """
-    for name in ("device", "weights", "input", "output", "hold"):
+    for name in ("device", "weights", "input", "output", "output_step", "hold"):
         value = getattr(options, name)
         if name not in used and value not in (None, {}):
             if name == "device" and value == "cpu":

@@ -29,7 +29,7 @@ class PytorchAdapter:
         """Open ``target`` with eval mode forced, on ``options.device`` or the best device at hand.
 
         Options: ``device``; ``weights`` (.safetensors, or .pt read with weights only) for a module; ``input`` and
-        ``hold`` by the names of forward's arguments; ``output`` by name or position; ``trust_pickle``; and, by keyword,
+        ``hold`` by the names of forward's arguments; ``output`` by name or position, ``output_step``; ``trust_pickle``; and, by keyword,
         ``name`` and ``input_shape``.
 
         Raises:
@@ -38,7 +38,10 @@ class PytorchAdapter:
             UntrustedPickleError: the file is a pickled module and ``trust_pickle`` is not set.
         """
         refuse_unused(
-            options, "pytorch", used=("device", "weights", "input", "output", "hold"), extra=("input_shape", "name")
+            options,
+            "pytorch",
+            used=("device", "weights", "input", "output", "output_step", "hold"),
+            extra=("input_shape", "name"),
         )
         try:
             import torch  # noqa: F401

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.classifier import ModelInfo, Options
 from fimaudit.directions import displaced_bounds
 from fimaudit.errors import DataError, ModelFailure, TargetError
-from fimaudit.links import as_rows, to_probabilities
+from fimaudit.links import as_rows, chosen_step, to_probabilities
 from fimaudit_adapters import torch_derivatives, torch_identity
 from fimaudit_adapters.torch_files import LoadedModule
 from fimaudit_adapters.torch_identity import Matvec
@@ -47,7 +47,7 @@ class TorchClassifier:
         module = loaded.module
         self.module = module
         self.link = options.link
-        self._output = options.output
+        self._output, self._step = options.output, options.output_step
         homes = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         # A module spread over several devices stays where it is.
         self._home = homes.pop() if len(homes) == 1 else None
@@ -155,7 +155,8 @@ class TorchClassifier:
 
     def call(self, module: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
         """The chosen output of ``module`` for a batch of audited inputs, as the model gives it."""
-        return select_output(self.plan(module, x), self._output)
+        chosen: torch.Tensor = chosen_step(select_output(self.plan(module, x), self._output), self._step)
+        return chosen
 
     def _answer(self, build: Callable[[int, int], torch.Tensor], rows: int) -> NDArray[np.float64]:
         """Probabilities of ``rows`` rows, built and asked piece by piece, the piece halved when memory runs out."""

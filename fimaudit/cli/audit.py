@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from fimaudit.adaptive import most_queries
 from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, show_report
@@ -27,7 +28,9 @@ def audit(
     target: o.Target,
     data: o.LargeData,
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
-    queries: Annotated[int, typer.Option(help="Rows an input, base row included; checks add up to 10 %, or 7.")] = 200,
+    queries: Annotated[
+        str, typer.Option(help="Rows an input, base row included (checks add up to 10 %, or 7); auto with --precision.")
+    ] = "200",
     mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
     link: o.LinkName = "auto",
     lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
@@ -73,6 +76,7 @@ def audit(
     adapter: o.Adapter = None,
     input: o.Input = None,
     output: o.Output = None,
+    output_step: o.OutputStep = None,
     hold: o.Hold = None,
     price_per_row: Annotated[float | None, typer.Option(help="Endpoint: price of one row, shown before the start.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Endpoint: do not ask on a terminal before rows are sent.")] = False,
@@ -95,13 +99,15 @@ def audit(
         raise UsageError(f"expected --profile off, cheap or full, got {profile!r}")
     if policy is not None:
         read_policy(policy)  # refuse a bad one before the first query
+    asked = o.query_count(queries)
     inputs: Inputs | Stream | str = data
     if o.is_endpoint(target):
         inputs = open_data(data)
         features = first_size(inputs)
+        most = most_queries(precision, threshold, confidence, features) if asked == "auto" else asked
         pace = per_second(rate)
         cost = cost_of(
-            max(1, len(inputs)), queries, features=features, batch=batch or 100, rate=pace, price_per_row=price_per_row
+            max(1, len(inputs)), most, features=features, batch=batch or 100, rate=pace, price_per_row=price_per_row
         )
         if not confirm(cost, yes=yes or resume):
             raise typer.Exit(2)
@@ -112,7 +118,7 @@ def audit(
                 inputs,
                 out=out,
                 link=cast(Any, link),
-                queries=queries,
+                queries=asked,
                 mode=cast(Any, mode),
                 confidence=confidence,
                 seed=seed,
@@ -145,6 +151,7 @@ def audit(
                 adapter=adapter,
                 input=input,
                 output=o.output_choice(output),
+                output_step=output_step,
                 hold=o.held(hold),
                 **o.endpoint_options(endpoint, settings, header_env, bearer_env, protocol=protocol, rate=rate),
             )

@@ -37,6 +37,7 @@ def inspect(
     adapter: o.Adapter = None,
     input: o.Input = None,
     output: o.Output = None,
+    output_step: o.OutputStep = None,
     hold: o.Hold = None,
     settings: o.EndpointSet = None,
     header_env: o.HeaderEnv = None,
@@ -65,6 +66,7 @@ def inspect(
         trust_pickle=trust_pickle,
         input=input,
         output=o.output_choice(output),
+        output_step=output_step,
         hold=o.held(hold),
         **o.endpoint_options(None, settings, header_env, bearer_env, protocol=protocol),
     )

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -33,6 +33,7 @@ __all__ = [
     "LinkName",
     "MaxFailures",
     "Output",
+    "OutputStep",
     "Protocol",
     "Rate",
     "Target",
@@ -45,6 +46,7 @@ __all__ = [
     "names_or_mask",
     "number_or_file",
     "output_choice",
+    "query_count",
     "resume_command",
     "scale_choice",
 ]
@@ -84,6 +86,10 @@ Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:
 Adapter = Annotated[str | None, typer.Option(help="Adapter to take, where more than one would do.")]
 Input = Annotated[str | None, typer.Option("--input", help="Name of the audited input of a model with several.")]
 Output = Annotated[str | None, typer.Option("--output", help="Name or position of the output to read.")]
+OutputStep = Annotated[
+    int | None,
+    typer.Option("--output-step", help="Step to read of an output (rows, steps, classes); -1 is the last."),
+]
 Hold = Annotated[
     list[str] | None, typer.Option("--hold", help="Constant for another input: name=number or name=file.npy. Repeatable.")
 ]
@@ -157,6 +163,16 @@ def names_or_mask(text: str | None, flag: str) -> list[str] | ArrayLike | None:
     if text.endswith(".npy"):
         return number_or_file(text, flag)
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def query_count(text: str) -> int | Literal["auto"]:
+    """A whole number, or ``auto``."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"expected --queries as a whole number or auto, got {text!r}") from None
 
 
 def scale_choice(text: str | None) -> str | ArrayLike | None:

@@ -149,6 +149,10 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
             raise TargetError(f"--{name} belongs to local models; an endpoint runs where it runs")
     if options.trust_pickle or options.hold:
         raise TargetError("--trust-pickle and held inputs belong to local models, not to an endpoint")
+    if options.output_step is not None:
+        raise TargetError(
+            "--output-step belongs to local models; take one step of an endpoint's answer with protocol json and a JMESPath"
+        )
     values.update(extra)
     if options.input is not None:
         values["input"] = options.input
