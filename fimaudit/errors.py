@@ -100,4 +100,12 @@ class BudgetExhausted(RunError):
 
 
 class ModelFailure(RunError):
-    """The model raised, or answered wrongly, after the measurement had started."""
+    """The model raised, or answered wrongly, after the measurement had started.
+
+    Attributes:
+        kept: the same for a report, without what a server said: others read it.
+    """
+
+    def __init__(self, message: str, *, kept: str | None = None) -> None:
+        super().__init__(message)
+        self.kept = message if kept is None else kept

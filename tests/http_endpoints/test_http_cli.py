@@ -98,6 +98,22 @@ def test_the_command_that_is_shown_resumes(command, faults, rows, tmp_path):
     assert len(Report.read(out).inputs) == 34
 
 
+def test_what_the_server_said_is_for_the_terminal_and_not_for_the_report(command, faults, cancer, tmp_path, caplog):
+    np.save(tmp_path / "rows.npy", cancer.rows[:70])  # three blocks, of about 35 requests each
+    faults.set(rate=1.0, kinds=["503"], after=65)
+    flags = ("--data", tmp_path / "rows.npy", "--out", tmp_path / "run", "--queries", 60, "--batch", 50)
+    failed = command("audit", faults.url + INFER, *flags, "--set", "attempts=2", "--set", "binary=false")
+    assert failed.returncode == 3
+    assert "HTTP 503: busy" in caplog.text  # on stderr, where nobody has set up logging
+    assert "resume with: fimaudit audit" in failed.stderr
+    report = Report.read(tmp_path / "run")
+    assert 0 < len(report.inputs) < 70
+    text = report.to_json()
+    assert "in a row were given up; the last: request" in text
+    assert "HTTP 503" in text
+    assert "busy" not in text
+
+
 def test_a_spent_budget_shows_how_to_go_on(command, kserve, rows, tmp_path):
     flags = ("--data", rows, "--out", tmp_path / "run", "--queries", 30, "--set", "binary=false")
     partial = command("audit", kserve.url + INFER, *flags, "--budget", 400)

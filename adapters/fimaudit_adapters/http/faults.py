@@ -18,8 +18,11 @@ __all__ = ["Fault", "Kind", "after_status", "excerpt", "most_sends", "retry_afte
 Kind = Literal["busy", "transport", "server", "answer", "size", "rejected", "settings", "deadline"]
 
 MOST_ANSWER_FAULTS = 6
+#: Characters of a message that are looked at, of which a line is shown.
+MOST_READ = 2048
 LONGEST_WAIT = 300.0
 _CAP = re.compile(r"(?i)batch[ -]?size\D{0,40}?(?:<=|at most|max\w*|exceed\w*|limit\w*)\D{0,20}(\d{1,9})")
+_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _SETTINGS_HINT = {
     401: "the endpoint wants credentials: give them with header_env, bearer_env or auth",
     403: "these credentials may not ask this model",
@@ -42,6 +45,7 @@ class Fault(Exception):
         cap: most rows that the server takes, where it says so.
         connected: whether anything answered at all.
         unreadable: the endpoint misbehaves, rather than being asked wrongly.
+        came: the start of an answer that is no answer, truncated and redacted; never for the ledger or the report either.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Fault(Exception):
         cap: int | None = None,
         connected: bool = True,
         unreadable: bool = False,
+        came: str = "",
     ) -> None:
         super().__init__(said)
+        self.came = came
         self.kind, self.status, self.said, self.wait, self.cap = kind, status, said, wait, cap
         self.connected, self.unreadable = connected, unreadable
 
@@ -124,6 +130,7 @@ def excerpt(body: bytes, secrets: Iterable[str] = (), most: int = 160) -> str:
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "[secret]")
+    text = text[:MOST_READ]  # the patterns below take a time that grows with the square of the length
     text = re.sub(r"(?i)(bearer|basic)\s+[\w.~+/=-]+", r"\1 [secret]", text)
     text = re.sub(
         r"(?i)\b((?:api|access)[-_ ]?(?:key|token)|password|secret)(\"?\s*[:=]\s*\"?)[^\s\",;]+", r"\1\2[secret]", text
@@ -133,7 +140,9 @@ def excerpt(body: bytes, secrets: Iterable[str] = (), most: int = 160) -> str:
     )
     text = text.split("Traceback (most recent call last)")[0]
     text = re.sub(
-        r"\[?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s*,\s*\[?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?\]?){2,}\]?", "[numbers]", text
+        r"(?<!\d)\[?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s*,\s*\[?-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?\]?){2,}\]?",
+        "[numbers]",
+        text,
     )
     text = re.sub(r"(?<![\w<:/])(?:[A-Za-z]:\\|/)[\w.@-]+(?:[/\\][\w.@-]+)+", "[path]", text)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
 from fimaudit.meter import Lease, RowsFailed
-from fimaudit_adapters.http.faults import Fault, most_sends
+from fimaudit_adapters.http.faults import Fault, excerpt, most_sends
 from fimaudit_adapters.http.pace import Pace
 from fimaudit_adapters.http.reading import Reader
 from fimaudit_adapters.http.settings import Endpoint
@@ -31,14 +31,16 @@ __all__ = ["RESUME", "GivenUp", "Sender"]
 MOST_GIVEN_UP = 12
 #: A request that is split has been tried in full already: its parts are tried less often.
 SENDS_OF_A_PART = 2
+#: Characters of an unreadable answer in a message.
+SHOWN = 60
 RESUME = "go on with --resume once this is put right"
 
 
 class GivenUp(ModelFailure):
     """One request that will not be sent again; ``fault`` says why."""
 
-    def __init__(self, message: str, fault: Fault) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, kept: str, fault: Fault) -> None:
+        super().__init__(message, kept=kept)
         self.fault = fault
 
 
@@ -142,7 +144,8 @@ class Sender:
         if fault.kind != "size":
             self._given_up += 1
         if self._given_up >= MOST_GIVEN_UP:
-            raise ModelFailure(f"{self._given_up} requests in a row were given up; the last: {failure}") from None
+            row = f"{self._given_up} requests in a row were given up; the last: "
+            raise ModelFailure(f"{row}{failure}", kept=f"{row}{failure.kept}") from None
         if stop - start == 1:
             batch.reasons[start] = f"the endpoint does not answer this row ({_plainly(fault)})"
             return
@@ -180,7 +183,7 @@ class Sender:
                 count_again()
                 reply = await self._transport.post(wire.url, body, seconds, count_again)
                 size += len(reply.content)
-                answers, status = _read(batch, wire, reply, count), "ok"
+                answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
                 return answers
             except Fault as fault:
                 sends[fault.kind] += 1
@@ -215,8 +218,9 @@ class Sender:
         except Fault as fault:
             tries = sum(sends.values())
             often = "once" if tries == 1 else f"{tries} times"
-            where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often})"
-            raise GivenUp(f"{where} was given up: {fault.said}; {RESUME}", fault) from None
+            where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often}) was given up: "
+            came = f" (it begins: {fault.came!r})" if fault.came else ""
+            raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
         return answers
 
     def _key(self, content: bytes, times: NDArray[np.uint32]) -> bytes:
@@ -252,12 +256,15 @@ class Sender:
         return max(0.0, self._started + self.endpoint.deadline - time.monotonic())
 
 
-def _read(batch: _Batch, wire: WireFormat, reply: Any, count: int) -> NDArray[np.float64]:
+def _read(batch: _Batch, wire: WireFormat, reply: Any, count: int, secrets: tuple[str, ...]) -> NDArray[np.float64]:
     try:
         return batch.read(wire.decode(reply, count), count)
     except (OutputError, LinkError) as exc:
         unreadable = isinstance(exc, Malformed)
-        raise Fault("answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable) from exc
+        came = excerpt(reply.content, secrets, SHOWN) if unreadable else ""
+        raise Fault(
+            "answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable, came=came
+        ) from exc
     except DataError:
         raise
     except FimauditError as exc:
