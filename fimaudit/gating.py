@@ -27,8 +27,8 @@ FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
 #: Queries are proposed up to this multiple of what was spent.
 MOST_TIMES = 64.0
 STEP = 1.25
-#: A difference is found four times in five when it is this many half-widths (1.645 standard errors) large.
-DETECTING = 1.5
+#: Half-widths by which a ratio should clear its limit: 1.5 would decide four reruns in five if the ratio were certain.
+DETECTING = 2.2
 #: Runs drawn for each multiple, and the share of them that must be decided.
 DRAWS, MOST = 40, 0.8
 TOO_NEAR = f"not even {MOST_TIMES:.0f} times the queries would: the value is too near the limit, or too few inputs are known"
