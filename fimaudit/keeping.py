@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from fimaudit.engines.local import Outcome
 from fimaudit.journal import Journal
 from fimaudit.parts import Part, Parts, pack, unpack
 from fimaudit.results import Sensitivity
-from fimaudit.tables import INPUTS_FILE, from_table, read_inputs_table, write_inputs
+from fimaudit.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
 __all__ = ["MOST_INLINE", "Finished", "Kept", "Listed", "Sharded"]
 
@@ -192,16 +191,6 @@ class Sharded:
         new = self._parts.add(part)
         if len(new):
             self._journal.keep_part(len(new))
-
-
-def rows_at(path: Path, indices: list[int]) -> list[Sensitivity]:
-    """Some results of ``inputs.parquet``, in the order of ``indices``; the others are passed over."""
-    import pyarrow.compute as pc
-    import pyarrow.dataset as ds
-
-    table = ds.dataset(path, format="parquet").to_table(filter=pc.field("index").isin(indices))
-    found = {s.index: s for s in from_table(table)}
-    return [found[i] for i in indices]
 
 
 def _flagged(result: Sensitivity, drifted: Collection[int]) -> Sensitivity:

@@ -11,7 +11,16 @@ from pydantic import TypeAdapter
 
 from fimaudit.results import Carrier, Contrast, Interval, ScaleRung, Sensitivity, Witness
 
-__all__ = ["INPUTS_FILE", "flat_row", "from_table", "read_inputs_table", "table_schema", "to_table", "write_inputs"]
+__all__ = [
+    "INPUTS_FILE",
+    "flat_row",
+    "from_table",
+    "read_inputs_table",
+    "rows_at",
+    "table_schema",
+    "to_table",
+    "write_inputs",
+]
 
 INPUTS_FILE = "inputs.parquet"
 #: Fields with a structure of their own are kept as JSON text.
@@ -103,3 +112,13 @@ def read_inputs_table(path: Path) -> list[Sensitivity]:
     import pyarrow.parquet as pq
 
     return from_table(pq.read_table(path))
+
+
+def rows_at(path: Path, indices: list[int]) -> list[Sensitivity]:
+    """Some results of ``inputs.parquet``, in the order of ``indices``; the others are passed over."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    table = ds.dataset(path, format="parquet").to_table(filter=pc.field("index").isin(indices))
+    found = {s.index: s for s in from_table(table)}
+    return [found[i] for i in indices]

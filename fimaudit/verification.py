@@ -31,7 +31,7 @@ from fimaudit.evidence import (
 )
 from fimaudit.gating import Verdict, decide
 from fimaudit.policy import parse_policy
-from fimaudit.runfolder import PAGE, REPORT, VERDICT, Run, read_run, read_table
+from fimaudit.runfolder import PAGE, REPORT, VERDICT, Run, read_for_page, read_run, read_table
 from fimaudit.summary import summarise
 from fimaudit.tables import INPUTS_FILE
 
@@ -248,7 +248,7 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     for name in (VERDICT, "shown.npz"):
         if name in members:
             (place / name).write_bytes(members[name])
-    same = page_html(read_run(place), pictures=has_pictures(text)) == text
+    same = page_html(read_for_page(place), pictures=has_pictures(text)) == text
     yield Finding("page", same, f"{PAGE} {'shows' if same else 'does not show'} what the data say")
 
 

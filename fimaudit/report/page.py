@@ -24,7 +24,7 @@ from fimaudit.report import figures, wording
 from fimaudit.report.pictures import heat_uri, picture_uri
 from fimaudit.report.shown import most_sensitive, read_shown
 from fimaudit.results import Report, Sensitivity
-from fimaudit.runfolder import PAGE, VERDICT, Run, first_error, read_run
+from fimaudit.runfolder import PAGE, VERDICT, Run, first_error, read_for_page
 from fimaudit.subgroups import calibration, divisions
 from fimaudit.tables import flat_row
 from fimaudit.verdicts import OUTCOME_WORDS
@@ -74,7 +74,7 @@ def render(folder: str | Path, *, pictures: bool = True) -> Path:
     Returns:
         the page's path.
     """
-    run = read_run(folder)
+    run = read_for_page(folder)
     path = run.folder / PAGE
     _write(path, page_html(run, pictures=pictures))
     return path
@@ -99,6 +99,7 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
         )
         for name, title, caption, label in _distributions(unit)
     ]
+    covered, unsaid = wording.scope_sentences(report, list(report.summary.statuses), {s.method for s in inputs})
     shown = _shown(run) if pictures else []
     return (
         _environment()
@@ -127,7 +128,10 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
             carrying=sum(bool(s.carried_by) for s in inputs),
             contrast=_contrasts(report, inputs),
             flags=Counter(flag for s in inputs for flag in s.flags).most_common(),
-            scope=wording.scope_sentences(report, list(report.summary.statuses), {s.method for s in inputs}),
+            scope=(
+                covered,
+                [*unsaid, *wording.sample_sentences(len(inputs), int(report.data.get("measured", len(inputs))))],
+            ),
             table=_table(run),
             **_common(),
         )
@@ -207,14 +211,14 @@ def _verdict(folder: Path) -> Verdict | None:
 
 
 def _shown_words(run: Run) -> list[dict[str, Any]]:
-    return [_card(run, s) for s in most_sensitive(run.inputs)]
+    return [_card(run, s) for s in most_sensitive(run.ranked)]
 
 
 def _shown(run: Run) -> list[dict[str, Any]]:
     kept = read_shown(run.folder)
     bounds = [v if isinstance(v, int | float) else None for v in (run.report.domain[k] for k in ("lower", "upper"))]
     cards = []
-    for s in most_sensitive(run.inputs):
+    for s in most_sensitive(run.ranked):
         card = _card(run, s)
         held = kept.get(s.index)
         if held is not None:
@@ -308,14 +312,15 @@ def _contrasts(report: Report, inputs: Sequence[Sensitivity]) -> dict[str, Any] 
 
 def _table(run: Run) -> dict[str, Any]:
     """The inputs as columns, the most sensitive first where there are too many for the page."""
-    inputs: Sequence[Sensitivity] = run.inputs
+    inputs: Sequence[Sensitivity] = run.ranked
     if len(inputs) > MOST_ROWS:
         inputs = most_sensitive(inputs, MOST_ROWS)
     rows = [flat_row(s) for s in inputs]
     columns = {name: [_short(row[name]) for row in rows] for name in COLUMNS}
     columns["flags"] = [" ".join(s.flags) or None for s in inputs]
     kept = [name for name, values in columns.items() if name == "index" or any(v is not None for v in values)]
-    return {"rows": len(rows), "of": len(run.inputs), "columns": {name: columns[name] for name in kept}}
+    of = run.report.data.get("measured", len(run.inputs))
+    return {"rows": len(rows), "of": of, "columns": {name: columns[name] for name in kept}}
 
 
 def _short(value: Any) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "named_change",
     "number",
     "percent",
+    "sample_sentences",
     "share_text",
 ]
 
@@ -150,6 +151,16 @@ def moment(text: object) -> str:
     except ValueError:
         return str(text)
     return f"{found:%Y-%m-%d %H:%M}" + (" UTC" if found.utcoffset() == timedelta(0) else "")
+
+
+def sample_sentences(drawn: int, measured: int) -> list[str]:
+    """What a page of a large run shows of it; nothing for a small one, which it shows whole."""
+    if drawn >= measured:
+        return []
+    return [
+        f"The summary and the most sensitive inputs are those of all {measured:,} inputs; figures, calibration and the "
+        f"groups side by side are of {drawn:,} of them, spread evenly over the data. All are in inputs.parquet."
+    ]
 
 
 def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection[str]) -> tuple[list[str], list[str]]:

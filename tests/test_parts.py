@@ -1,0 +1,140 @@
+"""Large runs: results in parts on disk, merged in order, summarised from columns, shown by a sample."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fimaudit import audit
+from fimaudit.columns import Columns
+from fimaudit.engines.local import Outcome
+from fimaudit.errors import RunFolderError
+from fimaudit.parts import Part, Parts, pack, unpack
+from fimaudit.report.wording import sample_sentences
+from fimaudit.results import Interval, Sensitivity, Witness
+from fimaudit.runfolder import read_for_page, read_run
+from fimaudit.summary import summarise
+from fimaudit.tables import read_inputs_table, rows_at, write_inputs
+
+
+def result(index: int, status: str = "ok") -> Sensitivity:
+    if status == "failed":
+        return Sensitivity(index=index, status="failed", method="none", reason="no")
+    value = 1.0 + (index * 7919 % 101) / 10
+    norm = Interval(value=value, lower=value / 2, upper=value * 2)
+    radius = Interval(value=1 / value, lower=0.5 / value, upper=2 / value if index % 3 else None)
+    group = None if index % 5 == 0 else f"g{index % 4}"
+    return Sensitivity(
+        index=index, status="ok", method="rademacher", queries=20, spectral_norm=norm, margin_radius=radius, group=group
+    )
+
+
+def outcomes(indices: list[int], *, failing: tuple[int, ...] = ()) -> list[Outcome]:
+    return [Outcome(result(i, "failed" if i in failing else "ok"), 20, 1) for i in indices]
+
+
+def test_a_part_carries_everything() -> None:
+    seen = result(3).model_copy(update={"witness": Witness(distance=0.5, predicted_class=2)})
+    assert seen.witness is not None
+    seen.witness.keep(np.arange(4.0))
+    part = pack([Outcome(seen, 20, 2), *outcomes([1], failing=(1,))])
+    assert (part.inputs, part.failed, part.rows, part.requests) == (2, 1, 40, 3)
+    first, second = unpack(part)
+    assert first.result == result(1, "failed")
+    assert second.result.model_dump() == seen.model_dump()
+    assert (second.rows, second.requests) == (20, 2)
+    assert second.result.witness is not None
+    np.testing.assert_array_equal(second.result.witness.x, np.arange(4.0))
+
+
+def test_parts_hold_each_input_once_and_merge_in_order(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, 40, resume=False)
+    assert parts.add(pack(outcomes(list(range(20, 30)), failing=(25,)))).tolist() == list(range(20, 30))
+    assert parts.add(pack(outcomes([0, 9, 35]))).tolist() == [0, 9, 35]  # ranges that meet
+    assert parts.add(pack(outcomes([9, 10, 25], failing=(25,)))).tolist() == [10]  # two of them a second time
+    assert parts.add(pack(outcomes([0, 9]))).tolist() == []
+    assert (parts.count, parts.failed) == (14, 1)
+    again = Parts(tmp_path, 40, resume=True)
+    assert (again.count, again.failed) == (14, 1)
+    np.testing.assert_array_equal(again.done, parts.done)
+    again.merge(tmp_path / "inputs.parquet", drifted=[10])
+    merged = read_inputs_table(tmp_path / "inputs.parquet")
+    assert [s.index for s in merged] == [0, 9, 10, *range(20, 30), 35]
+    assert [s.index for s in merged if "drift" in s.flags] == [10]
+    assert merged[1] == result(9)
+    assert len(again.files()) == 3  # not complete: they stay
+    again.add(pack(outcomes([i for i in range(40) if not again.done[i]])))
+    again.merge(tmp_path / "inputs.parquet")
+    assert not again.folder.exists()
+    complete = Parts(tmp_path, 40, resume=True)
+    assert complete.count == 40
+    before = (tmp_path / "inputs.parquet").read_bytes()
+    complete.merge(tmp_path / "inputs.parquet")
+    assert (tmp_path / "inputs.parquet").read_bytes() == before
+
+
+def test_a_damaged_or_foreign_part_is_refused_in_words(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, 10, resume=False)
+    parts.add(pack(outcomes([1, 2])))
+    path = parts.files()[0]
+    shutil.copy(path, path.with_name("part-000000000001-000000000003.parquet"))
+    with pytest.raises(RunFolderError, match="holds inputs of another part"):
+        Parts(tmp_path, 10, resume=True)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(RunFolderError, match="delete it to measure its inputs again"):
+        Parts(tmp_path, 10, resume=True)
+
+
+def test_columns_from_disk_are_those_from_memory(tmp_path: Path) -> None:
+    results = [result(i, "failed" if i % 17 == 0 else "ok") for i in range(200)]
+    write_inputs(tmp_path / "inputs.parquet", results)
+    here, there = Columns.of(results), Columns.read(tmp_path / "inputs.parquet")
+    for name in ("index", "status", "queries", "contrasts", "group"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+    assert there.groups == here.groups == ("g0", "g1", "g2", "g3")
+    assert summarise(there, 0.95, 7, 3) == summarise(results, 0.95, 7, 3)
+    ranked = sorted((s for s in results if s.margin_radius.value), key=lambda s: (s.margin_radius.value, s.index))
+    worst = there.index[there.most_sensitive(5)].tolist()
+    assert worst == [s.index for s in ranked[:5]]
+    assert rows_at(tmp_path / "inputs.parquet", worst) == ranked[:5]
+    assert len(pq.read_table(tmp_path / "inputs.parquet")) == 200
+
+
+def linear(x: np.ndarray) -> np.ndarray:
+    z = x @ np.array([[1.0, -1.0, 0.5], [0.2, 0.4, -0.3]])
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def test_a_large_run_has_a_page_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("fimaudit.auditing", "fimaudit.keeping"):
+        monkeypatch.setattr(f"{place}.MOST_INLINE", 100)
+    monkeypatch.setattr("fimaudit.runfolder.PAGE_SAMPLE", 50)
+    monkeypatch.setattr("fimaudit.runfolder.PAGE_WORST", 10)
+    x = np.random.default_rng(0).standard_normal((300, 2))
+    report = audit(linear, x, queries=6, out=tmp_path / "run")
+    assert report.inputs == []
+    assert report.data["measured"] == 300
+    whole = read_run(tmp_path / "run")
+    assert summarise(whole.inputs, 0.95, report.summary.queries, report.summary.requests) == report.summary
+    seen = read_for_page(tmp_path / "run")
+    assert len(seen.inputs) == 50
+    assert [s.index for s in seen.inputs][-1] == 299
+    smallest = sorted(whole.inputs, key=lambda s: (s.margin_radius.value or np.inf, s.index))[:10]
+    assert list(seen.ranked) == smallest
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "50 of them, spread evenly over the data" in page
+    assert "The 10 most sensitive of 300 inputs" in page
+    assert sample_sentences(300, 300) == []
+
+
+def test_an_empty_part_adds_nothing(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, 3, resume=False)
+    empty = pack([])
+    assert empty == Part(empty.data, 0, 0, 0, 0)
+    assert parts.add(empty).tolist() == []
+    assert not parts.files()
