@@ -65,6 +65,8 @@ def test_credentials_in_urls_are_refused_without_repeating_them(url, match):
         ({"protocol": "json"}, "needs request"),
         ({"protocol": "mlflow", "response": "a"}, "belong to protocol json"),
         ({"headers": {"X-Api-Key": "secret1"}}, "header_env"),
+        ({"headers": {"Ocp-Apim-Subscription-Key": "secret1"}}, "looks like a credential"),
+        ({"headers": {"X-Auth": "secret1"}}, "looks like a credential"),
         ({"headers": {"A": "1"}, "header_env": {"a": "B"}}, "set twice"),
         ({"concurrency": 0}, "concurrency"),
         ({"labels": ["a", "a"]}, "differ"),

@@ -198,7 +198,7 @@ def endpoint_schema() -> dict[str, Any]:
 
 
 def _looks_secret(header: str) -> bool:
-    return bool(re.search(r"(?i)authorization|cookie|api-?key|token|secret|password", header))
+    return bool(re.search(r"(?i)auth|cookie|key$|token|secret|passw|credential|session|signature", header))
 
 
 def _read_yaml(path: str) -> Mapping[str, Any]:
