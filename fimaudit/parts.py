@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from fimaudit.engines.local import Outcome
 from fimaudit.errors import RunFolderError
-from fimaudit.results import Witness
-from fimaudit.tables import INPUTS_FILE, from_table, table_schema, to_table
+from fimaudit.results import SCREENED, Witness
+from fimaudit.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
 __all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
 
 PARTS_FOLDER = "parts"
 #: Rows of a row group of the merged file.
-GROUP_ROWS = 65_536
+GROUP_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Part:
 
     Attributes:
         data: the file: the columns of ``inputs.parquet``, ``rows`` and ``requests`` that each input took, and ``witness_x``.
-        inputs: how many there are.
+        index: (inputs,) which they are, rising.
         failed: how many of them failed.
         rows, requests: what they took.
     """
 
     data: bytes
-    inputs: int
+    index: NDArray[np.int64]
     failed: int
     rows: int
     requests: int
@@ -60,21 +60,23 @@ def pack(outcomes: Sequence[Outcome]) -> Part:
     out = io.BytesIO()
     pq.write_table(table, out)
     failed = sum(o.result.status == "failed" for o in ordered)
-    return Part(out.getvalue(), len(ordered), failed, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
+    index = np.array([o.result.index for o in ordered], dtype=np.int64)
+    return Part(out.getvalue(), index, failed, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
 
 
 def unpack(part: Part) -> list[Outcome]:
     """The finished inputs of a part."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(part.data))
+    return list(_outcomes(pq.read_table(io.BytesIO(part.data))))
+
+
+def _outcomes(table: Any) -> Iterator[Outcome]:
     costs = zip(*(table.column(name).to_pylist() for name in ("rows", "requests", "witness_x")), strict=True)
-    out = []
     for result, (rows, requests, witness) in zip(from_table(table), costs, strict=True):
         if witness is not None and result.witness is not None:
             result.witness.keep(np.load(io.BytesIO(witness), allow_pickle=False))
-        out.append(Outcome(result, rows, requests))
-    return out
+        yield Outcome(result, rows, requests)
 
 
 class Parts:
@@ -98,6 +100,7 @@ class Parts:
         self.folder = folder / PARTS_FOLDER
         self.done = np.zeros(inputs, dtype=bool)
         self.count = self.failed = 0
+        self._reopened = False
         merged = folder / INPUTS_FILE
         if resume:
             for path in self.files() or ([merged] if merged.exists() else []):
@@ -107,6 +110,20 @@ class Parts:
         """The parts on disk, by name."""
         return sorted(self.folder.glob("part-*.parquet"))
 
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """Inputs that were only screened are to be measured again; their new results replace the old ones in the end."""
+        self._reopened = True
+        self.done[indices] = False
+        if not self.files():  # merged by an earlier process
+            again = rows_at(self.folder.parent / INPUTS_FILE, indices.tolist())
+            self.done[[s.index for s in again if SCREENED not in s.flags]] = True
+        for path in self._again():
+            self.done[_indices(path)] = True
+
+    def _again(self) -> list[Path]:
+        """The parts of inputs that were measured again."""
+        return sorted(self.folder.glob("again-*.parquet"))
+
     def add(self, part: Part) -> NDArray[np.int64]:
         """Keep a part; inputs that are finished already are left out, so that nothing is there twice.
 
@@ -115,8 +132,7 @@ class Parts:
         """
         import pyarrow.parquet as pq
 
-        table = pq.read_table(io.BytesIO(part.data), columns=["index"])
-        index = np.asarray(table.column("index").to_numpy(), dtype=np.int64)
+        index = part.index
         new = ~self.done[index]
         if not new.any():
             return index[:0]
@@ -128,7 +144,8 @@ class Parts:
             data, failed = out.getvalue(), sum(s == "failed" for s in whole.column("status").to_pylist())
         index = index[new]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"part-{int(index[0]):012d}-{int(index[-1]):012d}.parquet"
+        kind = "again" if self._reopened else "part"
+        path = self.folder / f"{kind}-{int(index[0]):012d}-{int(index[-1]):012d}.parquet"
         beside = path.with_suffix(".tmp")
         with open(beside, "wb") as file:
             file.write(data)
@@ -136,7 +153,7 @@ class Parts:
             os.fsync(file.fileno())
         beside.replace(path)
         self.done[index] = True
-        self.count += len(index)
+        self.count += 0 if self._reopened else len(index)
         self.failed += failed
         return index
 
@@ -166,25 +183,29 @@ class Parts:
         """Finished inputs with a witness, its displaced input attached."""
         import pyarrow.parquet as pq
 
-        for path in self.files():
-            table = pq.read_table(path)
-            having = table.filter([x is not None for x in table.column("witness_x").to_pylist()])
-            if len(having):
-                out = io.BytesIO()
-                pq.write_table(having, out)
-                yield from unpack(Part(out.getvalue(), len(having), 0, 0, 0))
+        for path in [*self.files(), *self._again()]:  # screened inputs have none
+            if pq.read_table(path, columns=["witness_x"]).column(0).null_count < pq.read_metadata(path).num_rows:
+                table = pq.read_table(path)
+                having = table.filter([x is not None for x in table.column("witness_x").to_pylist()])
+                yield from _outcomes(having)
 
     def _in_order(self) -> Iterator[Any]:
         """Tables in the order of the data, about ``GROUP_ROWS`` rows each: parts whose ranges meet are sorted together."""
         import pyarrow as pa
-        import pyarrow.dataset as ds
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
 
         names = table_schema().names
         group: list[Path] = []
         last, rows = -1, 0
+        again = pa.concat_tables([table_schema().empty_table(), *(pq.read_table(p, columns=names) for p in self._again())])
 
         def together() -> Any:
-            table = ds.dataset([str(p) for p in group], format="parquet").to_table(columns=names)
+            table = pa.concat_tables([pq.read_table(path, columns=names) for path in group])
+            if len(again):
+                old = pc.is_in(table.column("index"), again.column("index"))
+                new = pc.is_in(again.column("index"), table.column("index"))
+                table = pa.concat_tables([table.filter(pc.invert(old)), again.filter(new)])
             return table.sort_by("index").cast(table_schema())
 
         for path in self.files():
@@ -210,6 +231,12 @@ class Parts:
             what = " ".join(str(exc).split())[:200]
             raise RunFolderError(f"{path} is damaged ({what}); delete it to measure its inputs again") from exc
         self.failed += sum(s == "failed" for s in table.column("status").to_pylist())
+
+
+def _indices(path: Path) -> NDArray[np.int64]:
+    import pyarrow.parquet as pq
+
+    return np.asarray(pq.read_table(path, columns=["index"]).column("index").to_numpy(), dtype=np.int64)
 
 
 def _flagged(table: Any, drifted: Collection[int]) -> Any:

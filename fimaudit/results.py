@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "SCREENED",
     "Carrier",
     "Contrast",
     "Interval",
@@ -31,6 +32,8 @@ __all__ = [
     "json_schema",
 ]
 
+#: Flag of an input that was screened only, where the most sensitive ones were measured in full.
+SCREENED = "screened"
 QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
 Status = Literal["ok", "below_detection", "no_rival_visible", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]

@@ -97,10 +97,11 @@ class RayEngine:
                 if answer["stop"]:
                     ray.get(self._desk.stop.remote())  # the others finish the piece they are at
                     stop = stop or (answer["stop"], answer["told"])
-                elif answer["inputs"]:
+                elif answer["index"]:
                     left[piece] = False
-                if answer["inputs"]:
-                    yield Part(*(answer[name] for name in ("data", "inputs", "failed", "rows", "requests")))
+                if answer["index"]:
+                    index = np.frombuffer(answer["index"], dtype=np.int64)
+                    yield Part(answer["data"], index, *(answer[name] for name in ("failed", "rows", "requests")))
             if stop is not None:
                 raise {"budget": BudgetExhausted, "usage": TargetError}.get(stop[0], ModelFailure)(stop[1])
             if left.all():

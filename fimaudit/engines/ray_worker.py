@@ -95,16 +95,16 @@ class Worker:
                 stop = ("failure", f"a worker on {self._where} failed: {told}; go on with --resume")
         seconds = time.perf_counter() - started
         part = pack(outcomes)
-        if part.inputs:
+        if outcomes:
             self._rows.inc(max(part.rows, 1))
-            self._inputs.inc(part.inputs)
+            self._inputs.inc(len(outcomes))
             self._speed.set(part.rows / max(seconds, 1e-9))
         if not self._shared:
             ray.get(self._desk.count.remote(part.rows, part.requests))
         ray.get(self._desk.finish.remote("piece", piece))
         kind, told = stop or ("", "")
         cells = {
-            "piece": piece, "data": part.data, "inputs": part.inputs, "failed": part.failed, "rows": part.rows,
+            "piece": piece, "data": part.data, "index": part.index.tobytes(), "failed": part.failed, "rows": part.rows,
             "requests": part.requests, "seconds": seconds, "stop": kind, "told": told, "where": self._where,
         }  # fmt: skip
         return pa.table({name: [value] for name, value in cells.items()})

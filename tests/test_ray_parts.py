@@ -1,0 +1,159 @@
+"""What the Ray engine is made of, without a cluster: the shared desk, a model on its way, and how a pass is cut."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fimaudit.engines import ray_desk
+from fimaudit.engines.ray_desk import Desk, SharedLedger
+from fimaudit.engines.shipping import ship_model
+from fimaudit.errors import BudgetExhausted, TargetError, UsageError
+from fimaudit.ledger import open_ledger
+from fimaudit.meter import Usage
+from fimaudit.streams import Shard, Stream
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]")
+
+
+class Here:
+    """An actor's handle in one process: ``remote`` calls, and ``get`` is the identity."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._held, name)
+        return type("Method", (), {"remote": staticmethod(method)})
+
+
+def shared(desk: Desk, *, keeps: bool) -> SharedLedger:
+    return SharedLedger(Here(desk), lambda value: value, keeps=keeps)
+
+
+def test_all_ledgers_of_a_desk_spend_one_budget() -> None:
+    desk = Desk(10, Usage(2, 1, 0), None)
+    one, two = shared(desk, keeps=False), shared(desk, keeps=False)
+    one.reserve(4, b"")
+    two.reserve(4, b"")
+    with pytest.raises(BudgetExhausted, match="the budget of 10 rows is spent: 10 were sent and the next call needs 1"):
+        one.reserve(1, b"")
+    assert one.usage() == two.usage() == Usage(10, 3, 0)
+    desk.count(3, 1)
+    assert two.usage().rows == 13
+    one.remember("fact", [1])
+    assert two.note("fact") == [1]
+
+
+def test_answers_go_through_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    open_ledger(path, "f").close()
+    desk = Desk(None, Usage(), (str(path), "f"))
+    one, two = shared(desk, keeps=True), shared(desk, keeps=True)
+    ticket = one.reserve(2, b"key")
+    one.commit(ticket, 2, np.array([[0.5, 0.5], [0.1, 0.9]]), "ok", 7)
+    known = two.recall(b"key")
+    assert known is not None
+    np.testing.assert_array_equal(known, [[0.5, 0.5], [0.1, 0.9]])
+    assert two.usage() == Usage(2, 1, 7)
+    desk.close()
+    again = open_ledger(path, "f", resume=True)
+    assert again.usage().rows == 2
+    again.close()
+
+
+def test_turns_are_a_gap_apart_and_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(ray_desk.time, "monotonic", lambda: now[0])
+    desk = Desk(None, Usage(), None, rate=4.0)
+    assert [desk.turn() for _ in range(3)] == [0.0, 0.25, 0.5]
+    now[0] = 101.0
+    assert desk.turn() == 0.0
+    desk.pause(5.0)
+    assert [desk.turn(), desk.turn()] == [5.0, 5.25]
+    free = Desk(None, Usage(), None)
+    assert [free.turn(), free.turn()] == [0.0, 0.0]
+
+
+def test_the_desk_knows_what_was_begun_and_not_finished() -> None:
+    desk = Desk(None, Usage(), None)
+    assert [desk.begin("piece", 3), desk.begin("piece", 3), desk.begin("block", 3)] == [0, 1, 0]
+    desk.finish("piece", 3)
+    assert desk.begin("piece", 3) == 0
+    desk.stop()
+    assert desk.begin("piece", 4) == -1
+
+
+def test_workers_of_lost_nodes_are_named_once() -> None:
+    desk = Desk(None, Usage(), None)
+    for name, node in (("a", "north"), ("b", "south"), ("c", "south")):
+        desk.move_in(name, f"handle {name}", node)
+    desk.move_in("c", "handle c", "north")  # restarted there
+    assert desk.homeless(["north"]) == ["handle b"]
+    assert desk.homeless(["north"]) == []
+
+
+def test_a_model_file_travels_with_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("fimaudit.engines.shipping.open_classifier", lambda *a, **k: opened.append((*a, k)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    there = tmp_path / "model"
+    (there / "weights").mkdir(parents=True)
+    (there / "net.onnx").write_bytes(b"graph")
+    (there / "weights" / "net.data").write_bytes(b"numbers")
+    target = there / "net.onnx"
+    shipped = ship_model(target, "softmax", {"device": "cpu"}, lambda data: data, {"weights/net.data": "sha"})
+    shipped.open(lambda handle: handle)
+    assert opened.pop() == (str(target), "softmax", {"device": "cpu"})  # it is here under its own path
+    target.rename(there / "gone")
+    shipped.open(lambda handle: handle)
+    path = Path(opened.pop()[0])
+    assert path.read_bytes() == b"graph"
+    assert (path.parent / "weights" / "net.data").read_bytes() == b"numbers"
+
+    def never(_: Any) -> bytes:
+        raise AssertionError("fetched again")
+
+    shipped.open(never)
+    assert opened.pop()[0] == str(path)
+
+
+@needs_ray
+def test_an_object_travels_pickled_or_is_refused() -> None:
+    import threading
+
+    shipped = ship_model(np.tanh, "auto", {}, lambda data: data, {})
+    assert isinstance(shipped.target, bytes)
+    assert os.getcwd() in shipped.paths
+    lock = threading.Lock()
+    with pytest.raises(UsageError, match="--engine ray give a file"):
+        ship_model(lambda x: lock and x, "auto", {}, lambda data: data, {})
+    broken = type(shipped)(b"no pickle", "auto", {}, {}, ())
+    with pytest.raises(TargetError, match="does not unpickle there"):
+        broken.open(lambda handle: handle)
+
+
+@needs_ray
+def test_a_pass_is_cut_at_blocks_and_at_files() -> None:
+    from fimaudit.engines.ray import MOST_INPUTS, cut
+
+    whole = np.arange(10_000)
+    for workers in (1, 2, 64, 1000):
+        cuts = cut(whole, 32, None, workers)
+        assert cuts[0] == 0
+        assert cuts[-1] == 10_000
+        assert (np.diff(cuts) > 0).all()
+        assert np.diff(cuts).max() <= MOST_INPUTS
+        assert (cuts[:-1] % 32 == 0).all()
+    missing = np.array([0, 1, 2, 3, 8, 9, 10, 11, 5000, 5001])
+    assert cut(missing, 4, None, 1).tolist() == [0, 4, 8, 10]
+    stream = Stream("x", (Shard("a", 1), Shard("b", 1)), (10, 10))
+    cuts = cut(np.arange(20), 4, stream, 1)
+    assert cuts.tolist() == [0, 4, 8, 12, 16, 20]  # the block 8 to 11 spans both files and stays whole
+    assert cut(np.arange(0), 4, None, 1).tolist() == [0]
