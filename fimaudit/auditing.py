@@ -20,6 +20,7 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.choice import EngineName, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.exact import DIRECTIONS_FOLDER, choose_mode
+from fimaudit.focus import read_focus, standing
 from fimaudit.journal import REPORT, Journal
 from fimaudit.keeping import MOST_INLINE
 from fimaudit.links import Link
@@ -111,6 +112,7 @@ def audit(
     witness: bool = False,
     precision: float | None = None,
     threshold: float | None = None,
+    focus: str | None = None,
     batch: int | None = None,
     tolerance: float = 1e-4,
     worst_direction: bool = False,
@@ -143,6 +145,8 @@ def audit(
         profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
         precision: stop an input when the half-width of its spectral norm is within this share of the value.
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
+        focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
+            the largest spectral norms; the report names them and says how sure it is (``report.data["focus"]``).
         witness: look for a displacement that really changes the decision, 12 of each input's queries.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
@@ -175,6 +179,7 @@ def audit(
     )
     if max_failures is not None and max_failures < 0:
         raise UsageError(f"expected a number of failures to allow of 0 or more, got {max_failures}")
+    top = read_focus(focus)
     opened = not isinstance(model, Classifier)
     if batch is not None and isinstance(model, str) and "://" in model:
         options.setdefault("batch", batch)  # an endpoint fixes its requests when it is opened
@@ -190,13 +195,15 @@ def audit(
         if queries == "auto":
             settings = replace(settings, queries=most_queries(precision, threshold, confidence, subject.space.features))
         method, hindrance = choose_mode(mode, classifier, subject.x, subject.space)
+        if top is not None and method == "white-box":
+            raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
         remote = where.engine(model, link, options, batch, worst_direction=worst_direction and method == "white-box")
-        identity = facts.identity(classifier, subject.data, subject.space, settings, link, method)
+        identity = facts.identity(classifier, subject.data, subject.space, settings, link, method, focus)
         if out is not None:
             journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
         directions = Path(out) / DIRECTIONS_FOLDER if out is not None and worst_direction else None
         exact = Derivatives(tolerance, directions) if method == "white-box" else None
-        task = Task(subject.source, subject.x, subject.numbers, subject.space, settings, exact)
+        task = Task(subject.source, subject.x, subject.numbers, subject.space, settings, exact, top)
         run = Run(
             classifier,
             task,
@@ -210,11 +217,14 @@ def audit(
         )
         steps, preflight = run.go()
         results = run.finish(SHOWN)
+        named = {}
+        if top is not None and run.focus is not None:
+            named["focus"] = standing(results.columns, run.focus, run.measured, top, confidence, seed).facts()
         report = Report(
             model={**facts.model_facts(classifier, preflight), **run.facts()},
-            data=facts.data_facts(subject.data, subject.reference, len(results.columns)),
+            data={**facts.data_facts(subject.data, subject.reference, len(results.columns)), **named},
             domain=facts.domain_facts(subject.space),
-            settings=facts.settings_facts(settings, link, method, budget),
+            settings=facts.settings_facts(settings, link, method, budget, focus),
             environment=facts.environment(started, time.perf_counter() - clock, where.facts()),
             step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
             summary=summarise(results.columns, confidence, run.usage.rows, run.usage.requests),

@@ -68,14 +68,15 @@ class Columns:
         )
 
     @classmethod
-    def read(cls, path: Path) -> Columns:
-        """From ``inputs.parquet``; the other columns stay on disk."""
+    def read(cls, path: Path | Sequence[Path]) -> Columns:
+        """From ``inputs.parquet``, or from parts of it; the other columns stay on disk."""
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
         measured = [f"{name}{part}" for name in QUANTITY_NAMES for part in ("", "_lower", "_upper")]
         wanted = ["index", "status", "method", "queries", "group", *measured]
-        table = ds.dataset(path, format="parquet").to_table(columns=wanted)
+        paths = path if isinstance(path, Path) else [str(p) for p in path]
+        table = ds.dataset(paths, format="parquet").to_table(columns=wanted)
 
         def numbers(name: str, unknown: float) -> Array:
             return np.asarray(pc.fill_null(table.column(name), unknown).to_numpy(), dtype=np.float64)

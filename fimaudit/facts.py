@@ -78,7 +78,9 @@ def domain_facts(space: Space) -> dict[str, Any]:
     }
 
 
-def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None) -> dict[str, Any]:
+def settings_facts(
+    settings: Settings, link: Link, mode: str, budget: int | None, focus: str | None = None
+) -> dict[str, Any]:
     """What the user chose."""
     return {
         "queries": settings.queries,
@@ -90,6 +92,7 @@ def settings_facts(settings: Settings, link: Link, mode: str, budget: int | None
         "witness": settings.witness,
         "precision": settings.precision,
         "threshold": settings.threshold,
+        "focus": focus,
         "budget": budget,
     }
 
@@ -109,7 +112,13 @@ def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) ->
 
 
 def identity(
-    classifier: Classifier, data: Inputs | Stream, space: Space, settings: Settings, link: Link, mode: str
+    classifier: Classifier,
+    data: Inputs | Stream,
+    space: Space,
+    settings: Settings,
+    link: Link,
+    mode: str,
+    focus: str | None = None,
 ) -> Mapping[str, Any]:
     """What makes two runs the same; compared when a run is resumed."""
     info = classifier.info
@@ -118,7 +127,7 @@ def identity(
         "data": _fingerprint(data),
         "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
         "domain": domain_facts(space),
-        "settings": settings_facts(settings, link, mode, None),
+        "settings": settings_facts(settings, link, mode, None, focus),
         "fimaudit": version("fimaudit"),
     }
 

@@ -43,6 +43,7 @@ class Journal:
     Attributes:
         steps: the pilot's outcome, once it is kept.
         done: each finished input with the rows and calls that it took.
+        focus: the inputs to measure in full after all were screened, once they are chosen.
         parts: how many parts were kept, where results do not go into the journal.
         asked: rows and calls of the whole run so far, those of an input that a kill cut off included.
 
@@ -56,6 +57,7 @@ class Journal:
         self.done: dict[int, tuple[Sensitivity, int, int]] = {}
         self.asked = Usage()
         self.parts = 0
+        self.focus: list[int] | None = None
         self._path = folder / JOURNAL
         self._identity = dict(identity)
         self._file: IO[str] | None = None
@@ -96,6 +98,11 @@ class Journal:
         """Keep the pilot's outcome."""
         self.steps = dict(steps)
         self._write({"steps": self.steps})
+
+    def keep_focus(self, indices: list[int]) -> None:
+        """Keep which inputs are measured in full after all were screened."""
+        self.focus = list(indices)
+        self._write({"focus": self.focus})
 
     def keep(self, result: Sensitivity, rows: int, requests: int) -> None:
         """Keep one finished input with the rows and calls that it took."""
@@ -222,6 +229,8 @@ class Journal:
             for line in lines[1:]:
                 if "steps" in line:
                     self.steps = line["steps"]
+                elif "focus" in line:
+                    self.focus = [int(i) for i in line["focus"]]
                 elif "part" in line:
                     self.parts += 1
                 elif "asked" in line:

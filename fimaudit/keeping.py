@@ -15,7 +15,7 @@ from fimaudit.counterexamples import gather_witnesses, keep_witness
 from fimaudit.engines.local import Outcome
 from fimaudit.journal import Journal
 from fimaudit.parts import Part, Parts, pack, unpack
-from fimaudit.results import Sensitivity
+from fimaudit.results import SCREENED, Sensitivity
 from fimaudit.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
 __all__ = ["MOST_INLINE", "Finished", "Kept", "Listed", "Sharded"]
@@ -69,6 +69,14 @@ class Kept(Protocol):
         """Let nothing wait any longer."""
         ...
 
+    def columns(self) -> Columns:
+        """Of the inputs that are finished so far."""
+        ...
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """Those of ``indices`` that were only screened are to be measured again; until then the screening stands."""
+        ...
+
     def finish(self, drifted: Collection[int], most: int) -> Finished:
         """Write ``inputs.parquet`` where there is a run folder, and hand over the results.
 
@@ -108,6 +116,15 @@ class Listed:
     def flush(self) -> None:
         """Nothing waits."""
 
+    def columns(self) -> Columns:
+        """See ``Kept``."""
+        return Columns.of([self._results[i] for i in sorted(self._results)])
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """See ``Kept``."""
+        for index in indices.tolist():
+            self.done[index] = SCREENED not in self._results[index].flags
+
     def finish(self, drifted: Collection[int], most: int) -> Finished:
         """See ``Kept``."""
         results = [_flagged(self._results[i], drifted) for i in sorted(self._results)]
@@ -122,9 +139,10 @@ class Listed:
         return Finished(columns, inline, [results[i] for i in places], reason)
 
     def _take(self, result: Sensitivity) -> None:
+        before = self._results.get(result.index)
         self._results[result.index] = result
         self.done[result.index] = True
-        self.failed += result.status == "failed"
+        self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
 
 
 class Sharded:
@@ -161,6 +179,16 @@ class Sharded:
         self._waiting.append(item)
         if len(self._waiting) >= PART_INPUTS or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
+
+    def columns(self) -> Columns:
+        """See ``Kept``."""
+        self.flush()
+        return Columns.read(self._parts.files())
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """See ``Kept``."""
+        self.flush()
+        self._parts.reopen(indices)
 
     def flush(self) -> None:
         """See ``Kept``."""

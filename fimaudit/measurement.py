@@ -32,7 +32,7 @@ from fimaudit.own_step import Displacement, choose_displacement
 from fimaudit.pilot import ON_TOP, Steps, choose_steps
 from fimaudit.probes import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
-from fimaudit.results import Carrier, Sensitivity
+from fimaudit.results import SCREENED, Carrier, Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.spectrum import Limits, spectral_limits
@@ -73,6 +73,7 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     if quality.unseen:  # answers of 0 and 1 alone are rounded, nobody knows how far
         quality = replace(quality, quantum=UNSEEN_QUANTUM)
     here, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
+    step.flags += [SCREENED] * settings.screening
     over = max(0, steps.share + step.spent - int(ON_TOP * settings.queries)) + quality.repeats - 1
     queries = max(LEAST, settings.queries // 2, settings.queries - over)
     extra = profile_rows(settings, fits(space.features, queries - 1)) + (WITNESS_ROWS if settings.witness else 0)

@@ -16,12 +16,13 @@ from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome, converse
 from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
+from fimaudit.focus import likely_top, screening
 from fimaudit.journal import LEDGER, Journal, Tally
 from fimaudit.keeping import Finished, Kept, Listed, Sharded
 from fimaudit.ledger import RequestLedger, open_ledger
 from fimaudit.meter import Ledger, Meter, Usage
 from fimaudit.parts import Part
-from fimaudit.pilot import Steps, choose_steps
+from fimaudit.pilot import ON_TOP, Steps, choose_steps
 from fimaudit.preflight import Preflight, look
 from fimaudit.sentinels import Sentinels
 from fimaudit.serverside import detect_preprocessing
@@ -67,6 +68,7 @@ class Task:
         space: the domain.
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
+        focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
     """
 
     source: Source
@@ -75,6 +77,7 @@ class Task:
     space: Space
     settings: Settings
     exact: Derivatives | None = None
+    focus: int | None = None
 
 
 class Run:
@@ -128,6 +131,8 @@ class Run:
             Sharded(len(task.source), journal) if parts and journal is not None else Listed(len(task.source), journal)
         )
         self._notes: list[str] = []
+        self._expected: int | None = None
+        self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
 
     @property
@@ -139,18 +144,14 @@ class Run:
         """Measure what is missing; the results are handed over by ``finish``."""
         steps: Steps | None = None
         preflight: Preflight | None = None
+        task = self._task
         try:
             preflight, steps = self._begin()
-            missing = self._missing(steps)
-            self._check_failures()
-            with closing(self._engine.run(missing, self._work(steps))) as items:
-                for item in items:
-                    self._keep(item)
-                    self._check_failures()
-                    if self._sentinels is not None and self._sentinels.due():
-                        self._check_sentinels()
-            if self._sentinels is not None and len(missing):
-                self._check_sentinels()
+            work = Work(task.source, task.space, task.settings, steps, task.exact, self._budget)
+            first = work if task.focus is None else replace(work, settings=screening(task.settings))
+            self._measure(self._missing(first), first)
+            if task.focus is not None:
+                self._measure(self._focused(task.focus, work), work)
         except BudgetExhausted as exc:
             self.exhausted = str(exc)
         except ModelFailure as exc:
@@ -177,6 +178,11 @@ class Run:
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
         return self._kept.finish({i for drift in drifts for i in drift.inputs}, most)
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Of the inputs in focus, those that were measured in full."""
+        return np.empty(0, dtype=np.int64) if self.focus is None else self.focus[self._kept.done[self.focus]]
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
@@ -238,14 +244,38 @@ class Run:
         found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
         return found.warnings()
 
-    def _work(self, steps: Steps | None) -> Work:
-        task = self._task
-        return Work(task.source, task.space, task.settings, steps, task.exact, self._budget)
+    def _measure(self, missing: NDArray[np.int64], work: Work) -> None:
+        """One pass over some inputs."""
+        self._check_failures()
+        self._expected = self._meter.usage.rows + len(missing) * work.settings.queries
+        with closing(self._engine.run(missing, work)) as items:
+            for item in items:
+                self._keep(item)
+                self._check_failures()
+                if self._sentinels is not None and self._sentinels.due():
+                    self._check_sentinels()
+        if self._sentinels is not None and len(missing):
+            self._check_sentinels()
 
-    def _missing(self, steps: Steps | None) -> NDArray[np.int64]:
+    def _focused(self, count: int, work: Work) -> NDArray[np.int64]:
+        """After the screening: inputs to measure in full, those that are chosen and not done, in whole blocks."""
+        chosen = None if self._journal is None else self._journal.focus
+        if chosen is None:
+            settings, left = work.settings, None
+            if self._budget is not None:
+                left = max(0, int((self._budget - self._meter.usage.rows) / (settings.queries * (1 + ON_TOP))))
+            chosen = likely_top(self._kept.columns(), count, settings.confidence, settings.seed, left).tolist()
+            if self._journal is not None:
+                self._journal.keep_focus(chosen)
+        self.focus = np.array(chosen, dtype=np.int64)
+        self._kept.reopen(self.focus)
+        blocks = self.focus // work.block(self._meter.model)
+        return self.focus[np.isin(blocks, blocks[~self._kept.done[self.focus]])]
+
+    def _missing(self, work: Work) -> NDArray[np.int64]:
         """Inputs to measure, in whole blocks: half a block would be other calls than before."""
         done = self._kept.done
-        block = self._work(steps).block(self._meter.model)
+        block = work.block(self._meter.model)
         starts = np.arange(0, len(done), block)
         whole = np.logical_and.reduceat(done, starts) if len(done) else done
         return np.flatnonzero(~np.repeat(whole, np.diff(np.append(starts, len(done)))))
@@ -274,10 +304,10 @@ class Run:
     def _tell(self, _rows: int) -> None:
         if self._progress is not None:
             inputs, done, rows = len(self._task.source), self._kept.count, self._meter.usage.rows
-            each = self._task.settings.queries
-            if self._task.settings.adaptive and done:
-                each = min(each, -(-rows // done))  # what they took so far says more than the most they may take
-            self._progress(rows, inputs * each, done, inputs)
+            expected = self._expected or inputs * self._task.settings.queries
+            if self._task.settings.adaptive and done:  # what they took so far says more than the most they may take
+                expected = min(expected, inputs * -(-rows // done))
+            self._progress(rows, expected, done, inputs)
 
 
 def fingerprint_of(classifier: Classifier) -> str:

@@ -22,6 +22,7 @@ class Settings:
         witness: whether a displacement that really changes the decision is looked for.
         precision: stop when the spectral norm's half-width is within this share of its value; ``None``: take all queries.
         threshold: stop when the spectral norm is decided to lie above or below it.
+        screening: whether this is a first look that finds out which inputs to measure (``focus``).
     """
 
     queries: int = 200
@@ -31,6 +32,7 @@ class Settings:
     witness: bool = False
     precision: float | None = None
     threshold: float | None = None
+    screening: bool = False
 
     @property
     def adaptive(self) -> bool:

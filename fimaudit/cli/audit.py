@@ -52,6 +52,9 @@ def audit(
     threshold: Annotated[
         float | None, typer.Option(help="Stop an input when its norm is decided to be above or below this.")
     ] = None,
+    focus: Annotated[
+        str | None, typer.Option(help="top:K: screen all inputs, measure those that may be the K most sensitive.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of each interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
@@ -134,6 +137,7 @@ def audit(
                 witness=witness,
                 precision=precision,
                 threshold=threshold,
+                focus=focus,
                 batch=batch,
                 tolerance=tolerance,
                 worst_direction=worst_direction,
@@ -162,7 +166,8 @@ def audit(
     console = Console()
     show_report(console, report)
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
-    if report.data["measured"] < report.data["inputs"]:
+    focused = report.data.get("focus") or {"measured": 0, "chosen": 0}
+    if report.data["measured"] < report.data["inputs"] or focused["measured"] < focused["chosen"]:
         more = " (with a larger --budget)" if budget is not None else ""
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"resume with: {o.resume_command()}{more}", markup=False)
         raise typer.Exit(3)

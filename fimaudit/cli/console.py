@@ -11,9 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fimaudit.auditing import Progress as OnProgress
+from fimaudit.focus import Standing
 from fimaudit.results import Interval, Report, Sensitivity
 
-__all__ = ["limits_text", "number_text", "progress_bar", "show_report"]
+__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
@@ -74,7 +75,7 @@ def show_report(console: Console, report: Report) -> None:
         highlight=False,
     )
     percent = f"{100 * report.settings['confidence']:g} % interval"
-    table = _table(None, "these inputs", "", "value", percent)
+    table = plain_table(None, "these inputs", "", "value", percent)
     rows = (
         ("spectral norm", summary.spectral_norm, ("median", "p95", "max")),
         ("peak norm", summary.peak_spectral_norm, ("median", "p95", "max")),
@@ -92,6 +93,8 @@ def show_report(console: Console, report: Report) -> None:
         style="dim",
         highlight=False,
     )
+    if report.data.get("focus") is not None:
+        console.print(Standing(**report.data["focus"]).sentence(), highlight=False)
     statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
     if statuses:
         console.print("not ok: " + ", ".join(f"{v} {k}" for k, v in statuses.items()), highlight=False)
@@ -99,7 +102,8 @@ def show_report(console: Console, report: Report) -> None:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
-def _table(title: str | None, *columns: str) -> Table:
+def plain_table(title: str | None, *columns: str) -> Table:
+    """A table without lines, numbers to the right."""
     table = Table(title=title, title_justify="left", title_style="dim", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, name in enumerate(columns):
         table.add_column(name, justify="left" if place == 0 or name == "" else "right", no_wrap=True)
@@ -115,7 +119,7 @@ def _show_inputs(console: Console, report: Report) -> None:
     if more:
         console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
     all_ok = all(s.status == "ok" and not s.flags for s in ranked)
-    table = _table(None, "input", "prob.", "spectral\nnorm", "", "margin\nradius", "", "trades")
+    table = plain_table(None, "input", "prob.", "spectral\nnorm", "", "margin\nradius", "", "trades")
     if not all_ok:
         table.add_column("status", overflow="fold")
     for s in ranked:

@@ -23,6 +23,8 @@ __all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 #: Inputs whose rows share requests behind a network, and most bytes of their rows; the same for calls on this machine.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
 LOCAL_BLOCK, LOCAL_BYTES = 8, 16 * 2**20
+#: A budget is worth so many blocks at least.
+AT_STAKE = 10
 
 
 @lru_cache(maxsize=1)
@@ -90,14 +92,22 @@ def run_inputs(
         yield from _run_block(block, start, failed, meter)
 
 
-def block_size(model: Classifier, input_bytes: int, budget: int | None) -> int:
-    """How many inputs share calls, as their bytes allow; one on this machine where a budget may end the run under way.
+def block_size(model: Classifier, row_bytes: int, rows: int, budget: int | None) -> int:
+    """How many inputs share calls, as their bytes allow, and few where a budget may end the run amid a block.
 
     Blocks are fixed by input index, so that a resumed run sends the same requests.
+
+    Args:
+        model: behind a network more inputs share requests.
+        row_bytes: bytes of a row.
+        rows: of one input.
+        budget: of the run; what a block takes of it is lost when it ends there.
     """
+    input_bytes = max(1, row_bytes * rows)
     if isinstance(model, NetworkClassifier):
-        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // max(1, input_bytes)))
-    return 1 if budget is not None else max(1, min(LOCAL_BLOCK, LOCAL_BYTES // max(1, input_bytes)))
+        afforded = NETWORK_BLOCK if budget is None else budget // (AT_STAKE * rows)
+        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // input_bytes, afforded))
+    return 1 if budget is not None else max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
 
 
 def _run_block(

@@ -65,7 +65,7 @@ class Work:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
         queries = self.settings.queries
-        return block_size(model, row * (min(queries, AT_ONCE) if self.settings.adaptive else queries), self.budget)
+        return block_size(model, row, min(queries, AT_ONCE) if self.settings.adaptive else queries, self.budget)
 
 
 class Engine(Protocol):

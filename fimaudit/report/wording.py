@@ -32,6 +32,7 @@ STATUS_WORDS = {
     "failed": "failed: the model gave no usable answer",
 }
 FLAG_WORDS = {
+    "screened": "looked at with few queries only, because others are more sensitive",
     "own_step": "measured with a displacement of its own, because the common one did not suit it",
     "unstable_step": "no displacement at which the answer changes steadily was found; its interval is wide",
     "local_radius_overstates": "calmer at the input than around it, so the margin radius overstates the distance",
