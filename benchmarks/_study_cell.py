@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from fimaudit.meter import Meter
 from fimaudit.passes import Passes
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.validation.correlations import median_ratio, spearman
-from fimaudit.validation.smallest import choose_attacks, smallest_perturbation
+from fimaudit.validation.estimator import quiet
+from fimaudit.validation.smallest import Found, choose_attacks, smallest_perturbation
+from fimaudit.validation.together import run_together
 
 __all__ = [
     "FLAG",
@@ -170,14 +172,17 @@ def _attack(classifier: Classifier, space: Space, x: np.ndarray, inputs: Sequenc
     names = choose_attacks("auto", passes.differentiable, x.shape[1:])
     radii = [s.margin_radius.value for s in inputs if s.margin_radius.value]
     usual = float(np.median(radii))
-    found = []
-    for s, one in zip(inputs, x, strict=True):
+
+    def task(s: Sensitivity) -> Callable[[Passes], Found]:
         unit = s.margin_radius.value or usual
-        found.append(smallest_perturbation(passes, one, space, unit, names, seed=1000 * seed + s.index))
+        return lambda own: smallest_perturbation(own, x[s.index], space, unit, names, seed=1000 * seed + s.index)
+
+    with quiet(seed):
+        found = run_together(passes, [task(s) for s in inputs])
     return {
         "names": names,
         "distance": [f.distance for f in found],
         "by": [f.attack for f in found],
         "each": {name: [f.distances[name] for f in found] for name in names},
-        "rows": [passes.forward / len(x), passes.backward / len(x)],
+        "rows": [float(np.mean([f.forward for f in found])), float(np.mean([f.backward for f in found]))],
     }

@@ -69,7 +69,7 @@ def measure_folder_model(folder: Path, name: str, truth: dict[str, Any], sizes: 
         readings[baseline] = [one.value for one in found]
         costs[baseline] = (float(np.mean([one.forward for one in found])), 0.0)
     names = choose_attacks("auto", False, x.shape[1:])
-    others = (x, passes.probabilities(x))
+    others = (x, np.array([s.predicted_class for s in report.inputs]))
     ratios = []
     for s in report.inputs[:ATTACKED]:
         unit = s.margin_radius.value or 1.0

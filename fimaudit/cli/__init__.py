@@ -19,6 +19,7 @@ from fimaudit.cli.inspect import inspect
 from fimaudit.cli.plan import plan
 from fimaudit.cli.plot import plot
 from fimaudit.cli.report import report
+from fimaudit.cli.validate import validate
 from fimaudit.cli.verify import verify
 from fimaudit.errors import FimauditError
 
@@ -38,6 +39,7 @@ app.command()(inspect)
 app.command()(plan)
 app.command()(compare)
 app.command()(bounds)
+app.command()(validate)
 app.command()(gate)
 app.command()(report)
 app.command()(plot)

@@ -16,20 +16,24 @@ from numpy.typing import NDArray
 from fimaudit.validation.estimator import Asked, BlackBoxEstimator, DecisionChanged, WhiteBoxEstimator
 
 # isort: split
-from art.attacks.evasion import CarliniL2Method, DeepFool, HopSkipJump, ProjectedGradientDescent, SquareAttack
+from art.attacks.evasion import CarliniL2Method, DeepFool, HopSkipJump, SquareAttack
+from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_numpy import ProjectedGradientDescentNumpy
 
 __all__ = ["ATTACKS", "Setting", "channels_first", "seen_as_image"]
 
 Array = NDArray[np.float64]
 
-#: PGD: steps at one eps, starts (the first at the input itself), and the ladder's end: hi / lo of the eps that works.
-PGD_STEPS, PGD_STARTS, PGD_END = 40, 3, 1.02
-PGD_STEP = 0.15
+#: PGD: steps at one eps, their length in eps, and the ladder's end: ratio of the eps that works to the one that does not.
+PGD_STEPS, PGD_STEP, PGD_END = 40, 0.1, 1.02
+#: Random starts beside the input itself: they find basins that gradients at the input do not point to.
+PGD_STARTS = 3
 #: No ladder goes beyond these multiples of the first-order radius.
 LARGEST, SMALLEST = 2.0**10, 2.0**-10
 DEEPFOOL_STEPS, DEEPFOOL_OVERSHOOT = 50, 0.02
 CW_STEPS, CW_CONSTANTS = 40, 3
-HOPSKIPJUMP_STEPS = 30
+#: HopSkipJump asks about 100 sqrt(i) rows in step i, 67 n^1.5 in n steps, and 30 more in each to find the boundary.
+HOPSKIPJUMP_STEPS, HOPSKIPJUMP_SHARE = 30, 0.012
+#: Square asks three rows a step.
 SQUARE_STEPS, SQUARE_ROUNDS, SQUARE_SHRINK = 300, 8, 0.9
 #: Square needs five tiles a side, each at least three pixels.
 SQUARE_SIDE = 15
@@ -46,12 +50,16 @@ class Setting:
         log_p: (K,) at the input.
         guess: length in u at which the boundary is expected: 1, or what an earlier attack found.
         start: a row in u with another decision, for attacks that walk along the boundary; ``None`` if none is known.
+        seed: of its random choices.
+        rows: that the attack may ask; black-box attacks take as many steps as fit. ``None`` for their own number.
     """
 
     asked: Asked
     log_p: Array
     guess: float
     start: NDArray[Any] | None
+    seed: int
+    rows: int | None = None
 
     @property
     def zero(self) -> NDArray[Any]:
@@ -107,35 +115,42 @@ def _pgd(setting: Setting) -> None:
     """A ladder over eps: double until the decision changes, then bisect; within an eps, stop at the first change."""
     asked = setting.asked
     low, high, eps = 0.0, np.inf, setting.guess
+    rng = np.random.default_rng(setting.seed)
     while SMALLEST <= eps <= LARGEST and high > PGD_END * low:
-        if _pgd_at(setting, eps):
+        if _pgd_at(setting, eps, rng):
             high = asked.distance / asked.at.unit
-            eps = high / 2.0 if low == 0.0 else float(np.sqrt(low * high))
+            eps = high / 1.3 if low == 0.0 else float(np.sqrt(low * high))
         else:
             low = eps
             eps = 2.0 * low if high == np.inf else float(np.sqrt(low * high))
     _shorten(setting)
 
 
-def _pgd_at(setting: Setting, eps: float) -> bool:
-    """Whether PGD changes the decision nearer than before within eps: from the input, then from points of the ball."""
-    asked = setting.asked
+class _PgdFrom(ProjectedGradientDescentNumpy):  # type: ignore[misc]
+    """ART's PGD from given starts: its own come from the global generator, which side by side is anybody's."""
+
+    starts: NDArray[Any]
+
+    def _compute(self, x: Any, x_init: Any, *arguments: Any, **keywords: Any) -> Any:
+        if self._i_max_iter == 0:
+            x = x + self.starts
+        return super()._compute(x, x_init, *arguments, **keywords)
+
+
+def _pgd_at(setting: Setting, eps: float, rng: np.random.Generator) -> bool:
+    """Whether PGD within eps changes the decision nearer than before: by either loss from the input, or from its ball."""
+    asked, rows = setting.asked, 2 + PGD_STARTS
     model = WhiteBoxEstimator(asked, len(setting.log_p), asked.at.bounds())
+    model.margin = np.arange(rows) == 1
+    zero = np.repeat(setting.zero, rows, axis=0)
+    away = rng.standard_normal(zero.shape).astype(np.float32)
+    away *= eps / np.linalg.norm(away.reshape(rows, -1), axis=1).reshape(-1, *(1,) * (zero.ndim - 1))
+    away[:2] = 0.0
+    attack = _PgdFrom(model, norm=2, eps=eps, eps_step=PGD_STEP * eps, max_iter=PGD_STEPS, batch_size=rows, verbose=False)
+    attack.starts = away
     asked.until_nearer = True
     try:
-        for restarts in (0, 1):
-            attack = ProjectedGradientDescent(
-                model,
-                norm=2,
-                eps=eps,
-                eps_step=PGD_STEP * eps,
-                max_iter=PGD_STEPS,
-                num_random_init=restarts,
-                batch_size=PGD_STARTS,
-                verbose=False,
-            )
-            copies = PGD_STARTS - 1 if restarts else 1
-            attack.generate(np.repeat(setting.zero, copies, axis=0), np.repeat(setting.target, copies, axis=0))
+        attack.generate(zero, np.repeat(setting.target, rows, axis=0))
     except DecisionChanged:
         return True
     finally:
@@ -154,7 +169,10 @@ def _hopskipjump(setting: Setting) -> None:
         return
     reach = 10.0 * max(setting.guess, asked.distance / asked.at.unit)
     model = BlackBoxEstimator(asked, len(setting.log_p), (-reach, reach))
-    attack = HopSkipJump(model, norm=2, max_iter=HOPSKIPJUMP_STEPS, verbose=False)
+    steps = HOPSKIPJUMP_STEPS
+    if setting.rows is not None:
+        steps = min(steps, max(1, int((HOPSKIPJUMP_SHARE * setting.rows) ** (2 / 3))))
+    attack = HopSkipJump(model, norm=2, max_iter=steps, verbose=False)
     begin = asked.at.coordinates(asked.row)[None].astype(np.float32)
     attack.generate(setting.zero, setting.target, x_adv_init=begin)
     _shorten(setting)
@@ -167,10 +185,12 @@ def _square(setting: Setting) -> None:
     if not seen_as_image(shape):
         return
     model = BlackBoxEstimator(asked, len(setting.log_p), asked.at.bounds(), channels_first(shape))
-    eps, failures = setting.guess, 0
+    eps, failures, steps = setting.guess, 0, SQUARE_STEPS
+    if setting.rows is not None:
+        steps = min(steps, max(10, setting.rows // (3 * SQUARE_ROUNDS) - 10))
     for _ in range(SQUARE_ROUNDS):
         before = asked.distance
-        attack = SquareAttack(model, norm=2, eps=float(eps), max_iter=SQUARE_STEPS, p_init=0.8, nb_restarts=1, verbose=False)
+        attack = SquareAttack(model, norm=2, eps=float(eps), max_iter=steps, p_init=0.8, nb_restarts=1, verbose=False)
         attack.generate(setting.zero, setting.target)
         if asked.distance < before:
             eps, failures = SQUARE_SHRINK * asked.distance / asked.at.unit, 0

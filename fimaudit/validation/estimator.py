@@ -46,7 +46,7 @@ class Asked:
         passes: counts and asks.
         at: the coordinates around the input.
         decision: the class that the model gives the input.
-        most: rows, forward and backward, that may be asked in all.
+        most: rows, forward and backward, that each attack may ask.
 
     Attributes:
         distance, row: the nearest row so far whose decision differed, and its length in units of the scale.
@@ -58,12 +58,14 @@ class Asked:
         self.distance: float = np.inf
         self.row: NDArray[Any] | None = None
         self.until_nearer = False
+        self._most = most
         self._stop = None if most is None else passes.forward + passes.backward + most
         self._linearized: tuple[bytes, LinearizedRows, NDArray[np.bool_]] | None = None
 
     def forget(self) -> None:
         """Start the search for the nearest row anew, for the next attack."""
         self.distance, self.row = np.inf, None
+        self._stop = None if self._most is None else self.passes.forward + self.passes.backward + self._most
 
     def log_probabilities(self, u: NDArray[Any]) -> Array:
         """(n, K) log p at attack coordinates."""
@@ -73,8 +75,11 @@ class Asked:
         self._look(rows, out)
         return out
 
-    def gradients(self, u: NDArray[Any], cotangents: Array) -> Array:
-        """d (w . log p) / du for (n, K) cotangents w: (n, \\*shape), 0 where a bound or a frozen feature holds."""
+    def gradients(self, u: NDArray[Any], cotangents: Array, margin: NDArray[np.bool_] | None = None) -> Array:
+        """d (w . log p) / du for (n, K) cotangents w: (n, \\*shape), 0 where a bound or a frozen feature holds.
+
+        Rows in ``margin`` have the margin of the decision over the likeliest other class instead of w . log p.
+        """
         rows = self.at.rows(u)
         key = rows.tobytes()
         if self._linearized is None or self._linearized[0] != key:
@@ -84,7 +89,16 @@ class Asked:
             self._linearized = (key, made, self.at.free(u))
         _, made, free = self._linearized
         self._allow(len(rows))
+        if margin is not None:
+            cotangents = np.where(margin[:, None], self._margin(made.log_probabilities), cotangents)
         return np.where(free, made.pull(cotangents) * self.at.slope, 0.0)
+
+    def _margin(self, log_p: Array) -> Array:
+        others = log_p.copy()
+        others[:, self.decision] = -np.inf
+        out = -np.eye(log_p.shape[1])[others.argmax(axis=1)]
+        out[:, self.decision] = 1.0
+        return np.asarray(out)
 
     def _look(self, rows: NDArray[Any], log_p: Array) -> None:
         changed = np.flatnonzero(log_p.argmax(axis=1) != self.decision)
@@ -137,7 +151,15 @@ class BlackBoxEstimator(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):  # 
 
 
 class WhiteBoxEstimator(ClassGradientsMixin, LossGradientsMixin, BlackBoxEstimator):  # type: ignore[misc]
-    """The same with the derivatives of log p."""
+    """The same with the derivatives of log p.
+
+    Attributes:
+        margin: rows of a batch for which the loss is minus the margin over the likeliest other class, and not the
+            cross-entropy. The cross-entropy's gradient mixes all rivals, and ends 5 % above the distance of a linear
+            model; the margin's settles on one rival, and may settle on the wrong one.
+    """
+
+    margin: NDArray[np.bool_] | None = None
 
     def class_gradient(self, x: NDArray[Any], label: Any = None, **kwargs: Any) -> Array:
         """d log p_k / du: (n, 1, \\*shape) for given classes, (n, K, \\*shape) for all."""
@@ -148,8 +170,8 @@ class WhiteBoxEstimator(ClassGradientsMixin, LossGradientsMixin, BlackBoxEstimat
         return self.asked.gradients(x, chosen)[:, None]
 
     def loss_gradient(self, x: NDArray[Any], y: NDArray[Any], **kwargs: Any) -> Array:
-        """d (- y . log p) / du, the cross-entropy's: (n, \\*shape)."""
-        return self.asked.gradients(x, -np.asarray(y, dtype=np.float64))
+        """d loss / du: (n, \\*shape)."""
+        return -self.asked.gradients(x, np.asarray(y, dtype=np.float64), self.margin)
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def smallest_perturbation(
     attacks: Sequence[str],
     *,
     seed: int,
-    others: tuple[NDArray[Any], Array] | None = None,
+    others: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
     most: int | None = None,
 ) -> Found:
     """Attack one input with each attack and keep the smallest displacement that changes the decision.
@@ -98,8 +98,8 @@ def smallest_perturbation(
         unit: a length of the order of the answer, in units of the scale (the margin radius).
         attacks: names, as ``choose_attacks`` gives them.
         seed: of the attacks' random choices.
-        others: (n, \\*shape) inputs and their (n, K) probabilities, among which a start with another decision is looked for.
-        most: rows, forward and backward, that this input may take.
+        others: (n, \\*shape) inputs and the (n,) decisions on them, among which boundary attacks look for a start.
+        most: rows, forward and backward, that this input may take, shared equally by the attacks.
 
     Raises:
         BudgetExhausted, ModelFailure: the model cannot be asked any more.
@@ -107,7 +107,8 @@ def smallest_perturbation(
     forward, backward = passes.forward, passes.backward
     at = Coordinates(x, space, unit)
     log_p = logs(passes.probabilities(x[None]))[0]
-    asked = Asked(passes, at, int(log_p.argmax()), most)
+    share = None if most is None else most // len(attacks)
+    asked = Asked(passes, at, int(log_p.argmax()), share)
     distances: dict[str, float | None] = {}
     unfinished: list[str] = []
     best: tuple[float, str, NDArray[Any]] | None = None
@@ -120,9 +121,10 @@ def smallest_perturbation(
                 if not needs and start is None:
                     start = _start(asked, others)
                     asked.forget()
-                guess = 1.0 if best is None or name == "pgd" else best[0] / unit
-                attack(Setting(asked, log_p, guess, start))
+                guess = 1.0 if best is None else best[0] / unit
+                attack(Setting(asked, log_p, guess, start, seed, share))
             except RowsSpent:
+                asked.until_nearer = False
                 unfinished.append(name)
         distances[name] = None if asked.row is None else asked.distance
         if asked.row is not None and (best is None or asked.distance < best[0]):
@@ -137,12 +139,12 @@ def smallest_perturbation(
     return Found(asked.decision, distance, attack_name, row, changed_to, distances, *counts, unfinished)
 
 
-def _start(asked: Asked, others: tuple[NDArray[Any], Array] | None) -> NDArray[Any] | None:
+def _start(asked: Asked, others: tuple[NDArray[Any], NDArray[np.int64]] | None) -> NDArray[Any] | None:
     """A row in u with another decision: the nearest of the other inputs that has one, else a random one."""
     at = asked.at
     if others is not None:
-        rows, answers = others
-        changed = np.flatnonzero(answers.argmax(axis=1) != asked.decision)
+        rows, decisions = others
+        changed = np.flatnonzero(decisions != asked.decision)
         nearest = changed[np.argsort(at.distances(rows[changed]))[:1]] if changed.size else changed
         if nearest.size:
             u = at.coordinates(rows[nearest])

@@ -1,0 +1,216 @@
+"""From the study's cells to its figures: ours beside every baseline, across inputs and across networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks._study_cell import METRICS, as_length
+from fimaudit.validation.correlations import RESAMPLES, spearman
+
+__all__ = ["accuracy_under", "compare_with_clever", "name_of", "network_row", "summarise"]
+
+Cell = Mapping[str, Any]
+#: From here on a difference of two rank correlations is worth explaining by more than rounding.
+SAME = 1e-9
+
+
+def name_of(cell: Cell) -> str:
+    """``digits VGG plain 0``."""
+    return " ".join(str(cell[key]) for key in ("dataset", "model", "training", "seed"))
+
+
+def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
+    """Everything that the page shows and the JSON holds beside the cells."""
+    own = [cell for cell in cells if cell["dataset"] != "given"]
+    networks = [network_row(cell) for cell in own]
+    return {
+        "headline": _headline(own, rows),
+        "metrics": _by_metric(own, rows),
+        "across_networks": _across_networks(own, networks),
+        "networks": networks,
+        "attacks": _attacks(own),
+        "worse": [found for cell in own if (found := compare_with_clever(cell)) is not None],
+    }
+
+
+def network_row(cell: Cell) -> dict[str, Any]:
+    """One network: accuracies, and medians over its inputs of lambda, peak, radius and the perturbation found."""
+    exact = cell["readings"]["spectral_norm_white"]
+    return {
+        **{key: cell[key] for key in ("dataset", "model", "training", "seed", "accuracy", "eps", "flagged")},
+        "pgd_accuracy": accuracy_under(cell, "pgd"),
+        "cw_accuracy": accuracy_under(cell, "carlini-wagner"),
+        "spectral_norm_mean": float(np.mean(exact)),
+        "spectral_norm_median": float(np.median(exact)),
+        "peak_spectral_norm_median": _median(cell["readings"]["peak_spectral_norm"]),
+        "margin_radius_median": _median(cell["readings"]["margin_radius"]),
+        "smallest_perturbation_median": _median(cell["attacks"]["distance"]),
+        "censored": sum(d is None for d in cell["attacks"]["distance"]),
+    }
+
+
+def accuracy_under(cell: Cell, attack: str) -> float:
+    """Share of inputs that are right and that this attack alone does not flip within the data set's eps."""
+    held = [
+        predicted == label and (distance is None or distance > cell["eps"])
+        for predicted, label, distance in zip(
+            cell["predicted"], cell["labels"], cell["attacks"]["each"][attack], strict=True
+        )
+    ]
+    return float(np.mean(held))
+
+
+def compare_with_clever(cell: Cell) -> dict[str, Any] | None:
+    """Where CLEVER orders a cell's inputs better than the black-box radius: by how much, and why; else ``None``.
+
+    The difference's interval is a bootstrap over inputs, both correlations on the same resample.
+    """
+    found = _floats(cell["attacks"]["distance"])
+    ours, clever = as_length("margin_radius", cell["readings"]["margin_radius"]), _floats(cell["readings"]["clever"])
+    exact = as_length("margin_radius", cell["readings"]["margin_radius_white"])
+    known = ~(np.isnan(found) | np.isnan(ours) | np.isnan(clever))
+    found, ours, clever, exact = found[known], ours[known], clever[known], exact[known]
+    if len(found) < 4:
+        return None
+    rho = {name: float(stats.spearmanr(of, found).statistic) for name, of in (("ours", ours), ("clever", clever))}
+    difference = rho["clever"] - rho["ours"]
+    if difference <= SAME:
+        return None
+    rows = np.random.default_rng(0).integers(0, len(found), (RESAMPLES, len(found)))
+    ranks = [stats.rankdata(of[rows], axis=1) for of in (ours, clever, found)]
+    drawn = _correlation(ranks[1], ranks[2]) - _correlation(ranks[0], ranks[2])
+    lower, upper = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
+    white = float(stats.spearmanr(exact, found).statistic)
+    if lower <= 0:
+        why = "not resolved: the interval of the difference holds 0"
+    elif white >= rho["clever"] - 0.01:
+        why = "sampling: from derivatives the radius does as well as CLEVER, the rest is the noise of 200 queries"
+    else:
+        why = "curvature: the exact first-order radius falls behind too; CLEVER also looks at gradients away from the input"
+    return {
+        "cell": name_of(cell),
+        **{name: round(value, 3) for name, value in rho.items()},
+        "exact_radius": round(white, 3),
+        "difference": [round(v, 3) for v in (difference, lower, upper)],
+        "inputs": len(found),
+        "why": why,
+    }
+
+
+def _headline(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
+    kept = {name_of(cell) for cell in cells if not cell["flagged"]}
+    out: dict[str, Any] = {"cells": len(cells), "flagged": len(cells) - len(kept)}
+    for metric in ("margin_radius", "clever"):
+        values = [r["spearman"] for r in rows if r["metric"] == metric and name_of(r) in kept and r["spearman"] is not None]
+        costs = [r["cost"] for r in rows if r["metric"] == metric and name_of(r) in kept]
+        out[metric] = {
+            **_median_interval(values),
+            "cells": len(values),
+            "forward": float(np.mean([c["forward"] for c in costs])) if costs else None,
+            "backward": float(np.mean([c["backward"] for c in costs])) if costs else None,
+        }
+    return out
+
+
+def _by_metric(cells: Sequence[Cell], rows: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Each metric over the unflagged cells: median rank correlation, its range, and where it beats the radius."""
+    kept = {name_of(cell) for cell in cells if not cell["flagged"]}
+    table = {(name_of(r), r["metric"]): r for r in rows if name_of(r) in kept}
+    out = []
+    for metric in METRICS:
+        own = [table[cell, metric] for cell in sorted(kept) if (cell, metric) in table]
+        known = [r for r in own if r["spearman"] is not None]
+        if not known:
+            continue
+        above = sum(
+            r["spearman"] > other + SAME
+            for r in known
+            if (other := table[name_of(r), "margin_radius"]["spearman"]) is not None
+        )
+        values = [r["spearman"] for r in known]
+        out.append(
+            {
+                "metric": metric,
+                **_median_interval(values),
+                "least": min(values),
+                "most": max(values),
+                "cells": len(values),
+                "above_ours": above,
+                "forward": float(np.mean([r["cost"]["forward"] for r in known])),
+                "backward": float(np.mean([r["cost"]["backward"] for r in known])),
+            }
+        )
+    return out
+
+
+def _across_networks(cells: Sequence[Cell], networks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rank correlation over the networks of one data set: a metric's median with what attacks leave of the network."""
+    out = []
+    for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
+        chosen = [i for i, cell in enumerate(cells) if cell["dataset"] == dataset]
+        if len(chosen) < 4:
+            continue
+        for metric in METRICS:
+            medians = [_median(as_length(metric, cells[i]["readings"][metric]).tolist()) for i in chosen]
+            row: dict[str, Any] = {"dataset": dataset, "metric": metric, "networks": len(chosen)}
+            for target in ("smallest_perturbation_median", "pgd_accuracy", "cw_accuracy"):
+                found = spearman(_floats(medians), _floats([networks[i][target] for i in chosen]))
+                row[target] = [_rounded(v) for v in (found.value, found.lower, found.upper)]
+            out.append(row)
+    return out
+
+
+def _attacks(cells: Sequence[Cell]) -> dict[str, Any]:
+    """How converged the attacks are: against DDN, and which found the smallest."""
+    pairs = [
+        (ours, theirs)
+        for cell in cells
+        for ours, theirs in zip(cell["attacks"]["distance"], cell["ddn"], strict=False)
+        if ours is not None and theirs is not None
+    ]
+    ratio = np.array([a / b for a, b in pairs]) if pairs else np.array([np.nan])
+    found = [d for cell in cells for d in cell["attacks"]["distance"]]
+    by = [name for cell in cells for name in cell["attacks"]["by"]]
+    names = cells[0]["attacks"]["names"] if cells else []
+    return {
+        "inputs": len(found),
+        "censored": sum(d is None for d in found),
+        "smallest_by": {name: by.count(name) for name in names},
+        "checked": len(pairs),
+        "over_ddn": [_rounded(float(v)) for v in np.quantile(ratio, [0.05, 0.5, 0.95])],
+        "forward": float(np.mean([cell["attacks"]["rows"][0] for cell in cells])) if cells else None,
+        "backward": float(np.mean([cell["attacks"]["rows"][1] for cell in cells])) if cells else None,
+    }
+
+
+def _median_interval(values: Sequence[float]) -> dict[str, float | None]:
+    """The median over cells, with a bootstrap interval over cells."""
+    if not values:
+        return {"median": None, "lower": None, "upper": None}
+    array = np.array(values)
+    rows = np.random.default_rng(0).integers(0, len(array), (RESAMPLES, len(array)))
+    lower, upper = (float(v) for v in np.quantile(np.median(array[rows], axis=1), [0.025, 0.975]))
+    return {"median": float(np.median(array)), "lower": lower, "upper": upper}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.asarray(np.divide((a * b).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0))
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], dtype=float)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    return float(np.median(known)) if known else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(value, 3)
