@@ -22,7 +22,9 @@ __all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
 
 PARTS_FOLDER = "parts"
 #: Rows of a row group of the merged file.
-GROUP_ROWS = 16_384
+GROUP_ROWS = 8_192
+#: Columns whose cells repeat; a dictionary of measured numbers would only take time and memory.
+REPEATED = ["status", "kind", "method", "group", "reason"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def pack(outcomes: Sequence[Outcome]) -> Part:
     for name, values in extra.items():
         table = table.append_column(name, values)
     out = io.BytesIO()
-    pq.write_table(table, out)
+    pq.write_table(table, out, use_dictionary=REPEATED)
     failed = sum(o.result.status == "failed" for o in ordered)
     index = np.array([o.result.index for o in ordered], dtype=np.int64)
     return Part(out.getvalue(), index, failed, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
@@ -171,7 +173,7 @@ class Parts:
         if not self.files() and self.done.any():
             return  # merged by an earlier process
         beside = path.with_suffix(".tmp")
-        with pq.ParquetWriter(beside, table_schema()) as writer:
+        with pq.ParquetWriter(beside, table_schema(), use_dictionary=REPEATED) as writer:
             for table in self._in_order():
                 flagged = _flagged(table, drifted) if drifted else table
                 writer.write_table(flagged, row_group_size=GROUP_ROWS)
@@ -184,7 +186,8 @@ class Parts:
         import pyarrow.parquet as pq
 
         for path in [*self.files(), *self._again()]:  # screened inputs have none
-            if pq.read_table(path, columns=["witness_x"]).column(0).null_count < pq.read_metadata(path).num_rows:
+            some = _columns_of(path, ["witness_x"]).column(0)
+            if some.null_count < len(some):
                 table = pq.read_table(path)
                 having = table.filter([x is not None for x in table.column("witness_x").to_pylist()])
                 yield from _outcomes(having)
@@ -193,15 +196,14 @@ class Parts:
         """Tables in the order of the data, about ``GROUP_ROWS`` rows each: parts whose ranges meet are sorted together."""
         import pyarrow as pa
         import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
         names = table_schema().names
         group: list[Path] = []
         last, rows = -1, 0
-        again = pa.concat_tables([table_schema().empty_table(), *(pq.read_table(p, columns=names) for p in self._again())])
+        again = pa.concat_tables([table_schema().empty_table(), *(_columns_of(p, names) for p in self._again())])
 
         def together() -> Any:
-            table = pa.concat_tables([pq.read_table(path, columns=names) for path in group])
+            table = pa.concat_tables([_columns_of(path, names) for path in group])
             if len(again):
                 old = pc.is_in(table.column("index"), again.column("index"))
                 new = pc.is_in(again.column("index"), table.column("index"))
@@ -231,6 +233,14 @@ class Parts:
             what = " ".join(str(exc).split())[:200]
             raise RunFolderError(f"{path} is damaged ({what}); delete it to measure its inputs again") from exc
         self.failed += sum(s == "failed" for s in table.column("status").to_pylist())
+
+
+def _columns_of(path: Path, names: list[str]) -> Any:
+    """Some columns of a part; on one thread, because each thread's allocator keeps what it once held."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=names, use_threads=False)
 
 
 def _indices(path: Path) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ REPORT = "report.json"
 PAGE = "report.html"
 VERDICT = "verdict.json"
 #: A page of a large run draws so many inputs, spread evenly, and lists so many of the most sensitive.
-PAGE_SAMPLE, PAGE_WORST = 5_000, 1_000
+PAGE_SAMPLE, PAGE_WORST = 2_000, 500
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ __all__ = ["Shard", "Stream", "count_inputs", "first_size", "look_at", "open_dat
 WHOLE_BYTES = 256 * 2**20
 #: Domain and pilot look at all inputs up to this many bytes, and at so many of a larger set, spread evenly.
 REFERENCE_BYTES = 16 * 2**20
-REFERENCE_LEAST, REFERENCE_MOST = 64, 100_000
+REFERENCE_LEAST, REFERENCE_MOST = 64, 10_000
 #: Image files that stand for one shard.
 FILES_A_SHARD = 1000
 #: Files are counted side by side: behind a network it is the waiting that takes the time.

@@ -80,7 +80,7 @@ def to_table(results: Sequence[Sensitivity]) -> Any:
 def from_table(table: Any) -> list[Sensitivity]:
     """The results in an Arrow table, of which other columns than ours are left alone."""
     out = []
-    for row in table.to_pylist():
+    for row in (row for batch in table.to_batches(max_chunksize=256) for row in batch.to_pylist()):
         cells: dict[str, Any] = {}
         for name, field in Sensitivity.model_fields.items():
             if field.annotation is Interval:
@@ -119,6 +119,9 @@ def rows_at(path: Path, indices: list[int]) -> list[Sensitivity]:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    table = ds.dataset(path, format="parquet").to_table(filter=pc.field("index").isin(indices))
+    some = ds.dataset(path, format="parquet").scanner(
+        filter=pc.field("index").isin(indices), batch_size=4096, batch_readahead=1, fragment_readahead=1, use_threads=False
+    )
+    table = some.to_table()
     found = {s.index: s for s in from_table(table)}
     return [found[i] for i in indices]
