@@ -11,9 +11,12 @@ from scipy import stats
 from benchmarks._study_cell import METRICS, as_length
 from fimaudit.validation.correlations import RESAMPLES, spearman
 
-__all__ = ["accuracy_under", "compare_with_clever", "name_of", "network_row", "summarise"]
+__all__ = ["FAILED_FIT", "accuracy_under", "compare", "compare_with_clever", "fitted", "name_of", "network_row", "summarise"]
 
 Cell = Mapping[str, Any]
+#: CLEVER's Weibull fit failed where the score is below this share of the exact first-order radius: it would mean gradients a
+#: thousand times as long as at the input. The rule knows no attack.
+FAILED_FIT = 1e-3
 #: From here on a difference of two rank correlations is worth explaining by more than rounding.
 SAME = 1e-9
 
@@ -67,38 +70,59 @@ def accuracy_under(cell: Cell, attack: str) -> float:
 def compare_with_clever(cell: Cell) -> dict[str, Any] | None:
     """Where CLEVER orders a cell's inputs better than the black-box radius: by how much, and why; else ``None``.
 
-    The difference's interval is a bootstrap over inputs, both correlations on the same resample.
+    Over the inputs on which CLEVER's fit succeeded.
     """
-    found = _floats(cell["attacks"]["distance"])
-    ours, clever = as_length("margin_radius", cell["readings"]["margin_radius"]), _floats(cell["readings"]["clever"])
-    exact = as_length("margin_radius", cell["readings"]["margin_radius_white"])
-    known = ~(np.isnan(found) | np.isnan(ours) | np.isnan(clever))
-    found, ours, clever, exact = found[known], ours[known], clever[known], exact[known]
-    if len(found) < 4:
+    found = compare(cell, "clever", fitted(cell))
+    if found is None or found["difference"][0] <= SAME:
         return None
-    rho = {name: float(stats.spearmanr(of, found).statistic) for name, of in (("ours", ours), ("clever", clever))}
-    difference = rho["clever"] - rho["ours"]
-    if difference <= SAME:
-        return None
-    rows = np.random.default_rng(0).integers(0, len(found), (RESAMPLES, len(found)))
-    ranks = [stats.rankdata(of[rows], axis=1) for of in (ours, clever, found)]
-    drawn = _correlation(ranks[1], ranks[2]) - _correlation(ranks[0], ranks[2])
-    lower, upper = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
-    white = float(stats.spearmanr(exact, found).statistic)
+    lower, white = found["difference"][1], found["exact_radius"]
     if lower <= 0:
         why = "not resolved: the interval of the difference holds 0"
-    elif white >= rho["clever"] - 0.01:
+    elif white >= found["clever"] - 0.01:
         why = "sampling: from derivatives the radius does as well as CLEVER, the rest is the noise of 200 queries"
     else:
         why = "curvature: the exact first-order radius falls behind too; CLEVER also looks at gradients away from the input"
+    return {"cell": name_of(cell), **found, "why": why}
+
+
+def compare(cell: Cell, metric: str, kept: np.ndarray) -> dict[str, Any] | None:
+    """Rank correlations of the radius and of another metric over the same inputs, and their difference.
+
+    Its interval is a bootstrap over inputs, both correlations on the same resample. ``None`` with fewer than four inputs.
+    """
+    found = _floats(cell["attacks"]["distance"])
+    ours, other = (as_length(name, cell["readings"][name]) for name in ("margin_radius", metric))
+    exact = as_length("margin_radius_white", cell["readings"]["margin_radius_white"])
+    known = ~(np.isnan(found) | np.isnan(ours) | np.isnan(other)) & kept
+    found, ours, other, exact = found[known], ours[known], other[known], exact[known]
+    if len(found) < 4:
+        return None
+    rho = [float(stats.spearmanr(of, found).statistic) for of in (ours, other, exact)]
+    rows = np.random.default_rng(0).integers(0, len(found), (RESAMPLES, len(found)))
+    ranks = [stats.rankdata(of[rows], axis=1) for of in (ours, other, found)]
+    drawn = _correlation(ranks[1], ranks[2]) - _correlation(ranks[0], ranks[2])
+    lower, upper = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
     return {
-        "cell": name_of(cell),
-        **{name: round(value, 3) for name, value in rho.items()},
-        "exact_radius": round(white, 3),
-        "difference": [round(v, 3) for v in (difference, lower, upper)],
+        "ours": round(rho[0], 3),
+        metric: round(rho[1], 3),
+        "exact_radius": round(rho[2], 3),
+        "difference": [round(v, 3) for v in (rho[1] - rho[0], lower, upper)],
         "inputs": len(found),
-        "why": why,
     }
+
+
+def fitted(cell: Cell) -> np.ndarray:
+    """Which inputs have a CLEVER score whose fit did not fail."""
+    clever = _floats(cell["readings"]["clever"])
+    exact = _floats(cell["readings"]["margin_radius_white"])
+    return np.asarray(~np.isnan(clever) & ~(clever < FAILED_FIT * exact))
+
+
+def _on_fitted(cell: Cell, metric: str) -> float | None:
+    """Rank correlation of a metric with the smallest perturbation over the inputs on which CLEVER's fit succeeded."""
+    kept = fitted(cell)
+    values, found = as_length(metric, cell["readings"][metric]), _floats(cell["attacks"]["distance"])
+    return spearman(np.where(kept, values, np.nan), found).value
 
 
 def _headline(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
@@ -113,6 +137,11 @@ def _headline(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
             "forward": float(np.mean([c["forward"] for c in costs])) if costs else None,
             "backward": float(np.mean([c["backward"] for c in costs])) if costs else None,
         }
+        both = [_on_fitted(cell, metric) for cell in cells if not cell["flagged"]]
+        out[f"{metric}_where_clever_fits"] = {**out[metric], **_median_interval([v for v in both if v is not None])}
+    scores = [v is not None for cell in cells for v in cell["readings"]["clever"]]
+    out["clever_scores"] = sum(scores)
+    out["clever_failed_fits"] = sum(scores) - sum(int(fitted(cell).sum()) for cell in cells)
     return out
 
 
@@ -120,17 +149,15 @@ def _by_metric(cells: Sequence[Cell], rows: Sequence[Cell]) -> list[dict[str, An
     """Each metric over the unflagged cells: median rank correlation, its range, and where it beats the radius."""
     kept = {name_of(cell) for cell in cells if not cell["flagged"]}
     table = {(name_of(r), r["metric"]): r for r in rows if name_of(r) in kept}
+    by_name = {name_of(cell): cell for cell in cells}
     out = []
     for metric in METRICS:
         own = [table[cell, metric] for cell in sorted(kept) if (cell, metric) in table]
         known = [r for r in own if r["spearman"] is not None]
         if not known:
             continue
-        above = sum(
-            r["spearman"] > other + SAME
-            for r in known
-            if (other := table[name_of(r), "margin_radius"]["spearman"]) is not None
-        )
+        pairs = {name: compare(by_name[name], metric, np.array(True)) for name in map(name_of, known)}
+        above = {name: p for name, p in pairs.items() if p is not None and p["difference"][0] > SAME}
         values = [r["spearman"] for r in known]
         out.append(
             {
@@ -139,7 +166,13 @@ def _by_metric(cells: Sequence[Cell], rows: Sequence[Cell]) -> list[dict[str, An
                 "least": min(values),
                 "most": max(values),
                 "cells": len(values),
-                "above_ours": above,
+                "above_ours": len(above),
+                "resolved_above": [
+                    f"{name} ({p[metric]:.2f}, radius {p['ours']:.2f})"
+                    for name, p in above.items()
+                    if p["difference"][1] > 0
+                ],
+                "resolved_below": sum(p is not None and p["difference"][2] < 0 for p in pairs.values()),
                 "forward": float(np.mean([r["cost"]["forward"] for r in known])),
                 "backward": float(np.mean([r["cost"]["backward"] for r in known])),
             }

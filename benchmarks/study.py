@@ -67,7 +67,7 @@ class Cell:
 def run_cell(cell: Cell, split: Split, sizes: Sizes) -> dict[str, Any]:
     """Train the cell's network and measure it; everything in the result but ``seconds`` follows from the seed."""
     start = time.perf_counter()
-    recipe = RECIPES.get(split.name, OTHERS)
+    recipe = _recipe(cell)
     network = trained(cell.model, cell.training, split, recipe, cell.seed)
     with torch.no_grad():
         right = network(torch.tensor(split.test_x)).argmax(1).numpy() == split.test_y
@@ -78,7 +78,12 @@ def run_cell(cell: Cell, split: Split, sizes: Sizes) -> dict[str, Any]:
     flagged = is_flagged(measured["flags"])
     seconds = {"training": round(training, 1), "all": round(time.perf_counter() - start, 1)}
     about = {**asdict(cell), "unit": split.unit, "eps": recipe.eps, "accuracy": float(right.mean())}
+    about["recipe"] = asdict(recipe)
     return {**about, "flagged": flagged, "settings": asdict(sizes), **measured, "seconds": seconds}
+
+
+def _recipe(cell: Cell) -> Recipe:
+    return RECIPES.get(cell.dataset, OTHERS).fitted_to(cell.model)
 
 
 def _cells(options: argparse.Namespace, splits: dict[str, Split]) -> Iterator[Cell]:
@@ -90,12 +95,13 @@ def _cells(options: argparse.Namespace, splits: dict[str, Split]) -> Iterator[Ce
                     yield Cell(name, model, training, seed)
 
 
-def _kept(file: Path, sizes: Sizes) -> dict[str, Any] | None:
-    """A cell that was measured before, at the same sizes."""
+def _kept(file: Path, sizes: Sizes, recipe: Recipe | None = None) -> dict[str, Any] | None:
+    """A cell that was measured before, at the same sizes and trained in the same way."""
     if not file.exists():
         return None
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found if found["settings"] == asdict(sizes) else None
+    same = found["settings"] == asdict(sizes) and (recipe is None or found.get("recipe") == asdict(recipe))
+    return found if same else None
 
 
 def _keep(file: Path, cell: dict[str, Any]) -> None:
@@ -149,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     done = []
     for cell in chosen:
         file = options.out / f"{cell.name}.json"
-        found = _kept(file, sizes)
+        found = _kept(file, sizes, _recipe(cell))
         if found is None and not options.tables_only:
             found = run_cell(cell, splits[cell.dataset], sizes)
             _keep(file, found)

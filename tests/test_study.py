@@ -16,7 +16,7 @@ from benchmarks._ddn import ddn
 from benchmarks._study_cell import FLAG, METRICS, as_length, is_flagged, metrics_of
 from benchmarks._study_data import CIFAR_RECORD, cifar10, digits, medmnist
 from benchmarks._study_folder import folder_models
-from benchmarks._study_tables import accuracy_under, compare_with_clever
+from benchmarks._study_tables import accuracy_under, compare, compare_with_clever, fitted
 from benchmarks._study_training import ARCHITECTURES, TRAININGS, Recipe, build, trained
 from fimaudit.errors import DataError
 
@@ -111,6 +111,20 @@ def test_where_clever_is_better_is_said_with_its_reason() -> None:
     assert sampled is not None
     assert sampled["why"].startswith("sampling")
     assert sampled["difference"][0] == 2.0
+
+
+def test_failed_fits_of_clever_are_left_out_of_the_comparison() -> None:
+    found: list[float | None] = [float(i) for i in range(1, 13)]
+    right = [float(i) for i in range(1, 13)]
+    broken = cell(found, [2.0, 1.0, *right[2:]], [*right[:-1], 1e-7])
+    assert fitted(broken).tolist() == [True] * 11 + [False]
+    compared = compare_with_clever(broken)
+    assert compared is not None
+    assert (compared["inputs"], compared["clever"]) == (11, 1.0)
+    everything = compare(broken, "clever", np.array(True))
+    assert everything is not None
+    assert everything["inputs"] == 12
+    assert everything["clever"] < 0.6
 
 
 def test_accuracy_under_an_attack() -> None:
