@@ -248,12 +248,15 @@ class Run:
         """One pass over some inputs."""
         self._check_failures()
         self._expected = self._meter.usage.rows + len(missing) * work.settings.queries
-        with closing(self._engine.run(missing, work)) as items:
-            for item in items:
-                self._keep(item)
-                self._check_failures()
-                if self._sentinels is not None and self._sentinels.due():
-                    self._check_sentinels()
+        try:
+            with closing(self._engine.run(missing, work)) as items:
+                for item in items:
+                    self._keep(item)
+                    self._check_failures()
+                    if self._sentinels is not None and self._sentinels.due():
+                        self._check_sentinels()
+        finally:
+            self._count_workers()  # what ends a run is rows that came to no result
         if self._sentinels is not None and len(missing):
             self._check_sentinels()
 
@@ -282,11 +285,15 @@ class Run:
 
     def _keep(self, item: Outcome | Part) -> None:
         self._kept.add(item)
+        self._count_workers()
+        self._tell(0)
+
+    def _count_workers(self) -> None:
+        """Take over what the workers of another engine have asked."""
         if self._remote is not None and self._counts is not None:
             self._meter.usage = self._counts.usage()
             if self._journal is not None:
                 self._journal.count_all(self._meter.usage)
-        self._tell(0)
 
     def _check_failures(self) -> None:
         most, failed = self._most_failures, self._kept.failed

@@ -157,6 +157,17 @@ def test_workers_share_one_budget(nodes: Nodes) -> None:
     assert any("the budget of 600 rows is spent" in w for w in report.warnings)
 
 
+def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.ensure()
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 6)))
+    settings: dict[str, Any] = {"queries": 60, "focus": "top:5", "threshold": 0.2, "seed": 3}
+    local = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "local", **settings)
+    ray = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "ray", engine="ray", workers=2, **settings)
+    assert told(ray) == told(local)
+    assert ray.data["focus"]["measured"] == ray.data["focus"]["chosen"] < 96
+    assert {"above_threshold", "below_threshold"} & {flag for s in ray.inputs for flag in s.flags}
+
+
 class Service(BaseHTTPRequestHandler):
     """A model behind HTTP that notes when it was asked, and how many rows."""
 
@@ -207,7 +218,7 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
     times = np.array([at for at, _ in asked])
     for start in times:  # one second holds 40 sends, and one more for the jitter of arrival
         assert ((times >= start) & (times < start + 1)).sum() <= 41 + 4
-    whole = audit(url, x, out=tmp_path / "run", resume=True, **settings, **ray)
+    whole = audit(url, x, out=tmp_path / "run", resume=True, **settings)  # on the other engine
     assert whole.data["measured"] == 128
     assert sum(rows for _, rows in asked) == whole.summary.queries
     local = audit(url, x, **settings)
@@ -277,7 +288,15 @@ def test_wrong_use_is_refused_in_one_sentence(
 
         monkeypatch.setattr(ray, "is_initialized", lambda: False)  # else the file's own cluster is taken
     np.save(tmp_path / "x.npy", np.zeros((3, 6)))
-    arguments = ["fimaudit", "audit", "test_ray:slow_model", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run")]
+    arguments = [
+        "fimaudit",
+        "audit",
+        "test_ray:slow_model",
+        "--data",
+        str(tmp_path / "x.npy"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     monkeypatch.setattr(sys, "argv", [*arguments, *flags])
     from fimaudit.cli import main
 
