@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._study_cell import FLAG, FLAGGED_SHARE
-from benchmarks._study_tables import FAILED_FIT, name_of
+from benchmarks._study_tables import FAILED_FIT, name_of, on_fitted
 from fimaudit.baselines.clever import BATCHES, POOL, RADIUS, SAMPLES
 
 __all__ = ["write_page"]
@@ -337,10 +337,17 @@ def _draw(cells: Sequence[Row], rows: Sequence[Row], folder: Path) -> None:
                     axes.plot([row["lower"], row["upper"]], [at, at], color=colour, linewidth=1, alpha=0.6)
                     axes.plot([row["spearman"]], [at], "o", color=colour, markersize=3.5)
             axes.plot([], [], "o", color=colour, markersize=3.5, label=WORDS[metric])
+        for place, cell in enumerate(cells):
+            value = on_fitted(cell, "clever")
+            if value is not None:
+                at = len(names) - 1 - place - 0.15
+                axes.plot([value], [at], "o", color="#bc4c00", markerfacecolor="none", markersize=5)
+        label = "CLEVER, where its fit succeeded"
+        axes.plot([], [], "o", color="#bc4c00", markerfacecolor="none", markersize=5, label=label)
         axes.set(yticks=range(len(names)), yticklabels=names[::-1], xlabel="rank correlation with the smallest perturbation")
         axes.set_xlim(right=1.02)
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         figure.savefig(folder / "correlations.svg", metadata={"Date": None})
         figure = Figure(figsize=(5.2, 4.6), layout="constrained")
         axes = figure.add_subplot()

@@ -11,7 +11,17 @@ from scipy import stats
 from benchmarks._study_cell import METRICS, as_length
 from fimaudit.validation.correlations import RESAMPLES, spearman
 
-__all__ = ["FAILED_FIT", "accuracy_under", "compare", "compare_with_clever", "fitted", "name_of", "network_row", "summarise"]
+__all__ = [
+    "FAILED_FIT",
+    "accuracy_under",
+    "compare",
+    "compare_with_clever",
+    "fitted",
+    "name_of",
+    "network_row",
+    "on_fitted",
+    "summarise",
+]
 
 Cell = Mapping[str, Any]
 #: CLEVER's Weibull fit failed where the score is below this share of the exact first-order radius: it would mean gradients a
@@ -118,7 +128,7 @@ def fitted(cell: Cell) -> np.ndarray:
     return np.asarray(~np.isnan(clever) & ~(clever < FAILED_FIT * exact))
 
 
-def _on_fitted(cell: Cell, metric: str) -> float | None:
+def on_fitted(cell: Cell, metric: str) -> float | None:
     """Rank correlation of a metric with the smallest perturbation over the inputs on which CLEVER's fit succeeded."""
     kept = fitted(cell)
     values, found = as_length(metric, cell["readings"][metric]), _floats(cell["attacks"]["distance"])
@@ -137,7 +147,7 @@ def _headline(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
             "forward": float(np.mean([c["forward"] for c in costs])) if costs else None,
             "backward": float(np.mean([c["backward"] for c in costs])) if costs else None,
         }
-        both = [_on_fitted(cell, metric) for cell in cells if not cell["flagged"]]
+        both = [on_fitted(cell, metric) for cell in cells if not cell["flagged"]]
         out[f"{metric}_where_clever_fits"] = {**out[metric], **_median_interval([v for v in both if v is not None])}
     scores = [v is not None for cell in cells for v in cell["readings"]["clever"]]
     out["clever_scores"] = sum(scores)
