@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -267,3 +269,56 @@ def test_side_by_side_is_as_alone_and_an_error_ends_all() -> None:
     assert meter.usage.requests < sum(a.forward + a.backward for a in alone) / 4
     with pytest.raises(BudgetExhausted), quiet(0):
         run_together(Passes(Meter(classifier, budget=100)), tasks)
+
+
+class _Serving(BaseHTTPRequestHandler):
+    """TensorFlow Serving's predict, for the network of these tests."""
+
+    protocol_version = "HTTP/1.1"
+    network = small_network()
+    rows = 0
+
+    def do_GET(self) -> None:
+        self._send({"model_version_status": [{"state": "AVAILABLE"}]})
+
+    def do_POST(self) -> None:
+        instances = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+        type(self).rows += len(instances)
+        with torch.no_grad():
+            answers = self.network(torch.tensor(instances, dtype=torch.float32)).softmax(1).double()
+        self._send({"predictions": answers.tolist()})
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+    def _send(self, answer: object) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_an_endpoint_is_attacked_within_its_budget_and_resumed(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Serving)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1/models/m:predict"
+        options = {"queries": 20, "attack_rows": 600, "out": tmp_path / "run", "trust_env": False}
+        half = validate(url, X[:3].astype(float), budget=1000, **options)
+        sent_first = _Serving.rows
+        assert 0 < len(half.inputs) < 3
+        assert sent_first <= 1000
+        whole = validate(url, X[:3].astype(float), resume=True, **options)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert [s.status for s in whole.inputs] == ["found"] * 3
+    assert whole.inputs[: len(half.inputs)] == half.inputs
+    assert whole.measured_rows >= half.measured_rows
+    # What the cut-off input had asked was recalled from the ledger, not sent again; nor is a row that an attack repeats.
+    cut_off = sent_first - half.measured_rows - half.forward_rows
+    assert cut_off > 100
+    assert 0 <= half.measured_rows + whole.forward_rows - _Serving.rows < 50

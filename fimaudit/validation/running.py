@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,9 +138,10 @@ def validate(
         identity = {"attacks": names, "attack_rows": attack_rows, "seed": seed, "data": inputs.fingerprint(), "mode": mode}
         journal = AttackJournal(folder, identity, spent, resume=resume)
         stack.callback(journal.close)
-        ledger: Ledger = journal
+        measured, ledger = report.summary.queries, cast(Ledger, journal)
         if isinstance(classifier, NetworkClassifier) and folder is not None:
             fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
+            measured -= sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
             ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
         task = _Task(rows, space, names, attack_rows, seed, report.inputs)
         stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
@@ -160,7 +161,7 @@ def validate(
             flipped=flipped_within(results, lengths, confidence, seed),
             calibration=calibration_bins(results),
             attacks=attack_summaries(results, names),
-            measured_rows=report.summary.queries,
+            measured_rows=measured,
             forward_rows=sum(s.forward_rows for s in results),
             backward_rows=sum(s.backward_rows for s in results),
             attacked=sum(s.status != "failed" for s in results),
