@@ -29,10 +29,12 @@ from fimaudit.report.shown import MOST_SHOWN
 from fimaudit.results import Report, Sensitivity, StepReport
 from fimaudit.running import Derivatives, Progress, Run, Task
 from fimaudit.settings import ProfileChoice, Settings
+from fimaudit.settling import Source as Directions
 from fimaudit.sources import Inputs
 from fimaudit.streams import Stream
 from fimaudit.subject import as_data, open_subject
 from fimaudit.summary import summarise
+from fimaudit.surrogates import Surrogates, choose_surrogates
 from fimaudit.tables import INPUTS_FILE
 
 __all__ = ["Progress", "audit", "sensitivity"]
@@ -116,6 +118,7 @@ def audit(
     batch: int | None = None,
     tolerance: float = 1e-4,
     worst_direction: bool = False,
+    surrogate: object | Sequence[object] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     max_failures: int | None = None,
@@ -151,6 +154,9 @@ def audit(
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
+        surrogate: local models (files, modules) of which each input's leading directions are measured exactly, or
+            ``learned``: directions that the first inputs have in common. Off where a trial shows that it does not pay; the
+            estimates are unbiased whatever the surrogate.
         resume: go on with the run in ``out``; overwrite: replace it.
         max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
         engine: ``local`` measures in this process, ``ray`` on the processes of a cluster; the numbers are the same.
@@ -184,6 +190,7 @@ def audit(
     if batch is not None and isinstance(model, str) and "://" in model:
         options.setdefault("batch", batch)  # an endpoint fixes its requests when it is opened
     classifier: Classifier | None = None
+    local: Directions | None = None
     journal: Journal | None = None
     run: Run | None = None
     where = choose_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
@@ -195,15 +202,21 @@ def audit(
         if queries == "auto":
             settings = replace(settings, queries=most_queries(precision, threshold, confidence, subject.space.features))
         method, hindrance = choose_mode(mode, classifier, subject.x, subject.space)
+        if surrogate is not None:
+            local = choose_surrogates(surrogate, subject.x[0], options)
+        if top is not None and local == "learned":
+            raise UsageError("--surrogate learned measures the first inputs before --focus screens any; give one of the two")
         if top is not None and method == "white-box":
             raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
         remote = where.engine(model, link, options, batch, worst_direction=worst_direction and method == "white-box")
         identity = facts.identity(classifier, subject.data, subject.space, settings, link, method, focus)
+        if local is not None:
+            identity = {**identity, "surrogate": "learned" if local == "learned" else local.facts()}
         if out is not None:
             journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
         directions = Path(out) / DIRECTIONS_FOLDER if out is not None and worst_direction else None
         exact = Derivatives(tolerance, directions) if method == "white-box" else None
-        task = Task(subject.source, subject.x, subject.numbers, subject.space, settings, exact, top)
+        task = Task(subject.source, subject.x, subject.numbers, subject.space, settings, exact, top, local)
         run = Run(
             classifier,
             task,
@@ -224,7 +237,7 @@ def audit(
             model={**facts.model_facts(classifier, preflight), **run.facts()},
             data={**facts.data_facts(subject.data, subject.reference, len(results.columns)), **named},
             domain=facts.domain_facts(subject.space),
-            settings=facts.settings_facts(settings, link, method, budget, focus),
+            settings={**facts.settings_facts(settings, link, method, budget, focus), "surrogate": run.structure()},
             environment=facts.environment(started, time.perf_counter() - clock, where.facts()),
             step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
             summary=summarise(results.columns, confidence, run.usage.rows, run.usage.requests),
@@ -250,6 +263,8 @@ def audit(
             journal.close()
         if opened and classifier is not None:
             classifier.close()
+        if isinstance(local, Surrogates):
+            local.close()
         where.close()
     if results.first_reason is not None:
         raise ModelFailure(f"no input could be measured; the first failed with: {results.first_reason}")

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ORTHONORMAL_FEATURES",
+    "ORTHONORMAL_LEAST",
     "CoordinateRows",
     "DisplacedRows",
     "JoinedRows",
@@ -27,10 +29,15 @@ __all__ = [
     "displaced_bounds",
     "displaced_rows",
     "generator",
+    "orthonormal_fits",
     "orthonormal_signs",
     "packed_signs",
 ]
 
+#: Orthonormal directions pay once they cover this share of the space, and their table is kept below this many features.
+ORTHONORMAL_SHARE, ORTHONORMAL_FEATURES = 0.1, 2048
+#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10).
+ORTHONORMAL_LEAST = 16
 #: Elements of a block of rows that stays in the cache while it is built.
 BLOCK_ELEMENTS = 2**17
 
@@ -60,6 +67,11 @@ def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
     """
     key = np.array([seed % 2**64, index % 2**64], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+
+
+def orthonormal_fits(count: int, features: int) -> bool:
+    """Whether ``count`` random directions of so many features are better orthogonal to each other."""
+    return max(ORTHONORMAL_SHARE * features, ORTHONORMAL_LEAST) <= count < features <= ORTHONORMAL_FEATURES
 
 
 def packed_signs(rng: np.random.Generator, count: int, features: int) -> NDArray[np.uint8]:

@@ -11,10 +11,10 @@ from fimaudit.margin import Margin, margin_limits
 from fimaudit.noise import View
 from fimaudit.results import Contrast
 from fimaudit.secants import contrasts, log_probabilities, visible_classes
-from fimaudit.spectrum import TINY, Limits, spectral_limits, top_pair, trace_limits, upper_factor
+from fimaudit.spectrum import TINY, Limits, joint_rows, spectral_limits, top_pair, trace_limits, upper_factor
 from fimaudit.temperature import peak_limits, peak_temperature, temper
 
-__all__ = ["Estimate", "class_contrast", "estimate_basis", "estimate_sketch", "margin_values", "undetected"]
+__all__ = ["Estimate", "Exact", "class_contrast", "estimate_basis", "estimate_sketch", "margin_values", "undetected"]
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,27 @@ class Estimate:
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
 
 
-def estimate_sketch(view: View, answers: Array, length: float, confidence: float, features: int | None) -> Estimate | None:
+@dataclass(frozen=True)
+class Exact:
+    """Answers along orthonormal directions that were measured one by one, beside random ones in their complement.
+
+    Attributes:
+        ahead, behind: (q, K) answers a step along each direction and a step against it.
+        step: l2 length of that step in units of the scale.
+    """
+
+    ahead: Array
+    behind: Array
+    step: float
+
+    def noise(self, length: float) -> float:
+        """What noise adds to a squared norm, in multiples of what it adds to a contrast of random directions."""
+        return len(self.ahead) * length**2 / (2.0 * self.step**2)
+
+
+def estimate_sketch(
+    view: View, answers: Array, length: float, confidence: float, features: int | None, exact: Exact | None = None
+) -> Estimate | None:
     """Numbers from random directions.
 
     Args:
@@ -61,23 +81,28 @@ def estimate_sketch(view: View, answers: Array, length: float, confidence: float
         length: root mean square displacement of one feature, as it was really sent.
         confidence: of each two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones.
+        exact: what was measured one by one, where ``answers`` come from directions of its complement.
 
     Returns:
         ``None`` when no answer differs from another.
     """
     if view.blind or length == 0:
         return None
-    p = view.table(np.vstack([view.base[None], answers]))
+    blocks = [view.base[None], answers] if exact is None else [view.base[None], answers, exact.ahead, exact.behind]
+    p = view.table(np.vstack(blocks))
     if (p[1:] == p[1]).all():  # contrasts of equal rows are zero to rounding only
         return None
-    y = contrasts(np.sqrt(p[1:]) * (2.0 / length))
+    m = len(answers) + 1
+    y = contrasts(np.sqrt(p[1:m]) * (2.0 / length))
     known = np.array([np.sqrt(p[0, 1]), -np.sqrt(p[0, 0])]) if p.shape[1] == 2 else None
-    spectral, direction = spectral_limits(y, confidence, features, known)
-    trace = trace_limits(y, confidence, features)
+    caught = None if exact is None else _halves(np.sqrt(p[m:])) / exact.step
+    spectral, direction = spectral_limits(y, confidence, features, known, caught)
+    trace = trace_limits(y, confidence, features, caught)
     if view.noise is not None:
-        spectral = _less(spectral, view.noise.along(direction) / length**2, view.noise.spread)
-        trace = _less(trace, view.noise.total / length**2, view.noise.spread)
-    peak, margin, hidden = _log_odds(view, p, length, confidence, features)
+        share = (1.0 if exact is None else 1.0 + exact.noise(length)) / length**2
+        spectral = _less(spectral, view.noise.along(direction) * share, view.noise.spread)
+        trace = _less(trace, view.noise.total * share, view.noise.spread)
+    peak, margin, hidden = _log_odds(view, p, length, confidence, features, exact)
     heavy = _heaviness(y @ direction, spectral)
     return Estimate(spectral, trace, peak, margin, _named(view, direction, p[0]), hidden, heavy)
 
@@ -98,8 +123,14 @@ def _less(limits: Limits, noise: float, spread: float) -> Limits:
     return Limits(max(value, lower, 0.0), max(lower, 0.0), limits.upper)
 
 
+def _halves(rows: Array) -> Array:
+    """The first half of the rows less the second."""
+    q = len(rows) // 2
+    return np.asarray(rows[:q] - rows[q:])
+
+
 def _log_odds(
-    view: View, p: Array, length: float, confidence: float, features: int | None
+    view: View, p: Array, length: float, confidence: float, features: int | None, exact: Exact | None = None
 ) -> tuple[Limits | None, Margin | None, bool]:
     """Peak and margin from the visible classes, and whether a hidden one may be the nearest rival."""
     keep = visible_classes(p)
@@ -108,16 +139,19 @@ def _log_odds(
     columns = np.flatnonzero(keep)
     place = int(np.searchsorted(columns, view.place[0]))
     logs = log_probabilities(p[:, columns], place)
-    slopes = contrasts(logs[1:] / length)
-    if not slopes.any():
+    m = len(logs) if exact is None else len(logs) - 2 * len(exact.ahead)
+    slopes = contrasts(logs[1:m] / length)
+    caught = None if exact is None else _halves(logs[m:]) / (2.0 * exact.step)
+    if not slopes.any() and (caught is None or not caught.any()):
         return None, None, not view.whole
-    peak, temperature = peak_limits(slopes, logs[0], confidence, features)
-    noise = None
+    peak, temperature = peak_limits(slopes, logs[0], confidence, features, caught)
+    noise, more = None, 0.0 if exact is None else exact.noise(length)
     if view.noise is not None:
         noise = view.noise.diagonal[columns] / p[0, columns] / length**2  # variance of the slopes of log p
-        _, direction = top_pair(temper(slopes, logs[0], temperature))
+        rows = slopes if caught is None else joint_rows(slopes, caught)
+        _, direction = top_pair(temper(rows, logs[0], temperature))
         carried = temper(np.diag(np.sqrt(noise)), logs[0], temperature) @ direction
-        peak = _less(peak, float((carried**2).sum()), view.noise.spread)
+        peak = _less(peak, float((carried**2).sum()) * (1.0 + more), view.noise.spread)
     rivals = len(columns) - (view.rest and bool(keep[-1]))
     if rivals < 2:
         return None, None, True
@@ -129,6 +163,8 @@ def _log_odds(
         confidence,
         features,
         None if noise is None else noise[:rivals],
+        None if caught is None else caught[:, :rivals],
+        more,
     )
     if margin is None:
         return peak, None, not view.whole

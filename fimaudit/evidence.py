@@ -39,7 +39,9 @@ LEDGER = "ledger.sqlite"
 PREDICATE_TYPE = "urn:fimaudit:evidence:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 #: Members of a run folder that go in, where present; the first two must be.
-MEMBERS = (REPORT, INPUTS_FILE, PAGE, POLICY, VERDICT, LEDGER, "shown.npz", "witness.npz", "profiles.parquet")
+MEMBERS = (
+    REPORT, INPUTS_FILE, PAGE, POLICY, VERDICT, LEDGER, "shown.npz", "witness.npz", "subspace.npz", "profiles.parquet",
+)  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

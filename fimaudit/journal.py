@@ -21,10 +21,11 @@ __all__ = ["Journal", "Tally"]
 JOURNAL = "journal.jsonl"
 REPORT = "report.json"
 LEDGER = "ledger.sqlite"
+LEARNED = "subspace.npz"
 #: What a run leaves in its folder, the journal first.
 FILES = (
     JOURNAL, REPORT, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", "inputs.parquet", "report.html", "verdict.json", "shown.npz",
-    "witness.npz",
+    "witness.npz", "subspace.npz",
 )  # fmt: skip
 #: And the folders, once an input was measured.
 FOLDERS = ("parts", "witness", "directions")
@@ -42,6 +43,7 @@ class Journal:
 
     Attributes:
         steps: the pilot's outcome, once it is kept.
+        structure: which directions are measured exactly, once that is kept.
         done: each finished input with the rows and calls that it took.
         focus: the inputs to measure in full after all were screened, once they are chosen.
         parts: how many parts were kept, where results do not go into the journal.
@@ -54,6 +56,7 @@ class Journal:
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.folder = folder
         self.steps: dict[str, Any] | None = None
+        self.structure: dict[str, Any] | None = None
         self.done: dict[int, tuple[Sensitivity, int, int]] = {}
         self.asked = Usage()
         self.parts = 0
@@ -98,6 +101,30 @@ class Journal:
         """Keep the pilot's outcome."""
         self.steps = dict(steps)
         self._write({"steps": self.steps})
+
+    def keep_structure(self, structure: Mapping[str, Any], learned: NDArray[np.float64] | None) -> None:
+        """Keep which directions are measured exactly, the learned ones beside the journal and before its line."""
+        if learned is not None:
+            self.begin()
+            beside = self.folder / f"{LEARNED}.tmp"
+            with open(beside, "wb") as file:
+                np.savez(file, directions=learned)
+            beside.replace(self.folder / LEARNED)
+        self.structure = dict(structure)
+        self._write({"structure": self.structure})
+
+    def learned(self) -> NDArray[np.float64]:
+        """The directions that were learned, as kept.
+
+        Raises:
+            RunFolderError: the file is missing or damaged.
+        """
+        path = self.folder / LEARNED
+        try:
+            with np.load(path) as held:
+                return np.asarray(held["directions"], dtype=np.float64)
+        except (OSError, ValueError, KeyError) as exc:
+            raise RunFolderError(f"{path} is missing or damaged; use --overwrite to run again") from exc
 
     def keep_focus(self, indices: list[int]) -> None:
         """Keep which inputs are measured in full after all were screened."""
@@ -229,6 +256,8 @@ class Journal:
             for line in lines[1:]:
                 if "steps" in line:
                     self.steps = line["steps"]
+                elif "structure" in line:
+                    self.structure = line["structure"]
                 elif "focus" in line:
                     self.focus = [int(i) for i in line["focus"]]
                 elif "part" in line:

@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from fimaudit.adaptive import decide_threshold, half_width, next_look, sketch_serves
 from fimaudit.carrying import MOST_SKETCHED, carriers, listed
+from fimaudit.deflation import RANDOM, deflated_rows, measure_deflated
 from fimaudit.directions import (
+    ORTHONORMAL_FEATURES,
+    ORTHONORMAL_LEAST,
     DisplacedRows,
     OrthonormalRows,
     RowRange,
     Rows,
     generator,
+    orthonormal_fits,
     orthonormal_signs,
 )
 from fimaudit.domain import Space
@@ -36,6 +40,7 @@ from fimaudit.results import SCREENED, Carrier, Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.spectrum import Limits, spectral_limits
+from fimaudit.structure import Lessons
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
@@ -43,11 +48,6 @@ __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "meas
 Array = NDArray[np.float64]
 Conversation = Generator[Rows, Array, "Sensitivity"]
 
-#: Orthonormal directions pay once they cover this share of the space, and their table is kept below this many features.
-ORTHONORMAL_SHARE = 0.1
-ORTHONORMAL_FEATURES = 2048
-#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10).
-ORTHONORMAL_LEAST = 16
 #: The base row and two directions: one contrast.
 LEAST = 3
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
@@ -56,7 +56,15 @@ UNSEEN_QUANTUM = 0.01
 BASIS_NOISE = 1e-3
 
 
-def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, settings: Settings) -> Conversation:
+def measure(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    steps: Steps,
+    settings: Settings,
+    plane: Array | None = None,
+    lessons: Lessons | None = None,
+) -> Conversation:
     """Measure one input.
 
     Args:
@@ -65,6 +73,8 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
         space: the domain.
         steps: the pilot's choice.
         settings: queries (rows, the base row included), confidence, seed.
+        plane: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
+        lessons: learns from the random rows.
 
     Returns:
         the finished ``Sensitivity``; limits cover the sampling of directions.
@@ -76,9 +86,14 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     step.flags += [SCREENED] * settings.screening
     over = max(0, steps.share + step.spent - int(ON_TOP * settings.queries)) + quality.repeats - 1
     queries = max(LEAST, settings.queries // 2, settings.queries - over)
-    extra = profile_rows(settings, fits(space.features, queries - 1)) + (WITNESS_ROWS if settings.witness else 0)
+    whole = fits(space.features, queries - 1)
+    if whole or not _deflates(here, step):
+        plane = None
+    extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
     queries = max(LEAST, queries // 2, queries - extra)
-    told = yield from _estimate(x, index, space, steps, step, queries, settings, here)
+    told = None if plane is None else (yield from _deflated(x, index, space, step, queries, settings, here, plane))
+    if told is None:
+        told = yield from _estimate(x, index, space, steps, step, queries, settings, here, lessons)
     outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
     estimate = told.estimate
     if estimate is None or not step.clear:
@@ -99,7 +114,8 @@ def measure(x: NDArray[np.floating], index: int, space: Space, steps: Steps, set
     if told.slope is not None and listed(x):
         drawn = None if told.method.startswith("basis") else told.used - 1
         orthogonal = told.method == "orthonormal"
-        carried = carriers(told.slope.gradient, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
+        unbiased, drawn = told.carried or (told.slope.gradient, drawn)
+        carried = carriers(unbiased, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
     return found(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
 
 
@@ -116,6 +132,38 @@ class _Told:
     factor: float | None = None
     slope: Slope | None = None
     at: Redisplaced | None = None
+    carried: tuple[Array, int] | None = None
+
+
+def _deflates(here: Here, step: Displacement) -> bool:
+    """Whether the input answers linearly and above the noise, class by class: else there is no Jacobian to catch."""
+    still = here.quality.top_k is None and not here.still.blind
+    return still and step.clear and step.finite is None and step.energy > 0
+
+
+def _deflated(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    step: Displacement,
+    queries: int,
+    settings: Settings,
+    here: Here,
+    plane: Array,
+) -> Generator[Rows, Array, _Told | None]:
+    """Exact directions and random ones in their complement; ``None`` where they do not fit."""
+    plane = plane[: max(0, (queries - 1 - RANDOM) // 2)]  # the leading ones come first
+    count = queries - 1 - 2 * len(plane)
+    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, plane) if len(plane) else None
+    if rows is None:
+        return None
+    wanted = settings.witness or listed(x, MOST_SKETCHED)
+    found = yield from measure_deflated(rows, here.still, settings.confidence, gradient=wanted)
+    told = _Told("deflated", here.still, found.estimate, found.answers, found.length, found.used + 1)
+    if found.gradient is None or found.estimate is None or found.estimate.margin is None:
+        return told
+    slope = found.gradient.slope(found.estimate.margin.radius.value)
+    return replace(told, slope=slope, carried=(found.gradient.whole, found.gradient.like))
 
 
 def _estimate(
@@ -127,6 +175,7 @@ def _estimate(
     queries: int,
     settings: Settings,
     here: Here,
+    lessons: Lessons | None,
 ) -> Generator[Rows, Array, _Told]:
     """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
@@ -149,6 +198,8 @@ def _estimate(
         m = len(answers)
     view = here.view(answers)
     estimate = estimate_sketch(view, answers, length, settings.confidence, features)
+    if lessons is not None:
+        lessons.take(index, rows, space, view, answers, length)
     slope = None
     if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
@@ -200,7 +251,7 @@ def _sketch(
 ) -> tuple[DisplacedRows | LevelRows | OrthonormalRows, Redisplaced, str, int | None]:
     """Random directions of the kind that serves best, at ``rho`` and at others, its name, and d if they are orthogonal."""
     d = space.features
-    if max(ORTHONORMAL_SHARE * d, ORTHONORMAL_LEAST) <= count < d <= ORTHONORMAL_FEATURES and not space.quantised:
+    if orthonormal_fits(count, d) and not space.quantised:
         drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
 
         def orthonormal(rho: float) -> OrthonormalRows:

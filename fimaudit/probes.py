@@ -18,6 +18,7 @@ __all__ = [
     "MAIN",
     "PILOT",
     "PROFILE",
+    "TRIAL",
     "Rungs",
     "Signs",
     "around",
@@ -34,7 +35,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 #: Random streams of one input (``directions.generator``).
-MAIN, PILOT, STARTS, PROFILE = 0, 1, 2, 3
+MAIN, PILOT, STARTS, PROFILE, TRIAL = 0, 1, 2, 3, 4
 
 #: Linearity is judged from a displacement and this many times it.
 FACTOR = 3.0

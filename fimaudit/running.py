@@ -27,6 +27,8 @@ from fimaudit.preflight import Preflight, look
 from fimaudit.sentinels import Sentinels
 from fimaudit.serverside import detect_preprocessing
 from fimaudit.settings import Settings
+from fimaudit.settling import Settled, settle, travelling
+from fimaudit.settling import Source as Directions
 from fimaudit.sources import Source
 
 __all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
@@ -69,6 +71,7 @@ class Task:
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
+        surrogates: where directions come from that are measured exactly; ``None`` for none.
     """
 
     source: Source
@@ -78,6 +81,7 @@ class Task:
     settings: Settings
     exact: Derivatives | None = None
     focus: int | None = None
+    surrogates: Directions | None = None
 
 
 class Run:
@@ -131,6 +135,7 @@ class Run:
             Sharded(len(task.source), journal) if parts and journal is not None else Listed(len(task.source), journal)
         )
         self._notes: list[str] = []
+        self._settled = Settled(None, {})
         self._expected: int | None = None
         self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
@@ -147,8 +152,8 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._begin()
-            work = Work(task.source, task.space, task.settings, steps, task.exact, self._budget)
-            first = work if task.focus is None else replace(work, settings=screening(task.settings))
+            work = self._settle(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
+            first = work if task.focus is None else replace(work, settings=screening(task.settings), structure=None)
             self._measure(self._missing(first), first)
             if task.focus is not None:
                 self._measure(self._focused(task.focus, work), work)
@@ -186,7 +191,7 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
-        out = list(self._notes)
+        out = [*self._notes, *self._settled.warnings()]
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
         if self.exhausted is not None:
@@ -196,6 +201,10 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """For the report: what the sentinels saw."""
         return {} if self._sentinels is None else {"sentinels": self._sentinels.facts()}
+
+    def structure(self) -> dict[str, Any] | None:
+        """For the report: which directions were measured exactly in each input, and what they catch."""
+        return self._settled.facts or None
 
     def close(self) -> None:
         """Close the ledger, and end what workers share; may be called twice."""
@@ -232,6 +241,17 @@ class Run:
             chosen = None if steps is None else asdict(steps)
             self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
         return preflight, steps
+
+    def _settle(self, work: Work) -> Work:
+        """Find out which directions are measured exactly; inputs that were measured on the way are kept."""
+        task = self._task
+        if task.surrogates is None:
+            return work
+        settled = settle(task.surrogates, work, task.x, task.numbers, self._meter, self._journal)
+        self._settled = travelling(settled) if self._remote else settled
+        for outcome in settled.outcomes:
+            self._keep(outcome)
+        return replace(work, structure=self._settled.structure)
 
     def _server_side(self, preflight: Preflight) -> list[str]:
         """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
@@ -280,6 +300,8 @@ class Run:
         done = self._kept.done
         block = work.block(self._meter.model)
         starts = np.arange(0, len(done), block)
+        if work.structure is not None and work.structure.first:  # inputs that were learned from had calls of their own
+            starts = np.union1d(starts, [work.structure.first])
         whole = np.logical_and.reduceat(done, starts) if len(done) else done
         return np.flatnonzero(~np.repeat(whole, np.diff(np.append(starts, len(done)))))
 

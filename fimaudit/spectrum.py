@@ -2,6 +2,10 @@
 
 Input everywhere: ``y`` (m, K), contrasts of 2 sqrt(p) for directions with E[v v^T] = I, so that S = y^T y / m estimates
 G = 4 J_s J_s^T, whose top eigenvalue is the spectral norm of the Fisher information.
+
+Where some directions were measured exactly (``deflation``), ``caught`` (q, K) holds C = 2 J_s U^T transposed for their
+orthonormal rows U, the contrasts come from directions of their complement, and G = C^T C + E[S]. Only the second part is
+sampled, so only it is corrected, and only it has quantiles.
 """
 
 from __future__ import annotations
@@ -17,13 +21,19 @@ from scipy import special
 
 __all__ = [
     "Limits",
+    "block_energies",
     "block_starts",
     "corrected_top",
     "energy_quantile",
+    "joint_rows",
+    "joint_starts",
+    "joint_top",
     "largest_early",
     "leading_directions",
+    "least_norm",
     "past_directions",
     "past_grams",
+    "predicted_lower",
     "predicted_sum",
     "spectral_limits",
     "top_pair",
@@ -39,6 +49,8 @@ LEARNING = 3
 GROWTH = 1.6
 #: A matrix squared so often leaves its top eigenvector; and what may be divided by.
 SQUARINGS, TINY = 4, 1e-300
+#: Bisections of a lower limit: relative precision 2^-40.
+HALVINGS = 40
 #: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
 DENSE_CLASSES = 24
 
@@ -76,10 +88,13 @@ def upper_factor(tail: float, terms: int, features: int | None) -> float:
     return terms / energy_quantile(left, terms, features) if left > 0 else float("inf")
 
 
-def top_pair(y: Array) -> tuple[Array, Array]:
-    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out, and the unit top class-space eigenvector."""
-    m, k = y.shape
-    if k <= m:
+def top_pair(y: Array, terms: int | None = None) -> tuple[Array, Array]:
+    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out, and the unit top class-space eigenvector.
+
+    ``terms`` stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
+    """
+    k, m = y.shape[1], terms or len(y)
+    if k <= len(y):
         values, vectors = np.linalg.eigh(y.T @ y / m)
         return np.maximum(values[::-1], 0.0), vectors[:, -1]
     values, vectors = np.linalg.eigh(y @ y.T / m)
@@ -106,6 +121,43 @@ def corrected_top(values: Array, terms: int, features: int | None) -> float:
     return top - (1.0 - terms / features) * (top - corrected)
 
 
+def joint_rows(y: Array, caught: Array, factor: float = 1.0) -> Array:
+    """Rows (q + m, K) whose Gram over m is C^T C + factor * S."""
+    return np.vstack([np.sqrt(len(y)) * caught, np.sqrt(factor) * y])
+
+
+def joint_top(y: Array, caught: Array, features: int | None) -> tuple[float, Array]:
+    """The top eigenvalue of C^T C + S without its first-order bias, and its unit eigenvector.
+
+    The second-order term of the eigenvalue, taken over the Wishart law of S alone (Lawley 1956):
+
+        b = (1 / m) sum_{j>=2} (g_11 g_jj + g_1j^2) / (l_1 - l_j),   g = S in the eigenbasis of C^T C + S.
+
+    Returned is l_1 - b / (1 + b / g_11), which never takes off more than was sampled.
+
+    Args:
+        y: (m, K) contrasts in the complement.
+        caught: (q, K) exact secants.
+        features: dimension of the complement for orthonormal directions in it, ``None`` for independent ones.
+    """
+    terms, rows = len(y), joint_rows(y, caught)
+    if rows.shape[1] <= len(rows):
+        rising, basis = np.linalg.eigh(rows.T @ rows / terms)
+        values, vectors = rising[::-1], basis[:, ::-1]
+    else:
+        _, singular, right = np.linalg.svd(rows, full_matrices=False)
+        values, vectors = singular**2 / terms, right.T
+    top, gaps = float(values[0]), values[0] - values[1:]
+    along = y @ vectors
+    first = along[:, 0] @ along / terms
+    share = 1.0 if features is None else max(0.0, 1.0 - terms / features)
+    if first[0] <= 0 or (gaps.size and float(gaps.min()) <= 1e-12 * top):
+        return top, vectors[:, 0]
+    each = (along[:, 1:] ** 2).sum(axis=0) / terms
+    bias = share * float(((first[0] * each + first[1:] ** 2) / gaps).sum()) / terms
+    return top - bias / (1.0 + bias / float(first[0])), vectors[:, 0]
+
+
 def predicted_energy(y: Array, known: Array | None = None) -> tuple[float, int]:
     """sum_t (u_t . y_t)^2 with u_t found from y_1 .. y_{t-1} alone, and the number of its terms.
 
@@ -127,11 +179,46 @@ def predicted_energy(y: Array, known: Array | None = None) -> tuple[float, int]:
 
 def predicted_sum(forms: Array, y: Array, starts: Sequence[int]) -> float:
     """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (blocks, K) of the block that t is in."""
-    total = 0.0
+    return sum(block_energies(forms, y, starts))
+
+
+def block_energies(forms: Array, y: Array, starts: Sequence[int]) -> list[float]:
+    """The same sum block by block."""
+    out = []
     for form, first, last in zip(forms, starts, (*starts[1:], len(y)), strict=True):
         along = y[first:last] @ form
-        total += float(along @ along)
-    return total
+        out.append(float(along @ along))
+    return out
+
+
+def least_norm(energies: Sequence[float], offsets: Sequence[float], quantile: float, floor: float) -> float:
+    """The smallest L >= floor with sum_b e_b / (L - a_b) <= quantile: a lower limit of what exceeds every offset.
+
+    A direction u_t whose part a_t was measured exactly leaves (u_t . y_t)^2 at most (lambda - a_t) chi2_1 given the past, so
+    at the true norm the sum is a chi squared at most. It falls with L; with offsets of 0 it is sum e / quantile.
+
+    Args:
+        energies, offsets: e_b and a_b.
+        quantile: of the sum.
+        floor: a certain lower limit, no smaller than any offset.
+    """
+
+    def beyond(at: float) -> bool:
+        total = 0.0
+        for energy, offset in zip(energies, offsets, strict=True):
+            if energy > 0:
+                if at <= offset:
+                    return True
+                total += energy / (at - offset)
+        return total > quantile
+
+    if not beyond(floor):
+        return floor
+    low, high = floor, floor + sum(energies) / quantile
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if beyond(middle) else (low, middle)
+    return low
 
 
 @lru_cache(maxsize=256)
@@ -143,10 +230,19 @@ def block_starts(m: int) -> tuple[int, ...]:
     return tuple(starts)
 
 
-def past_grams(y: Array, starts: Sequence[int]) -> Array:
-    """Gram of the rows before each start, (blocks, K, K)."""
+@lru_cache(maxsize=256)
+def joint_starts(m: int) -> tuple[int, ...]:
+    """The same beside exact rows: they give the first direction, before any contrast."""
+    return (0, *(start for start in block_starts(m) if start < m))
+
+
+def past_grams(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """Gram of the rows before each start, (blocks, K, K); of t rows and t times C^T C where there are exact ones."""
     edges = [0, *starts]
-    return np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
+    grams = np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
+    if caught is None:
+        return grams
+    return np.asarray(grams + np.maximum(starts, 1)[:, None, None] * (caught.T @ caught))
 
 
 def leading_directions(grams: Array, seeds: Array) -> Array:
@@ -168,15 +264,16 @@ def largest_early(y: Array) -> int:
     return int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))
 
 
-def past_directions(y: Array, starts: Sequence[int]) -> Array:
-    """Leading direction of the rows before each start, (blocks, K)."""
+def past_directions(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """Leading direction of the rows before each start, (blocks, K), together with the exact rows where there are any."""
+    seed = y[largest_early(y)] if caught is None else caught[int(np.argmax((caught**2).sum(axis=1)))]
     if y.shape[1] <= DENSE_CLASSES:
-        grams = past_grams(y, starts)
-        return leading_directions(grams / max(float(grams[-1].trace()), TINY), y[[largest_early(y)]])
+        grams = past_grams(y, starts, caught)
+        return leading_directions(grams / max(float(grams[-1].trace()), TINY), seed[None])
     out = np.empty((len(starts), y.shape[1]))
-    u = y[largest_early(y)]
+    u = seed
     for i, start in enumerate(starts):
-        past = y[:start]
+        past = y[:start] if caught is None else np.vstack([y[:start], np.sqrt(max(start, 1)) * caught])
         for _ in range(4):
             u = (past @ u) @ past
             length = float(np.linalg.norm(u))
@@ -189,24 +286,39 @@ def past_directions(y: Array, starts: Sequence[int]) -> Array:
 
 
 def spectral_limits(
-    y: Array, confidence: float, features: int | None = None, known: Array | None = None
+    y: Array,
+    confidence: float,
+    features: int | None = None,
+    known: Array | None = None,
+    caught: Array | None = None,
 ) -> tuple[Limits, Array]:
     """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
 
     upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top direction u_1;
-    lower = predicted energy / chi2_{n, 1 - alpha/2}.
+    lower = predicted energy / chi2_{n, 1 - alpha/2}. With exact rows: upper = the top eigenvalue of
+    C^T C + S m / chi2_{m, alpha/2}, lower = ``least_norm`` with a_t = |C u_t|^2.
 
     Args:
         y: (m, K) contrasts of 2 sqrt(p), m >= 1.
         confidence: of the two-sided interval, for example 0.95.
-        features: d for orthonormal directions, ``None`` for independent ones.
+        features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
         known: (K,) unit class direction of the top eigenvector, where it is known without data.
+        caught: (q, K) exact secants of 2 sqrt(p) along orthonormal directions; ``None`` for none.
 
     Returns:
         the limits and the (K,) unit top eigenvector in class space.
     """
-    values, direction = top_pair(y)
     terms, tail = len(y), (1.0 - confidence) / 2
+    if caught is not None and len(caught):
+        factor = upper_factor(tail, terms, features)
+        value, direction = joint_top(y, caught, features)
+        upper = float(top_pair(joint_rows(y, caught, factor), terms)[0][0]) if np.isfinite(factor) else np.inf
+        starts = joint_starts(terms) if known is None else (0,)
+        forms = past_directions(y, starts, caught) if known is None else known[None]
+        floor = float(top_pair(caught, 1)[0][0])
+        lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
+        return Limits(max(value, lower), lower, upper), direction
+    values, direction = top_pair(y)
     value = corrected_top(values, terms, features)
     upper = float(values[0]) * upper_factor(tail, terms, features)
     energy, n = predicted_energy(y, known)
@@ -214,12 +326,19 @@ def spectral_limits(
     return Limits(max(value, lower), lower, upper), direction
 
 
-def trace_limits(y: Array, confidence: float, features: int | None = None) -> Limits:
-    """trace(F) = mean |y|^2; the limits take all of it as one eigenvalue, which is the widest case."""
+def predicted_lower(forms: Array, y: Array, starts: Sequence[int], caught: Array, quantile: float, floor: float) -> float:
+    """``least_norm`` from predicted forms (blocks, K) of the contrasts and of the exact rows; ``floor`` is certain."""
+    offsets = ((forms @ caught.T) ** 2).sum(axis=1)
+    return least_norm(block_energies(forms, y, starts), offsets.tolist(), quantile, max(floor, float(offsets.max())))
+
+
+def trace_limits(y: Array, confidence: float, features: int | None = None, caught: Array | None = None) -> Limits:
+    """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case."""
     terms, tail = len(y), (1.0 - confidence) / 2
     total = float((y**2).sum())
+    known = 0.0 if caught is None else float((caught**2).sum())
     return Limits(
-        total / terms,
-        total / energy_quantile(1.0 - tail, terms, features),
-        total / terms * upper_factor(tail, terms, features),
+        known + total / terms,
+        known + total / energy_quantile(1.0 - tail, terms, features),
+        known + total / terms * upper_factor(tail, terms, features),
     )

@@ -22,10 +22,14 @@ from fimaudit.spectrum import (
     block_starts,
     corrected_top,
     energy_quantile,
+    joint_rows,
+    joint_starts,
+    joint_top,
     largest_early,
     leading_directions,
     past_directions,
     past_grams,
+    predicted_lower,
     predicted_sum,
     top_pair,
     upper_factor,
@@ -106,7 +110,9 @@ def start_temperature(log_p: Array) -> float:
     return (max(float(leading[1] - leading[0]), 0.1 * spread) or 0.5) / TWO_CLASS_GAP
 
 
-def peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[Limits, float]:
+def peak_limits(
+    logs: Array, log_p: Array, confidence: float, features: int | None = None, caught: Array | None = None
+) -> tuple[Limits, float]:
     """The peak spectral norm from contrasts of log p.
 
     upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
@@ -117,12 +123,15 @@ def peak_limits(logs: Array, log_p: Array, confidence: float, features: int | No
         logs: (m, K) contrasts of log p.
         log_p: (K,) log probabilities at the input.
         confidence: of the two-sided interval.
-        features: d for orthonormal directions, ``None`` for independent ones.
+        features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
+        caught: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
 
     Returns:
         the limits, and the temperature of the peak.
     """
     terms, tail = len(logs), (1.0 - confidence) / 2
+    if caught is not None and len(caught):
+        return _joint_peak(logs, log_p, caught, upper_factor(tail, terms, features), 1.0 - tail, features)
     temperature = peak_temperature(logs, log_p)
     values, _ = top_pair(temper(logs, log_p, temperature))
     upper = float(values[0]) * upper_factor(tail, terms, features)
@@ -131,36 +140,65 @@ def peak_limits(logs: Array, log_p: Array, confidence: float, features: int | No
     return Limits(max(corrected_top(values, terms, features), lower), lower, upper), temperature
 
 
+def _joint_peak(
+    logs: Array, log_p: Array, caught: Array, factor: float, probability: float, features: int | None
+) -> tuple[Limits, float]:
+    """The same beside exact rows: ``spectral_limits`` at the temperature of the peak, or of the upper limit's own peak."""
+    terms = len(logs)
+    temperature = peak_temperature(joint_rows(logs, caught), log_p)
+    exact = temper(caught, log_p, temperature)
+    value, _ = joint_top(temper(logs, log_p, temperature), exact, features)
+    upper = np.inf
+    if np.isfinite(factor):
+        wide = joint_rows(logs, caught, factor)
+        upper = float(top_pair(temper(wide, log_p, peak_temperature(wide, log_p)), terms)[0][0])
+    starts = joint_starts(terms)
+    forms = _predicted_forms(logs, log_p, starts, caught)
+    floor = float(top_pair(exact, 1)[0][0])
+    lower = predicted_lower(forms, logs, starts, caught, energy_quantile(probability, terms, features), floor)
+    return Limits(max(value, lower), lower, upper), temperature
+
+
 def _predicted_peak(logs: Array, log_p: Array) -> tuple[float, int]:
     """sum_t (u_t . z_t)^2 with temperature and direction of term t found from the contrasts before it."""
     m = len(logs)
     if m <= LEARNING:
         return 0.0, 0
     starts = block_starts(m)
-    temperatures = _past_temperatures(logs, log_p, starts)
+    return predicted_sum(_predicted_forms(logs, log_p, starts), logs, starts), m - LEARNING
+
+
+def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) as a linear form of L_t, for each block, (blocks, K)."""
+    temperatures = _past_temperatures(logs, log_p, starts, caught)
     q = _tempered(log_p, temperatures)
     root = np.sqrt(q) / temperatures[:, None]
     if logs.shape[1] <= DENSE_CLASSES:
-        grams = tempered_grams(past_grams(logs, starts), log_p, temperatures)
-        early = logs[largest_early(logs)]
+        grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
+        early = logs[largest_early(logs)] if caught is None else caught[int(np.argmax((caught**2).sum(axis=1)))]
         directions = leading_directions(grams, (early - q @ early[:, None]) * root)
     else:
+        exact = [None] * len(starts) if caught is None else [temper(caught, log_p, float(t)) for t in temperatures]
         directions = np.stack(
-            [past_directions(temper(logs[:b], log_p, t), [b])[0] for b, t in zip(starts, temperatures, strict=True)]
+            [
+                past_directions(temper(logs[:b], log_p, t), [b], some)[0]
+                for b, t, some in zip(starts, temperatures, exact, strict=True)
+            ]
         )
-    # u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) is a linear form of L_t.
     weights = directions * root
-    forms = weights - weights.sum(axis=1, keepdims=True) * q
-    return predicted_sum(forms, logs, starts), m - LEARNING
+    return np.asarray(weights - weights.sum(axis=1, keepdims=True) * q)
 
 
-def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int]) -> Array:
-    """Temperature for each block, from log p alone at first and renewed from the past."""
+def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """Temperature for each block, from log p alone at first, or from exact rows, and renewed from the past."""
     temperature = start_temperature(log_p)
     out = np.full(len(starts), temperature)
-    for block in (bisect_left(starts, renewal) for renewal in RENEWALS):
+    renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if caught is None else (0, *RENEWALS)))
+    for block in renewals:
         if block < len(starts):
             past = logs[: starts[block]]
+            if caught is not None:
+                past = np.vstack([np.sqrt(max(starts[block], 1)) * caught, past])
             grid = temperature * GRID[::2]
             temperature = float(grid[int(np.argmax(_tops(past, _gram(past), log_p, grid)))])
             out[block:] = temperature

@@ -330,3 +330,27 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest))
     with pytest.raises(MissingExtraError, match=r"pip install 'fimaudit\[ray\]'"):
         audit(slow, np.zeros((3, 6)), engine="ray")
+
+
+WIDE = np.random.default_rng(2).standard_normal((40, 3)) / 4
+
+
+def wide(x: Any) -> Any:
+    e = np.exp(np.tanh(x) @ WIDE)
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def near_wide(x: Any) -> Any:
+    e = np.exp(x @ (WIDE + 0.05))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("surrogate", [near_wide, "learned"])
+def test_workers_measure_the_same_directions(surrogate: Any, nodes: Nodes) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 40))
+    options: dict[str, Any] = {"queries": 36, "profile": "off", "batch": 36, "surrogate": surrogate}
+    local = audit(wide, x, **options)
+    ray = audit(wide, x, engine="ray", workers=1, **options)
+    assert "deflated" in {s.method for s in local.inputs}
+    assert ray.inputs == local.inputs
+    assert ray.settings == local.settings

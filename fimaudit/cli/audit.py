@@ -63,6 +63,13 @@ def audit(
     worst_direction: Annotated[
         bool, typer.Option("--worst-direction", help="White box: save each input's most sensitive direction.")
     ] = False,
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Local model whose directions are measured exactly, where that pays; or learned, from the first inputs. "
+            "Repeatable."
+        ),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="Rules decided at the end (fimaudit gate); exit 1 unless pass.")
     ] = None,
@@ -141,6 +148,7 @@ def audit(
                 batch=batch,
                 tolerance=tolerance,
                 worst_direction=worst_direction,
+                surrogate=surrogate or None,
                 resume=resume,
                 overwrite=overwrite,
                 max_failures=max_failures,

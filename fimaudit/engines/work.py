@@ -16,13 +16,14 @@ from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
 from fimaudit.exact import BLOCK, exact_inputs
-from fimaudit.measurement import measure
+from fimaudit.measurement import Conversation, measure
 from fimaudit.meter import Meter
 from fimaudit.parts import Part
 from fimaudit.pilot import Steps
 from fimaudit.results import Sensitivity
 from fimaudit.settings import Settings
 from fimaudit.sources import Row, Source
+from fimaudit.structure import Lessons, Structure
 
 __all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "fitting", "measure_inputs"]
 
@@ -50,6 +51,7 @@ class Work:
         steps: the pilot's choice; ``None`` by derivatives.
         exact: measure by derivatives; ``None`` from probabilities alone.
         budget: of the run, for it decides which inputs share calls.
+        structure: which directions are measured exactly in each input; ``None`` for none.
     """
 
     source: Source
@@ -58,6 +60,7 @@ class Work:
     steps: Steps | None
     exact: Derivatives | None = None
     budget: int | None = None
+    structure: Structure | None = None
 
     def block(self, model: Classifier) -> int:
         """How many inputs, fixed by index, share calls."""
@@ -91,13 +94,14 @@ class LocalEngine:
         yield from measure_inputs(indices.tolist(), work, self._meter)
 
 
-def measure_inputs(indices: Iterable[int], work: Work, meter: Meter) -> Iterator[Outcome]:
+def measure_inputs(indices: Iterable[int], work: Work, meter: Meter, lessons: Lessons | None = None) -> Iterator[Outcome]:
     """Read and measure inputs in blocks fixed by index; one that cannot be read or does not fit is a failed result.
 
     Args:
         indices: rising.
         work: what is measured and how.
         meter: the door to this process's model.
+        lessons: learns from their random rows.
     """
     size = work.block(meter.model)
     listed = list(indices)
@@ -112,11 +116,13 @@ def measure_inputs(indices: Iterable[int], work: Work, meter: Meter) -> Iterator
                 x[index] = fitting(row.x, work.space)
             except DataError as error:
                 yield _labelled(Outcome(_failed(index, error), 0, 0), row)
-        for outcome in _measured(x, work, meter, size):
+        for outcome in _measured(x, work, meter, size, lessons):
             yield _labelled(outcome, block[outcome.result.index])
 
 
-def _measured(x: Mapping[int, NDArray[Any]], work: Work, meter: Meter, size: int) -> Iterator[Outcome]:
+def _measured(
+    x: Mapping[int, NDArray[Any]], work: Work, meter: Meter, size: int, lessons: Lessons | None
+) -> Iterator[Outcome]:
     if not x:
         return iter(())
     steps = work.steps
@@ -126,7 +132,15 @@ def _measured(x: Mapping[int, NDArray[Any]], work: Work, meter: Meter, size: int
             list(x), np.stack(list(x.values())), meter,
             tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
         )  # fmt: skip
-    return run_inputs(x, lambda i: measure(x[i], i, work.space, steps, work.settings), _failed, meter, size)
+    structure = work.structure
+
+    def begin(i: int) -> Conversation:
+        plane, own = None, steps
+        if structure is not None:
+            plane, own = structure.plane(x[i], i, work.space), structure.steps(steps, i)
+        return measure(x[i], i, work.space, own, work.settings, plane, lessons)
+
+    return run_inputs(x, begin, _failed, meter, size)
 
 
 def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
