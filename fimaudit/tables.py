@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from fimaudit.results import Carrier, Contrast, Interval, ScaleRung, Sensitivity, Witness
@@ -115,13 +116,14 @@ def read_inputs_table(path: Path) -> list[Sensitivity]:
 
 
 def rows_at(path: Path, indices: list[int]) -> list[Sensitivity]:
-    """Some results of ``inputs.parquet``, in the order of ``indices``; the others are passed over."""
-    import pyarrow.compute as pc
-    import pyarrow.dataset as ds
+    """Some results of ``inputs.parquet``, in the order of ``indices``; the others are passed over, a row group at a time."""
+    import pyarrow.parquet as pq
 
-    some = ds.dataset(path, format="parquet").scanner(
-        filter=pc.field("index").isin(indices), batch_size=4096, batch_readahead=1, fragment_readahead=1, use_threads=False
-    )
-    table = some.to_table()
-    found = {s.index: s for s in from_table(table)}
+    found: dict[int, Sensitivity] = {}
+    with pq.ParquetFile(path) as file:
+        for k in range(file.num_row_groups):
+            index = file.read_row_group(k, columns=["index"], use_threads=False).column("index").to_numpy()
+            places = np.flatnonzero(np.isin(index, indices))
+            if len(places):
+                found |= {s.index: s for s in from_table(file.read_row_group(k, use_threads=False).take(places))}
     return [found[i] for i in indices]
