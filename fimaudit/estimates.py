@@ -14,7 +14,16 @@ from fimaudit.secants import contrasts, log_probabilities, visible_classes
 from fimaudit.spectrum import TINY, Limits, joint_rows, spectral_limits, top_pair, trace_limits, upper_factor
 from fimaudit.temperature import peak_limits, peak_temperature, temper
 
-__all__ = ["Estimate", "Exact", "class_contrast", "estimate_basis", "estimate_sketch", "margin_values", "undetected"]
+__all__ = [
+    "Estimate",
+    "Exact",
+    "class_contrast",
+    "estimate_basis",
+    "estimate_sketch",
+    "margin_values",
+    "named_contrast",
+    "undetected",
+]
 
 Array = NDArray[np.float64]
 
@@ -104,7 +113,7 @@ def estimate_sketch(
         trace = _less(trace, view.noise.total * share, view.noise.spread)
     peak, margin, hidden = _log_odds(view, p, length, confidence, features, exact)
     heavy = _heaviness(y @ direction, spectral)
-    return Estimate(spectral, trace, peak, margin, _named(view, direction, p[0]), hidden, heavy)
+    return Estimate(spectral, trace, peak, margin, named_contrast(view, direction, p[0]), hidden, heavy)
 
 
 def _heaviness(along: Array, limits: Limits) -> float:
@@ -207,7 +216,7 @@ def margin_values(view: View, answers: Array, lengths: Array) -> list[float | No
     return [float(radius) if np.isfinite(radius) else None for radius in radii]
 
 
-def _named(view: View, direction: Array, p: Array) -> Contrast | None:
+def named_contrast(view: View, direction: Array, p: Array) -> Contrast | None:
     """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
     top = int(view.place[0]) if view.place.size else 0
     columns = class_contrast(direction, p, top)
@@ -292,7 +301,7 @@ def estimate_basis(view: View, fine: tuple[Array, Array], coarse: tuple[Array, A
         _agreement(one.trace, two.trace),
         peak,
         margin,
-        _named(view, one.direction, base),
+        named_contrast(view, one.direction, base),
         hidden,
     )
 

@@ -20,6 +20,7 @@ from fimaudit.directions import (
     ORTHONORMAL_LEAST,
     DisplacedRows,
     OrthonormalRows,
+    PlainRows,
     RowRange,
     Rows,
     generator,
@@ -30,6 +31,7 @@ from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, estimate_sketch, undetected
 from fimaudit.findings import Outcome, found, not_found
 from fimaudit.jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
+from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
 from fimaudit.levels import LevelRows
 from fimaudit.noise import DEVIATIONS, SIGNAL, Here, Quality, View
 from fimaudit.own_step import Displacement, choose_displacement
@@ -50,6 +52,8 @@ Conversation = Generator[Rows, Array, "Sensitivity"]
 
 #: The base row and two directions: one contrast.
 LEAST = 3
+#: Random models at a finite displacement: rows there that are asked again to learn the noise, and how often.
+FAR_ROWS, FAR_REPEATS = 4, 4
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
@@ -183,20 +187,29 @@ def _estimate(
     few = fits(d, m) and not sketch_serves(settings.precision, settings.threshold, settings.confidence, fewest_rows(d))
     if not view.blind and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
         whole = yield from _whole(x, space, step.rho, m, view, settings.precision)
-        slope = None
-        if whole.descent is not None and whole.estimate is not None and whole.estimate.margin is not None:
-            slope = Slope(whole.descent, whole.estimate.margin.radius.value)
+        slope = _downhill(whole.descent, whole.estimate)
         return _Told(whole.method, view, whole.estimate, here.base, whole.length, whole.rows, 4.0 * d, slope)
+    steady = step.finite is None and step.clear and step.rho == steps.displacement  # a step of its own may bend the answers
+    if steady and not view.blind and quality.top_k is None and not settings.adaptive:
+        pairs = antipodal_pairs(x, index, space, step.rho, m, settings.seed)
+        if pairs is not None:
+            answers = yield pairs.rows
+            estimate, descent = estimate_pairs(view, pairs, answers, settings.confidence)
+            return _Told(
+                "least-squares", view, estimate, answers, pairs.length, len(answers) + 1, slope=_downhill(descent, estimate)
+            )
     if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised:
         m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
-    rows, at, method, features = _sketch(x, index, space, step.rho, m, settings)
+    far = quality.random and step.finite is not None  # the noise may be another there
+    rows, at, method, features = _sketch(x, index, space, step.rho, m - FAR_ROWS * FAR_REPEATS * far, settings)
+    louder = (yield PlainRows(np.repeat(rows.build(0, FAR_ROWS), FAR_REPEATS, axis=0))) if far else None
     length = space.length(rows.sent())
     if not settings.adaptive:
         answers = yield rows
     else:
         answers = yield from _until(rows, here, length, features, settings, step)
         m = len(answers)
-    view = here.view(answers)
+    view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
     estimate = estimate_sketch(view, answers, length, settings.confidence, features)
     if lessons is not None:
         lessons.take(index, rows, space, view, answers, length)
@@ -204,6 +217,13 @@ def _estimate(
     if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
     return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
+
+
+def _downhill(descent: Array | None, estimate: Estimate | None) -> Slope | None:
+    """The way to another answer, where the whole Jacobian is known."""
+    if descent is None or estimate is None or estimate.margin is None:
+        return None
+    return Slope(descent, estimate.margin.radius.value)
 
 
 def _whole(

@@ -240,6 +240,15 @@ class View:
         table = np.hstack([kept, left])
         return complete(table, int(self.place[0])) if self.place.size else table
 
+    def with_noise_of(self, answers: Array, repeats: int) -> View:
+        """With the noise that repeated answers (rows, each ``repeats`` times in a row) show, where that is the larger."""
+        if self.blind or self.noise is None:
+            return self
+        roots = 2 * np.sqrt(self.table(answers)).reshape(-1, repeats, len(self.classes) + self.rest)
+        scatter = (roots - roots.mean(axis=1, keepdims=True)).reshape(len(answers), -1)
+        told = Noise(None, scatter / np.sqrt(len(roots) * (repeats - 1)))
+        return replace(self, noise=told) if told.total > self.noise.total else self
+
     def resolved(self, energy: float, step: float) -> bool:
         """Whether the energy of secants over ``step`` (of one feature) stands out from the noise."""
         return energy > 0 and (self.noise is None or energy * step**2 >= SIGNAL * self.noise.cautious)

@@ -169,11 +169,14 @@ def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection
     level = f"{report.settings['confidence']:.0%}"
     white = report.settings.get("mode") == "white-box"
     whole = {m for m in methods if m.startswith("basis")}
+    fitted = {m for m in methods if m == "least-squares"}
     causes = []
-    if set(methods) - whole - {"none"} and not white:
+    if set(methods) - whole - fitted - {"none"} and not white:
         causes.append("the random choice of directions")
     if whole:
         causes.append("what two step sizes disagree by, where every feature was measured")
+    if fitted:
+        causes.append("the noise of the answers, where few features were fitted to many of them")
     covers = [
         f"Each {level} interval of one input covers "
         + ("the rounding and iteration error of exact derivatives" if white else " or ".join(causes) or "nothing")
