@@ -29,8 +29,8 @@ class PytorchAdapter:
         """Open ``target`` with eval mode forced, on ``options.device`` or the best device at hand.
 
         Options: ``device``; ``weights`` (.safetensors, or .pt read with weights only) for a module; ``input`` and
-        ``hold`` by the names of forward's arguments; ``output`` by name or position, ``output_step``; ``trust_pickle``; and, by keyword,
-        ``name`` and ``input_shape``.
+        ``hold`` by the names of forward's arguments; ``output`` by name or position, ``output_step``; ``trust_pickle``; and,
+        by keyword, ``name`` and ``input_shape``.
 
         Raises:
             MissingExtraError: torch is not installed.
