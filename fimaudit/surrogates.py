@@ -6,6 +6,7 @@ exact where its adapter gives them, else central differences of every feature. N
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -79,9 +80,18 @@ class Surrogates:
             space: its domain; d are the features that may change, in units of the scale.
             rho: l2 displacement at which the audited model answers linearly.
             most: directions.
+
+        Returns:
+            none, (0, d), where a model does not answer: the input is then measured without.
         """
-        rows = np.concatenate([_jacobian(model, x, space, rho) for model in self._open()])
-        return leading(rows, most)
+        try:
+            rows = [_jacobian(model, x, space, rho) for model in self._open()]
+        except TargetError:
+            raise
+        except Exception as error:
+            logging.getLogger("fimaudit").warning("a surrogate does not answer: %s: %s", type(error).__name__, error)
+            return np.zeros((0, space.features))
+        return leading(np.concatenate(rows), most)
 
     def close(self) -> None:
         """Close what was opened here; may be called twice."""
@@ -169,25 +179,35 @@ def _opened(target: object, x: NDArray[Any], options: dict[str, Any]) -> tuple[L
         raise TargetError(f"expected a local model as --surrogate, got {target}; its derivatives take many rows an input")
     if isinstance(target, Classifier):
         _check(target, x)
+        _ask(target, x)
         return "auto", target
     last: FimauditError | None = None
     for link in LINKS_TRIED:
         model = open_classifier(target, link, **options)
         try:
             _check(model, x)
-            model.probabilities(x[None].astype(model.info.dtype))
+            _ask(model, x)
         except LinkError as error:
             model.close()
             last = error
             continue
-        except FimauditError as error:
-            model.close()
-            raise TargetError(f"the surrogate {model.info.name} does not take the inputs: {error}") from error
         except BaseException:
             model.close()
             raise
         return link, model
     raise TargetError(f"the surrogate {target} gives no probabilities: {last}") from last
+
+
+def _ask(model: Classifier, x: NDArray[Any]) -> None:
+    """One row, to see whether it is answered; what a model raises is foreign."""
+    try:
+        model.probabilities(x[None].astype(model.info.dtype))
+    except LinkError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        told = said if isinstance(error, FimauditError) else f"{type(error).__name__}: {said}"
+        raise TargetError(f"the surrogate {model.info.name} does not answer inputs of shape {x.shape}: {told}") from error
 
 
 def _check(model: Classifier, x: NDArray[Any]) -> None:

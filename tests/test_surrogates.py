@@ -44,6 +44,20 @@ class Counted:
         self.closed += 1
 
 
+class Undeclared(Counted):
+    """Takes so many features and does not say so; from ``later`` rows on nothing at all."""
+
+    def __init__(self, features: int, later: float = np.inf) -> None:
+        super().__init__(linear(0, 3, features))
+        self.info = ModelInfo("undeclared", "tests", None, "float64")
+        self.features, self.later = features, later
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        if batch[0].size != self.features or self.rows > self.later:
+            raise ValueError(f"{batch[0].size} is not {self.features}")
+        return super().probabilities(batch)
+
+
 TARGET = tanh_network(1, 4, D)
 
 
@@ -277,6 +291,7 @@ def test_several_surrogates_are_stacked() -> None:
         ),
         ("https://models.example/predict", TargetError, "expected a local model"),
         ("missing.onnx", TargetError, "missing.onnx"),
+        (Undeclared(7), TargetError, r"undeclared does not answer inputs of shape \(120,\): ValueError: 120 is not 7"),
         (["learned", "near.onnx"], UsageError, "learned alone"),
         ([], UsageError, "got none"),
     ],
@@ -286,6 +301,16 @@ def test_refusals_come_before_the_first_row(given: object, error: type[Exception
     with pytest.raises(error, match=match):
         audit(target, INPUTS, queries=60, surrogate=given)
     assert target.rows == 0
+
+
+def test_an_input_that_the_surrogate_does_not_answer_is_measured_without() -> None:
+    surrogate = Undeclared(D, later=12 * D)
+    surrogate.model = near()
+    report = run(surrogate, x=INPUTS[:16])
+    methods = [s.method for s in report.inputs]
+    assert methods[0] == "deflated"
+    assert methods[-1] == PLAIN.inputs[15].method
+    assert all(s.status == "ok" for s in report.inputs)
 
 
 def test_focus_screens_first_and_does_not_learn() -> None:
