@@ -119,6 +119,9 @@ def test_interrupted_at_any_point_and_resumed_it_is_the_same(
         )
         assert again.summary.queries >= whole.summary.queries
         assert [s.flags for s in again.inputs] == [s.flags for s in whole.inputs]
+    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
+    named = ", ".join(map(str, whole.data["focus"]["named"]))
+    assert f"These are named: {named}." in page
     third = audit(Switched(0), X, out=tmp_path / "whole", resume=True, **options)  # nothing is left to ask
     assert third.data["focus"] == whole.data["focus"]
 

@@ -108,6 +108,7 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
             report=report,
             run=run,
             title=f"Sensitivity audit of {report.model.get('name')}",
+            focus=wording.focus_sentence(report),
             unit=unit,
             verdict=_verdict(run.folder),
             outcome_words=OUTCOME_WORDS,

@@ -15,6 +15,7 @@ __all__ = [
     "STATUS_WORDS",
     "NamedChange",
     "class_name",
+    "focus_sentence",
     "interval_text",
     "moved_share",
     "named_change",
@@ -162,6 +163,19 @@ def sample_sentences(drawn: int, measured: int) -> list[str]:
         f"The summary and the most sensitive inputs are those of all {measured:,} inputs; figures, calibration and the "
         f"groups side by side are of {drawn:,} of them, spread evenly over the data. All are in inputs.parquet."
     ]
+
+
+def focus_sentence(report: Report) -> str | None:
+    """Which inputs a screening named the most sensitive, and how sure that is; ``None`` without one."""
+    focus = report.data.get("focus")
+    if focus is None:
+        return None
+    named = ", ".join(str(i) for i in focus["named"])
+    return (
+        f"All inputs were screened with few queries, and {focus['measured']:,} of {focus['chosen']:,} that may be among the "
+        f"{focus['top']} most sensitive (by spectral norm) were measured in full. These are named: {named}. Of them "
+        f"{focus['expected_right']:.1f} are expected to be right, all of them with probability {focus['confidence']:.2f}."
+    )
 
 
 def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection[str]) -> tuple[list[str], list[str]]:
