@@ -62,7 +62,8 @@ DOUBLINGS, DISTORTION = 4, 0.05
 
 def project(directions: NDArray[Any], plane: NDArray[Any]) -> NDArray[Any]:
     """v - U^T U v for each row v: (m, d) and orthonormal (q, d) to (m, d)."""
-    return np.asarray(directions - (directions @ plane.T) @ plane)
+    out = (directions @ plane.T) @ plane
+    return np.asarray(np.subtract(directions, out, out=out))
 
 
 def lift(coordinates: Array, plane: Array) -> Array:
@@ -126,9 +127,20 @@ class DeflatedRows:
 
     def _projected(self, start: int) -> NDArray[Any]:
         """One block of projected signs."""
-        work = np.float32 if np.dtype(self.space.dtype).itemsize <= 4 else np.float64
-        signs = np.unpackbits(self._bits[start : start + self.height], axis=1, count=self.plane.shape[1]).astype(work)
-        return project(2 * signs - 1, self.plane.astype(work))
+        signs = np.unpackbits(self._bits[start : start + self.height], axis=1, count=self.plane.shape[1])
+        directions = signs.astype(self._work)
+        directions *= 2
+        directions -= 1
+        return project(directions, self._plane)
+
+    @property
+    def _work(self) -> type[np.floating[Any]]:
+        """Precision in which rows are built."""
+        return np.float32 if np.dtype(self.space.dtype).itemsize <= 4 else np.float64
+
+    @cached_property
+    def _plane(self) -> NDArray[Any]:
+        return np.asarray(self.plane, dtype=self._work)
 
     @property
     def height(self) -> int:
@@ -137,7 +149,7 @@ class DeflatedRows:
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
         """See ``Rows``."""
-        return self._placed(self.size * self.directions(start, stop))
+        return self._placed(self.directions(start, stop) * self._work(self.size))
 
     @cached_property
     def fits(self) -> bool:
@@ -158,12 +170,20 @@ class DeflatedRows:
 
     def _placed(self, moves: NDArray[Any]) -> NDArray[Any]:
         """Rows around the middle, displaced by (m, d) in units of the scale."""
-        rows = np.repeat(self.x.astype(self.space.dtype).reshape(1, -1), len(moves), axis=0)
-        moved = (self._middle + self._scale * moves).astype(self.space.dtype)
+        moved = moves if self._unscaled else moves * self._scale.astype(moves.dtype)
+        moved = np.asarray(moved + self._middle.astype(moves.dtype), dtype=self.space.dtype)
         if self.space.bounded:  # rounding may step over the edge
             np.clip(moved, self._low.astype(self.space.dtype), self._high.astype(self.space.dtype), out=moved)
+        if len(self._free) == self.x.size:
+            return np.reshape(moved, (len(moves), *self.x.shape))
+        rows = np.repeat(self.x.astype(self.space.dtype).reshape(1, -1), len(moves), axis=0)
         rows[:, self._free] = moved
         return rows.reshape(len(moves), *self.x.shape)
+
+    @cached_property
+    def _unscaled(self) -> bool:
+        """Whether every feature counts as it is."""
+        return bool((self._scale == 1.0).all())
 
     @property
     def _bits(self) -> NDArray[np.uint8]:
