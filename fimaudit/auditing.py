@@ -175,6 +175,7 @@ def audit(
     """
     started = datetime.now(UTC)
     clock = time.perf_counter()
+    precision, threshold = _positive(precision, "precision"), _positive(threshold, "threshold")
     most = most_queries(precision, threshold, confidence, 1) if queries == "auto" else queries
     settings = replace(
         _settings(most, confidence, seed, budget, batch),
@@ -285,7 +286,7 @@ def _settings(queries: int, confidence: float, seed: int, budget: int | None, ba
 
 def _positive(value: float | None, name: str) -> float | None:
     if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"expected a {name} above 0, got {value}")
+        raise UsageError(f"expected a finite {name} above 0, got {value:g}")
     return value
 
 

@@ -108,3 +108,11 @@ def test_looks_come_sparsely_and_then_direction_by_direction() -> None:
     assert looks[-1] == 230
     assert len(looks) < 25
     assert next_look(230, 231, 1.5) == 231
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"precision": -1.0}, {"precision": 0.0}, {"threshold": float("nan")}, {"threshold": -2.0}]
+)
+def test_a_precision_or_threshold_that_is_none_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"expected a finite (precision|threshold) above 0"):
+        audit(answer, np.zeros((1, 400)), input_shape=(400,), **wrong)

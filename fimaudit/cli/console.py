@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fimaudit.auditing import Progress as OnProgress
 from fimaudit.focus import Standing
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import SCREENED, Interval, Report, Sensitivity
 
 __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
 
@@ -131,9 +131,14 @@ def _show_inputs(console: Console, report: Report) -> None:
             number_text(s.margin_radius.value),
             limits_text(s.margin_radius),
             "" if s.contrast is None else f"{s.contrast.from_} → {s.contrast.to}",
-            *([] if all_ok else [" ".join([s.status, *s.flags])]),
+            *([] if all_ok else [_status(s)]),
         )
     console.print(table)
+
+
+def _status(s: Sensitivity) -> str:
+    """In one word where it says all, so that the table fits a terminal."""
+    return SCREENED if s.status == "ok" and s.flags == [SCREENED] else " ".join([s.status, *s.flags])
 
 
 def _severity(s: Sensitivity) -> tuple[float, int]:
