@@ -53,7 +53,7 @@ def write_page(
             _worse(summary["worse"]),
             _metrics(summary["metrics"]),
             _paper(summary["networks"]),
-            _across(summary["across_networks"]),
+            _across(summary["across_networks"], summary["learned"]),
             _side_by_side(summary["networks"]),
             _cells(rows, own),
             _truth(summary["attacks"]),
@@ -111,6 +111,13 @@ def _headline(summary: Mapping[str, Any]) -> str:
     flagged = f"{head['flagged']} of {head['cells']} networks are flagged and left out of the medians."
     count = f"{len(summary['worse'])} of {head['cells']} networks"
     behind = f"Where its fit succeeds, CLEVER orders the inputs better in {count} (next table)."
+    learned = summary["learned"]
+    if learned["not"]:
+        radius, score = learned["headline"]["margin_radius"], learned["headline"]["clever_where_clever_fits"]
+        behind += (
+            f" {', '.join(learned['not'])} did not learn (at most half right); they stand in every table. Without them "
+            f"the medians are {radius['median']:.3f} (radius) and {score['median']:.3f} (CLEVER where its fit succeeded)."
+        )
     pictures = (
         f"![correlations]({FOLDER}/correlations.svg)\n\n"
         f"![smallest perturbation against margin radius]({FOLDER}/calibration.svg)"
@@ -189,7 +196,7 @@ def _paper(networks: Sequence[Row]) -> str:
     return f"## The paper's metric by architecture and training\n\n{text}\n\n{_table(head, rows)}"
 
 
-def _across(across: Sequence[Row]) -> str:
+def _across(across: Sequence[Row], learned: Row) -> str:
     title = "## Across networks"
     if not across:
         return f"{title}\n\nToo few networks of one data set."
@@ -206,6 +213,9 @@ def _across(across: Sequence[Row]) -> str:
     text = "Rank correlation of a metric's median over inputs with what attacks leave of the network."
     chosen = ("margin_radius", "peak_spectral_norm", "spectral_norm_white", "rayleigh_max", "clever")
     stated = "\n".join(_statement(a) for a in across if a["metric"] in chosen)
+    if learned["not"]:
+        stated += f"\n\nWithout {', '.join(learned['not'])}, which did not learn:\n\n"
+        stated += "\n".join(_statement(a) for a in learned["across_networks"] if a["metric"] in chosen)
     stated += "\n\n*Not at all for sure*: the interval holds 0."
     return f"{title}\n\n{text}\n\n{_table(head, rows)}\n\n{stated}"
 

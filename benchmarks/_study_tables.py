@@ -27,6 +27,7 @@ Cell = Mapping[str, Any]
 #: CLEVER's Weibull fit failed where the score is below this share of the exact first-order radius: it would mean gradients a
 #: thousand times as long as at the input. The rule knows no attack.
 FAILED_FIT = 1e-3
+LEARNED = 0.5
 #: From here on a difference of two rank correlations is worth explaining by more than rounding.
 SAME = 1e-9
 
@@ -44,10 +45,22 @@ def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
         "headline": _headline(own, rows),
         "metrics": _by_metric(own, rows),
         "across_networks": _across_networks(own, networks),
+        "learned": {
+            "not": [name_of(cell) for cell in own if not _learned(cell)],
+            "headline": _headline([cell for cell in own if _learned(cell)], rows),
+            "across_networks": _across_networks(
+                [cell for cell in own if _learned(cell)], [network_row(cell) for cell in own if _learned(cell)]
+            ),
+        },
         "networks": networks,
         "attacks": _attacks(own),
         "worse": [found for cell in own if (found := compare_with_clever(cell)) is not None],
     }
+
+
+def _learned(cell: Cell) -> bool:
+    """Whether training ended above half right: below, a network's numbers say little about networks that are used."""
+    return bool(cell["accuracy"] > LEARNED)
 
 
 def network_row(cell: Cell) -> dict[str, Any]:
