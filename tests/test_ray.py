@@ -346,10 +346,9 @@ def near_wide(x: Any) -> Any:
     return e / e.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("surrogate", [near_wide, "learned"])
-def test_workers_measure_the_same_directions(surrogate: Any, nodes: Nodes) -> None:
+def test_workers_measure_the_same_directions(nodes: Nodes) -> None:
     x = np.random.default_rng(0).standard_normal((40, 40))
-    options: dict[str, Any] = {"queries": 36, "profile": "off", "batch": 36, "surrogate": surrogate}
+    options: dict[str, Any] = {"queries": 36, "profile": "off", "batch": 36, "surrogate": near_wide}
     local = audit(wide, x, **options)
     ray = audit(wide, x, engine="ray", workers=1, **options)
     assert "deflated" in {s.method for s in local.inputs}
