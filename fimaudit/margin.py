@@ -83,12 +83,12 @@ def margin_limits(
         return None
     added = np.zeros(len(others)) if noise is None else noise[others] + noise[top]
     norms2 = np.maximum(energy / terms - added, 0.0)
-    upper2 = energy / terms * upper_factor(tail, terms, features)
-    if exact is not None:
-        upper2 = upper2 + exact
-        exact = np.maximum(exact - caught_noise * added, 0.0)
-        norms2 = norms2 + exact
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # few terms have no finite factor; a class may not move at all
+        upper2 = energy / terms * upper_factor(tail, terms, features)
+        if exact is not None:
+            upper2 = upper2 + exact
+            exact = np.maximum(exact - caught_noise * added, 0.0)
+            norms2 = norms2 + exact
         radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
         lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf)
     nearest = int(np.argmin(radii))
