@@ -73,24 +73,25 @@ class Columns:
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
-        measured = [f"{name}{part}" for name in QUANTITY_NAMES for part in ("", "_lower", "_upper")]
-        wanted = ["index", "status", "method", "queries", "group", *measured]
-        paths = path if isinstance(path, Path) else [str(p) for p in path]
-        table = ds.dataset(paths, format="parquet").to_table(columns=wanted)
+        data = ds.dataset(path if isinstance(path, Path) else [str(p) for p in path], format="parquet")
+
+        def column(name: str) -> Any:
+            """One at a time and on one thread: all together would take several times the memory."""
+            return data.to_table(columns=[name], use_threads=False).column(0)
 
         def numbers(name: str, unknown: float) -> Array:
-            return np.asarray(pc.fill_null(table.column(name), unknown).to_numpy(), dtype=np.float64)
+            return np.asarray(pc.fill_null(column(name), unknown).to_numpy(), dtype=np.float64)
 
-        methods = table.column("method").dictionary_encode().combine_chunks()
+        methods = column("method").dictionary_encode().combine_chunks()
         signs = np.array([contrast_sign(str(m)) for m in methods.dictionary.to_pylist()], dtype=np.int64)
-        queries = np.asarray(table.column("queries").to_numpy(), dtype=np.int64)
-        statuses = table.column("status").dictionary_encode().combine_chunks()
-        named = table.column("group").dictionary_encode().combine_chunks()
+        queries = np.asarray(column("queries").to_numpy(), dtype=np.int64)
+        statuses = column("status").dictionary_encode().combine_chunks()
+        named = column("group").dictionary_encode().combine_chunks()
         names = named.dictionary.to_pylist()
         order = {name: i for i, name in enumerate(sorted(names))}
         place = np.array([*(order[name] for name in names), -1], dtype=np.int32)
         return cls(
-            np.asarray(table.column("index").to_numpy(), dtype=np.int64),
+            np.asarray(column("index").to_numpy(), dtype=np.int64),
             np.array(statuses.dictionary.to_pylist(), dtype=np.str_)[statuses.indices.to_numpy()],
             queries,
             signs[methods.indices.to_numpy()] * np.maximum(queries - 2, 0),

@@ -29,7 +29,8 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
         queries, requests: rows and calls of the whole run, pilot included.
     """
     table = inputs if isinstance(inputs, Columns) else Columns.of(inputs)
-    measured = table.where(table.status != "failed")
+    failed = table.status == "failed"
+    measured = table.where(~failed) if failed.any() else table
     these = {name: _these(measured, name, confidence) for name in UNKNOWN}
     population = {name: _population(measured, name, confidence) for name in UNKNOWN}
     statuses, counts = np.unique(table.status, return_counts=True)
