@@ -52,6 +52,9 @@ class Lanes(Protocol):
     @property
     def lanes(self) -> int: ...
 
+    @property
+    def most_bytes(self) -> int | None: ...
+
     def __call__(self, rows: NDArray[Any], count: int | None = None) -> NDArray[Any]: ...
 
 
@@ -116,7 +119,11 @@ class Batching:
 
     def _in_turn(self, rows: NDArray[Any]) -> NDArray[Any]:
         if self.size is None:
-            return by_rows(self.ask(rows), len(rows))
+            most = self.ask.most_bytes
+            count = len(rows) if most is None else max(1, most // max(1, rows[0].nbytes))
+            parts = [rows[i : i + count] for i in range(0, len(rows), count)]
+            answers = [by_rows(self.ask(part), len(part)) for part in parts]
+            return answers[0] if len(answers) == 1 else np.concatenate(answers)
         if self.size == 1 and self.axis:
             pieces = [self.ask(rows[i : i + 1], 1) for i in range(len(rows))]
             return np.concatenate([p if p.ndim and p.shape[0] == 1 else p[None] for p in pieces])
