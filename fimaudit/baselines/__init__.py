@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from fimaudit.baselines.metrics import BASELINES, Baseline, Question, Reading, measure_baseline
+from fimaudit.baselines.metrics import BASELINES, Baseline, Reading, measure_baseline
+from fimaudit.baselines.question import Question
 from fimaudit.baselines.rayleigh import rayleigh_max, rayleigh_max_white
 
 __all__ = ["BASELINES", "Baseline", "Question", "Reading", "measure_baseline", "rayleigh_max", "rayleigh_max_white"]

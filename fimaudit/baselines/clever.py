@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 
-from fimaudit.baselines.metrics import Question
+from fimaudit.baselines.question import Question
 from fimaudit.passes import Passes, logs
 from fimaudit.validation.coordinates import Coordinates
 from fimaudit.validation.estimator import Asked, WhiteBoxEstimator, quiet

@@ -4,43 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.baselines.question import Question
 from fimaudit.baselines.rayleigh import rayleigh_max, rayleigh_max_white
-from fimaudit.domain import Space
 from fimaudit.errors import UsageError
 from fimaudit.passes import Passes
 
-__all__ = ["BASELINES", "Baseline", "Question", "Reading", "measure_baseline"]
+__all__ = ["BASELINES", "Baseline", "Reading", "measure_baseline"]
 
 Array = NDArray[np.float64]
 
 #: Probes of the white-box Rayleigh estimator, as published.
 PROBES = 100
-
-
-@dataclass(frozen=True)
-class Question:
-    """One input, and what a baseline may use.
-
-    Attributes:
-        x: the input, shape \\*shape, in the units that the model is fed.
-        space: bounds, frozen features, scale, dtype.
-        displacement: l2 length of one displacement, in units of the scale, at which black-box differences are taken.
-        rows: rows that a sampling baseline may ask, the base row included.
-        seed: of its random choices.
-        label: the class that a loss refers to; the model's own decision where ``None``.
-    """
-
-    x: NDArray[Any]
-    space: Space
-    displacement: float
-    rows: int = 200
-    seed: int = 0
-    label: int | None = None
 
 
 @dataclass(frozen=True)
