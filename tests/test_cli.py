@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -403,6 +405,21 @@ def test_killed_run_goes_on_to_the_same_report(here: Path, tmp_path: Path) -> No
     resumed, once = Report.read(out), Report.read(whole)
     assert resumed.inputs == once.inputs
     assert resumed.summary == once.summary
+
+
+def test_an_interrupted_run_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["audit", "cli_models:slow", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "fimaudit", *command], cwd=here, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out / "journal.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == f"resume with: fimaudit {shlex.join(command)} --resume"
+    assert "interrupted" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("target", ["text.onnx", "cli_models:raises"])

@@ -121,6 +121,7 @@ def audit(
         )
         if not confirm(cost, yes=yes or resume):
             raise typer.Exit(2)
+    interrupted = False
     with progress_bar() as progress:
         try:
             report = run_audit(
@@ -171,6 +172,16 @@ def audit(
             if (out / JOURNAL).exists():
                 error.add_note(f"resume with: {o.resume_command()}")
             raise
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:  # said below the bar
+        kept = (out / JOURNAL).exists()
+        said = "finished inputs are kept" if kept else "nothing was measured yet"
+        shell = Console(stderr=True, highlight=False, soft_wrap=True)
+        shell.print(f"fimaudit: interrupted; {said}", markup=False)
+        if kept:
+            shell.print(f"resume with: {o.resume_command()}", markup=False)
+        raise typer.Exit(130)
     console = Console()
     show_report(console, report)
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
