@@ -74,6 +74,3 @@ def main() -> None:
         for note in getattr(error, "__notes__", ()):
             console.print(note, markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nfimaudit: interrupted; finished inputs are kept, go on with --resume", file=sys.stderr)
-        sys.exit(130)

@@ -11,11 +11,10 @@ from rich.console import Console
 from fimaudit.adaptive import most_queries
 from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
-from fimaudit.cli.console import progress_bar, show_report
+from fimaudit.cli.console import progress_bar, resumable, show_report
 from fimaudit.cli.gate import apply_policy
 from fimaudit.cli.plan import confirm, per_second
-from fimaudit.errors import RunError, UsageError
-from fimaudit.journal import JOURNAL
+from fimaudit.errors import UsageError
 from fimaudit.planning import cost_of
 from fimaudit.policy import read_policy
 from fimaudit.sources import Inputs
@@ -121,67 +120,51 @@ def audit(
         )
         if not confirm(cost, yes=yes or resume):
             raise typer.Exit(2)
-    interrupted = False
-    with progress_bar() as progress:
-        try:
-            report = run_audit(
-                target,
-                inputs,
-                out=out,
-                link=cast(Any, link),
-                queries=asked,
-                mode=cast(Any, mode),
-                confidence=confidence,
-                seed=seed,
-                budget=budget,
-                lower=o.number_or_file(lower, "--lower"),
-                upper=o.number_or_file(upper, "--upper"),
-                quantum=o.number_or_file(quantum, "--quantum"),
-                unit=unit,
-                scale=o.scale_choice(scale),
-                frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
-                free=cast(Any, o.names_or_mask(free, "--free")) or (),
-                profile=cast(Any, profile),
-                witness=witness,
-                precision=precision,
-                threshold=threshold,
-                focus=focus,
-                batch=batch,
-                tolerance=tolerance,
-                worst_direction=worst_direction,
-                surrogate=surrogate or None,
-                resume=resume,
-                overwrite=overwrite,
-                max_failures=max_failures,
-                engine=cast(Any, engine),
-                address=address,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                progress=progress,
-                weights=weights,
-                trust_pickle=trust_pickle,
-                device=device,
-                adapter=adapter,
-                input=input,
-                output=o.output_choice(output),
-                output_step=output_step,
-                hold=o.held(hold),
-                **o.endpoint_options(endpoint, settings, header_env, bearer_env, protocol=protocol, rate=rate),
-            )
-        except RunError as error:
-            if (out / JOURNAL).exists():
-                error.add_note(f"resume with: {o.resume_command()}")
-            raise
-        except KeyboardInterrupt:
-            interrupted = True
-    if interrupted:  # said below the bar
-        kept = (out / JOURNAL).exists()
-        said = "finished inputs are kept" if kept else "nothing was measured yet"
-        shell = Console(stderr=True, highlight=False, soft_wrap=True)
-        shell.print(f"fimaudit: interrupted; {said}", markup=False)
-        if kept:
-            shell.print(f"resume with: {o.resume_command()}", markup=False)
-        raise typer.Exit(130)
+    with resumable(out, o.resume_command()), progress_bar() as progress:
+        report = run_audit(
+            target,
+            inputs,
+            out=out,
+            link=cast(Any, link),
+            queries=asked,
+            mode=cast(Any, mode),
+            confidence=confidence,
+            seed=seed,
+            budget=budget,
+            lower=o.number_or_file(lower, "--lower"),
+            upper=o.number_or_file(upper, "--upper"),
+            quantum=o.number_or_file(quantum, "--quantum"),
+            unit=unit,
+            scale=o.scale_choice(scale),
+            frozen=cast(Any, o.names_or_mask(frozen, "--frozen")),
+            free=cast(Any, o.names_or_mask(free, "--free")) or (),
+            profile=cast(Any, profile),
+            witness=witness,
+            precision=precision,
+            threshold=threshold,
+            focus=focus,
+            batch=batch,
+            tolerance=tolerance,
+            worst_direction=worst_direction,
+            surrogate=surrogate or None,
+            resume=resume,
+            overwrite=overwrite,
+            max_failures=max_failures,
+            engine=cast(Any, engine),
+            address=address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            progress=progress,
+            weights=weights,
+            trust_pickle=trust_pickle,
+            device=device,
+            adapter=adapter,
+            input=input,
+            output=o.output_choice(output),
+            output_step=output_step,
+            hold=o.held(hold),
+            **o.endpoint_options(endpoint, settings, header_env, bearer_env, protocol=protocol, rate=rate),
+        )
     console = Console()
     show_report(console, report)
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)

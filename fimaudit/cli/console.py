@@ -1,20 +1,24 @@
-"""What a user sees on the terminal: the progress bar and the summary table."""
+"""What a user sees on the terminal: the progress bar, the summary table, and how to go on after an interruption."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fimaudit.auditing import Progress as OnProgress
+from fimaudit.errors import RunError
 from fimaudit.focus import Standing
+from fimaudit.journal import JOURNAL
 from fimaudit.results import SCREENED, Interval, Report, Sensitivity
 
-__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
+__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumable", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
@@ -23,6 +27,25 @@ COVERED = {
     "white-box": "measured by derivatives: intervals cover numerical error",
 }
 QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum", "p05": "5th percentile", "min": "minimum"}
+
+
+@contextmanager
+def resumable(out: Path, command: str) -> Iterator[None]:
+    """Around a run in ``out``: a failure or an interruption says which command goes on with it, where anything was kept."""
+    try:
+        yield
+    except RunError as error:
+        if (out / JOURNAL).exists():
+            error.add_note(f"resume with: {command}")
+        raise
+    except KeyboardInterrupt:
+        kept = (out / JOURNAL).exists()
+        shell = Console(stderr=True, highlight=False, soft_wrap=True)
+        said = "finished inputs are kept" if kept else "nothing was measured yet"
+        shell.print(f"fimaudit: interrupted; {said}", markup=False)
+        if kept:
+            shell.print(f"resume with: {command}", markup=False)
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fimaudit.cli import options as o
-from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar
+from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
 from fimaudit.cli.plan import confirm, per_second
 from fimaudit.domain import InputDomain
 from fimaudit.errors import UsageError
@@ -95,7 +95,7 @@ def validate(
         o.scale_choice(scale),
         unit,
     )
-    with progress_bar() as progress:
+    with resumable(out, o.resume_command()), progress_bar() as progress:
         validation = run_validate(
             target,
             inputs,

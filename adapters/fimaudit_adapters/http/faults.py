@@ -22,7 +22,6 @@ MOST_ANSWER_FAULTS = 6
 MOST_READ = 2048
 LONGEST_WAIT = 300.0
 _CAP = re.compile(r"(?i)batch[ -]?size\D{0,40}?(?:<=|at most|max\w*|exceed\w*|limit\w*)\D{0,20}(\d{1,9})")
-_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _SETTINGS_HINT = {
     401: "the endpoint wants credentials: give them with header_env, bearer_env or auth",
     403: "these credentials may not ask this model",
