@@ -210,10 +210,10 @@ def audit(
         if top is not None and method == "white-box":
             raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
         remote = where.engine(model, link, options, batch, worst_direction=worst_direction and method == "white-box")
-        identity = facts.identity(classifier, subject.data, subject.space, settings, link, method, focus)
-        if local is not None:
-            identity = {**identity, "surrogate": "learned" if local == "learned" else local.facts()}
         if out is not None:
+            identity = facts.identity(classifier, subject.data, subject.space, settings, link, method, focus)
+            if local is not None:
+                identity = {**identity, "surrogate": "learned" if local == "learned" else local.facts()}
             journal = Journal(Path(out), identity, resume=resume, overwrite=overwrite)
         directions = Path(out) / DIRECTIONS_FOLDER if out is not None and worst_direction else None
         exact = Derivatives(tolerance, directions) if method == "white-box" else None

@@ -100,7 +100,7 @@ def settings_facts(
 def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions, engine and times; the only part of a report that differs between equal runs."""
     return {
-        "fimaudit": version("fimaudit"),
+        "fimaudit": _own_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "engine": dict(engine),
@@ -128,7 +128,7 @@ def identity(
         "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
         "domain": domain_facts(space),
         "settings": settings_facts(settings, link, mode, None, focus),
-        "fimaudit": version("fimaudit"),
+        "fimaudit": _own_version(),
     }
 
 
@@ -166,6 +166,11 @@ def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
     if (flat == flat[0]).all():
         return float(flat[0]) if np.isfinite(flat[0]) else None
     return [float(v) if np.isfinite(v) else None for v in flat]
+
+
+@lru_cache(maxsize=1)
+def _own_version() -> str:
+    return version("fimaudit")
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
-from fimaudit.errors import FimauditError
+from fimaudit.errors import BudgetExhausted, FimauditError
+from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.noise import Here, Quality, rounding
 from fimaudit.probes import FACTOR, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard, joined
 from fimaudit.settings import Settings
-from fimaudit.steps import find_plateau, ladder, spread
+from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
 __all__ = ["CHECK_PAIRS", "ON_TOP", "Steps", "choose_steps"]
 
@@ -25,6 +27,11 @@ PILOT_INPUTS = 5
 #: Rows that pilot and per-input checks may add to the queries.
 ON_TOP = 0.10
 CHECK_PAIRS = 2
+#: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second pair then changes no error
+#: that could be measured. Of rounded or half-precision answers one pair alone scatters the displacement twice as far.
+PLAIN_RUNGS = 4
+#: Inputs share a question up to so many bytes; behind a network they are in memory all at once.
+TOGETHER_BYTES = 64 * 2**20
 #: A step must be this many times the spacing of the model's floating-point numbers, so that it is really sent.
 SPACINGS = 4.0
 #: The linear range ends where the energy has left the plateau by more than this.
@@ -73,19 +80,25 @@ class Steps:
 
 
 def choose_steps(
-    x: NDArray[np.floating], space: Space, settings: Settings, quality: Quality | None = None
-) -> Generator[Rows, Array, Steps]:
+    meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, quality: Quality | None = None
+) -> Steps:
     """The pilot: secant energy over a ladder of displacements at about five inputs, same directions on each rung.
 
     Args:
+        meter: the door to the model.
         x: (n, \\*shape) all inputs of the audit.
         space: their domain.
         settings: the audit's settings.
         quality: what is known of the answers.
+
+    Raises:
+        BudgetExhausted: the budget does not allow it.
+        FimauditError: the model answers at none of the inputs.
     """
-    asked = yield from _ask(x, space, settings, quality or Quality())
+    flat = _flat(x, space)
+    asked = _ask(meter, x, flat, space, settings, quality or Quality())
     quality = asked.quality
-    share, span = -(-asked.rows // len(x)), _span(x, space)
+    share, span = -(-asked.rows // len(x)), _span(flat, space)
     finest = float(asked.rungs[0])
     profile = [
         {"displacement": float(r), "energy": float(e)} for r, e in zip(asked.rungs, asked.raw.mean(axis=0), strict=True)
@@ -93,12 +106,11 @@ def choose_steps(
     if space.quantised:
         rho, reach = _level_step(asked)
         return Steps(rho, profile, share, reach, "local", span, finest, quality)
-    rungs, energy = asked.rungs, np.where(asked.clear, asked.raw, 0.0)
-    plateau = find_plateau(energy, rungs)
+    rungs, energy, plateau = asked.rungs, asked.energy, asked.plateau
     silent = float(np.median((asked.raw == 0).cumprod(axis=1).sum(axis=1)))
-    restless = plateau is None or plateau.change > RESTLESS
+    restless = asked.restless
     if restless and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
-        size, _ = spread(_flat(x, space))
+        size, _ = spread(flat)
         rho = FINITE_SHARE * size * float(np.sqrt(space.features))
         return Steps(rho, profile, share, 0.0, "finite_scale", span, finest, quality)
     if plateau is None or (restless and (quality.quantum > 0 or quality.random)):
@@ -123,45 +135,132 @@ class _Asked:
     quality: Quality
     rows: int
 
+    @cached_property
+    def energy(self) -> Array:
+        """What stands out, 0 elsewhere."""
+        return np.where(self.clear, self.raw, 0.0)
 
-def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Quality) -> Generator[Rows, Array, _Asked]:
+    @cached_property
+    def plateau(self) -> Plateau | None:
+        """Of ``energy``."""
+        return find_plateau(self.energy, self.rungs)
+
+    @property
+    def restless(self) -> bool:
+        """Whether the energy stands still nowhere."""
+        return self.plateau is None or self.plateau.change > RESTLESS
+
+    @property
+    def plain(self) -> bool:
+        """Whether answers are exact and their plateau cannot be mistaken."""
+        found = self.plateau
+        return (
+            _exact(self.quality) and found is not None and found.change <= STILL and found.last - found.first >= PLAIN_RUNGS
+        )
+
+
+def _ask(meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, settings: Settings, quality: Quality) -> _Asked:
     n = len(x)
-    rungs = _rungs(x, space)
+    rungs = _rungs(flat, space)
     ways = 2 if space.quantised else 1
-    allowed = int(ON_TOP * n * settings.queries) - n * 2 * 2 * CHECK_PAIRS
+    most_rows = int(ON_TOP * n * settings.queries)
+    allowed = most_rows - n * 2 * 2 * CHECK_PAIRS  # the inputs' checks
     if allowed < 2 * len(rungs) * ways:
         rungs = rungs[::-2][::-1]
     blocks_each = len(rungs) * ways
     count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
-    directions = 2 * int(np.clip((allowed // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
-    chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int))
-    seen: list[Array] = []
-    climbed = []
-    refused: FimauditError | None = None
-    for index in chosen:
-        signs = draw_pairs(settings.seed, int(index), directions, x[0].size)
-        these = _climbed(x[index], space, signs, rungs)
-        here = np.repeat(x[index].astype(space.dtype)[None], quality.repeats, axis=0)
-        try:
-            answers = yield JoinedRows([PlainRows(here), these.rows])
-        except FimauditError as error:  # an input that the model does not answer; its own measurement will say so
-            refused = error
-            continue
-        seen.append(answers)
-        climbed.append(these)
-    if refused is not None and not seen:
-        raise refused
-    every, repeats = np.concatenate(seen), quality.repeats
+    chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int)).tolist()
+
+    def pairs(rows: int) -> int:
+        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
+
+    signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
+    first = 1 if _exact(quality) and not space.quantised else pairs(allowed)
+    climbs = _climb(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+    asked = _heard(rungs, climbs, quality)
+    # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
+    most = pairs(most_rows if asked.restless and not space.quantised else allowed)
+    if first >= most or asked.plain:
+        return asked
+    others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    both = {i: replace(climbs[i], answers=np.concatenate([climbs[i].answers, others[i].answers], axis=1)) for i in others}
+    return _heard(rungs, both, quality)
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """One pilot input: what was asked, and the answers to itself (repeats, K) and on its rungs (rungs, m, K)."""
+
+    rungs: Rungs
+    base: Array
+    answers: Array
+
+
+def _exact(quality: Quality) -> bool:
+    """Whether nothing is known of the answers but that they are numbers as the model has them."""
+    return quality.quantum == 0 and not quality.random and quality.top_k is None
+
+
+def _pairs(signs: Signs, first: int, last: int) -> Signs:
+    """Some of the antipodal pairs."""
+    half = len(signs) // 2
+    rows = np.r_[first:last, half + first : half + last]
+    return Signs(signs.packed[rows], signs.phase[rows], signs.key)
+
+
+def _climb(
+    meter: Meter, x: NDArray[np.floating], space: Space, rhos: Array, signs: Mapping[int, Signs], repeats: int
+) -> dict[int, _Climb]:
+    """The ladder at each input; inputs at which the model has no answers are left out."""
+    climbed = [_climbed(x[i], space, directions, rhos) for i, directions in signs.items()]
+    itself = [[PlainRows(np.repeat(x[i].astype(space.dtype)[None], repeats, axis=0))] if repeats else [] for i in signs]
+    answers = _answers(meter, [JoinedRows([*at, these.rows]) for at, these in zip(itself, climbed, strict=True)])
+    return {
+        i: _Climb(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
+        for i, these, a in zip(signs, climbed, answers, strict=True)
+        if a is not None
+    }
+
+
+def _heard(rungs: Array, climbs: Mapping[int, _Climb], quality: Quality) -> _Asked:
+    """Energies, and what the answers show of their own quality."""
+    seen = list(climbs.values())
+    every = np.concatenate([a.reshape(-1, a.shape[-1]) for climb in seen for a in (climb.base, climb.answers)])
     quantum = 0.0 if quality.random else rounding(every[:, :-1] if quality.top_k is not None else every)
-    deviation = float(np.median([a[:repeats].std(axis=0, ddof=1) for a in seen])) if quality.random else 0.0
+    deviation = float(np.median([climb.base.std(axis=0, ddof=1) for climb in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = [heard(these, a[repeats:], Here(quality, a[:repeats])) for these, a in zip(climbed, seen, strict=True)]
+    found = [heard(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), Here(quality, c.base)) for c in seen]
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
-    base = np.array([a[:repeats].mean(axis=0) for a in seen])
-    rows = len(seen) * (blocks_each * directions + quality.repeats)
+    base = np.array([climb.base.mean(axis=0) for climb in seen])
     some = len(rungs)
-    return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, rows)
+    return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, len(every))
+
+
+def _answers(meter: Meter, questions: Sequence[Rows]) -> list[Array | None]:
+    """Answers to each question, asked together; ``None`` where the model has none, as that input's measurement will say.
+
+    Raises:
+        FimauditError: there is no answer to any.
+    """
+    answers: list[Array | None] = []
+    refused: FimauditError | None = None
+    together = max(1, TOGETHER_BYTES // (len(questions[0]) * questions[0].row_bytes))
+    for first in range(0, len(questions), together):
+        some = questions[first : first + together]
+        try:
+            answers += meter.ask(some)
+        except BudgetExhausted:
+            raise
+        except QuestionsFailed as error:
+            refused = error
+            answers += error.answers
+        except FimauditError as error:
+            refused = error
+            answers += [None] * len(some)
+    if refused is not None and all(answer is None for answer in answers):
+        raise refused
+    return answers
 
 
 def _climbed(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -> Rungs:
@@ -174,7 +273,7 @@ def _climbed(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -
 
 def _level_step(asked: _Asked) -> tuple[float, float]:
     """With levels: the longest rung whose directions answer the same at three times their length, and the linear range."""
-    energy = np.where(asked.clear, asked.raw, 0.0)
+    energy = asked.energy
     heard = ((energy > 0) & (asked.stretched > 0)).mean(axis=0) >= 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.abs(np.log(asked.stretched / energy))
@@ -209,12 +308,10 @@ def _relative(asked: _Asked, middle: int, features: int) -> float:
     return float(np.sqrt(np.median(excess[known] / mixed[known]))) if share > NOISE_MATTERS else 0.0
 
 
-def _span(x: NDArray[np.floating], space: Space) -> float:
+def _span(flat: Array, space: Space) -> float:
     """Range of a typical feature in units of the scale: of the domain where it is bounded, else of the data."""
-    free = ~space.frozen
-    width = ((space.upper - space.lower) / space.scale)[free]
+    width = ((space.upper - space.lower) / space.scale)[~space.frozen]
     if not np.isfinite(width).all():
-        flat = _flat(x, space)
         width = flat.max(axis=0) - flat.min(axis=0)
         if not (width > 0).any():
             return spread(flat)[0]
@@ -222,20 +319,19 @@ def _span(x: NDArray[np.floating], space: Space) -> float:
 
 
 def _flat(x: NDArray[np.floating], space: Space) -> Array:
-    """Features that may change, in units of the scale."""
-    free = ~space.frozen.ravel()
-    return np.asarray(x.reshape(len(x), -1)[:, free] / space.scale.ravel()[free])
+    """(n, features) of the features that may change, in units of the scale."""
+    flat, free = x.reshape(len(x), -1), ~space.frozen.ravel()
+    return np.asarray((flat if free.all() else flat[:, free]) / space.scale.ravel()[free])
 
 
-def _rungs(x: NDArray[np.floating], space: Space) -> Array:
+def _rungs(flat: Array, space: Space) -> Array:
     """The ladder: no step shorter than the model's numbers or the input's levels can tell."""
-    flat, scale = _flat(x, space), space.scale.ravel()[~space.frozen.ravel()]
-    size = np.abs(flat * scale).max(axis=0)
+    spacing = 0.0
     if np.dtype(space.dtype).kind == "f":
-        spacing = np.spacing(size.astype(space.dtype)).astype(np.float64)
-    else:
-        spacing = np.zeros_like(size)
-    rungs = ladder(flat, space.features, SPACINGS * float(np.mean(spacing / scale)))
+        scale = space.scale.ravel()[~space.frozen.ravel()]
+        largest = np.maximum(flat.max(axis=0), -flat.min(axis=0)) * scale
+        spacing = float(np.mean(np.spacing(largest.astype(space.dtype)).astype(np.float64) / scale))
+    rungs = ladder(flat, space.features, SPACINGS * spacing)
     if not space.quantised:
         return rungs
     least = space.shortest

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, NetworkClassifier
 from fimaudit.domain import Space
-from fimaudit.engines.local import Outcome, converse
+from fimaudit.engines.local import Outcome
 from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
 from fimaudit.focus import likely_top, screening
@@ -230,7 +230,7 @@ class Run:
                 self._sentinels.begin()
             if task.exact is None:
                 quality = preflight.quality(self._meter.model.info.details.get("top_k"))
-                steps = converse(choose_steps(task.x, task.space, task.settings, quality), self._meter)
+                steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
                 # Pilot rows are shared out over all inputs, not over those that stood for them.
                 steps = replace(steps, share=-(-steps.share * len(task.x) // len(task.source)))
         except ModelFailure as exc:

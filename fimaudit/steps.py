@@ -6,6 +6,7 @@ long and the model is no longer linear; between the two the energy E(rho) of the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +48,10 @@ def spread(x: NDArray[np.floating]) -> tuple[float, float]:
     Returns:
         root mean square over all features, and the median over the features that vary (the same when n is 1).
     """
-    wide = x.astype(np.float64)
-    overall = float(wide.std())
+    wide = np.asarray(x, np.float64)
     per_feature = wide.std(axis=0) if len(wide) > 1 else np.empty(0)
     varying = per_feature[per_feature > 0]
-    size = float(np.sqrt((varying**2).mean())) if varying.size else overall
+    size = float(np.sqrt((varying**2).mean())) if varying.size else float(wide.std())
     if size == 0:
         size = float(np.abs(wide).max(initial=0.0)) or 1.0
     small = float(np.median(varying)) if varying.size else size
@@ -92,7 +92,7 @@ def find_plateau(energy: Array, rungs: Array, still: float = STILL) -> Plateau |
     change = change[np.isfinite(change).any(axis=1)]
     if change.size == 0:
         return None
-    typical = np.percentile(change, PERCENTILE, axis=0, method="higher") if len(change) > 1 else change[0]
+    typical = np.sort(change, axis=0)[math.ceil(PERCENTILE * (len(change) - 1) / 100)]
     least = float(typical.min())
     if not np.isfinite(least):
         return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from fimaudit.columns import Columns, Limits
 from fimaudit.restated import restated, spread_of_logs
@@ -15,9 +15,12 @@ from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
 __all__ = ["population_ranks", "summarise"]
 
 Array = NDArray[np.float64]
+Ranks = tuple[int | None, int | None]
 
 #: Where a value could not be measured: a norm is then too small to be seen, a radius too large.
 UNKNOWN = {"spectral_norm": -np.inf, "peak_spectral_norm": -np.inf, "margin_radius": np.inf}
+#: The quantiles of these inputs, and those of the population.
+THESE, POPULATION = (0.0, 0.05, 0.5, 0.95, 1.0), (0.05, 0.5, 0.95)
 
 
 def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, queries: int, requests: int) -> Summary:
@@ -31,8 +34,12 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
     table = inputs if isinstance(inputs, Columns) else Columns.of(inputs)
     failed = table.status == "failed"
     measured = table.where(~failed) if failed.any() else table
-    these = {name: _these(measured, name, confidence) for name in UNKNOWN}
-    population = {name: _population(measured, name, confidence) for name in UNKNOWN}
+    these, population = dict.fromkeys(UNKNOWN, Quantiles()), dict.fromkeys(UNKNOWN, Quantiles())
+    if len(measured):
+        points = {name: _points(measured, name, confidence) for name in UNKNOWN}
+        these = {name: _these(measured, name, points[name], confidence) for name in UNKNOWN}
+        ranks = {p: population_ranks(len(measured), p, confidence) for p in POPULATION}
+        population = {name: _population(measured, name, points[name], ranks, confidence) for name in UNKNOWN}
     statuses, counts = np.unique(table.status, return_counts=True)
     return Summary(
         **these,
@@ -43,55 +50,50 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
     )
 
 
-def _these(inputs: Columns, name: str, confidence: float) -> Quantiles:
+def _points(inputs: Columns, name: str, confidence: float) -> dict[float, float]:
+    """Each quantile's value: the median as it is, the tails corrected for noise, on their own side of the median."""
+    quantity, unknown = inputs.limits[name], UNKNOWN[name]
+    middle = _quantile(_ordered(quantity.value, unknown), 0.5)
+    shrunk = _ordered(_without_noise(quantity, inputs.contrasts, confidence, unknown < 0), unknown)
+    return {p: middle if p == 0.5 else (min if p < 0.5 else max)(_quantile(shrunk, p), middle) for p in THESE}
+
+
+def _these(inputs: Columns, name: str, points: Mapping[float, float], confidence: float) -> Quantiles:
     """[Q_p(lower_i), Q_p(upper_i)], in the tails from stricter limits; point values there corrected for noise."""
-    if not len(inputs):
-        return Quantiles()
-    quantity, unknown = inputs.limits[name], UNKNOWN[name]
+    quantity, counts, n = inputs.limits[name], inputs.contrasts, len(inputs)
     value, lower, upper = quantity.value, quantity.lower, quantity.upper
-    norm, tail = unknown < 0, (1.0 - confidence) / 2
-    shrunk = _without_noise(quantity, inputs.contrasts, confidence, norm)
-    middle, counts = _quantile(value, 0.5, unknown), inputs.contrasts
+    norm, tail = UNKNOWN[name] < 0, (1.0 - confidence) / 2
 
-    def at(p: float, values: Array) -> Interval:
-        low = lower * restated(counts, tail, _level(len(inputs), p, tail), norm=norm, above=False)
-        high = upper * restated(counts, tail, _level(len(inputs), 1.0 - p, tail), norm=norm, above=True)
-        return _cell(_beside(values, p, unknown, middle), _quantile(low, p, 0.0), _quantile(high, p, np.inf))
+    def at(p: float) -> Interval:
+        low = lower * restated(counts, tail, _level(n, p, tail), norm=norm, above=False)
+        high = upper * restated(counts, tail, _level(n, 1.0 - p, tail), norm=norm, above=True)
+        return _cell(points[p], _quantile(_ordered(low, 0.0), p), _quantile(_ordered(high, np.inf), p))
 
-    return Quantiles(
-        median=at(0.5, value),
-        p05=at(0.05, shrunk),
-        p95=at(0.95, shrunk),
-        min=at(0.0, shrunk),
-        max=at(1.0, shrunk),
-        mean=_cell(float(value.mean()), float(lower.mean()), float(upper.mean())),
-    )
+    mean = _cell(float(value.mean()), float(lower.mean()), float(upper.mean()))
+    return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), min=at(0.0), max=at(1.0), mean=mean)
 
 
-def _population(inputs: Columns, name: str, confidence: float) -> Quantiles:
+def _population(
+    inputs: Columns, name: str, points: Mapping[float, float], ranks: Mapping[float, Ranks], confidence: float
+) -> Quantiles:
     """Order statistics widened by each input's own limits; without a finite limit where the sample is too small."""
-    if not len(inputs):
-        return Quantiles()
-    quantity, unknown = inputs.limits[name], UNKNOWN[name]
-    value, lower, upper = quantity.value, quantity.lower, quantity.upper
-    shrunk = _without_noise(quantity, inputs.contrasts, confidence, unknown < 0)
-    middle = _quantile(value, 0.5, unknown)
-    n = len(value)
+    value, n = inputs.limits[name].value, len(inputs)
+    lower, upper = np.sort(inputs.limits[name].lower), np.sort(inputs.limits[name].upper)
 
-    def at(p: float, values: Array) -> Interval:
-        first, last = population_ranks(n, p, confidence)
-        low = float(np.sort(lower)[first]) if first is not None else 0.0
-        high = float(np.sort(upper)[last]) if last is not None else np.inf
-        return _cell(_beside(values, p, unknown, middle), low, high)
+    def at(p: float) -> Interval:
+        first, last = ranks[p]
+        return _cell(
+            points[p], 0.0 if first is None else float(lower[first]), np.inf if last is None else float(upper[last])
+        )
 
     mean = Interval()
     if n >= 2 and np.isfinite(value).all():
-        half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * value.std(ddof=1) / np.sqrt(n))
+        half = float(special.stdtrit(n - 1, (1 + confidence) / 2) * value.std(ddof=1) / np.sqrt(n))
         mean = _cell(float(value.mean()), max(0.0, float(value.mean()) - half), float(value.mean()) + half)
-    return Quantiles(median=at(0.5, value), p05=at(0.05, shrunk), p95=at(0.95, shrunk), mean=mean)
+    return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), mean=mean)
 
 
-def population_ranks(n: int, p: float, confidence: float) -> tuple[int | None, int | None]:
+def population_ranks(n: int, p: float, confidence: float) -> Ranks:
     """Positions (from 0) of the order statistics between which the population quantile lies with ``confidence``.
 
     P(X_(r) <= q_p) = P(Binomial(n, p) >= r): each side may miss with (1 - confidence) / 2. ``None`` where n is too small:
@@ -110,21 +112,19 @@ def population_ranks(n: int, p: float, confidence: float) -> tuple[int | None, i
     return first, last
 
 
-def _quantile(values: Array, p: float, unknown: float) -> float:
-    """Quantile with NaN counted as ``unknown`` (-inf or inf); infinite or NaN where it falls on such a value."""
-    ordered = np.sort(np.where(np.isnan(values), unknown, values))
+def _ordered(values: Array, unknown: float) -> Array:
+    """Sorted, with NaN counted as ``unknown`` (-inf or inf)."""
+    return np.sort(np.where(np.isnan(values), unknown, values))
+
+
+def _quantile(ordered: Array, p: float) -> float:
+    """Quantile of sorted values; infinite or NaN where it falls on such a value."""
     place = p * (len(ordered) - 1)
     low, high = int(np.floor(place)), int(np.ceil(place))
     if low == high:
         return float(ordered[low])
     with np.errstate(invalid="ignore"):
         return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
-
-
-def _beside(values: Array, p: float, unknown: float, middle: float) -> float:
-    """A quantile, on its own side of the median."""
-    found = _quantile(values, p, unknown)
-    return max(found, middle) if p > 0.5 else min(found, middle) if p < 0.5 else found
 
 
 def _without_noise(quantity: Limits, contrasts: NDArray[np.int64], confidence: float, norm: bool) -> Array:

@@ -1,0 +1,111 @@
+"""The pilot's questions: all inputs in one go, as few directions as leave no doubt, and one bad input that sinks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fimaudit import InputDomain, open_classifier
+from fimaudit.errors import BudgetExhausted, FimauditError
+from fimaudit.meter import Meter
+from fimaudit.noise import Quality
+from fimaudit.pilot import Steps, choose_steps
+from fimaudit.settings import Settings
+from tests.cases import normal_inputs, tanh_network
+
+Model = Callable[[np.ndarray], np.ndarray]
+SMOOTH = tanh_network(0, 3, 12)
+FEW, MANY = normal_inputs(0, 30, 12), normal_inputs(0, 100, 12)
+
+
+class Counted:
+    """A model that remembers its calls."""
+
+    __qualname__ = "m"
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.calls: list[int] = []
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.calls.append(len(batch))
+        return self._model(batch)
+
+
+def pilot(model: Model, x: np.ndarray, quality: Quality | None = None, budget: int | None = None) -> tuple[Steps, Meter]:
+    classifier = open_classifier(model, input_shape=x.shape[1:], dtype="float64")
+    meter = Meter(classifier, budget=budget)
+    return choose_steps(meter, x, InputDomain().resolve(x, "float64"), Settings(200, 0.95, 0), quality), meter
+
+
+def half(batch: np.ndarray) -> np.ndarray:
+    """Half-precision arithmetic inside, float64 outside."""
+    weights = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float16)
+    logits = (np.tanh(batch).astype(np.float16) @ weights).astype(np.float64)
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
+def rounded(batch: np.ndarray) -> np.ndarray:
+    return np.round(SMOOTH(batch), 4)
+
+
+def test_inputs_are_asked_in_one_go() -> None:
+    model = Counted(SMOOTH)
+    steps, meter = pilot(model, FEW)
+    assert sum(model.calls) == meter.usage.rows == 5 * (2 * len(steps.profile) + 1)
+    assert len(model.calls) <= -(-meter.usage.rows // 200)
+    assert steps.share == -(-meter.usage.rows // len(FEW))
+
+
+def test_a_second_pair_only_where_the_first_leaves_a_doubt() -> None:
+    for model, quality, directions in (
+        (SMOOTH, None, 2),
+        (half, None, 4),
+        (rounded, Quality(1e-4), 4),
+        (rounded, None, 4),  # the preflight saw no rounding, the pilot does
+    ):
+        steps, meter = pilot(model, MANY, quality)
+        assert meter.usage.rows == 5 * (directions * len(steps.profile) + 1)
+
+
+def test_both_pairs_count_alike_in_one_go_and_in_two() -> None:
+    at_once, _ = pilot(rounded, MANY, Quality(1e-4))
+    in_two, _ = pilot(rounded, MANY)
+    assert in_two.displacement == at_once.displacement
+    assert [r["energy"] for r in in_two.profile] == pytest.approx([r["energy"] for r in at_once.profile], rel=1e-9)
+
+
+def bad_near(place: int, x: np.ndarray) -> Model:
+    def model(batch: np.ndarray) -> np.ndarray:
+        if (np.linalg.norm(batch - x[place], axis=1) < 1.0).any():
+            raise RuntimeError("not this one")
+        return SMOOTH(batch)
+
+    return model
+
+
+def test_a_pilot_input_without_answers_is_left_out() -> None:
+    steps, _ = pilot(bad_near(29, FEW), FEW)
+    whole, _ = pilot(SMOOTH, FEW)
+    assert steps.share < whole.share
+    assert abs(np.log10(steps.displacement / whole.displacement)) < 1.0
+    with pytest.raises(FimauditError, match="not this one"):
+        pilot(bad_near(0, FEW[:1]), FEW[:1])
+
+
+def test_a_spent_budget_ends_the_pilot() -> None:
+    with pytest.raises(BudgetExhausted):
+        pilot(SMOOTH, FEW, budget=100)
+
+
+def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = pilot(SMOOTH, FEW)
+    asked: list[int] = []
+    ask = Meter.ask
+    monkeypatch.setattr(Meter, "ask", lambda self, questions: asked.append(len(questions)) or ask(self, questions))
+    monkeypatch.setattr("fimaudit.pilot.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
+    assert pilot(SMOOTH, FEW)[0] == whole
+    assert asked == [2, 2, 1]
