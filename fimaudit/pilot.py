@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import PlainRows, Rows
+from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
@@ -214,9 +214,9 @@ def _climb(
     """The ladder at each input; inputs at which the model has no answers are left out."""
     climbed = [_climbed(x[i], space, directions, rhos) for i, directions in signs.items()]
     itself = [[PlainRows(np.repeat(x[i].astype(space.dtype)[None], repeats, axis=0))] if repeats else [] for i in signs]
-    answers = _answers(meter, [[*at, these.rows] for at, these in zip(itself, climbed, strict=True)])
+    answers = _answers(meter, [JoinedRows([*at, these.rows]) for at, these in zip(itself, climbed, strict=True)])
     return {
-        i: _Climb(these, a[0], a[-1].reshape(len(these.lengths), -1, a[-1].shape[1]))
+        i: _Climb(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
         for i, these, a in zip(signs, climbed, answers, strict=True)
         if a is not None
     }
@@ -237,29 +237,27 @@ def _heard(rungs: Array, climbs: Mapping[int, _Climb], quality: Quality) -> _Ask
     return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, len(every))
 
 
-def _answers(meter: Meter, questions: Sequence[Sequence[Rows]]) -> list[list[Array] | None]:
-    """Answers to each input's questions, asked together; ``None`` where one has none, as that input's measurement will say.
+def _answers(meter: Meter, questions: Sequence[Rows]) -> list[Array | None]:
+    """Answers to each question, asked together; ``None`` where the model has none, as that input's measurement will say.
 
     Raises:
         FimauditError: there is no answer to any.
     """
-    answers: list[list[Array] | None] = []
+    answers: list[Array | None] = []
     refused: FimauditError | None = None
-    each = len(questions[0])
-    together = max(1, TOGETHER_BYTES // sum(len(rows) * rows.row_bytes for rows in questions[0]))
+    together = max(1, TOGETHER_BYTES // (len(questions[0]) * questions[0].row_bytes))
     for first in range(0, len(questions), together):
-        some = [rows for asked in questions[first : first + together] for rows in asked]
+        some = questions[first : first + together]
         try:
-            told: Sequence[Array | None] = meter.ask(some)
+            answers += meter.ask(some)
         except BudgetExhausted:
             raise
         except QuestionsFailed as error:
-            refused, told = error, error.answers
+            refused = error
+            answers += error.answers
         except FimauditError as error:
-            refused, told = error, [None] * len(some)
-        for place in range(0, len(some), each):
-            known = [answer for answer in told[place : place + each] if answer is not None]
-            answers.append(known if len(known) == each else None)
+            refused = error
+            answers += [None] * len(some)
     if refused is not None and all(answer is None for answer in answers):
         raise refused
     return answers
