@@ -90,7 +90,7 @@ def displaced_bounds(
     what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
     """
     wide = x.astype(np.float64)
-    if np.isneginf(lower).all() and np.isposinf(upper).all():
+    if np.max(lower) == -np.inf and np.min(upper) == np.inf:
         return (wide - step).astype(dtype), (wide + step).astype(dtype)
     step = np.asarray(step, np.float64)
     narrow = np.minimum(step, (np.asarray(upper, np.float64) - np.asarray(lower, np.float64)) / 2)
@@ -199,20 +199,32 @@ class RungRows:
     def build(self, start: int, stop: int) -> NDArray[Any]:
         m = len(self.packed)
         first, last = start // m, -(-stop // m)
-        rows = np.concatenate([_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last, m)])
+        parts = [_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last)]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return rows[start - first * m : stop - first * m]
 
     def sent(self) -> Iterator[NDArray[np.float64]]:
         r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
-        for low, high in self._ends(0, len(self.sizes), 1):
-            yield (high.astype(np.float64) - low.astype(np.float64)) / 2
+        for low, high in self._ends(0, len(self.sizes)):
+            yield np.subtract(high, low, dtype=np.float64) * 0.5
 
-    def _ends(self, first: int, last: int, rows: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """The two values of each feature, for as many rungs at a time as keep memory small."""
-        count = max(1, BLOCK_ELEMENTS // (rows * self.x.size))
+    def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
+        if len(self.sizes) * self.x.size <= BLOCK_ELEMENTS:
+            low, high = self._bounds
+            yield low[first:last], high[first:last]
+            return
+        count = max(1, BLOCK_ELEMENTS // self.x.size)
         for at in range(first, last, count):
-            sizes = self.sizes[at : min(at + count, last)].reshape(-1, *([1] * self.x.ndim))
-            yield displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
+            yield self._displaced(at, min(at + count, last))
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._displaced(0, len(self.sizes))
+
+    def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
+        return displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
 
 
 @lru_cache(maxsize=2)
