@@ -29,6 +29,7 @@ __all__ = [
     "displaced_bounds",
     "displaced_rows",
     "generator",
+    "joined_rows",
     "orthonormal_fits",
     "orthonormal_signs",
     "packed_signs",
@@ -77,7 +78,8 @@ def orthonormal_fits(count: int, features: int) -> bool:
 def packed_signs(rng: np.random.Generator, count: int, features: int) -> NDArray[np.uint8]:
     """``count`` Rademacher directions as (count, ceil(features / 8)) bits, most significant first, 1 for +."""
     width = (features + 7) // 8
-    return np.frombuffer(rng.bytes(count * width), dtype=np.uint8).reshape(count, width)
+    words = rng.bit_generator.random_raw(-(-count * width // 8)).astype("<u8", copy=False)
+    return words.view(np.uint8)[: count * width].reshape(count, width)
 
 
 def displaced_bounds(
@@ -380,4 +382,12 @@ class JoinedRows:
             if low < high:
                 pieces.append(block.build(low, high))
             first += len(block)
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def joined_rows(blocks: Sequence[Rows]) -> Rows:
+    """Blocks of rows as one, built from what they are joined of."""
+    parts: list[Rows] = []
+    for block in blocks:
+        parts += block.blocks if isinstance(block, JoinedRows) else [block]
+    return parts[0] if len(parts) == 1 else JoinedRows(parts)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
-from fimaudit.directions import DisplacedRows, JoinedRows, Rows
+from fimaudit.directions import DisplacedRows, Rows, joined_rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 
 __all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
@@ -248,7 +248,7 @@ class Meter:
         reasons: dict[int, str] = {}
         for group in self._grouped(questions):
             try:
-                together = self._ask_local(JoinedRows(group) if len(group) > 1 else group[0])
+                together = self._ask_local(joined_rows(group))
                 answers += (
                     np.split(together, np.cumsum([len(rows) for rows in group])[:-1]) if len(group) > 1 else [together]
                 )

@@ -13,7 +13,7 @@ from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
 from fimaudit.noise import Here, Quality, rounding
-from fimaudit.probes import FACTOR, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard, joined
+from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard, joined
 from fimaudit.settings import Settings
 from fimaudit.steps import find_plateau, ladder, spread
 
@@ -156,7 +156,7 @@ def _ask(x: NDArray[np.floating], space: Space, settings: Settings, quality: Qua
     deviation = float(np.median([a[:repeats].std(axis=0, ddof=1) for a in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = [heard(these, a[repeats:], Here(quality, a[:repeats])) for these, a in zip(climbed, seen, strict=True)]
+    found = [heard(Answered(these, a[repeats:], Here(quality, a[:repeats]))) for these, a in zip(climbed, seen, strict=True)]
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
     base = np.array([a[:repeats].mean(axis=0) for a in seen])
     rows = len(seen) * (blocks_each * directions + quality.repeats)

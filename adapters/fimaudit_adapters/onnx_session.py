@@ -20,8 +20,8 @@ from fimaudit_adapters.onnx_ports import Held, Port
 
 __all__ = ["Runner", "import_onnx", "new_session", "parse_device"]
 
-#: Two rows of 3 x 224 x 224 (benchmarks/memory.py measures what a call of SqueezeNet takes).
-CALL_BYTES = 3 * 2**19
+#: Four rows of 3 x 224 x 224, 200 of 3 x 32 x 32 (benchmarks/memory.py measures what a call of SqueezeNet takes).
+CALL_BYTES = 5 * 2**19
 _FATAL = 4  # onnxruntime's log level that leaves stderr empty; what goes wrong is raised anyway
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
