@@ -46,6 +46,8 @@ class ModelInfo:
         classes: number of classes, where it is known before the first answer.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
+        call_bytes: most bytes of the rows of one call where the meter chooses, because longer calls get slower; ``None`` for
+            the meter's own limit.
         details: facts for the report (provider, opset, SHA-256, versions), plain JSON values.
         notes: sentences that the user must read, copied into the report's warnings.
     """
@@ -57,6 +59,7 @@ class ModelInfo:
     classes: int | None = None
     device: str = "cpu"
     preferred_batch: int | None = None
+    call_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

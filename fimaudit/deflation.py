@@ -30,9 +30,10 @@ from fimaudit.directions import (
     packed_signs,
 )
 from fimaudit.domain import Space
-from fimaudit.estimates import Estimate, Exact, estimate_sketch
+from fimaudit.estimates import Estimate
 from fimaudit.noise import View
 from fimaudit.probes import MAIN
+from fimaudit.sketches import Exact, Sketch, estimate_sketch
 from fimaudit.spectrum import TINY
 from fimaudit.witness import Slope
 
@@ -340,7 +341,7 @@ def measure_deflated(
     q = len(rows.plane)
     answers = yield JoinedRows([PlainRows(placed), rows])
     exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
-    estimate = estimate_sketch(view, drawn, rows.size, confidence, rows.features, exact)
+    estimate = estimate_sketch(Sketch(view, drawn, rows.size, confidence, rows.features, exact))
     way = None
     if gradient and estimate is not None and estimate.margin is not None:
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (estimate.margin.rival, view.top)]

@@ -29,6 +29,7 @@ __all__ = [
     "displaced_bounds",
     "displaced_rows",
     "generator",
+    "joined_rows",
     "orthonormal_fits",
     "orthonormal_signs",
     "packed_signs",
@@ -77,7 +78,8 @@ def orthonormal_fits(count: int, features: int) -> bool:
 def packed_signs(rng: np.random.Generator, count: int, features: int) -> NDArray[np.uint8]:
     """``count`` Rademacher directions as (count, ceil(features / 8)) bits, most significant first, 1 for +."""
     width = (features + 7) // 8
-    return np.frombuffer(rng.bytes(count * width), dtype=np.uint8).reshape(count, width)
+    words = rng.bit_generator.random_raw(-(-count * width // 8)).astype("<u8", copy=False)
+    return words.view(np.uint8)[: count * width].reshape(count, width)
 
 
 def displaced_bounds(
@@ -90,7 +92,7 @@ def displaced_bounds(
     what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
     """
     wide = x.astype(np.float64)
-    if np.isneginf(lower).all() and np.isposinf(upper).all():
+    if np.max(lower) == -np.inf and np.min(upper) == np.inf:
         return (wide - step).astype(dtype), (wide + step).astype(dtype)
     step = np.asarray(step, np.float64)
     narrow = np.minimum(step, (np.asarray(upper, np.float64) - np.asarray(lower, np.float64)) / 2)
@@ -199,20 +201,32 @@ class RungRows:
     def build(self, start: int, stop: int) -> NDArray[Any]:
         m = len(self.packed)
         first, last = start // m, -(-stop // m)
-        rows = np.concatenate([_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last, m)])
+        parts = [_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last)]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return rows[start - first * m : stop - first * m]
 
     def sent(self) -> Iterator[NDArray[np.float64]]:
         r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
-        for low, high in self._ends(0, len(self.sizes), 1):
-            yield (high.astype(np.float64) - low.astype(np.float64)) / 2
+        for low, high in self._ends(0, len(self.sizes)):
+            yield np.subtract(high, low, dtype=np.float64) * 0.5
 
-    def _ends(self, first: int, last: int, rows: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """The two values of each feature, for as many rungs at a time as keep memory small."""
-        count = max(1, BLOCK_ELEMENTS // (rows * self.x.size))
+    def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
+        if len(self.sizes) * self.x.size <= BLOCK_ELEMENTS:
+            low, high = self._bounds
+            yield low[first:last], high[first:last]
+            return
+        count = max(1, BLOCK_ELEMENTS // self.x.size)
         for at in range(first, last, count):
-            sizes = self.sizes[at : min(at + count, last)].reshape(-1, *([1] * self.x.ndim))
-            yield displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
+            yield self._displaced(at, min(at + count, last))
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._displaced(0, len(self.sizes))
+
+    def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
+        return displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
 
 
 @lru_cache(maxsize=2)
@@ -368,4 +382,12 @@ class JoinedRows:
             if low < high:
                 pieces.append(block.build(low, high))
             first += len(block)
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def joined_rows(blocks: Sequence[Rows]) -> Rows:
+    """Blocks of rows as one, built from what they are joined of."""
+    parts: list[Rows] = []
+    for block in blocks:
+        parts += block.blocks if isinstance(block, JoinedRows) else [block]
+    return parts[0] if len(parts) == 1 else JoinedRows(parts)

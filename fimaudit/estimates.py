@@ -7,20 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.margin import Margin, margin_limits
+from fimaudit.margin import Margin
 from fimaudit.noise import View
 from fimaudit.results import Contrast
-from fimaudit.secants import contrasts, log_probabilities, visible_classes
-from fimaudit.spectrum import TINY, Limits, joint_rows, spectral_limits, top_pair, trace_limits, upper_factor
-from fimaudit.temperature import peak_limits, peak_temperature, temper
+from fimaudit.secants import contrasts, log_probabilities
+from fimaudit.spectrum import Limits, top_pair, upper_factor
+from fimaudit.temperature import peak_temperature, temper
 
 __all__ = [
     "Estimate",
-    "Exact",
     "class_contrast",
     "estimate_basis",
-    "estimate_sketch",
-    "margin_values",
     "named_contrast",
     "undetected",
 ]
@@ -59,161 +56,6 @@ class Estimate:
         margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, up**0.5))
         peak = self.peak and wide(self.peak, up)
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Answers along orthonormal directions that were measured one by one, beside random ones in their complement.
-
-    Attributes:
-        ahead, behind: (q, K) answers a step along each direction and a step against it.
-        step: l2 length of that step in units of the scale.
-    """
-
-    ahead: Array
-    behind: Array
-    step: float
-
-    def noise(self, length: float) -> float:
-        """What noise adds to a squared norm, in multiples of what it adds to a contrast of random directions."""
-        return len(self.ahead) * length**2 / (2.0 * self.step**2)
-
-
-def estimate_sketch(
-    view: View, answers: Array, length: float, confidence: float, features: int | None, exact: Exact | None = None
-) -> Estimate | None:
-    """Numbers from random directions.
-
-    Args:
-        view: the measurable classes at the input, and the noise of an answer.
-        answers: (m, K) probabilities at the displaced inputs, m >= 2.
-        length: root mean square displacement of one feature, as it was really sent.
-        confidence: of each two-sided interval.
-        features: d for orthonormal directions, ``None`` for independent ones.
-        exact: what was measured one by one, where ``answers`` come from directions of its complement.
-
-    Returns:
-        ``None`` when no answer differs from another.
-    """
-    if view.blind or length == 0:
-        return None
-    blocks = [view.base[None], answers] if exact is None else [view.base[None], answers, exact.ahead, exact.behind]
-    p = view.table(np.vstack(blocks))
-    if (p[1:] == p[1]).all():  # contrasts of equal rows are zero to rounding only
-        return None
-    m = len(answers) + 1
-    y = contrasts(np.sqrt(p[1:m]) * (2.0 / length))
-    known = np.array([np.sqrt(p[0, 1]), -np.sqrt(p[0, 0])]) if p.shape[1] == 2 else None
-    caught = None if exact is None else _halves(np.sqrt(p[m:])) / exact.step
-    spectral, direction = spectral_limits(y, confidence, features, known, caught)
-    trace = trace_limits(y, confidence, features, caught)
-    if view.noise is not None:
-        share = (1.0 if exact is None else 1.0 + exact.noise(length)) / length**2
-        spectral = _less(spectral, view.noise.along(direction) * share, view.noise.spread)
-        trace = _less(trace, view.noise.total * share, view.noise.spread)
-    peak, margin, hidden = _log_odds(view, p, length, confidence, features, exact)
-    heavy = _heaviness(y @ direction, spectral)
-    return Estimate(spectral, trace, peak, margin, named_contrast(view, direction, p[0]), hidden, heavy)
-
-
-def _heaviness(along: Array, limits: Limits) -> float:
-    """(kappa - 1) times the half-width of the log interval; kappa: scatter of squared secants over that of chi squared."""
-    squares = along**2
-    kappa = float(squares.std(ddof=1) / (np.sqrt(2.0) * squares.mean())) if len(squares) > 1 and squares.any() else 1.0
-    if limits.lower <= 0 or not np.isfinite(limits.upper):
-        return 0.0
-    return max(0.0, kappa - 1.0) * 0.5 * float(np.log(limits.upper / limits.lower))
-
-
-def _less(limits: Limits, noise: float, spread: float) -> Limits:
-    """Noise taken off the value and, with what is not known of it, off the lower limit; the upper limit holds without."""
-    value = limits.value - noise
-    lower = limits.lower - noise * (1 + 2 * spread)
-    return Limits(max(value, lower, 0.0), max(lower, 0.0), limits.upper)
-
-
-def _halves(rows: Array) -> Array:
-    """The first half of the rows less the second."""
-    q = len(rows) // 2
-    return np.asarray(rows[:q] - rows[q:])
-
-
-def _log_odds(
-    view: View, p: Array, length: float, confidence: float, features: int | None, exact: Exact | None = None
-) -> tuple[Limits | None, Margin | None, bool]:
-    """Peak and margin from the visible classes, and whether a hidden one may be the nearest rival."""
-    keep = visible_classes(p)
-    if view.blind or not keep[view.place[0]] or keep.sum() < 2:
-        return None, None, not view.whole or not keep.all()
-    columns = np.flatnonzero(keep)
-    place = int(np.searchsorted(columns, view.place[0]))
-    logs = log_probabilities(p[:, columns], place)
-    m = len(logs) if exact is None else len(logs) - 2 * len(exact.ahead)
-    slopes = contrasts(logs[1:m] / length)
-    caught = None if exact is None else _halves(logs[m:]) / (2.0 * exact.step)
-    if not slopes.any() and (caught is None or not caught.any()):
-        return None, None, not view.whole
-    peak, temperature = peak_limits(slopes, logs[0], confidence, features, caught)
-    noise, more = None, 0.0 if exact is None else exact.noise(length)
-    if view.noise is not None:
-        noise = view.noise.diagonal[columns] / p[0, columns] / length**2  # variance of the slopes of log p
-        rows = slopes if caught is None else joint_rows(slopes, caught)
-        _, direction = top_pair(temper(rows, logs[0], temperature))
-        carried = temper(np.diag(np.sqrt(noise)), logs[0], temperature) @ direction
-        peak = _less(peak, float((carried**2).sum()) * (1.0 + more), view.noise.spread)
-    rivals = len(columns) - (view.rest and bool(keep[-1]))
-    if rivals < 2:
-        return None, None, True
-    labels = view.classes[columns[:rivals]]
-    margin = margin_limits(
-        slopes[:, :rivals],
-        logs[0, :rivals],
-        place,
-        confidence,
-        features,
-        None if noise is None else noise[:rivals],
-        None if caught is None else caught[:, :rivals],
-        more,
-    )
-    if margin is None:
-        return peak, None, not view.whole
-    unseen = p[0, : len(view.classes)][~keep[: len(view.classes)]]
-    ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
-    hidden = ceiling > 0 and margin.beaten_by(float(logs[0, place] - np.log(ceiling)))
-    return peak, replace(margin, rival=int(labels[margin.rival])), hidden
-
-
-def margin_values(view: View, answers: Array, lengths: Array) -> list[float | None]:
-    """The margin radius alone, without limits, on each rung, from the classes visible there; ``None`` where there is none.
-
-    Args:
-        view: the measurable classes at the input.
-        answers: (rungs, m, K), m >= 2.
-        lengths: (rungs,) as sent.
-    """
-    rungs, m, k = answers.shape
-    if view.blind:
-        return [None] * rungs
-    base = view.table(view.base[None])[0]
-    p = view.table(answers.reshape(rungs * m, k)).reshape(rungs, m, -1)
-    keep = visible_classes(np.concatenate([p, np.broadcast_to(base, (rungs, 1, len(base)))], axis=1))
-    if view.rest:
-        keep[:, -1] = False
-    top = int(view.place[0])
-    logs = log_probabilities(np.where(keep[:, None], p, 1.0), top)
-    odds = logs[:, :, [top]] - logs
-    odds -= odds.mean(axis=1, keepdims=True)
-    safe = np.where(lengths > 0, lengths, np.inf)[:, None]
-    norms2 = np.einsum("rmk,rmk->rk", odds, odds) / (m - 1) / safe**2
-    if view.noise is not None:
-        added = view.noise.diagonal / np.maximum(base, TINY) / safe**2
-        norms2 -= added + added[:, [top]]
-    keep &= keep[:, [top]] & (norms2 > 0)
-    keep[:, top] = False
-    here = log_probabilities(np.maximum(base, TINY)[None], top)[0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radii = np.where(keep, np.maximum(here[top] - here, 0.0) / np.sqrt(norms2), np.inf).min(axis=1)
-    return [float(radius) if np.isfinite(radius) else None for radius in radii]
 
 
 def named_contrast(view: View, direction: Array, p: Array) -> Contrast | None:
@@ -257,8 +99,7 @@ def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[n
     if len(classes) >= 2 and top in classes and logs.any():
         place = int(np.searchsorted(classes, top))
         log_p = log_probabilities(base[None, classes], place)[0]
-        temperature = peak_temperature(logs, log_p)
-        z = temper(logs, log_p, temperature)
+        z = temper(logs, log_p, peak_temperature(logs, log_p))
         peak = float(np.linalg.eigvalsh(z.T @ z)[-1])
         others = np.delete(np.arange(len(classes)), place)
         norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.spectrum import LEARNING, Limits, energy_quantile, least_norm, upper_factor
+from fimaudit.spectrum import LEARNING, Limits, ManyLimits, energy_quantile, least_norm, upper_factor
 
-__all__ = ["Margin", "margin_limits"]
+__all__ = ["Margin", "many_margins", "margin_limits"]
 
 Array = NDArray[np.float64]
 
@@ -70,19 +70,39 @@ def margin_limits(
     Returns:
         ``None`` when no class's log-odds moved at all.
     """
-    terms, tail = len(logs), (1.0 - confidence) / 2
-    others = np.delete(np.arange(logs.shape[1]), top)
-    gaps = np.maximum(log_p[top] - log_p[others], 0.0)
-    odds2 = (logs[:, [top]] - logs[:, others]) ** 2
-    energy = odds2.sum(axis=0)
-    exact = None
-    if caught is not None and len(caught):
-        exact = ((caught[:, [top]] - caught[:, others]) ** 2).sum(axis=0)
-    moved = energy > 0 if exact is None else energy + exact > 0
-    if not moved.any():
-        return None
-    added = np.zeros(len(others)) if noise is None else noise[others] + noise[top]
-    norms2 = np.maximum(energy / terms - added, 0.0)
+    return many_margins(
+        logs[None],
+        log_p[None],
+        np.array([top]),
+        confidence,
+        features,
+        None if noise is None else noise[None],
+        None if caught is None or not len(caught) else caught[None],
+        caught_noise,
+    )[0]
+
+
+def many_margins(
+    logs: Array,
+    log_p: Array,
+    top: NDArray[np.int64],
+    confidence: float,
+    features: int | None = None,
+    noise: Array | None = None,
+    caught: Array | None = None,
+    caught_noise: float = 0.0,
+) -> list[Margin | None]:
+    """``margin_limits`` of (n, m, K) contrasts, (n, K) log probabilities and noise, (n,) classes, (n, q, K) exact rows."""
+    n, terms, tail = len(logs), logs.shape[-2], (1.0 - confidence) / 2
+    i = np.arange(n)
+    other = np.arange(logs.shape[-1]) != top[:, None]
+    gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
+    odds2 = (logs[i, :, top][:, :, None] - logs) ** 2
+    energy = odds2.sum(axis=1)
+    exact = None if caught is None else ((caught[i, :, top][:, :, None] - caught) ** 2).sum(axis=1)
+    moved = other & (energy > 0 if exact is None else energy + exact > 0)
+    added = np.zeros_like(energy) if noise is None else noise + noise[i, top][:, None]
+    norms2 = np.where(other, np.maximum(energy / terms - added, 0.0), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):  # few terms have no finite factor; a class may not move at all
         upper2 = energy / terms * upper_factor(tail, terms, features)
         if exact is not None:
@@ -90,39 +110,47 @@ def margin_limits(
             exact = np.maximum(exact - caught_noise * added, 0.0)
             norms2 = norms2 + exact
         radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
-        lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf)
-    nearest = int(np.argmin(radii))
-    upper = _upper(odds2, gaps, tail, features, added, exact)
-    low, value = float(lowers.min()), float(radii[nearest])
-    if not np.isfinite(value):
-        return None
-    return Margin(Limits(value, low, max(upper, low)), int(others[nearest]), float(np.sqrt(norms2.max())))
+        lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf).min(axis=1)
+    uppers = np.maximum(_upper(odds2, gaps, tail, features, added, exact), lowers)
+    nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
+    limits = ManyLimits(radii[i, nearest], lowers, uppers).each()
+    return [
+        Margin(one, int(rival), float(steep)) if np.isfinite(one.value) else None
+        for one, rival, steep in zip(limits, nearest, steepest, strict=True)
+    ]
 
 
-def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None) -> float:
+def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None) -> Array:
+    """The upper limits (n,); a tie is a changed decision at distance 0."""
     learning = LEARNING if exact is None else 0
-    n = len(odds2) - learning
-    if (gaps == 0).any():
-        return 0.0  # a tie is a changed decision at distance 0
+    n = odds2.shape[1] - learning
+    tied = (gaps == 0).any(axis=1)
     if n <= 0:
-        return float("inf")
-    scaled = odds2 / gaps**2
-    past = np.cumsum(scaled, axis=0)[learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
-    chosen = past.argmax(axis=1)
-    terms = scaled[np.arange(learning, len(scaled)), chosen]
-    noise = float((added / gaps**2)[chosen].sum())
-    total = float(terms.sum()) - noise
+        return np.where(tied, 0.0, np.inf)
+    gaps = np.where(tied[:, None], np.inf, gaps)
+    scaled = odds2 / gaps[:, None] ** 2
+    past = np.cumsum(scaled, axis=1)[:, learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
+    chosen = past.argmax(axis=2)
+    terms = np.take_along_axis(scaled[:, learning:], chosen[:, :, None], axis=2)[:, :, 0]
+    noise = np.take_along_axis(added / gaps**2, chosen, axis=1).sum(axis=1)
+    total = terms.sum(axis=1) - noise
     quantile = energy_quantile(1.0 - tail, n, features)
     if exact is None:
-        return float(np.sqrt(quantile / total)) if total > 0 else float("inf")
-    known = exact / gaps**2
-    share = max(total, 0.0) / (total + noise) if total + noise > 0 else 0.0  # of the terms' sum that is no noise
-    energies = np.bincount(chosen, terms, len(known)) * share
-    inverse2 = least_norm(energies.tolist(), known.tolist(), quantile, float(known.max()))
-    return float(1.0 / np.sqrt(inverse2)) if inverse2 > 0 else float("inf")
+        inverse2 = total / quantile
+    else:
+        known = exact / gaps**2
+        share = np.maximum(total, 0.0) / np.where(total + noise > 0, total + noise, np.inf)  # of the sum that is no noise
+        inverse2 = np.array(
+            [
+                least_norm((np.bincount(c, t, len(k)) * s).tolist(), k.tolist(), quantile, float(k.max()))
+                for c, t, s, k in zip(chosen, terms, share, known, strict=True)
+            ]
+        )
+    found = 1.0 / np.sqrt(np.where(inverse2 > 0, inverse2, 1.0))
+    return np.where(tied, 0.0, np.where(inverse2 > 0, found, np.inf))
 
 
 def _past(scaled: Array, known: Array) -> Array:
     """What speaks for each class before each term: the exact part, and the mean of the terms so far."""
-    before = np.vstack([np.zeros_like(known), np.cumsum(scaled, axis=0)[:-1]])
-    return np.asarray(known + before / np.maximum(np.arange(len(scaled)), 1)[:, None])
+    before = np.concatenate([np.zeros_like(known)[:, None], np.cumsum(scaled, axis=1)[:, :-1]], axis=1)
+    return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

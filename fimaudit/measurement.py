@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.adaptive import decide_threshold, half_width, next_look, sketch_serves
+from fimaudit.at_once import AtOnce
 from fimaudit.carrying import MOST_SKETCHED, carriers, listed
 from fimaudit.deflation import RANDOM, deflated_rows, measure_deflated
 from fimaudit.directions import (
@@ -28,7 +30,7 @@ from fimaudit.directions import (
     orthonormal_signs,
 )
 from fimaudit.domain import Space
-from fimaudit.estimates import Estimate, estimate_sketch, undetected
+from fimaudit.estimates import Estimate, undetected
 from fimaudit.findings import Outcome, found, not_found
 from fimaudit.jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
@@ -41,6 +43,7 @@ from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import SCREENED, Carrier, Sensitivity
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
+from fimaudit.sketches import Sketch, estimate_sketches
 from fimaudit.spectrum import Limits, spectral_limits
 from fimaudit.structure import Lessons
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
@@ -48,7 +51,7 @@ from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
 Array = NDArray[np.float64]
-Conversation = Generator[Rows, Array, "Sensitivity"]
+Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
 
 #: The base row and two directions: one contrast.
 LEAST = 3
@@ -180,7 +183,7 @@ def _estimate(
     settings: Settings,
     here: Here,
     lessons: Lessons | None,
-) -> Generator[Rows, Array, _Told]:
+) -> Generator[Rows | AtOnce, Any, _Told]:
     """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
     view, quality = here.still, here.quality
@@ -210,7 +213,8 @@ def _estimate(
         answers = yield from _until(rows, here, length, features, settings, step)
         m = len(answers)
     view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
-    estimate = estimate_sketch(view, answers, length, settings.confidence, features)
+    sketch = Sketch(view, answers, length, settings.confidence, features)
+    estimate = yield AtOnce(estimate_sketches, sketch)
     if lessons is not None:
         lessons.take(index, rows, space, view, answers, length)
     slope = None

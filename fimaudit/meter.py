@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
-from fimaudit.directions import DisplacedRows, JoinedRows, Rows
+from fimaudit.directions import DisplacedRows, Rows, joined_rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 
 __all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
@@ -181,7 +181,7 @@ class Meter:
     def batch_rows(self, row_bytes: int) -> int:
         """Rows of one call for inputs of ``row_bytes`` bytes."""
         chosen = self._batch or self.model.info.preferred_batch
-        return chosen or max(1, min(MOST_ROWS, BATCH_BYTES // max(1, row_bytes)))
+        return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
         """Answer each block of rows with (n, K) probabilities; blocks share batches.
@@ -248,7 +248,7 @@ class Meter:
         reasons: dict[int, str] = {}
         for group in self._grouped(questions):
             try:
-                together = self._ask_local(JoinedRows(group) if len(group) > 1 else group[0])
+                together = self._ask_local(joined_rows(group))
                 answers += (
                     np.split(together, np.cumsum([len(rows) for rows in group])[:-1]) if len(group) > 1 else [together]
                 )
@@ -282,11 +282,10 @@ class Meter:
         return groups
 
     def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
-        count, size = len(rows), self.batch_rows(rows.row_bytes)
-        if count <= size:
-            return self._call(rows, 0, count)
-        pieces = [self._call(rows, start, min(start + size, count)) for start in range(0, count, size)]
-        return np.concatenate(pieces)
+        count = len(rows)
+        calls = -(-count // self.batch_rows(rows.row_bytes))
+        pieces = [self._call(rows, count * i // calls, count * (i + 1) // calls) for i in range(calls)]
+        return pieces[0] if calls == 1 else np.concatenate(pieces)
 
     def _call(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
         count, model = stop - start, self.model

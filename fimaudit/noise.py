@@ -143,6 +143,11 @@ class Here:
         return self.still if self.quality.top_k is None else self.quality.view(self.base, answers)
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether every class can be measured, so that the columns are those of the completed answers."""
+        return self.quality.top_k is None and self.still.whole and not self.still.noisy and not self.still.blind
+
+    @cached_property
     def still(self) -> View:
         """What can be measured as far as the answers to the input itself tell."""
         return self.quality.view(self.base, self.base[:0])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.at_once import AtOnce
 from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.noise import SIGNAL, Here, Quality, View
 from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, Steps
-from fimaudit.probes import FACTOR, Signs, around, displaced_rungs, draw_pairs, energies, heard
+from fimaudit.probes import FACTOR, Answered, Signs, around, displaced_rungs, draw_pairs, energies, heard, heard_each
 from fimaudit.steps import STILL, find_plateau
 
 __all__ = ["Displacement", "choose_displacement"]
@@ -59,7 +61,7 @@ class Displacement:
 
 def choose_displacement(
     x: NDArray[np.floating], index: int, space: Space, steps: Steps, seed: int, quality: Quality
-) -> Generator[Rows, Array, tuple[Here, Displacement]]:
+) -> Generator[Rows | AtOnce, Any, tuple[Here, Displacement]]:
     """The answers to the input itself, and a displacement at which it answers linearly and above the noise.
 
     Args:
@@ -77,7 +79,7 @@ def choose_displacement(
     rungs = around(x, space, signs, rho)
     answers = yield JoinedRows([itself, rungs.rows])
     here, around_it = Here(quality, answers[: quality.repeats]), answers[quality.repeats :]
-    energy, clear = heard(rungs, around_it, here)
+    energy, clear = yield AtOnce(heard_each, Answered(rungs, around_it, here))
     spent = 2 * len(signs)
     view = here.view(around_it)
     if view.noise is not None and not clear[0]:
@@ -106,7 +108,7 @@ def _own_levels(
         rho = space.shortest
         rungs = around(x, space, signs, rho)
         answers = yield rungs.rows
-        found, clear = heard(rungs, answers, here)
+        found, clear = heard(Answered(rungs, answers, here))
         spent, energy, change = len(answers), float(found[0]), _change(*np.where(clear, found, 0.0))
     if change <= 2 * LEVEL_CHANGE:
         return Displacement(rho, change, spent=spent, energy=energy, flags=["own_step"])

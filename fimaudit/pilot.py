@@ -15,7 +15,7 @@ from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.noise import Here, Quality, rounding
-from fimaudit.probes import FACTOR, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard, joined
+from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard_each, joined
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
@@ -230,7 +230,7 @@ def _heard(rungs: Array, climbs: Mapping[int, _Climb], quality: Quality) -> _Ask
     deviation = float(np.median([climb.base.std(axis=0, ddof=1) for climb in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = [heard(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), Here(quality, c.base)) for c in seen]
+    found = heard_each([Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), Here(quality, c.base)) for c in seen])
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
     base = np.array([climb.base.mean(axis=0) for climb in seen])
     some = len(rungs)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.at_once import alike
 from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows, RungRows, generator, packed_signs
 from fimaudit.domain import Space
 from fimaudit.levels import LevelRows
-from fimaudit.noise import Here, View
+from fimaudit.noise import Here
+from fimaudit.secants import complete
 
 __all__ = [
     "FACTOR",
@@ -19,6 +21,7 @@ __all__ = [
     "PILOT",
     "PROFILE",
     "TRIAL",
+    "Answered",
     "Rungs",
     "Signs",
     "around",
@@ -29,6 +32,7 @@ __all__ = [
     "energies",
     "energy",
     "heard",
+    "heard_each",
     "joined",
 ]
 
@@ -131,44 +135,77 @@ def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> R
     return displaced_rungs(x, space, signs, (rho / FACTOR, FACTOR * rho))
 
 
-def energy(view: View, answers: Array, lengths: Array) -> Array:
-    """Mean squared contrast of the secants of 2 sqrt(p) over each of ``lengths`` (rungs,), from answers (rungs, m, K).
-
-    The contrasts of a rung are an orthonormal transform of its centred secants, so their squares have the same sum.
-    """
-    rungs, m, k = answers.shape
-    if view.blind:
-        return np.zeros(rungs)
-    roots = np.sqrt(view.table(answers.reshape(rungs * m, k))).reshape(rungs, m, -1)
-    roots -= roots[:, :1]  # equal answers have no energy, not even that of rounding
-    roots -= roots.mean(axis=1, keepdims=True)
-    total = np.einsum("rmk,rmk->r", roots, roots)
-    return np.asarray(4.0 * total / (m - 1) / np.where(lengths > 0, lengths, np.inf) ** 2)
-
-
 def energies(
     x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, here: Here
 ) -> Generator[Rows, Array, tuple[Array, NDArray[np.bool_]]]:
     """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
     rungs = displaced_rungs(x, space, signs, rhos)
-    return heard(rungs, (yield rungs.rows), here)
+    return heard(Answered(rungs, (yield rungs.rows), here))
 
 
-def heard(rungs: Rungs, answers: Array, here: Here) -> tuple[Array, NDArray[np.bool_]]:
-    """Energy on each rung, and whether it stands out from the noise.
+@dataclass(frozen=True)
+class Answered:
+    """What was asked around one input.
 
-    Args:
-        rungs: what was asked.
+    Attributes:
+        rungs: the displacements.
         answers: (rows of all rungs, K) in their order.
         here: the answers to the input itself.
     """
-    lengths = rungs.lengths
-    pieces = answers.reshape(len(lengths), -1, answers.shape[1])
-    views = [here.view(piece) for piece in pieces]
-    if here.quality.top_k is None:
-        out = energy(views[0], pieces, lengths)
-    else:  # labels drop out of the list on some rungs
-        some = [energy(view, pieces[i : i + 1], lengths[i : i + 1]) for i, view in enumerate(views)]
-        out = np.concatenate(some)
-    loud = [view.resolved(float(e), float(h)) for view, e, h in zip(views, out, lengths, strict=True)]
-    return out, rungs.full & loud
+
+    rungs: Rungs
+    answers: Array
+    here: Here
+
+    @property
+    def pieces(self) -> Array:
+        """(rungs, m, K) answers."""
+        return self.answers.reshape(len(self.rungs.lengths), -1, self.answers.shape[1])
+
+
+def heard(asked: Answered) -> tuple[Array, NDArray[np.bool_]]:
+    """Energy on each rung, and whether it stands out from the noise."""
+    return heard_each([asked])[0]
+
+
+def heard_each(asked: Sequence[Answered]) -> list[tuple[Array, NDArray[np.bool_]]]:
+    """``heard`` of each; those of one shape are worked on together."""
+    found: list[Array] = [np.empty(0)] * len(asked)
+    for places in alike(one.answers.shape if one.here.plain else i for i, one in enumerate(asked)):
+        some = [asked[i] for i in places]
+        lengths = np.stack([one.rungs.lengths for one in some])
+        if some[0].here.plain:
+            tables = complete(np.stack([one.answers for one in some]), np.array([one.here.still.top for one in some]))
+            energies_of_all = energy(tables.reshape(*lengths.shape, -1, tables.shape[-1]), lengths)
+        else:
+            energies_of_all = np.array([[_energy(one, rung) for rung in range(len(one.pieces))] for one in some])
+        for i, row in zip(places, energies_of_all, strict=True):
+            found[i] = row
+    return [(e, one.rungs.full & _loud(one, e)) for one, e in zip(asked, found, strict=True)]
+
+
+def _energy(one: Answered, rung: int) -> float:
+    """On one rung, in what is measurable there: labels may drop out of the list on some."""
+    piece = one.pieces[rung]
+    view = one.here.view(piece)
+    return 0.0 if view.blind else float(energy(view.table(piece), one.rungs.lengths[rung]))
+
+
+def _loud(one: Answered, found: Array) -> NDArray[np.bool_]:
+    """Which rungs' energy stands out from the noise."""
+    lengths = one.rungs.lengths.tolist()
+    each = zip(one.pieces, found.tolist(), lengths, strict=True)
+    return np.array([one.here.view(piece).resolved(e, length) for piece, e, length in each])
+
+
+def energy(tables: Array, lengths: Array) -> Array:
+    """Mean squared contrast of the secants of 2 sqrt(p) over ``lengths`` (...), from measurable columns (..., m, C).
+
+    The contrasts are an orthonormal transform of the centred secants, so their squares have the same sum.
+    """
+    roots = np.sqrt(tables)
+    roots -= roots[..., :1, :]  # equal answers have no energy, not even that of rounding
+    roots -= roots.mean(axis=-2, keepdims=True)
+    total = np.einsum("...mk,...mk->...", roots, roots)
+    long = np.asarray(lengths)
+    return np.asarray(4.0 * total / (tables.shape[-2] - 1) / np.where(long > 0, long, np.inf) ** 2)

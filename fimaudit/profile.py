@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fimaudit.at_once import AtOnce, alike
 from fimaudit.directions import RowRange, Rows
 from fimaudit.domain import Space
-from fimaudit.estimates import margin_values
-from fimaudit.noise import Here
+from fimaudit.noise import Here, View
 from fimaudit.pilot import Steps
-from fimaudit.probes import PROFILE, Rungs, displaced_rungs, draw_signs
+from fimaudit.probes import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.results import ScaleRung
+from fimaudit.secants import complete, log_probabilities, visible_classes
 from fimaudit.settings import Settings
+from fimaudit.spectrum import TINY
 
 __all__ = ["OVERSTATES", "flips_upper", "measure_profile", "overstatement", "profile_rows"]
 
@@ -56,7 +59,7 @@ def measure_profile(
     here: Here,
     rho: float,
     local: tuple[Redisplaced, Array] | None,
-) -> Generator[Rows, Array, list[ScaleRung]]:
+) -> Generator[Rows | AtOnce, Any, list[ScaleRung]]:
     """Radius and flips on each rung; the first entry is the local displacement.
 
     Args:
@@ -76,7 +79,9 @@ def measure_profile(
         answers = here.base[:0] if known is None or first else known
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
-        for rung in _read(space, here, rungs, answers, settings.confidence):
+        told = Answered(rungs, answers, here)
+        radii = yield AtOnce(margin_radii, told)
+        for rung in _read(space, told, radii, settings.confidence):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
@@ -86,16 +91,10 @@ def measure_profile(
     return out
 
 
-def _read(space: Space, here: Here, rungs: Rungs, answers: Array, confidence: float) -> list[ScaleRung]:
+def _read(space: Space, told: Answered, radii: list[float | None], confidence: float) -> list[ScaleRung]:
     """Radius and flips of each rung."""
-    lengths = rungs.lengths
-    pieces = answers.reshape(len(lengths), -1, answers.shape[1])
-    views = [here.view(piece) for piece in pieces]
-    if here.quality.top_k is None:
-        radii = margin_values(views[0], pieces, lengths)
-    else:  # labels drop out of the list on some rungs
-        radii = [margin_values(view, pieces[[i]], lengths[[i]])[0] for i, view in enumerate(views)]
-    flips = (pieces.argmax(axis=2) != here.still.top).sum(axis=1)
+    lengths, pieces = told.rungs.lengths, told.pieces
+    flips = (pieces.argmax(axis=2) != told.here.still.top).sum(axis=1)
     return [
         ScaleRung(
             displacement=float(length) * math.sqrt(space.features),
@@ -106,6 +105,58 @@ def _read(space: Space, here: Here, rungs: Rungs, answers: Array, confidence: fl
         )
         for length, radius, changed, piece in zip(lengths, radii, flips, pieces, strict=True)
     ]
+
+
+def margin_radii(told: Sequence[Answered]) -> list[list[float | None]]:
+    """The margin radius on each rung of each input, from the classes visible there, without limits; ``None`` for none.
+
+    Inputs of one shape are worked on together.
+    """
+    out: list[list[float | None]] = [[] for _ in told]
+    for places in alike(one.answers.shape if one.here.plain else i for i, one in enumerate(told)):
+        some, (rungs, m, _) = [told[i] for i in places], told[places[0]].pieces.shape
+        lengths = np.stack([one.rungs.lengths for one in some])
+        if some[0].here.plain:
+            views = [one.here.still for one in some]
+            table = complete(np.stack([one.answers for one in some]), np.array([view.top for view in views]))
+            radii = _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
+        else:  # labels may drop out of the list on some rungs
+            each = [(one.here.view(piece), piece) for one in some for piece in one.pieces]
+            by_rung = [
+                _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.blind else np.inf
+                for rung, (view, piece) in enumerate(each)
+            ]
+            radii = np.array([by_rung])
+        for i, row in zip(places, radii, strict=True):
+            out[i] = [float(radius) if np.isfinite(radius) else None for radius in row]
+    return out
+
+
+def _radii(views: Sequence[View], p: Array, lengths: Array) -> Array:
+    """Radii (n, rungs), infinite for none, from measurable columns (n, rungs, m, C) at ``lengths`` (n, rungs)."""
+    n, rungs, m, _ = p.shape
+    base = np.concatenate([view.table(view.base[None]) for view in views])
+    top = np.array([int(view.place[0]) for view in views])
+    i = np.arange(n)
+    keep = visible_classes(np.concatenate([p, np.broadcast_to(base[:, None, None], (n, rungs, 1, base.shape[1]))], axis=2))
+    keep[..., -1] &= ~np.array([view.rest for view in views])[:, None]
+    visible = np.where(keep[:, :, None], p, 1.0).reshape(n, rungs * m, -1)
+    logs = log_probabilities(visible, top)
+    odds = (logs[i, :, top][:, :, None] - logs).reshape(n, rungs, m, -1)
+    odds -= odds.mean(axis=2, keepdims=True)
+    safe = np.where(lengths > 0, lengths, np.inf)[:, :, None]
+    norms2 = np.einsum("nrmk,nrmk->nrk", odds, odds) / (m - 1) / safe**2
+    noises = [view.noise for view in views]
+    if any(noise is not None for noise in noises):
+        diagonal = np.stack([np.zeros(base.shape[1]) if noise is None else noise.diagonal for noise in noises])
+        added = diagonal / np.maximum(base, TINY)
+        norms2 -= (added + added[i, top][:, None])[:, None] / safe**2
+    keep &= keep[i, :, top][:, :, None] & (norms2 > 0)
+    keep[i, :, top] = False
+    here = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
+    gaps = np.maximum(here[i, top][:, None] - here, 0.0)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(keep, gaps / np.sqrt(norms2), np.inf).min(axis=2))
 
 
 def _own(x: NDArray[np.floating], index: int, space: Space, settings: Settings) -> Redisplaced:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +17,29 @@ FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
 
 
-def complete(p: Array, top: int) -> Array:
+def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
     """Replace the probability of class ``top`` by 1 minus the others, in float64, where it is the larger part.
 
     A float32 answer of 1 - 1e-9 reads 1.0; the others keep their relative precision, so their sum says what was lost.
 
     Args:
-        p: (m, K) probabilities.
+        p: (m, K) probabilities, or (n, m, K) with a ``top`` (n,) for each of n inputs.
         top: the class that holds most of the probability at the base point.
     """
-    out = p.copy()
-    others = _without(out, top)
-    out[:, top] = np.where(others < 0.5, 1.0 - others, p[:, top])
+    out, place = p.copy(), _place(top)
+    others = _without(out, place)
+    out[place] = np.where(others < 0.5, 1.0 - others, p[place])
     return out
 
 
-def _without(p: Array, top: int) -> Array:
+def _place(top: int | NDArray[np.int64]) -> Any:
+    """Where class ``top`` stands in all rows: (..., K), or (n, m, K) with one class for each of n."""
+    return (..., top) if np.ndim(top) == 0 else (np.arange(np.size(top)), slice(None), top)
+
+
+def _without(p: Array, place: Any) -> Array:
     """Sum over the classes but one, which it sets to 0; the whole sum less that one would cancel."""
-    p[..., top] = 0.0
+    p[place] = 0.0
     return np.asarray(p.sum(axis=-1))
 
 
@@ -56,23 +62,23 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
     Args:
         p: (..., m, K); the result is (..., K).
     """
-    row = p.reshape(-1, p.shape[-1])[-1]
-    others = row[np.arange(len(row)) != row.argmax()]  # the largest may have been completed in float64
-    floor = FLOAT32_FLOOR if np.array_equal(others, others.astype(np.float32)) else FLOAT64_FLOOR
+    row = p[..., -1, :]
+    narrow = (row == row.astype(np.float32)) | (np.arange(row.shape[-1]) == row.argmax(axis=-1)[..., None])
+    floor = np.where(narrow.all(axis=-1, keepdims=True), FLOAT32_FLOOR, FLOAT64_FLOOR)  # the largest may have been completed
     return np.asarray(p.min(axis=-2) > floor)
 
 
-def log_probabilities(p: Array, top: int) -> Array:
-    """log p of completed rows (..., K); the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
-    out = np.log(p)
-    others = _without(p.copy(), top)
+def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
+    """log p of rows from ``complete``; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
+    out, place = np.log(p), _place(top)
+    others = _without(p.copy(), place)
     sure = others < 0.5
-    out[..., top] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[..., top])
+    out[place] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[place])
     return np.asarray(out)
 
 
 def contrasts(secants: Array) -> Array:
-    """Helmert contrasts over the directions: (m, K) to (m - 1, K), without the mean over directions.
+    """Helmert contrasts over the directions: (..., m, K) to (..., m - 1, K), without the mean over directions.
 
     c_t = (t y_{t+1} - sum_{i<=t} y_i) / sqrt(t (t+1)). The rows are an orthonormal transform of the centred secants, so
     sum_t c_t c_t^T = sum_i (y_i - ybar)(y_i - ybar)^T; contrast t uses only the first t + 1 secants, which is what the
@@ -81,8 +87,8 @@ def contrasts(secants: Array) -> Array:
     >>> contrasts(np.array([[1.0], [3.0]]))
     array([[1.41421356]])
     """
-    ahead, behind = _helmert(len(secants))
-    return np.asarray(ahead * secants[1:] - behind * np.cumsum(secants[:-1], axis=0))
+    ahead, behind = _helmert(secants.shape[-2])
+    return np.asarray(ahead * secants[..., 1:, :] - behind * np.cumsum(secants[..., :-1, :], axis=-2))
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from scipy import special
 
 __all__ = [
     "Limits",
+    "ManyLimits",
     "block_energies",
     "block_starts",
     "corrected_top",
@@ -28,13 +30,16 @@ __all__ = [
     "joint_rows",
     "joint_starts",
     "joint_top",
-    "largest_early",
     "leading_directions",
     "least_norm",
+    "many_spectral_limits",
+    "many_trace_limits",
     "past_directions",
     "past_grams",
     "predicted_lower",
     "predicted_sum",
+    "seed_direction",
+    "sketch_limits",
     "spectral_limits",
     "top_pair",
     "trace_limits",
@@ -64,6 +69,18 @@ class Limits:
     upper: float
 
 
+class ManyLimits(NamedTuple):
+    """The same for many inputs, (n,) each."""
+
+    value: Array
+    lower: Array
+    upper: Array
+
+    def each(self) -> list[Limits]:
+        """One by one."""
+        return [Limits(*of) for of in zip(self.value.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)]
+
+
 @lru_cache(maxsize=4096)
 def energy_quantile(probability: float, terms: int, features: int | None) -> float:
     """Quantile of sum_t (g . v_t)^2 / |g|^2 over ``terms`` directions.
@@ -91,34 +108,42 @@ def upper_factor(tail: float, terms: int, features: int | None) -> float:
 def top_pair(y: Array, terms: int | None = None) -> tuple[Array, Array]:
     """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out, and the unit top class-space eigenvector.
 
-    ``terms`` stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
+    Args:
+        y: (..., m, K) contrasts, of as many inputs as the first axes say.
+        terms: stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
     """
-    k, m = y.shape[1], terms or len(y)
-    if k <= len(y):
-        values, vectors = np.linalg.eigh(y.T @ y / m)
-        return np.maximum(values[::-1], 0.0), vectors[:, -1]
-    values, vectors = np.linalg.eigh(y @ y.T / m)
-    direction = vectors[:, -1] @ y
-    length = float(np.linalg.norm(direction))
-    return np.maximum(values[::-1], 0.0), direction / length if length > 0 else direction
+    (rows, k), turned = y.shape[-2:], np.swapaxes(y, -1, -2)
+    m = terms or rows
+    if k <= rows:
+        values, vectors = np.linalg.eigh(turned @ y / m)
+        return np.maximum(values[..., ::-1], 0.0), vectors[..., -1]
+    values, vectors = np.linalg.eigh(y @ turned / m)
+    direction = (turned @ vectors[..., -1:])[..., 0]
+    length = np.linalg.norm(direction, axis=-1, keepdims=True)
+    return np.maximum(values[..., ::-1], 0.0), direction / np.where(length > 0, length, 1.0)
 
 
-def corrected_top(values: Array, terms: int, features: int | None) -> float:
+def corrected_top(values: Array, terms: int, features: int | None) -> Array:
     """Remove the upward bias of the largest sample eigenvalue: (m - 1) / sum_{j>=2} 1 / (l_1 - l_j), zeros included.
 
     Orthonormal directions leave only the share 1 - m / d of the sampling noise, and so of the bias.
+
+    Args:
+        values: (..., r) eigenvalues, falling.
+        terms: m.
+        features: d for orthonormal directions, ``None`` for independent ones.
     """
-    top = float(values[0])
-    if terms < 2 or top <= 0:
+    top = values[..., 0]
+    if terms < 2:
         return top
-    gaps = top - values[1 : min(len(values), terms)]
-    if gaps.size and float(gaps.min()) <= 1e-12 * top:
-        return top
-    total = float((1.0 / gaps).sum()) + (terms - 1 - gaps.size) / top
-    corrected = (terms - 1) / total
-    if features is None:
-        return corrected
-    return top - (1.0 - terms / features) * (top - corrected)
+    gaps = top[..., None] - values[..., 1:terms]
+    tied = (top <= 0) | (gaps.min(axis=-1, initial=np.inf) <= 1e-12 * top)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = (1.0 / gaps).sum(axis=-1) + (terms - 1 - gaps.shape[-1]) / top
+        corrected = (terms - 1) / total
+    if features is not None:
+        corrected = top - (1.0 - terms / features) * (top - corrected)
+    return np.asarray(np.where(tied, top, corrected))
 
 
 def joint_rows(y: Array, caught: Array, factor: float = 1.0) -> Array:
@@ -158,36 +183,36 @@ def joint_top(y: Array, caught: Array, features: int | None) -> tuple[float, Arr
     return top - bias / (1.0 + bias / float(first[0])), vectors[:, 0]
 
 
-def predicted_energy(y: Array, known: Array | None = None) -> tuple[float, int]:
+def predicted_energy(y: Array, known: Array | None = None) -> tuple[Array, int]:
     """sum_t (u_t . y_t)^2 with u_t found from y_1 .. y_{t-1} alone, and the number of its terms.
 
     Given the past each term is at most lambda times a chi squared with one degree of freedom, whatever the spectrum, so
     the sum over its quantile is a lower limit. Any direction found from the past will do; it is renewed in growing blocks.
 
     Args:
-        y: (m, K) contrasts in order.
-        known: the direction where it is known beforehand (two classes); then every term counts.
+        y: (..., m, K) contrasts in order.
+        known: (..., K) the direction where it is known beforehand (two classes); then every term counts.
     """
-    m = len(y)
+    m = y.shape[-2]
     if known is not None:
-        return float(((y @ known) ** 2).sum()), m
+        return predicted_sum(known[..., None, :], y, (0,)), m
     if m <= LEARNING:
-        return 0.0, 0
+        return np.zeros(y.shape[:-2]), 0
     starts = block_starts(m)
     return predicted_sum(past_directions(y, starts), y, starts), m - LEARNING
 
 
-def predicted_sum(forms: Array, y: Array, starts: Sequence[int]) -> float:
-    """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (blocks, K) of the block that t is in."""
-    return sum(block_energies(forms, y, starts))
+def predicted_sum(forms: Array, y: Array, starts: Sequence[int]) -> Array:
+    """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (..., blocks, K) of the block of t."""
+    return np.asarray(sum(block_energies(forms, y, starts)))
 
 
-def block_energies(forms: Array, y: Array, starts: Sequence[int]) -> list[float]:
+def block_energies(forms: Array, y: Array, starts: Sequence[int]) -> list[Array]:
     """The same sum block by block."""
     out = []
-    for form, first, last in zip(forms, starts, (*starts[1:], len(y)), strict=True):
-        along = y[first:last] @ form
-        out.append(float(along @ along))
+    for block, (first, last) in enumerate(itertools.pairwise((*starts, y.shape[-2]))):
+        along = y[..., first:last, :] @ forms[..., block, :, None]
+        out.append(np.einsum("...tu,...tu->...", along, along))
     return out
 
 
@@ -237,39 +262,44 @@ def joint_starts(m: int) -> tuple[int, ...]:
 
 
 def past_grams(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
-    """Gram of the rows before each start, (blocks, K, K); of t rows and t times C^T C where there are exact ones."""
-    edges = [0, *starts]
-    grams = np.cumsum([y[a:b].T @ y[a:b] for a, b in itertools.pairwise(edges)], axis=0)
+    """Gram of the rows before each start, (..., blocks, K, K); of t rows and t times C^T C where there are exact ones."""
+    parts = [y[..., a:b, :] for a, b in itertools.pairwise((0, *starts))]
+    grams = np.cumsum(np.stack([np.swapaxes(part, -1, -2) @ part for part in parts], axis=-3), axis=-3)
     if caught is None:
         return grams
     return np.asarray(grams + np.maximum(starts, 1)[:, None, None] * (caught.T @ caught))
 
 
 def leading_directions(grams: Array, seeds: Array) -> Array:
-    """Unit vectors near the top eigenvectors of (n, K, K) positive matrices: the sixteenth power of each times a seed.
+    """Unit vectors near the top eigenvectors of (..., K, K) positive matrices: the sixteenth power of each times a seed.
 
-    A prediction need not be exact: whatever the direction, the limit holds. The seeds, (n, K) or (1, K), are contrasts
-    from the past, so that no class basis is special.
+    A prediction need not be exact: whatever the direction, the limit holds. The seeds, (..., K), are contrasts from the
+    past, so that no class basis is special.
     """
     power = grams
     for _ in range(SQUARINGS):
         power = power @ power
-        power /= np.maximum(power.trace(axis1=1, axis2=2), TINY)[:, None, None]
-    found = (power @ seeds[:, :, None])[:, :, 0]
-    return np.asarray(found / np.maximum(np.sqrt((found**2).sum(axis=1)), TINY)[:, None])
+        power /= np.maximum(power.trace(axis1=-2, axis2=-1), TINY)[..., None, None]
+    found = (power @ seeds[..., None])[..., 0]
+    return np.asarray(found / np.maximum(np.sqrt((found**2).sum(axis=-1, keepdims=True)), TINY))
 
 
-def largest_early(y: Array) -> int:
-    """Which of the contrasts before the first prediction is the longest."""
-    return int(np.argmax((y[:LEARNING] ** 2).sum(axis=1)))
+def seed_direction(y: Array, caught: Array | None = None) -> Array:
+    """(..., K) what the search for a top direction starts from: the longest exact row, or contrast before any prediction."""
+    rows = y[..., :LEARNING, :] if caught is None else caught
+    longest = (rows**2).sum(axis=-1).argmax(axis=-1)
+    return np.asarray(np.take_along_axis(rows, longest[..., None, None], axis=-2)[..., 0, :])
 
 
 def past_directions(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
-    """Leading direction of the rows before each start, (blocks, K), together with the exact rows where there are any."""
-    seed = y[largest_early(y)] if caught is None else caught[int(np.argmax((caught**2).sum(axis=1)))]
-    if y.shape[1] <= DENSE_CLASSES:
+    """Leading direction of the rows before each start, (..., blocks, K), with the exact rows of a single input, if any."""
+    seed = seed_direction(y, caught)
+    if y.shape[-1] <= DENSE_CLASSES:
         grams = past_grams(y, starts, caught)
-        return leading_directions(grams / max(float(grams[-1].trace()), TINY), seed[None])
+        whole = np.maximum(grams[..., -1, :, :].trace(axis1=-2, axis2=-1), TINY)
+        return leading_directions(grams / whole[..., None, None, None], seed[..., None, :])
+    if y.ndim > 2:
+        return np.stack([past_directions(one, starts) for one in y])
     out = np.empty((len(starts), y.shape[1]))
     u = seed
     for i, start in enumerate(starts):
@@ -318,27 +348,46 @@ def spectral_limits(
         floor = float(top_pair(caught, 1)[0][0])
         lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
         return Limits(max(value, lower), lower, upper), direction
-    values, direction = top_pair(y)
-    value = corrected_top(values, terms, features)
-    upper = float(values[0]) * upper_factor(tail, terms, features)
-    energy, n = predicted_energy(y, known)
-    lower = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
-    return Limits(max(value, lower), lower, upper), direction
+    limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])
+    return limits.each()[0], directions[0]
+
+
+def many_spectral_limits(
+    y: Array, confidence: float, features: int | None = None, known: Array | None = None
+) -> tuple[ManyLimits, Array]:
+    """``spectral_limits`` of (n, m, K) contrasts without exact rows, ``known`` (n, K); directions (n, K)."""
+    tail = (1.0 - confidence) / 2
+    values, directions = top_pair(y)
+    return sketch_limits(values, predicted_energy(y, known), y.shape[-2], tail, features), directions
+
+
+def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail: float, features: int | None) -> ManyLimits:
+    """The limits from the eigenvalues (n, r) of the sample, falling, and the predicted energy with its terms."""
+    energy, n = predicted
+    lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(len(values))
+    upper = values[:, 0] * upper_factor(tail, terms, features)
+    return ManyLimits(np.maximum(corrected_top(values, terms, features), lower), lower, upper)
 
 
 def predicted_lower(forms: Array, y: Array, starts: Sequence[int], caught: Array, quantile: float, floor: float) -> float:
     """``least_norm`` from predicted forms (blocks, K) of the contrasts and of the exact rows; ``floor`` is certain."""
     offsets = ((forms @ caught.T) ** 2).sum(axis=1)
-    return least_norm(block_energies(forms, y, starts), offsets.tolist(), quantile, max(floor, float(offsets.max())))
+    return least_norm(
+        [float(e) for e in block_energies(forms, y, starts)], offsets.tolist(), quantile, max(floor, float(offsets.max()))
+    )
 
 
 def trace_limits(y: Array, confidence: float, features: int | None = None, caught: Array | None = None) -> Limits:
     """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case."""
-    terms, tail = len(y), (1.0 - confidence) / 2
-    total = float((y**2).sum())
     known = 0.0 if caught is None else float((caught**2).sum())
-    return Limits(
-        known + total / terms,
-        known + total / energy_quantile(1.0 - tail, terms, features),
-        known + total / terms * upper_factor(tail, terms, features),
-    )
+    value, lower, upper = (float(part[0]) for part in many_trace_limits(y[None], confidence, features))
+    return Limits(known + value, known + lower, known + upper)
+
+
+def many_trace_limits(y: Array, confidence: float, features: int | None = None) -> ManyLimits:
+    """``trace_limits`` of (n, m, K) contrasts without exact rows."""
+    terms, tail = y.shape[-2], (1.0 - confidence) / 2
+    total = np.einsum("ntk,ntk->n", y, y)
+    factor = upper_factor(tail, terms, features)
+    with np.errstate(invalid="ignore"):  # few terms have no finite factor
+        return ManyLimits(total / terms, total / energy_quantile(1.0 - tail, terms, features), total / terms * factor)

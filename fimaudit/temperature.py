@@ -10,7 +10,8 @@ At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,96 +19,111 @@ from numpy.typing import NDArray
 from fimaudit.spectrum import (
     DENSE_CLASSES,
     LEARNING,
+    TINY,
     Limits,
+    ManyLimits,
     block_starts,
-    corrected_top,
     energy_quantile,
     joint_rows,
     joint_starts,
     joint_top,
-    largest_early,
     leading_directions,
     past_directions,
     past_grams,
     predicted_lower,
     predicted_sum,
+    seed_direction,
+    sketch_limits,
     top_pair,
     upper_factor,
 )
 
-__all__ = ["peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
+__all__ = ["many_peak_limits", "peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
 
 Array = NDArray[np.float64]
 
 #: For two classes the peak lies where the gap of log p is 2.4 T; more classes move it, up to a factor of a few.
 TWO_CLASS_GAP = 2.4
-GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 13))
-FINER = np.exp(np.linspace(np.log(GRID[5]), np.log(GRID[7]), 7))
+GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 7))
+FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
-
-
 #: Many classes: rows from which the coarse grid is placed.
 COARSE_ROWS = 48
 
 
-def temper(logs: Array, log_p: Array, temperature: float) -> Array:
-    """Z = (L - L q_T) sqrt(q_T) / T: contrasts of log p to contrasts of 2 sqrt(q_T), both (m, K)."""
-    q = _tempered(log_p, np.array([temperature]))[0]
-    out = logs - (logs @ q)[:, None]
-    out *= np.sqrt(q) / temperature
+def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
+    """Z = (L - L q_T) sqrt(q_T) / T: contrasts of log p to contrasts of 2 sqrt(q_T), both (..., m, K).
+
+    Args:
+        logs: (..., m, K).
+        log_p: (..., K) log probabilities at the input.
+        temperature: one for each input.
+    """
+    t = np.asarray(temperature, dtype=np.float64)[..., None]
+    q = _tempered(log_p, t)[..., 0, :]
+    out = logs - logs @ q[..., None]
+    out *= (np.sqrt(q) / t)[..., None, :]
     return np.asarray(out)
 
 
-def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> float:
+def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> Array:
     """The temperature at which the sample's lambda_T is largest: a grid over log T, a finer one, and a parabola.
 
     Args:
-        logs: (m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
-        log_p: (K,) log probabilities.
+        logs: (..., m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
+        log_p: (..., K) log probabilities.
         around: centre of the grid; from the gap between the two largest log p when left out.
     """
+    if logs.shape[-1] > DENSE_CLASSES and logs.ndim > 2:
+        return np.stack([peak_temperature(*one, around) for one in zip(logs, log_p, strict=True)])
+    start = start_temperature(log_p)[..., None] if around is None else np.full((*log_p.shape[:-1], 1), around)
     gram = _gram(logs)
-    grid = GRID * (around if around is not None else start_temperature(log_p))
     few = logs if gram is not None else logs[:COARSE_ROWS]
-    grid, tops = _climb(few, gram, log_p, grid, GRID[-2])
-    finer = FINER * grid[int(np.argmax(tops))]
-    grid, tops = _climb(logs, gram, log_p, finer, FINER[-2] / FINER[1])
-    return _summit(grid, tops)
+    grid, tops = _climb(partial(_rough_tops, few, gram, log_p), start * GRID, GRID[-2])
+    finer = FINER * np.take_along_axis(grid, tops.argmax(axis=-1)[..., None], axis=-1)
+    return _summit(*_climb(partial(_tops, logs, gram, log_p), finer, FINER[-2] / FINER[1]))
 
 
-def _climb(logs: Array, gram: Array | None, log_p: Array, grid: Array, shift: float) -> tuple[Array, Array]:
+def _climb(tops_at: Callable[[Array], Array], grid: Array, shift: float) -> tuple[Array, Array]:
     """lambda_T over the grid, moved by the factor ``shift`` until its largest value does not lie at an end."""
+    last = grid.shape[-1] - 1
     for _ in range(12):
-        tops = _tops(logs, gram, log_p, grid)
-        best = int(np.argmax(tops))
-        if 0 < best < len(grid) - 1 or not tops[best] > 0:
+        tops = tops_at(grid)
+        best = tops.argmax(axis=-1)
+        ends = ((best == 0) | (best == last)) & (tops.max(axis=-1) > 0)
+        if not ends.any():
             break
-        grid = grid * (shift if best else 1.0 / shift)
+        grid = grid * np.where(ends, np.where(best == 0, 1.0 / shift, shift), 1.0)[..., None]
     return grid, tops
 
 
-def _summit(grid: Array, tops: Array) -> float:
+def _summit(grid: Array, tops: Array) -> Array:
     """Top of the parabola in log T through the largest value and its neighbours."""
-    best = int(np.argmax(tops))
-    if not 0 < best < len(grid) - 1:
-        return float(grid[best])
-    before, at, after = tops[best - 1 : best + 2]
+    best = tops.argmax(axis=-1)
+    inside = (best > 0) & (best < grid.shape[-1] - 1)
+    middle = np.clip(best, 1, grid.shape[-1] - 2)[..., None]
+    before, at, after = (np.take_along_axis(tops, middle + i, axis=-1)[..., 0] for i in (-1, 0, 1))
     bend = 2 * at - before - after
-    offset = 0.5 * (after - before) / bend if bend > 0 else 0.0
-    return float(grid[best] * (grid[best + 1] / grid[best]) ** offset)
+    offset = np.where(bend > 0, 0.5 * (after - before) / np.where(bend > 0, bend, 1.0), 0.0)
+    ratio = (np.take_along_axis(grid, middle + 1, axis=-1) / np.take_along_axis(grid, middle, axis=-1))[..., 0]
+    found = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
+    return np.asarray(np.where(inside, found * ratio**offset, found))
 
 
 def _gram(logs: Array) -> Array | None:
-    """Few classes: the Gram matrix serves every temperature."""
-    return logs.T @ logs / len(logs) if logs.shape[1] <= DENSE_CLASSES else None
+    """Few classes: the Gram matrix, (..., 1, K, K), serves every temperature."""
+    if logs.shape[-1] > DENSE_CLASSES:
+        return None
+    return np.asarray((np.swapaxes(logs, -1, -2) @ logs / logs.shape[-2])[..., None, :, :])
 
 
-def start_temperature(log_p: Array) -> float:
-    """Where the peak of the two leading classes alone would lie."""
-    leading = np.partition(log_p, len(log_p) - 2)[-2:]
-    spread = float(leading[1] - log_p.mean())  # a tie is told from the scale of the logits by the other classes
-    return (max(float(leading[1] - leading[0]), 0.1 * spread) or 0.5) / TWO_CLASS_GAP
+def start_temperature(log_p: Array) -> Array:
+    """Where the peak of the two leading classes alone would lie, for (..., K) log probabilities."""
+    leading = np.partition(log_p, log_p.shape[-1] - 2, axis=-1)[..., -2:]
+    spread = leading[..., 1] - log_p.mean(axis=-1)  # a tie is told from the scale of the logits by the other classes
+    gap = np.maximum(np.maximum(leading[..., 1] - leading[..., 0], 0.0), 0.1 * spread)
+    return np.asarray(np.where(gap > 0, gap, 0.5) / TWO_CLASS_GAP)
 
 
 def peak_limits(
@@ -129,15 +145,19 @@ def peak_limits(
     Returns:
         the limits, and the temperature of the peak.
     """
-    terms, tail = len(logs), (1.0 - confidence) / 2
     if caught is not None and len(caught):
-        return _joint_peak(logs, log_p, caught, upper_factor(tail, terms, features), 1.0 - tail, features)
-    temperature = peak_temperature(logs, log_p)
-    values, _ = top_pair(temper(logs, log_p, temperature))
-    upper = float(values[0]) * upper_factor(tail, terms, features)
-    energy, n = _predicted_peak(logs, log_p)
-    lower = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
-    return Limits(max(corrected_top(values, terms, features), lower), lower, upper), temperature
+        tail = (1.0 - confidence) / 2
+        return _joint_peak(logs, log_p, caught, upper_factor(tail, len(logs), features), 1.0 - tail, features)
+    limits, temperatures = many_peak_limits(logs[None], log_p[None], confidence, features)
+    return limits.each()[0], float(temperatures[0])
+
+
+def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[ManyLimits, Array]:
+    """``peak_limits`` of (n, m, K) contrasts and (n, K) log probabilities without exact rows; temperatures (n,)."""
+    tail = (1.0 - confidence) / 2
+    temperatures = peak_temperature(logs, log_p)
+    values, _ = top_pair(temper(logs, log_p, temperatures))
+    return sketch_limits(values, _predicted_peak(logs, log_p), logs.shape[-2], tail, features), temperatures
 
 
 def _joint_peak(
@@ -145,7 +165,7 @@ def _joint_peak(
 ) -> tuple[Limits, float]:
     """The same beside exact rows: ``spectral_limits`` at the temperature of the peak, or of the upper limit's own peak."""
     terms = len(logs)
-    temperature = peak_temperature(joint_rows(logs, caught), log_p)
+    temperature = float(peak_temperature(joint_rows(logs, caught), log_p))
     exact = temper(caught, log_p, temperature)
     value, _ = joint_top(temper(logs, log_p, temperature), exact, features)
     upper = np.inf
@@ -159,24 +179,26 @@ def _joint_peak(
     return Limits(max(value, lower), lower, upper), temperature
 
 
-def _predicted_peak(logs: Array, log_p: Array) -> tuple[float, int]:
+def _predicted_peak(logs: Array, log_p: Array) -> tuple[Array, int]:
     """sum_t (u_t . z_t)^2 with temperature and direction of term t found from the contrasts before it."""
-    m = len(logs)
+    m = logs.shape[-2]
     if m <= LEARNING:
-        return 0.0, 0
+        return np.zeros(logs.shape[:-2]), 0
     starts = block_starts(m)
     return predicted_sum(_predicted_forms(logs, log_p, starts), logs, starts), m - LEARNING
 
 
 def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
-    """u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) as a linear form of L_t, for each block, (blocks, K)."""
+    """u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) as a linear form of L_t, for each block, (..., blocks, K)."""
+    if logs.shape[-1] > DENSE_CLASSES and logs.ndim > 2:
+        return np.stack([_predicted_forms(*one, starts) for one in zip(logs, log_p, strict=True)])
     temperatures = _past_temperatures(logs, log_p, starts, caught)
     q = _tempered(log_p, temperatures)
-    root = np.sqrt(q) / temperatures[:, None]
-    if logs.shape[1] <= DENSE_CLASSES:
+    root = np.sqrt(q) / temperatures[..., None]
+    if logs.shape[-1] <= DENSE_CLASSES:
         grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
-        early = logs[largest_early(logs)] if caught is None else caught[int(np.argmax((caught**2).sum(axis=1)))]
-        directions = leading_directions(grams, (early - q @ early[:, None]) * root)
+        early = seed_direction(logs, caught)[..., None, :]
+        directions = leading_directions(grams, (early - (q * early).sum(axis=-1, keepdims=True)) * root)
     else:
         exact = [None] * len(starts) if caught is None else [temper(caught, log_p, float(t)) for t in temperatures]
         directions = np.stack(
@@ -186,54 +208,67 @@ def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: A
             ]
         )
     weights = directions * root
-    return np.asarray(weights - weights.sum(axis=1, keepdims=True) * q)
+    return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)
 
 
 def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
-    """Temperature for each block, from log p alone at first, or from exact rows, and renewed from the past."""
+    """Temperature for each block (..., blocks), from log p alone at first, or from exact rows, and renewed from the past."""
     temperature = start_temperature(log_p)
-    out = np.full(len(starts), temperature)
+    out = np.repeat(temperature[..., None], len(starts), axis=-1)
     renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if caught is None else (0, *RENEWALS)))
     for block in renewals:
         if block < len(starts):
-            past = logs[: starts[block]]
+            past = logs[..., : starts[block], :]
             if caught is not None:
                 past = np.vstack([np.sqrt(max(starts[block], 1)) * caught, past])
-            grid = temperature * GRID[::2]
-            temperature = float(grid[int(np.argmax(_tops(past, _gram(past), log_p, grid)))])
-            out[block:] = temperature
+            grid = temperature[..., None] * GRID
+            best = _rough_tops(past, _gram(past), log_p, grid).argmax(axis=-1)
+            temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
+            out[..., block:] = temperature[..., None]
     return out
 
 
 def _tempered(log_p: Array, temperatures: Array) -> Array:
-    z = log_p[None, :] / temperatures[:, None]
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+    """q_T of (..., K) log probabilities at (..., n) temperatures: (..., n, K)."""
+    z = log_p[..., None, :] / temperatures[..., None]
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 def _tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
-    """lambda_T at each temperature, up to one common factor."""
+    """lambda_T at each temperature, up to one common factor; many classes of one input at a time."""
     if gram is None:
         return np.array([_power_top(temper(logs, log_p, float(t))) for t in temperatures])
-    return np.asarray(np.linalg.eigvalsh(tempered_grams(gram[None], log_p, temperatures))[:, -1])
+    return np.asarray(np.linalg.eigvalsh(tempered_grams(gram, log_p, temperatures))[..., -1])
+
+
+def _rough_tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
+    """The same from above, to place a maximum: tr(F^8)^(1/8), which costs a tenth of the eigenvalues."""
+    if gram is None:
+        return _tops(logs, gram, log_p, temperatures)
+    fisher = tempered_grams(gram, log_p, temperatures)
+    size = np.maximum(np.sqrt(np.einsum("...ij,...ij->...", fisher, fisher)), TINY)
+    power = fisher / size[..., None, None]
+    for _ in range(2):
+        power = power @ power
+    return np.asarray(size * np.einsum("...ij,...ij->...", power, power) ** 0.125)
 
 
 def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
     """diag(sqrt q) (I - 1 q^T) C (I - q 1^T) diag(sqrt q) / T^2 at each temperature, for one or as many Grams C.
 
     Args:
-        grams: (n or 1, K, K) Grams of log-probability gradients.
-        log_p: (K,) log probabilities.
-        temperatures: (n,).
+        grams: (..., n or 1, K, K) Grams of log-probability gradients.
+        log_p: (..., K) log probabilities.
+        temperatures: (..., n).
 
     Returns:
-        (n, K, K) Fisher information on the class side.
+        (..., n, K, K) Fisher information on the class side.
     """
     q = _tempered(log_p, temperatures)
-    cq = (grams @ q[:, :, None])[:, :, 0]
-    inner = grams - cq[:, :, None] - cq[:, None, :] + (cq * q).sum(axis=1)[:, None, None]
-    root = np.sqrt(q) / temperatures[:, None]
-    return np.asarray(root[:, :, None] * inner * root[:, None, :])
+    root = np.sqrt(q) / temperatures[..., None]
+    left = (np.eye(q.shape[-1]) - q[..., None, :]) * root[..., None]
+    return np.asarray(left @ grams @ np.swapaxes(left, -1, -2))
 
 
 def _power_top(z: Array, steps: int = 24) -> float:

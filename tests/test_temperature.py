@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from fimaudit.spectrum import DENSE_CLASSES, top_pair
-from fimaudit.temperature import peak_limits, peak_temperature, temper
+from fimaudit.temperature import many_peak_limits, peak_limits, peak_temperature, temper
 from tests.cases import log_softmax, softmax, truth_of
 
 CLASSES = [2, 3, 10, DENSE_CLASSES, DENSE_CLASSES + 1, 60]
@@ -96,3 +96,12 @@ def test_more_than_the_dense_classes_agree_with_the_dense_algebra() -> None:
     scan = max(float(top_pair(temper(logs, log_p, s))[0][0]) for s in np.geomspace(t / 30, 30 * t, 600))
     assert float(top_pair(temper(logs, log_p, t))[0][0]) == pytest.approx(scan, rel=5e-3)
     assert limits.upper > scan
+
+
+def test_two_likely_classes_that_move_alike_leave_nothing_to_overflow() -> None:
+    """At low temperatures only they count, and what they leave is 0 to rounding, of either sign."""
+    logs = np.array([[[0.03473874960161538, -3.0765310876195144, 0.03473874960172907]]])
+    log_p = np.array([[-0.5868217859302846, -4.49493070658959, -0.8376119825877993]])
+    limits, _ = many_peak_limits(logs, log_p, 0.95)
+    best = max(float(top_pair(temper(logs[0], log_p[0], t))[0][0]) for t in np.geomspace(0.01, 100, 2000))
+    assert limits.value[0] == pytest.approx(best, rel=5e-3)

@@ -6,14 +6,10 @@ model is opened and on the first real rows that come.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +21,6 @@ __all__ = [
     "HALF_TOLERANCE",
     "TOLERANCE",
     "Batching",
-    "Lanes",
     "Verdict",
     "agreement",
     "by_rows",
@@ -44,27 +39,6 @@ _MOST_ELEMENTS = 1 << 26
 #: Largest disagreement as a share of the largest answer: float32 kernels differ by 1e-6 between batch sizes, half
 #: precision by 1e-3; rows that influence each other (dynamic quantisation, mixed-up axes) by 1e-2 and more.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 5e-3
-
-
-class Lanes(Protocol):
-    """A session's call, of which several may run side by side."""
-
-    @property
-    def lanes(self) -> int: ...
-
-    @property
-    def most_bytes(self) -> int | None: ...
-
-    def __call__(self, rows: NDArray[Any], count: int | None = None) -> NDArray[Any]: ...
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="onnx")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 class Verdict(Enum):
@@ -90,7 +64,7 @@ class Batching:
     """
 
     kind: str
-    ask: Lanes
+    ask: Ask
     size: int | None = None
     padded: bool = False
     axis: bool = True
@@ -102,28 +76,13 @@ class Batching:
         return self.size if self.spread else 1
 
     def __call__(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """The model's answers to (B, \\*shape) rows, B answers, from calls side by side where ``ask`` has lanes.
+        """The model's answers to (B, \\*shape) rows, B answers.
 
         Raises:
             OutputError: the model answered with another number of rows.
         """
-        step = self._step if self.size is not None else 1
-        calls = -(-len(rows) // step)
-        lanes = min(self.ask.lanes, calls)
-        if lanes <= 1:
-            return self._in_turn(rows)
-        edges = [step * (i * calls // lanes) for i in range(lanes)] + [len(rows)]
-        pieces = [rows[a:b] for a, b in itertools.pairwise(edges)]
-        others = [_pool().submit(self._in_turn, piece) for piece in pieces[1:]]
-        return np.concatenate([self._in_turn(pieces[0]), *(other.result() for other in others)])
-
-    def _in_turn(self, rows: NDArray[Any]) -> NDArray[Any]:
         if self.size is None:
-            most = self.ask.most_bytes
-            count = len(rows) if most is None else max(1, most // max(1, rows[0].nbytes))
-            parts = [rows[i : i + count] for i in range(0, len(rows), count)]
-            answers = [by_rows(self.ask(part), len(part)) for part in parts]
-            return answers[0] if len(answers) == 1 else np.concatenate(answers)
+            return by_rows(self.ask(rows), len(rows))
         if self.size == 1 and self.axis:
             pieces = [self.ask(rows[i : i + 1], 1) for i in range(len(rows))]
             return np.concatenate([p if p.ndim and p.shape[0] == 1 else p[None] for p in pieces])

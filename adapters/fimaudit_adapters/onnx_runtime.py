@@ -154,6 +154,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         classes=_classes(choice, port) if options.output_step is None else None,
         device=runner.device,
         preferred_batch=choice.batching.preferred,
+        call_bytes=runner.call_bytes,
         details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
     )

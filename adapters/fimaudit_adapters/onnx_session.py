@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from fimaudit_adapters.onnx_ports import Held, Port
 
 __all__ = ["Runner", "import_onnx", "new_session", "parse_device"]
 
-#: Two rows of 3 x 224 x 224 (benchmarks/memory.py measures what a call of SqueezeNet takes).
-CALL_BYTES = 3 * 2**19
+#: Four rows of 3 x 224 x 224, 200 of 3 x 32 x 32 (benchmarks/memory.py measures what a call of SqueezeNet takes).
+CALL_BYTES = 5 * 2**19
 _FATAL = 4  # onnxruntime's log level that leaves stderr empty; what goes wrong is raised anyway
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -63,9 +62,6 @@ def parse_device(device: str | None) -> tuple[str, int] | None:
 def new_session(ort: Any, model: str | bytes, folder: str | None, device: tuple[str, int] | None) -> Any:
     """An ``InferenceSession`` on ``device``, quiet; on CUDA without TF32 and with repeatable algorithms.
 
-    On the CPU a run takes one thread: several runs side by side (``Runner.lanes``) wait for each other less than threads
-    that share each layer of one run.
-
     Args:
         ort: the module onnxruntime.
         model: path, or the serialised model.
@@ -78,7 +74,6 @@ def new_session(ort: Any, model: str | bytes, folder: str | None, device: tuple[
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = 1
     if isinstance(model, bytes) and folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if device is None or device[0] == "cuda":
@@ -163,12 +158,7 @@ class Runner:
         self._bound = self.provider == _CUDA and self.output.type.startswith("tensor(")
 
     @property
-    def lanes(self) -> int:
-        """Calls that may run side by side: one a core on the CPU, one on a GPU."""
-        return _cores() if self.device == "cpu" else 1
-
-    @property
-    def most_bytes(self) -> int | None:
+    def call_bytes(self) -> int | None:
         """Bytes of the rows of one call: on the CPU more of them leave the cache between two layers."""
         return CALL_BYTES if self.device == "cpu" else None
 
@@ -207,12 +197,6 @@ class Runner:
         if any(len(row) != len(self.classes) for row in maps):
             raise OutputError(f"expected the classes {self.classes} in every row, one row has others as well")
         return table
-
-
-@lru_cache(maxsize=1)
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_bound(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from fimaudit.at_once import AtOnce, do_at_once
 from fimaudit.classifier import Classifier, NetworkClassifier
 from fimaudit.directions import Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
@@ -22,7 +23,7 @@ __all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 
 #: Inputs whose rows share requests behind a network, and most bytes of their rows; the same for calls on this machine.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
-LOCAL_BLOCK, LOCAL_BYTES = 8, 16 * 2**20
+LOCAL_BLOCK, LOCAL_BYTES = 8, 32 * 2**20
 #: A budget is worth so many blocks at least.
 AT_STAKE = 10
 
@@ -119,8 +120,8 @@ def _run_block(
     """Rounds: every open conversation's next rows go to the meter together, in the order of the inputs."""
     before = (meter.usage.rows, meter.usage.requests)
     talks = {index: start(index) for index in block}
-    wanted: dict[int, Rows] = {index: next(talk) for index, talk in talks.items()}
     results: dict[int, Sensitivity] = {}
+    wanted = _go_on(talks, dict.fromkeys(block), results)
     while wanted:
         order = list(wanted)
         answers: list[NDArray[np.float64] | None]
@@ -137,18 +138,30 @@ def _run_block(
                 raise  # the endpoint as a whole: the inputs stay unmeasured and can be resumed
             answers = [None] * len(order)
             reasons = dict.fromkeys(range(len(order)), error)
-        with small_algebra():
-            for place, (index, answer) in enumerate(zip(order, answers, strict=True)):
-                if answer is None:
-                    results[index] = failed(index, reasons[place])
-                    del wanted[index]
-                    continue
-                try:
-                    wanted[index] = talks[index].send(answer)
-                except StopIteration as stop:
-                    results[index] = stop.value
-                    del wanted[index]
+        results |= {order[place]: failed(order[place], reason) for place, reason in reasons.items()}
+        told = {index: answer for index, answer in zip(order, answers, strict=True) if answer is not None}
+        wanted = _go_on(talks, told, results)
     rows, requests = meter.usage.rows - before[0], meter.usage.requests - before[1]
     for place, index in enumerate(block):
         first = place == 0  # what a block took is counted once
         yield Outcome(results[index], rows if first else 0, requests if first else 0)
+
+
+def _go_on(talks: Mapping[int, Conversation], told: Mapping[int, Any], results: dict[int, Sensitivity]) -> dict[int, Rows]:
+    """Tell conversations what they wait for, in the order of the inputs: the rows that they want next, or their results."""
+    wanted: dict[int, Rows] = {}
+    with small_algebra():
+        while told:
+            arithmetic: dict[int, AtOnce] = {}
+            for index, answer in told.items():
+                try:
+                    next_one = talks[index].send(answer)
+                except StopIteration as stop:
+                    results[index] = stop.value
+                    continue
+                if isinstance(next_one, AtOnce):
+                    arithmetic[index] = next_one
+                else:
+                    wanted[index] = next_one
+            told = do_at_once(arithmetic)
+    return dict(sorted(wanted.items()))

@@ -1,0 +1,94 @@
+"""Working on many inputs at once changes nothing but the time: bit for bit what each gets alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fimaudit.at_once import AtOnce, alike, do_at_once
+from fimaudit.directions import PlainRows
+from fimaudit.noise import Here, Quality
+from fimaudit.probes import Answered, Rungs, heard_each
+from fimaudit.profile import margin_radii
+from fimaudit.sketches import Sketch, estimate_sketches
+
+
+def answers(rng: np.random.Generator, classes: int, rows: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(1, K) at an input and (rows, K) around it."""
+    start = 3.0 * rng.standard_normal(classes)
+    if kind == "hidden":
+        start[rng.integers(classes)] = -200.0
+    moves = 0.01 * rng.standard_normal((rows, classes))
+    if kind == "still":
+        moves[:] = 0.0
+    logits = np.concatenate([start[None], start + moves])
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    if kind == "float32":
+        p = p.astype(np.float32).astype(np.float64)
+    if kind == "rounded":
+        p = np.round(p, 4)
+    return p[:1], p[1:]
+
+
+KINDS = st.sampled_from(["plain", "plain", "hidden", "still", "float32", "rounded", "random", "relative"])
+
+
+def here_of(kind: str, base: np.ndarray, rng: np.random.Generator) -> Here:
+    """What is known of such answers."""
+    if kind == "random":
+        base = np.abs(base + 1e-5 * rng.standard_normal((8, base.shape[1])))
+        return Here(Quality(random=True), base / base.sum(axis=1, keepdims=True))
+    return Here(Quality(quantum=1e-4 if kind == "rounded" else 0.0, relative=1e-4 if kind == "relative" else 0.0), base)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(KINDS, st.sampled_from([2, 3, 10, 30]), st.sampled_from([7, 40])), min_size=2, max_size=6), st.data()
+)
+def test_sketches_at_once_are_those_alone(cases: list[tuple[str, int, int]], data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    sketches = []
+    for kind, classes, rows in cases:
+        base, around = answers(rng, classes, rows, kind)
+        features = data.draw(st.sampled_from([None, 300]))
+        sketches.append(Sketch(here_of(kind, base, rng).still, around, 0.01 * (1 + rng.random()), 0.95, features))
+    assert estimate_sketches(sketches) == [estimate_sketches([one])[0] for one in sketches]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(KINDS, st.sampled_from([2, 10])), min_size=2, max_size=6), st.integers(0, 999))
+def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    told = []
+    for kind, classes in cases:
+        base, around = answers(rng, classes, 8, kind)
+        rungs = Rungs(PlainRows(np.zeros((8, 3))), np.array([0.01, 0.03]), np.array([True, True]))
+        told.append(Answered(rungs, around, here_of(kind, base, rng)))
+    together, alone = heard_each(told), [heard_each([one])[0] for one in told]
+    for (energy, clear), (its_energy, its_clear) in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(energy, its_energy)
+        np.testing.assert_array_equal(clear, its_clear)
+    assert margin_radii(told) == [margin_radii([one])[0] for one in told]
+
+
+def test_work_is_done_once_for_all_who_want_it() -> None:
+    calls: list[Any] = []
+
+    def double(parts: Any) -> list[int]:
+        calls.append(list(parts))
+        return [2 * part for part in parts]
+
+    def negative(parts: Any) -> list[int]:
+        return [-part for part in parts]
+
+    told = do_at_once({4: AtOnce(double, 1), 7: AtOnce(negative, 5), 9: AtOnce(double, 3)})
+    assert told == {4: 2, 7: -5, 9: 6}
+    assert calls == [[1, 3]]
+    with pytest.raises(ValueError, match="zip"):
+        do_at_once({0: AtOnce(lambda parts: [], 1)})  # one result for each, or a fault
+    assert alike([]) == []
