@@ -37,7 +37,8 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
     these, population = dict.fromkeys(UNKNOWN, Quantiles()), dict.fromkeys(UNKNOWN, Quantiles())
     if len(measured):
         points = {name: _points(measured, name, confidence) for name in UNKNOWN}
-        these = {name: _these(measured, name, points[name], confidence) for name in UNKNOWN}
+        factors = {norm: _stricter(measured.contrasts, confidence, norm) for norm in (True, False)}
+        these = {name: _these(measured.limits[name], points[name], factors[bad < 0]) for name, bad in UNKNOWN.items()}
         ranks = {p: population_ranks(len(measured), p, confidence) for p in POPULATION}
         population = {name: _population(measured, name, points[name], ranks, confidence) for name in UNKNOWN}
     statuses, counts = np.unique(table.status, return_counts=True)
@@ -58,16 +59,26 @@ def _points(inputs: Columns, name: str, confidence: float) -> dict[float, float]
     return {p: middle if p == 0.5 else (min if p < 0.5 else max)(_quantile(shrunk, p), middle) for p in THESE}
 
 
-def _these(inputs: Columns, name: str, points: Mapping[float, float], confidence: float) -> Quantiles:
+def _stricter(counts: NDArray[np.int64], confidence: float, norm: bool) -> dict[float, tuple[Array, Array]]:
+    """By quantile, the factors that make each input's limits, below and above, as strict as the quantile needs."""
+    n, tail = len(counts), (1.0 - confidence) / 2
+    return {
+        p: (
+            restated(counts, tail, _level(n, p, tail), norm=norm, above=False),
+            restated(counts, tail, _level(n, 1.0 - p, tail), norm=norm, above=True),
+        )
+        for p in THESE
+    }
+
+
+def _these(quantity: Limits, points: Mapping[float, float], factors: Mapping[float, tuple[Array, Array]]) -> Quantiles:
     """[Q_p(lower_i), Q_p(upper_i)], in the tails from stricter limits; point values there corrected for noise."""
-    quantity, counts, n = inputs.limits[name], inputs.contrasts, len(inputs)
     value, lower, upper = quantity.value, quantity.lower, quantity.upper
-    norm, tail = UNKNOWN[name] < 0, (1.0 - confidence) / 2
 
     def at(p: float) -> Interval:
-        low = lower * restated(counts, tail, _level(n, p, tail), norm=norm, above=False)
-        high = upper * restated(counts, tail, _level(n, 1.0 - p, tail), norm=norm, above=True)
-        return _cell(points[p], _quantile(_ordered(low, 0.0), p), _quantile(_ordered(high, np.inf), p))
+        below, above = factors[p]
+        low, high = _ordered(lower * below, 0.0), _ordered(upper * above, np.inf)
+        return _cell(points[p], _quantile(low, p), _quantile(high, p))
 
     mean = _cell(float(value.mean()), float(lower.mean()), float(upper.mean()))
     return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), min=at(0.0), max=at(1.0), mean=mean)

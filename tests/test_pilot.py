@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fimaudit import InputDomain, open_classifier
+from fimaudit import InputDomain, audit, open_classifier
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter
 from fimaudit.noise import Quality
@@ -69,6 +69,20 @@ def test_a_second_pair_only_where_the_first_leaves_a_doubt() -> None:
     ):
         steps, meter = pilot(model, MANY, quality)
         assert meter.usage.rows == 5 * (directions * len(steps.profile) + 1)
+
+
+def steps_of_a_tenth(batch: np.ndarray) -> np.ndarray:
+    return SMOOTH(np.round(batch, 1))
+
+
+def test_no_verdict_on_the_whole_run_from_one_pair() -> None:
+    """Thirty inputs have rows for one pair and their checks; a run without a local value takes the second all the same."""
+    for model, directions, kind in ((SMOOTH, 2, "local"), (steps_of_a_tenth, 4, "finite_scale")):
+        steps, meter = pilot(model, FEW)
+        assert meter.usage.rows == 5 * (directions * len(steps.profile) + 1)
+        assert steps.kind == kind
+        report = audit(model, FEW, queries=200, name="m")
+        assert report.summary.queries <= 1.1 * 200 * len(FEW) + 5  # five rows of preflight beside
 
 
 def test_both_pairs_count_alike_in_one_go_and_in_two() -> None:
