@@ -93,7 +93,11 @@ def displaced_bounds(
     """
     wide = x.astype(np.float64)
     if np.max(lower) == -np.inf and np.min(upper) == np.inf:
-        return (wide - step).astype(dtype), (wide + step).astype(dtype)
+        shape = np.broadcast_shapes(wide.shape, np.shape(step))
+        low, high = np.empty(shape, dtype), np.empty(shape, dtype)  # one pass each: float64 sums, cast as they are stored
+        np.subtract(wide, step, out=low, dtype=np.float64, casting="unsafe")
+        np.add(wide, step, out=high, dtype=np.float64, casting="unsafe")
+        return low, high
     step = np.asarray(step, np.float64)
     narrow = np.minimum(step, (np.asarray(upper, np.float64) - np.asarray(lower, np.float64)) / 2)
     base = np.clip(wide, lower + narrow, upper - narrow)
@@ -114,21 +118,28 @@ def displaced_rows(
     return _select(packed, *displaced_bounds(x, step, lower, upper, dtype), x.shape)
 
 
-def _select(packed: NDArray[np.uint8], low: NDArray[Any], high: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _select(
+    packed: NDArray[np.uint8],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    shape: tuple[int, ...],
+    into: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     r"""Low or high by the sign bits, on the bit patterns (low ^ (bit * (low ^ high))), in blocks that stay in the cache.
 
-    ``low`` and ``high`` are (\*shape) or (n, \*shape); the result has m rows for each, (n m, \*shape).
+    ``low`` and ``high`` are (\*shape) or (n, \*shape); the result has m rows for each, (n m, \*shape), new or in ``into``.
     """
     unsigned, features = np.dtype(f"u{low.dtype.itemsize}"), math.prod(shape)
     base = np.ascontiguousarray(low).reshape(-1, 1, features).view(unsigned)
     change = base ^ np.ascontiguousarray(high).reshape(-1, 1, features).view(unsigned)
-    out = np.empty((len(base), len(packed), features), dtype=unsigned)
+    whole = np.empty((len(base) * len(packed), *shape), low.dtype) if into is None else into
+    out = whole.view(unsigned).reshape(len(base), len(packed), features)
     height = max(1, BLOCK_ELEMENTS // max(len(base) * features, 1))
     for start in range(0, len(packed), height):
         part = out[:, start : start + height]
         np.multiply(np.unpackbits(packed[start : start + height], axis=1, count=features), change, out=part)
         part ^= base
-    return out.view(low.dtype).reshape(-1, *shape)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -201,9 +212,16 @@ class RungRows:
     def build(self, start: int, stop: int) -> NDArray[Any]:
         m = len(self.packed)
         first, last = start // m, -(-stop // m)
-        parts = [_select(self.packed, low, high, self.x.shape) for low, high in self._ends(first, last)]
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        rows = np.empty(((last - first) * m, *self.x.shape), self.dtype)
+        self.write(first * m, last * m, rows)
         return rows[start - first * m : stop - first * m]
+
+    def write(self, start: int, stop: int, into: NDArray[Any]) -> None:
+        r"""The same into (stop - start, \*shape) of one piece, for whole rungs."""
+        m, done = len(self.packed), 0
+        for low, high in self._ends(start // m, stop // m):
+            _select(self.packed, low, high, self.x.shape, into[done : done + len(low) * m])
+            done += len(low) * m
 
     def sent(self) -> Iterator[NDArray[np.float64]]:
         r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
@@ -376,13 +394,31 @@ class JoinedRows:
         return sum(len(block) for block in self.blocks)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
-        pieces, first = [], 0
+        parts, first = [], 0
         for block in self.blocks:
             low, high = max(start - first, 0), min(stop - first, len(block))
             if low < high:
-                pieces.append(block.build(low, high))
+                parts.append((block, low, high))
             first += len(block)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        whole = parts[0][0].build(*parts[0][1:])
+        if len(parts) == 1:
+            return whole
+        rows, done = np.empty((stop - start, *whole.shape[1:]), whole.dtype), len(whole)
+        rows[:done] = whole
+        for block, low, high in parts[1:]:
+            _write(block, low, high, rows[done : done + high - low])
+            done += high - low
+        return rows
+
+
+def _write(rows: Rows, start: int, stop: int, into: NDArray[Any]) -> None:
+    """Build rows where they are wanted, or copy them there."""
+    if isinstance(rows, RowRange):
+        _write(rows.rows, rows.first + start, rows.first + stop, into)
+    elif isinstance(rows, RungRows) and start % len(rows.packed) == stop % len(rows.packed) == 0:
+        rows.write(start, stop, into)
+    else:
+        into[...] = rows.build(start, stop)
 
 
 def joined_rows(blocks: Sequence[Rows]) -> Rows:
