@@ -62,7 +62,7 @@ def bare_seconds(path: Path, rows: list[np.ndarray], batch: int) -> float:
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    name, first = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
 
     def once(size: int) -> float:
         pieces = [r[i : i + size] for r in rows for i in range(0, len(r), size)]
@@ -71,30 +71,27 @@ def bare_seconds(path: Path, rows: list[np.ndarray], batch: int) -> float:
             session.run(None, {name: piece})
         return time.perf_counter() - start
 
-    def best(size: int) -> float:
-        return min(once(size) for _ in range(REPEATS))
-
-    single = best(1)
-    first = session.get_inputs()[0].shape[0]
-    return single if isinstance(first, int) else min(single, best(batch))
+    return min(once(size) for size in ([1] if isinstance(first, int) else [1, batch]))
 
 
 def measure_time(path: Path, classifier: Any, x: np.ndarray, queries: int) -> tuple[float, float, float]:
-    """(audit over bare, bare milliseconds an input, audit minus bare in milliseconds an input)."""
+    """(audit over bare, bare milliseconds an input, audit minus bare in milliseconds an input).
+
+    The two take turns, each with its session alone, so that a machine whose speed drifts is the same for both.
+    """
     dtype = classifier.info.dtype
     rng = np.random.default_rng(0)
     small = 1e-3 * float(x.std())
     rows = [(one + small * rng.choice([-1.0, 1.0], (queries, *one.shape))).astype(dtype) for one in x]
     batch = Meter(classifier).batch_rows(rows[0][0].nbytes)
-    bare = bare_seconds(path, rows, batch)
-    whole = np.inf
+    bare = whole = np.inf
     for _ in range(REPEATS):
+        bare = min(bare, bare_seconds(path, rows, batch))
         start = time.perf_counter()
         report = audit(classifier, x, queries=queries)
         whole = min(whole, time.perf_counter() - start)
-    # Inputs of few features take fewer rows than allowed: the bare run is charged for as many as were really asked.
-    asked = sum(s.queries for s in report.inputs)
-    bare *= asked / (len(x) * queries)
+    # Inputs of few features take fewer rows than allowed: the bare run is charged for no more than were really asked.
+    bare *= min(1.0, report.summary.queries / (len(x) * queries))
     return whole / bare, 1e3 * bare / len(x), 1e3 * (whole - bare) / len(x)
 
 

@@ -19,13 +19,14 @@ from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
-__all__ = ["CHECK_PAIRS", "ON_TOP", "Steps", "choose_steps"]
+__all__ = ["CHECK_PAIRS", "EACH_ON_TOP", "ON_TOP", "Steps", "choose_steps"]
 
 Array = NDArray[np.float64]
 
 PILOT_INPUTS = 5
-#: Rows that pilot and per-input checks may add to the queries.
-ON_TOP = 0.10
+#: Rows that pilot and per-input checks may add to the queries; of one input's, what goes beyond this share of them is taken
+#: from its measurement.
+ON_TOP, EACH_ON_TOP = 0.10, 0.05
 CHECK_PAIRS = 2
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second pair then changes no error
 #: that could be measured. Of rounded or half-precision answers one pair alone scatters the displacement twice as far.
