@@ -37,7 +37,7 @@ from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
 from fimaudit.levels import LevelRows
 from fimaudit.noise import DEVIATIONS, SIGNAL, Here, Quality, View
 from fimaudit.own_step import Displacement, choose_displacement
-from fimaudit.pilot import EACH_ON_TOP, Steps, choose_steps
+from fimaudit.pilot import Steps, choose_steps, most_on_top
 from fimaudit.probes import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import SCREENED, Carrier, Sensitivity
@@ -91,7 +91,7 @@ def measure(
         quality = replace(quality, quantum=UNSEEN_QUANTUM)
     here, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
     step.flags += [SCREENED] * settings.screening
-    over = max(0, steps.share + step.spent - int(EACH_ON_TOP * settings.queries)) + quality.repeats - 1
+    over = max(0, steps.share + step.spent - most_on_top(settings.queries)) + quality.repeats - 1
     queries = max(LEAST, settings.queries // 2, settings.queries - over)
     whole = fits(space.features, queries - 1)
     if whole or not _deflates(here, step):

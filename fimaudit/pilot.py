@@ -19,14 +19,13 @@ from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
-__all__ = ["CHECK_PAIRS", "EACH_ON_TOP", "ON_TOP", "Steps", "choose_steps"]
+__all__ = ["CHECK_PAIRS", "ON_TOP", "Steps", "choose_steps", "most_on_top"]
 
 Array = NDArray[np.float64]
 
 PILOT_INPUTS = 5
-#: Rows that pilot and per-input checks may add to the queries; of one input's, what goes beyond this share of them is taken
-#: from its measurement.
-ON_TOP, EACH_ON_TOP = 0.10, 0.05
+#: Rows that pilot and per-input checks may add to the queries; from so many rows on, half of that.
+ON_TOP, MANY_ON_TOP = 0.10, 10
 CHECK_PAIRS = 2
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second pair then changes no error
 #: that could be measured. Of rounded or half-precision answers one pair alone scatters the displacement twice as far.
@@ -78,6 +77,15 @@ class Steps:
     def __post_init__(self) -> None:
         if isinstance(self.quality, dict):  # as read from a journal
             object.__setattr__(self, "quality", Quality(**self.quality))
+
+
+def most_on_top(queries: int) -> int:
+    """Rows that an input's check and its share of the pilot may add to its queries; more are taken from its measurement.
+
+    >>> most_on_top(50), most_on_top(100), most_on_top(200), most_on_top(400)
+    (5, 10, 10, 20)
+    """
+    return int(min(ON_TOP * queries, max(MANY_ON_TOP, ON_TOP / 2 * queries)))
 
 
 def choose_steps(

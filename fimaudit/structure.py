@@ -20,7 +20,7 @@ from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
 from fimaudit.jacobian import fits
 from fimaudit.noise import Here, Quality, View
-from fimaudit.pilot import CHECK_PAIRS, EACH_ON_TOP, ON_TOP, Steps
+from fimaudit.pilot import CHECK_PAIRS, ON_TOP, Steps, most_on_top
 from fimaudit.probes import TRIAL
 from fimaudit.profile import profile_rows
 from fimaudit.secants import contrasts
@@ -125,7 +125,7 @@ def expected_width(rows: int, features: int, confidence: float) -> float:
 def usual_rows(settings: Settings, steps: Steps, q: int) -> int:
     """Random rows that an input has beside q exact directions, as a rule."""
     quality = steps.quality
-    over = max(0, steps.share + 4 * CHECK_PAIRS - int(EACH_ON_TOP * settings.queries)) + quality.repeats - 1
+    over = max(0, steps.share + 4 * CHECK_PAIRS - most_on_top(settings.queries)) + quality.repeats - 1
     queries = max(settings.queries // 2, settings.queries - over)
     extra = profile_rows(settings, q > 0) + (WITNESS_ROWS if settings.witness else 0)
     return max(queries // 2, queries - extra) - 1 - 2 * q
