@@ -228,8 +228,13 @@ class Space:
         return sparsest_step((self.quantum / self.scale)[~self.frozen]) * float(np.sqrt(self.features))
 
     def step(self, displacement: float) -> Array:
-        """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale."""
-        return self.unit_step * (displacement / math.sqrt(self.features))
+        """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale.
+
+        For a model of float32 the step before scaling is a float32 number, which no model can tell from its neighbours, so
+        that adding it to a feature rounds once.
+        """
+        size = displacement / math.sqrt(self.features)
+        return self.unit_step * (float(np.float32(size)) if np.dtype(self.dtype) == np.float32 else size)
 
     @cached_property
     def unit_step(self) -> Array:

@@ -229,3 +229,24 @@ def test_coordinate_plain_and_joined_rows() -> None:
     everything = joined.build(0, 5)
     for start, stop in itertools.combinations(range(6), 2):
         np.testing.assert_array_equal(joined.build(start, stop), everything[start:stop])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "features", "own"), [("float32", 24, True), ("float64", 24, True), ("float32", 21, False)]
+)
+def test_one_step_for_all_features_is_added_to_the_same_bits(dtype: str, features: int, own: bool) -> None:
+    """The short way gives the rows of the reference; bounds, other types and odd numbers of features take the long one."""
+    rng = np.random.default_rng(0)
+    x = (10 * rng.standard_normal((features // 3, 3))).astype(dtype)
+    packed, wide = packed_signs(generator(0, 0), 50, features), np.full(x.shape, np.inf)
+    step = np.full(x.shape, float(np.float32(0.0217)))
+    rows = DisplacedRows(x, packed, step, -wide, wide, dtype)
+    assert (rows._one_step is not None) is own
+    np.testing.assert_array_equal(rows.build(3, 50), displaced_rows(x, packed[3:], step, -wide, wide, dtype))
+    assert rows.build(0, 50).dtype == dtype
+    for other in (
+        DisplacedRows(x, packed, step, np.full(x.shape, x.min()), wide, dtype),
+        DisplacedRows(x, packed, step * (1 + rng.random(x.shape)), -wide, wide, dtype),
+        DisplacedRows(x.astype(np.float64) + 1e-9, packed, step, -wide, wide, "float32"),
+    ):
+        assert other._one_step is None
