@@ -55,8 +55,9 @@ Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
 
 #: The base row and two directions: one contrast.
 LEAST = 3
-#: Random models at a finite displacement: rows there that are asked again to learn the noise, and how often.
-FAR_ROWS, FAR_REPEATS = 4, 4
+#: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
+#: directions that leaves at least: six or fewer have no finite upper limit.
+FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
@@ -203,9 +204,11 @@ def _estimate(
             )
     if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised:
         m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
-    far = quality.random and step.finite is not None  # the noise may be another there
-    rows, at, method, features = _sketch(x, index, space, step.rho, m - FAR_ROWS * FAR_REPEATS * far, settings)
-    louder = (yield PlainRows(np.repeat(rows.build(0, FAR_ROWS), FAR_REPEATS, axis=0))) if far else None
+    far = 0
+    if quality.random and step.finite is not None:  # the noise may be another there
+        far = max(0, min(FAR_ROWS, (m - FAR_LEAVES) // FAR_REPEATS))
+    rows, at, method, features = _sketch(x, index, space, step.rho, m - far * FAR_REPEATS, settings)
+    louder = (yield PlainRows(np.repeat(rows.build(0, far), FAR_REPEATS, axis=0))) if far else None
     length = space.length(rows.sent())
     if not settings.adaptive:
         answers = yield rows

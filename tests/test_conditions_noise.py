@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
 from fimaudit.classifier import ModelInfo
@@ -155,6 +157,22 @@ def test_noise_on_the_answers_is_measured_and_taken_off() -> None:
     report = audit(Endpoint(noisy), X, queries=200, link="identity")
     assert covered(report) >= 0.8
     assert any("not deterministic" in w for w in report.warnings)
+
+
+@pytest.mark.parametrize("seed", [21, 37, 38, 56])
+def test_few_queries_of_a_random_model_still_have_an_upper_limit(seed: int) -> None:
+    """Where the noise sets the displacement it is learned there too, from as many rows as the directions can spare."""
+    digits, rng = load_digits(), np.random.default_rng(seed)
+    model = LogisticRegression(C=0.005, max_iter=500).fit(digits.data, digits.target)
+
+    def noisy(rows: np.ndarray) -> np.ndarray:
+        p = model.predict_proba(rows)
+        p = p * np.exp(1e-2 * rng.standard_normal(p.shape))
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    found = [s for s in audit(noisy, digits.data[:3], queries=60).inputs if s.status == "ok"]
+    assert any(s.kind == "finite_scale" for s in found)
+    assert all(s.spectral_norm.upper is not None for s in found)
 
 
 def test_noise_that_swamps_the_signal_says_how_many_queries_would_do() -> None:
