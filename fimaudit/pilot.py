@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 PILOT_INPUTS = 5
 #: Rows that pilot and per-input checks may add to the queries; beyond so many rows, a quarter of that.
-ON_TOP, FEW_ON_TOP = 0.10, 10
+ON_TOP, FEW_ON_TOP = 0.10, 6
 CHECK_PAIRS = 2
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second pair then changes no error
 #: that could be measured. Of rounded or half-precision answers one pair alone scatters the displacement twice as far.
@@ -83,7 +83,7 @@ def most_on_top(queries: int) -> int:
     """Rows that an input's check and its share of the pilot may add to its queries; more are taken from its measurement.
 
     >>> most_on_top(50), most_on_top(100), most_on_top(200), most_on_top(800)
-    (5, 10, 10, 20)
+    (5, 6, 6, 20)
     """
     return int(min(ON_TOP * queries, max(FEW_ON_TOP, ON_TOP / 4 * queries)))
 
