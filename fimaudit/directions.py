@@ -146,7 +146,7 @@ def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: Any) -> NDArray[Any
     """x +- step by the sign bits, (m, \\*shape): eight features at a time from a table of the signs that a byte holds."""
     table = np.where(_byte_signs(), step, -step).astype(x.dtype)
     rows = np.empty((len(packed), *x.shape), x.dtype)
-    eights, base = rows.reshape(len(packed), -1, 8), x.reshape(-1, 8)
+    eights, base = rows.reshape(len(packed), x.size // 8, 8), x.reshape(-1, 8)
     height = max(1, BLOCK_ELEMENTS // x.size)
     for start in range(0, len(packed), height):
         part = eights[start : start + height]

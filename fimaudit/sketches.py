@@ -117,7 +117,7 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
     first, m = sketches[0], len(sketches[0].answers) + 1
     lengths = np.array([s.length for s in sketches])[:, None, None]
     y = contrasts(np.sqrt(p[:, 1:m]) * (2.0 / lengths))
-    known = np.sqrt(p[:, 0, ::-1]) * (1.0, -1.0) if p.shape[2] == 2 else None
+    known = np.stack([np.sqrt(p[:, 0, 1]), -np.sqrt(p[:, 0, 0])], axis=1) if p.shape[2] == 2 else None
     if first.exact is None:
         found, directions = many_spectral_limits(y, first.confidence, first.features, known)
         spectral, trace = found.each(), many_trace_limits(y, first.confidence, first.features).each()
