@@ -97,9 +97,9 @@ def many_margins(
     i = np.arange(n)
     other = np.arange(logs.shape[-1]) != top[:, None]
     gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
-    odds2 = (logs[i, :, top][:, :, None] - logs) ** 2
+    odds2 = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs) ** 2
     energy = odds2.sum(axis=1)
-    exact = None if caught is None else ((caught[i, :, top][:, :, None] - caught) ** 2).sum(axis=1)
+    exact = None if caught is None else ((np.take_along_axis(caught, top[:, None, None], axis=2) - caught) ** 2).sum(axis=1)
     moved = other & (energy > 0 if exact is None else energy + exact > 0)
     added = np.zeros_like(energy) if noise is None else noise + noise[i, top][:, None]
     norms2 = np.where(other, np.maximum(energy / terms - added, 0.0), 0.0)

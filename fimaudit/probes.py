@@ -206,6 +206,6 @@ def energy(tables: Array, lengths: Array) -> Array:
     roots = np.sqrt(tables)
     roots -= roots[..., :1, :]  # equal answers have no energy, not even that of rounding
     roots -= roots.mean(axis=-2, keepdims=True)
-    total = np.einsum("...mk,...mk->...", roots, roots)
+    total = (roots * roots).sum(axis=(-2, -1))
     long = np.asarray(lengths)
     return np.asarray(4.0 * total / (tables.shape[-2] - 1) / np.where(long > 0, long, np.inf) ** 2)

@@ -142,10 +142,10 @@ def _radii(views: Sequence[View], p: Array, lengths: Array) -> Array:
     keep[..., -1] &= ~np.array([view.rest for view in views])[:, None]
     visible = np.where(keep[:, :, None], p, 1.0).reshape(n, rungs * m, -1)
     logs = log_probabilities(visible, top)
-    odds = (logs[i, :, top][:, :, None] - logs).reshape(n, rungs, m, -1)
+    odds = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs).reshape(n, rungs, m, -1)
     odds -= odds.mean(axis=2, keepdims=True)
     safe = np.where(lengths > 0, lengths, np.inf)[:, :, None]
-    norms2 = np.einsum("nrmk,nrmk->nrk", odds, odds) / (m - 1) / safe**2
+    norms2 = (odds * odds).sum(axis=2) / (m - 1) / safe**2
     noises = [view.noise for view in views]
     if any(noise is not None for noise in noises):
         diagonal = np.stack([np.zeros(base.shape[1]) if noise is None else noise.diagonal for noise in noises])

@@ -89,10 +89,15 @@ def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
     tables = _tables(sketches)
     out: list[Estimate | None] = [None] * len(sketches)
     for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):
-        rows = np.stack([table for i in places if (table := tables[i]) is not None])
+        rows = _stacked([table for i in places if (table := tables[i]) is not None])
         for i, estimate in zip(places, _estimates([sketches[i] for i in places], rows), strict=True):
             out[i] = estimate
     return out
+
+
+def _stacked(tables: Sequence[Array]) -> Array:
+    """(n, rows, C) in C order, whatever theirs: sums along an axis depend on the order in their last digits."""
+    return np.ascontiguousarray(np.stack(tables))
 
 
 def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
@@ -198,7 +203,7 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
     lengths = np.array([s.length for s in sketches])[:, None, None]
     columns = [np.flatnonzero(kept) for kept in keep]
     top = np.array([int(np.searchsorted(c, s.view.place[0])) for c, s in zip(columns, sketches, strict=True)])
-    seen = p if keep.all() else np.stack([one[:, c] for one, c in zip(p, columns, strict=True)])
+    seen = p if keep.all() else _stacked([one[:, c] for one, c in zip(p, columns, strict=True)])
     logs = log_probabilities(seen, top)
     slopes = contrasts(logs[:, 1:m] / lengths)
     caught, more = None, 0.0

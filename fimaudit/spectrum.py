@@ -212,7 +212,7 @@ def block_energies(forms: Array, y: Array, starts: Sequence[int]) -> list[Array]
     out = []
     for block, (first, last) in enumerate(itertools.pairwise((*starts, y.shape[-2]))):
         along = y[..., first:last, :] @ forms[..., block, :, None]
-        out.append(np.einsum("...tu,...tu->...", along, along))
+        out.append((along * along).sum(axis=(-2, -1)))
     return out
 
 
@@ -387,7 +387,7 @@ def trace_limits(y: Array, confidence: float, features: int | None = None, caugh
 def many_trace_limits(y: Array, confidence: float, features: int | None = None) -> ManyLimits:
     """``trace_limits`` of (n, m, K) contrasts without exact rows."""
     terms, tail = y.shape[-2], (1.0 - confidence) / 2
-    total = np.einsum("ntk,ntk->n", y, y)
+    total = (y * y).sum(axis=(-2, -1))
     factor = upper_factor(tail, terms, features)
     with np.errstate(invalid="ignore"):  # few terms have no finite factor
         return ManyLimits(total / terms, total / energy_quantile(1.0 - tail, terms, features), total / terms * factor)

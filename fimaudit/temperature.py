@@ -247,11 +247,11 @@ def _rough_tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Arr
     if gram is None:
         return _tops(logs, gram, log_p, temperatures)
     fisher = tempered_grams(gram, log_p, temperatures)
-    size = np.maximum(np.sqrt(np.einsum("...ij,...ij->...", fisher, fisher)), TINY)
+    size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
     power = fisher / size[..., None, None]
     for _ in range(2):
         power = power @ power
-    return np.asarray(size * np.einsum("...ij,...ij->...", power, power) ** 0.125)
+    return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
 
 
 def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
