@@ -100,15 +100,19 @@ def test_a_kill_in_the_preflight_costs_no_committed_row(
 
 
 def test_the_measured_noise_is_the_servers_at_one_row_a_request(plain, digits, tmp_path):
-    options = {"queries": 60, "trust_env": False, "out": tmp_path / "run", **NOISY}
-    report = audit(plain.url + "/noisy", digits.rows[:3], batch=1, **options)
-    sent = report.summary.queries
-    # Noise taken for signal makes the norm many times too large; a factor of 3 is beyond what 23 directions scatter.
-    exact = audit(digits.truth, digits.rows[:3], queries=200, link="identity")
-    for noisy, truth in zip(report.inputs, exact.inputs, strict=True):
-        assert noisy.spectral_norm.lower is None or noisy.spectral_norm.lower <= 3 * truth.spectral_norm.upper
-        assert noisy.spectral_norm.upper >= truth.spectral_norm.lower / 3
-    assert any("not deterministic" in sentence for sentence in report.warnings)
+    """Noise taken for signal makes the norm many times too large: intervals of independent runs hold the exact value."""
+    exact = [one.spectral_norm.value for one in audit(digits.truth, digits.rows[:3], queries=200, link="identity").inputs]
+    held = asked = 0
+    for seed in range(8):
+        options = {"queries": 60, "seed": seed, "trust_env": False, "out": tmp_path / str(seed), **NOISY}
+        report = audit(plain.url + "/noisy", digits.rows[:3], batch=1, **options)
+        assert any("not deterministic" in sentence for sentence in report.warnings)
+        for noisy, truth in zip(report.inputs, exact, strict=True):
+            asked += noisy.status == "ok"
+            held += noisy.status == "ok" and noisy.spectral_norm.lower <= truth <= noisy.spectral_norm.upper
+    # 24 intervals of 95 %: five misses or more come once in 170 runs if each misses 5 %, and they miss less.
+    assert asked >= 18
+    assert asked - held <= 4
     whole = audit(plain.url + "/noisy", digits.rows[:3], batch=1, resume=True, **options)
     assert whole.inputs == report.inputs
-    assert whole.summary.queries == sent
+    assert whole.summary.queries == report.summary.queries
