@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.noise import Here, Quality, rounding
 from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard_each, joined
+from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
