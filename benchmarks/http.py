@@ -41,9 +41,9 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit.classifier import open_classifier
-from fimaudit.directions import PlainRows
 from fimaudit.ledger import open_ledger
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.servers import manager

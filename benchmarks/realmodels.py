@@ -20,8 +20,8 @@ from scipy import stats
 
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import rayleigh_max
-from fimaudit.directions import CoordinateRows, PlainRows
 from fimaudit.meter import Meter
+from fimaudit.rows import CoordinateRows, PlainRows
 from fimaudit.secants import complete, log_probabilities
 from fimaudit.temperature import peak_temperature, temper
 

@@ -105,7 +105,7 @@ class DeviceClassifier(Classifier, Protocol):
     def displaced(
         self, x: NDArray[Any], packed_signs: NDArray[np.uint8], step: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]
     ) -> NDArray[np.float64]:
-        """Answer the rows of ``directions.displaced_rows`` (its numpy reference) without building them on the host.
+        """Answer the rows of ``displaced.displaced_rows`` (its numpy reference) without building them on the host.
 
         Args:
             x: one input, shape \\*shape.

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier
-from fimaudit.directions import PlainRows
 from fimaudit.errors import DataError
 from fimaudit.meter import Meter
 from fimaudit.results import Sensitivity
+from fimaudit.rows import PlainRows
 
 __all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "recheck_witnesses"]
 

@@ -18,21 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import (
-    BLOCK_ELEMENTS,
-    JoinedRows,
-    OrthonormalRows,
-    PlainRows,
-    Rows,
-    generator,
-    orthonormal_fits,
-    orthonormal_signs,
-    packed_signs,
-)
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import BLOCK_ELEMENTS
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate
 from fimaudit.noise import View
+from fimaudit.orthonormal import OrthonormalRows, orthonormal_fits, orthonormal_signs
 from fimaudit.probes import MAIN
+from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.sketches import Exact, Sketch, estimate_sketch
 from fimaudit.spectrum import TINY
 from fimaudit.witness import Slope

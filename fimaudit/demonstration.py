@@ -18,10 +18,11 @@ from rich.table import Table
 from fimaudit.auditing import audit
 from fimaudit.baselines import rayleigh_max
 from fimaudit.classifier import open_classifier
-from fimaudit.directions import PlainRows, generator
+from fimaudit.directions import generator
 from fimaudit.errors import MissingExtraError
 from fimaudit.meter import Meter
 from fimaudit.results import Interval, Report
+from fimaudit.rows import PlainRows
 from fimaudit.secants import complete
 
 if TYPE_CHECKING:

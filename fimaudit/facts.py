@@ -23,6 +23,7 @@ from fimaudit.streams import Stream
 
 __all__ = ["data_facts", "domain_facts", "doubts", "environment", "identity", "model_facts", "settings_facts"]
 
+OWN = "fimaudit"
 PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "skops", "httpx")
 
 
@@ -99,12 +100,13 @@ def settings_facts(
 
 def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions, engine and times; the only part of a report that differs between equal runs."""
+    versions = _versions()
     return {
-        "fimaudit": _own_version(),
+        "fimaudit": versions[OWN],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "engine": dict(engine),
-        "packages": dict(_versions()),
+        "packages": {name: versions[name] for name in PACKAGES if name in versions},
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
@@ -128,7 +130,7 @@ def identity(
         "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
         "domain": domain_facts(space),
         "settings": settings_facts(settings, link, mode, None, focus),
-        "fimaudit": _own_version(),
+        "fimaudit": _versions()[OWN],
     }
 
 
@@ -169,13 +171,9 @@ def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
 
 
 @lru_cache(maxsize=1)
-def _own_version() -> str:
-    return version("fimaudit")
-
-
-@lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    found = {}
+    """Of fimaudit and of the packages that are there; looked up once, as every audit tells them."""
+    found = {OWN: version(OWN)}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import CoordinateRows, PlainRows, Rows, displaced_bounds
+from fimaudit.displaced import displaced_bounds
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, estimate_basis
 from fimaudit.noise import View
+from fimaudit.rows import CoordinateRows, PlainRows, Rows
 from fimaudit.secants import log_probabilities, visible_classes
 from fimaudit.temperature import peak_temperature, temper
 

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.directions import Rows, generator, packed_signs
+from fimaudit.directions import generator, packed_signs
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, named_contrast
 from fimaudit.margin import Margin
 from fimaudit.noise import View
 from fimaudit.probes import MAIN, Signs, displaced
+from fimaudit.rows import Rows
 from fimaudit.secants import log_probabilities, visible_classes
 from fimaudit.spectrum import Limits
 from fimaudit.temperature import peak_temperature, temper

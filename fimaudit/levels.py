@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.displaced import moved_inward
+
 __all__ = ["SPARSEST", "LevelRows", "sparsest_step"]
 
 GOLDEN = (np.sqrt(5.0) - 1) / 2
@@ -121,8 +123,8 @@ class LevelRows:
         inward = np.where(smooth, 0.0, np.maximum(reach - below, 0) - np.maximum(reach - above, 0)) * unit
         centre = np.where(one | held, x, x + np.where(np.isfinite(inward), inward, 0.0))
         # Continuous features among them: the box narrows the step, the base moves inward.
-        narrow = np.minimum(step, np.where(np.isfinite(upper - lower), (upper - lower) / 2, np.inf))
+        base, narrow = moved_inward(x, step, lower, upper)
         unit = np.where(smooth & ~held, narrow, unit)
-        centre = np.where(smooth & ~held, np.clip(x, lower + narrow, upper - narrow), centre)
+        centre = np.where(smooth & ~held, base, centre)
         unit = np.where(held, 0.0, unit)
         return centre, unit, floor, share, way

@@ -17,18 +17,8 @@ from fimaudit.adaptive import decide_threshold, half_width, next_look, sketch_se
 from fimaudit.at_once import AtOnce
 from fimaudit.carrying import MOST_SKETCHED, carriers, listed
 from fimaudit.deflation import RANDOM, deflated_rows, measure_deflated
-from fimaudit.directions import (
-    ORTHONORMAL_FEATURES,
-    ORTHONORMAL_LEAST,
-    DisplacedRows,
-    OrthonormalRows,
-    PlainRows,
-    RowRange,
-    Rows,
-    generator,
-    orthonormal_fits,
-    orthonormal_signs,
-)
+from fimaudit.directions import generator
+from fimaudit.displaced import DisplacedRows
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, undetected
 from fimaudit.findings import Outcome, found, not_found
@@ -36,11 +26,19 @@ from fimaudit.jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits
 from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
 from fimaudit.levels import LevelRows
 from fimaudit.noise import DEVIATIONS, SIGNAL, Here, Quality, View
+from fimaudit.orthonormal import (
+    ORTHONORMAL_FEATURES,
+    ORTHONORMAL_LEAST,
+    OrthonormalRows,
+    orthonormal_fits,
+    orthonormal_signs,
+)
 from fimaudit.own_step import Displacement, choose_displacement
 from fimaudit.pilot import Steps, choose_steps, most_on_top
 from fimaudit.probes import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import SCREENED, Carrier, Sensitivity
+from fimaudit.rows import PlainRows, RowRange, Rows
 from fimaudit.secants import contrasts, resolution
 from fimaudit.settings import Settings
 from fimaudit.sketches import Sketch, estimate_sketches

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, DeviceClassifier, NetworkClassifier
-from fimaudit.directions import DisplacedRows, Rows, joined_rows
+from fimaudit.displaced import DisplacedRows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
+from fimaudit.rows import Rows, joined_rows
 
 __all__ = ["CountingLease", "Lease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
 

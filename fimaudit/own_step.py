@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.at_once import AtOnce
-from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.noise import SIGNAL, Here, Quality, View
 from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, Steps
 from fimaudit.probes import FACTOR, Answered, Signs, around, displaced_rungs, draw_pairs, energies, heard, heard_each
+from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.steps import STILL, find_plateau
 
 __all__ = ["Displacement", "choose_displacement"]

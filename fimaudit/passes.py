@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, Differentiable
-from fimaudit.directions import PlainRows
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
 from fimaudit.linearization import Linearization, linearize
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 
 __all__ = ["LinearizedRows", "Passes", "logs"]
 

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import JoinedRows, PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.noise import Here, Quality, rounding
 from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard_each, joined
+from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
@@ -27,8 +27,9 @@ PILOT_INPUTS = 5
 #: Rows that pilot and per-input checks may add to the queries; beyond so many rows, a quarter of that.
 ON_TOP, FEW_ON_TOP = 0.10, 6
 CHECK_PAIRS = 2
-#: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second pair then changes no error
-#: that could be measured. Of rounded or half-precision answers one pair alone scatters the displacement twice as far.
+#: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second could only move the
+#: displacement along it, where the energy stands still. Rounding scatters the energies themselves, so that a plateau may
+#: end by chance; two pairs average that.
 PLAIN_RUNGS = 4
 #: Inputs share a question up to so many bytes; behind a network they are in memory all at once.
 TOGETHER_BYTES = 64 * 2**20

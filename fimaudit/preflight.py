@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import NetworkClassifier
-from fimaudit.directions import PlainRows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
 from fimaudit.meter import Meter
 from fimaudit.noise import REPEATS, Quality, rounding
+from fimaudit.rows import PlainRows
 
 __all__ = ["Preflight", "look"]
 

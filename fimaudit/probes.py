@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.at_once import alike
-from fimaudit.directions import DisplacedRows, JoinedRows, OrthonormalRows, Rows, RungRows, generator, packed_signs
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import DisplacedRows, RungRows
 from fimaudit.domain import Space
 from fimaudit.levels import LevelRows
 from fimaudit.noise import Here
+from fimaudit.orthonormal import OrthonormalRows
+from fimaudit.rows import JoinedRows, Rows
 from fimaudit.secants import complete
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from fimaudit.directions import PlainRows
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 
 __all__ = ["Drift", "Sentinels", "chosen_sentinels", "judge"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import PlainRows, generator
+from fimaudit.directions import generator
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 
 __all__ = ["ServerSide", "detect_preprocessing"]
 

@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.deflation import deflated_rows
-from fimaudit.directions import BLOCK_ELEMENTS, JoinedRows, PlainRows, Rows, orthonormal_fits
+from fimaudit.displaced import BLOCK_ELEMENTS
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
 from fimaudit.jacobian import fits
 from fimaudit.noise import Here, Quality, View
+from fimaudit.orthonormal import orthonormal_fits
 from fimaudit.pilot import CHECK_PAIRS, ON_TOP, Steps, most_on_top
 from fimaudit.probes import TRIAL
 from fimaudit.profile import profile_rows
+from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.secants import contrasts
 from fimaudit.settings import Settings
 from fimaudit.spectrum import energy_quantile, top_pair, upper_factor

@@ -243,7 +243,7 @@ def _tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) ->
 
 
 def _rough_tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
-    """The same from above, to place a maximum: tr(F^8)^(1/8), which costs a tenth of the eigenvalues."""
+    """The same from above, to place a maximum: tr(F^8)^(1/8), a few matrix products in place of all eigenvalues."""
     if gram is None:
         return _tops(logs, gram, log_p, temperatures)
     fisher = tempered_grams(gram, log_p, temperatures)

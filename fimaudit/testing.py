@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.classifier import Classifier, DeviceClassifier, Differentiable, ModelInfo
-from fimaudit.directions import displaced_rows, generator, packed_signs
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import displaced_rows
 from fimaudit.errors import FimauditError
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def check_close(model: Classifier, x: NDArray[Any]) -> None:
 
 
 def check_displaced(model: Any, x: NDArray[Any]) -> None:
-    """``displaced`` answers the rows of ``directions.displaced_rows``, bounds and held features included."""
+    """``displaced`` answers the rows of ``displaced.displaced_rows``, bounds and held features included."""
     info, base = model.info, _fed(model, x)[0]
     wide = base.astype(np.float64)
     spread = max(float(wide.std()), 1e-3)

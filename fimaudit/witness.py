@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.directions import PlainRows, Rows
 from fimaudit.domain import Space
 from fimaudit.margin import Margin
 from fimaudit.noise import View
 from fimaudit.results import Witness
+from fimaudit.rows import PlainRows, Rows
 
 __all__ = ["WITNESS_ROWS", "Slope", "find_witness"]
 

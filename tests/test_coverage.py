@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fimaudit.directions import OrthonormalRows, generator, orthonormal_signs, packed_signs
+from fimaudit.directions import generator, packed_signs
 from fimaudit.domain import InputDomain
 from fimaudit.jacobian import whole_jacobian
 from fimaudit.margin import margin_limits
 from fimaudit.noise import Quality
+from fimaudit.orthonormal import OrthonormalRows, orthonormal_signs
 from fimaudit.secants import contrasts
 from fimaudit.spectrum import spectral_limits, trace_limits, upper_factor
 from fimaudit.temperature import peak_limits

@@ -10,19 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fimaudit.directions import (
-    BLOCK_ELEMENTS,
-    CoordinateRows,
-    DisplacedRows,
-    JoinedRows,
-    OrthonormalRows,
-    PlainRows,
-    displaced_bounds,
-    displaced_rows,
-    generator,
-    orthonormal_signs,
-    packed_signs,
-)
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import BLOCK_ELEMENTS, DisplacedRows, displaced_bounds, displaced_rows
+from fimaudit.orthonormal import OrthonormalRows, orthonormal_signs
+from fimaudit.rows import CoordinateRows, JoinedRows, PlainRows
 from fimaudit.secants import contrasts
 
 DTYPES = st.sampled_from(["float16", "float32", "float64"])

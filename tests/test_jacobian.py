@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.directions import Rows
 from fimaudit.domain import InputDomain, Space
 from fimaudit.estimates import Estimate
 from fimaudit.jacobian import DECISIVE, fits, whole_jacobian
 from fimaudit.noise import Quality
+from fimaudit.rows import Rows
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
 
 #: Displaced rows allowed for each way of measuring d features.

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimaudit.classifier import ModelInfo
-from fimaudit.directions import DisplacedRows, JoinedRows, PlainRows, generator, packed_signs
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import DisplacedRows
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
 from fimaudit.journal import Journal, Tally
 from fimaudit.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
+from fimaudit.rows import JoinedRows, PlainRows
 
 
 class Echo:

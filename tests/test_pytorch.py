@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fimaudit.classifier import DeviceClassifier, open_classifier
-from fimaudit.directions import displaced_bounds, displaced_rows, generator, packed_signs
+from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import displaced_bounds, displaced_rows
 from fimaudit.errors import DataError, ModelFailure, OutputError, TargetError, UntrustedPickleError
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimaudit.at_once import AtOnce, alike, do_at_once
-from fimaudit.directions import PlainRows
 from fimaudit.noise import Here, Quality
 from fimaudit.probes import Answered, Rungs, heard_each
 from fimaudit.profile import margin_radii
+from fimaudit.rows import PlainRows
 from fimaudit.sketches import Sketch, estimate_sketches
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fimaudit.classifier import ModelInfo, Options
-from fimaudit.directions import displaced_bounds
+from fimaudit.displaced import displaced_bounds
 from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.links import as_rows, chosen_step, to_probabilities
 from fimaudit_adapters import torch_derivatives, torch_identity

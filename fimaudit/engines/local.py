@@ -13,11 +13,11 @@ from threadpoolctl import ThreadpoolController
 
 from fimaudit.at_once import AtOnce, do_at_once
 from fimaudit.classifier import Classifier, NetworkClassifier
-from fimaudit.directions import Rows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.measurement import Conversation
 from fimaudit.meter import Meter, QuestionsFailed
 from fimaudit.results import Sensitivity
+from fimaudit.rows import Rows
 
 __all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 

@@ -14,10 +14,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fimaudit.directions import PlainRows
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.ledger import open_ledger
 from fimaudit.meter import Meter, QuestionsFailed
+from fimaudit.rows import PlainRows
 
 JSON = {"binary": False, "dtype": "float64"}
 
@@ -44,7 +44,7 @@ def test_slow_drip_is_cut_by_the_deadline_of_a_request(faults, cancer, connect):
 WORKER = """
     import sys, numpy as np
     from fimaudit.classifier import open_classifier
-    from fimaudit.directions import PlainRows
+    from fimaudit.rows import PlainRows
     from fimaudit.ledger import open_ledger
     from fimaudit.meter import Meter
     url, rows, ledger, out = sys.argv[1:5]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.directions import PlainRows
 from fimaudit.errors import LinkError, OutputError, TargetError
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 
 
 def apart(a, b):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.directions import PlainRows
 from fimaudit.ledger import open_ledger
 from fimaudit.meter import Meter
 from fimaudit.preflight import look
+from fimaudit.rows import PlainRows
 from fimaudit.sentinels import Sentinels
 
 NOISY = {"request": {"x": "$rows"}, "response": "p", "kind": "probs"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fimaudit.directions import PlainRows
 from fimaudit.ledger import open_ledger
 from fimaudit.meter import Meter
+from fimaudit.rows import PlainRows
 from fimaudit.sentinels import Sentinels, judge
 from fimaudit.serverside import detect_preprocessing
 from fimaudit.topk import pool_hidden
