@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_ELEMENTS", "DisplacedRows", "RungRows", "displaced_bounds", "displaced_rows", "moved_inward"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "DisplacedRows",
+    "RungRows",
+    "displaced_bounds",
+    "displaced_rows",
+    "in_model_numbers",
+    "moved_inward",
+]
 
 #: Elements of a block of rows that stays in the cache while it is built.
 BLOCK_ELEMENTS = 2**17
@@ -29,14 +37,17 @@ def displaced_bounds(
     edge and the edge plus two steps inward. Their mean drops out of the Helmert contrasts, and half their difference is
     what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
     """
-    wide = x.astype(np.float64)
-    if np.max(lower) == -np.inf and np.min(upper) == np.inf:
-        shape = np.broadcast_shapes(wide.shape, np.shape(step))
+    if _boundless(lower, upper):
+        own = np.asarray(step, dtype)
+        if x.dtype == own.dtype and np.array_equal(own, step):
+            return x - own, x + own
+        wide, shape = x.astype(np.float64), np.broadcast_shapes(x.shape, np.shape(step))
         low, high = np.empty(shape, dtype), np.empty(shape, dtype)  # one pass each: float64 sums, cast as they are stored
         np.subtract(wide, step, out=low, dtype=np.float64, casting="unsafe")
         np.add(wide, step, out=high, dtype=np.float64, casting="unsafe")
         return low, high
     step = np.asarray(step, np.float64)
+    wide = x.astype(np.float64)
     base, narrow = moved_inward(wide, step, np.asarray(lower, np.float64), np.asarray(upper, np.float64))
     base = np.where(step == 0, wide, base)
     # (upper - narrow) + narrow may round to just above the bound
@@ -87,10 +98,10 @@ def _select(
     return whole
 
 
-def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: Any) -> NDArray[Any]:
+def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: np.floating, into: NDArray[Any] | None = None) -> NDArray[Any]:
     """x +- step by the sign bits, (m, \\*shape): eight features at a time from a table of the signs that a byte holds."""
-    table = np.where(_byte_signs(), step, -step).astype(x.dtype)
-    rows = np.empty((len(packed), *x.shape), x.dtype)
+    table = _byte_signs(x.dtype) * step
+    rows = np.empty((len(packed), *x.shape), x.dtype) if into is None else into
     eights, base = rows.reshape(len(packed), x.size // 8, 8), x.reshape(-1, 8)
     height = max(1, BLOCK_ELEMENTS // x.size)
     for start in range(0, len(packed), height):
@@ -100,10 +111,21 @@ def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: Any) -> NDArray[Any
     return rows
 
 
-@lru_cache(maxsize=1)
-def _byte_signs() -> NDArray[np.bool_]:
-    """(256, 8) bits of each byte, most significant first."""
-    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.bool_)
+@lru_cache(maxsize=4)
+def _byte_signs(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(256, 8) signs that each byte holds, most significant first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return (2.0 * bits - 1.0).astype(dtype)
+
+
+def in_model_numbers(step: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """Steps that a model of float32 can hold, whatever they are added to: the sum then rounds once; others as they are."""
+    wide = np.asarray(step, np.float64)
+    return wide.astype(np.float32).astype(np.float64) if np.dtype(dtype) == np.float32 else wide
+
+
+def _boundless(lower: NDArray[Any], upper: NDArray[Any]) -> bool:
+    return bool(np.max(lower) == -np.inf and np.min(upper) == np.inf)
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,11 @@ class RungRows:
     def write(self, start: int, stop: int, into: NDArray[Any]) -> None:
         r"""The same into (stop - start, \*shape) of one piece, for whole rungs."""
         m, done = len(self.packed), 0
+        if self._one_step:
+            for step in self._steps(start // m, stop // m).ravel().astype(self.x.dtype):
+                _shift(self.packed, self.x, step, into[done : done + m])
+                done += m
+            return
         for low, high in self._ends(start // m, stop // m):
             _select(self.packed, low, high, self.x.shape, into[done : done + len(low) * m])
             done += len(low) * m
@@ -184,7 +211,9 @@ class RungRows:
     def sent(self) -> Iterator[NDArray[np.float64]]:
         r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
         for low, high in self._ends(0, len(self.sizes)):
-            yield np.subtract(high, low, dtype=np.float64) * 0.5
+            sent = np.subtract(high, low, dtype=np.float64)
+            sent *= 0.5
+            yield sent
 
     def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
@@ -201,5 +230,21 @@ class RungRows:
         return self._displaced(0, len(self.sizes))
 
     def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
-        return displaced_bounds(self.x, sizes * self.step, self.lower, self.upper, self.dtype)
+        return displaced_bounds(self.x, self._steps(first, last), self.lower, self.upper, self.dtype)
+
+    def _steps(self, first: int, last: int) -> NDArray[Any]:
+        r"""(n, \*shape) steps of some rungs in the model's numbers, or (n, 1, ...) where all features have the same."""
+        unit = self.step.ravel()[:1] if self._even else self.step
+        steps = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim)) * unit
+        return in_model_numbers(steps, self.dtype)
+
+    @cached_property
+    def _even(self) -> bool:
+        """Whether all features have the same step."""
+        return bool((self.step == self.step.ravel()[0]).all())
+
+    @cached_property
+    def _one_step(self) -> bool:
+        """Whether a row is the input with one number added or taken off."""
+        same = self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0
+        return same and _boundless(self.lower, self.upper)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fimaudit.displaced import in_model_numbers
 from fimaudit.errors import DataError, DomainError
 from fimaudit.levels import sparsest_step
 
@@ -230,11 +231,9 @@ class Space:
     def step(self, displacement: float) -> Array:
         """Step of each feature whose displacement has l2 length ``displacement`` in units of the scale.
 
-        For a model of float32 the step before scaling is a float32 number, which no model can tell from its neighbours, so
-        that adding it to a feature rounds once.
+        For a model of float32 it is a float32 number, so that adding it to a feature rounds once.
         """
-        size = displacement / math.sqrt(self.features)
-        return self.unit_step * (float(np.float32(size)) if np.dtype(self.dtype) == np.float32 else size)
+        return in_model_numbers(self.unit_step * (displacement / math.sqrt(self.features)), self.dtype)
 
     @cached_property
     def unit_step(self) -> Array:

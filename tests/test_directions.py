@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import BLOCK_ELEMENTS, DisplacedRows, displaced_bounds, displaced_rows
+from fimaudit.displaced import BLOCK_ELEMENTS, DisplacedRows, RungRows, displaced_bounds, displaced_rows
 from fimaudit.orthonormal import OrthonormalRows, orthonormal_signs
 from fimaudit.rows import CoordinateRows, JoinedRows, PlainRows
 from fimaudit.secants import contrasts
@@ -241,3 +241,33 @@ def test_one_step_for_all_features_is_added_to_the_same_bits(dtype: str, feature
         DisplacedRows(x.astype(np.float64) + 1e-9, packed, step, -wide, wide, "float32"),
     ):
         assert other._one_step is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "features", "unit", "edge"),
+    [
+        ("float32", 24, 1.0, np.inf),
+        ("float32", 24, 1 / 255, np.inf),
+        ("float64", 24, 0.3, np.inf),
+        ("float32", 21, 1.0, np.inf),
+        ("float32", 24, 1.0, 12.0),
+        ("float32", 24, None, np.inf),
+    ],
+)
+def test_rungs_are_the_rows_of_each_displacement(dtype: str, features: int, unit: float | None, edge: float) -> None:
+    """The same signs at several sizes are what each size gives alone, wherever a piece begins and ends."""
+    rng = np.random.default_rng(1)
+    x = np.clip(10 * rng.standard_normal((features // 3, 3)), -edge, edge).astype(dtype)
+    packed, wide = packed_signs(generator(0, 0), 5, features), np.full(x.shape, edge)
+    steps = rng.random(x.shape) if unit is None else np.full(x.shape, unit)
+    sizes = np.array([0.001, 0.0217, 0.3])
+    rungs = RungRows(x, packed, steps, sizes, -wide, wide, dtype)
+    each = []
+    for size, sent in zip(sizes, np.concatenate(list(rungs.sent())), strict=True):
+        step = steps * size
+        own = step.astype(np.float32).astype(float) if dtype == "float32" else step
+        one = DisplacedRows(x, packed, own, -wide, wide, dtype)
+        each.append(one.build(0, 5))
+        np.testing.assert_array_equal(sent, one.sent())
+    for start, stop in [(0, 15), (3, 11), (5, 10), (14, 15)]:
+        np.testing.assert_array_equal(rungs.build(start, stop), np.concatenate(each)[start:stop])
