@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.errors import UsageError
-from fimaudit.spectrum import LEARNING, Limits, block_starts, past_directions, top_pair
+from fimaudit.spectrum import LEARNING, Limits, block_starts, past_directions, sample_spectrum
 
 __all__ = ["FIRST", "GROWTH", "Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
 
@@ -52,7 +52,7 @@ def decide_threshold(y: Array, threshold: float, miss: float, known: Array | Non
         above = ABOVE[:, None] * np.cumsum(x)[None] + 0.5 * np.log1p(-2 * ABOVE)[:, None] * np.arange(1, len(x) + 1)
         if float((special.logsumexp(above, axis=0) - np.log(len(ABOVE))).max()) >= limit:
             return "above"
-    top = float(top_pair(y)[0][0]) / threshold
+    top = float(sample_spectrum(y)[0]) / threshold
     below = -BELOW * terms * top + 0.5 * terms * np.log1p(2 * BELOW)
     return "below" if float(special.logsumexp(below)) - np.log(len(BELOW)) >= limit else None
 

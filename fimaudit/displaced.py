@@ -118,6 +118,13 @@ def _byte_signs(dtype: np.dtype[Any]) -> NDArray[Any]:
     return (2.0 * bits - 1.0).astype(dtype)
 
 
+def _half_width(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
+    """(high - low) / 2, exact."""
+    width: NDArray[np.float64] = np.subtract(high, low, dtype=np.float64)
+    width *= 0.5
+    return width
+
+
 def in_model_numbers(step: NDArray[Any], dtype: str) -> NDArray[np.float64]:
     """Steps that a model of float32 can hold, whatever they are added to: the sum then rounds once; others as they are."""
     wide = np.asarray(step, np.float64)
@@ -153,8 +160,7 @@ class DisplacedRows:
 
     def sent(self) -> NDArray[np.float64]:
         """Half-width of each feature's displacement as it was really sent, shape \\*shape."""
-        low, high = self._bounds
-        return (high.astype(np.float64) - low.astype(np.float64)) / 2
+        return _half_width(*self._bounds)
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -211,9 +217,7 @@ class RungRows:
     def sent(self) -> Iterator[NDArray[np.float64]]:
         r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
         for low, high in self._ends(0, len(self.sizes)):
-            sent = np.subtract(high, low, dtype=np.float64)
-            sent *= 0.5
-            yield sent
+            yield _half_width(low, high)
 
     def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""

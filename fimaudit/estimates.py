@@ -11,7 +11,7 @@ from fimaudit.margin import Margin
 from fimaudit.noise import View
 from fimaudit.results import Contrast
 from fimaudit.secants import contrasts, log_probabilities
-from fimaudit.spectrum import Limits, top_pair, upper_factor
+from fimaudit.spectrum import Limits, sample_spectrum, upper_factor
 from fimaudit.temperature import peak_temperature, temper
 
 __all__ = [
@@ -181,7 +181,7 @@ def undetected(
     if not view.blind and len(rows) > 1:
         table = view.table(rows)
         if (table != table[0]).any():
-            measured = factor * float(top_pair(contrasts(np.sqrt(table) * (2.0 / length)))[0][0])
+            measured = factor * float(sample_spectrum(contrasts(np.sqrt(table) * (2.0 / length)))[0])
     if measured > 0:
         slack[view.classes] = 0.0
     unseen = factor * float((slack**2).sum()) / length**2

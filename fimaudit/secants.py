@@ -88,7 +88,10 @@ def contrasts(secants: Array) -> Array:
     array([[1.41421356]])
     """
     ahead, behind = _helmert(secants.shape[-2])
-    return np.asarray(ahead * secants[..., 1:, :] - behind * np.cumsum(secants[..., :-1, :], axis=-2))
+    out = np.cumsum(secants[..., :-1, :], axis=-2)
+    out *= -behind
+    out += ahead * secants[..., 1:, :]
+    return np.asarray(out)
 
 
 @lru_cache(maxsize=64)

@@ -38,6 +38,7 @@ __all__ = [
     "past_grams",
     "predicted_lower",
     "predicted_sum",
+    "sample_spectrum",
     "seed_direction",
     "sketch_limits",
     "spectral_limits",
@@ -105,22 +106,31 @@ def upper_factor(tail: float, terms: int, features: int | None) -> float:
     return terms / energy_quantile(left, terms, features) if left > 0 else float("inf")
 
 
-def top_pair(y: Array, terms: int | None = None) -> tuple[Array, Array]:
-    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out, and the unit top class-space eigenvector.
+def sample_spectrum(y: Array, terms: int | None = None) -> Array:
+    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out.
 
     Args:
         y: (..., m, K) contrasts, of as many inputs as the first axes say.
         terms: stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
     """
-    (rows, k), turned = y.shape[-2:], np.swapaxes(y, -1, -2)
-    m = terms or rows
-    if k <= rows:
-        values, vectors = np.linalg.eigh(turned @ y / m)
-        return np.maximum(values[..., ::-1], 0.0), vectors[..., -1]
-    values, vectors = np.linalg.eigh(y @ turned / m)
-    direction = (turned @ vectors[..., -1:])[..., 0]
-    length = np.linalg.norm(direction, axis=-1, keepdims=True)
-    return np.maximum(values[..., ::-1], 0.0), direction / np.where(length > 0, length, 1.0)
+    return np.asarray(np.maximum(np.linalg.eigvalsh(_smaller_gram(y) / (terms or y.shape[-2]))[..., ::-1], 0.0))
+
+
+def top_pair(y: Array) -> tuple[Array, Array]:
+    """``sample_spectrum`` of (..., m, K) contrasts, and the unit top class-space eigenvector."""
+    values, vectors = np.linalg.eigh(_smaller_gram(y) / y.shape[-2])
+    direction = vectors[..., -1]
+    if y.shape[-1] > y.shape[-2]:
+        direction = (direction[..., None, :] @ y)[..., 0, :]
+        length = np.linalg.norm(direction, axis=-1, keepdims=True)
+        direction = direction / np.where(length > 0, length, 1.0)
+    return np.maximum(values[..., ::-1], 0.0), direction
+
+
+def _smaller_gram(y: Array) -> Array:
+    """y^T y or y y^T, whichever has fewer entries: they have the same eigenvalues above zero."""
+    turned = np.swapaxes(y, -1, -2)
+    return np.asarray(turned @ y if y.shape[-1] <= y.shape[-2] else y @ turned)
 
 
 def corrected_top(values: Array, terms: int, features: int | None) -> Array:
@@ -342,10 +352,10 @@ def spectral_limits(
     if caught is not None and len(caught):
         factor = upper_factor(tail, terms, features)
         value, direction = joint_top(y, caught, features)
-        upper = float(top_pair(joint_rows(y, caught, factor), terms)[0][0]) if np.isfinite(factor) else np.inf
+        upper = float(sample_spectrum(joint_rows(y, caught, factor), terms)[0]) if np.isfinite(factor) else np.inf
         starts = joint_starts(terms) if known is None else (0,)
         forms = past_directions(y, starts, caught) if known is None else known[None]
-        floor = float(top_pair(caught, 1)[0][0])
+        floor = float(sample_spectrum(caught, 1)[0])
         lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
         return Limits(max(value, lower), lower, upper), direction
     limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])

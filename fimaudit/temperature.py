@@ -28,13 +28,12 @@ from fimaudit.spectrum import (
     joint_starts,
     joint_top,
     leading_directions,
-    past_directions,
     past_grams,
     predicted_lower,
     predicted_sum,
+    sample_spectrum,
     seed_direction,
     sketch_limits,
-    top_pair,
     upper_factor,
 )
 
@@ -50,6 +49,8 @@ FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
 RENEWALS = (16, 64)
 #: Many classes: rows from which the coarse grid is placed.
 COARSE_ROWS = 48
+#: Many classes: power steps for a direction that need not be exact, and at most for an eigenvalue.
+FEW_STEPS, MANY_STEPS = 4, 24
 
 
 def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
@@ -156,7 +157,7 @@ def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int
     """``peak_limits`` of (n, m, K) contrasts and (n, K) log probabilities without exact rows; temperatures (n,)."""
     tail = (1.0 - confidence) / 2
     temperatures = peak_temperature(logs, log_p)
-    values, _ = top_pair(temper(logs, log_p, temperatures))
+    values = sample_spectrum(temper(logs, log_p, temperatures))
     return sketch_limits(values, _predicted_peak(logs, log_p), logs.shape[-2], tail, features), temperatures
 
 
@@ -171,10 +172,10 @@ def _joint_peak(
     upper = np.inf
     if np.isfinite(factor):
         wide = joint_rows(logs, caught, factor)
-        upper = float(top_pair(temper(wide, log_p, peak_temperature(wide, log_p)), terms)[0][0])
+        upper = float(sample_spectrum(temper(wide, log_p, peak_temperature(wide, log_p)), terms)[0])
     starts = joint_starts(terms)
     forms = _predicted_forms(logs, log_p, starts, caught)
-    floor = float(top_pair(exact, 1)[0][0])
+    floor = float(sample_spectrum(exact, 1)[0])
     lower = predicted_lower(forms, logs, starts, caught, energy_quantile(probability, terms, features), floor)
     return Limits(max(value, lower), lower, upper), temperature
 
@@ -195,18 +196,15 @@ def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: A
     temperatures = _past_temperatures(logs, log_p, starts, caught)
     q = _tempered(log_p, temperatures)
     root = np.sqrt(q) / temperatures[..., None]
+    early = seed_direction(logs, caught)[..., None, :]
+    seeds = (early - (q * early).sum(axis=-1, keepdims=True)) * root
     if logs.shape[-1] <= DENSE_CLASSES:
-        grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
-        early = seed_direction(logs, caught)[..., None, :]
-        directions = leading_directions(grams, (early - (q * early).sum(axis=-1, keepdims=True)) * root)
+        directions = leading_directions(tempered_grams(past_grams(logs, starts, caught), log_p, temperatures), seeds)
     else:
-        exact = [None] * len(starts) if caught is None else [temper(caught, log_p, float(t)) for t in temperatures]
-        directions = np.stack(
-            [
-                past_directions(temper(logs[:b], log_p, t), [b], some)[0]
-                for b, t, some in zip(starts, temperatures, exact, strict=True)
-            ]
-        )
+        directions = np.empty_like(seeds)
+        for i, start in enumerate(starts):
+            past = logs[:start] if caught is None else np.vstack([logs[:start], np.sqrt(max(start, 1)) * caught])
+            directions[i] = _power_steps(past, q[i : i + 1], root[i : i + 1], seeds[i : i + 1], FEW_STEPS)[0]
     weights = directions * root
     return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)
 
@@ -238,7 +236,10 @@ def _tempered(log_p: Array, temperatures: Array) -> Array:
 def _tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
     """lambda_T at each temperature, up to one common factor; many classes of one input at a time."""
     if gram is None:
-        return np.array([_power_top(temper(logs, log_p, float(t))) for t in temperatures])
+        q = _tempered(log_p, temperatures)
+        root = np.sqrt(q) / temperatures[:, None]
+        seed = seed_direction(logs)
+        return _power_steps(logs, q, root, (seed - (q @ seed)[:, None]) * root, MANY_STEPS)[1]
     return np.asarray(np.linalg.eigvalsh(tempered_grams(gram, log_p, temperatures))[..., -1])
 
 
@@ -271,17 +272,33 @@ def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
     return np.asarray(left @ grams @ np.swapaxes(left, -1, -2))
 
 
-def _power_top(z: Array, steps: int = 24) -> float:
-    """Top eigenvalue of z^T z by power steps, precise enough to place a maximum."""
-    u = z[int(np.argmax((z**2).sum(axis=1)))]
-    value = 0.0
+def _power_steps(logs: Array, q: Array, root: Array, u: Array, steps: int) -> tuple[Array, Array]:
+    """Power steps on Z^T Z, Z = (L - L q) root at each of n temperatures at once, Z itself never built.
+
+    Args:
+        logs: (m, K) contrasts L of log p.
+        q: (n, K) tempered probabilities.
+        root: (n, K) sqrt(q) / T.
+        u: (n, K) where to start.
+        steps: at most so many; fewer once every eigenvalue stands still to 1e-4.
+
+    Returns:
+        (n, K) unit directions, and (n,) top eigenvalues, precise enough to place a maximum.
+    """
+    means, values = q @ logs.T, np.zeros(len(q))
+    u = _units(u)[0]
     for _ in range(steps):
-        length = float(np.linalg.norm(u))
-        if length == 0:
-            return 0.0
-        u = (z @ (u / length)) @ z
-        new = float(np.linalg.norm(u))
-        if abs(new - value) <= 1e-4 * new:
-            return new
-        value = new
-    return value
+        along = u * root
+        rows = along @ logs.T - along.sum(axis=1, keepdims=True) * means
+        u, lengths = _units((rows @ logs - (rows * means).sum(axis=1, keepdims=True)) * root)
+        still = abs(lengths - values) <= 1e-4 * lengths
+        values = lengths
+        if still.all():
+            break
+    return u, values
+
+
+def _units(u: Array) -> tuple[Array, Array]:
+    """Rows divided by their lengths, and these."""
+    lengths = np.sqrt((u * u).sum(axis=1))
+    return u / np.maximum(lengths, TINY)[:, None], lengths
