@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.classifier import NetworkClassifier
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
@@ -103,7 +104,7 @@ def choose_steps(
 
     Raises:
         BudgetExhausted: the budget does not allow it.
-        FimauditError: the model answers at none of the inputs.
+        FimauditError: the model answers at none of the inputs, or at none a second time where the first found no plateau.
     """
     flat = _flat(x, space)
     asked = _ask(meter, x, flat, space, settings, quality or Quality())
@@ -192,9 +193,19 @@ def _ask(meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, setti
     most = pairs(most_rows if asked.restless and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked
-    others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    try:
+        others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    except BudgetExhausted:
+        raise
+    except FimauditError as error:
+        # The first pair's energies are right, only less sure, unless a verdict rests on them. An endpoint that is down as a
+        # whole ends the run: resumed, it is asked the same and gives the steps of a run that went through.
+        down = isinstance(meter.model, NetworkClassifier) and not isinstance(error, QuestionsFailed)
+        if asked.restless or down:
+            raise
+        return asked
     both = {i: replace(climbs[i], answers=np.concatenate([climbs[i].answers, others[i].answers], axis=1)) for i in others}
-    return _heard(rungs, both, quality)
+    return _heard(rungs, {**climbs, **both}, quality)
 
 
 @dataclass(frozen=True)
