@@ -43,13 +43,30 @@ def test_expected_interval_is_what_the_estimator_gives():
         limits = spectral_limits(contrasts(rng.standard_normal((100, 4)) * scale), 0.95)[0]
         widths.append((limits.lower, limits.upper))
     lower, upper = np.median(widths, axis=0)
-    expected = expected_interval(101)
+    expected = expected_interval(120)  # the check and the profile take 19
     assert lower == pytest.approx(expected.lower, rel=0.08)
     assert upper == pytest.approx(expected.upper, rel=0.08)
-    assert expected_interval(101, features=120).upper < expected.upper
+    assert expected_interval(120, features=120).upper < expected.upper
     assert expected_interval(200, features=50).upper < 1.01
     with pytest.raises(UsageError, match="at least 4"):
         expected_interval(3)
+
+
+@pytest.mark.parametrize("queries", [43, 60, 200])
+def test_expected_interval_is_what_an_audit_gives(queries):
+    """Seen: 1.5 times the norm was to be expected of 60 queries, as if check and profile took none; it was 1.65."""
+    weights = np.random.default_rng(0).standard_normal(2100) / 40  # too many features for orthonormal directions
+
+    def model(batch):
+        p = 1 / (1 + np.exp(-batch @ weights))
+        return np.stack([1 - p, p], axis=1)
+
+    x = np.random.default_rng(1).standard_normal((40, 2100))
+    found = [s.spectral_norm for s in audit(model, x, queries=queries, name="m").inputs]
+    expected = expected_interval(queries)
+    assert np.median([s.upper / s.value for s in found]) == pytest.approx(expected.upper, rel=0.05)
+    truth = [s * (1 - s) * (weights**2).sum() for s in 1 / (1 + np.exp(-x @ weights))]
+    assert np.std([s.value for s in found] / np.array(truth)) == pytest.approx(expected.standard_error, rel=0.35)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
@@ -60,14 +77,14 @@ def test_proposals_stay_within_the_budget(purpose, budget, available):
     assert found.rows <= budget
     assert found.inputs >= 1
     assert available is None or found.inputs <= available
-    assert found.queries >= 22
+    assert found.queries >= 43
     assert found.reason
 
 
 def test_proposals_answer_their_question():
     p95 = proposal("p95", 20_000)
-    assert p95.inputs > 250
-    assert p95.standard_error == pytest.approx(0.098, abs=0.005)
+    assert p95.inputs > 200
+    assert p95.standard_error == pytest.approx(0.103, abs=0.005)
     few = proposal("p95", 20_000, available=50)
     assert few.queries > 300
     assert str(FOR_P95) in few.reason
