@@ -137,8 +137,9 @@ def audit(
         y: (n,) labels; group: (n,) group names.
         out: run folder for ``report.json`` and ``inputs.parquet``; finished inputs are kept there as they come.
         link: what turns the model's output into probabilities.
-        queries: rows an input, the base row included; pilot and checks add at most 10 %. ``auto``: as many as ``precision``
-            or ``threshold`` takes.
+        queries: rows an input, the base row included. To 100 and more, over 20 inputs and more, pilot and checks add at most
+            6 each, or 2.5 % where that is more; to fewer they may add more (``fimaudit plan`` says how many at most).
+            ``auto``: as many as ``precision`` or ``threshold`` takes.
         mode: ``auto`` takes autograd where the model offers it, ``black-box`` never, ``white-box`` insists.
         confidence: of each two-sided interval; intervals cover the sampling of directions.
         seed: directions depend on it and the input's index alone.

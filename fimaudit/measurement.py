@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.adaptive import decide_threshold, half_width, next_look, sketch_serves
+from fimaudit.allowance import after_extras, after_finding
 from fimaudit.at_once import AtOnce
 from fimaudit.carrying import MOST_SKETCHED, carriers, listed
 from fimaudit.deflation import RANDOM, deflated_rows, measure_deflated
@@ -34,7 +35,7 @@ from fimaudit.orthonormal import (
     orthonormal_signs,
 )
 from fimaudit.own_step import Displacement, choose_displacement
-from fimaudit.pilot import Steps, choose_steps, most_on_top
+from fimaudit.pilot import Steps, choose_steps
 from fimaudit.probes import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import SCREENED, Carrier, Sensitivity
@@ -51,8 +52,6 @@ __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "meas
 Array = NDArray[np.float64]
 Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
 
-#: The base row and two directions: one contrast.
-LEAST = 3
 #: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
 #: directions that leaves at least: six or fewer have no finite upper limit.
 FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
@@ -90,13 +89,12 @@ def measure(
         quality = replace(quality, quantum=UNSEEN_QUANTUM)
     here, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
     step.flags += [SCREENED] * settings.screening
-    over = max(0, steps.share + step.spent - most_on_top(settings.queries)) + quality.repeats - 1
-    queries = max(LEAST, settings.queries // 2, settings.queries - over)
+    queries = after_finding(settings.queries, steps.share + step.spent, quality.repeats)
     whole = fits(space.features, queries - 1)
     if whole or not _deflates(here, step):
         plane = None
     extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
-    queries = max(LEAST, queries // 2, queries - extra)
+    queries = after_extras(queries, extra)
     told = None if plane is None else (yield from _deflated(x, index, space, step, queries, settings, here, plane))
     if told is None:
         told = yield from _estimate(x, index, space, steps, step, queries, settings, here, lessons)

@@ -17,12 +17,14 @@ from fimaudit.probes import FACTOR, Answered, Signs, around, displaced_rungs, dr
 from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.steps import STILL, find_plateau
 
-__all__ = ["Displacement", "choose_displacement"]
+__all__ = ["MOST_SPENT", "Displacement", "choose_displacement"]
 
 Array = NDArray[np.float64]
 
 CHECK_CHANGE = 0.10
 OWN_RUNGS = 4
+#: Rows that finding an input's displacement takes at most: the check, and a whole ladder around it.
+MOST_SPENT = 2 * CHECK_PAIRS * (2 + 2 * OWN_RUNGS - 1)
 #: An input whose energy changes by more than this between all neighbouring rungs has no local value worth the name.
 UNSTABLE = 0.5
 #: From this ratio of signal to noise on, noise does not choose the displacement.

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.allowance import ON_TOP
+from fimaudit.classifier import NetworkClassifier
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
@@ -19,14 +21,15 @@ from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
-__all__ = ["CHECK_PAIRS", "ON_TOP", "Steps", "choose_steps", "most_on_top"]
+__all__ = ["CHECK_PAIRS", "LEAST_PILOT", "Steps", "choose_steps"]
 
 Array = NDArray[np.float64]
 
 PILOT_INPUTS = 5
-#: Rows that pilot and per-input checks may add to the queries; beyond so many rows, a quarter of that.
-ON_TOP, FEW_ON_TOP = 0.10, 6
 CHECK_PAIRS = 2
+#: Rows that a pilot may take however few the queries: one input, one pair, every other rung of the 16 decades that float64
+#: tells apart and some, and a random model's repeats.
+LEAST_PILOT = 80
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second could only move the
 #: displacement along it, where the energy stands still. Rounding scatters the energies themselves, so that a plateau may
 #: end by chance; two pairs average that.
@@ -80,15 +83,6 @@ class Steps:
             object.__setattr__(self, "quality", Quality(**self.quality))
 
 
-def most_on_top(queries: int) -> int:
-    """Rows that an input's check and its share of the pilot may add to its queries; more are taken from its measurement.
-
-    >>> most_on_top(50), most_on_top(100), most_on_top(200), most_on_top(800)
-    (5, 6, 6, 20)
-    """
-    return int(min(ON_TOP * queries, max(FEW_ON_TOP, ON_TOP / 4 * queries)))
-
-
 def choose_steps(
     meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, quality: Quality | None = None
 ) -> Steps:
@@ -103,7 +97,7 @@ def choose_steps(
 
     Raises:
         BudgetExhausted: the budget does not allow it.
-        FimauditError: the model answers at none of the inputs.
+        FimauditError: the model answers at none of the inputs, or at none a second time where the first found no plateau.
     """
     flat = _flat(x, space)
     asked = _ask(meter, x, flat, space, settings, quality or Quality())
@@ -192,9 +186,19 @@ def _ask(meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, setti
     most = pairs(most_rows if asked.restless and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked
-    others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    try:
+        others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    except BudgetExhausted:
+        raise
+    except FimauditError as error:
+        # The first pair's energies are right, only less sure, unless a verdict rests on them. An endpoint that is down as a
+        # whole ends the run: resumed, it is asked the same and gives the steps of a run that went through.
+        down = isinstance(meter.model, NetworkClassifier) and not isinstance(error, QuestionsFailed)
+        if asked.restless or down:
+            raise
+        return asked
     both = {i: replace(climbs[i], answers=np.concatenate([climbs[i].answers, others[i].answers], axis=1)) for i in others}
-    return _heard(rungs, both, quality)
+    return _heard(rungs, {**climbs, **both}, quality)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Before a single query: what an audit will ask, take and cost, how sure it will be, and how to spend a budget.
 
-Per input, with m' = queries - 2 independent contrasts (one row is the base, one is lost to the mean): relative standard
-error of lambda sqrt(2 / m'), times sqrt(1 - m' / d) for orthonormal directions. Over inputs, log lambda spreads with a
+Per input, with m' independent contrasts (of the queries, those that check and profile leave as a rule; one row is the base,
+one is lost to the mean): relative standard error of lambda sqrt(2 / m'), times sqrt(1 - m' / d) for orthonormal
+directions. Over inputs, log lambda spreads with a
 standard deviation sigma of about 0.7 (measured: 20,000 queries, p95, rmse 16 % at 100 x 199 and 4.7 % at 1176 x 16, which
 both give sigma_total = 0.76), so that a quantile q of the population has the standard error
 sqrt(q (1 - q) / n) / phi(z_q) x sqrt(sigma^2 + 2 / m') in logs, and the mean sqrt((exp(sigma^2) - 1 + 2 / m') / n).
@@ -10,14 +11,22 @@ sqrt(q (1 - q) / n) / phi(z_q) x sqrt(sigma^2 + 2 / m') in logs, and the mean sq
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from scipy import special
 
+from fimaudit.allowance import ON_TOP, after_extras, after_finding
 from fimaudit.errors import UsageError
+from fimaudit.noise import REPEATS
+from fimaudit.own_step import MOST_SPENT
+from fimaudit.pilot import CHECK_PAIRS, LEAST_PILOT
+from fimaudit.profile import profile_rows
+from fimaudit.settings import ProfileChoice, Settings
 from fimaudit.spectrum import LEARNING, energy_quantile
+from fimaudit.witness import WITNESS_ROWS
 
 __all__ = [
     "PURPOSES",
@@ -35,15 +44,12 @@ __all__ = [
 Purpose = Literal["mean", "p95", "max", "compare", "threshold"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 
-#: Pilot, profile and checks: at most one row in so many on top of inputs x queries, or so many rows an input where that is
-#: more, as with few queries.
-ON_TOP, EACH = 10, 7
-#: Rows before the first input, the first sentinels included, and rows for one of a sentinel after that.
-START, SENTINEL = 50, 250
+#: Rows before the pilot and at the very end, an endpoint's sentinels included, and rows for one of a sentinel in between.
+START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each block of inputs that share requests.
 START_REQUESTS, BLOCK, BLOCK_REQUESTS = 13, 32, 2
-#: Fewest queries of a proposal: from about 20 directions on the estimate's bias stays within 1 %.
-FEWEST = 22
+#: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
+FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
 SPREAD = 0.7
 PAIRED_SPREAD = 0.3
@@ -124,6 +130,8 @@ def cost_of(
     price_per_row: float | None = None,
     price_per_request: float | None = None,
     rows: int | None = None,
+    profile: ProfileChoice = "cheap",
+    witness: bool = False,
 ) -> Cost:
     """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
@@ -136,12 +144,13 @@ def cost_of(
         seconds_per_request, concurrency: how long a request takes, and how many run at once.
         price_per_row, price_per_request: in any currency; both may apply.
         rows: rows in all, where they are known: ``Proposal.rows``.
+        profile, witness: as for ``audit``.
 
     Raises:
         UsageError: a number that must be positive is not.
 
-    >>> cost_of(100, 200, features=30, rate=20.0, price_per_row=0.001)
-    Cost(rows=22130, requests=265, bytes=17757000, seconds=13.25, money=22.13)
+    >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
+    Cost(rows=20722, requests=249, bytes=16627400, seconds=24.900000000000002, money=20.722)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -150,7 +159,7 @@ def cost_of(
     for name, value in (("price_per_row", price_per_row), ("price_per_request", price_per_request)):
         if value is not None and not value >= 0:
             raise UsageError(f"expected {name} of at least 0, got {value}")
-    rows = rows_of(inputs, queries) if rows is None else rows
+    rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
         requests += START_REQUESTS + BLOCK_REQUESTS * math.ceil(inputs / BLOCK) + rows // 1000
@@ -176,7 +185,7 @@ def expected_interval(queries: int, confidence: float = 0.95, features: int | No
 
     >>> e = expected_interval(201)
     >>> round(e.lower, 2), round(e.upper, 2), round(e.standard_error, 2)
-    (0.83, 1.23, 0.1)
+    (0.82, 1.24, 0.11)
     """
     terms = _terms(queries)
     if features is not None and terms >= features:
@@ -203,7 +212,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         UsageError: unknown purpose, or a budget too small for one input.
 
     >>> proposal("p95", 20_000).inputs, proposal("p95", 20_000).queries
-    (685, 22)
+    (236, 50)
     """
     if purpose not in PURPOSES:
         raise UsageError(f"expected a purpose among {', '.join(PURPOSES)}, got {purpose!r}")
@@ -239,30 +248,44 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
     return Proposal(purpose, inputs, queries, rows, error, reason)
 
 
-def rows_of(inputs: int, queries: int) -> int:
+def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool = False) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
-    >>> rows_of(100, 200)
-    22130
+    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries, whatever the model. With
+    fewer, an input that needs a displacement of its own or answers at random may take much more: its measurement keeps a
+    share of the queries. All inputs may be such.
+
+    Args:
+        inputs, queries: inputs, and rows for each.
+        profile, witness: as for ``audit``.
+
+    >>> rows_of(100, 200), rows_of(100, 40)
+    (20722, 8172)
     """
-    measured = inputs * queries
-    return START + measured + max(-(-measured // ON_TOP), EACH * inputs) + measured // SENTINEL
+    rows = START + inputs * _hardest(inputs, queries, profile, witness)
+    return rows + rows // SENTINEL
+
+
+def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool = False) -> int:
+    """Rows of one input that answers at random and needs a displacement of its own, its share of the pilot included."""
+    found = MOST_SPENT + math.ceil(max(ON_TOP * inputs * queries, LEAST_PILOT) / inputs)
+    extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
+    main = after_extras(after_finding(queries, found, REPEATS), extra)
+    return REPEATS + found + main - 1 + extra
 
 
 def _inputs_within(budget: int, queries: int, available: int | None) -> int:
     """Most inputs with so many queries each."""
-    inputs = int((budget - START) / (queries + max(queries / ON_TOP, EACH)))
-    while inputs > 0 and rows_of(inputs, queries) > budget:
-        inputs -= 1
-    return inputs if available is None else min(inputs, available)
+    inputs = max(0, budget - START) // queries
+    if available is not None:
+        inputs = min(inputs, available)
+    return bisect_right(range(1, inputs + 1), budget, key=lambda n: rows_of(n, queries))
 
 
 def _queries_within(budget: int, inputs: int) -> int:
     """Most queries for each of so many inputs, but no fewer than keep bias away."""
-    queries = int((budget - START) / (inputs * (1 + 1 / ON_TOP + 1 / SENTINEL))) + 2
-    while queries > FEWEST and rows_of(inputs, queries) > budget:
-        queries -= 1
-    return max(queries, FEWEST)
+    most = max(FEWEST, budget // inputs)
+    return max(FEWEST, FEWEST - 1 + bisect_right(range(FEWEST, most + 1), budget, key=lambda q: rows_of(inputs, q)))
 
 
 def _split(budget: int, available: int | None, sigma: float, models: int) -> tuple[int, int]:
@@ -280,7 +303,8 @@ def _largest(budget: int, available: int | None) -> Proposal:
     inputs = _inputs_within(budget, FEWEST, available)
     finalists = min(FINALISTS, inputs)
     queries = _queries_within(budget * 2 // 3, inputs)
-    again = int((budget - rows_of(inputs, queries)) / (finalists * (1 + 1 / ON_TOP)))
+    left = budget - rows_of(inputs, queries)
+    again = _queries_within(left, finalists)
     if again < 2 * FEWEST:
         again, queries = 0, _queries_within(budget, inputs)
     error = math.sqrt(2.0 / _terms(max(again, queries)))
@@ -291,7 +315,7 @@ def _largest(budget: int, available: int | None) -> Proposal:
     )
     if available is not None and inputs < available:
         reason += f"; the budget reaches {inputs} of {available} inputs, so it is the maximum of those"
-    rows = rows_of(inputs, queries) + math.floor(finalists * again * (1 + 1 / ON_TOP))
+    rows = rows_of(inputs, queries) + (rows_of(finalists, again) if again else 0)
     return Proposal("max", inputs, queries, rows, error, reason, again)
 
 
@@ -306,9 +330,10 @@ def _decisions(budget: int, available: int | None) -> Proposal:
 
 
 def _terms(queries: int) -> int:
+    """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
     if queries < 4:
         raise UsageError(f"expected at least 4 queries an input, got {queries}")
-    return queries - 2
+    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), profile_rows(Settings(), False)) - 2
 
 
 def _positive(**numbers: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.allowance import most_on_top
 from fimaudit.classifier import Classifier, NetworkClassifier
 from fimaudit.domain import Space
 from fimaudit.engines.local import Outcome
@@ -22,7 +23,7 @@ from fimaudit.keeping import Finished, Kept, Listed, Sharded
 from fimaudit.ledger import RequestLedger, open_ledger
 from fimaudit.meter import Ledger, Meter, Usage
 from fimaudit.parts import Part
-from fimaudit.pilot import ON_TOP, Steps, choose_steps
+from fimaudit.pilot import Steps, choose_steps
 from fimaudit.preflight import Preflight, look
 from fimaudit.sentinels import Sentinels
 from fimaudit.serverside import detect_preprocessing
@@ -286,7 +287,7 @@ class Run:
         if chosen is None:
             settings, left = work.settings, None
             if self._budget is not None:
-                left = max(0, int((self._budget - self._meter.usage.rows) / (settings.queries * (1 + ON_TOP))))
+                left = max(0, (self._budget - self._meter.usage.rows) // (settings.queries + most_on_top(settings.queries)))
             chosen = likely_top(self._kept.columns(), count, settings.confidence, settings.seed, left).tolist()
             if self._journal is not None:
                 self._journal.keep_focus(chosen)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.allowance import ON_TOP, after_extras, after_finding
 from fimaudit.deflation import deflated_rows
 from fimaudit.displaced import BLOCK_ELEMENTS
 from fimaudit.domain import Space
@@ -21,7 +22,7 @@ from fimaudit.errors import FimauditError
 from fimaudit.jacobian import fits
 from fimaudit.noise import Here, Quality, View
 from fimaudit.orthonormal import orthonormal_fits
-from fimaudit.pilot import CHECK_PAIRS, ON_TOP, Steps, most_on_top
+from fimaudit.pilot import CHECK_PAIRS, Steps
 from fimaudit.probes import TRIAL
 from fimaudit.profile import profile_rows
 from fimaudit.rows import JoinedRows, PlainRows, Rows
@@ -126,11 +127,9 @@ def expected_width(rows: int, features: int, confidence: float) -> float:
 
 def usual_rows(settings: Settings, steps: Steps, q: int) -> int:
     """Random rows that an input has beside q exact directions, as a rule."""
-    quality = steps.quality
-    over = max(0, steps.share + 4 * CHECK_PAIRS - most_on_top(settings.queries)) + quality.repeats - 1
-    queries = max(settings.queries // 2, settings.queries - over)
+    queries = after_finding(settings.queries, steps.share + 4 * CHECK_PAIRS, steps.quality.repeats)
     extra = profile_rows(settings, q > 0) + (WITNESS_ROWS if settings.witness else 0)
-    return max(queries // 2, queries - extra) - 1 - 2 * q
+    return after_extras(queries, extra) - 1 - 2 * q
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.allowance import most_on_top
 from fimaudit.errors import UsageError
-from fimaudit.planning import FOR_P95, PURPOSES, cost_of, expected_interval, proposal, rows_of
+from fimaudit.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, proposal, rows_of
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
 
 def test_cost():
     cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
-    assert cost.rows == 9950 + 995 + 50 + 39
-    assert cost.requests == 173 + 13 + 2 * 2 + 11
+    assert cost.rows == 9950 + 50 * 6 + 40 + 41
+    assert cost.requests == 162 + 13 + 2 * 2 + 10
     assert cost.seconds == cost.requests / 4
-    assert cost.money == pytest.approx(110.34 + cost.requests / 2)
-    assert cost.bytes == 11034 * 13 * 20 + cost.requests * 200
+    assert cost.money == pytest.approx(103.31 + cost.requests / 2)
+    assert cost.bytes == 10331 * 13 * 20 + cost.requests * 200
     assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
-    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 40 * 0.5
+    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 39 * 0.5
     for bad in ({"inputs": 0}, {"batch": 0}, {"rate": 0.0}, {"price_per_row": -1.0}):
         with pytest.raises(UsageError, match="expected"):
             cost_of(**{"inputs": 1, "queries": 10, "features": 3, **bad})
@@ -42,38 +43,55 @@ def test_expected_interval_is_what_the_estimator_gives():
         limits = spectral_limits(contrasts(rng.standard_normal((100, 4)) * scale), 0.95)[0]
         widths.append((limits.lower, limits.upper))
     lower, upper = np.median(widths, axis=0)
-    expected = expected_interval(101)
+    expected = expected_interval(120)  # the check and the profile take 19
     assert lower == pytest.approx(expected.lower, rel=0.08)
     assert upper == pytest.approx(expected.upper, rel=0.08)
-    assert expected_interval(101, features=120).upper < expected.upper
+    assert expected_interval(120, features=120).upper < expected.upper
     assert expected_interval(200, features=50).upper < 1.01
     with pytest.raises(UsageError, match="at least 4"):
         expected_interval(3)
 
 
+@pytest.mark.parametrize("queries", [43, 60, 200])
+def test_expected_interval_is_what_an_audit_gives(queries):
+    """Seen: 1.5 times the norm was to be expected of 60 queries, as if check and profile took none; it was 1.65."""
+    weights = np.random.default_rng(0).standard_normal(2100) / 40  # too many features for orthonormal directions
+
+    def model(batch):
+        p = 1 / (1 + np.exp(-batch @ weights))
+        return np.stack([1 - p, p], axis=1)
+
+    x = np.random.default_rng(1).standard_normal((40, 2100))
+    found = [s.spectral_norm for s in audit(model, x, queries=queries, name="m").inputs]
+    expected = expected_interval(queries)
+    assert np.median([s.upper / s.value for s in found]) == pytest.approx(expected.upper, rel=0.05)
+    truth = [s * (1 - s) * (weights**2).sum() for s in 1 / (1 + np.exp(-x @ weights))]
+    assert np.std([s.value for s in found] / np.array(truth)) == pytest.approx(expected.standard_error, rel=0.35)
+
+
 @pytest.mark.parametrize("purpose", PURPOSES)
-@pytest.mark.parametrize("budget", [200, 500, 20_000, 1_000_000])
+@pytest.mark.parametrize("budget", [400, 500, 20_000, 1_000_000])
 @pytest.mark.parametrize("available", [None, 1, 100, 5000])
 def test_proposals_stay_within_the_budget(purpose, budget, available):
     found = proposal(purpose, budget, available=available)
     assert found.rows <= budget
     assert found.inputs >= 1
     assert available is None or found.inputs <= available
-    assert found.queries >= 22
+    assert found.queries >= 43
     assert found.reason
 
 
 def test_proposals_answer_their_question():
     p95 = proposal("p95", 20_000)
-    assert p95.inputs > 500
-    assert p95.standard_error == pytest.approx(0.062, abs=0.005)
+    assert p95.inputs > 200
+    assert p95.standard_error == pytest.approx(0.103, abs=0.005)
     few = proposal("p95", 20_000, available=50)
     assert few.queries > 300
     assert str(FOR_P95) in few.reason
     largest = proposal("max", 20_000, available=100)
     assert largest.inputs == 100
     assert largest.again > largest.queries
-    assert 90 <= proposal("threshold", 6_600).inputs <= 100
+    assert 70 <= proposal("threshold", 6_600).inputs <= 80
     assert proposal("compare", 20_000).inputs < proposal("mean", 20_000).inputs
     with pytest.raises(UsageError, match="too small"):
         proposal("compare", 150)
@@ -95,18 +113,70 @@ def test_p95_error_formula_against_simulation():
     assert truth > 0
 
 
-@pytest.mark.parametrize(("inputs", "queries"), [(1, 12), (1, 60), (10, 22), (40, 30), (20, 60)])
-@pytest.mark.parametrize("features", [30, 300])
-def test_a_run_takes_no_more_rows_than_planned(inputs, queries, features):
-    """Seen: 272 rows for 10 x 22, which is 24 % on top and not 10 %."""
-    weights = np.random.default_rng(0).standard_normal(features) / 8
+def smooth(batch):
+    z = batch @ np.random.default_rng(0).standard_normal((batch.shape[1], 3)) / np.sqrt(batch.shape[1])
+    return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
 
-    def model(batch):
-        p = 1 / (1 + np.exp(-batch @ weights))
-        return np.stack([1 - p, p], axis=1)
 
+def rounded(batch):
+    return np.round(smooth(batch), 3)
+
+
+def stepped(batch):
+    return smooth(np.round(batch, 1))
+
+
+def unsteady(batch):
+    """Bends at each input on another scale."""
+    p = 1 / (1 + np.exp(-3 * np.sin(np.exp(np.minimum(6 * (batch**2).mean(axis=1), 12)))))
+    return np.stack([p, 1 - p], axis=1)
+
+
+def at_random(model, deviation):
+    rng = np.random.default_rng(0)
+
+    def noisy(batch):
+        p = np.clip(model(batch) + deviation * rng.standard_normal((len(batch), 1)), 1e-6, None)
+        return p / p.sum(axis=1, keepdims=True)
+
+    return noisy
+
+
+MODELS = {
+    "smooth": lambda: smooth,
+    "rounded": lambda: rounded,
+    "stepped": lambda: stepped,
+    "unsteady": lambda: unsteady,
+    "random": lambda: at_random(smooth, 1e-3),
+    "random and stepped": lambda: at_random(stepped, 1e-5),
+}
+
+
+@pytest.mark.parametrize(("inputs", "queries"), [(1, 12), (1, 200), (10, 22), (40, 22), (20, 60), (20, 100), (20, 200)])
+@pytest.mark.parametrize("features", [3, 30, 300])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_takes_no_more_rows_than_planned(model, inputs, queries, features):
+    """Seen: 272 rows for 10 x 22, which is 24 % on top and not 10 %; 14,758 for 300 x 22 that were planned with 8,764."""
     x = np.random.default_rng(1).standard_normal((inputs, features))
-    assert audit(model, x, queries=queries).summary.queries <= rows_of(inputs, queries) - 12  # sentinels of an endpoint
+    report = audit(MODELS[model](), x, queries=queries, name="m")
+    assert report.summary.queries <= rows_of(inputs, queries) - START
+    if queries >= 100 and inputs >= 20:
+        assert report.summary.queries <= inputs * (queries + most_on_top(queries)) + 5  # rows of preflight
+
+
+@pytest.mark.parametrize("profile", ["off", "full"])
+def test_the_plan_knows_of_profile_and_witness(profile):
+    x = np.random.default_rng(1).standard_normal((4, 60))
+    report = audit(smooth, x, queries=60, profile=profile, witness=True, name="m")
+    assert report.summary.queries <= rows_of(4, 60, profile, witness=True) - START
+    assert rows_of(4, 60, "off") < rows_of(4, 60) < rows_of(4, 60, "full") < rows_of(4, 60, "full", witness=True)
+
+
+def test_many_queries_are_planned_to_the_row():
+    """No input takes more than its allowance on top, and most take all of it: a budget is not laid out for more."""
+    for queries in (100, 200, 800):
+        planned = rows_of(100, queries)
+        assert planned * (1 - 1 / 250) - START == pytest.approx(100 * (queries + most_on_top(queries)), rel=1e-3)
 
 
 def test_command(capsys, tmp_path):
@@ -114,15 +184,15 @@ def test_command(capsys, tmp_path):
     command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["cost"] == {
-        "rows": 8882,
-        "requests": 114,
-        "bytes": 8882 * 16 * 20 + 114 * 200,
-        "seconds": 57.0,
-        "money": 4441.0,
+        "rows": 8313,
+        "requests": 109,
+        "bytes": 8313 * 16 * 20 + 109 * 200,
+        "seconds": 54.5,
+        "money": 4156.5,
     }
     command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)
     said = capsys.readouterr().out
-    assert "40 x 112" in said
+    assert "40 x 117" in said
     assert "no finite upper limit" in " ".join(said.split())
     with pytest.raises(UsageError, match="--budget"):
         command.plan(inputs=3, features=4, purpose="mean")

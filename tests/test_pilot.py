@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fimaudit import InputDomain, audit, open_classifier
-from fimaudit.errors import BudgetExhausted, FimauditError
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.meter import Meter
 from fimaudit.noise import Quality
 from fimaudit.pilot import Steps, choose_steps
@@ -34,10 +34,12 @@ class Counted:
         return self._model(batch)
 
 
-def pilot(model: Model, x: np.ndarray, quality: Quality | None = None, budget: int | None = None) -> tuple[Steps, Meter]:
+def pilot(
+    model: Model, x: np.ndarray, quality: Quality | None = None, budget: int | None = None, queries: int = 200
+) -> tuple[Steps, Meter]:
     classifier = open_classifier(model, input_shape=x.shape[1:], dtype="float64")
     meter = Meter(classifier, budget=budget)
-    return choose_steps(meter, x, InputDomain().resolve(x, "float64"), Settings(200, 0.95, 0), quality), meter
+    return choose_steps(meter, x, InputDomain().resolve(x, "float64"), Settings(queries, 0.95, 0), quality), meter
 
 
 def half(batch: np.ndarray) -> np.ndarray:
@@ -123,3 +125,72 @@ def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fimaudit.pilot.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
     assert pilot(SMOOTH, FEW)[0] == whole
     assert asked == [2, 2, 1]
+
+
+def refusing_after(rows: int, model: Model) -> Model:
+    """Answers so many rows and no more."""
+    asked = 0
+
+    def some(batch: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += len(batch)
+        if asked > rows:
+            raise RuntimeError("no more")
+        return model(batch)
+
+    return some
+
+
+@pytest.mark.parametrize(("x", "queries", "seconds"), [(MANY, 200, 0), (MANY, 200, 2), (MANY[:1], 2000, 0)])
+def test_the_first_pair_stands_where_the_second_has_no_answers(
+    x: np.ndarray, queries: int, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: the pilot ended where all inputs refused the second pair, and forgot the first of those that did."""
+    whole, meter = pilot(rounded, x, queries=queries)
+    each, count = 2 * len(whole.profile), min(5, len(x))
+    first = count * (each + 1)
+    assert meter.usage.rows == first + count * each
+    monkeypatch.setattr("fimaudit.meter.MOST_ROWS", each + 1)  # a call an input
+    found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries)
+    assert found.share == -(-(first + seconds * each) // len(x))
+    monkeypatch.setattr("fimaudit.pilot.CHECK_PAIRS", 1)
+    one_pair, _ = pilot(rounded, x, queries=queries)
+    assert (found == one_pair) is (seconds == 0)
+
+
+def test_no_verdict_on_the_whole_run_where_the_second_pair_has_no_answers() -> None:
+    rungs = len(pilot(SMOOTH, FEW)[0].profile)
+    with pytest.raises(FimauditError, match="no more"):
+        pilot(refusing_after(5 * (2 * rungs + 1), steps_of_a_tenth), FEW)
+
+
+class Endpoint:
+    """A network's door to a model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.info = model, open_classifier(model, input_shape=(12,), dtype="float64").info
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        return self._model(batch)
+
+    def ask(self, batch: np.ndarray, lease: object) -> np.ndarray:
+        try:
+            return self._model(batch)
+        except RuntimeError as exc:
+            raise ModelFailure(f"the endpoint answered none of {len(batch)} rows: {exc}") from exc
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_endpoint_that_goes_down_within_the_pilot_ends_it() -> None:
+    """Resumed, the run asks the same again; steps from one pair would be other steps than those of a run undisturbed."""
+    space = InputDomain().resolve(MANY, "float64")
+    rungs = len(pilot(rounded, MANY)[0].profile)
+    for after, fails in ((5 * (4 * rungs + 1), False), (5 * (2 * rungs + 1), True)):
+        meter = Meter(Endpoint(refusing_after(after, rounded)))
+        if not fails:
+            assert choose_steps(meter, MANY, space, Settings(200, 0.95, 0)) == pilot(rounded, MANY)[0]
+            continue
+        with pytest.raises(ModelFailure, match="answered none"):
+            choose_steps(meter, MANY, space, Settings(200, 0.95, 0))

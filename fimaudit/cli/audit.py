@@ -17,6 +17,7 @@ from fimaudit.cli.plan import confirm, per_second
 from fimaudit.errors import UsageError
 from fimaudit.planning import cost_of
 from fimaudit.policy import read_policy
+from fimaudit.settings import ProfileChoice
 from fimaudit.sources import Inputs
 from fimaudit.streams import Stream, first_size, open_data
 
@@ -28,7 +29,8 @@ def audit(
     data: o.LargeData,
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
     queries: Annotated[
-        str, typer.Option(help="Rows an input, base row included (checks add up to 10 %, or 7); auto with --precision.")
+        str,
+        typer.Option(help="Rows an input, base row included (checks add 6, or 2.5 %, from 100 on); auto with --precision."),
     ] = "200",
     mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
     link: o.LinkName = "auto",
@@ -116,7 +118,14 @@ def audit(
         most = most_queries(precision, threshold, confidence, features) if asked == "auto" else asked
         pace = per_second(rate)
         cost = cost_of(
-            max(1, len(inputs)), most, features=features, batch=batch or 100, rate=pace, price_per_row=price_per_row
+            max(1, len(inputs)),
+            most,
+            features=features,
+            batch=batch or 100,
+            rate=pace,
+            price_per_row=price_per_row,
+            profile=cast(ProfileChoice, profile),
+            witness=witness,
         )
         if not confirm(cost, yes=yes or resume):
             raise typer.Exit(2)
