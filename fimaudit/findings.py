@@ -12,7 +12,7 @@ from fimaudit.profile import OVERSTATES, overstatement
 from fimaudit.results import Carrier, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 from fimaudit.spectrum import Limits
 
-__all__ = ["Outcome", "found", "not_found"]
+__all__ = ["Outcome", "found", "not_found", "not_repeated"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,18 @@ def not_found(outcome: Outcome, limits: tuple[float, float], reason: str) -> Sen
         margin_radius=interval(Limits(np.nan, limits[1], np.nan)),
         flags=outcome.flags,
         reason=reason,
+    )
+
+
+def not_repeated(index: int, method: str, flags: list[str], difference: float) -> Sensitivity:
+    """An input with an answer that is another one each time, although the model had seemed to repeat itself."""
+    return Sensitivity(
+        index=index,
+        status="failed",
+        method=method,
+        flags=flags,
+        reason=f"one row around the input, asked again, was answered differently (by {difference:.2g} in probability), "
+        "though not from noise of one size: two versions of the model may answer; audit each version alone",
     )
 
 

@@ -22,7 +22,7 @@ from fimaudit.directions import generator
 from fimaudit.displaced import DisplacedRows
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate, undetected
-from fimaudit.findings import Outcome, found, not_found
+from fimaudit.findings import Outcome, found, not_found, not_repeated
 from fimaudit.jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
 from fimaudit.levels import LevelRows
@@ -41,6 +41,7 @@ from fimaudit.profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.results import SCREENED, Carrier, Sensitivity
 from fimaudit.rows import PlainRows, RowRange, Rows
 from fimaudit.secants import contrasts, resolution
+from fimaudit.second_look import Listener
 from fimaudit.settings import Settings
 from fimaudit.sketches import Sketch, estimate_sketches
 from fimaudit.spectrum import Limits, spectral_limits
@@ -95,9 +96,15 @@ def measure(
         plane = None
     extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
     queries = after_extras(queries, extra)
-    told = None if plane is None else (yield from _deflated(x, index, space, step, queries, settings, here, plane))
+    listener = Listener(here)
+    told = None
+    if plane is not None:
+        told = yield from listener.hear(_deflated(x, index, space, step, queries, settings, here, plane))
     if told is None:
-        told = yield from _estimate(x, index, space, steps, step, queries, settings, here, lessons)
+        told = yield from listener.hear(_estimate(x, index, space, steps, step, queries, settings, here, lessons))
+    difference = yield from listener.look_again()
+    if difference is not None:
+        return not_repeated(index, told.method, step.flags, difference)
     outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
     estimate = told.estimate
     if estimate is None or not step.clear:
@@ -317,7 +324,7 @@ def _noise_reason(told: _Told, step: Displacement, settings: Settings, here: Her
         return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them; {tail}"
     if told.view.blind and quality.quantum > 0:
         return f"rounding to {quality.quantum:g} hides every class but the predicted one; {tail}"
-    if noise is None or told.estimate is None or not told.length:
+    if noise is None or noise.total == 0 or told.estimate is None or not told.length:
         return f"the answers did not change measurably {at}; {tail}"
     share = max(told.estimate.trace.value, 1e-300) * told.length**2 / noise.total
     if quality.random:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,14 @@ from fimaudit.classifier import NetworkClassifier
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.meter import Meter, QuestionsFailed
-from fimaudit.noise import Here, Quality, rounding
+from fimaudit.noise import REPEATABLE, Here, Quality, rounding
 from fimaudit.probes import FACTOR, Answered, Rungs, Signs, displaced, displaced_rungs, draw_pairs, heard_each, joined
 from fimaudit.rows import JoinedRows, PlainRows, Rows
+from fimaudit.second_look import answered_differently
 from fimaudit.settings import Settings
 from fimaudit.steps import STILL, Plateau, find_plateau, ladder, spread
 
-__all__ = ["CHECK_PAIRS", "LEAST_PILOT", "Steps", "choose_steps"]
+__all__ = ["CHECK_PAIRS", "LEAST_PILOT", "PILOT_INPUTS", "SUSPECTS", "Steps", "choose_steps"]
 
 Array = NDArray[np.float64]
 
@@ -34,6 +35,8 @@ LEAST_PILOT = 80
 #: displacement along it, where the energy stands still. Rounding scatters the energies themselves, so that a plateau may
 #: end by chance; two pairs average that.
 PLAIN_RUNGS = 4
+#: Rows of each pilot input that are asked again, to see whether they are answered the same.
+SUSPECTS = 3
 #: Inputs share a question up to so many bytes; behind a network they are in memory all at once.
 TOGETHER_BYTES = 64 * 2**20
 #: A step must be this many times the spacing of the model's floating-point numbers, so that it is really sent.
@@ -101,6 +104,8 @@ def choose_steps(
     """
     flat = _flat(x, space)
     asked = _ask(meter, x, flat, space, settings, quality or Quality())
+    if not asked.quality.random:
+        asked = _looked_again(meter, x, space, asked)
     quality = asked.quality
     share, span = -(-asked.rows // len(x)), _span(flat, space)
     finest = float(asked.rungs[0])
@@ -129,7 +134,7 @@ def choose_steps(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Pilot answers: energy (inputs, rungs), whether it stands out, the same stretched, and the base probabilities."""
+    """Pilot answers: energy (inputs, rungs), whether it stands out, the same stretched, the base probabilities, and all."""
 
     rungs: Array
     raw: Array
@@ -138,6 +143,7 @@ class _Asked:
     base: Array
     quality: Quality
     rows: int
+    climbs: Mapping[int, _Climb]
 
     @cached_property
     def energy(self) -> Array:
@@ -202,6 +208,51 @@ def _ask(meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, setti
 
 
 @dataclass(frozen=True)
+class _Far:
+    """An answer far from that to its input, on the shorter half of the rungs.
+
+    A model that answers at random now and then has most likely done so there.
+    """
+
+    row: NDArray[Any]
+    answer: Array
+    distance: float
+
+
+def _farthest(climb: _Climb) -> list[_Far]:
+    """The few answers farthest from that to the input, but for those that are the same to rounding."""
+    each, base = len(climb.rungs.rows) // len(climb.answers), climb.base.mean(axis=0)
+    near = climb.answers[: -(-len(climb.answers) // 2), :each].reshape(-1, len(base))
+    squares = ((np.sqrt(near) - np.sqrt(base)) ** 2).sum(axis=1)
+    places = [int(place) for place in np.argsort(squares)[-SUSPECTS:] if np.abs(near[place] - base).max() > REPEATABLE]
+    return [_Far(climb.rungs.rows.build(place, place + 1), near[place], float(squares[place])) for place in places]
+
+
+def _looked_again(meter: Meter, x: NDArray[np.floating], space: Space, asked: _Asked) -> _Asked:
+    """The same, or where a few answers are other ones the second time, what it says of a random model."""
+    far = {i: _farthest(climb) for i, climb in asked.climbs.items()}
+    suspects = [one for some in far.values() for one in some]
+    if not suspects:
+        return asked
+    rows = asked.rows + len(suspects)
+    try:
+        again = meter.ask([PlainRows(np.concatenate([one.row for one in suspects]))], occasion="second look")[0]
+    except BudgetExhausted:
+        raise
+    except FimauditError:  # rows that cannot be asked a second time say nothing of the first
+        return asked
+    quality = asked.quality
+    told = zip(suspects, again, strict=True)
+    if all(answered_differently(one.answer, b[None], one.distance, quality.company) is None for one, b in told):
+        return replace(asked, rows=rows)
+    quality = replace(quality, quantum=0.0, random=True)
+    itself = [PlainRows(np.repeat(x[i].astype(space.dtype)[None], quality.repeats, axis=0)) for i in asked.climbs]
+    bases = meter.ask(itself, occasion="second look")
+    climbs = {i: replace(climb, base=base) for (i, climb), base in zip(asked.climbs.items(), bases, strict=True)}
+    return replace(_heard(asked.rungs, climbs, quality), rows=rows + len(climbs) * quality.repeats)
+
+
+@dataclass(frozen=True)
 class _Climb:
     """One pilot input: what was asked, and the answers to itself (repeats, K) and on its rungs (rungs, m, K)."""
 
@@ -248,7 +299,8 @@ def _heard(rungs: Array, climbs: Mapping[int, _Climb], quality: Quality) -> _Ask
     raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
     base = np.array([climb.base.mean(axis=0) for climb in seen])
     some = len(rungs)
-    return _Asked(rungs, raw[:, :some], clear[:, :some], np.where(clear, raw, 0.0)[:, some:], base, quality, len(every))
+    stretched = np.where(clear, raw, 0.0)[:, some:]
+    return _Asked(rungs, raw[:, :some], clear[:, :some], stretched, base, quality, len(every), climbs)
 
 
 def _answers(meter: Meter, questions: Sequence[Rows]) -> list[Array | None]:

@@ -22,8 +22,9 @@ from fimaudit.allowance import ON_TOP, after_extras, after_finding
 from fimaudit.errors import UsageError
 from fimaudit.noise import REPEATS
 from fimaudit.own_step import MOST_SPENT
-from fimaudit.pilot import CHECK_PAIRS, LEAST_PILOT
+from fimaudit.pilot import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.profile import profile_rows
+from fimaudit.second_look import LOOKS
 from fimaudit.settings import ProfileChoice, Settings
 from fimaudit.spectrum import LEARNING, energy_quantile
 from fimaudit.witness import WITNESS_ROWS
@@ -47,7 +48,7 @@ PURPOSES: tuple[str, ...] = get_args(Purpose)
 #: Rows before the pilot and at the very end, an endpoint's sentinels included, and rows for one of a sentinel in between.
 START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each block of inputs that share requests.
-START_REQUESTS, BLOCK, BLOCK_REQUESTS = 13, 32, 2
+START_REQUESTS, BLOCK, BLOCK_REQUESTS = 16, 32, 3
 #: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
 FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -150,7 +151,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=20722, requests=249, bytes=16627400, seconds=24.900000000000002, money=20.722)
+    Cost(rows=20923, requests=258, bytes=16790000, seconds=25.8, money=20.923000000000002)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -212,7 +213,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         UsageError: unknown purpose, or a budget too small for one input.
 
     >>> proposal("p95", 20_000).inputs, proposal("p95", 20_000).queries
-    (236, 50)
+    (225, 55)
     """
     if purpose not in PURPOSES:
         raise UsageError(f"expected a purpose among {', '.join(PURPOSES)}, got {purpose!r}")
@@ -251,7 +252,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
 def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool = False) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
-    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries, whatever the model. With
+    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries, and a second look, whatever the model. With
     fewer, an input that needs a displacement of its own or answers at random may take much more: its measurement keeps a
     share of the queries. All inputs may be such.
 
@@ -260,7 +261,7 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
         profile, witness: as for ``audit``.
 
     >>> rows_of(100, 200), rows_of(100, 40)
-    (20722, 8172)
+    (20923, 8473)
     """
     rows = START + inputs * _hardest(inputs, queries, profile, witness)
     return rows + rows // SENTINEL
@@ -268,10 +269,12 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
 
 def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool = False) -> int:
     """Rows of one input that answers at random and needs a displacement of its own, its share of the pilot included."""
-    found = MOST_SPENT + math.ceil(max(ON_TOP * inputs * queries, LEAST_PILOT) / inputs)
+    pilot_inputs = min(PILOT_INPUTS, inputs)  # asked again, and repeated where only that shows a random model
+    pilot = max(ON_TOP * inputs * queries + REPEATS * pilot_inputs, LEAST_PILOT) + SUSPECTS * pilot_inputs
+    found = MOST_SPENT + math.ceil(pilot / inputs)
     extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
     main = after_extras(after_finding(queries, found, REPEATS), extra)
-    return REPEATS + found + main - 1 + extra
+    return REPEATS + found + main - 1 + extra + LOOKS
 
 
 def _inputs_within(budget: int, queries: int, available: int | None) -> int:

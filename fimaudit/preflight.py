@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from fimaudit.classifier import NetworkClassifier
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
 from fimaudit.meter import Meter
-from fimaudit.noise import REPEATS, Quality, rounding
+from fimaudit.noise import REPEATABLE, REPEATS, Quality, rounding
 from fimaudit.rows import PlainRows
 
-__all__ = ["Preflight", "look"]
+__all__ = ["Preflight", "look", "not_deterministic"]
 
 #: Inputs asked together, to see whether an answer depends on its company.
 COMPANY = 3
-#: Differences of repeated answers up to here are rounding of float32.
-REPEATABLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Preflight:
 
     Attributes:
         classes: columns of an answer.
-        repeat_difference: largest difference of probability between two times the same row asked alone.
+        repeat_difference: largest difference of probability between two times the same rows asked in the same company.
         batch_difference: largest difference between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
@@ -47,7 +45,9 @@ class Preflight:
 
     def quality(self, top_k: int | None) -> Quality:
         """What the answers are worth, for the measurement."""
-        return Quality(0.0 if self.random else self.output_quantum, self.random, top_k)
+        if self.random:  # neither rounding nor company can be told from noise
+            return Quality(random=True, top_k=top_k)
+        return Quality(self.output_quantum, top_k=top_k, company=self.batch_difference)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
@@ -57,10 +57,7 @@ class Preflight:
         """Sentences for the user."""
         out = []
         if self.random:
-            out.append(
-                f"the model is not deterministic: the same row asked twice differs by {self.repeat_difference:.2g} in "
-                f"probability; each input's own noise is measured by asking it {REPEATS} times, and taken off"
-            )
+            out.append(not_deterministic(f"the same row asked twice differs by {self.repeat_difference:.2g} in probability"))
         elif self.batch_difference > REPEATABLE:
             out.append(
                 f"an answer depends on the batch it is asked in (by up to {self.batch_difference:.2g} in probability); "
@@ -71,8 +68,14 @@ class Preflight:
         return out
 
 
+def not_deterministic(why: str) -> str:
+    """What a random model means for the measurement."""
+    then = f"each input's own noise is measured by asking it {REPEATS} times, and taken off"
+    return f"the model is not deterministic: {why}; {then}"
+
+
 def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
-    """Ask the first inputs alone, again, and in company.
+    """Ask the first input alone, again, in company, and its company again.
 
     Raises:
         TargetError: a local model raised.
@@ -90,14 +93,16 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
         except BudgetExhausted:
             raise
         except FimauditError:  # another input may be at fault; its own measurement will say so
-            together = meter.ask([PlainRows(np.repeat(first, COMPANY, axis=0))])[0]
+            company = np.repeat(first, COMPANY, axis=0)
+            together = meter.ask([PlainRows(company)])[0]
+        together_again = meter.ask([PlainRows(company)], occasion="repeat together")[0]
     except ModelFailure as exc:
         if isinstance(meter.model, NetworkClassifier):
             raise  # it answers perhaps tomorrow: what was sent stays counted
         raise TargetError(f"the model cannot be asked: {exc}") from exc
     return Preflight(
         classes=alone.shape[1],
-        repeat_difference=float(np.abs(alone - again).max()),
+        repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
         batch_difference=float(np.abs(alone[0] - together[0]).max()),
         output_quantum=rounding(np.concatenate([alone, together])),
         rows=meter.usage.rows - before,

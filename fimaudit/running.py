@@ -24,7 +24,7 @@ from fimaudit.ledger import RequestLedger, open_ledger
 from fimaudit.meter import Ledger, Meter, Usage
 from fimaudit.parts import Part
 from fimaudit.pilot import Steps, choose_steps
-from fimaudit.preflight import Preflight, look
+from fimaudit.preflight import Preflight, look, not_deterministic
 from fimaudit.sentinels import Sentinels
 from fimaudit.serverside import detect_preprocessing
 from fimaudit.settings import Settings
@@ -232,6 +232,10 @@ class Run:
             if task.exact is None:
                 quality = preflight.quality(self._meter.model.info.details.get("top_k"))
                 steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
+                if steps.quality.random and not preflight.random:
+                    self._notes.append(
+                        not_deterministic("a row around an input is answered differently when it is asked again")
+                    )
                 # Pilot rows are shared out over all inputs, not over those that stood for them.
                 steps = replace(steps, share=-(-steps.share * len(task.x) // len(task.source)))
         except ModelFailure as exc:

@@ -159,7 +159,7 @@ def test_noise_on_the_answers_is_measured_and_taken_off() -> None:
     assert any("not deterministic" in w for w in report.warnings)
 
 
-@pytest.mark.parametrize("seed", [21, 37, 38, 56])
+@pytest.mark.parametrize("seed", [31, 42, 58, 65])
 def test_few_queries_of_a_random_model_still_have_an_upper_limit(seed: int) -> None:
     """Where the noise sets the displacement it is learned there too, from as many rows as the directions can spare."""
     digits, rng = load_digits(), np.random.default_rng(seed)

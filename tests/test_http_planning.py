@@ -10,23 +10,24 @@ import pytest
 
 from fimaudit import audit
 from fimaudit.allowance import most_on_top
-from fimaudit.errors import UsageError
+from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, proposal, rows_of
+from fimaudit.second_look import LOOKS
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
 
 def test_cost():
     cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
-    assert cost.rows == 9950 + 50 * 6 + 40 + 41
-    assert cost.requests == 162 + 13 + 2 * 2 + 10
+    assert cost.rows == 9950 + 50 * (6 + LOOKS) + 40 + 41
+    assert cost.requests == 163 + 16 + 3 * 2 + 10
     assert cost.seconds == cost.requests / 4
-    assert cost.money == pytest.approx(103.31 + cost.requests / 2)
-    assert cost.bytes == 10331 * 13 * 20 + cost.requests * 200
+    assert cost.money == pytest.approx(104.31 + cost.requests / 2)
+    assert cost.bytes == 10431 * 13 * 20 + cost.requests * 200
     assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
-    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 39 * 0.5
+    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 43 * 0.5
     for bad in ({"inputs": 0}, {"batch": 0}, {"rate": 0.0}, {"price_per_row": -1.0}):
         with pytest.raises(UsageError, match="expected"):
             cost_of(**{"inputs": 1, "queries": 10, "features": 3, **bad})
@@ -70,7 +71,7 @@ def test_expected_interval_is_what_an_audit_gives(queries):
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
-@pytest.mark.parametrize("budget", [400, 500, 20_000, 1_000_000])
+@pytest.mark.parametrize("budget", [420, 500, 20_000, 1_000_000])
 @pytest.mark.parametrize("available", [None, 1, 100, 5000])
 def test_proposals_stay_within_the_budget(purpose, budget, available):
     found = proposal(purpose, budget, available=available)
@@ -142,6 +143,16 @@ def at_random(model, deviation):
     return noisy
 
 
+def now_and_then(model):
+    rng = np.random.default_rng(0)
+
+    def answer(batch):
+        p = model(batch) ** np.where(rng.random((len(batch), 1)) < 0.1, 1.01, 1.0)
+        return p / p.sum(axis=1, keepdims=True)
+
+    return answer
+
+
 MODELS = {
     "smooth": lambda: smooth,
     "rounded": lambda: rounded,
@@ -149,6 +160,7 @@ MODELS = {
     "unsteady": lambda: unsteady,
     "random": lambda: at_random(smooth, 1e-3),
     "random and stepped": lambda: at_random(stepped, 1e-5),
+    "random now and then": lambda: now_and_then(smooth),
 }
 
 
@@ -158,10 +170,16 @@ MODELS = {
 def test_a_run_takes_no_more_rows_than_planned(model, inputs, queries, features):
     """Seen: 272 rows for 10 x 22, which is 24 % on top and not 10 %; 14,758 for 300 x 22 that were planned with 8,764."""
     x = np.random.default_rng(1).standard_normal((inputs, features))
-    report = audit(MODELS[model](), x, queries=queries, name="m")
+    try:
+        report = audit(MODELS[model](), x, queries=queries, name="m")
+    except ModelFailure as refused:  # of a few inputs none may be left that is answered the same twice
+        if model != "random now and then":
+            raise refused
+        return
     assert report.summary.queries <= rows_of(inputs, queries) - START
     if queries >= 100 and inputs >= 20:
-        assert report.summary.queries <= inputs * (queries + most_on_top(queries)) + 5  # rows of preflight
+        rare = 0.2 * inputs * LOOKS  # few inputs have an answer that is looked at twice
+        assert report.summary.queries <= inputs * (queries + most_on_top(queries)) + rare + 8  # rows of preflight
 
 
 @pytest.mark.parametrize("profile", ["off", "full"])
@@ -176,7 +194,7 @@ def test_many_queries_are_planned_to_the_row():
     """No input takes more than its allowance on top, and most take all of it: a budget is not laid out for more."""
     for queries in (100, 200, 800):
         planned = rows_of(100, queries)
-        assert planned * (1 - 1 / 250) - START == pytest.approx(100 * (queries + most_on_top(queries)), rel=1e-3)
+        assert planned * (1 - 1 / 250) - START == pytest.approx(100 * (queries + most_on_top(queries) + LOOKS), rel=1e-3)
 
 
 def test_command(capsys, tmp_path):
@@ -184,15 +202,15 @@ def test_command(capsys, tmp_path):
     command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["cost"] == {
-        "rows": 8313,
-        "requests": 109,
-        "bytes": 8313 * 16 * 20 + 109 * 200,
-        "seconds": 54.5,
-        "money": 4156.5,
+        "rows": 8393,
+        "requests": 114,
+        "bytes": 8393 * 16 * 20 + 114 * 200,
+        "seconds": 57.0,
+        "money": 4196.5,
     }
     command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)
     said = capsys.readouterr().out
-    assert "40 x 117" in said
+    assert "40 x 115" in said
     assert "no finite upper limit" in " ".join(said.split())
     with pytest.raises(UsageError, match="--budget"):
         command.plan(inputs=3, features=4, purpose="mean")
