@@ -250,5 +250,4 @@ class RungRows:
     @cached_property
     def _one_step(self) -> bool:
         """Whether a row is the input with one number added or taken off."""
-        same = self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0
-        return same and _boundless(self.lower, self.upper)
+        return self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0 and _boundless(self.lower, self.upper)

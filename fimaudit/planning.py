@@ -252,9 +252,9 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
 def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool = False) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
-    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries, and a second look, whatever the model. With
-    fewer, an input that needs a displacement of its own or answers at random may take much more: its measurement keeps a
-    share of the queries. All inputs may be such.
+    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries, and a second look, whatever
+    the model. With fewer, an input that needs a displacement of its own or answers at random may take much more: its
+    measurement keeps a share of the queries. All inputs may be such.
 
     Args:
         inputs, queries: inputs, and rows for each.
