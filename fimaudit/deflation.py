@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import BLOCK_ELEMENTS
+from fimaudit.displaced import BLOCK_ELEMENTS, Box
 from fimaudit.domain import Space
 from fimaudit.estimates import Estimate
 from fimaudit.noise import View
@@ -237,7 +237,7 @@ def deflated_rows(
         count = min(count, left - 1)
         open_box = np.full(left, np.inf)
         inner = OrthonormalRows(
-            np.zeros(left), *orthonormal_signs(rng, count, left), np.ones(left), -open_box, open_box, "float64"
+            np.zeros(left), *orthonormal_signs(rng, count, left), np.ones(left), Box(-open_box, open_box), "float64"
         )
         rows = DeflatedRows(x, plane, None, lift(inner.build(0, count), plane), size, space)
     else:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BLOCK_ELEMENTS",
+    "Box",
     "DisplacedRows",
     "RungRows",
     "displaced_bounds",
@@ -28,16 +29,27 @@ __all__ = [
 BLOCK_ELEMENTS = 2**17
 
 
-def displaced_bounds(
-    x: NDArray[Any], step: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any], dtype: str
-) -> tuple[NDArray[Any], NDArray[Any]]:
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Bounds of each feature, shape \\*shape, infinite where there are none."""
+
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+    @cached_property
+    def boundless(self) -> bool:
+        """Whether no feature has a bound."""
+        return bool(np.max(self.lower) == -np.inf and np.min(self.upper) == np.inf)
+
+
+def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The two values that each feature takes: base - step and base + step in the model's dtype.
 
     The base is x moved inward just enough for both to lie in [lower, upper]: at the edge of the box the two values are the
     edge and the edge plus two steps inward. Their mean drops out of the Helmert contrasts, and half their difference is
     what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
     """
-    if _boundless(lower, upper):
+    if box.boundless:
         own = np.asarray(step, dtype)
         if x.dtype == own.dtype and np.array_equal(own, step):
             return x - own, x + own
@@ -48,7 +60,8 @@ def displaced_bounds(
         return low, high
     step = np.asarray(step, np.float64)
     wide = x.astype(np.float64)
-    base, narrow = moved_inward(wide, step, np.asarray(lower, np.float64), np.asarray(upper, np.float64))
+    lower, upper = np.asarray(box.lower, np.float64), np.asarray(box.upper, np.float64)
+    base, narrow = moved_inward(wide, step, lower, upper)
     base = np.where(step == 0, wide, base)
     # (upper - narrow) + narrow may round to just above the bound
     return np.maximum(base - narrow, lower).astype(dtype), np.minimum(base + narrow, upper).astype(dtype)
@@ -71,7 +84,7 @@ def displaced_rows(
     dtype: str,
 ) -> NDArray[Any]:
     """Rows base +- step by the sign bits: (m, \\*shape) in the model's dtype. The reference for device classifiers."""
-    return _select(packed, *displaced_bounds(x, step, lower, upper, dtype), x.shape)
+    return _select(packed, *displaced_bounds(x, step, Box(lower, upper), dtype), x.shape)
 
 
 def _select(
@@ -131,10 +144,6 @@ def in_model_numbers(step: NDArray[Any], dtype: str) -> NDArray[np.float64]:
     return wide.astype(np.float32).astype(np.float64) if np.dtype(dtype) == np.float32 else wide
 
 
-def _boundless(lower: NDArray[Any], upper: NDArray[Any]) -> bool:
-    return bool(np.max(lower) == -np.inf and np.min(upper) == np.inf)
-
-
 @dataclass(frozen=True)
 class DisplacedRows:
     """Rows base +- step by packed signs; a device classifier builds them itself."""
@@ -142,8 +151,7 @@ class DisplacedRows:
     x: NDArray[Any]
     packed: NDArray[np.uint8]
     step: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
+    box: Box
     dtype: str
 
     @property
@@ -164,7 +172,7 @@ class DisplacedRows:
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        return displaced_bounds(self.x, self.step, self.lower, self.upper, self.dtype)
+        return displaced_bounds(self.x, self.step, self.box, self.dtype)
 
     @cached_property
     def _one_step(self) -> Any:
@@ -184,8 +192,7 @@ class RungRows:
     packed: NDArray[np.uint8]
     step: NDArray[np.float64]
     sizes: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
+    box: Box
     dtype: str
 
     @property
@@ -234,7 +241,7 @@ class RungRows:
         return self._displaced(0, len(self.sizes))
 
     def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        return displaced_bounds(self.x, self._steps(first, last), self.lower, self.upper, self.dtype)
+        return displaced_bounds(self.x, self._steps(first, last), self.box, self.dtype)
 
     def _steps(self, first: int, last: int) -> NDArray[Any]:
         r"""(n, \*shape) steps of some rungs in the model's numbers, or (n, 1, ...) where all features have the same."""
@@ -250,4 +257,4 @@ class RungRows:
     @cached_property
     def _one_step(self) -> bool:
         """Whether a row is the input with one number added or taken off."""
-        return self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0 and _boundless(self.lower, self.upper)
+        return self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0 and self.box.boundless

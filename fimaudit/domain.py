@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fimaudit.displaced import in_model_numbers
+from fimaudit.displaced import Box, in_model_numbers
 from fimaudit.errors import DataError, DomainError
 from fimaudit.levels import sparsest_step
 
@@ -212,9 +212,14 @@ class Space:
         return int((~self.frozen).sum())
 
     @cached_property
+    def box(self) -> Box:
+        """The bounds of each feature."""
+        return Box(self.lower, self.upper)
+
+    @property
     def bounded(self) -> bool:
         """Whether any feature has a bound."""
-        return bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
+        return not self.box.boundless
 
     @cached_property
     def quantised(self) -> bool:
@@ -260,7 +265,7 @@ class Space:
     def lengths(self, sent: Array) -> Array:
         r"""``length`` of each of (n, \*shape)."""
         moved = sent.reshape(len(sent), -1) if self._plain else (sent / self.scale)[:, ~self.frozen]
-        return np.asarray(np.sqrt(np.einsum("nd,nd->n", moved, moved) / moved.shape[1]))
+        return np.asarray(np.sqrt((moved[:, None, :] @ moved[:, :, None])[:, 0, 0] / moved.shape[1]))
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs within the bounds: float error is clipped, anything beyond is refused.

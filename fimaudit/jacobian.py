@@ -142,7 +142,7 @@ def _descent(jacobian: Array, estimate: Estimate | None, view: View) -> Array | 
 
 
 def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[np.int64], NDArray, NDArray]:  # type: ignore[type-arg]
-    low, high = displaced_bounds(x, step, space.lower, space.upper, space.dtype)
+    low, high = displaced_bounds(x, step, space.box, space.dtype)
     free = np.flatnonzero(~space.frozen.ravel())
     return free, low.ravel()[free], high.ravel()[free]
 

@@ -285,7 +285,7 @@ def _sketch(
         drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
 
         def orthonormal(rho: float) -> OrthonormalRows:
-            return OrthonormalRows(x, *drawn, space.step(rho), space.lower, space.upper, space.dtype)
+            return OrthonormalRows(x, *drawn, space.step(rho), space.box, space.dtype)
 
         def again(rhos: Sequence[float], first: int) -> Rungs:
             return joined(space, [orthonormal(r).first(first) for r in rhos])

@@ -293,7 +293,7 @@ class Meter:
         ticket = self.reserve(count)
         try:
             if self._device is not None and isinstance(rows, DisplacedRows):
-                answers = self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.lower, rows.upper)
+                answers = self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
             else:
                 answers = model.probabilities(rows.build(start, stop))
         except FimauditError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.displaced import displaced_bounds
+from fimaudit.displaced import Box, displaced_bounds
 
 __all__ = ["ORTHONORMAL_FEATURES", "ORTHONORMAL_LEAST", "OrthonormalRows", "orthonormal_fits", "orthonormal_signs"]
 
@@ -59,8 +59,7 @@ class OrthonormalRows:
     per_feature: NDArray[np.float32]
     per_row: NDArray[np.float32]
     step: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
+    box: Box
     dtype: str
 
     @property
@@ -85,8 +84,8 @@ class OrthonormalRows:
             rows = np.repeat(middle[None], stop - start, axis=0)
             rows[:, self.free()] += moved
         rows = rows.astype(self.dtype, copy=False)
-        if np.isfinite(self.lower).any() or np.isfinite(self.upper).any():  # rounding may step over the edge
-            np.clip(rows, self.lower.ravel().astype(self.dtype), self.upper.ravel().astype(self.dtype), out=rows)
+        if not self.box.boundless:  # rounding may step over the edge
+            np.clip(rows, self.box.lower.ravel().astype(self.dtype), self.box.upper.ravel().astype(self.dtype), out=rows)
         return rows.reshape(stop - start, *self.x.shape)
 
     def first(self, count: int) -> OrthonormalRows:
@@ -105,7 +104,7 @@ class OrthonormalRows:
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
         # A DCT row reaches sqrt(2) times its root mean square: the base is moved inward by that much.
-        return displaced_bounds(self.x, self.step * np.sqrt(2.0), self.lower, self.upper, "float64")
+        return displaced_bounds(self.x, self.step * np.sqrt(2.0), self.box, "float64")
 
     @cached_property
     def _frame(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -93,7 +93,7 @@ def displaced(
     """
     step = space.step(rho)
     if not space.quantised:
-        return DisplacedRows(x, signs.packed, step, space.lower, space.upper, space.dtype)
+        return DisplacedRows(x, signs.packed, step, space.box, space.dtype)
     start = generator(*signs.key, STARTS).random(x.size)
     unit = space.quantum * stretch
     return LevelRows(x, signs.packed, signs.phase, start, step, unit, space.lower, space.upper, space.dtype)
@@ -126,7 +126,7 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
     if space.quantised:
         return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
     sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
-    rows = RungRows(x, signs.packed, space.unit_step, sizes, space.lower, space.upper, space.dtype)
+    rows = RungRows(x, signs.packed, space.unit_step, sizes, space.box, space.dtype)
     lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
     return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fimaudit.directions import generator, packed_signs
+from fimaudit.displaced import Box
 from fimaudit.domain import InputDomain
 from fimaudit.jacobian import whole_jacobian
 from fimaudit.margin import margin_limits
@@ -60,7 +61,7 @@ def directions(kind: str, seed: int, index: int, m: int, d: int) -> np.ndarray:
     if kind == "rademacher":
         return np.unpackbits(packed_signs(generator(seed, index), m, d), axis=1, count=d) * 2.0 - 1
     drawn = orthonormal_signs(generator(seed, index), m, d)
-    rows = OrthonormalRows(np.zeros(d), *drawn, np.ones(d), np.full(d, -np.inf), np.full(d, np.inf), "float32")
+    rows = OrthonormalRows(np.zeros(d), *drawn, np.ones(d), Box(np.full(d, -np.inf), np.full(d, np.inf)), "float32")
     return rows.build(0, m).astype(np.float64)
 
 

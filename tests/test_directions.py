@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import BLOCK_ELEMENTS, DisplacedRows, RungRows, displaced_bounds, displaced_rows
+from fimaudit.displaced import BLOCK_ELEMENTS, Box, DisplacedRows, RungRows, displaced_bounds, displaced_rows
 from fimaudit.orthonormal import OrthonormalRows, orthonormal_signs
 from fimaudit.rows import CoordinateRows, JoinedRows, PlainRows
 from fimaudit.secants import contrasts
@@ -24,8 +24,12 @@ def unpacked(packed: np.ndarray, features: int) -> np.ndarray:
     return np.unpackbits(packed, axis=1, count=features).astype(np.float64) * 2 - 1
 
 
-def everywhere(features: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(features, -np.inf), np.full(features, np.inf)
+def everywhere(*shape: int) -> Box:
+    return box(shape, *OPEN)
+
+
+def box(shape: tuple[int, ...], low: float, high: float) -> Box:
+    return Box(np.full(shape, low), np.full(shape, high))
 
 
 def every_sign_vector(features: int) -> np.ndarray:
@@ -40,9 +44,7 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth(features: int, gradi
     rng = np.random.default_rng(features)
     J = rng.standard_normal((4, features)) if gradients == "dense" else np.eye(4, features)
     x, h = rng.standard_normal(features), 1e-2
-    rows = DisplacedRows(
-        x, every_sign_vector(features), np.full(features, h), *np.full((2, features), OPEN[1]) * [[-1], [1]], "float64"
-    )
+    rows = DisplacedRows(x, every_sign_vector(features), np.full(features, h), everywhere(features), "float64")
     secants = (rows.build(0, len(rows)) - x) @ J.T * (2 / h)
     gram = secants.T @ secants / len(secants)
     np.testing.assert_allclose(gram, 4 * J @ J.T, rtol=1e-9, atol=1e-9)
@@ -94,7 +96,7 @@ def blocks(draw: st.DrawFn) -> DisplacedRows:
     step = draw(st.sampled_from([1e-3, 0.05, 0.4, 2.0])) * np.ones(shape)
     step[draw(hnp.arrays(bool, shape))] = 0.0
     packed = packed_signs(generator(draw(st.integers(0, 99)), 0), count, x.size)
-    return DisplacedRows(x, packed, step, np.full(shape, low), np.full(shape, high), dtype)
+    return DisplacedRows(x, packed, step, box(shape, low, high), dtype)
 
 
 @given(blocks(), st.data())
@@ -104,18 +106,18 @@ def test_displaced_rows_keep_to_the_box_and_are_what_was_sent(rows: DisplacedRow
     assert built.dtype == rows.dtype
     assert built.shape == (len(rows), *rows.x.shape)
     # the bounds themselves as the model's dtype holds them
-    assert (built >= rows.lower.astype(rows.dtype)).all()
-    assert (built <= rows.upper.astype(rows.dtype)).all()
+    assert (built >= rows.box.lower.astype(rows.dtype)).all()
+    assert (built <= rows.box.upper.astype(rows.dtype)).all()
     held = rows.step == 0
     assert (built[:, held] == rows.x.astype(rows.dtype)[held]).all()
     # half-widths equal what was sent: every value is middle - sent or middle + sent by its bit
-    low, high = displaced_bounds(rows.x, rows.step, rows.lower, rows.upper, rows.dtype)
+    low, high = displaced_bounds(rows.x, rows.step, rows.box, rows.dtype)
     signs = unpacked(rows.packed, rows.x.size).reshape(built.shape)
     np.testing.assert_array_equal(built, np.where(signs > 0, high, low))
     np.testing.assert_array_equal(rows.sent(), (high.astype(np.float64) - low.astype(np.float64)) / 2)
     assert (rows.sent()[held] == 0).all()
     # the reference for device classifiers, and pieces, are the same bytes
-    reference = displaced_rows(rows.x, rows.packed, rows.step, rows.lower, rows.upper, rows.dtype)
+    reference = displaced_rows(rows.x, rows.packed, rows.step, rows.box.lower, rows.box.upper, rows.dtype)
     assert reference.tobytes() == np.ascontiguousarray(built).tobytes()
     cut = data.draw(st.integers(0, len(rows)))
     np.testing.assert_array_equal(np.concatenate([rows.build(0, cut), rows.build(cut, len(rows))]), built)
@@ -126,22 +128,21 @@ def test_wide_rows_are_chosen_by_their_bits_across_blocks(dtype: str) -> None:
     features = BLOCK_ELEMENTS // 3 + 13
     packed = packed_signs(generator(0, 0), 7, features)
     x, step = np.linspace(-1, 1, features), np.full(features, 0.125)
-    rows = DisplacedRows(x, packed, step, *everywhere(features), dtype)
+    rows = DisplacedRows(x, packed, step, everywhere(features), dtype)
     np.testing.assert_array_equal(
         rows.build(0, 7), np.where(unpacked(packed, features) > 0, x + step, x - step).astype(dtype)
     )
 
 
 def test_at_the_edge_the_base_moves_inward_and_the_width_is_kept() -> None:
-    low, high = displaced_bounds(np.array([0.0, 0.5, 1.0]), np.full(3, 0.1), np.zeros(3), np.ones(3), "float64")
+    low, high = displaced_bounds(np.array([0.0, 0.5, 1.0]), np.full(3, 0.1), box((3,), 0.0, 1.0), "float64")
     np.testing.assert_allclose(low, [0.0, 0.4, 0.8])
     np.testing.assert_allclose(high, [0.2, 0.6, 1.0])
 
 
 def orthonormal(x: np.ndarray, count: int, step: np.ndarray, bounds: tuple[float, float], dtype: str) -> OrthonormalRows:
     drawn = orthonormal_signs(generator(5, 1), count, int((step != 0).sum()))
-    lower, upper = np.full(x.shape, bounds[0]), np.full(x.shape, bounds[1])
-    return OrthonormalRows(x, *drawn, step, lower, upper, dtype)
+    return OrthonormalRows(x, *drawn, step, box(x.shape, *bounds), dtype)
 
 
 @pytest.mark.parametrize("features", [16, 17, 40])
@@ -167,9 +168,7 @@ def test_orthonormal_rows_carry_a_sign_a_feature_and_a_sign_a_direction() -> Non
 
 def orthonormal_rows(seed: int, count: int, features: int) -> np.ndarray:
     drawn = orthonormal_signs(generator(seed, 0), count, features)
-    rows = OrthonormalRows(
-        np.zeros(features), *drawn, np.ones(features), *np.full((2, features), np.inf) * [[-1], [1]], "float64"
-    )
+    rows = OrthonormalRows(np.zeros(features), *drawn, np.ones(features), everywhere(features), "float64")
     return np.asarray(rows.build(0, count))
 
 
@@ -231,14 +230,14 @@ def test_one_step_for_all_features_is_added_to_the_same_bits(dtype: str, feature
     x = (10 * rng.standard_normal((features // 3, 3))).astype(dtype)
     packed, wide = packed_signs(generator(0, 0), 50, features), np.full(x.shape, np.inf)
     step = np.full(x.shape, float(np.float32(0.0217)))
-    rows = DisplacedRows(x, packed, step, -wide, wide, dtype)
+    rows = DisplacedRows(x, packed, step, Box(-wide, wide), dtype)
     assert (rows._one_step is not None) is own
     np.testing.assert_array_equal(rows.build(3, 50), displaced_rows(x, packed[3:], step, -wide, wide, dtype))
     assert rows.build(0, 50).dtype == dtype
     for other in (
-        DisplacedRows(x, packed, step, np.full(x.shape, x.min()), wide, dtype),
-        DisplacedRows(x, packed, step * (1 + rng.random(x.shape)), -wide, wide, dtype),
-        DisplacedRows(x.astype(np.float64) + 1e-9, packed, step, -wide, wide, "float32"),
+        DisplacedRows(x, packed, step, Box(np.full(x.shape, x.min()), wide), dtype),
+        DisplacedRows(x, packed, step * (1 + rng.random(x.shape)), Box(-wide, wide), dtype),
+        DisplacedRows(x.astype(np.float64) + 1e-9, packed, step, Box(-wide, wide), "float32"),
     ):
         assert other._one_step is None
 
@@ -261,12 +260,12 @@ def test_rungs_are_the_rows_of_each_displacement(dtype: str, features: int, unit
     packed, wide = packed_signs(generator(0, 0), 5, features), np.full(x.shape, edge)
     steps = rng.random(x.shape) if unit is None else np.full(x.shape, unit)
     sizes = np.array([0.001, 0.0217, 0.3])
-    rungs = RungRows(x, packed, steps, sizes, -wide, wide, dtype)
+    rungs = RungRows(x, packed, steps, sizes, Box(-wide, wide), dtype)
     each = []
     for size, sent in zip(sizes, np.concatenate(list(rungs.sent())), strict=True):
         step = steps * size
         own = step.astype(np.float32).astype(float) if dtype == "float32" else step
-        one = DisplacedRows(x, packed, own, -wide, wide, dtype)
+        one = DisplacedRows(x, packed, own, Box(-wide, wide), dtype)
         each.append(one.build(0, 5))
         np.testing.assert_array_equal(sent, one.sent())
     for start, stop in [(0, 15), (3, 11), (5, 10), (14, 15)]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fimaudit.classifier import ModelInfo
 from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import DisplacedRows
+from fimaudit.displaced import Box, DisplacedRows
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
 from fimaudit.journal import Journal, Tally
 from fimaudit.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
@@ -148,14 +148,14 @@ class OnDevice(Echo):
         self, x: np.ndarray, packed_signs: np.ndarray, step: np.ndarray, lower: np.ndarray, upper: np.ndarray
     ) -> np.ndarray:
         self.batches.append(-len(packed_signs))
-        rows = DisplacedRows(x, packed_signs, step, lower, upper, "float64")
+        rows = DisplacedRows(x, packed_signs, step, Box(lower, upper), "float64")
         return Echo().probabilities(rows.build(0, len(rows)))
 
 
 def test_displaced_rows_go_to_the_device_and_nothing_else_does() -> None:
     x = np.zeros(3)
-    edges = np.full(3, -np.inf), np.full(3, np.inf)
-    rows = DisplacedRows(x, packed_signs(generator(0, 0), 9, 3), np.full(3, 0.1), *edges, "float64")
+    edges = Box(np.full(3, -np.inf), np.full(3, np.inf))
+    rows = DisplacedRows(x, packed_signs(generator(0, 0), 9, 3), np.full(3, 0.1), edges, "float64")
     device, host = OnDevice(), Echo()
     np.testing.assert_array_equal(Meter(device, batch=4).ask([rows])[0], Meter(host, batch=4).ask([rows])[0])
     assert device.batches == [-3, -3, -3]  # as few calls as can be, and as even

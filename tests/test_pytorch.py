@@ -16,7 +16,7 @@ from torch import nn
 
 from fimaudit.classifier import DeviceClassifier, open_classifier
 from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import displaced_bounds, displaced_rows
+from fimaudit.displaced import Box, displaced_bounds, displaced_rows
 from fimaudit.errors import DataError, ModelFailure, OutputError, TargetError, UntrustedPickleError
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
@@ -332,7 +332,7 @@ def test_displaced_rows_are_the_reference_bit_for_bit(shape: tuple[int, ...]) ->
     x = rng.random(shape).astype(np.float32)
     step = rng.random(shape) * 0.1 * (rng.random(shape) > 0.2)
     packed = packed_signs(generator(0, 0), 9, x.size)
-    low, high = displaced_bounds(x, step, np.zeros(shape), np.ones(shape), "float32")
+    low, high = displaced_bounds(x, step, Box(np.zeros(shape), np.ones(shape)), "float32")
     got = displaced_on_device(packed, torch.from_numpy(low), torch.from_numpy(high)).numpy()
     np.testing.assert_array_equal(got, displaced_rows(x, packed, step, np.zeros(shape), np.ones(shape), "float32"))
     assert isinstance(open_classifier(network(), device="cpu"), DeviceClassifier)

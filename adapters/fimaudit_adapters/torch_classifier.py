@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fimaudit.classifier import ModelInfo, Options
-from fimaudit.displaced import displaced_bounds
+from fimaudit.displaced import Box, displaced_bounds
 from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.links import as_rows, chosen_step, to_probabilities
 from fimaudit_adapters import torch_derivatives, torch_identity
@@ -114,7 +114,7 @@ class TorchClassifier:
         self, x: NDArray[Any], packed_signs: NDArray[np.uint8], step: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]
     ) -> NDArray[np.float64]:
         """Answer base +- step by the sign bits, built on the device; see ``DeviceClassifier``."""
-        low, high = displaced_bounds(x, step, lower, upper, self._info.dtype)
+        low, high = displaced_bounds(x, step, Box(lower, upper), self._info.dtype)
         ends = torch.tensor(low, device=self.device), torch.tensor(high, device=self.device)
 
         def build(start: int, stop: int) -> torch.Tensor:
