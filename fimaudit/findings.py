@@ -107,8 +107,8 @@ def not_repeated(index: int, method: str, flags: list[str], difference: float) -
         status="failed",
         method=method,
         flags=flags,
-        reason=f"one row around the input, asked again, was answered differently (by {difference:.2g} in probability), "
-        "though not from noise of one size: two versions of the model may answer; audit each version alone",
+        reason=f"asked again, one row around the input was answered differently (by {difference:.2g} in probability), which "
+        "noise of one size does not explain: perhaps two versions of the model answer; audit each version alone",
     )
 
 

@@ -22,6 +22,8 @@ __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumab
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
+#: Columns of a terminal from which every detail of an input fits beside its status.
+WIDE = 96
 COVERED = {
     "black-box": "intervals cover the random choice of directions",
     "white-box": "measured by derivatives: intervals cover numerical error",
@@ -121,6 +123,9 @@ def show_report(console: Console, report: Report) -> None:
     statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
     if statuses:
         console.print("not ok: " + ", ".join(f"{v} {k}" for k, v in statuses.items()), highlight=False)
+    failed = next((s for s in report.inputs if s.status == "failed"), None)
+    if failed is not None:
+        console.print(f"input {failed.index} failed: {failed.reason}", highlight=False, markup=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
 
@@ -142,18 +147,20 @@ def _show_inputs(console: Console, report: Report) -> None:
     if more:
         console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
     all_ok = all(s.status == "ok" and not s.flags for s in ranked)
-    table = plain_table(None, "input", "prob.", "spectral\nnorm", "", "margin\nradius", "", "trades")
+    details = all_ok or console.width >= WIDE  # a status in a column of four letters says less than these two
+    names = ("input", *["prob."] * details, "spectral\nnorm", "", "margin\nradius", "", *["trades"] * details)
+    table = plain_table(None, *names)
     if not all_ok:
         table.add_column("status", overflow="fold")
     for s in ranked:
         table.add_row(
             str(s.index),
-            "" if s.probability is None else f"{s.probability:.3f}",
+            *["" if s.probability is None else f"{s.probability:.3f}"] * details,
             number_text(s.spectral_norm.value),
             limits_text(s.spectral_norm),
             number_text(s.margin_radius.value),
             limits_text(s.margin_radius),
-            "" if s.contrast is None else f"{s.contrast.from_} → {s.contrast.to}",
+            *["" if s.contrast is None else f"{s.contrast.from_} → {s.contrast.to}"] * details,
             *([] if all_ok else [_status(s)]),
         )
     console.print(table)
