@@ -102,14 +102,14 @@ def measure(
         told = yield from listener.hear(_deflated(x, index, space, step, queries, settings, here, plane))
     if told is None:
         told = yield from listener.hear(_estimate(x, index, space, steps, step, queries, settings, here, lessons))
-    difference = yield from listener.look_again()
-    if difference is not None:
-        return not_repeated(index, told.method, step.flags, difference)
     outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
     estimate = told.estimate
     if estimate is None or not step.clear:
         limits = undetected(told.view, told.answers, _quantum(here), told.length, settings.confidence, told.factor)
         return not_found(outcome, limits, _noise_reason(told, step, settings, here))
+    difference = yield from listener.look_again()
+    if difference is not None:
+        return not_repeated(index, told.method, step.flags, difference)
     error = step.change if told.method.startswith("basis") else step.error  # a basis has its own second step
     estimate = estimate.widened(error + step.heavy * estimate.heaviness)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):

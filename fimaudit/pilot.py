@@ -122,10 +122,10 @@ def choose_steps(
         size, _ = spread(flat)
         rho = FINITE_SHARE * size * float(np.sqrt(space.features))
         return Steps(rho, profile, share, 0.0, "finite_scale", span, finest, quality)
-    if plateau is None or (restless and (quality.quantum > 0 or quality.random)):
-        return Steps(
-            _loudest(energy, rungs), profile, share, 0.0 if restless else float("inf"), "local", span, finest, quality
-        )
+    # Behind noise two last rungs that agree may stand where the energy turns from rising to falling.
+    at_the_end = plateau is not None and plateau.first + 1 == plateau.last == len(rungs) - 1
+    if plateau is None or ((restless or at_the_end) and (quality.quantum > 0 or quality.random)):
+        return Steps(_loudest(energy, rungs), profile, share, 0.0, "local", span, finest, quality)
     reach = _reach(energy, rungs, plateau.first, plateau.last)
     middle = (plateau.first + plateau.last) // 2
     quality = replace(quality, relative=_relative(asked, middle, space.features))
@@ -223,7 +223,7 @@ def _farthest(climb: _Climb) -> list[_Far]:
     """The few answers farthest from that to the input, but for those that are the same to rounding."""
     each, base = len(climb.rungs.rows) // len(climb.answers), climb.base.mean(axis=0)
     near = climb.answers[: -(-len(climb.answers) // 2), :each].reshape(-1, len(base))
-    squares = ((np.sqrt(near) - np.sqrt(base)) ** 2).sum(axis=1)
+    squares = ((np.sqrt(np.maximum(near, 0.0)) - np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)
     places = [int(place) for place in np.argsort(squares)[-SUSPECTS:] if np.abs(near[place] - base).max() > REPEATABLE]
     return [_Far(climb.rungs.rows.build(place, place + 1), near[place], float(squares[place])) for place in places]
 

@@ -112,7 +112,7 @@ def answered_differently(answer: Array, again: Array, distance: float, company: 
         distance: squared, in sqrt(p), at which the answer lies from what it was expected near.
         company: largest difference of probability that other rows in the same call make.
     """
-    moved = ((np.sqrt(again) - np.sqrt(answer)) ** 2).sum(axis=1).max()
+    moved = ((np.sqrt(np.maximum(again, 0.0)) - np.sqrt(np.maximum(answer, 0.0))) ** 2).sum(axis=1).max()
     difference = float(np.abs(again - answer).max())
     return difference if difference > max(REPEATABLE, BEYOND * company) and moved > MOVED * distance else None
 
@@ -123,7 +123,7 @@ def spread(answers: Array) -> Array:
     >>> spread(np.array([[0.5, 0.5], [0.5, 0.5]])).tolist()
     [0.0, 0.0]
     """
-    roots = np.sqrt(answers)
+    roots = np.sqrt(np.maximum(answers, 0.0))  # what is left of 1 may be a rounding below 0
     roots -= roots[:1]  # equal answers lie at no distance, not even that of rounding
     roots -= roots.mean(axis=0)
     return np.asarray((roots * roots).sum(axis=1))

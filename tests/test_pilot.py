@@ -198,3 +198,16 @@ def test_an_endpoint_that_goes_down_within_the_pilot_ends_it() -> None:
             continue
         with pytest.raises(ModelFailure, match="answered none"):
             choose_steps(meter, MANY, space, Settings(200, 0.95, 0))
+
+
+def test_behind_noise_the_two_longest_rungs_are_no_linear_range() -> None:
+    """Seen: where noise hides all shorter rungs the energy's turn from rising to falling was taken for a plateau."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+
+        def noisy(batch: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+            p = np.clip(SMOOTH(batch) + 0.05 * rng.standard_normal((len(batch), 3)), 1e-9, None)
+            return p / p.sum(axis=1, keepdims=True)
+
+        steps, _ = pilot(noisy, FEW, Quality(random=True))
+        assert steps.reach < steps.profile[-1]["displacement"]
