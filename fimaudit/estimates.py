@@ -125,7 +125,7 @@ def estimate_basis(view: View, fine: tuple[Array, Array], coarse: tuple[Array, A
     if not fine[0].any() and not coarse[0].any():
         return None
     base, top = view.table(view.base[None])[0], int(view.place[0])
-    seen = np.asarray(np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0))
+    seen = np.asarray(np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0)) & (base > 0)
     classes = np.flatnonzero(seen)
     one = _exact(base, fine[0], fine[1][:, classes], top, classes)
     two = _exact(base, coarse[0], coarse[1][:, classes], top, classes)

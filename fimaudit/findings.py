@@ -106,9 +106,10 @@ def not_repeated(index: int, method: str, flags: list[str], difference: float) -
         index=index,
         status="failed",
         method=method,
-        flags=flags,
+        flags=[flag for flag in flags if not flag.endswith("_threshold")],  # decided from what is in doubt
         reason=f"asked again, one row around the input was answered differently (by {difference:.2g} in probability), which "
-        "noise of one size does not explain: perhaps two versions of the model answer; audit each version alone",
+        "noise of one size does not explain: perhaps two versions of the model answer, and each can be audited alone; or an "
+        "answer depends on the rows beside it",
     )
 
 

@@ -197,8 +197,9 @@ def _decision(name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity
         what = f"accuracy on {_target(rule.of)}"
         return _made(common, what, outcome, rule.at_least, value, 1 - high, 1 - low, False, None, hint)
     if isinstance(rule, FlagRule):
-        found, what = sum(rule.flag in s.flags for s in inputs), f"share of inputs flagged {rule.flag}"
-        lower, upper = found / n, (found + missing) / n
+        there = [s for s in inputs if s.status != "failed"]
+        found, what = sum(rule.flag in s.flags for s in there), f"share of inputs flagged {rule.flag}"
+        lower, upper = found / n, (found + missing + len(inputs) - len(there)) / n  # failing must not help to pass
     else:
         assert isinstance(rule, NotOkRule)
         found, what = sum(s.status != "ok" for s in inputs) + missing, "share of inputs that are not ok"

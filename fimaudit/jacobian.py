@@ -198,11 +198,12 @@ def _decisive(jacobian: Array, view: View) -> Array:
     """Unit input directions, in units of the scale: top of the Fisher information, of its peak, and the nearest margin."""
     roots, logs = _halves(jacobian)
     found = [np.linalg.svd(roots, full_matrices=False)[0][:, 0]]
-    classes = np.flatnonzero(np.isfinite(logs).all(axis=0))
+    here = view.table(view.base[None])[0]
+    classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (here > 0))  # a class may be nought at the input alone
     top = int(view.place[0])
     if len(classes) >= 2 and top in classes and logs[:, classes].any():
         place = int(np.searchsorted(classes, top))
-        slopes, log_p = logs[:, classes], log_probabilities(view.table(view.base[None])[:, classes], place)[0]
+        slopes, log_p = logs[:, classes], log_probabilities(here[None, classes], place)[0]
         z = temper(slopes, log_p, peak_temperature(slopes, log_p))
         found.append(np.linalg.svd(z, full_matrices=False)[0][:, 0])
         others = np.delete(np.arange(len(classes)), place)

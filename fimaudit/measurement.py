@@ -50,6 +50,9 @@ from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
+#: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
+DISAGREE = 0.5
+
 Array = NDArray[np.float64]
 Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
 
@@ -96,7 +99,7 @@ def measure(
         plane = None
     extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
     queries = after_extras(queries, extra)
-    listener = Listener(here)
+    listener = Listener(x.astype(space.dtype)[None], here)
     told = None
     if plane is not None:
         told = yield from listener.hear(_deflated(x, index, space, step, queries, settings, here, plane))
@@ -107,9 +110,12 @@ def measure(
     if estimate is None or not step.clear:
         limits = undetected(told.view, told.answers, _quantum(here), told.length, settings.confidence, told.factor)
         return not_found(outcome, limits, _noise_reason(told, step, settings, here))
-    difference = yield from listener.look_again()
+    doubt = told.method.startswith("basis") and _disagree(estimate)
+    difference = yield from listener.look_again(doubt=doubt, left=queries - told.used)
     if difference is not None:
         return not_repeated(index, told.method, step.flags, difference)
+    if lessons is not None and told.drawn is not None:
+        lessons.take(index, told.drawn, space, told.view, told.answers, told.length)
     error = step.change if told.method.startswith("basis") else step.error  # a basis has its own second step
     estimate = estimate.widened(error + step.heavy * estimate.heaviness)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
@@ -130,6 +136,12 @@ def measure(
     return found(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
 
 
+def _disagree(estimate: Estimate) -> bool:
+    """Whether two steps of a whole Jacobian do."""
+    both = [estimate.spectral, *([] if estimate.margin is None else [estimate.margin.radius])]
+    return any(limits.upper - limits.lower > DISAGREE * limits.value for limits in both)
+
+
 @dataclass(frozen=True)
 class _Told:
     """What the main rows said."""
@@ -144,6 +156,7 @@ class _Told:
     slope: Slope | None = None
     at: Redisplaced | None = None
     carried: tuple[Array, int] | None = None
+    drawn: DisplacedRows | LevelRows | OrthonormalRows | None = None
 
 
 def _deflates(here: Here, step: Displacement) -> bool:
@@ -221,12 +234,10 @@ def _estimate(
     view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
     sketch = Sketch(view, answers, length, settings.confidence, features)
     estimate = yield AtOnce(estimate_sketches, sketch)
-    if lessons is not None:
-        lessons.take(index, rows, space, view, answers, length)
     slope = None
     if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
-    return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at)
+    return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at, drawn=rows)
 
 
 def _downhill(descent: Array | None, estimate: Estimate | None) -> Slope | None:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from fimaudit.secants import complete, resolution
 
-__all__ = ["REPEATABLE", "REPEATS", "SIGNAL", "Here", "Noise", "Quality", "View", "rounding"]
+__all__ = ["REPEATABLE", "REPEATABLE_LOGS", "REPEATS", "SIGNAL", "Here", "Noise", "Quality", "View", "rounding"]
 
 Array = NDArray[np.float64]
 
-#: Differences of probability between answers to the same row, up to which they are rounding of float32.
-REPEATABLE = 1e-6
+#: Differences of probability between answers to the same row, and of its logarithm, up to which they are rounding.
+REPEATABLE, REPEATABLE_LOGS = 1e-6, 1e-3
 #: Times the base row is asked when the model is random.
 REPEATS = 8
 #: A rounded class is measurable when it is this many quanta large; a random one when it is this many deviations large.
@@ -67,7 +67,7 @@ class Quality:
         relative: standard deviation of log p, as half-precision arithmetic gives it; 0 when it hardly matters.
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
         unseen: the answers were all 0 and 1, so that their rounding could not be told.
-        company: largest difference of probability that other rows in the same call made.
+        company, company_logs: largest difference of probability, and of its logarithm, that other rows in a call made.
     """
 
     quantum: float = 0.0
@@ -77,6 +77,7 @@ class Quality:
     deviation: float = 0.0
     unseen: bool = False
     company: float = 0.0
+    company_logs: float = 0.0
 
     @property
     def repeats(self) -> int:

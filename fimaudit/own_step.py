@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.at_once import AtOnce
+from fimaudit.climbs import CHECK_PAIRS
 from fimaudit.domain import Space
 from fimaudit.noise import SIGNAL, Here, Quality, View
-from fimaudit.pilot import CHECK_PAIRS, LEVEL_CHANGE, Steps
+from fimaudit.pilot import LEVEL_CHANGE, Steps
 from fimaudit.probes import FACTOR, Answered, Signs, around, displaced_rungs, draw_pairs, energies, heard, heard_each
 from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.steps import STILL, find_plateau

@@ -19,10 +19,10 @@ import numpy as np
 from scipy import special
 
 from fimaudit.allowance import ON_TOP, after_extras, after_finding
+from fimaudit.climbs import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.errors import UsageError
 from fimaudit.noise import REPEATS
 from fimaudit.own_step import MOST_SPENT
-from fimaudit.pilot import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.profile import profile_rows
 from fimaudit.second_look import LOOKS
 from fimaudit.settings import ProfileChoice, Settings
@@ -270,7 +270,7 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
 def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool = False) -> int:
     """Rows of one input that answers at random and needs a displacement of its own, its share of the pilot included."""
     pilot_inputs = min(PILOT_INPUTS, inputs)  # asked again, and repeated where only that shows a random model
-    pilot = max(ON_TOP * inputs * queries + REPEATS * pilot_inputs, LEAST_PILOT) + SUSPECTS * pilot_inputs
+    pilot = max(ON_TOP * inputs * queries, LEAST_PILOT) + (REPEATS + 2 * SUSPECTS) * pilot_inputs
     found = MOST_SPENT + math.ceil(pilot / inputs)
     extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
     main = after_extras(after_finding(queries, found, REPEATS), extra)

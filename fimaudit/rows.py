@@ -59,6 +59,12 @@ class CoordinateRows:
     def row_bytes(self) -> int:
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether the second half of the rows replaces the features of the first once more."""
+        half = len(self.feature) // 2
+        return np.array_equal(self.feature[:half], self.feature[half:])
+
     def __len__(self) -> int:
         return len(self.feature)
 

@@ -1,4 +1,4 @@
-"""The answer farthest from the others is asked for again: a model that answers at random now and then gives itself away.
+"""The answers farthest from the others are asked for again: a model that answers at random now and then gives itself away.
 
 Some models answer nearly always the same: two versions behind one address, say, one of which gets few of the requests.
 The first questions miss that, and a single strange answer divided by a short step looks like a large derivative.
@@ -7,22 +7,27 @@ The first questions miss that, and a single strange answer divided by a short st
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.at_once import AtOnce
-from fimaudit.noise import REPEATABLE, Here
+from fimaudit.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality
 from fimaudit.rows import CoordinateRows, JoinedRows, PlainRows, Rows
+from fimaudit.secants import FLOAT32_FLOOR
 
-__all__ = ["LOOKS", "Listener", "answered_differently", "spread"]
+__all__ = ["LOOKS", "Listener", "answered_differently", "differences", "spread", "squared_distances"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
-#: Times the row is asked again: behind a ledger that already holds its answer, the first of them is recalled.
+#: Times a row is asked again. Behind a ledger that holds its answer, one row a request, the first of them is recalled; in
+#: one request both may meet the same version.
 LOOKS = 2
+#: Rows asked again where two steps of a whole Jacobian disagree: two at either step.
+SUSPECTED = 4
 #: Among fewer answers than this none stands out.
 FEWEST = 8
 #: Times the median of the squared distances, from which an answer stands out. Answers linear in random signs scatter like a
@@ -31,25 +36,39 @@ FEWEST = 8
 FAR, FAR_IN_NOISE = 25.0, 40.0
 #: Times the median, from which the mean does, as a tenth of all answers or more may lie far; a chi squared's is 2.2.
 FAR_MEAN = 2.6
-#: Share of the squared distance that a further answer must have moved, and how much farther than other rows in the same
-#: call explain.
-MOVED, BEYOND = 0.25, 10.0
+#: The same along single features, some of which always matter more than others.
+FAR_ALONE = 1e4
+#: Share of the squared distance that a further answer must have moved; how much farther than other rows in the same call
+#: explain, and than a known noise does, in its deviations.
+MOVED, BEYOND, BEYOND_NOISE = 0.25, 10.0, 4.0
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """A row, its answer, the squared distance from what that should be near, and how far it stands out."""
+
+    row: NDArray[Any]
+    answer: Array
+    distance: float
+    ratio: float
 
 
 class Listener:
-    """Overhears an input's conversation for the row whose answer stands out most.
+    """Overhears an input's conversation for the rows whose answers stand out most.
 
     Args:
-        here: the answers to the input itself.
+        x: the input as the model is fed, (1, \\*shape).
+        here: the answers to it.
     """
 
-    def __init__(self, here: Here) -> None:
-        self._company, self._random = here.quality.company, here.quality.random
+    def __init__(self, x: NDArray[Any], here: Here) -> None:
+        self._here = here
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
-        self._wary = self._random and bool((np.ptp(here.base, axis=0) <= REPEATABLE).all())
-        self._ratio, self._distance = 0.0, 0.0
-        self._row: NDArray[Any] | None = None
-        self._answer: Array = np.empty(0)
+        self._wary = here.quality.random and bool((np.ptp(here.base, axis=0) <= REPEATABLE).all())
+        self._drawn: _Suspect | None = None
+        self._noise = float(squared_distances(here.base, here.base.mean(axis=0)).sum()) / max(1, len(here.base) - 1)
+        self._chosen = [_Suspect(x, here.base[0], 0.0, 0.0)]
+        self._alone = False
 
     def hear(self, talk: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         """The same conversation."""
@@ -70,51 +89,88 @@ class Listener:
             for block in rows.blocks:
                 self._take(block, answers[first : first + len(block)])
                 first += len(block)
-            return
-        if len(answers) < FEWEST or isinstance(rows, PlainRows):  # plain ones are along chosen directions, or repeated
-            return
-        place, distance, ratio = self._farthest(rows, answers)
-        if ratio > self._ratio:
-            self._ratio, self._distance = ratio, distance
-            self._row, self._answer = rows.build(place, place + 1), answers[place]
+        elif isinstance(rows, CoordinateRows | PlainRows):
+            self._chosen += self._suspects(rows, answers)
+        elif len(answers) >= FEWEST:
+            place, distance, ratio = self._farthest(answers)
+            if ratio > (0.0 if self._drawn is None else self._drawn.ratio):
+                self._drawn = _Suspect(rows.build(place, place + 1), answers[place], distance, ratio)
 
-    def _farthest(self, rows: Rows, answers: Array) -> tuple[int, float, float]:
+    def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
+        """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
+        here, half = self._here.base[0], len(answers) // 2
+        distances = squared_distances(answers, here)
+        places = [int(distances.argmax())]
+        if isinstance(rows, CoordinateRows):
+            self._alone |= bool(distances.max() > FAR_ALONE * np.median(distances))
+        if isinstance(rows, CoordinateRows) and rows.both_ways:
+            roots = np.sqrt(np.maximum(answers, 0.0))
+            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(here, 0.0))) ** 2).sum(axis=1)
+            worst = int(uneven.argmax())
+            places, distances = [worst, half + worst], np.tile(uneven, 2)
+        return [_Suspect(rows.build(i, i + 1), answers[i], float(distances[i]), 0.0) for i in places]
+
+    def _farthest(self, answers: Array) -> tuple[int, float, float]:
         """The row farthest from the others, its squared distance, and a ratio above 0 where that stands out."""
         distances = spread(answers)
         place = int(distances.argmax())
         largest, middle = float(distances[place]), float(np.partition(distances, len(distances) // 2)[len(distances) // 2])
         if largest == 0:
             return place, 0.0, 0.0
-        if middle == 0 or self._wary or isinstance(rows, CoordinateRows):  # of single features some always stand out
+        if middle == 0 or self._wary:
             return place, largest, np.inf
         ratio = largest / middle
-        if self._random:
+        if self._here.quality.random:
             return place, largest, ratio if ratio > FAR_IN_NOISE else 0.0
         return place, largest, ratio if ratio > FAR or float(distances.mean()) > FAR_MEAN * middle else 0.0
 
-    def look_again(self) -> Generator[Rows, Array, float | None]:
-        """Ask for that row again, if there is one.
+    def look_again(self, *, doubt: bool, left: int) -> Generator[Rows, Array, float | None]:
+        """Ask for the answer that stands out again, if one does.
+
+        Args:
+            doubt: whether the numbers themselves disagree: then the farthest rows along chosen directions, and the input.
+            left: rows that the measurement did not take; ``LOOKS`` may be added to them.
 
         Returns:
-            the largest difference of probability where it is answered in another way, else ``None``.
+            the largest difference of probability where a row is answered in another way, else ``None``.
         """
-        if self._row is None:
+        suspects = [] if self._drawn is None else [self._drawn]
+        if doubt or self._alone:
+            suspects += self._chosen[-min(SUSPECTED, 1 + max(0, left) // LOOKS) :]
+        if not suspects:
             return None
-        again = yield PlainRows(np.repeat(self._row, LOOKS, axis=0))
-        return answered_differently(self._answer, again, self._distance, self._company)
+        again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), LOOKS, axis=0))
+        each = zip(suspects, again.reshape(len(suspects), LOOKS, -1), strict=True)
+        least = FAR_IN_NOISE / MOVED * self._noise
+        found = [answered_differently(s.answer, a, max(s.distance, least), self._here.quality) for s, a in each]
+        return max((difference for difference in found if difference is not None), default=None)
 
 
-def answered_differently(answer: Array, again: Array, distance: float, company: float) -> float | None:
+def answered_differently(answer: Array, again: Array, distance: float, quality: Quality) -> float | None:
     """The largest difference of probability between an answer (K,) and further ones (m, K) to its row, if it is another.
 
     Args:
         answer, again: probabilities.
         distance: squared, in sqrt(p), at which the answer lies from what it was expected near.
-        company: largest difference of probability that other rows in the same call make.
+        quality: what the answers are worth.
     """
-    moved = ((np.sqrt(np.maximum(again, 0.0)) - np.sqrt(np.maximum(answer, 0.0))) ** 2).sum(axis=1).max()
-    difference = float(np.abs(again - answer).max())
-    return difference if difference > max(REPEATABLE, BEYOND * company) and moved > MOVED * distance else None
+    of_p, of_logs = differences(answer, again)
+    least = max(REPEATABLE, BEYOND * quality.company, 1.5 * quality.quantum, BEYOND_NOISE * quality.deviation)
+    telling = quality.quantum == 0 and quality.top_k is None and not quality.random  # of small probabilities
+    other = of_p > least or (telling and of_logs > max(REPEATABLE_LOGS, BEYOND * quality.company_logs))
+    return of_p if other and squared_distances(again, answer).max() > MOVED * distance else None
+
+
+def differences(answer: Array, again: Array) -> tuple[float, float]:
+    """The largest difference of probability and of its logarithm between an answer (K,) and further ones (m, K)."""
+    seen = (answer > FLOAT32_FLOOR) & (again > FLOAT32_FLOOR)
+    logs = np.log(np.where(seen, again, 1.0)) - np.log(np.where(seen, answer, 1.0))
+    return float(np.abs(again - answer).max()), float(np.abs(logs).max())
+
+
+def squared_distances(answers: Array, centre: Array) -> Array:
+    """Squared distances in sqrt(p) of (m, K) answers from one; what is left of 1 may be a rounding below 0."""
+    return np.asarray(((np.sqrt(np.maximum(answers, 0.0)) - np.sqrt(np.maximum(centre, 0.0))) ** 2).sum(axis=1))
 
 
 def spread(answers: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.allowance import ON_TOP, after_extras, after_finding
+from fimaudit.climbs import CHECK_PAIRS
 from fimaudit.deflation import deflated_rows
 from fimaudit.displaced import BLOCK_ELEMENTS
 from fimaudit.domain import Space
@@ -22,7 +23,7 @@ from fimaudit.errors import FimauditError
 from fimaudit.jacobian import fits
 from fimaudit.noise import Here, Quality, View
 from fimaudit.orthonormal import orthonormal_fits
-from fimaudit.pilot import CHECK_PAIRS, Steps
+from fimaudit.pilot import Steps
 from fimaudit.probes import TRIAL
 from fimaudit.profile import profile_rows
 from fimaudit.rows import JoinedRows, PlainRows, Rows

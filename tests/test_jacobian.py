@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fimaudit import audit
 from fimaudit.domain import InputDomain, Space
 from fimaudit.estimates import Estimate
 from fimaudit.jacobian import DECISIVE, fits, whole_jacobian
@@ -125,3 +126,16 @@ def test_a_constant_model_has_no_estimate() -> None:
     case = Case("constant", tanh_network(0, 3, 5, gain=0.0), normal_inputs(0, 1, 5))
     _, estimate, _, _ = converse(case, 0, 1e-2, 20)
     assert estimate is None
+
+
+def test_a_class_that_is_nought_at_the_input_alone() -> None:
+    """Seen at nearest neighbours weighted by distance: its logarithm there is -inf, and a decomposition did not converge."""
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        z = np.stack([rows[:, 0] + 3.0, rows[:, 1], 40 * np.abs(rows).sum(axis=1) - 40], axis=1)
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p[(rows == 0).all(axis=1), 2] = 0.0
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    for queries in (60, 200):
+        assert audit(model, np.zeros((1, 20)), queries=queries).inputs[0].status != "failed"

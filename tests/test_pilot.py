@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from fimaudit import InputDomain, audit, open_classifier
+from fimaudit.climbs import SUSPECTS
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.meter import Meter
 from fimaudit.noise import Quality
-from fimaudit.pilot import SUSPECTS, Steps, choose_steps
+from fimaudit.pilot import Steps, choose_steps
 from fimaudit.settings import Settings
 from tests.cases import normal_inputs, tanh_network
 
@@ -126,7 +127,7 @@ def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         Meter, "ask", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
     )
-    monkeypatch.setattr("fimaudit.pilot.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
+    monkeypatch.setattr("fimaudit.climbs.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
     assert pilot(SMOOTH, FEW)[0] == whole
     assert asked == [2, 2, 1, 1]
 
@@ -157,7 +158,7 @@ def test_the_first_pair_stands_where_the_second_has_no_answers(
     monkeypatch.setattr("fimaudit.meter.MOST_ROWS", each + 1)  # a call an input
     found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries)
     assert found.share == -(-(first + seconds * each) // len(x))
-    monkeypatch.setattr("fimaudit.pilot.CHECK_PAIRS", 1)
+    monkeypatch.setattr("fimaudit.climbs.CHECK_PAIRS", 1)
     one_pair, _ = pilot(rounded, x, queries=queries)
     assert (replace(found, share=one_pair.share) == one_pair) is (seconds == 0)  # no second look where nothing answers
 
@@ -191,7 +192,7 @@ def test_an_endpoint_that_goes_down_within_the_pilot_ends_it() -> None:
     """Resumed, the run asks the same again; steps from one pair would be other steps than those of a run undisturbed."""
     space = InputDomain().resolve(MANY, "float64")
     rungs = len(pilot(rounded, MANY)[0].profile)
-    for after, fails in ((5 * (4 * rungs + 1), False), (5 * (2 * rungs + 1), True)):
+    for after, fails in ((5 * (4 * rungs + 1 + SUSPECTS), False), (5 * (4 * rungs + 1), True), (5 * (2 * rungs + 1), True)):
         meter = Meter(Endpoint(refusing_after(after, rounded)))
         if not fails:
             assert choose_steps(meter, MANY, space, Settings(200, 0.95, 0)) == pilot(rounded, MANY)[0]

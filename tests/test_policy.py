@@ -133,6 +133,16 @@ def test_rules_on_shares_groups_flags_and_accuracy(run: Run) -> None:
     assert len(verdict.decisions) == 11
 
 
+def test_failing_does_not_help_to_keep_a_flag_rare(run: Run) -> None:
+    """A failed input may or may not have carried the flag: neither counts as without it."""
+    inputs = [s.model_copy(update={"status": "failed", "flags": []}) if s.index < 40 else s for s in run.inputs]
+    some = Run(run.folder, run.report, tuple(inputs))
+    (one,) = decide(some, policy_of("{rule: flag, flag: unstable_step, at_most: 0.1}")).decisions
+    assert one.outcome == "undecided"
+    (one,) = decide(some, policy_of("{rule: flag, flag: unstable_step, at_most: 0.3}")).decisions
+    assert one.outcome == "pass"
+
+
 def test_unknown_groups_labels_and_units_are_refused(run: Run) -> None:
     for rule, says in (("group: site 9", "site 9"), ("label: 77", "label 77")):
         with pytest.raises(UsageError, match=says):

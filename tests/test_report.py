@@ -388,6 +388,13 @@ def test_words_for_what_was_not_measured(folder: Path, tmp_path: Path) -> None:
     assert f"<b>{len(quiet)}</b> of {len(quiet)} inputs: below detection" in text
 
 
+def test_the_first_failure_says_why(folder: Path, tmp_path: Path) -> None:
+    run = read_run(folder / "pictures")
+    failed = [s.model_copy(update={"status": "failed", "reason": "it says <no>"}) for s in run.inputs]
+    report = run.report.model_copy(update={"inputs": failed, "summary": summarise(failed, 0.95, 0, 0)})
+    assert f"input {failed[0].index} failed: it says &lt;no&gt;" in page_html(Run(tmp_path, report, tuple(failed)))
+
+
 METHODS = {"table": {"basis-central"}, "pictures": {"rademacher"}}
 
 

@@ -11,6 +11,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
+from fimaudit.climbs import SUSPECTS
 from fimaudit.errors import ModelFailure
 from fimaudit.results import Report
 from fimaudit.second_look import LOOKS, spread
@@ -20,7 +21,7 @@ DIGITS = LogisticRegression(C=0.005, max_iter=500).fit(X, Y)
 RNG = np.random.default_rng(3)
 #: 300 features, so that directions are random ones.
 WIDE = RNG.standard_normal((300, 10)) / 10
-FAR_INPUTS = RNG.standard_normal((6, 300))
+FAR_INPUTS = RNG.standard_normal((12, 300))
 
 
 def digits(rows: np.ndarray) -> np.ndarray:
@@ -44,28 +45,28 @@ def two_versions(model: Any, share: float, by: float, seed: int) -> Any:
     return answer
 
 
-def audited(model: Any, x: np.ndarray, seed: int) -> Report | None:
+def audited(model: Any, x: np.ndarray, queries: int, seed: int) -> Report | None:
     """``None`` where the audit says that no input could be measured, and why."""
     try:
-        return audit(model, x, queries=200, seed=seed)
+        return audit(model, x, queries=queries, seed=seed)
     except ModelFailure as refused:
         if "two versions of the model" not in str(refused):
             raise
         return None
 
 
-@pytest.mark.parametrize(("model", "x"), [(digits, X[:6]), (wide, FAR_INPUTS)])
-@pytest.mark.parametrize(("share", "by"), [(0.1, 0.01), (0.05, 0.3), (0.02, 0.01), (0.002, 0.01)])
-def test_a_second_version_that_answers_now_and_then_gives_no_wrong_number(
-    model: Any, x: np.ndarray, share: float, by: float
+@pytest.mark.parametrize(("model", "x", "queries"), [(digits, X[:12], 120), (digits, X[:12], 300), (wide, FAR_INPUTS, 200)])
+@pytest.mark.parametrize(("share", "by"), [(0.1, 0.01), (0.05, 0.3), (0.005, 0.3), (0.002, 0.01)])
+def test_a_second_version_that_answers_now_and_then_is_noticed(
+    model: Any, x: np.ndarray, queries: int, share: float, by: float
 ) -> None:
-    """Without the second look a fifth of these values would be wrong by a factor of 3 to 10^6."""
+    """Of 96 inputs none is off by 4 (seen: a fifth, by up to 10^9); where few answers are strange, most stay measured."""
     exact = [one.spectral_norm.value for one in audit(model, x, queries=2000).inputs]
-    caught = 0
-    for seed in range(4):
-        report = audited(two_versions(model, share, by, seed), x, seed)
+    caught = measured = 0
+    for seed in range(8):
+        report = audited(two_versions(model, share, by, seed), x, queries, seed)
         if report is None:
-            caught += 6
+            caught += len(x)
             continue
         for one, truth in zip(report.inputs, exact, strict=True):
             if one.status == "failed":
@@ -73,10 +74,37 @@ def test_a_second_version_that_answers_now_and_then_gives_no_wrong_number(
                 assert one.spectral_norm.value is None
                 assert "two versions of the model" in one.reason
             elif one.status == "ok":
-                assert one.spectral_norm.lower / 3 <= truth <= 3 * one.spectral_norm.upper
+                measured += 1
                 assert one.spectral_norm.value <= 4 * truth
-    if share > 0.01:
-        assert caught
+    assert caught or share < 0.005
+    assert measured >= (0.5 * 8 * len(x) if share == 0.002 else 0)
+
+
+def test_a_model_whose_answers_depend_on_their_company_is_not_random() -> None:
+    """Another sum for another batch, as kernels of half precision have it: the same call repeated is answered the same."""
+
+    def company(rows: np.ndarray) -> np.ndarray:
+        p = wide(rows) ** (1.0 + 2e-3 * np.cos(len(rows)))
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    x = np.random.default_rng(5).standard_normal((30, 300))
+    report = audit(company, x, queries=200)
+    assert not any("not deterministic" in sentence for sentence in report.warnings)
+    assert {one.status for one in report.inputs} == {"ok"}
+
+
+def test_dropout_left_on_is_noise_and_not_a_second_version() -> None:
+    rng = np.random.default_rng(0)
+    hidden, out = rng.standard_normal((64, 40)) / 40, rng.standard_normal((40, 10))
+
+    def dropout(rows: np.ndarray) -> np.ndarray:
+        kept = rng.random((len(rows), 40)) > 0.1
+        z = (np.maximum(rows @ hidden, 0.0) * kept) @ out
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    report = audit(dropout, X[:30], queries=200)
+    assert "failed" not in {one.status for one in report.inputs}
 
 
 @pytest.mark.parametrize("random", [False, True])
@@ -100,24 +128,17 @@ def test_a_forest_is_no_second_version() -> None:
     assert "failed" not in {one.status for one in report.inputs}
 
 
-def test_what_a_second_look_takes() -> None:
-    """Along single features one look an input; random directions of a smooth model need none."""
+@pytest.mark.parametrize(("model", "x"), [(digits, X[:1]), (wide, FAR_INPUTS[:1])])
+def test_a_smooth_model_takes_no_second_look(model: Any, x: np.ndarray) -> None:
     rows: list[int] = []
 
     def counted(batch: np.ndarray) -> np.ndarray:
         rows.append(len(batch))
-        return np.asarray(digits(batch))
+        return np.asarray(model(batch))
 
-    audit(counted, X[:1], queries=200)
-    assert rows.count(LOOKS) == 1
-    rows.clear()
-
-    def smooth(batch: np.ndarray) -> np.ndarray:
-        rows.append(len(batch))
-        return wide(batch)
-
-    audit(smooth, FAR_INPUTS[:1], queries=200)
-    assert LOOKS not in rows
+    audit(counted, x, queries=200)
+    assert rows.count(SUSPECTS) == 3  # the pilot's; the preflight's company and its repetition are as many
+    assert not {LOOKS, 4 * LOOKS} & set(rows)
 
 
 def test_spread_is_told_from_the_mean_of_all() -> None:

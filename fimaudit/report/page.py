@@ -127,6 +127,7 @@ def page_html(run: Run, *, pictures: bool = True) -> str:
             features=_features_of_all(report, inputs),
             features_estimated=any(s.carried_by and not s.method.startswith(MEASURED_WHOLE) for s in inputs),
             carrying=sum(bool(s.carried_by) for s in inputs),
+            failed=next((s for s in inputs if s.status == "failed"), None),
             contrast=_contrasts(report, inputs),
             flags=Counter(flag for s in inputs for flag in s.flags).most_common(),
             scope=(

@@ -30,7 +30,7 @@ STATUS_WORDS = {
     "ok": "measured",
     "below_detection": "below detection: the answers did not change measurably, so only limits are known",
     "no_rival_visible": "no rival visible: the answers hide the class that may be nearest, so there is no margin radius",
-    "failed": "failed: the model gave no usable answer",
+    "failed": "failed: no number can be given",
 }
 FLAG_WORDS = {
     "screened": "looked at with few queries only, because others are more sensitive",
