@@ -21,8 +21,6 @@ from fimaudit.levels import LevelRows, sparsest_step
 from fimaudit.profile import flips_upper, overstatement
 from fimaudit.results import ScaleRung
 
-RNG = np.random.default_rng(1)
-
 
 def regression(features: int, classes: int = 4, gain: float = 1.0, seed: int = 0) -> tuple[Any, Any]:
     """A softmax regression and its exact spectral norm at x, over the features that ``free`` keeps."""
@@ -73,7 +71,7 @@ def test_levels_are_whole_within_the_box_and_of_the_size_they_say(step: float, s
 
 @pytest.mark.parametrize("step", [0.25, 0.6, 1.0, 2.5])
 def test_level_directions_are_isotropic_whatever_the_mix(step: float) -> None:
-    x = RNG.integers(0, 9, 12).astype(float)
+    x = np.random.default_rng(1).integers(0, 9, 12).astype(float)
     quantum = np.array([1.0] * 6 + [0.0] * 3 + [0.5] * 3)
     rows = level_rows(x, step, quantum, -np.inf, np.inf, 20000)
     moved = rows.build(0, len(rows)) - x
@@ -94,7 +92,7 @@ def test_eight_bit_images_are_measured_on_their_own_levels() -> None:
         asked.append(rows.copy())
         return answer(rows / 255)
 
-    x = RNG.integers(0, 256, (8, 400)).astype(np.uint8)
+    x = np.random.default_rng(1).integers(0, 256, (8, 400)).astype(np.uint8)
     report = audit(endpoint, x, dtype="uint8", input_shape=(400,), queries=200)
     rows = np.concatenate(asked)
     assert rows.dtype == np.uint8
@@ -107,7 +105,7 @@ def test_eight_bit_images_are_measured_on_their_own_levels() -> None:
 
 def test_levels_that_are_too_coarse_name_their_scale() -> None:
     answer, _ = regression(60, gain=60)
-    x = RNG.integers(0, 4, (6, 60)).astype(np.uint8)
+    x = np.random.default_rng(1).integers(0, 4, (6, 60)).astype(np.uint8)
     report = audit(answer, x, dtype="uint8", input_shape=(60,), queries=40)
     named = [s for s in report.inputs if s.kind == "finite_scale"]
     assert named
@@ -116,7 +114,7 @@ def test_levels_that_are_too_coarse_name_their_scale() -> None:
 
 def test_few_features_with_levels_are_measured_one_by_one() -> None:
     answer, norm = regression(12)
-    x = np.round(RNG.standard_normal((5, 12)) / 0.01) * 0.01
+    x = np.round(np.random.default_rng(1).standard_normal((5, 12)) / 0.01) * 0.01
     report = audit(answer, x, input_shape=(12,), quantum=0.01, queries=200)
     for s in report.inputs:
         assert s.method == "basis-central"
@@ -132,7 +130,7 @@ def test_inputs_on_the_edge_of_the_box_are_unbiased_and_never_leave_it(edge: flo
         seen.append((float(rows.min()), float(rows.max())))
         return answer(rows)
 
-    x = np.clip(RNG.random((12, 300)) * (1 + 2 * edge) - edge, 0, 1)
+    x = np.clip(np.random.default_rng(1).random((12, 300)) * (1 + 2 * edge) - edge, 0, 1)
     x[:, : int(edge * 300)] = np.round(x[:, : int(edge * 300)])
     report = audit(endpoint, x, input_shape=(300,), lower=0, upper=1, queries=200)
     assert min(low for low, _ in seen) >= 0
@@ -218,7 +216,7 @@ def forest(rows: np.ndarray) -> np.ndarray:
 
 
 def test_piecewise_constant_models_have_no_local_value_and_say_so() -> None:
-    x = RNG.standard_normal((10, 20))
+    x = np.random.default_rng(1).standard_normal((10, 20))
     report = audit(forest, x, input_shape=(20,), queries=200)
     assert all(s.kind == "finite_scale" for s in report.inputs if s.status == "ok")
     assert any(s.status == "ok" for s in report.inputs)
@@ -233,7 +231,7 @@ def test_a_saturated_model_is_flagged() -> None:
         p = 1 / (1 + np.exp(-margin))
         return np.column_stack([1 - p, p])
 
-    x = np.zeros((4, 400)) + 1e-3 * RNG.standard_normal((4, 400))
+    x = np.zeros((4, 400)) + 1e-3 * np.random.default_rng(1).standard_normal((4, 400))
     report = audit(saturating, x, input_shape=(400,), lower=-1, upper=1, profile="full", queries=300)
     flagged = [s for s in report.inputs if "local_radius_overstates" in s.flags]
     assert flagged
@@ -243,7 +241,7 @@ def test_a_saturated_model_is_flagged() -> None:
 
 def test_the_profile_comes_out_of_the_queries() -> None:
     answer, _ = regression(300)
-    x = RNG.standard_normal((10, 300))
+    x = np.random.default_rng(1).standard_normal((10, 300))
     for profile in ("off", "cheap", "full"):
         report = audit(answer, x, input_shape=(300,), profile=profile, queries=200)
         assert report.summary.queries <= 1.1 * 200 * len(x) + 10
@@ -262,7 +260,7 @@ def test_flips_have_their_clopper_pearson_limit() -> None:
 
 def test_witnesses_really_change_the_decision_and_can_be_asked_again(tmp_path: Path) -> None:
     answer, _ = regression(200, gain=3)
-    x = RNG.standard_normal((8, 200))
+    x = np.random.default_rng(1).standard_normal((8, 200))
     out = tmp_path / "run"
     report = audit(answer, x, input_shape=(200,), witness=True, out=out, queries=200)
     found = [s for s in report.inputs if s.witness is not None]
@@ -290,15 +288,16 @@ def test_verify_asks_a_run_folder_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1,), (2, 500), (1, 16000)])
 def test_one_feature_and_time_series(shape: tuple[int, ...]) -> None:
+    """Of 40 intervals of 95 % six or more miss once in 70 times; inputs of its own, whatever ran before."""
     answer, norm = regression(int(np.prod(shape)), gain=3)
-    x = RNG.standard_normal((3, *shape))
-    for s in audit(answer, x, input_shape=shape, queries=100).inputs:
-        assert s.spectral_norm.lower <= norm(x[s.index]) <= s.spectral_norm.upper
+    x = np.random.default_rng(0).standard_normal((40, *shape))
+    found = audit(answer, x, input_shape=shape, queries=100).inputs
+    assert sum(s.spectral_norm.lower <= norm(x[s.index]) <= s.spectral_norm.upper for s in found) >= 35
 
 
 def test_a_million_features() -> None:
     answer, norm = regression(1_000_000, classes=3, gain=3)
-    x = RNG.standard_normal(1_000_000)
+    x = np.random.default_rng(1).standard_normal(1_000_000)
     result = sensitivity(answer, x, input_shape=(1_000_000,), queries=40, batch=8)
     assert result.spectral_norm.lower <= norm(x) <= result.spectral_norm.upper
 
