@@ -213,8 +213,15 @@ class RungRows:
         r"""The same into (stop - start, \*shape) of one piece, for whole rungs."""
         m, done = len(self.packed), 0
         if self._one_step:
-            for step in self._steps(start // m, stop // m).ravel().astype(self.x.dtype):
-                _shift(self.packed, self.x, step, into[done : done + m])
+            steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
+            signs = self._signs if m * self.x.size <= BLOCK_ELEMENTS else None
+            for step in steps:
+                part = into[done : done + m]
+                if signs is None:
+                    _shift(self.packed, self.x, step, part)
+                else:
+                    np.multiply(signs, step, out=part)
+                    part += self.x
                 done += m
             return
         for low, high in self._ends(start // m, stop // m):
@@ -245,9 +252,20 @@ class RungRows:
 
     def _steps(self, first: int, last: int) -> NDArray[Any]:
         r"""(n, \*shape) steps of some rungs in the model's numbers, or (n, 1, ...) where all features have the same."""
-        unit = self.step.ravel()[:1] if self._even else self.step
-        steps = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim)) * unit
-        return in_model_numbers(steps, self.dtype)
+        if self._even:
+            return self._even_steps[first:last]
+        sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
+        return in_model_numbers(sizes * self.step, self.dtype)
+
+    @cached_property
+    def _even_steps(self) -> NDArray[Any]:
+        steps = in_model_numbers(self.sizes * self.step.ravel()[0], self.dtype)
+        return steps.reshape(-1, *([1] * self.x.ndim))
+
+    @cached_property
+    def _signs(self) -> NDArray[Any]:
+        r"""(m, \*shape), where one step serves all features."""
+        return _byte_signs(self.x.dtype).take(self.packed, axis=0).reshape(len(self.packed), *self.x.shape)
 
     @cached_property
     def _even(self) -> bool:
