@@ -385,7 +385,7 @@ def run_script(folder: Path, kill_after: int) -> int:
 def test_a_killed_run_goes_on_to_the_same_report(tmp_path: Path) -> None:
     assert run_script(tmp_path / "whole", 0) == 0
     whole = Report.read(tmp_path / "whole")
-    for kill_after in (700, 600):
+    for kill_after in (1200, 100):  # within the second block of inputs, and within it again
         assert run_script(tmp_path / "killed", kill_after) == -signal.SIGKILL
     kept = (tmp_path / "killed" / JOURNAL).read_text().count('"input": ')
     assert 0 < kept < 20

@@ -23,7 +23,7 @@ __all__ = ["Outcome", "block_size", "converse", "run_inputs"]
 
 #: Inputs whose rows share requests behind a network, and most bytes of their rows; the same for calls on this machine.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
-LOCAL_BLOCK, LOCAL_BYTES = 8, 32 * 2**20
+LOCAL_BLOCK, LOCAL_BYTES = 16, 48 * 2**20
 #: A budget is worth so many blocks at least.
 AT_STAKE = 10
 
