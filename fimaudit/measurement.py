@@ -51,7 +51,7 @@ from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
 #: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
-DISAGREE = 0.5
+DISAGREE = 0.2
 
 Array = NDArray[np.float64]
 Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]

@@ -37,7 +37,7 @@ FAR, FAR_IN_NOISE = 25.0, 40.0
 #: Times the median, from which the mean does, as a tenth of all answers or more may lie far; a chi squared's is 2.2.
 FAR_MEAN = 2.6
 #: The same along single features, some of which always matter more than others.
-FAR_ALONE = 1e4
+FAR_ALONE = 1e3
 #: Share of the squared distance that a further answer must have moved; how much farther than other rows in the same call
 #: explain, and than a known noise does, in its deviations.
 MOVED, BEYOND, BEYOND_NOISE = 0.25, 10.0, 4.0
