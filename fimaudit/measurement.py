@@ -50,15 +50,14 @@ from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
-#: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
-DISAGREE = 0.2
-
 Array = NDArray[np.float64]
 Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
 
 #: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
 #: directions that leaves at least: six or fewer have no finite upper limit.
 FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
+#: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
+DISAGREE = 0.2
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNSEEN_QUANTUM = 0.01
 #: One feature at a time is exact enough while noise adds less than this share to the norm.

@@ -66,7 +66,6 @@ class Listener:
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
         self._wary = here.quality.random and bool((np.ptp(here.base, axis=0) <= REPEATABLE).all())
         self._drawn: _Suspect | None = None
-        self._noise = float(squared_distances(here.base, here.base.mean(axis=0)).sum()) / max(1, len(here.base) - 1)
         self._chosen = [_Suspect(x, here.base[0], 0.0, 0.0)]
         self._alone = False
 
@@ -141,7 +140,9 @@ class Listener:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), LOOKS, axis=0))
         each = zip(suspects, again.reshape(len(suspects), LOOKS, -1), strict=True)
-        least = FAR_IN_NOISE / MOVED * self._noise
+        base = self._here.base
+        noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
+        least = FAR_IN_NOISE / MOVED * noise
         found = [answered_differently(s.answer, a, max(s.distance, least), self._here.quality) for s, a in each]
         return max((difference for difference in found if difference is not None), default=None)
 

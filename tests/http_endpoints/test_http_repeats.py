@@ -110,7 +110,7 @@ def test_the_measured_noise_is_the_servers_at_one_row_a_request(plain, digits, t
         for noisy, truth in zip(report.inputs, exact, strict=True):
             asked += noisy.status == "ok"
             held += noisy.status == "ok" and noisy.spectral_norm.lower <= truth <= noisy.spectral_norm.upper
-    # 24 intervals of 95 %: five misses or more come once in 170 runs if each misses 5 %, and they miss less.
+    # 24 intervals of 95 %: five misses or more come once in 170 runs if each misses 5 %.
     assert asked >= 18
     assert asked - held <= 4
     whole = audit(plain.url + "/noisy", digits.rows[:3], batch=1, resume=True, **options)
