@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.secants import running_sums
 from fimaudit.spectrum import LEARNING, Limits, ManyLimits, energy_quantile, least_norm, upper_factor
 
 __all__ = ["Margin", "many_margins", "margin_limits"]
@@ -129,7 +130,7 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: 
         return np.where(tied, 0.0, np.inf)
     gaps = np.where(tied[:, None], np.inf, gaps)
     scaled = odds2 / gaps[:, None] ** 2
-    past = np.cumsum(scaled, axis=1)[:, learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
+    past = running_sums(scaled)[:, learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
     chosen = past.argmax(axis=2)
     terms = np.take_along_axis(scaled[:, learning:], chosen[:, :, None], axis=2)[:, :, 0]
     noise = np.take_along_axis(added / gaps**2, chosen, axis=1).sum(axis=1)
@@ -152,5 +153,5 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: 
 
 def _past(scaled: Array, known: Array) -> Array:
     """What speaks for each class before each term: the exact part, and the mean of the terms so far."""
-    before = np.concatenate([np.zeros_like(known)[:, None], np.cumsum(scaled, axis=1)[:, :-1]], axis=1)
+    before = np.concatenate([np.zeros_like(known)[:, None], running_sums(scaled)[:, :-1]], axis=1)
     return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

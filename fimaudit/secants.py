@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["complete", "contrasts", "log_probabilities", "resolution", "visible_classes"]
+__all__ = ["complete", "contrasts", "log_probabilities", "resolution", "running_sums", "visible_classes"]
 
 Array = NDArray[np.float64]
 
 #: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
 FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
+#: Numbers from which rows are added one by one.
+LONG_ROW = 400
 
 
 def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
@@ -88,10 +90,21 @@ def contrasts(secants: Array) -> Array:
     array([[1.41421356]])
     """
     ahead, behind = _helmert(secants.shape[-2])
-    out = np.cumsum(secants[..., :-1, :], axis=-2)
+    out = running_sums(secants[..., :-1, :])
     out *= -behind
     out += ahead * secants[..., 1:, :]
-    return np.asarray(out)
+    return out
+
+
+def running_sums(rows: Array) -> Array:
+    """Sums of (..., m, K) rows from the first on, as ``cumsum``, which takes four times as long on long rows."""
+    if rows[..., 0, :].size < LONG_ROW:
+        return np.asarray(np.cumsum(rows, axis=-2))
+    out = np.empty(rows.shape)
+    out[..., 0, :] = rows[..., 0, :]
+    for t in range(1, rows.shape[-2]):
+        np.add(out[..., t - 1, :], rows[..., t, :], out=out[..., t, :])
+    return out
 
 
 @lru_cache(maxsize=64)

@@ -18,14 +18,15 @@ from fimaudit.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality
 from fimaudit.rows import CoordinateRows, JoinedRows, PlainRows, Rows
 from fimaudit.secants import FLOAT32_FLOOR
 
-__all__ = ["LOOKS", "Listener", "answered_differently", "differences", "spread", "squared_distances"]
+__all__ = ["LOOKS", "WARY_LOOKS", "Listener", "answered_differently", "differences", "spread", "squared_distances"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
 #: Times a row is asked again. Behind a ledger that holds its answer, one row a request, the first of them is recalled; in
-#: one request both may meet the same version.
-LOOKS = 2
+#: one request both may meet the same version. A random model that never differed at the input answers otherwise now and
+#: then: of rows that do so one time in 20, two looks would miss one in 400.
+LOOKS, WARY_LOOKS = 2, 4
 #: Rows asked again where two steps of a whole Jacobian disagree: two at either step.
 SUSPECTED = 4
 #: Among fewer answers than this none stands out.
@@ -128,18 +129,18 @@ class Listener:
 
         Args:
             doubt: whether the numbers themselves disagree: then the farthest rows along chosen directions, and the input.
-            left: rows that the measurement did not take; ``LOOKS`` may be added to them.
+            left: rows that the measurement did not take; one row's looks may be added to them.
 
         Returns:
             the largest difference of probability where a row is answered in another way, else ``None``.
         """
-        suspects = [] if self._drawn is None else [self._drawn]
+        suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
         if doubt or self._alone:
-            suspects += self._chosen[-min(SUSPECTED, 1 + max(0, left) // LOOKS) :]
+            suspects += self._chosen[-min(SUSPECTED, 1 + max(0, left) // looks) :]
         if not suspects:
             return None
-        again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), LOOKS, axis=0))
-        each = zip(suspects, again.reshape(len(suspects), LOOKS, -1), strict=True)
+        again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
+        each = zip(suspects, again.reshape(len(suspects), looks, -1), strict=True)
         base = self._here.base
         noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
         least = FAR_IN_NOISE / MOVED * noise

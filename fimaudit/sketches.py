@@ -28,6 +28,9 @@ __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 
 Array = NDArray[np.float64]
 
+#: Answers of inputs that are worked on together; more leave the cache between two steps.
+TOGETHER_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Exact:
@@ -86,6 +89,10 @@ def estimate_sketch(sketch: Sketch) -> Estimate | None:
 
 def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
     """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time."""
+    together = max(1, TOGETHER_BYTES // max(sketch.answers.nbytes for sketch in sketches))
+    if len(sketches) > together:
+        parts = (sketches[first : first + together] for first in range(0, len(sketches), together))
+        return [estimate for part in parts for estimate in estimate_sketches(part)]
     tables = _tables(sketches)
     out: list[Estimate | None] = [None] * len(sketches)
     for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):

@@ -36,6 +36,7 @@ __all__ = [
     "many_trace_limits",
     "past_directions",
     "past_grams",
+    "past_rows",
     "predicted_lower",
     "predicted_sum",
     "sample_spectrum",
@@ -59,6 +60,8 @@ SQUARINGS, TINY = 4, 1e-300
 HALVINGS = 40
 #: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
 DENSE_CLASSES = 24
+#: Power steps for the first of these, and for each of those that start from the one before.
+FIRST_STEPS, RENEWED_STEPS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,30 @@ def sample_spectrum(y: Array, terms: int | None = None) -> Array:
 
 def top_pair(y: Array) -> tuple[Array, Array]:
     """``sample_spectrum`` of (..., m, K) contrasts, and the unit top class-space eigenvector."""
-    values, vectors = np.linalg.eigh(_smaller_gram(y) / y.shape[-2])
-    direction = vectors[..., -1]
+    gram = _smaller_gram(y) / y.shape[-2]
+    if gram.shape[-1] > DENSE_CLASSES:
+        values = np.linalg.eigvalsh(gram)
+        direction = _near(gram, values[..., -1])
+    else:
+        values, vectors = np.linalg.eigh(gram)
+        direction = vectors[..., -1]
     if y.shape[-1] > y.shape[-2]:
-        direction = (direction[..., None, :] @ y)[..., 0, :]
-        length = np.linalg.norm(direction, axis=-1, keepdims=True)
-        direction = direction / np.where(length > 0, length, 1.0)
+        direction = _unit((direction[..., None, :] @ y)[..., 0, :])
     return np.maximum(values[..., ::-1], 0.0), direction
+
+
+def _near(gram: Array, value: Array) -> Array:
+    """The unit eigenvector to an eigenvalue of (..., r, r), by an inverse step: after ``eigvalsh`` faster than ``eigh``."""
+    apart = np.maximum(value * (1.0 + 1e-9), TINY)  # never the eigenvalue itself
+    start = _unit((gram @ _anywhere(gram.shape[-1]))[..., None, :])
+    found = np.linalg.solve(apart[..., None, None] * np.eye(gram.shape[-1]) - gram, np.swapaxes(start, -1, -2))
+    return _unit(np.asarray(found[..., 0], dtype=np.float64))
+
+
+@lru_cache(maxsize=64)
+def _anywhere(size: int) -> Array:
+    """A vector that no matrix has anything to do with, always the same."""
+    return np.random.default_rng(0).standard_normal(size)
 
 
 def _smaller_gram(y: Array) -> Array:
@@ -271,6 +291,11 @@ def joint_starts(m: int) -> tuple[int, ...]:
     return (0, *(start for start in block_starts(m) if start < m))
 
 
+def past_rows(y: Array, start: int, caught: Array | None = None) -> Array:
+    """The rows (..., t, K) before a start; of a single input also its exact rows, which count t times."""
+    return y[..., :start, :] if caught is None else np.vstack([np.sqrt(max(start, 1)) * caught, y[:start]])
+
+
 def past_grams(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
     """Gram of the rows before each start, (..., blocks, K, K); of t rows and t times C^T C where there are exact ones."""
     parts = [y[..., a:b, :] for a, b in itertools.pairwise((0, *starts))]
@@ -308,21 +333,21 @@ def past_directions(y: Array, starts: Sequence[int], caught: Array | None = None
         grams = past_grams(y, starts, caught)
         whole = np.maximum(grams[..., -1, :, :].trace(axis1=-2, axis2=-1), TINY)
         return leading_directions(grams / whole[..., None, None, None], seed[..., None, :])
-    if y.ndim > 2:
-        return np.stack([past_directions(one, starts) for one in y])
-    out = np.empty((len(starts), y.shape[1]))
-    u = seed
-    for i, start in enumerate(starts):
-        past = y[:start] if caught is None else np.vstack([y[:start], np.sqrt(max(start, 1)) * caught])
-        for _ in range(4):
-            u = (past @ u) @ past
-            length = float(np.linalg.norm(u))
-            if length == 0:
-                u = past[-1]
-                length = float(np.linalg.norm(u)) or 1.0
-            u = u / length
-        out[i] = u
-    return out
+    out, steps = [], FIRST_STEPS
+    for start in starts:
+        past = past_rows(y, start, caught)
+        for _ in range(steps):
+            seed = _unit(((seed[..., None, :] @ np.swapaxes(past, -1, -2)) @ past)[..., 0, :])
+        seed = np.where(seed.any(axis=-1, keepdims=True), seed, _unit(past[..., -1, :]))
+        out.append(seed)
+        steps = RENEWED_STEPS
+    return np.stack(out, axis=-2)
+
+
+def _unit(vectors: Array) -> Array:
+    """(..., K) divided by their lengths, zeros as they are."""
+    lengths = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
 
 
 def spectral_limits(

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import partial
+from types import EllipsisType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.spectrum import (
     DENSE_CLASSES,
+    FIRST_STEPS,
     LEARNING,
+    RENEWED_STEPS,
     TINY,
     Limits,
     ManyLimits,
@@ -29,6 +31,7 @@ from fimaudit.spectrum import (
     joint_top,
     leading_directions,
     past_grams,
+    past_rows,
     predicted_lower,
     predicted_sum,
     sample_spectrum,
@@ -40,6 +43,10 @@ from fimaudit.spectrum import (
 __all__ = ["many_peak_limits", "peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
 
 Array = NDArray[np.float64]
+#: Of inputs worked on together, all or some.
+Which = EllipsisType | NDArray[np.bool_]
+#: lambda_T at temperatures (..., n) of all inputs or some.
+Tops = Callable[[Array, Which], Array]
 
 #: For two classes the peak lies where the gap of log p is 2.4 T; more classes move it, up to a factor of a few.
 TWO_CLASS_GAP = 2.4
@@ -49,8 +56,8 @@ FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
 RENEWALS = (16, 64)
 #: Many classes: rows from which the coarse grid is placed.
 COARSE_ROWS = 48
-#: Many classes: power steps for a direction that need not be exact, and at most for an eigenvalue.
-FEW_STEPS, MANY_STEPS = 4, 24
+#: Many classes: power steps to place a temperature roughly, to settle on a direction there, and from it at those beside it.
+ROUGH_STEPS, SETTLING, BESIDE = 6, 8, 3
 
 
 def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
@@ -61,10 +68,9 @@ def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
         log_p: (..., K) log probabilities at the input.
         temperature: one for each input.
     """
-    t = np.asarray(temperature, dtype=np.float64)[..., None]
-    q = _tempered(log_p, t)[..., 0, :]
-    out = logs - logs @ q[..., None]
-    out *= (np.sqrt(q) / t)[..., None, :]
+    q, root = _tempered(log_p, np.asarray(temperature, dtype=np.float64)[..., None])
+    out = logs - logs @ np.swapaxes(q, -1, -2)
+    out *= root
     return np.asarray(out)
 
 
@@ -76,26 +82,24 @@ def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> 
         log_p: (..., K) log probabilities.
         around: centre of the grid; from the gap between the two largest log p when left out.
     """
-    if logs.shape[-1] > DENSE_CLASSES and logs.ndim > 2:
-        return np.stack([peak_temperature(*one, around) for one in zip(logs, log_p, strict=True)])
     start = start_temperature(log_p)[..., None] if around is None else np.full((*log_p.shape[:-1], 1), around)
-    gram = _gram(logs)
-    few = logs if gram is not None else logs[:COARSE_ROWS]
-    grid, tops = _climb(partial(_rough_tops, few, gram, log_p), start * GRID, GRID[-2])
-    finer = FINER * np.take_along_axis(grid, tops.argmax(axis=-1)[..., None], axis=-1)
-    return _summit(*_climb(partial(_tops, logs, gram, log_p), finer, FINER[-2] / FINER[1]))
+    search = _Search(logs, log_p)
+    grid, tops = _climb(search.rough, start * GRID, GRID[-2])
+    best = np.take_along_axis(grid, tops.argmax(axis=-1)[..., None], axis=-1)
+    return _summit(*_climb(search.beside(best), FINER * best, FINER[-2] / FINER[1]))
 
 
-def _climb(tops_at: Callable[[Array], Array], grid: Array, shift: float) -> tuple[Array, Array]:
+def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
     """lambda_T over the grid, moved by the factor ``shift`` until its largest value does not lie at an end."""
     last = grid.shape[-1] - 1
-    for _ in range(12):
-        tops = tops_at(grid)
+    tops = tops_at(grid, ...)
+    for _ in range(11):
         best = tops.argmax(axis=-1)
-        ends = ((best == 0) | (best == last)) & (tops.max(axis=-1) > 0)
+        ends = np.asarray(((best == 0) | (best == last)) & (tops.max(axis=-1) > 0))
         if not ends.any():
             break
         grid = grid * np.where(ends, np.where(best == 0, 1.0 / shift, shift), 1.0)[..., None]
+        tops[ends] = tops_at(grid[ends], ends)
     return grid, tops
 
 
@@ -110,13 +114,6 @@ def _summit(grid: Array, tops: Array) -> Array:
     ratio = (np.take_along_axis(grid, middle + 1, axis=-1) / np.take_along_axis(grid, middle, axis=-1))[..., 0]
     found = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
     return np.asarray(np.where(inside, found * ratio**offset, found))
-
-
-def _gram(logs: Array) -> Array | None:
-    """Few classes: the Gram matrix, (..., 1, K, K), serves every temperature."""
-    if logs.shape[-1] > DENSE_CLASSES:
-        return None
-    return np.asarray((np.swapaxes(logs, -1, -2) @ logs / logs.shape[-2])[..., None, :, :])
 
 
 def start_temperature(log_p: Array) -> Array:
@@ -190,23 +187,22 @@ def _predicted_peak(logs: Array, log_p: Array) -> tuple[Array, int]:
 
 
 def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
-    """u . z_t = sum_k u_k sqrt(q_k) / T (L_tk - (L q)_t) as a linear form of L_t, for each block, (..., blocks, K)."""
-    if logs.shape[-1] > DENSE_CLASSES and logs.ndim > 2:
-        return np.stack([_predicted_forms(*one, starts) for one in zip(logs, log_p, strict=True)])
+    """u . z_t as a linear form of L_t, for each block, (..., blocks, K)."""
     temperatures = _past_temperatures(logs, log_p, starts, caught)
-    q = _tempered(log_p, temperatures)
-    root = np.sqrt(q) / temperatures[..., None]
-    early = seed_direction(logs, caught)[..., None, :]
-    seeds = (early - (q * early).sum(axis=-1, keepdims=True)) * root
+    seed = seed_direction(logs, caught)[..., None, :]
     if logs.shape[-1] <= DENSE_CLASSES:
-        directions = leading_directions(tempered_grams(past_grams(logs, starts, caught), log_p, temperatures), seeds)
-    else:
-        directions = np.empty_like(seeds)
-        for i, start in enumerate(starts):
-            past = logs[:start] if caught is None else np.vstack([logs[:start], np.sqrt(max(start, 1)) * caught])
-            directions[i] = _power_steps(past, q[i : i + 1], root[i : i + 1], seeds[i : i + 1], FEW_STEPS)[0]
-    weights = directions * root
-    return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)
+        q, root = _tempered(log_p, temperatures)
+        seeds = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
+        grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
+        return _forms(leading_directions(grams, seeds), q, root)
+    forms, steps = [], FIRST_STEPS
+    for block, start in enumerate(starts):
+        past = past_rows(logs, start, caught)
+        found, _, seed = _power_steps(past, log_p, temperatures[..., block : block + 1], seed, steps)
+        seed = np.where(found.any(axis=-1, keepdims=True), seed, past[..., -1:, :])
+        forms.append(found)
+        steps = RENEWED_STEPS
+    return np.concatenate(forms, axis=-2)
 
 
 def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
@@ -216,43 +212,66 @@ def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught:
     renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if caught is None else (0, *RENEWALS)))
     for block in renewals:
         if block < len(starts):
-            past = logs[..., : starts[block], :]
-            if caught is not None:
-                past = np.vstack([np.sqrt(max(starts[block], 1)) * caught, past])
             grid = temperature[..., None] * GRID
-            best = _rough_tops(past, _gram(past), log_p, grid).argmax(axis=-1)
+            best = _Search(past_rows(logs, starts[block], caught), log_p).rough(grid).argmax(axis=-1)
             temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
             out[..., block:] = temperature[..., None]
     return out
 
 
-def _tempered(log_p: Array, temperatures: Array) -> Array:
-    """q_T of (..., K) log probabilities at (..., n) temperatures: (..., n, K)."""
-    z = log_p[..., None, :] / temperatures[..., None]
+def _tempered(log_p: Array, temperatures: Array) -> tuple[Array, Array]:
+    """q_T of (..., K) log probabilities at (..., n) temperatures, and sqrt(q_T) / T: (..., n, K) each."""
+    t = temperatures[..., None]
+    z = log_p[..., None, :] / t
     e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+    q = e / e.sum(axis=-1, keepdims=True)
+    return q, np.sqrt(q) / t
 
 
-def _tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
-    """lambda_T at each temperature, up to one common factor; many classes of one input at a time."""
-    if gram is None:
-        q = _tempered(log_p, temperatures)
-        root = np.sqrt(q) / temperatures[:, None]
-        seed = seed_direction(logs)
-        return _power_steps(logs, q, root, (seed - (q @ seed)[:, None]) * root, MANY_STEPS)[1]
-    return np.asarray(np.linalg.eigvalsh(tempered_grams(gram, log_p, temperatures))[..., -1])
+class _Search:
+    """lambda_T at temperatures (..., n) of (..., m, K) log-probability gradients, up to one common factor.
 
+    Few classes: from their Gram matrix, (..., 1, K, K), which serves every temperature; many: by power steps.
+    """
 
-def _rough_tops(logs: Array, gram: Array | None, log_p: Array, temperatures: Array) -> Array:
-    """The same from above, to place a maximum: tr(F^8)^(1/8), a few matrix products in place of all eigenvalues."""
-    if gram is None:
-        return _tops(logs, gram, log_p, temperatures)
-    fisher = tempered_grams(gram, log_p, temperatures)
-    size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
-    power = fisher / size[..., None, None]
-    for _ in range(2):
-        power = power @ power
-    return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
+    def __init__(self, logs: Array, log_p: Array) -> None:
+        self._logs, self._log_p = logs, log_p
+        self._gram: Array | None = None
+        if logs.shape[-1] <= DENSE_CLASSES:
+            self._gram = (np.swapaxes(logs, -1, -2) @ logs / logs.shape[-2])[..., None, :, :]
+
+    def rough(self, temperatures: Array, which: Which = ...) -> Array:
+        """From above, to place a maximum: tr(F^8)^(1/8), a few matrix products in place of all eigenvalues.
+
+        Many classes: from below, by a few power steps on some of the rows.
+
+        Args:
+            temperatures: (..., n), of all inputs or of some.
+            which: of the inputs these are.
+        """
+        if self._gram is None:
+            logs = self._logs[which][..., :COARSE_ROWS, :]
+            return _power_steps(logs, self._log_p[which], temperatures, seed_direction(logs)[..., None, :], ROUGH_STEPS)[1]
+        fisher = tempered_grams(self._gram[which], self._log_p[which], temperatures)
+        size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
+        power = fisher / size[..., None, None]
+        for _ in range(2):
+            power = power @ power
+        return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
+
+    def beside(self, centre: Array) -> Tops:
+        """The same as precisely as a parabola needs it, at temperatures near (..., 1) others."""
+        if self._gram is not None:
+            return self._exact
+        seed = seed_direction(self._logs)[..., None, :]
+        seed = _power_steps(self._logs, self._log_p, centre, seed, SETTLING)[2]
+        return lambda temperatures, which: _power_steps(
+            self._logs[which], self._log_p[which], temperatures, seed[which], BESIDE
+        )[1]
+
+    def _exact(self, temperatures: Array, which: Which) -> Array:
+        grams = tempered_grams(np.asarray(self._gram)[which], self._log_p[which], temperatures)
+        return np.asarray(np.linalg.eigvalsh(grams)[..., -1])
 
 
 def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
@@ -266,39 +285,38 @@ def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
     Returns:
         (..., n, K, K) Fisher information on the class side.
     """
-    q = _tempered(log_p, temperatures)
-    root = np.sqrt(q) / temperatures[..., None]
+    q, root = _tempered(log_p, temperatures)
     left = (np.eye(q.shape[-1]) - q[..., None, :]) * root[..., None]
     return np.asarray(left @ grams @ np.swapaxes(left, -1, -2))
 
 
-def _power_steps(logs: Array, q: Array, root: Array, u: Array, steps: int) -> tuple[Array, Array]:
-    """Power steps on Z^T Z, Z = (L - L q) root at each of n temperatures at once, Z itself never built.
+def _power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, steps: int) -> tuple[Array, Array, Array]:
+    """Power steps on Z^T Z, Z = (L - L q) sqrt(q) / T, at each of n temperatures at once; Z itself is never built.
 
     Args:
-        logs: (m, K) contrasts L of log p.
-        q: (n, K) tempered probabilities.
-        root: (n, K) sqrt(q) / T.
-        u: (n, K) where to start.
-        steps: at most so many; fewer once every eigenvalue stands still to 1e-4.
+        logs: (..., m, K) contrasts L of log p.
+        log_p: (..., K) log probabilities.
+        temperatures: (..., n).
+        seed: (..., n or 1, K) rows of log p, or sums of such rows, to start from.
+        steps: how many.
 
     Returns:
-        (n, K) unit directions, and (n,) top eigenvalues, precise enough to place a maximum.
+        (..., n, K) top directions as linear forms of rows of L, (..., n) top eigenvalues from below, precise enough to place
+        a maximum, and the (..., n, K) sums of rows that the directions come from.
     """
-    means, values = q @ logs.T, np.zeros(len(q))
-    u = _units(u)[0]
-    for _ in range(steps):
-        along = u * root
-        rows = along @ logs.T - along.sum(axis=1, keepdims=True) * means
-        u, lengths = _units((rows @ logs - (rows * means).sum(axis=1, keepdims=True)) * root)
-        still = abs(lengths - values) <= 1e-4 * lengths
-        values = lengths
-        if still.all():
-            break
-    return u, values
+    q, root = _tempered(log_p, temperatures)
+    turned = np.swapaxes(logs, -1, -2)
+    for step in range(steps + 1):
+        u = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
+        values = np.sqrt((u * u).sum(axis=-1))
+        u /= np.maximum(values, TINY)[..., None]
+        forms = _forms(u, q, root)
+        if step < steps:
+            seed = (forms @ turned) @ logs
+    return forms, values, seed
 
 
-def _units(u: Array) -> tuple[Array, Array]:
-    """Rows divided by their lengths, and these."""
-    lengths = np.sqrt((u * u).sum(axis=1))
-    return u / np.maximum(lengths, TINY)[:, None], lengths
+def _forms(directions: Array, q: Array, root: Array) -> Array:
+    """u . z = sum_k u_k sqrt(q_k) / T (L_k - L q) as linear forms of L; all (..., K), ``root`` is sqrt(q) / T."""
+    weights = directions * root
+    return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)

@@ -52,7 +52,7 @@ def test_random_directions_name_what_stands_above_their_noise(features: int) -> 
     gradient = 0.05 * rng.normal(size=features)
     gradient[[3, 77, 200]] = 3.0, -2.0, 1.2
     shares = gradient**2 / (gradient**2).sum()
-    inputs = audit(logistic(gradient), rng.random((40, features)), queries=150, lower=0.0, upper=1.0).inputs
+    inputs = audit(logistic(gradient), rng.random((40, features)), queries=165, lower=0.0, upper=1.0).inputs
     assert {s.method for s in inputs} <= {"orthonormal", "rademacher"}
     named = Counter(c.feature for s in inputs for c in s.carried_by)
     assert named[3] == named[77] == 40

@@ -46,11 +46,14 @@ def few_rows(batch):
 def raises(batch):
     raise ValueError("no such feature")
 
-def slow():
+def slow(seconds=0.05):
     def answer(batch):
-        time.sleep(0.05)
+        time.sleep(seconds)
         return good()(batch)
     return answer
+
+def very_slow():
+    return slow(0.4)
 
 @factory
 def late(batch):
@@ -409,7 +412,7 @@ def test_killed_run_goes_on_to_the_same_report(here: Path, tmp_path: Path) -> No
 
 def test_an_interrupted_run_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["audit", "cli_models:slow", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
+    command = ["audit", "cli_models:very_slow", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "fimaudit", *command], cwd=here, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (out / "journal.jsonl").exists():

@@ -62,6 +62,19 @@ def test_top_pair_is_that_of_the_dense_gram(shape: tuple[int, int]) -> None:
     assert direction @ (y.T @ y / len(y)) @ direction == pytest.approx(dense[0])
 
 
+def test_top_pair_finds_classes_that_share_nothing_with_the_rest() -> None:
+    """The top eigenvector lies in one of two separate blocks; and where all is zero, so is the value."""
+    y = np.zeros((100, 60))
+    y[:50, :50] = 0.6 * np.eye(50) + 0.1
+    y[50, 55] = 5.2
+    values, direction = top_pair(y)
+    dense, vectors = np.linalg.eigh(y.T @ y / 100)
+    assert values[0] == pytest.approx(dense[-1])
+    assert abs(direction @ vectors[:, -1]) == pytest.approx(1)
+    assert abs(direction[55]) < 1e-6
+    assert not top_pair(np.zeros((100, 60)))[0].any()
+
+
 def test_correction_is_the_formula_zeros_included() -> None:
     values = np.array([5.0, 2.0, 1.0])
     terms = 6  # three more companion eigenvalues are zero
