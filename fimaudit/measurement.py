@@ -217,12 +217,12 @@ def _estimate(
             return _Told(
                 "least-squares", view, estimate, answers, pairs.length, len(answers) + 1, slope=_downhill(descent, estimate)
             )
-    if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised:
+    if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised and not step.heavy:
         m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
     far = 0
     if quality.random and step.finite is not None:  # the noise may be another there
         far = max(0, min(FAR_ROWS, (m - FAR_LEAVES) // FAR_REPEATS))
-    rows, at, method, features = _sketch(x, index, space, step.rho, m - far * FAR_REPEATS, settings)
+    rows, at, method, features = _sketch(x, index, space, step, m - far * FAR_REPEATS, settings)
     louder = (yield PlainRows(np.repeat(rows.build(0, far), FAR_REPEATS, axis=0))) if far else None
     length = space.length(rows.sent())
     if not settings.adaptive:
@@ -287,11 +287,15 @@ def _until(
 
 
 def _sketch(
-    x: NDArray[np.floating], index: int, space: Space, rho: float, count: int, settings: Settings
+    x: NDArray[np.floating], index: int, space: Space, step: Displacement, count: int, settings: Settings
 ) -> tuple[DisplacedRows | LevelRows | OrthonormalRows, Redisplaced, str, int | None]:
-    """Random directions of the kind that serves best, at ``rho`` and at others, its name, and d if they are orthogonal."""
+    """Random directions of the kind that serves best, at its displacement and at others, its name, and d if orthogonal.
+
+    Orthogonality serves linear answers. Over a long step one set of such directions would meet the same bends together,
+    and their rows, which are no mere signs, would need the input moved farther from the edges of the box.
+    """
     d = space.features
-    if orthonormal_fits(count, d) and not space.quantised:
+    if orthonormal_fits(count, d) and not space.quantised and not step.heavy:
         drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
 
         def orthonormal(rho: float) -> OrthonormalRows:
@@ -300,13 +304,13 @@ def _sketch(
         def again(rhos: Sequence[float], first: int) -> Rungs:
             return joined(space, [orthonormal(r).first(first) for r in rhos])
 
-        return orthonormal(rho), again, "orthonormal", d
+        return orthonormal(step.rho), again, "orthonormal", d
     signs = draw_signs(settings.seed, index, MAIN, count, x.size)
 
     def independent(rhos: Sequence[float], first: int) -> Rungs:
         return displaced_rungs(x, space, signs.first(first), rhos)
 
-    return displaced(x, space, signs, rho), independent, "levels" if space.quantised else "rademacher", None
+    return displaced(x, space, signs, step.rho), independent, "levels" if space.quantised else "rademacher", None
 
 
 def _basis_serves(view: View, step: Displacement, steps: Steps, space: Space) -> bool:
