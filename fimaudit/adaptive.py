@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.errors import UsageError
-from fimaudit.spectrum import LEARNING, Limits, block_starts, past_directions, sample_spectrum
+from fimaudit.predictions import LEARNING, block_starts, past_directions
+from fimaudit.spectrum import Limits, sample_spectrum
 
 __all__ = ["FIRST", "GROWTH", "Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
 

@@ -24,10 +24,10 @@ from fimaudit.domain import Space
 from fimaudit.estimates import Estimate
 from fimaudit.noise import View
 from fimaudit.orthonormal import OrthonormalRows, orthonormal_fits, orthonormal_signs
+from fimaudit.predictions import TINY
 from fimaudit.probes import MAIN
 from fimaudit.rows import JoinedRows, PlainRows, Rows
 from fimaudit.sketches import Exact, Sketch, estimate_sketch
-from fimaudit.spectrum import TINY
 from fimaudit.witness import Slope
 
 __all__ = [

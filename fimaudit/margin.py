@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.predictions import LEARNING, least_norm
 from fimaudit.secants import running_sums
-from fimaudit.spectrum import LEARNING, Limits, ManyLimits, energy_quantile, least_norm, upper_factor
+from fimaudit.spectrum import Limits, ManyLimits, energy_quantile, upper_factor
 
 __all__ = ["Margin", "many_margins", "margin_limits"]
 

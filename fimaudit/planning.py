@@ -23,10 +23,11 @@ from fimaudit.climbs import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.errors import UsageError
 from fimaudit.noise import REPEATS
 from fimaudit.own_step import MOST_SPENT
+from fimaudit.predictions import LEARNING
 from fimaudit.profile import profile_rows
 from fimaudit.second_look import WARY_LOOKS
 from fimaudit.settings import ProfileChoice, Settings
-from fimaudit.spectrum import LEARNING, energy_quantile
+from fimaudit.spectrum import energy_quantile
 from fimaudit.witness import WITNESS_ROWS
 
 __all__ = [

@@ -18,12 +18,12 @@ from fimaudit.at_once import AtOnce, alike
 from fimaudit.domain import Space
 from fimaudit.noise import Here, View
 from fimaudit.pilot import Steps
+from fimaudit.predictions import TINY
 from fimaudit.probes import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.results import ScaleRung
 from fimaudit.rows import RowRange, Rows
 from fimaudit.secants import complete, log_probabilities, visible_classes
 from fimaudit.settings import Settings
-from fimaudit.spectrum import TINY
 
 __all__ = ["OVERSTATES", "flips_upper", "measure_profile", "overstatement", "profile_rows"]
 

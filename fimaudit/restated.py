@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fimaudit.predictions import LEARNING
 from fimaudit.results import Sensitivity
-from fimaudit.spectrum import LEARNING, energy_quantile, upper_factor
+from fimaudit.spectrum import energy_quantile, upper_factor
 
 __all__ = ["contrast_counts", "contrast_sign", "restated", "spread_of_logs"]
 

@@ -16,26 +16,28 @@ from types import EllipsisType
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.spectrum import (
+from fimaudit.predictions import (
     DENSE_CLASSES,
     FIRST_STEPS,
     LEARNING,
     RENEWED_STEPS,
     TINY,
-    Limits,
-    ManyLimits,
     block_starts,
-    energy_quantile,
-    joint_rows,
     joint_starts,
-    joint_top,
     leading_directions,
     past_grams,
     past_rows,
     predicted_lower,
     predicted_sum,
-    sample_spectrum,
     seed_direction,
+)
+from fimaudit.spectrum import (
+    Limits,
+    ManyLimits,
+    energy_quantile,
+    joint_rows,
+    joint_top,
+    sample_spectrum,
     sketch_limits,
     upper_factor,
 )

@@ -9,15 +9,12 @@ from fimaudit.deflation import deflated_gradient, deflated_rows, lift, project
 from fimaudit.directions import generator, packed_signs
 from fimaudit.domain import InputDomain
 from fimaudit.margin import margin_limits
+from fimaudit.predictions import DENSE_CLASSES, joint_starts, least_norm, past_directions
 from fimaudit.spectrum import (
-    DENSE_CLASSES,
     corrected_top,
     energy_quantile,
     joint_rows,
-    joint_starts,
     joint_top,
-    least_norm,
-    past_directions,
     sample_spectrum,
     spectral_limits,
     top_pair,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fimaudit.margin import margin_limits
-from fimaudit.spectrum import LEARNING
+from fimaudit.predictions import LEARNING
 from tests.cases import CASES, Case, linear, log_softmax, normal_inputs
 
 LINEAR = [

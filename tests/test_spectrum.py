@@ -8,20 +8,9 @@ from scipy import integrate, stats
 
 from fimaudit.baselines import rayleigh_max
 from fimaudit.directions import generator, packed_signs
+from fimaudit.predictions import DENSE_CLASSES, LEARNING, block_starts, past_directions, predicted_energy
 from fimaudit.secants import contrasts
-from fimaudit.spectrum import (
-    DENSE_CLASSES,
-    LEARNING,
-    block_starts,
-    corrected_top,
-    energy_quantile,
-    past_directions,
-    predicted_energy,
-    spectral_limits,
-    top_pair,
-    trace_limits,
-    upper_factor,
-)
+from fimaudit.spectrum import corrected_top, energy_quantile, spectral_limits, top_pair, trace_limits, upper_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

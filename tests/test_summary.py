@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fimaudit.predictions import LEARNING
 from fimaudit.results import Interval, Sensitivity, Summary
-from fimaudit.spectrum import LEARNING
 from fimaudit.summary import population_ranks, summarise
 
 pytestmark = pytest.mark.usefixtures("one_thread")

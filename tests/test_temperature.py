@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from fimaudit.spectrum import DENSE_CLASSES, top_pair
+from fimaudit.predictions import DENSE_CLASSES
+from fimaudit.spectrum import top_pair
 from fimaudit.temperature import many_peak_limits, peak_limits, peak_temperature, temper
 from tests.cases import log_softmax, softmax, truth_of
 
