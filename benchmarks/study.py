@@ -24,6 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import argparse
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -117,7 +118,9 @@ def _machine() -> dict[str, str]:
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
     versions = {name: version(name) for name in PACKAGES}
-    return {"platform": platform.platform(), "cpu": cpu, "python": platform.python_version(), **versions}
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    return {"platform": platform.platform(), "cpu": cpu, "python": platform.python_version(), "commit": commit, **versions}
 
 
 def _splits(options: argparse.Namespace) -> dict[str, Split]:

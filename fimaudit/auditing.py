@@ -137,9 +137,9 @@ def audit(
         y: (n,) labels; group: (n,) group names.
         out: run folder for ``report.json`` and ``inputs.parquet``; finished inputs are kept there as they come.
         link: what turns the model's output into probabilities.
-        queries: rows an input, the base row included. To 100 and more, over 20 inputs and more, pilot and checks add at most
-            6 each, or 2.5 % where that is more, and 2 where an answer is odd; to fewer they may add more (``fimaudit plan``
-            says how many at most).
+        queries: rows an input, the base row, its check and its share of the pilot included while these take a tenth at most.
+            Beyond that, from 100 queries and 20 inputs on, they add 6 each at most, or 2.5 % where that is more, and 4 where
+            an answer is odd; to fewer they may add more (``fimaudit plan`` says how many at most).
             ``auto``: as many as ``precision`` or ``threshold`` takes.
         mode: ``auto`` takes autograd where the model offers it, ``black-box`` never, ``white-box`` insists.
         confidence: of each two-sided interval; intervals cover the sampling of directions.

@@ -218,7 +218,16 @@ class DeflatedRows:
 
 
 def deflated_rows(
-    x: NDArray[Any], index: int, space: Space, rho: float, count: int, seed: int, plane: Array, stream: int = MAIN
+    x: NDArray[Any],
+    index: int,
+    space: Space,
+    rho: float,
+    count: int,
+    seed: int,
+    plane: Array,
+    stream: int = MAIN,
+    *,
+    orthogonal: bool = True,
 ) -> DeflatedRows | None:
     """The rows of one input; ``None`` where deflation does not serve there: a box too narrow, numbers too coarse.
 
@@ -229,11 +238,12 @@ def deflated_rows(
         seed: of the audit.
         plane: (q, d) orthonormal rows.
         stream: of random numbers.
+        orthogonal: whether the random directions may be orthogonal to each other, as serves linear answers.
     """
     d, left = plane.shape[1], plane.shape[1] - len(plane)
     size = rho / float(np.sqrt(d))
     rng = generator(seed, index, stream)
-    if orthonormal_fits(min(count, left - 1), left):
+    if orthogonal and orthonormal_fits(min(count, left - 1), left):
         count = min(count, left - 1)
         open_box = np.full(left, np.inf)
         inner = OrthonormalRows(

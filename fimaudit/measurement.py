@@ -177,7 +177,9 @@ def _deflated(
     """Exact directions and random ones in their complement; ``None`` where they do not fit."""
     plane = plane[: max(0, (queries - 1 - RANDOM) // 2)]  # the leading ones come first
     count = queries - 1 - 2 * len(plane)
-    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, plane) if len(plane) else None
+    if not len(plane):
+        return None
+    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, plane, orthogonal=not step.heavy)
     if rows is None:
         return None
     wanted = settings.witness or listed(x, MOST_SKETCHED)

@@ -25,6 +25,7 @@ __all__ = [
     "joint_starts",
     "leading_directions",
     "least_norm",
+    "longest_row",
     "past_directions",
     "past_grams",
     "past_rows",
@@ -147,20 +148,24 @@ def leading_directions(grams: Array, seeds: Array) -> Array:
     """Unit vectors near the top eigenvectors of (..., K, K) positive matrices: the sixteenth power of each times a seed.
 
     A prediction need not be exact: whatever the direction, the limit holds. The seeds, (..., K), are contrasts from the
-    past, so that no class basis is special.
+    past, so that no class basis is special; where that is zero, a column of the power has to do.
     """
     power = grams
     for _ in range(SQUARINGS):
         power = power @ power
         power /= np.maximum(power.trace(axis1=-2, axis2=-1), TINY)[..., None, None]
     found = (power @ seeds[..., None])[..., 0]
-    return np.asarray(found / np.maximum(np.sqrt((found**2).sum(axis=-1, keepdims=True)), TINY))
+    return unit_vectors(np.where(found.any(axis=-1, keepdims=True), found, longest_row(power)))
 
 
 def seed_direction(y: Array, caught: Array | None = None) -> Array:
     """(..., K) what the search for a top direction starts from: the longest exact row, or contrast before any prediction."""
-    rows = y[..., :LEARNING, :] if caught is None else caught
-    longest = (rows**2).sum(axis=-1).argmax(axis=-1)
+    return longest_row(y[..., :LEARNING, :] if caught is None else caught)
+
+
+def longest_row(rows: Array) -> Array:
+    """(..., K) of (..., m, K)."""
+    longest = (rows * rows).sum(axis=-1).argmax(axis=-1)
     return np.asarray(np.take_along_axis(rows, longest[..., None, None], axis=-2)[..., 0, :])
 
 

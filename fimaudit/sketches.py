@@ -89,7 +89,7 @@ def estimate_sketch(sketch: Sketch) -> Estimate | None:
 
 def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
     """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time."""
-    together = max(1, TOGETHER_BYTES // max(sketch.answers.nbytes for sketch in sketches))
+    together = max(1, TOGETHER_BYTES // max((sketch.answers.nbytes for sketch in sketches), default=1))
     if len(sketches) > together:
         parts = (sketches[first : first + together] for first in range(0, len(sketches), together))
         return [estimate for part in parts for estimate in estimate_sketches(part)]

@@ -20,7 +20,6 @@ from scipy import special
 
 from fimaudit.predictions import (
     DENSE_CLASSES,
-    TINY,
     joint_starts,
     past_directions,
     predicted_energy,
@@ -119,10 +118,11 @@ def top_pair(y: Array) -> tuple[Array, Array]:
 
 def _near(gram: Array, value: Array) -> Array:
     """The unit eigenvector to an eigenvalue of (..., r, r), by an inverse step: after ``eigvalsh`` faster than ``eigh``."""
-    apart = np.maximum(value * (1.0 + 1e-9), TINY)  # never the eigenvalue itself
-    start = unit_vectors((gram @ _anywhere(gram.shape[-1]))[..., None, :])
-    found = np.linalg.solve(apart[..., None, None] * np.eye(gram.shape[-1]) - gram, np.swapaxes(start, -1, -2))
-    return unit_vectors(np.asarray(found[..., 0], dtype=np.float64))
+    size = gram.shape[-1]
+    scaled = gram / np.where(value > 0, value, 1.0)[..., None, None]
+    start = unit_vectors((scaled @ _anywhere(size))[..., None, :])
+    apart = (1.0 + 1e-9) * np.eye(size)  # never the eigenvalue itself
+    return unit_vectors(np.asarray(np.linalg.solve(apart - scaled, np.swapaxes(start, -1, -2))[..., 0], dtype=np.float64))
 
 
 @lru_cache(maxsize=64)
@@ -229,7 +229,7 @@ def spectral_limits(
         forms = past_directions(y, starts, caught) if known is None else known[None]
         floor = float(sample_spectrum(caught, 1)[0])
         lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
-        return Limits(max(value, lower), lower, upper), direction
+        return Limits(max(value, lower), lower, max(upper, value, lower)), direction
     limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])
     return limits.each()[0], directions[0]
 
@@ -247,8 +247,8 @@ def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail:
     """The limits from the eigenvalues (n, r) of the sample, falling, and the predicted energy with its terms."""
     energy, n = predicted
     lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(len(values))
-    upper = values[:, 0] * upper_factor(tail, terms, features)
-    return ManyLimits(np.maximum(corrected_top(values, terms, features), lower), lower, upper)
+    value = np.maximum(corrected_top(values, terms, features), lower)
+    return ManyLimits(value, lower, np.maximum(_times(values[:, 0], upper_factor(tail, terms, features)), value))
 
 
 def trace_limits(y: Array, confidence: float, features: int | None = None, caught: Array | None = None) -> Limits:
@@ -262,6 +262,10 @@ def many_trace_limits(y: Array, confidence: float, features: int | None = None) 
     """``trace_limits`` of (n, m, K) contrasts without exact rows."""
     terms, tail = y.shape[-2], (1.0 - confidence) / 2
     total = (y * y).sum(axis=(-2, -1))
-    factor = upper_factor(tail, terms, features)
-    with np.errstate(invalid="ignore"):  # few terms have no finite factor
-        return ManyLimits(total / terms, total / energy_quantile(1.0 - tail, terms, features), total / terms * factor)
+    lower = total / energy_quantile(1.0 - tail, terms, features)
+    return ManyLimits(total / terms, lower, _times(total / terms, upper_factor(tail, terms, features)))
+
+
+def _times(values: Array, factor: float) -> Array:
+    """Upper limits; few terms have no finite factor, whatever was measured."""
+    return values * factor if np.isfinite(factor) else np.full(np.shape(values), np.inf)

@@ -25,6 +25,7 @@ from fimaudit.predictions import (
     block_starts,
     joint_starts,
     leading_directions,
+    longest_row,
     past_grams,
     past_rows,
     predicted_lower,
@@ -56,7 +57,7 @@ GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 7))
 FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
-#: Many classes: rows from which the coarse grid is placed.
+#: Many classes: rows, spread over all, from which a coarse grid is placed.
 COARSE_ROWS = 48
 #: Many classes: power steps to place a temperature roughly, to settle on a direction there, and from it at those beside it.
 ROUGH_STEPS, SETTLING, BESIDE = 6, 8, 3
@@ -87,8 +88,13 @@ def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> 
     start = start_temperature(log_p)[..., None] if around is None else np.full((*log_p.shape[:-1], 1), around)
     search = _Search(logs, log_p)
     grid, tops = _climb(search.rough, start * GRID, GRID[-2])
-    best = np.take_along_axis(grid, tops.argmax(axis=-1)[..., None], axis=-1)
+    best = np.take_along_axis(grid, _highest(tops)[..., None], axis=-1)
     return _summit(*_climb(search.beside(best), FINER * best, FINER[-2] / FINER[1]))
+
+
+def _highest(tops: Array) -> NDArray[np.intp]:
+    """Where the largest of (..., n) values stands; the middle, from which a search starts, where nothing is above 0."""
+    return np.asarray(np.where(tops.max(axis=-1) > 0, tops.argmax(axis=-1), tops.shape[-1] // 2))
 
 
 def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
@@ -107,7 +113,7 @@ def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
 
 def _summit(grid: Array, tops: Array) -> Array:
     """Top of the parabola in log T through the largest value and its neighbours."""
-    best = tops.argmax(axis=-1)
+    best = _highest(tops)
     inside = (best > 0) & (best < grid.shape[-1] - 1)
     middle = np.clip(best, 1, grid.shape[-1] - 2)[..., None]
     before, at, after = (np.take_along_axis(tops, middle + i, axis=-1)[..., 0] for i in (-1, 0, 1))
@@ -176,7 +182,7 @@ def _joint_peak(
     forms = _predicted_forms(logs, log_p, starts, caught)
     floor = float(sample_spectrum(exact, 1)[0])
     lower = predicted_lower(forms, logs, starts, caught, energy_quantile(probability, terms, features), floor)
-    return Limits(max(value, lower), lower, upper), temperature
+    return Limits(max(value, lower), lower, max(upper, value, lower)), temperature
 
 
 def _predicted_peak(logs: Array, log_p: Array) -> tuple[Array, int]:
@@ -200,8 +206,8 @@ def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: A
     forms, steps = [], FIRST_STEPS
     for block, start in enumerate(starts):
         past = past_rows(logs, start, caught)
+        seed = np.where(seed.any(axis=-1, keepdims=True), seed, past[..., -1:, :])
         found, _, seed = _power_steps(past, log_p, temperatures[..., block : block + 1], seed, steps)
-        seed = np.where(found.any(axis=-1, keepdims=True), seed, past[..., -1:, :])
         forms.append(found)
         steps = RENEWED_STEPS
     return np.concatenate(forms, axis=-2)
@@ -215,7 +221,7 @@ def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught:
     for block in renewals:
         if block < len(starts):
             grid = temperature[..., None] * GRID
-            best = _Search(past_rows(logs, starts[block], caught), log_p).rough(grid).argmax(axis=-1)
+            best = _highest(_Search(past_rows(logs, starts[block], caught), log_p).rough(grid))
             temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
             out[..., block:] = temperature[..., None]
     return out
@@ -238,9 +244,12 @@ class _Search:
 
     def __init__(self, logs: Array, log_p: Array) -> None:
         self._logs, self._log_p = logs, log_p
-        self._gram: Array | None = None
+        self._gram: Array | None = None  # of few classes
         if logs.shape[-1] <= DENSE_CLASSES:
             self._gram = (np.swapaxes(logs, -1, -2) @ logs / logs.shape[-2])[..., None, :, :]
+        else:
+            self._some = logs[..., :: -(-logs.shape[-2] // COARSE_ROWS), :]
+            self._seed = longest_row(logs)[..., None, :]
 
     def rough(self, temperatures: Array, which: Which = ...) -> Array:
         """From above, to place a maximum: tr(F^8)^(1/8), a few matrix products in place of all eigenvalues.
@@ -252,8 +261,7 @@ class _Search:
             which: of the inputs these are.
         """
         if self._gram is None:
-            logs = self._logs[which][..., :COARSE_ROWS, :]
-            return _power_steps(logs, self._log_p[which], temperatures, seed_direction(logs)[..., None, :], ROUGH_STEPS)[1]
+            return _power_steps(self._some[which], self._log_p[which], temperatures, self._seed[which], ROUGH_STEPS)[1]
         fisher = tempered_grams(self._gram[which], self._log_p[which], temperatures)
         size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
         power = fisher / size[..., None, None]
@@ -265,8 +273,7 @@ class _Search:
         """The same as precisely as a parabola needs it, at temperatures near (..., 1) others."""
         if self._gram is not None:
             return self._exact
-        seed = seed_direction(self._logs)[..., None, :]
-        seed = _power_steps(self._logs, self._log_p, centre, seed, SETTLING)[2]
+        seed = _power_steps(self._logs, self._log_p, centre, self._seed, SETTLING)[2]
         return lambda temperatures, which: _power_steps(
             self._logs[which], self._log_p[which], temperatures, seed[which], BESIDE
         )[1]

@@ -22,7 +22,7 @@ def test_contrasts_are_an_orthonormal_transform_of_the_centred_secants(y: np.nda
         np.testing.assert_allclose(contrasts(y[: t + 1]), c[:t], atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(9, 3), (9, 500), (2, 7, 900), (1, 600)])
+@pytest.mark.parametrize("shape", [(9, 3), (9, 500), (2, 7, 900), (1, 600), (0, 600), (3, 0)])
 def test_running_sums_are_cumulative_sums_bit_for_bit(shape: tuple[int, ...]) -> None:
     rows = np.random.default_rng(0).standard_normal(shape)
     np.testing.assert_array_equal(running_sums(rows), np.cumsum(rows, axis=-2))

@@ -94,6 +94,25 @@ def test_predicted_directions_come_from_the_past_alone(classes: int) -> None:
         assert caught >= (1 - 1e-9 if classes <= DENSE_CLASSES else 0.8) * top
 
 
+@pytest.mark.parametrize("classes", [3, DENSE_CLASSES + 1])
+def test_first_contrasts_that_are_zero_cost_little(classes: int) -> None:
+    """Directions are foretold from the first ones; answers that were equal there must not silence the rest."""
+    y = np.random.default_rng(0).standard_normal((60, classes))
+    alone, _ = spectral_limits(y, 0.95)
+    late, _ = spectral_limits(np.vstack([np.zeros((LEARNING, classes)), y]), 0.95)
+    assert late.lower >= 0.75 * alone.lower
+    nothing, _ = spectral_limits(np.zeros((4, classes)), 0.95)
+    assert (nothing.value, nothing.lower, nothing.upper) == (0, 0, np.inf)  # of so few terms
+
+
+@pytest.mark.parametrize("scale", [1e-70, 1e60])
+def test_top_pair_has_no_scale(scale: float) -> None:
+    y = np.random.default_rng(0).standard_normal((70, 40))
+    one, other = top_pair(y), top_pair(scale * y)
+    np.testing.assert_allclose(other[0], scale**2 * one[0], rtol=1e-9)
+    assert abs(one[1] @ other[1]) == pytest.approx(1)
+
+
 def test_predicted_energy_counts_its_terms() -> None:
     y = np.random.default_rng(0).standard_normal((20, 4))
     assert predicted_energy(y)[1] == 20 - LEARNING

@@ -30,7 +30,7 @@ def audit(
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
     queries: Annotated[
         str,
-        typer.Option(help="Rows an input, base row included (checks add 8, or 2.5 %, from 100 on); auto with --precision."),
+        typer.Option(help="Rows an input, base row and checks included (see fimaudit plan); auto with --precision."),
     ] = "200",
     mode: Annotated[str, typer.Option(help="auto (autograd where the model offers it), black-box or white-box.")] = "auto",
     link: o.LinkName = "auto",
