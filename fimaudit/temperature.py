@@ -77,17 +77,17 @@ def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
     return np.asarray(out)
 
 
-def peak_temperature(logs: Array, log_p: Array, around: float | None = None) -> Array:
+def peak_temperature(logs: Array, log_p: Array) -> Array:
     """The temperature at which the sample's lambda_T is largest: a grid over log T, a finer one, and a parabola.
+
+    The first grid lies around the peak of the two largest log p alone.
 
     Args:
         logs: (..., m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
         log_p: (..., K) log probabilities.
-        around: centre of the grid; from the gap between the two largest log p when left out.
     """
-    start = start_temperature(log_p)[..., None] if around is None else np.full((*log_p.shape[:-1], 1), around)
     search = _Search(logs, log_p)
-    grid, tops = _climb(search.rough, start * GRID, GRID[-2])
+    grid, tops = _climb(search.rough, start_temperature(log_p)[..., None] * GRID, GRID[-2])
     best = np.take_along_axis(grid, _highest(tops)[..., None], axis=-1)
     return _summit(*_climb(search.beside(best), FINER * best, FINER[-2] / FINER[1]))
 
