@@ -6,7 +6,7 @@ and decides which rows share a request.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,6 @@ from fimaudit.secants import contrasts, resolution
 from fimaudit.second_look import Listener
 from fimaudit.settings import Settings
 from fimaudit.sketches import Sketch, estimate_sketches
-from fimaudit.spectrum import Limits, spectral_limits
 from fimaudit.structure import Lessons
 from fimaudit.witness import WITNESS_ROWS, Slope, find_witness
 
@@ -116,7 +115,7 @@ def measure(
     if lessons is not None and told.drawn is not None:
         lessons.take(index, told.drawn, space, told.view, told.answers, told.length)
     error = step.change if told.method.startswith("basis") else step.error  # a basis has its own second step
-    estimate = estimate.widened(error + step.heavy * estimate.heaviness)
+    estimate = _widened(estimate, error, step)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
         lower, upper = estimate.spectral.lower, estimate.spectral.upper
         step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)
@@ -227,14 +226,19 @@ def _estimate(
     rows, at, method, features = _sketch(x, index, space, step, m - far * FAR_REPEATS, settings)
     louder = (yield PlainRows(np.repeat(rows.build(0, far), FAR_REPEATS, axis=0))) if far else None
     length = space.length(rows.sent())
+
+    def sketch(answers: Array) -> Sketch:
+        view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
+        return Sketch(view, answers, length, settings.confidence, features)
+
     if not settings.adaptive:
         answers = yield rows
     else:
-        answers = yield from _until(rows, here, length, features, settings, step)
+        answers = yield from _until(rows, sketch, settings, step)
         m = len(answers)
-    view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
-    sketch = Sketch(view, answers, length, settings.confidence, features)
-    estimate = yield AtOnce(estimate_sketches, sketch)
+    done = sketch(answers)
+    view = done.view
+    estimate = yield AtOnce(estimate_sketches, done)
     slope = None
     if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
@@ -263,29 +267,33 @@ def _whole(
 
 
 def _until(
-    rows: Rows, here: Here, length: float, features: int | None, settings: Settings, step: Displacement
-) -> Generator[Rows, Array, Array]:
+    rows: Rows, sketch: Callable[[Array], Sketch], settings: Settings, step: Displacement
+) -> Generator[Rows | AtOnce, Any, Array]:
     """Ask bit by bit until the interval is narrow enough, or the threshold is decided, or all rows are asked."""
-    answers = yield RowRange(rows, 0, next_look(0, len(rows)))
+    answers: Array = yield RowRange(rows, 0, next_look(0, len(rows)))
     while True:
-        view, away = here.view(answers), None
-        if not view.blind and length > 0:
-            y = contrasts(np.sqrt(view.table(answers)) * (2.0 / length))
-            if settings.precision is not None and y.any():
-                limits, _ = spectral_limits(y, settings.confidence, features)
-                up = float(np.exp(min(step.error, 1.0)))
-                away = half_width(Limits(limits.value, limits.lower / up, limits.upper * up)) / settings.precision
+        so_far, away = sketch(answers), None
+        if settings.precision is not None:
+            estimate = yield AtOnce(estimate_sketches, so_far)
+            if estimate is not None:
+                away = half_width(_widened(estimate, step.error, step).spectral) / settings.precision
                 if away <= 1.0:
                     return answers
-            if settings.threshold is not None:
-                verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
-                if verdict is not None:
-                    step.flags.append(f"{verdict}_threshold")
-                    return answers
+        if settings.threshold is not None and not so_far.view.blind and so_far.length > 0:
+            y = contrasts(np.sqrt(so_far.view.table(answers)) * (2.0 / so_far.length))
+            verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
+            if verdict is not None:
+                step.flags.append(f"{verdict}_threshold")
+                return answers
         if len(answers) == len(rows):
             return answers
         more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows), away))
         answers = np.concatenate([answers, more])
+
+
+def _widened(estimate: Estimate, error: float, step: Displacement) -> Estimate:
+    """Limits that also allow for the step's error, and for heavy scatter where there may be some."""
+    return estimate.widened(error + step.heavy * estimate.heaviness)
 
 
 def _sketch(
