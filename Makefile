@@ -26,7 +26,7 @@ demo: venv ## Train two small networks, audit them from their probabilities, com
 	$(BIN)/fimaudit demo
 
 test: venv ## Run the whole test suite.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: venv ## Lint, format and types.
 	$(BIN)/ruff check .

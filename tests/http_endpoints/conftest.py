@@ -133,7 +133,7 @@ STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)  # they start while tests that need none of them run
 def servers(request: pytest.FixtureRequest, here: Path, cancer: Known, digits: Known) -> Iterator[dict[str, Future[Server]]]:
     """Every server that the chosen tests need, installed and started side by side: their imports take most of the time."""
     needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
