@@ -93,7 +93,8 @@ def choose_displacement(
     if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
         return here, Displacement(rho, change, spent=spent, energy=float(energy.mean()))
     if view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
-        step = _least(view, float(rungs.lengths[0]), space, (float(energy[0]), float(energy[1])), steps.finest)
+        growth = _growth(float(energy[0]), float(energy[1]), FACTOR**2)
+        step = _least(view, float(rungs.lengths[0]), space, (float(energy[0]), float(energy[1])), growth, steps.finest)
     elif space.quantised:
         step = yield from _own_levels(x, space, signs, rho, change, here)
     else:
@@ -130,6 +131,7 @@ def _above_noise(
 ) -> Generator[Rows, Array, Displacement]:
     """The shortest displacement from the common one on at which the signal is 25 times the noise."""
     rho, at = steps.displacement, FACTOR * steps.displacement
+    shortest, reach, before = rho, np.inf, 0.0
     energy, clear = long
     spent, following = 0, 0.0
     if not view.blind:
@@ -141,28 +143,49 @@ def _above_noise(
             following = float(more[0])
         elif hear.any():
             first = int(np.argmax(hear))
+            before = float(more[first - 1]) if first else energy
             clear, energy, at = True, float(more[first]), float(rungs[first])
+            # It did not stand out at a third of that, and what is seen so far away may be of there alone.
+            shortest, reach = at / FACTOR, steps.reach
             following = float(more[first + 1]) if first + 1 < len(rungs) else 0.0
     if not clear or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
         return Displacement(far, spent=spent, clear=False)
     h = float(displaced_rungs(x, space, signs, [at]).lengths[0])
-    step = _least(view, h, space, (energy, following), rho)
+    growth = max(_growth(energy, following, FACTOR), _growth(before, energy, FACTOR))
+    step = _least(view, h, space, (energy, following), growth, shortest, reach)
     step.spent = spent
     return step
 
 
-def _least(view: View, h: float, space: Space, energy: tuple[float, float], shortest: float) -> Displacement:
-    """The shortest displacement at which the signal is 25 times the noise, from the energies at steps h and beyond."""
+def _least(
+    view: View,
+    h: float,
+    space: Space,
+    energy: tuple[float, float],
+    growth: float,
+    shortest: float,
+    reach: float = np.inf,
+) -> Displacement:
+    """The shortest displacement at which the signal is 25 times the noise, from the energies at steps h and beyond.
+
+    The energy is taken to fall below h as steeply as it rises about it, by the power ``growth``. The value found is local up
+    to ``reach``, where the two energies differ little.
+    """
     assert view.noise is not None
     at = h * float(np.sqrt(space.features))
-    own = max(shortest, at * float(np.sqrt(SIGNAL * view.noise.cautious / (energy[0] * h**2))))
+    own = max(shortest, at * float((SIGNAL * view.noise.cautious / (energy[0] * h**2)) ** (1.0 / (2.0 + growth))))
     # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:
     bend = _change(*energy) / 2 * min(1.0, own / at)
-    if bend <= CHECK_CHANGE:
+    if bend <= CHECK_CHANGE and own <= reach:
         return Displacement(own, 2 * bend, energy=energy[0], heavy=True, flags=["own_step"])
     why = "the noise of the answers hides the local value"
     return Displacement(own, finite=why, energy=energy[0], heavy=True, flags=["own_step"])
+
+
+def _growth(short: float, long: float, factor: float) -> float:
+    """The power of the displacement with which the energy rises over such a factor; 0 where it falls, or is not known."""
+    return max(0.0, float(np.log(long / short) / np.log(factor))) if short > 0 and long > 0 else 0.0
 
 
 def _change(short: float, long: float) -> float:

@@ -213,6 +213,36 @@ def test_intervals_over_long_steps_hold() -> None:
     assert missed <= 0.08 * asked
 
 
+def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:
+    """A model that hardly moves nearby and much far away: what is heard far away says little of nearer.
+
+    Seen where the energy was taken to be the same all the way: signals of a tenth of the noise called ok.
+    """
+    w, x = np.random.default_rng(1).standard_normal(300), 0.02 * np.random.default_rng(2).standard_normal((8, 300))
+
+    def clean(rows: np.ndarray) -> np.ndarray:
+        size = np.sqrt((rows**2).mean(axis=1))
+        along = np.minimum(50 * size, 1) * (rows @ w) / np.sqrt(300) / np.maximum(size, 1e-9)
+        p = 1 / (1 + np.exp(6.5 - (0.02 + np.minimum((size / 0.2) ** 4, 3.0)) * along))
+        return np.stack([1 - p, p], axis=1)
+
+    space, ratios = InputDomain().resolve(x, "float64"), []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+
+        def noisy(rows: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+            p = np.clip(clean(rows) + 1e-4 * rng.standard_normal((len(rows), 2)), 0, 1)
+            return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+        for s in audit(noisy, x, queries=200, seed=seed).inputs:
+            if s.status == "ok":
+                rows = displaced(x[s.index], space, draw_signs(9, s.index, 0, 1000, 300), s.displacement).build(0, 1000)
+                noise = np.sqrt(noisy(np.repeat(x[s.index][None], 1000, axis=0))).var(axis=0).sum()
+                ratios.append(np.sqrt(clean(rows)).var(axis=0).sum() / noise)
+    assert len(ratios) >= 18
+    assert np.mean(np.array(ratios) >= 3) >= 0.8
+
+
 @pytest.mark.parametrize("seed", [31, 42, 58, 65])
 def test_few_queries_of_a_random_model_still_have_an_upper_limit(seed: int) -> None:
     """Where the noise sets the displacement it is learned there too, from as many rows as the directions can spare."""
