@@ -146,7 +146,7 @@ def _above_noise(
             before = float(more[first - 1]) if first else energy
             clear, energy, at = True, float(more[first]), float(rungs[first])
             # It did not stand out at a third of that, and what is seen so far away may be of there alone.
-            shortest, reach = at / FACTOR, steps.reach
+            shortest, reach = at / FACTOR, steps.reach if _change(before, energy) <= 2 * CHECK_CHANGE else 0.0
             following = float(more[first + 1]) if first + 1 < len(rungs) else 0.0
     if not clear or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
