@@ -13,15 +13,15 @@ from benchmarks._ddn import ddn
 from benchmarks._study_data import Split
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
-from fimaudit.classifier import Classifier
 from fimaudit.domain import InputDomain, Space
-from fimaudit.meter import Meter
-from fimaudit.passes import Passes
+from fimaudit.models.classifier import Classifier
+from fimaudit.models.counted_passes import Passes
+from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.validation.art_estimator import quiet
 from fimaudit.validation.correlations import median_ratio, spearman
-from fimaudit.validation.estimator import quiet
-from fimaudit.validation.smallest import Found, choose_attacks, smallest_perturbation
-from fimaudit.validation.together import run_together
+from fimaudit.validation.parallel_attacks import run_together
+from fimaudit.validation.smallest_perturbation import Found, choose_attacks, smallest_perturbation
 
 __all__ = [
     "FLAG",

@@ -13,9 +13,9 @@ from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.domain import InputDomain
 from fimaudit.errors import DataError
-from fimaudit.meter import Meter
-from fimaudit.passes import Passes
-from fimaudit.validation.smallest import choose_attacks, smallest_perturbation
+from fimaudit.models.counted_passes import Passes
+from fimaudit.models.meter import Meter
+from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_perturbation
 
 __all__ = ["folder_models", "measure_folder_model"]
 

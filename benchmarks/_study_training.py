@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks._study_data import Split
 from fimaudit.bounds.families import DenseNet, ResNet, VisionTransformer, vgg
-from fimaudit.regularise import fisher_penalty
+from fimaudit.training import fisher_penalty
 
 __all__ = ["ARCHITECTURES", "TRAININGS", "Recipe", "build", "trained"]
 

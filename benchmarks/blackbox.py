@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from fimaudit import audit, open_classifier  # noqa: E402
-from fimaudit.meter import Meter  # noqa: E402
+from fimaudit.models.meter import Meter  # noqa: E402
 
 
 class Bottleneck(nn.Module):

@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional
 
 from fimaudit.bounds import lipschitz_bound
-from fimaudit.bounds.conv_norm import conv_norm
 from fimaudit.bounds.families import DenseNet, ResNet, VisionTransformer, vgg
-from fimaudit.bounds.matrix_norm import spectral_norm_upper
+from fimaudit.bounds.norms.convolution import conv_norm
+from fimaudit.bounds.norms.matrix import spectral_norm_upper
 
 VGG16 = [[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3]
 Case = tuple[str, Callable[[], nn.Module], tuple[int, ...]]
@@ -62,7 +62,7 @@ def tightness(draws: int = 40) -> Iterator[tuple[str, list[float]]]:
         yield f"circular, k={kernel}", [conv_ratio(rng, kernel, n, 1, True) for n in sizes]
         yield f"zero-padded, k={kernel}", [conv_ratio(rng, kernel, n, 1, False) for n in sizes]
         yield f"zero-padded, k={kernel}, stride 2", [conv_ratio(rng, kernel, n, 2, False) for n in sizes]
-    from fimaudit.bounds import conv_norm as module  # the path of layers too large to spell out
+    from fimaudit.bounds.norms import convolution as module
 
     kept = module.SMALL_KERNEL_WORK, module.LARGE_KERNEL_WORK
     module.SMALL_KERNEL_WORK = module.LARGE_KERNEL_WORK = 0.0

@@ -32,10 +32,10 @@ import torch
 from _models import Trained, breast_cancer, digits
 
 from fimaudit import InputDomain, audit
-from fimaudit.adaptive import decide_threshold, next_look
-from fimaudit.classifier import ModelInfo
-from fimaudit.noise import DEVIATIONS, QUANTA
-from fimaudit.probes import displaced, draw_signs
+from fimaudit.estimation.noise import DEVIATIONS, QUANTA
+from fimaudit.estimation.stopping import decide_threshold, next_look
+from fimaudit.measurement.energy import displaced, draw_signs
+from fimaudit.models.classifier import ModelInfo
 from fimaudit.results import Sensitivity
 
 Answer = Callable[[np.ndarray], np.ndarray]

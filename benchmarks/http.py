@@ -40,10 +40,10 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
-from fimaudit.classifier import open_classifier
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Meter
-from fimaudit.rows import PlainRows
+from fimaudit.models.classifier import open_classifier
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.storage.ledger import open_ledger
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.servers import manager

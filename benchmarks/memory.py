@@ -18,7 +18,7 @@ import numpy as np
 from squeezenet import write_squeezenet
 
 from fimaudit import audit, open_classifier
-from fimaudit.meter import Meter
+from fimaudit.models.meter import Meter
 
 QUERIES = 200
 

@@ -20,10 +20,10 @@ from scipy import stats
 
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import rayleigh_max
-from fimaudit.meter import Meter
-from fimaudit.rows import CoordinateRows, PlainRows
-from fimaudit.secants import complete, log_probabilities
-from fimaudit.temperature import peak_temperature, temper
+from fimaudit.estimation.peak_norm import peak_temperature, temper
+from fimaudit.estimation.secants import complete, log_probabilities
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 
 #: Exact values below this count as zero: the input need not be resolved.
 MEASURABLE = 1e-9

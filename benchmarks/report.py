@@ -30,16 +30,16 @@ from scipy import special, stats
 from synthetic_runs import cells, made_run, picture_run, pictures, shapes, softmax_model
 
 from fimaudit import audit
-from fimaudit.comparison import compare_runs
-from fimaudit.evidence import write_bundle
-from fimaudit.gating import Outcome, proposed_queries
-from fimaudit.onesided import Cells, quantile_limits
+from fimaudit.comparison.two_runs import compare_runs
+from fimaudit.estimation.spectral_norm import spectral_limits
+from fimaudit.evidence.bundle import write_bundle
+from fimaudit.evidence.verification import verify_bundle
+from fimaudit.policy.gate import Outcome, proposed_queries
 from fimaudit.report import render
 from fimaudit.results import Interval, Sensitivity
-from fimaudit.runfolder import Run
-from fimaudit.spectrum import spectral_limits
-from fimaudit.summary import summarise
-from fimaudit.verification import verify_bundle
+from fimaudit.statistics.one_sided import Cells, quantile_limits
+from fimaudit.statistics.summary import summarise
+from fimaudit.storage.run_folder import Run
 
 #: Eigenvalues over the largest.
 SPECTRA = {"rank one": [1.0], "falling": [0.6**k for k in range(9)], "two equal": [1.0, 1.0], "nine equal": [1.0] * 9}

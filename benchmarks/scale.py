@@ -79,13 +79,12 @@ def in_a_process(*arguments: str) -> Any:
 
 def simulate(pieces: int) -> dict[str, float]:
     """The driver alone: a thousand workers' parts, already packed, handed over one after the other."""
-    from fimaudit.engines.local import Outcome
-    from fimaudit.engines.ray import MOST_INPUTS, cut
-    from fimaudit.journal import Journal
-    from fimaudit.keeping import Sharded
-    from fimaudit.parts import pack
-    from fimaudit.results import Interval, Sensitivity
-    from fimaudit.summary import summarise
+    from fimaudit.engines.ray.engine import MOST_INPUTS, cut
+    from fimaudit.results import Interval, Outcome, Sensitivity
+    from fimaudit.statistics.summary import summarise
+    from fimaudit.storage.journal import Journal
+    from fimaudit.storage.parts import pack
+    from fimaudit.storage.result_store import Sharded
 
     with tempfile.TemporaryDirectory() as name:
         inputs = pieces * MOST_INPUTS
@@ -140,14 +139,14 @@ def simulate_calls(pieces: int) -> dict[str, float]:
     """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared desk."""
     import pyarrow as pa
 
-    from fimaudit.engines.choice import choose_engine
+    from fimaudit.engines.selection import choose_engine
 
     place = choose_engine("ray", address=None, workers=2, gpus_per_worker=0)
     try:
         import ray
         import ray.data
 
-        from fimaudit.engines.ray import _quiet_data
+        from fimaudit.engines.ray.engine import _quiet_data
 
         class Nothing:
             def __call__(self, batch: dict[str, Any]) -> pa.Table:
@@ -181,7 +180,7 @@ def reading(inputs: int = 200) -> dict[str, float]:
     import pyarrow.parquet as pq
     from PIL import Image
 
-    from fimaudit.streams import Stream, open_data
+    from fimaudit.data.streams import Stream, open_data
 
     rng = np.random.default_rng(0)
     smooth = np.kron(rng.integers(0, 256, (inputs, 28, 28, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)

@@ -28,7 +28,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 
 from fimaudit import Report, audit
-from fimaudit.structure import PREFIX
+from fimaudit.measurement.deflation_trial import PREFIX
 
 WAYS = ("without", "surrogate", "learned", "useless")
 EPOCHS, BATCH = 12, 32

@@ -39,7 +39,7 @@ from benchmarks._study_folder import folder_models, measure_folder_model
 from benchmarks._study_page import write_page
 from benchmarks._study_tables import summarise
 from benchmarks._study_training import ARCHITECTURES, TRAININGS, Recipe, trained
-from fimaudit.engines.local import small_algebra
+from fimaudit.engines.driver import small_algebra
 
 __all__ = ["Cell", "main", "run_cell"]
 

@@ -28,8 +28,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from zoo import ResNet, settled  # noqa: E402
 
-from fimaudit.classifier import open_classifier  # noqa: E402
-from fimaudit.whitebox import WhiteBox, exact_reference, measure  # noqa: E402
+from fimaudit.models.classifier import open_classifier  # noqa: E402
+from fimaudit.whitebox.measure import WhiteBox, exact_reference, measure  # noqa: E402
 
 #: Batches of ours, and inputs of the ways that take one at a time.
 BATCH, SINGLE = 16, 2
@@ -200,8 +200,8 @@ def crossover(device: torch.device, repeats: int) -> None:
 
 def share_of_forward(network: nn.Module, device: torch.device) -> None:
     """Black-box lambda of 256 inputs at 200 queries, and the share of its time that the model's forward pass takes."""
-    from fimaudit.classifier import DeviceClassifier
-    from fimaudit.directions import generator, packed_signs
+    from fimaudit.models.classifier import DeviceClassifier
+    from fimaudit.perturbations.random_signs import generator, packed_signs
 
     model: Any = open_classifier(network, "softmax", device=str(device))
     assert isinstance(model, DeviceClassifier)

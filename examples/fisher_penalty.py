@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from fimaudit.regularise import fisher_penalty
+from fimaudit.training import fisher_penalty
 
 LADDER = np.geomspace(0.1, 3.2, 21)
 

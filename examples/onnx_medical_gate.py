@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 import fimaudit
 from fimaudit.cli.gate import apply_policy
-from fimaudit.evidence import write_bundle
-from fimaudit.sources import Inputs
+from fimaudit.data.arrays import Inputs
+from fimaudit.evidence.bundle import write_bundle
 
 POLICY = """\
 name: breast cancer release gate

@@ -4,12 +4,12 @@ The measured quantity is the spectral norm of the Fisher information of the outp
 the answer can change when the input changes a little (arXiv 2606.04767).
 """
 
-from fimaudit.auditing import audit, sensitivity
-from fimaudit.classifier import Classifier, open_classifier
-from fimaudit.comparing import compare
 from fimaudit.domain import InputDomain
 from fimaudit.errors import FimauditError
+from fimaudit.models.classifier import Classifier, open_classifier
 from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.runs.auditing import audit, sensitivity
+from fimaudit.runs.comparing import compare
 
 __all__ = [
     "Classifier",

@@ -11,18 +11,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fimaudit.displaced import Box, in_model_numbers
 from fimaudit.errors import DataError, DomainError
-from fimaudit.levels import sparsest_step
 
-__all__ = ["InputDomain", "Space"]
+__all__ = ["Box", "InputDomain", "Space", "in_model_numbers", "sparsest_step"]
 
 Array = NDArray[np.float64]
 
+#: A feature moves in at least this share of the rows, so that 200 rows meet it eight times.
+SPARSEST = 0.04
+#: And this many features move in a row, where there are so many.
+MOVING = 8
 #: Values outside the bounds by less than this share of the range are float error and are clipped.
 EDGE = 1e-6
 #: Feature spreads that differ more than this make a raw norm meaningless: one year = one dollar.
 SPREAD_RATIO = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Bounds of each feature, shape \\*shape, infinite where there are none."""
+
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+    @cached_property
+    def boundless(self) -> bool:
+        """Whether no feature has a bound."""
+        return bool(np.max(self.lower) == -np.inf and np.min(self.upper) == np.inf)
+
+
+def in_model_numbers(step: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """Steps that a model of float32 can hold, whatever they are added to: the sum then rounds once; others as they are."""
+    wide = np.asarray(step, np.float64)
+    return wide.astype(np.float32).astype(np.float64) if np.dtype(dtype) == np.float32 else wide
+
+
+def sparsest_step(quantum: NDArray[np.float64]) -> float:
+    """The shortest root mean square step of a feature that levels allow.
+
+    Args:
+        quantum: (d,) distance of neighbouring values, in units of the scale; 0 for continuous features.
+    """
+    coarse = float(quantum.max(initial=0.0))
+    share = min(1.0, max(SPARSEST, MOVING / quantum.size))
+    return coarse * float(np.sqrt(share))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 from fimaudit.errors import MissingExtraError
 
@@ -21,6 +21,7 @@ __all__ = [
     "Contrast",
     "Interval",
     "Kind",
+    "Outcome",
     "Quantiles",
     "Report",
     "ScaleRung",
@@ -29,6 +30,7 @@ __all__ = [
     "StepReport",
     "Summary",
     "Witness",
+    "flat_row",
     "json_schema",
 ]
 
@@ -145,6 +147,40 @@ class Sensitivity(_Data):
         return _html_table(f"Input {self.index}", ("", ""), rows)
 
 
+#: Fields with a structure of their own are kept as JSON text.
+NESTED: dict[str, TypeAdapter[Any]] = {
+    "carried_by": TypeAdapter(list[Carrier]),
+    "profile": TypeAdapter(list[ScaleRung]),
+    "witness": TypeAdapter(Witness | None),
+}
+
+
+class Outcome:
+    """One input's result with the rows and calls that it took."""
+
+    def __init__(self, result: Sensitivity, rows: int, requests: int) -> None:
+        self.result = result
+        self.rows = rows
+        self.requests = requests
+
+
+def flat_row(result: Sensitivity) -> dict[str, Any]:
+    """One input as a row: an interval becomes ``name``, ``name_lower``, ``name_upper``; the contrast two columns."""
+    row: dict[str, Any] = {}
+    for name in Sensitivity.model_fields:
+        cell = getattr(result, name)
+        if isinstance(cell, Interval):
+            row[name], row[f"{name}_lower"], row[f"{name}_upper"] = cell.value, cell.lower, cell.upper
+        elif name == "contrast":
+            row["contrast_from"] = None if cell is None else cell.from_
+            row["contrast_to"] = None if cell is None else cell.to
+        elif name in NESTED:
+            row[name] = NESTED[name].dump_json(cell).decode() if cell else None
+        else:
+            row[name] = cell
+    return row
+
+
 class Quantiles(_Data):
     """Summary of one quantity over inputs; the low tail matters for the margin radius, the high one for the norms."""
 
@@ -205,7 +241,6 @@ class Report(_Data):
             import pandas as pd
         except ImportError as exc:
             raise MissingExtraError("Report.to_frame", "pandas", "report") from exc
-        from fimaudit.tables import flat_row
 
         return pd.DataFrame([flat_row(s) for s in self.inputs])
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.classifier import Classifier, DeviceClassifier, Differentiable, ModelInfo
-from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import displaced_rows
 from fimaudit.errors import FimauditError
+from fimaudit.models.classifier import Classifier, DeviceClassifier, Differentiable, ModelInfo
+from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.perturbations.sign_rows import displaced_rows
 
 if TYPE_CHECKING:
     import torch

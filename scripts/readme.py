@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fimaudit.demonstration import run_demo
+from fimaudit.demo import run_demo
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from xdist.scheduler import LoadScopeScheduling
 
-from fimaudit.demonstration import Comparison, run_demo
-from fimaudit.engines.local import small_algebra
+from fimaudit.demo import Comparison, run_demo
+from fimaudit.engines.driver import small_algebra
 
 #: What takes longest comes first, so that no worker is left with it at the end.
 LONGEST = (

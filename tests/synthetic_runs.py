@@ -9,12 +9,12 @@ import numpy as np
 from scipy import stats
 
 from fimaudit import Report, audit
-from fimaudit.onesided import Cells
+from fimaudit.data.arrays import Inputs
 from fimaudit.report.shown import keep_shown
 from fimaudit.results import Contrast, Interval, Sensitivity
-from fimaudit.sources import Inputs
-from fimaudit.summary import summarise
-from fimaudit.tables import write_inputs
+from fimaudit.statistics.one_sided import Cells
+from fimaudit.statistics.summary import summarise
+from fimaudit.storage.tables import write_inputs
 
 PICTURES, TABLE = 60, 90
 

@@ -11,8 +11,8 @@ import torch
 from zoo import STYLES, zoo_network
 
 import fimaudit
-from fimaudit.classifier import open_classifier
-from fimaudit.whitebox import exact_reference
+from fimaudit.models.classifier import open_classifier
+from fimaudit.whitebox.measure import exact_reference
 
 INPUTS = 30
 

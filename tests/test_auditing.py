@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from fimaudit import Report, audit, sensitivity
 from fimaudit.errors import DataError, ModelFailure, RunFolderError, TargetError, UsageError
-from fimaudit.journal import JOURNAL, REPORT
 from fimaudit.results import Sensitivity, json_schema
-from fimaudit.tables import read_inputs_table
+from fimaudit.storage.journal import JOURNAL, REPORT
+from fimaudit.storage.tables import read_inputs_table
 from tests.cases import CASES, Case, SoftmaxModel, linear, normal_inputs, tanh_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +54,7 @@ def uncounted(report: Report) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def audited() -> dict[str, Report]:
-    from fimaudit.engines.local import small_algebra
+    from fimaudit.engines.driver import small_algebra
 
     with small_algebra():
         return {case.name: audit_case(case) for case in CASES}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fimaudit.bounds.attention_norm import (
+from fimaudit.bounds.norms.attention import (
     Head,
     published_attention_lipschitz,
     self_attention_lipschitz,

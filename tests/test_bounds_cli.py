@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fimaudit.bounds import lipschitz_bound
-from fimaudit.bounds.operators import REGISTERED
+from fimaudit.bounds.graph.operators import REGISTERED
 from fimaudit.cli.bounds import bounds
 from fimaudit.errors import FimauditError, TargetError, UsageError
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bounded_nets.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("fimaudit.bounds.operators.REGISTERED", REGISTERED.copy())
+    monkeypatch.setattr("fimaudit.bounds.graph.operators.REGISTERED", REGISTERED.copy())
     return tmp_path
 
 

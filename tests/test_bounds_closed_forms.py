@@ -21,9 +21,9 @@ from fimaudit.bounds.closed_forms import (
     uniform_growth,
     vgg_lipschitz,
 )
-from fimaudit.bounds.conv_norm import conv_norm
 from fimaudit.bounds.families import DenseNet, ResNet, VisionTransformer, vgg
-from fimaudit.bounds.matrix_norm import spectral_norm_upper
+from fimaudit.bounds.norms.convolution import conv_norm
+from fimaudit.bounds.norms.matrix import spectral_norm_upper
 
 SIZE = 8
 

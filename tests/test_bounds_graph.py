@@ -25,7 +25,7 @@ from fimaudit.bounds import (
     register_operator,
 )
 from fimaudit.bounds.families import DenseNet, ResNet, VisionTransformer, vgg
-from fimaudit.bounds.operators import REGISTERED
+from fimaudit.bounds.graph.operators import REGISTERED
 from fimaudit.errors import TargetError, UsageError
 
 IMAGE = (3, 16, 16)

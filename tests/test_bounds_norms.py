@@ -8,10 +8,10 @@ import torch
 from scipy import special
 from torch.nn import functional
 
-from fimaudit.bounds.activations import ACTIVATIONS, parametrised
-from fimaudit.bounds.conv_norm import conv_norm, conv_norm_any_size
-from fimaudit.bounds.matrix_norm import largest_norm, spectral_norm_upper
-from fimaudit.bounds.pool_norm import adaptive_windows, average_pool_norm, max_pool_norm, sliding_windows
+from fimaudit.bounds.norms.activations import ACTIVATIONS, parametrised
+from fimaudit.bounds.norms.convolution import conv_norm, conv_norm_any_size
+from fimaudit.bounds.norms.matrix import largest_norm, spectral_norm_upper
+from fimaudit.bounds.norms.pooling import adaptive_windows, average_pool_norm, max_pool_norm, sliding_windows
 
 RNG = np.random.default_rng
 
@@ -73,9 +73,9 @@ def random_conv(seed: int, circular: bool) -> tuple:  # type: ignore[type-arg]
 @pytest.mark.parametrize("spelled_out", [True, False])
 def test_conv_norm_is_never_below_the_dense_matrix(circular: bool, spelled_out: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     if not spelled_out:  # force the path that large layers take
-        monkeypatch.setattr("fimaudit.bounds.conv_norm.SMALL_KERNEL_WORK", 0.0)
-        monkeypatch.setattr("fimaudit.bounds.conv_norm.LARGE_KERNEL_WORK", 0.0)
-        monkeypatch.setattr("fimaudit.bounds.conv_norm.GRID_PER_DEGREE", 20)
+        monkeypatch.setattr("fimaudit.bounds.norms.convolution.SMALL_KERNEL_WORK", 0.0)
+        monkeypatch.setattr("fimaudit.bounds.norms.convolution.LARGE_KERNEL_WORK", 0.0)
+        monkeypatch.setattr("fimaudit.bounds.norms.convolution.GRID_PER_DEGREE", 20)
     for seed in range(100):
         weight, size, stride, padding, dilation, groups, channels = random_conv(seed, circular)
         reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -106,7 +106,7 @@ def test_zero_padded_conv_is_tight(kernel: int, limit: float, size: int, positiv
 
 
 def test_the_compressed_bound_that_large_layers_take_is_tight_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fimaudit.bounds.conv_norm.SMALL_KERNEL_WORK", 0.0)
+    monkeypatch.setattr("fimaudit.bounds.norms.convolution.SMALL_KERNEL_WORK", 0.0)
     for seed in range(5):
         weight = RNG(seed).standard_normal((4, 3, 3, 3))
         truth = dense_norm(lambda x: functional.conv2d(x, torch.as_tensor(weight), padding=1), (3, 8, 8))  # noqa: B023

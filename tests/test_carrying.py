@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.carrying import carriers
+from fimaudit.estimation.attribution import carriers
 from fimaudit.results import Report
-from fimaudit.runfolder import read_run
-from fimaudit.tables import INPUTS_FILE, read_inputs_table
+from fimaudit.storage.run_folder import read_run
+from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,8 +12,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fimaudit.classifier import Classifier, DeviceClassifier, ModelInfo, NetworkClassifier, adapters, open_classifier
 from fimaudit.errors import DataError, LinkError, MissingExtraError, TargetError, UntrustedPickleError, UsageError
+from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo, NetworkClassifier, adapters, open_classifier
 
 FRAMEWORKS = ("torch", "onnx", "onnxruntime", "sklearn", "httpx", "ray", "matplotlib", "pandas")
 
@@ -26,9 +26,9 @@ def even(batch: np.ndarray) -> np.ndarray:
     "statement",
     [
         "import fimaudit",
-        "import fimaudit.classifier, fimaudit.testing",
-        "from fimaudit.classifier import adapters; adapters()",
-        "from fimaudit.classifier import open_classifier; open_classifier(len)",
+        "import fimaudit.models.classifier, fimaudit.testing",
+        "from fimaudit.models.classifier import adapters; adapters()",
+        "from fimaudit.models.classifier import open_classifier; open_classifier(len)",
     ],
 )
 def test_core_loads_no_framework(statement: str) -> None:

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from fimaudit import Report
 from fimaudit.cli import app
-from fimaudit.comparing import compare
-from fimaudit.comparison import check_same, compare_runs
+from fimaudit.comparison.ranking import rank_runs
+from fimaudit.comparison.two_runs import check_same, compare_runs
 from fimaudit.errors import FimauditError, RunFolderError, UsageError
-from fimaudit.pairs import changes, column, quantile_ratio, rank_correlation, rank_intervals
-from fimaudit.ranking import rank_runs
 from fimaudit.results import Interval
-from fimaudit.runfolder import Run, read_run
+from fimaudit.runs.comparing import compare
+from fimaudit.statistics.paired import changes, column, quantile_ratio, rank_correlation, rank_intervals
+from fimaudit.storage.run_folder import Run, read_run
 
 
 @pytest.fixture(scope="module")

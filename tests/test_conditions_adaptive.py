@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.adaptive import decide_threshold, most_queries, next_look
 from fimaudit.errors import UsageError
+from fimaudit.estimation.stopping import decide_threshold, most_queries, next_look
 
 SPECTRA = {"rank one": [1.0, 0, 0, 0, 0], "fast": [1.0, 0.3, 0.1, 0.03, 0.01], "slow": (1 / np.arange(1, 9)).tolist()}
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fimaudit import InputDomain, audit, sensitivity
-from fimaudit.classifier import open_classifier
-from fimaudit.counterexamples import WITNESS_FILE, recheck_witnesses
-from fimaudit.directions import packed_signs
+from fimaudit.domain import sparsest_step
 from fimaudit.errors import DataError, DomainError, UsageError
-from fimaudit.levels import LevelRows, sparsest_step
-from fimaudit.profile import flips_upper, overstatement
+from fimaudit.measurement.scale_profile import flips_upper, overstatement
+from fimaudit.models.classifier import open_classifier
+from fimaudit.perturbations.quantised_rows import LevelRows
+from fimaudit.perturbations.random_signs import packed_signs
 from fimaudit.results import ScaleRung
+from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 
 
 def regression(features: int, classes: int = 4, gain: float = 1.0, seed: int = 0) -> tuple[Any, Any]:

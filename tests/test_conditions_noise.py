@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from fimaudit import InputDomain, audit
-from fimaudit.classifier import ModelInfo
-from fimaudit.noise import QUANTA, Quality, rounding
-from fimaudit.probes import displaced, draw_signs
+from fimaudit.estimation.noise import QUANTA, Quality, rounding
+from fimaudit.measurement.energy import displaced, draw_signs
+from fimaudit.models.classifier import ModelInfo
 from fimaudit.results import Report
 
 RNG = np.random.default_rng(3)

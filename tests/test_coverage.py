@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import Box
-from fimaudit.domain import InputDomain
-from fimaudit.jacobian import whole_jacobian
-from fimaudit.margin import margin_limits
-from fimaudit.noise import Quality
-from fimaudit.orthonormal import OrthonormalRows, orthonormal_signs
-from fimaudit.secants import contrasts
-from fimaudit.spectrum import spectral_limits, trace_limits, upper_factor
-from fimaudit.temperature import peak_limits
+from fimaudit.domain import Box, InputDomain
+from fimaudit.estimation.margin import margin_limits
+from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.peak_norm import peak_limits
+from fimaudit.estimation.secants import contrasts
+from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits, upper_factor
+from fimaudit.measurement.full_jacobian import whole_jacobian
+from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
+from fimaudit.perturbations.random_signs import generator, packed_signs
 from tests.cases import log_softmax, normal_inputs, tanh_network, truth_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

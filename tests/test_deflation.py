@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.deflation import deflated_gradient, deflated_rows, lift, project
-from fimaudit.directions import generator, packed_signs
 from fimaudit.domain import InputDomain
-from fimaudit.margin import margin_limits
-from fimaudit.predictions import DENSE_CLASSES, joint_starts, least_norm, past_directions
-from fimaudit.spectrum import (
+from fimaudit.estimation.margin import margin_limits
+from fimaudit.estimation.peak_norm import peak_limits
+from fimaudit.estimation.predictable import DENSE_CLASSES, joint_starts, least_norm, past_directions
+from fimaudit.estimation.spectral_norm import (
     corrected_top,
     energy_quantile,
     joint_rows,
@@ -20,8 +19,9 @@ from fimaudit.spectrum import (
     top_pair,
     trace_limits,
 )
-from fimaudit.surrogates import leading
-from fimaudit.temperature import peak_limits
+from fimaudit.measurement.deflation import deflated_gradient, deflated_rows, lift, project
+from fimaudit.measurement.surrogates import leading
+from fimaudit.perturbations.random_signs import generator, packed_signs
 from tests.cases import log_softmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")

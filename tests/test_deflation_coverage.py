@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fimaudit.deflation import deflated_rows
 from fimaudit.domain import InputDomain
-from fimaudit.margin import margin_limits
-from fimaudit.secants import contrasts
-from fimaudit.spectrum import spectral_limits, trace_limits
-from fimaudit.surrogates import leading
-from fimaudit.temperature import peak_limits
+from fimaudit.estimation.margin import margin_limits
+from fimaudit.estimation.peak_norm import peak_limits
+from fimaudit.estimation.secants import contrasts
+from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits
+from fimaudit.measurement.deflation import deflated_rows
+from fimaudit.measurement.surrogates import leading
 from tests.cases import log_softmax, truth_of
 from tests.test_coverage import CONFIDENCE, NOMINAL, class_directions, gradients, spectra
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fimaudit.demonstration import Comparison, run_demo
+from fimaudit.demo import Comparison, run_demo
 from fimaudit.errors import MissingExtraError
 from fimaudit.results import Interval, Report
 

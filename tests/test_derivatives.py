@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fimaudit_adapters.torch_linearization import LinkDerivative
-from fimaudit_adapters.torch_numerics import exact_numerics, module_untouched
-from fimaudit_adapters.torch_products import JacobianProducts, forward_products
-from fimaudit_adapters.torch_rewrites import CheaperDerivatives
+from fimaudit_adapters.pytorch.jacobian_products import JacobianProducts, forward_products
+from fimaudit_adapters.pytorch.linearization import LinkDerivative
+from fimaudit_adapters.pytorch.numerics import exact_numerics, module_untouched
+from fimaudit_adapters.pytorch.operator_rewrites import CheaperDerivatives
 from torch import nn
 from zoo import STYLES, zoo_network
 
-from fimaudit.classifier import Differentiable, open_classifier
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.fisher_operator import FisherOperator
-from fimaudit.identity import check_identity
-from fimaudit.whitebox import exact_reference, measure, obstacle
+from fimaudit.models.classifier import Differentiable, open_classifier
+from fimaudit.whitebox.fisher_operator import FisherOperator
+from fimaudit.whitebox.identity import check_identity
+from fimaudit.whitebox.measure import exact_reference, measure, obstacle
 
 X = np.random.default_rng(0).random((3, 3, 16, 16)).astype(np.float32)
 CPU = torch.device("cpu")

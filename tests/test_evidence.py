@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from fimaudit.cli import app
 from fimaudit.cli.gate import apply_policy
 from fimaudit.errors import FimauditError, RunFolderError, UsageError
-from fimaudit.evidence import build_statement, write_bundle
-from fimaudit.runfolder import read_run
-from fimaudit.tables import write_inputs
-from fimaudit.verification import is_bundle, verify_bundle
+from fimaudit.evidence.bundle import build_statement, write_bundle
+from fimaudit.evidence.verification import is_bundle, verify_bundle
+from fimaudit.storage.run_folder import read_run
+from fimaudit.storage.tables import write_inputs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 POLICY = """
@@ -265,6 +265,7 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
 
 
 def test_core_needs_no_cryptography() -> None:
-    code = "import fimaudit.cli, fimaudit.evidence, fimaudit.verification, sys; print('cryptography' in sys.modules)"
+    modules = "fimaudit.cli, fimaudit.evidence.bundle, fimaudit.evidence.verification"
+    code = f"import {modules}, sys; print('cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fimaudit.demonstration import Comparison
+from fimaudit.demo import Comparison
 from fimaudit.results import Report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.columns import Columns, Limits
 from fimaudit.errors import UsageError
-from fimaudit.focus import likely_top, read_focus, standing
 from fimaudit.results import QUANTITY_NAMES, SCREENED
+from fimaudit.runs.screening import likely_top, read_focus, standing
+from fimaudit.statistics.columns import Columns, Limits
 
 Z = 1.96
 DRAWN = {
@@ -103,8 +103,8 @@ class Switched:
 def test_interrupted_at_any_point_and_resumed_it_is_the_same(
     inline: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fimaudit.auditing.MOST_INLINE", inline)
-    monkeypatch.setattr("fimaudit.keeping.PART_INPUTS", 16)
+    monkeypatch.setattr("fimaudit.runs.auditing.MOST_INLINE", inline)
+    monkeypatch.setattr("fimaudit.storage.result_store.PART_INPUTS", 16)
     options = {**OPTIONS, "focus": "top:4", "name": "switched"}
     whole = audit(Switched(10**9), X, out=tmp_path / "whole", **options)
     screened = whole.data["focus"]["screened"] * 32

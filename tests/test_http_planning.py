@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.allowance import most_on_top
 from fimaudit.errors import ModelFailure, UsageError
-from fimaudit.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, proposal, rows_of
-from fimaudit.second_look import WARY_LOOKS
+from fimaudit.measurement.query_split import most_on_top
+from fimaudit.measurement.recheck import WARY_LOOKS
+from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, proposal, rows_of
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
@@ -34,8 +34,8 @@ def test_cost():
 
 
 def test_expected_interval_is_what_the_estimator_gives():
-    from fimaudit.secants import contrasts
-    from fimaudit.spectrum import spectral_limits
+    from fimaudit.estimation.secants import contrasts
+    from fimaudit.estimation.spectral_norm import spectral_limits
 
     rng = np.random.default_rng(0)
     scale = np.array([1.0, 0.2, 0.1, 0.05])

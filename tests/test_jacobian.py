@@ -7,10 +7,10 @@ import pytest
 
 from fimaudit import audit
 from fimaudit.domain import InputDomain, Space
-from fimaudit.estimates import Estimate
-from fimaudit.jacobian import DECISIVE, fits, whole_jacobian
-from fimaudit.noise import Quality
-from fimaudit.rows import Rows
+from fimaudit.estimation.estimate import Estimate
+from fimaudit.estimation.noise import Quality
+from fimaudit.measurement.full_jacobian import DECISIVE, fits, whole_jacobian
+from fimaudit.perturbations.rows import Rows
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
 
 #: Displaced rows allowed for each way of measuring d features.

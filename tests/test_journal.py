@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit.errors import RunFolderError
-from fimaudit.journal import FILES, FOLDERS, JOURNAL, REPORT, Journal, Tally
-from fimaudit.meter import Usage
+from fimaudit.models.meter import Usage
 from fimaudit.results import Interval, Sensitivity
-from fimaudit.setaside import ASIDE
+from fimaudit.storage.journal import FILES, FOLDERS, JOURNAL, REPORT, Journal, Tally
+from fimaudit.storage.replacement import ASIDE
 
 IDENTITY = {"model": "m", "data": "d", "settings": {"seed": 0, "queries": 200}}
 

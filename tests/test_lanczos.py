@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from fimaudit.lanczos import lanczos_top, power_top, random_start
-from fimaudit.subspace import input_basis, margin_candidates, peak_norm, tempered_rows, top_of_rows
-from fimaudit.traces import trace_hutchinson, trace_xtrace
+from fimaudit.whitebox.krylov_basis import input_basis, margin_candidates, peak_norm, tempered_rows, top_of_rows
+from fimaudit.whitebox.lanczos import lanczos_top, power_top, random_start
+from fimaudit.whitebox.trace import trace_hutchinson, trace_xtrace
 
 SPECTRA = {
     "rank 1": lambda k: np.where(np.arange(k) == 0, 1.0, 0.0),

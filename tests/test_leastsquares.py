@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fimaudit import InputDomain, audit
-from fimaudit.leastsquares import antipodal_pairs, estimate_pairs
-from fimaudit.noise import Quality
+from fimaudit.estimation.noise import Quality
+from fimaudit.measurement.least_squares import antipodal_pairs, estimate_pairs
 
 FEATURES, CLASSES = 12, 4
 

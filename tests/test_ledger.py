@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import RunFolderError
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Occasion, Usage
+from fimaudit.models.meter import Occasion, Usage
+from fimaudit.storage.ledger import open_ledger
 
 
 def key(i: int) -> bytes:
@@ -154,7 +154,7 @@ def test_threads(path):
 
 KILLED = """
     import sys, numpy as np
-    from fimaudit.ledger import open_ledger
+    from fimaudit.storage.ledger import open_ledger
     book = open_ledger(sys.argv[1], "f", resume=True)
     i = int(book.note("next") or 0)
     while True:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.errors import LinkError, OutputError
-from fimaudit.links import as_rows, chosen_step, output_resolution, to_probabilities
+from fimaudit.models.links import as_rows, chosen_step, output_resolution, to_probabilities
 
 FLOATS = st.sampled_from([np.float16, np.float32, np.float64])
 SEVERAL = st.integers(2, 7)

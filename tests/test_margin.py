@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.margin import margin_limits
-from fimaudit.predictions import LEARNING
+from fimaudit.estimation.margin import margin_limits
+from fimaudit.estimation.predictable import LEARNING
 from tests.cases import CASES, Case, linear, log_softmax, normal_inputs
 
 LINEAR = [

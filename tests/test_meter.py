@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fimaudit.classifier import ModelInfo
-from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import Box, DisplacedRows
+from fimaudit.domain import Box
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
-from fimaudit.journal import Journal, Tally
-from fimaudit.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
-from fimaudit.rows import JoinedRows, PlainRows
+from fimaudit.models.classifier import ModelInfo
+from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
+from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.perturbations.rows import JoinedRows, PlainRows
+from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.storage.journal import Journal, Tally
 
 
 class Echo:

@@ -22,9 +22,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit import Report
-from fimaudit.gating import Verdict
-from fimaudit.policy import read_policy
-from fimaudit.verification import verify_bundle
+from fimaudit.evidence.verification import verify_bundle
+from fimaudit.policy.gate import Verdict
+from fimaudit.policy.rules import read_policy
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAM = str(Path(sys.executable).with_name("fimaudit"))

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fimaudit_adapters import onnx_batch, onnx_session
-from fimaudit_adapters.onnx_graph import reshape_target
 from fimaudit_adapters.onnx_runtime import ADAPTER, OnnxClassifier
+from fimaudit_adapters.onnx_runtime import batch_axis as onnx_batch
+from fimaudit_adapters.onnx_runtime import session as onnx_session
+from fimaudit_adapters.onnx_runtime.graph_rewrite import reshape_target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from fimaudit.classifier import Classifier, Options
 from fimaudit.errors import DataError, LinkError, MissingExtraError, ModelFailure, OutputError, TargetError
-from fimaudit.meter import Meter
+from fimaudit.models.classifier import Classifier, Options
+from fimaudit.models.meter import Meter
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -125,7 +126,7 @@ def test_nothing_is_written_and_nothing_loaded_early(tmp_path: Path) -> None:
     script = """
 import sys
 import fimaudit_adapters.onnx_runtime as adapter
-from fimaudit.classifier import Options
+from fimaudit.models.classifier import Options
 from fimaudit.errors import FimauditError
 assert not {"onnx", "onnxruntime", "torch"} & set(sys.modules)
 import numpy as np

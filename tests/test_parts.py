@@ -10,15 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from fimaudit import audit
-from fimaudit.columns import Columns
-from fimaudit.engines.local import Outcome
 from fimaudit.errors import RunFolderError
-from fimaudit.parts import Parts, pack, unpack
 from fimaudit.report.wording import sample_sentences
-from fimaudit.results import Interval, Sensitivity, Witness
-from fimaudit.runfolder import read_for_page, read_run
-from fimaudit.summary import summarise
-from fimaudit.tables import read_inputs_table, rows_at, write_inputs
+from fimaudit.results import Interval, Outcome, Sensitivity, Witness
+from fimaudit.statistics.columns import Columns
+from fimaudit.statistics.summary import summarise
+from fimaudit.storage.parts import Parts, pack, unpack
+from fimaudit.storage.run_folder import read_for_page, read_run
+from fimaudit.storage.tables import read_inputs_table, rows_at, write_inputs
 
 
 def result(index: int, status: str = "ok") -> Sensitivity:
@@ -112,10 +111,10 @@ def linear(x: np.ndarray) -> np.ndarray:
 
 
 def test_a_large_run_has_a_page_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("fimaudit.auditing", "fimaudit.keeping"):
+    for place in ("fimaudit.runs.auditing", "fimaudit.storage.result_store"):
         monkeypatch.setattr(f"{place}.MOST_INLINE", 100)
-    monkeypatch.setattr("fimaudit.runfolder.PAGE_SAMPLE", 50)
-    monkeypatch.setattr("fimaudit.runfolder.PAGE_WORST", 10)
+    monkeypatch.setattr("fimaudit.storage.run_folder.PAGE_SAMPLE", 50)
+    monkeypatch.setattr("fimaudit.storage.run_folder.PAGE_WORST", 10)
     x = np.random.default_rng(0).standard_normal((300, 2))
     report = audit(linear, x, queries=6, out=tmp_path / "run")
     assert report.inputs == []

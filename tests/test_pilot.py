@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fimaudit import InputDomain, audit, open_classifier
-from fimaudit.climbs import SUSPECTS
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.meter import Meter
-from fimaudit.noise import Quality
-from fimaudit.pilot import Steps, choose_steps
-from fimaudit.settings import Settings
+from fimaudit.estimation.noise import Quality
+from fimaudit.measurement.ladder import SUSPECTS
+from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.settings import Settings
+from fimaudit.models.meter import Meter
 from tests.cases import normal_inputs, tanh_network
 
 Model = Callable[[np.ndarray], np.ndarray]
@@ -127,7 +127,7 @@ def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         Meter, "ask", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
     )
-    monkeypatch.setattr("fimaudit.climbs.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
+    monkeypatch.setattr("fimaudit.measurement.ladder.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
     assert pilot(SMOOTH, FEW)[0] == whole
     assert asked == [2, 2, 1, 1]
 
@@ -155,10 +155,10 @@ def test_the_first_pair_stands_where_the_second_has_no_answers(
     each, count = 2 * len(whole.profile), min(5, len(x))
     first = count * (each + 1)
     assert meter.usage.rows == first + count * each + count * SUSPECTS
-    monkeypatch.setattr("fimaudit.meter.MOST_ROWS", each + 1)  # a call an input
+    monkeypatch.setattr("fimaudit.models.meter.MOST_ROWS", each + 1)  # a call an input
     found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries)
     assert found.share == -(-(first + seconds * each) // len(x))
-    monkeypatch.setattr("fimaudit.climbs.CHECK_PAIRS", 1)
+    monkeypatch.setattr("fimaudit.measurement.ladder.CHECK_PAIRS", 1)
     one_pair, _ = pilot(rounded, x, queries=queries)
     assert (replace(found, share=one_pair.share) == one_pair) is (seconds == 0)  # no second look where nothing answers
 

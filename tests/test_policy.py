@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from fimaudit import Report
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
-from fimaudit.gating import Verdict, cells_of, decide, gate, proposed_queries
-from fimaudit.onesided import Cells, mean_limit, quantile_limits, share_limits
-from fimaudit.policy import parse_policy, read_policy
+from fimaudit.policy.formats import junit_xml, markdown_summary
+from fimaudit.policy.gate import Verdict, cells_of, decide, gate, proposed_queries
+from fimaudit.policy.rules import parse_policy, read_policy
 from fimaudit.results import Interval
-from fimaudit.runfolder import Run, read_run
-from fimaudit.verdicts import junit_xml, markdown_summary
+from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
+from fimaudit.storage.run_folder import Run, read_run
 
 RADIUS = "{rule: quantile, metric: margin_radius, statistic: median, at_least: %s}"
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from fimaudit_adapters.torch_signs import displaced_on_device
+from fimaudit_adapters.pytorch.device_signs import displaced_on_device
 from safetensors.torch import save_file
 from torch import nn
 
-from fimaudit.classifier import DeviceClassifier, open_classifier
-from fimaudit.directions import generator, packed_signs
-from fimaudit.displaced import Box, displaced_bounds, displaced_rows
+from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, OutputError, TargetError, UntrustedPickleError
+from fimaudit.models.classifier import DeviceClassifier, open_classifier
+from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.perturbations.sign_rows import displaced_bounds, displaced_rows
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

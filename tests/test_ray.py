@@ -90,7 +90,7 @@ def nodes() -> Iterator[Nodes]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
 
-    from fimaudit.engines.ray_cluster import connect
+    from fimaudit.engines.ray.cluster import connect
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     cluster = Nodes()
@@ -107,7 +107,7 @@ def told(report: Report) -> dict[str, Any]:
 
 
 def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fimaudit.engines.ray.GRACE", 2.0)
+    monkeypatch.setattr("fimaudit.engines.ray.engine.GRACE", 2.0)
     x = np.random.default_rng(0).standard_normal((240, 6))
     y = np.arange(240) % 3
     for k in range(4):

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fimaudit.engines import ray_desk
-from fimaudit.engines.ray_desk import Desk, SharedLedger
-from fimaudit.engines.shipping import ship_model
+from fimaudit.data.streams import Shard, Stream
+from fimaudit.engines.ray import coordinator as ray_desk
+from fimaudit.engines.ray.coordinator import Desk, SharedLedger
 from fimaudit.errors import BudgetExhausted, TargetError, UsageError
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Usage
-from fimaudit.streams import Shard, Stream
+from fimaudit.models.meter import Usage
+from fimaudit.models.shipping import ship_model
+from fimaudit.storage.ledger import open_ledger
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]")
 
@@ -100,7 +100,7 @@ def test_workers_of_lost_nodes_are_named_once() -> None:
 
 def test_a_model_file_travels_with_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("fimaudit.engines.shipping.open_classifier", lambda *a, **k: opened.append((*a, k)))
+    monkeypatch.setattr("fimaudit.models.shipping.open_classifier", lambda *a, **k: opened.append((*a, k)))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "there"))
     (tmp_path / "there").mkdir()
     there = tmp_path / "model"
@@ -141,7 +141,7 @@ def test_an_object_travels_pickled_or_is_refused() -> None:
 
 @needs_ray
 def test_a_pass_is_cut_at_blocks_and_at_files() -> None:
-    from fimaudit.engines.ray import MOST_INPUTS, cut
+    from fimaudit.engines.ray.engine import MOST_INPUTS, cut
 
     whole = np.arange(10_000)
     for workers in (1, 2, 64, 1000):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fimaudit.cli
-from fimaudit.demonstration import Comparison
+from fimaudit.demo import Comparison
 from fimaudit.results import Report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     axes = {"x": {0: "n"}, "z": {0: "n"}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter is deprecated: see fimaudit/demonstration.py
+        warnings.simplefilter("ignore")  # the exporter is deprecated: see fimaudit/demo.py
         torch.onnx.export(
             network,
             (torch.from_numpy(x[:1]),),

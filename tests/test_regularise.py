@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fimaudit.errors import UsageError
-from fimaudit.regularise import _pulled_back, _rooted, fisher_penalty
+from fimaudit.training import _pulled_back, _rooted, fisher_penalty
 
 
 def exact_fisher(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 
 from fimaudit import Report
 from fimaudit.cli import app
-from fimaudit.comparison import compare_runs
+from fimaudit.comparison.two_runs import compare_runs
 from fimaudit.errors import RunFolderError
-from fimaudit.gating import Decision, Verdict
+from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report import keep_shown, render, render_comparison
 from fimaudit.report.page import has_pictures, page_html
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
 from fimaudit.report.shown import SHOWN_FILE, most_sensitive, read_shown
 from fimaudit.report.wording import interval_text, moved_share, named_change, number, percent, scope_sentences
 from fimaudit.results import Interval
-from fimaudit.runfolder import Run, read_run
-from fimaudit.subgroups import calibration, divisions, share_interval
-from fimaudit.summary import summarise
+from fimaudit.statistics.subgroups import calibration, divisions, share_interval
+from fimaudit.statistics.summary import summarise
+from fimaudit.storage.run_folder import Run, read_run
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><b>bold"
 FLAGS = [

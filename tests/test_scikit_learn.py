@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from fimaudit.classifier import open_classifier
 from fimaudit.errors import DataError, TargetError, UntrustedPickleError
+from fimaudit.models.classifier import open_classifier
 
 X, Y = load_iris(return_X_y=True)
 X -= X.mean(0)

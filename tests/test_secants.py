@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fimaudit.secants import complete, contrasts, log_probabilities, resolution, running_sums, visible_classes
+from fimaudit.estimation.secants import complete, contrasts, log_probabilities, resolution, running_sums, visible_classes
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.floats(-5, 5)))

@@ -11,10 +11,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
-from fimaudit.climbs import SUSPECTS
 from fimaudit.errors import ModelFailure
+from fimaudit.measurement.ladder import SUSPECTS
+from fimaudit.measurement.recheck import LOOKS, spread
 from fimaudit.results import Report
-from fimaudit.second_look import LOOKS, spread
 
 X, Y = load_digits(return_X_y=True)
 DIGITS = LogisticRegression(C=0.005, max_iter=500).fit(X, Y)

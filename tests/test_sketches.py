@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fimaudit.at_once import AtOnce, alike, do_at_once
-from fimaudit.noise import Here, Quality
-from fimaudit.probes import Answered, Rungs, heard_each
-from fimaudit.profile import margin_radii
-from fimaudit.rows import PlainRows
-from fimaudit.sketches import Sketch, estimate_sketches
+from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.noise import Here, Quality
+from fimaudit.estimation.sketch import Sketch, estimate_sketches
+from fimaudit.measurement.energy import Answered, Rungs, heard_each
+from fimaudit.measurement.protocol import AtOnce, do_at_once
+from fimaudit.measurement.scale_profile import margin_radii
+from fimaudit.perturbations.rows import PlainRows
 
 
 def answers(rng: np.random.Generator, classes: int, rows: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +62,7 @@ def test_sketches_at_once_are_those_alone(cases: list[tuple[str, int, int]], dat
     alone = [estimate_sketches([one])[0] for one in sketches]
     assert estimate_sketches(sketches) == alone
     with pytest.MonkeyPatch.context() as patch:  # too many for the cache: some at a time
-        patch.setattr("fimaudit.sketches.TOGETHER_BYTES", 2 * sketches[0].answers.nbytes)
+        patch.setattr("fimaudit.estimation.sketch.TOGETHER_BYTES", 2 * sketches[0].answers.nbytes)
         assert estimate_sketches(sketches) == alone
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.errors import DataError
-from fimaudit.sources import Inputs, check_inputs, read_inputs
 
 X = np.random.default_rng(0).standard_normal((6, 2, 3)).astype(np.float32)
 

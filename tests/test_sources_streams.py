@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from fimaudit import audit
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.filesystems import find_files
+from fimaudit.data.images import decode_image
+from fimaudit.data.streams import Stream, open_data
 from fimaudit.errors import DataError, UsageError
-from fimaudit.filesystems import find_files
-from fimaudit.pixels import decode_image
 from fimaudit.results import Report
-from fimaudit.sources import Inputs
-from fimaudit.streams import Stream, open_data
-from fimaudit.tables import read_inputs_table
+from fimaudit.storage.tables import read_inputs_table
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((23, 6)).astype(np.float32)
@@ -202,7 +202,7 @@ def test_unreadable_streams_are_refused_in_words(name: str, tmp_path: Path) -> N
 def test_a_small_file_is_read_whole_and_a_large_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "one.npz", x=X)
     assert isinstance(open_data(tmp_path / "one.npz"), Inputs)
-    monkeypatch.setattr("fimaudit.streams.WHOLE_BYTES", 100)
+    monkeypatch.setattr("fimaudit.data.streams.WHOLE_BYTES", 100)
     assert isinstance(open_data(tmp_path / "one.npz"), Stream)
     assert [f.path for f in find_files(str(tmp_path))] == [str(tmp_path / "one.npz")]
 

@@ -7,10 +7,17 @@ import pytest
 from scipy import integrate, stats
 
 from fimaudit.baselines import rayleigh_max
-from fimaudit.directions import generator, packed_signs
-from fimaudit.predictions import DENSE_CLASSES, LEARNING, block_starts, past_directions, predicted_energy
-from fimaudit.secants import contrasts
-from fimaudit.spectrum import corrected_top, energy_quantile, spectral_limits, top_pair, trace_limits, upper_factor
+from fimaudit.estimation.predictable import DENSE_CLASSES, LEARNING, block_starts, past_directions, predicted_energy
+from fimaudit.estimation.secants import contrasts
+from fimaudit.estimation.spectral_norm import (
+    corrected_top,
+    energy_quantile,
+    spectral_limits,
+    top_pair,
+    trace_limits,
+    upper_factor,
+)
+from fimaudit.perturbations.random_signs import generator, packed_signs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

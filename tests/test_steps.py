@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimaudit.steps import PERCENTILE, RUNG, find_plateau, ladder, spread
+from fimaudit.measurement.plateau import PERCENTILE, RUNG, find_plateau, ladder, spread
 
 RUNGS = 10.0 ** np.arange(-6, 0.01, 0.25)
 INPUTS = np.array([1.0, 30.0, 1e-4, 7.0, 2.0])[:, None]  # energies differ between inputs by orders of magnitude

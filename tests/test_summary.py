@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fimaudit.predictions import LEARNING
+from fimaudit.estimation.predictable import LEARNING
 from fimaudit.results import Interval, Sensitivity, Summary
-from fimaudit.summary import population_ranks, summarise
+from fimaudit.statistics.summary import population_ranks, summarise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.classifier import ModelInfo
+from fimaudit.data.arrays import Inputs
 from fimaudit.domain import InputDomain
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import RunFolderError, TargetError, UsageError
-from fimaudit.journal import LEARNED
-from fimaudit.meter import Meter
-from fimaudit.pilot import Steps
+from fimaudit.measurement.deflation_trial import Lessons, Structure, prefix
+from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.surrogates import choose_surrogates, leading, open_surrogates
+from fimaudit.models.classifier import ModelInfo
+from fimaudit.models.meter import Meter
 from fimaudit.results import Report
-from fimaudit.settings import Settings
-from fimaudit.sources import Inputs
-from fimaudit.structure import Lessons, Structure, prefix
-from fimaudit.surrogates import choose_surrogates, leading, open_surrogates
+from fimaudit.storage.journal import LEARNED
 from tests.cases import SoftmaxModel, linear, tanh_network, truth_of
 
 D = 120
@@ -252,7 +252,7 @@ def test_derivatives_of_a_torch_surrogate_are_those_of_differences(tmp_path: Pat
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(D, 10), torch.nn.Tanh(), torch.nn.Linear(10, 4)).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter is deprecated: see fimaudit/demonstration.py
+        warnings.simplefilter("ignore")  # the exporter is deprecated: see fimaudit/demo.py
         torch.onnx.export(
             network, (torch.zeros(1, D),), tmp_path / "near.onnx", dynamo=False, input_names=["x"], output_names=["z"],
             dynamic_axes={"x": {0: "n"}, "z": {0: "n"}},

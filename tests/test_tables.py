@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fimaudit.results import Contrast, Interval, ScaleRung, Sensitivity, Witness
-from fimaudit.tables import flat_row, read_inputs_table, write_inputs
+from fimaudit.results import Contrast, Interval, ScaleRung, Sensitivity, Witness, flat_row
+from fimaudit.storage.tables import read_inputs_table, write_inputs
 
 NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 INTERVALS = st.builds(Interval, value=NUMBERS, lower=NUMBERS, upper=NUMBERS)

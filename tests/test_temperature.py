@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from fimaudit.predictions import DENSE_CLASSES
-from fimaudit.spectrum import top_pair
-from fimaudit.temperature import many_peak_limits, peak_limits, peak_temperature, temper
+from fimaudit.estimation.peak_norm import many_peak_limits, peak_limits, peak_temperature, temper
+from fimaudit.estimation.predictable import DENSE_CLASSES
+from fimaudit.estimation.spectral_norm import top_pair
 from tests.cases import log_softmax, softmax, truth_of
 
 CLASSES = [2, 3, 10, DENSE_CLASSES, DENSE_CLASSES + 1, 60]

@@ -19,9 +19,9 @@ from torch import nn
 import fimaudit.cli
 from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, RunFolderError, UsageError
-from fimaudit.passes import Passes
+from fimaudit.models.counted_passes import Passes
 from fimaudit.validation import Validation, validate
-from fimaudit.validation.together import run_together
+from fimaudit.validation.parallel_attacks import run_together
 
 MODEL = """
 import numpy as np, torch
@@ -249,9 +249,9 @@ def test_without_the_library_the_command_names_pip(place: Path) -> None:
 
 def test_side_by_side_is_as_alone_and_an_error_ends_all() -> None:
     from fimaudit import open_classifier
-    from fimaudit.meter import Meter
-    from fimaudit.validation.estimator import quiet
-    from fimaudit.validation.smallest import smallest_perturbation
+    from fimaudit.models.meter import Meter
+    from fimaudit.validation.art_estimator import quiet
+    from fimaudit.validation.smallest_perturbation import smallest_perturbation
 
     classifier = open_classifier(small_network(), "softmax")
     space = InputDomain().resolve(X, "float32")

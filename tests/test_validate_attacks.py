@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from fimaudit import open_classifier
-from fimaudit.classifier import Classifier
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, UsageError
-from fimaudit.meter import Meter
-from fimaudit.passes import Passes, logs
+from fimaudit.models.classifier import Classifier
+from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.models.meter import Meter
 from fimaudit.validation.coordinates import Coordinates
-from fimaudit.validation.smallest import choose_attacks, smallest_perturbation
+from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_perturbation
 
 SIDE, CLASSES = 16, 4
 #: How far above the exact distance each attack may end. PGD's ladder ends at 2 %; HopSkipJump and Square see no gradient.

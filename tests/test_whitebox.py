@@ -16,13 +16,13 @@ from scipy.sparse.linalg import eigsh
 from torch import nn
 from zoo import STYLES, zoo_network
 
-from fimaudit.classifier import open_classifier
 from fimaudit.errors import ModelFailure, TargetError, UsageError
-from fimaudit.fisher_operator import FisherOperator
-from fimaudit.identity import check_identity
-from fimaudit.linearization import Linearizable, RootLinearization, linearize
-from fimaudit.whitebox import CROSSOVER, WhiteBox, exact_reference, measure, obstacle
-from fimaudit.whitebox_gram import measure_gram
+from fimaudit.models.classifier import open_classifier
+from fimaudit.models.linearization import Linearizable, RootLinearization, linearize
+from fimaudit.whitebox.fisher_operator import FisherOperator
+from fimaudit.whitebox.gram import measure_gram
+from fimaudit.whitebox.identity import check_identity
+from fimaudit.whitebox.measure import CROSSOVER, WhiteBox, exact_reference, measure, obstacle
 
 X = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
 FEW, MANY = 10, CROSSOVER + 8
@@ -415,7 +415,7 @@ def test_on_the_gpu(style: str, classes: int) -> None:
 def test_gram_is_formed_by_columns_when_its_rows_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(copy.deepcopy(network("vgg", FEW)).double())
     plain = measure_gram(model.linearize(X[:2]))
-    monkeypatch.setattr("fimaudit_adapters.torch_linearization.ROWS_BYTES", 1)
+    monkeypatch.setattr("fimaudit_adapters.pytorch.linearization.ROWS_BYTES", 1)
     for a, b in zip(plain, measure_gram(model.linearize(X[:2])), strict=True):
         assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-9)
         assert a.margin_radius == pytest.approx(b.margin_radius, rel=1e-6)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.classifier import Classifier, ModelInfo, Options
 from fimaudit.errors import DataError, TargetError
-from fimaudit.links import chosen_step, to_probabilities
+from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.links import chosen_step, to_probabilities
 from fimaudit_adapters.options import refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]

@@ -6,8 +6,8 @@ import hashlib
 import os
 from collections.abc import Collection
 
-from fimaudit.classifier import Options
 from fimaudit.errors import TargetError
+from fimaudit.models.classifier import Options
 
 __all__ = ["file_fingerprint", "refuse_unused", "require_file"]
 

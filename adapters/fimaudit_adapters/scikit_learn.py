@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.classifier import Classifier, ModelInfo, Options
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
-from fimaudit.links import to_probabilities
+from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.links import to_probabilities
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]

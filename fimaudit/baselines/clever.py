@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 
 from fimaudit.baselines.question import Question
-from fimaudit.passes import Passes, logs
+from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.validation.art_estimator import Asked, WhiteBoxEstimator, quiet
 from fimaudit.validation.coordinates import Coordinates
-from fimaudit.validation.estimator import Asked, WhiteBoxEstimator, quiet
 
 # isort: split
 from art.metrics import clever_u

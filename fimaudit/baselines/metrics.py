@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.baselines.question import Question
 from fimaudit.baselines.rayleigh import rayleigh_max, rayleigh_max_white
 from fimaudit.errors import UsageError
-from fimaudit.passes import Passes
+from fimaudit.models.counted_passes import Passes
 
 __all__ = ["BASELINES", "Baseline", "Reading", "measure_baseline"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fimaudit.bounds.bounding import lipschitz_bound
-from fimaudit.bounds.operators import UnboundedError, UnknownOperatorError, register_operator
+from fimaudit.bounds.graph.operators import UnboundedError, UnknownOperatorError, register_operator
 from fimaudit.bounds.result import LayerBound, LipschitzBound, covariance_factor
 
 __all__ = [

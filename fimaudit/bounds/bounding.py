@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fimaudit.bounds.ir import Node
+from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.result import LipschitzBound, bound_of
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
 
@@ -76,15 +76,15 @@ def _graph(model: Any, shape: Sequence[int] | None, peak: float, hold: Mapping[s
     if isinstance(model, str):
         return _graph_of_file(model, shape, peak, hold)
     if type(model).__name__ == "ExportedProgram":
-        from fimaudit.bounds.torch_graph import graph_of_program
+        from fimaudit.bounds.importers.torch_export import graph_of_program
 
         return graph_of_program(model, peak, shape)
     if hasattr(model, "SerializeToString") and hasattr(model, "graph"):
-        from fimaudit.bounds.onnx_graph import graph_of_proto
+        from fimaudit.bounds.importers.onnx_file import graph_of_proto
 
         return graph_of_proto(model, shape, peak, hold)
     if hasattr(model, "named_parameters") and callable(model):
-        from fimaudit.bounds.torch_graph import graph_of_module
+        from fimaudit.bounds.importers.torch_export import graph_of_module
 
         return graph_of_module(model, _shape_of_module(model) if shape is None else shape, peak)
     raise TargetError(f"expected a torch module or a path to a .onnx or .pt2 file, got {type(model).__name__}")
@@ -100,14 +100,14 @@ def _graph_of_file(path: str, shape: Sequence[int] | None, peak: float, hold: Ma
     if not os.path.isfile(path):
         raise TargetError(f"expected a file, but there is none at {path!r}")
     if suffix == ".pt2":
-        from fimaudit.bounds.torch_graph import graph_of_program, load_program
+        from fimaudit.bounds.importers.torch_export import graph_of_program, load_program
 
         return graph_of_program(load_program(path), peak, shape)
     try:
         import onnx  # noqa: F401
     except ImportError as exc:
         raise MissingExtraError("an .onnx target", "onnx", "onnx") from exc
-    from fimaudit.bounds.onnx_graph import graph_of_file
+    from fimaudit.bounds.importers.onnx_file import graph_of_file
 
     return graph_of_file(path, shape, peak, hold)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fimaudit.bounds.activations import ACTIVATIONS
+from fimaudit.bounds.norms.activations import ACTIVATIONS
 
 __all__ = [
     "attention_sublayer_lipschitz",

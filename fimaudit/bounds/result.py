@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fimaudit.bounds.ir import Node
-from fimaudit.bounds.operators import UnboundedError
-from fimaudit.bounds.recursion import Step, propagate
+from fimaudit.bounds.graph.ir import Node
+from fimaudit.bounds.graph.operators import UnboundedError
+from fimaudit.bounds.graph.recursion import Step, propagate
 
 __all__ = ["LayerBound", "LipschitzBound", "bound_of", "covariance_factor"]
 

@@ -8,18 +8,18 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from fimaudit.adaptive import most_queries
-from fimaudit.auditing import audit as run_audit
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, resumable, show_report
 from fimaudit.cli.gate import apply_policy
 from fimaudit.cli.plan import confirm, per_second
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import Stream, first_size, open_data
 from fimaudit.errors import UsageError
-from fimaudit.planning import cost_of
-from fimaudit.policy import read_policy
-from fimaudit.settings import ProfileChoice
-from fimaudit.sources import Inputs
-from fimaudit.streams import Stream, first_size, open_data
+from fimaudit.estimation.stopping import most_queries
+from fimaudit.measurement.settings import ProfileChoice
+from fimaudit.policy.rules import read_policy
+from fimaudit.runs.auditing import audit as run_audit
+from fimaudit.runs.planning import cost_of
 
 __all__ = ["audit"]
 

@@ -163,7 +163,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def _inputs(path: Path) -> Any:
-    from fimaudit.sources import check_inputs, read_inputs
+    from fimaudit.data.arrays import check_inputs, read_inputs
 
     return check_inputs(read_inputs(path), None).x
 
@@ -193,9 +193,9 @@ def _network(target: str, weights: Path | None) -> Any:
             f"expected {target!r} to make a torch module, whose weights a bound needs, got {type(made).__name__}"
         )
     if weights is not None:
-        from fimaudit_adapters.torch_files import load_weights
+        from fimaudit_adapters.pytorch.files import load_weights
 
-        from fimaudit.classifier import Options
+        from fimaudit.models.classifier import Options
 
         made = load_weights(made, Options(weights=weights)).module
     return made.eval()

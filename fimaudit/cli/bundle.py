@@ -18,6 +18,6 @@ def bundle(
     baseline: Annotated[Path | None, typer.Option(help="Run folder that the policy's ratio rules divide by.")] = None,
 ) -> None:
     """Pack report, inputs, ledger, policy and verdict into one archive with a manifest of SHA-256 sums."""
-    from fimaudit.evidence import write_bundle
+    from fimaudit.evidence.bundle import write_bundle
 
     print(write_bundle(folder, out, key=key, signer=signer, baseline=baseline))

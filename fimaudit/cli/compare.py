@@ -12,10 +12,10 @@ from rich.table import Table
 
 from fimaudit.cli import options as o
 from fimaudit.cli.plan import confirm
+from fimaudit.data.arrays import Inputs, read_inputs
 from fimaudit.errors import RunFolderError, UsageError
-from fimaudit.planning import cost_of
-from fimaudit.runfolder import is_run
-from fimaudit.sources import Inputs, read_inputs
+from fimaudit.runs.planning import cost_of
+from fimaudit.storage.run_folder import is_run
 
 __all__ = ["compare"]
 
@@ -66,10 +66,10 @@ def compare(
     --endpoint and --output, which may be given once for each. Where they differ in more (secret headers, held inputs),
     audit each by fimaudit audit and compare the run folders.
     """
-    from fimaudit.comparing import open_runs
-    from fimaudit.comparison import compare_runs
-    from fimaudit.ranking import rank_runs
+    from fimaudit.comparison.ranking import rank_runs
+    from fimaudit.comparison.two_runs import compare_runs
     from fimaudit.report import render_comparison
+    from fimaudit.runs.comparing import open_runs
 
     if len(targets) < 2:
         raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fimaudit.auditing import Progress as OnProgress
 from fimaudit.errors import RunError
-from fimaudit.focus import Standing
-from fimaudit.journal import JOURNAL
 from fimaudit.results import SCREENED, Interval, Report, Sensitivity
+from fimaudit.runs.auditing import Progress as OnProgress
+from fimaudit.runs.screening import Standing
+from fimaudit.storage.journal import JOURNAL
 
 __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumable", "show_report"]
 

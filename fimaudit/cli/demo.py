@@ -14,6 +14,6 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the models and run folders go.")] = Path("runs/demo"),
 ) -> None:
     """Train two small networks, export them to ONNX, audit them from probabilities only, beside the exact values."""
-    from fimaudit.demonstration import run_demo
+    from fimaudit.demo import run_demo
 
     run_demo(out)

@@ -39,11 +39,11 @@ def apply_policy(
     markdown: Path | None = None,
 ) -> str:
     """Decide, print, and keep everything; the outcome in one word."""
-    from fimaudit.gating import baseline_folder, decide
-    from fimaudit.policy import read_policy
+    from fimaudit.policy.formats import OUTCOME_WORDS, junit_xml, keep_verdict, markdown_summary
+    from fimaudit.policy.gate import baseline_folder, decide
+    from fimaudit.policy.rules import read_policy
     from fimaudit.report import render
-    from fimaudit.runfolder import read_run
-    from fimaudit.verdicts import OUTCOME_WORDS, junit_xml, keep_verdict, markdown_summary
+    from fimaudit.storage.run_folder import read_run
 
     checked = read_policy(policy)
     run = read_run(folder)

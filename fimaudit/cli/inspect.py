@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fimaudit.classifier import Classifier, open_classifier
 from fimaudit.cli import options as o
+from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.errors import DataError, UsageError
-from fimaudit.facts import model_facts
-from fimaudit.meter import Meter
-from fimaudit.preflight import look
-from fimaudit.sources import Inputs, check_inputs, read_inputs
+from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.meter import Meter
+from fimaudit.runs.metadata import model_facts
+from fimaudit.runs.preflight import look
 
 __all__ = ["inspect"]
 
@@ -94,7 +94,7 @@ def _endpoint_schema() -> dict[str, Any]:
 
 
 def _identity(classifier: Classifier, x: NDArray[Any]) -> list[dict[str, float]]:
-    from fimaudit.identity import check_identity
+    from fimaudit.whitebox.identity import check_identity
 
     return [asdict(check) for check in check_identity(classifier, x[:MOST_IDENTITY].astype(classifier.info.dtype))]
 

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
-from fimaudit.planning import PURPOSES, Cost, Expected, Proposal, cost_of, expected_interval, proposal
-from fimaudit.sources import read_inputs
+from fimaudit.runs.planning import PURPOSES, Cost, Expected, Proposal, cost_of, expected_interval, proposal
 
 __all__ = ["confirm", "per_second", "plan"]
 

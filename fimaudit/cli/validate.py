@@ -12,14 +12,14 @@ from rich.markup import escape
 from fimaudit.cli import options as o
 from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
 from fimaudit.cli.plan import confirm, per_second
+from fimaudit.data.arrays import read_inputs
 from fimaudit.domain import InputDomain
 from fimaudit.errors import UsageError
-from fimaudit.planning import cost_of
 from fimaudit.results import Interval
-from fimaudit.sources import read_inputs
+from fimaudit.runs.planning import cost_of
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
-from fimaudit.validation.running import ATTACK_ROWS
+from fimaudit.validation.validating import ATTACK_ROWS
 
 __all__ = ["validate"]
 

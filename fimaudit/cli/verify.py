@@ -8,10 +8,10 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from fimaudit.classifier import open_classifier
 from fimaudit.cli import options as o
-from fimaudit.counterexamples import recheck_witnesses
 from fimaudit.errors import UsageError
+from fimaudit.models.classifier import open_classifier
+from fimaudit.storage.counterexamples import recheck_witnesses
 
 __all__ = ["verify"]
 
@@ -28,7 +28,7 @@ def verify(
 
     Of a run folder: ask the model again whether each witness changes the decision.
     """
-    from fimaudit.verification import verify_bundle
+    from fimaudit.evidence.verification import verify_bundle
 
     console = Console(highlight=False, soft_wrap=True)
     if evidence.is_dir():

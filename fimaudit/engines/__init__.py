@@ -1,1 +1,1 @@
-"""Where measurements run: on this machine (``local``)."""
+"""Where measurements run: on this machine, or on a Ray cluster."""

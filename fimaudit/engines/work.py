@@ -11,21 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.classifier import Classifier
+from fimaudit.data.arrays import Row, Source, fitting
 from fimaudit.domain import Space
-from fimaudit.engines.local import Outcome, block_size, run_inputs
+from fimaudit.engines.driver import block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
-from fimaudit.exact import BLOCK, exact_inputs
-from fimaudit.measurement import Conversation, measure
-from fimaudit.meter import Meter
-from fimaudit.parts import Part
-from fimaudit.pilot import Steps
-from fimaudit.results import Sensitivity
-from fimaudit.settings import Settings
-from fimaudit.sources import Row, Source
-from fimaudit.structure import Lessons, Structure
+from fimaudit.measurement.deflation_trial import Lessons, Structure
+from fimaudit.measurement.measure import Conversation, measure
+from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.settings import Settings
+from fimaudit.models.classifier import Classifier
+from fimaudit.models.meter import Meter
+from fimaudit.results import Outcome, Sensitivity
+from fimaudit.storage.parts import Part
+from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 
-__all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "fitting", "measure_inputs"]
+__all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "measure_inputs"]
 
 
 #: Rows of one input that adaptive measurement, which asks bit by bit, is taken to ask at once.
@@ -141,22 +141,6 @@ def _measured(
         return measure(x[i], i, work.space, own, work.settings, plane, lessons)
 
     return run_inputs(x, begin, _failed, meter, size)
-
-
-def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
-    """One input within the domain.
-
-    Raises:
-        DataError: another shape, not numbers, not finite, or out of bounds.
-    """
-    if x.shape != space.lower.shape:
-        raise DataError(f"the input has shape {x.shape}, expected {space.lower.shape}")
-    if x.dtype.kind not in "fiub":
-        raise DataError(f"the input holds {x.dtype} values, expected real numbers")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise DataError("the input holds NaN or infinite values")
-    admitted: NDArray[Any] = space.admit(x[None])[0]
-    return admitted
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:

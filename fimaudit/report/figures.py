@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fimaudit.pairs import Column
 from fimaudit.report.wording import interval_text, number, percent
 from fimaudit.results import Interval, Report, Sensitivity
-from fimaudit.subgroups import Calibration, Division
+from fimaudit.statistics.paired import Column
+from fimaudit.statistics.subgroups import Calibration, Division
 
 __all__ = ["Figure", "calibration_figure", "distribution_figure", "division_figure", "pairs_figure", "profile_figure"]
 

@@ -16,18 +16,17 @@ import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader, select_autoescape
 from pydantic import ValidationError
 
-from fimaudit.comparison import Comparison, paired
+from fimaudit.comparison.two_runs import Comparison, paired
 from fimaudit.errors import RunFolderError
-from fimaudit.gating import Verdict
-from fimaudit.pairs import column
+from fimaudit.policy.formats import OUTCOME_WORDS
+from fimaudit.policy.gate import Verdict
 from fimaudit.report import figures, wording
 from fimaudit.report.pictures import heat_uri, picture_uri
 from fimaudit.report.shown import most_sensitive, read_shown
-from fimaudit.results import Report, Sensitivity
-from fimaudit.runfolder import PAGE, VERDICT, Run, first_error, read_for_page
-from fimaudit.subgroups import calibration, divisions
-from fimaudit.tables import flat_row
-from fimaudit.verdicts import OUTCOME_WORDS
+from fimaudit.results import Report, Sensitivity, flat_row
+from fimaudit.statistics.paired import column
+from fimaudit.statistics.subgroups import calibration, divisions
+from fimaudit.storage.run_folder import PAGE, VERDICT, Run, first_error, read_for_page
 
 __all__ = ["feature_name", "has_pictures", "made_here", "page_html", "render", "render_comparison"]
 

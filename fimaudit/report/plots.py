@@ -11,7 +11,7 @@ import numpy as np
 from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.report.pictures import as_picture
 from fimaudit.report.shown import most_sensitive, read_shown
-from fimaudit.runfolder import Run, read_run
+from fimaudit.storage.run_folder import Run, read_run
 
 __all__ = ["KINDS", "PlotKind", "plot"]
 

@@ -6,6 +6,6 @@ Importing this needs no extra; running attacks needs ``attacks`` (adversarial-ro
 from __future__ import annotations
 
 from fimaudit.validation.results import Validation
-from fimaudit.validation.running import validate
+from fimaudit.validation.validating import validate
 
 __all__ = ["Validation", "validate"]

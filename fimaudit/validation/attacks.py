@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.validation.estimator import Asked, BlackBoxEstimator, DecisionChanged, WhiteBoxEstimator
+from fimaudit.validation.art_estimator import Asked, BlackBoxEstimator, DecisionChanged, WhiteBoxEstimator
 
 # isort: split
 from art.attacks.evasion import CarliniL2Method, DeepFool, HopSkipJump, SquareAttack

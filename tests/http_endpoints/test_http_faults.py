@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Meter, QuestionsFailed
-from fimaudit.rows import PlainRows
+from fimaudit.models.meter import Meter, QuestionsFailed
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.storage.ledger import open_ledger
 
 JSON = {"binary": False, "dtype": "float64"}
 
@@ -43,10 +43,10 @@ def test_slow_drip_is_cut_by_the_deadline_of_a_request(faults, cancer, connect):
 
 WORKER = """
     import sys, numpy as np
-    from fimaudit.classifier import open_classifier
-    from fimaudit.rows import PlainRows
-    from fimaudit.ledger import open_ledger
-    from fimaudit.meter import Meter
+    from fimaudit.models.classifier import open_classifier
+    from fimaudit.perturbations.rows import PlainRows
+    from fimaudit.storage.ledger import open_ledger
+    from fimaudit.models.meter import Meter
     url, rows, ledger, out = sys.argv[1:5]
     model = open_classifier(url, adapter="http", trust_env=False, batch=10, timeout=1.0, binary=False, dtype="float64",
                             concurrency=4)
@@ -186,7 +186,7 @@ def test_html_in_labels_stays_text(faults, cancer, connect):
 
 
 def test_swapped_classes_are_not_masked(faults, cancer, connect):
-    """The adapter cannot know; the sentinels do (tests of ``fimaudit.sentinels``)."""
+    """The adapter cannot know; the sentinels do (tests of ``fimaudit.runs.drift``)."""
     model = connect(target(faults), batch=10, **JSON)
     first = model.probabilities(cancer.rows[:10])
     faults.set(rate=1.0, kinds=["swap"])

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from fimaudit.classifier import open_classifier
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.meter import Meter
-from fimaudit.rows import PlainRows
+from fimaudit.models.classifier import open_classifier
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
 
 INFER = "/v2/models/cancer/infer"
 #: Nothing is asked before the first question, so that the fault falls on it.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import LinkError, OutputError, TargetError
-from fimaudit.meter import Meter
-from fimaudit.rows import PlainRows
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
 
 
 def apart(a, b):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Meter
-from fimaudit.preflight import look
-from fimaudit.rows import PlainRows
-from fimaudit.sentinels import Sentinels
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.preflight import look
+from fimaudit.storage.ledger import open_ledger
 
 NOISY = {"request": {"x": "$rows"}, "response": "p", "kind": "probs"}
 #: Standard deviation of log p before normalisation at ``/noisy`` of the plain server.

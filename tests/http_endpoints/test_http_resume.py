@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.ledger import open_ledger
+from fimaudit.storage.ledger import open_ledger
 
 BUDGET = 20_000
 OPTIONS = {"trust_env": False, "batch": 50, "timeout": 2.0, "concurrency": 4, "binary": False, "dtype": "float64"}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fimaudit.ledger import open_ledger
-from fimaudit.meter import Meter
-from fimaudit.rows import PlainRows
-from fimaudit.sentinels import Sentinels, judge
-from fimaudit.serverside import detect_preprocessing
-from fimaudit.topk import pool_hidden
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.runs.drift import Sentinels, judge
+from fimaudit.runs.server_preprocessing import detect_preprocessing
+from fimaudit.storage.ledger import open_ledger
 
 JSON = {"binary": False, "dtype": "float64"}
 
@@ -83,11 +82,3 @@ def test_preprocessing_on_the_servers_side_is_seen(plain, digits, connect):
     clean = detect_preprocessing(honest, images, "float64", 1.0)
     assert not clean.cast
     assert clean.warnings() == []
-
-
-def test_hidden_labels_are_pooled_for_all_answers():
-    answers = np.array([[0.5, 0.3, 0.0, 0.2], [0.5, 0.0, 0.3, 0.2], [0.6, 0.1, 0.1, 0.2]])
-    pooled = pool_hidden(answers)
-    assert np.allclose(pooled, [[0.5, 0, 0, 0.5], [0.5, 0, 0, 0.5], [0.6, 0, 0, 0.4]])
-    assert np.allclose(pooled.sum(axis=1), 1)
-    assert np.array_equal(pool_hidden(pooled), pooled)

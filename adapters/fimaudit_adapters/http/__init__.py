@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from fimaudit.classifier import Classifier, Options
 from fimaudit.errors import MissingExtraError
+from fimaudit.models.classifier import Classifier, Options
 
 __all__ = ["ADAPTER", "HttpAdapter"]
 

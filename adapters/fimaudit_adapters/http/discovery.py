@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from fimaudit.errors import OutputError, TargetError
-from fimaudit_adapters.http.faults import Fault, most_sends
-from fimaudit_adapters.http.open_inference import LIKELY_OUTPUTS
-from fimaudit_adapters.http.safejson import load
+from fimaudit_adapters.http.protocols.base import Body, Reply
+from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS
+from fimaudit_adapters.http.protocols.safe_json import load
+from fimaudit_adapters.http.sending.faults import Fault, most_sends
+from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import PROTOCOLS, Endpoint
-from fimaudit_adapters.http.transport import Transport
-from fimaudit_adapters.http.wire import Body, Reply
 
 __all__ = ["Found", "discover"]
 

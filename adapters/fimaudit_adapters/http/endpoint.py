@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.classifier import ModelInfo, Options
 from fimaudit.errors import ModelFailure, UsageError
-from fimaudit.links import Link
-from fimaudit.meter import CountingLease, Lease
+from fimaudit.models.classifier import Lease, ModelInfo, Options
+from fimaudit.models.links import Link
+from fimaudit.models.meter import CountingLease
+from fimaudit_adapters.http.answers import Reader
+from fimaudit_adapters.http.calibration import Learned, Preflight, as_note, from_note, wire_for
 from fimaudit_adapters.http.discovery import Found, discover
-from fimaudit_adapters.http.encoding import BareBody
-from fimaudit_adapters.http.loop import Loop
-from fimaudit_adapters.http.preflight import Learned, Preflight, as_note, from_note, wire_for
-from fimaudit_adapters.http.reading import Reader
-from fimaudit_adapters.http.sender import Sender
+from fimaudit_adapters.http.protocols.base import WireFormat
+from fimaudit_adapters.http.protocols.encoding import BareBody
+from fimaudit_adapters.http.sending.event_loop import Loop
+from fimaudit_adapters.http.sending.sender import Sender
+from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import Endpoint, fingerprint, read_endpoint
-from fimaudit_adapters.http.transport import Transport
-from fimaudit_adapters.http.wire import WireFormat
 
 __all__ = ["EndpointClassifier", "open_endpoint"]
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fimaudit.classifier import Options
 from fimaudit.errors import TargetError
+from fimaudit.models.classifier import Options
 
 __all__ = ["PROTOCOLS", "Endpoint", "checked_url", "endpoint_schema", "fingerprint", "read_endpoint"]
 

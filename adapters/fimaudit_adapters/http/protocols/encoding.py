@@ -1,0 +1,116 @@
+"""Rows as JSON values: tensors, table records, images as lossless PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
+from fimaudit_adapters.http.settings import Endpoint
+
+__all__ = ["BareBody", "as_levels", "as_png", "dump", "json_rows", "table_records"]
+
+#: How far a pixel may lie from a whole level, in levels: float32 levels / 255 miss by 1e-5.
+LEVEL_TOLERANCE = 1e-2
+
+
+def dump(document: object) -> bytes:
+    """Compact JSON; NaN and infinity are refused, which JSON cannot say."""
+    try:
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as exc:
+        raise DataError("expected finite inputs: JSON cannot carry NaN or infinity") from exc
+
+
+def json_rows(rows: NDArray[Any], endpoint: Endpoint) -> list[Any]:
+    """One JSON value a row: nested lists, or a PNG in base64."""
+    if endpoint.image == "png-base64":
+        return [base64.b64encode(as_png(row, endpoint.pixel_max)).decode() for row in rows]
+    return list(shaped(rows, endpoint).tolist())
+
+
+def shaped(rows: NDArray[Any], endpoint: Endpoint) -> NDArray[Any]:
+    """The rows in the shape that the endpoint was said to take."""
+    if endpoint.input_shape is None or rows.shape[1:] == endpoint.input_shape:
+        return rows
+    try:
+        return rows.reshape(len(rows), *endpoint.input_shape)
+    except ValueError:
+        raise DataError(f"expected rows of shape {endpoint.input_shape}, got {rows.shape[1:]}") from None
+
+
+def table_records(rows: NDArray[Any], columns: Sequence[str] | None) -> list[dict[str, Any]]:
+    """One ``{column: value}`` object a row."""
+    names = table_columns(rows, columns)
+    return [dict(zip(names, row, strict=True)) for row in rows.reshape(len(rows), -1).tolist()]
+
+
+def table_columns(rows: NDArray[Any], columns: Sequence[str] | None) -> list[str]:
+    """The column names, once their number fits the rows."""
+    width = int(np.prod(rows.shape[1:]))
+    if columns is None:
+        raise DataError("this request needs column names; give them with --columns a,b,c or columns: in the endpoint file")
+    if len(columns) != width:
+        raise DataError(f"expected {width} column names for rows of {width} features, got {len(columns)}")
+    return list(columns)
+
+
+def as_levels(row: NDArray[Any], pixel_max: int) -> NDArray[np.uint8]:
+    """Pixels as whole levels 0 to 255.
+
+    Raises:
+        DataError: outside the range, or between two levels (an 8-bit image cannot hold it).
+    """
+    wide = row.astype(np.float64) * (255.0 / pixel_max)
+    levels = np.rint(wide)
+    if not (levels.min() >= 0 and levels.max() <= 255):
+        raise DataError(f"expected pixels from 0 to {pixel_max}, got {row.min():.6g} to {row.max():.6g}; see pixel_max")
+    if np.abs(wide - levels).max() > LEVEL_TOLERANCE:
+        raise DataError(
+            "expected pixels on whole 8-bit levels, because they travel as PNG; "
+            f"set the domain's quantum to {'1' if pixel_max == 255 else '1/255'}"
+        )
+    return levels.astype(np.uint8)
+
+
+def as_png(row: NDArray[Any], pixel_max: int) -> bytes:
+    """One image (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4 as PNG bytes, lossless."""
+    from PIL import Image
+
+    levels = as_levels(row, pixel_max)
+    if levels.ndim == 3 and levels.shape[-1] not in (1, 3, 4) and levels.shape[0] in (1, 3, 4):
+        levels = np.moveaxis(levels, 0, -1)
+    if levels.ndim == 3 and levels.shape[-1] == 1:
+        levels = levels[..., 0]
+    if levels.ndim != 2 and not (levels.ndim == 3 and levels.shape[-1] in (3, 4)):
+        raise DataError(f"expected an image (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, got shape {row.shape}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(levels)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+class BareBody:
+    """A wire format whose request is nothing but one image: PNG or raw bytes; the answer is read by the format within."""
+
+    most_rows: int | None = 1
+
+    def __init__(self, inner: WireFormat, endpoint: Endpoint) -> None:
+        self.url = inner.url
+        self._inner, self._endpoint = inner, endpoint
+
+    def encode(self, rows: NDArray[Any]) -> Body:
+        if self._endpoint.image == "png":
+            return Body(as_png(rows[0], self._endpoint.pixel_max), {"Content-Type": "image/png"})
+        raw = shaped(rows, self._endpoint)[0]
+        content = np.ascontiguousarray(raw, dtype=raw.dtype.newbyteorder("<")).tobytes()
+        return Body(content, {"Content-Type": "application/octet-stream"})
+
+    def decode(self, reply: Reply, rows: int) -> Answer:
+        return self._inner.decode(reply, rows)

@@ -1,0 +1,296 @@
+"""A batch cut into requests, each sent under the meter's lease until it is answered or must be given up."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
+from fimaudit.models.classifier import Lease
+from fimaudit.models.meter import RowsFailed
+from fimaudit_adapters.http.answers import Reader
+from fimaudit_adapters.http.protocols.base import Answer, Malformed, WireFormat
+from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
+from fimaudit_adapters.http.sending.pacing import Pace
+from fimaudit_adapters.http.sending.transport import Transport
+from fimaudit_adapters.http.settings import Endpoint
+
+__all__ = ["RESUME", "GivenUp", "Sender"]
+
+#: So many requests in a row given up without one answered: the endpoint is down, not a row bad.
+MOST_GIVEN_UP = 12
+#: A request that is split has been tried in full already: its parts are tried less often.
+SENDS_OF_A_PART = 2
+#: Characters of an unreadable answer in a message.
+SHOWN = 60
+RESUME = "go on with --resume once this is put right"
+
+
+class GivenUp(ModelFailure):
+    """One request that will not be sent again; ``fault`` says why."""
+
+    def __init__(self, message: str, kept: str, fault: Fault) -> None:
+        super().__init__(message, kept=kept)
+        self.fault = fault
+
+
+@dataclass
+class _Batch:
+    """One call of ``Sender.send``: what is asked, what came, what failed.
+
+    A row that stands in it several times is asked so often on purpose, to learn the endpoint's noise: ``times`` counts
+    the same row before each, and belongs to the key under which its answer is kept.
+    """
+
+    rows: NDArray[Any]
+    lease: Lease
+    read: Callable[[Answer, int], NDArray[np.float64]]
+    answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    stop: BaseException | None = None
+    times: NDArray[np.uint32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.times = np.zeros(len(self.rows), dtype="<u4")
+        contents = [hash(row.tobytes()) for row in self.rows]
+        if len(set(contents)) < len(contents):
+            seen: collections.Counter[int] = collections.Counter()
+            for i, content in enumerate(contents):
+                self.times[i] = seen[content]
+                seen[content] += 1
+
+
+class Sender:
+    """Sends requests for one endpoint: recall, reserve, post, commit; retries, splits, and the run's deadline."""
+
+    def __init__(self, endpoint: Endpoint, fingerprint: str, transport: Transport) -> None:
+        self.endpoint, self._transport = endpoint, transport
+        self._fingerprint = fingerprint.encode()
+        self._pace = Pace(endpoint.concurrency, endpoint.rate)
+        self._numbers = itertools.count(1)
+        self._jitter = random.Random()  # shapes waiting times and nothing else
+        self._kept: dict[bytes, NDArray[np.float64]] = {}
+        self._given_up = 0
+        self._started: float | None = None
+
+    def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
+        """Take turns with other processes (``Pace.share``)."""
+        self._pace.share(turn, pause, of)
+
+    async def send(
+        self, wire: WireFormat, reader: Reader, rows: NDArray[Any], size: int, lease: Lease
+    ) -> NDArray[np.float64]:
+        """Answer all rows, in requests of ``size``, many at a time; the answers come back in the rows' order.
+
+        Raises:
+            BudgetExhausted: no more may be sent; everything in flight was awaited and committed.
+            RowsFailed: some rows could not be answered, the others are in it.
+            ModelFailure: the endpoint failed throughout, or the run's deadline passed.
+        """
+        batch = _Batch(rows, lease, reader.probabilities)
+        starts = collections.deque(range(0, len(rows), size))
+
+        async def work() -> None:
+            while starts and batch.stop is None:
+                start = starts.popleft()
+                try:
+                    await self._piece(wire, batch, start, min(start + size, len(rows)), self.endpoint.attempts)
+                except Exception as exc:
+                    batch.stop = batch.stop or exc
+
+        await asyncio.gather(*(work() for _ in range(min(self.endpoint.concurrency, len(starts)))))
+        self._kept.clear()
+        if batch.stop is not None:
+            raise batch.stop
+        return _assembled(batch)
+
+    async def once(
+        self,
+        wire: WireFormat,
+        rows: NDArray[Any],
+        lease: Lease,
+        read: Callable[[Answer, int], NDArray[np.float64]],
+    ) -> NDArray[np.float64]:
+        """Answer the rows with one request, retried but never split; raises ``GivenUp``.
+
+        The next request for the same rows takes this answer, with a ledger or without. An answer of an earlier process is
+        taken as it was kept: ``read`` does not get to see it.
+        """
+        batch = _Batch(rows, lease, read)
+        answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
+        self._kept[self._key(wire.encode(rows).content, batch.times)] = answers
+        return answers
+
+    async def _piece(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> None:
+        """Answer rows start to stop; where the request is given up for what is in it, its halves are asked."""
+        try:
+            batch.answers[start] = await self._request(wire, batch, start, stop, attempts)
+            self._given_up = 0
+            return
+        except GivenUp as exc:
+            fault, failure = exc.fault, exc
+        if fault.kind in ("settings", "deadline", "transport") or fault.status in ("429", "timeout"):
+            raise failure
+        if fault.kind != "size":
+            self._given_up += 1
+        if self._given_up >= MOST_GIVEN_UP:
+            row = f"{self._given_up} requests in a row were given up; the last: "
+            raise ModelFailure(f"{row}{failure}", kept=f"{row}{failure.kept}") from None
+        if stop - start == 1:
+            batch.reasons[start] = f"the endpoint does not answer this row ({_plainly(fault)})"
+            return
+        middle = (start + stop) // 2
+        for first, last in ((start, middle), (middle, stop)):
+            if batch.stop is None:
+                await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART))
+
+    async def _request(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
+        count, number = stop - start, next(self._numbers)
+        body = wire.encode(batch.rows[start:stop])
+        key = self._key(body.content, batch.times[start:stop])
+        known = self._kept.pop(key, None)
+        if known is None:
+            known = batch.lease.recall(key)
+        if known is not None:
+            return known
+        sends: collections.Counter[str] = collections.Counter()
+
+        async def send() -> NDArray[np.float64]:
+            entered, trouble = await self._pace.enter(), False
+            ticket, status, size = None, "interrupted", len(body.content)
+            answers: NDArray[np.float64] | None = None
+
+            def count_again() -> None:
+                nonlocal ticket
+                if ticket is not None:
+                    batch.lease.commit(ticket, count, None, "challenged", size)
+                ticket = batch.lease.reserve(count, key)
+
+            try:
+                if batch.stop is not None:
+                    raise batch.stop
+                seconds = self._seconds_left()
+                count_again()
+                reply = await self._transport.post(wire.url, body, seconds, count_again)
+                size += len(reply.content)
+                answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
+                return answers
+            except Fault as fault:
+                sends[fault.kind] += 1
+                status, trouble = fault.status, fault.kind == "busy"
+                raise
+            finally:
+                if ticket is not None:
+                    batch.lease.commit(ticket, count, answers, status, size)
+                self._pace.leave(entered, trouble=trouble)
+
+        def again(exc: BaseException) -> bool:
+            return isinstance(exc, Fault) and batch.stop is None and sends[exc.kind] < most_sends(exc.kind, attempts)
+
+        def spent(state: RetryCallState) -> bool:
+            return state.attempt_number >= 2 * attempts
+
+        failed: list[Fault] = []
+
+        async def first_known() -> NDArray[np.float64]:
+            if failed:
+                raise failed.pop()
+            return await send()
+
+        try:
+            # Nearly every request is answered at once: tenacity, which takes longer than SQLite, is called for the others.
+            try:
+                return await send()
+            except Fault as fault:
+                failed.append(fault)
+            retrying = AsyncRetrying(retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True)
+            answers: NDArray[np.float64] = await retrying(first_known)
+        except Fault as fault:
+            tries = sum(sends.values())
+            often = "once" if tries == 1 else f"{tries} times"
+            where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often}) was given up: "
+            came = f" (it begins: {fault.came!r})" if fault.came else ""
+            raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
+        return answers
+
+    def _key(self, content: bytes, times: NDArray[np.uint32]) -> bytes:
+        again = times.tobytes() if times.any() else b""
+        return hashlib.sha256(self._fingerprint + content + again).digest()
+
+    def _seconds_left(self) -> float:
+        now = time.monotonic()
+        self._started = self._started or now
+        if self.endpoint.deadline is None:
+            return self.endpoint.timeout
+        left = self._started + self.endpoint.deadline - now
+        if left <= 0:
+            raise Fault("deadline", "deadline", f"the deadline of {self.endpoint.deadline:g} s for the run has passed")
+        return min(left, self.endpoint.timeout)
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next send: what the server asks for, else growing with the sends, half of it random."""
+        fault = state.outcome.exception() if state.outcome is not None else None
+        if not isinstance(fault, Fault):
+            return 0.0
+        if fault.wait is not None:
+            # A wait beyond the run's deadline is cut to it: the next send then ends the run with a clear message.
+            self._pace.pause(min(fault.wait, self._until_deadline()))
+            return 0.0
+        first, most = {"busy": (0.25, 20.0), "transport": (0.05, 5.0)}.get(fault.kind, (0.02, 0.5))
+        longest = min(most, first * 2.0 ** (state.attempt_number - 1))
+        return float(min(longest * (0.5 + 0.5 * self._jitter.random()), self._until_deadline()))
+
+    def _until_deadline(self) -> float:
+        if self.endpoint.deadline is None or self._started is None:
+            return float("inf")
+        return max(0.0, self._started + self.endpoint.deadline - time.monotonic())
+
+
+def _read(batch: _Batch, wire: WireFormat, reply: Any, count: int, secrets: tuple[str, ...]) -> NDArray[np.float64]:
+    try:
+        return batch.read(wire.decode(reply, count), count)
+    except (OutputError, LinkError) as exc:
+        unreadable = isinstance(exc, Malformed)
+        came = excerpt(reply.content, secrets, SHOWN) if unreadable else ""
+        raise Fault(
+            "answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable, came=came
+        ) from exc
+    except DataError:
+        raise
+    except FimauditError as exc:
+        raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc
+
+
+def _plainly(fault: Fault) -> str:
+    """The fault without what the server said: reports are read by others. Of an unreadable answer, our own sentence."""
+    if fault.kind == "answer":
+        return fault.said
+    return f"HTTP {fault.status}" if fault.status.isdecimal() else fault.status
+
+
+def _assembled(batch: _Batch) -> NDArray[np.float64]:
+    """The pieces in order; a gap is a failed row."""
+    widths = {a.shape[1] for a in batch.answers.values()}
+    if len(widths) > 1:
+        raise ModelFailure(f"expected the same number of classes in every answer, got {sorted(widths)}; {RESUME}")
+    if not batch.answers:
+        raise ModelFailure(
+            f"the endpoint answered none of {len(batch.rows)} rows: {next(iter(batch.reasons.values()))}; {RESUME}"
+        )
+    if not batch.reasons:
+        return np.concatenate([batch.answers[start] for start in sorted(batch.answers)])
+    whole = np.full((len(batch.rows), widths.pop()), np.nan)
+    for start, answers in batch.answers.items():
+        whole[start : start + len(answers)] = answers
+    raise RowsFailed(whole, batch.reasons)

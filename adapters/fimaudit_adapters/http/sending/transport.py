@@ -1,0 +1,215 @@
+"""One send over HTTP: connections kept alive, TLS verified, no redirects, bounded in time and in bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import zlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from fimaudit.errors import TargetError
+from fimaudit_adapters.http.protocols.base import Body, Reply
+from fimaudit_adapters.http.sending.auth import Credentials
+from fimaudit_adapters.http.sending.faults import Fault, after_status
+from fimaudit_adapters.http.settings import Endpoint
+
+__all__ = ["Transport"]
+
+#: Of an error's body only this much is read: enough for a message.
+ERROR_BODY = 64 * 2**10
+
+
+class Transport:
+    """Sends to one endpoint through httpx's transport, on one event loop.
+
+    A client would add redirects, cookies and the logging of URLs, which are not wanted here, and a tenth of the time.
+
+    Raises:
+        TargetError: a credential is missing, or ``ca_file`` cannot be read.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        # Authentication plug-ins may use a client of their own, which logs full URLs at INFO.
+        for name in ("httpx", "httpcore"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self._endpoint = endpoint
+        self._credentials = Credentials(endpoint)
+        headers = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "Connection": "keep-alive", "User-Agent": "fimaudit"}
+        self._headers = list(httpx.Headers({**headers, **endpoint.headers}).items())
+        self._timeout = httpx.Timeout(None, connect=endpoint.timeout).as_dict()
+        self._url, self._parsed = "", httpx.URL()
+        try:
+            self._http = httpx.AsyncHTTPTransport(
+                verify=_verification(endpoint),
+                trust_env=endpoint.trust_env,
+                proxy=_proxy(endpoint),
+                limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency),
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as exc:
+            raise TargetError(
+                f"the proxy of the environment cannot be used ({type(exc).__name__}); set trust_env to false"
+            ) from None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in a message."""
+        return self._credentials.secrets()
+
+    async def post(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
+        """Send one body; a ``Reply`` of status 2xx, or a ``Fault``."""
+        return await self._send(self._request("POST", url, body, count_again), seconds)
+
+    async def get(self, url: str, seconds: float = 10.0) -> Reply:
+        """Ask for metadata; carries no rows."""
+        return await self._send(self._request("GET", url, Body(b"", {}), lambda: None), seconds)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    def _request(self, method: str, url: str, body: Body, count_again: Callable[[], None]) -> httpx.Request:
+        if url != self._url:
+            self._url, self._parsed = url, httpx.URL(url)
+        extensions = {"timeout": self._timeout, "count_again": count_again}
+        headers = [*self._headers, *body.headers.items()]
+        return httpx.Request(method, self._parsed, content=body.content or None, headers=headers, extensions=extensions)
+
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
+        """One answer, after as many requests as the authentication takes."""
+        flow = self._credentials.async_auth_flow(request)
+        try:
+            sent = await anext(flow)
+            while True:
+                response = await self._http.handle_async_request(sent)
+                response.request = sent
+                try:
+                    if self._credentials.reads_answers and (sent is not request or not response.is_success):
+                        await response.aread()
+                    sent = await flow.asend(response)
+                except StopAsyncIteration:
+                    return response
+                except BaseException:
+                    await response.aclose()
+                    raise
+                await response.aclose()
+        finally:
+            await flow.aclose()
+
+    async def _send(self, request: httpx.Request, seconds: float) -> Reply:
+        try:
+            # One limit for the whole request: httpx times each read by itself, and a slow drip would never end.
+            async with asyncio.timeout(seconds):
+                response = await self._exchange(request)
+                try:
+                    content = await (
+                        _content(response, self._endpoint.max_response) if response.is_success else _start(response)
+                    )
+                finally:
+                    if not response.is_closed:
+                        await response.aclose()
+        except TimeoutError:
+            raise Fault("busy", "timeout", f"no complete answer within {seconds:.3g} s") from None
+        except httpx.TimeoutException as exc:
+            connected = not isinstance(exc, httpx.ConnectTimeout)
+            raise Fault("busy", "timeout", "no answer in time", connected=connected) from None
+        except httpx.ConnectError as exc:
+            raise _unconnected(exc) from None
+        except (httpx.TransportError, httpx.StreamError) as exc:
+            # After an unhandled 500 uvicorn resets the kept connection, and the next valid request meets it.
+            raise Fault("transport", type(exc).__name__, f"the connection broke ({type(exc).__name__})") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
+            raise Fault("settings", "url", f"the URL cannot be asked ({type(exc).__name__})") from None
+        if not response.is_success:
+            raise after_status(response.status_code, response.headers, content, self.secrets)
+        return Reply(response.status_code, response.headers, content)
+
+
+def _verification(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    if endpoint.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=endpoint.ca_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise TargetError(f"ca_file {endpoint.ca_file} cannot be read as PEM certificates: {type(exc).__name__}") from None
+
+
+def _proxy(endpoint: Endpoint) -> str | None:
+    """The proxy that the environment names for this endpoint; HTTP_PROXY is honoured for 127.0.0.1 too."""
+    if not endpoint.trust_env:
+        return None
+    url = urlsplit(endpoint.url)
+    found = getproxies()
+    proxy = found.get(url.scheme.lower()) or found.get("all")
+    if proxy is None or proxy_bypass(url.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _unconnected(exc: httpx.ConnectError) -> Fault:
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said = f"the server's certificate is not trusted ({cause.verify_message}); name its authority with ca_file"
+            return Fault("settings", "tls", said, connected=False)
+        if isinstance(cause, ssl.SSLError):
+            return Fault("settings", "tls", f"TLS failed ({cause.reason or 'no reason given'})", connected=False)
+        cause = cause.__cause__ or cause.__context__
+    return Fault("transport", "connect", "nothing accepts connections there", connected=False)
+
+
+async def _content(response: httpx.Response, most: int) -> bytes:
+    """The body, unpacked here rather than by httpx: one packed chunk may unpack to a thousand times its size."""
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    unpack = _Unpack(packing) if packing not in ("", "identity") else None
+    parts: list[bytes] = []
+    size = raw = 0
+    async for chunk in response.aiter_raw():
+        raw += len(chunk)
+        part = chunk if unpack is None else unpack(chunk, most - size + 1)
+        size += len(part)
+        if size > most or raw > most:
+            raise Fault("answer", "too-large", f"the answer exceeds {most} bytes (max_response)", unreadable=True)
+        parts.append(part)
+    if unpack is not None and not unpack.finished:
+        raise Fault("answer", "cut", "the packed answer ends early", unreadable=True)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _start(response: httpx.Response) -> bytes:
+    """The first bytes of an error's body; nothing where it is packed oddly or breaks off."""
+    unpack = _Unpack("gzip") if "gzip" in response.headers.get("Content-Encoding", "").lower() else None
+    start = b""
+    try:
+        async for chunk in response.aiter_raw():
+            start += chunk[:ERROR_BODY] if unpack is None else unpack(chunk, ERROR_BODY)
+            if len(start) >= ERROR_BODY:
+                break
+    except (Fault, httpx.TransportError):
+        return b""
+    return start
+
+
+class _Unpack:
+    """gzip or deflate, never more than asked for at a time."""
+
+    def __init__(self, packing: str) -> None:
+        if packing not in ("gzip", "x-gzip", "deflate"):
+            raise Fault(
+                "answer", "encoding", f"the answer is packed as {packing[:40]!r}, which was not offered", unreadable=True
+            )
+        self._engine: Any = zlib.decompressobj(wbits=47 if packing != "deflate" else zlib.MAX_WBITS)
+
+    def __call__(self, chunk: bytes, most: int) -> bytes:
+        try:
+            return bytes(self._engine.decompress(chunk, max(1, most)))
+        except zlib.error:
+            raise Fault("answer", "packing", "the packed answer cannot be unpacked", unreadable=True) from None
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._engine.eof)

@@ -1,0 +1,235 @@
+"""ONNX models through onnxruntime: ``model.onnx`` or a ``ModelProto``, on CUDA where it exists, on the CPU otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
+from fimaudit.models.classifier import ModelInfo, Options
+from fimaudit.models.links import Link, chosen_step, to_probabilities
+from fimaudit_adapters.onnx_runtime.batch_axis import Verdict, probe_rows, repeatable, same_answers
+from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
+from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, Source, read_source, serialised, short
+from fimaudit_adapters.onnx_runtime.ports import Held, Port, choose_input, choose_output, held_inputs
+from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
+from fimaudit_adapters.options import refuse_unused
+
+__all__ = ["ADAPTER", "OnnxClassifier"]
+
+
+class OnnxClassifier:
+    """A ``Classifier`` on an onnxruntime session; thread-safe, because sessions are."""
+
+    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None) -> None:
+        self._choice: Choice | None = choice
+        self._info = info
+        self._link, self._step = link, step
+        self._dtype = np.dtype(info.dtype)
+        self._checks = choice.checks
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the model; notes and batch kind may change at the first real rows."""
+        return self._info
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs with (B, K) probabilities.
+
+        Raises:
+            DataError: the inputs do not have the model's shape, or do not fit into its type.
+            OutputError, LinkError: the answers are no distributions, see ``links.to_probabilities``.
+            ModelFailure: the model raised.
+        """
+        if self._choice is None:
+            raise ModelFailure("the model was closed; open it again")
+        rows = self._fitting(np.asarray(batch))
+        raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
+        return to_probabilities(chosen_step(raw, self._step), self._link, rows=len(rows))
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._choice = None
+
+    def _fitting(self, batch: NDArray[Any]) -> NDArray[Any]:
+        shape = self._info.input_shape
+        wrong = batch.ndim == 0 or len(batch) == 0
+        if shape is not None and not wrong:
+            came = batch.shape[1:]
+            wrong = len(came) != len(shape) or any(n not in (None, m) for n, m in zip(shape, came, strict=True))
+        if wrong:
+            expected = ", ".join("any" if n is None else str(n) for n in shape) if shape is not None else "..."
+            raise DataError(f"expected inputs of shape (rows, {expected}), got an array of shape {batch.shape}")
+        if batch.dtype != self._dtype:
+            batch = _cast(batch, self._dtype)
+        return np.ascontiguousarray(batch)
+
+    def _compared(self, choice: Choice, rows: NDArray[Any]) -> NDArray[Any]:
+        """Answer, and look whether single rows are answered alike; where not, they go one by one from here on."""
+        picked = np.unique([0, len(rows) // 2, len(rows) - 1])
+        try:
+            alone = np.concatenate([choice.reference(rows[i : i + 1]) for i in picked])
+        except FimauditError:
+            return choice.batching(rows)  # nothing to compare with; the model's own error, if any, is the better one
+        try:
+            raw = choice.batching(rows)
+            verdict = same_answers(raw[picked], alone, choice.tolerance)
+        except FimauditError:
+            verdict = Verdict.DIFFERENT
+        else:
+            if verdict is not Verdict.DIFFERENT or not repeatable(choice.reference, rows[:1], alone[:1], choice.tolerance):
+                self._checks = 0 if verdict is Verdict.SAME else self._checks - 1
+                if self._checks == 0:
+                    self._choice = replace(choice, reference=choice.batching)  # lets an original graph go
+                return raw
+        self._checks = 0
+        self._choice = replace(choice, batching=choice.reference)
+        self._info = replace(
+            self._info,
+            preferred_batch=1,
+            details={**self._info.details, "batch": choice.reference.kind},
+            notes=(
+                *self._info.notes,
+                f"{self._info.name}: a batch is not answered like its rows alone; rows go one by one, which takes longer",
+            ),
+        )
+        return choice.reference(rows)
+
+
+class _OnnxRuntimeAdapter:
+    """Opens ``.onnx`` files and ``onnx.ModelProto`` objects."""
+
+    def accepts(self, target: object) -> bool:
+        """Strings that end in ``.onnx``, and ``ModelProto`` objects."""
+        if isinstance(target, str):
+            return target.lower().endswith(".onnx")
+        kind = type(target)
+        return kind.__name__ == "ModelProto" and kind.__module__.partition(".")[0] == "onnx"
+
+    def open(self, target: Any, options: Options) -> OnnxClassifier:
+        """Open it; options used: ``link``, ``device``, ``input``, ``output``, ``output_step``, ``hold``.
+
+        Raises:
+            MissingExtraError: onnx or onnxruntime is not installed.
+            TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
+        """
+        refuse_unused(options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"))
+        ort = import_onnx()
+        try:
+            return _open(ort, target, options)
+        except FimauditError:
+            raise
+        except Exception as exc:
+            raise TargetError(
+                f"{target if isinstance(target, str) else 'the model'!r} cannot be read as ONNX: {short(exc)}"
+            ) from exc
+
+
+ADAPTER = _OnnxRuntimeAdapter()
+
+
+def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
+    device = parse_device(options.device)
+    source = read_source(target)
+    proto, session, details = _loaded(ort, source, device)
+    inputs = session.get_inputs()
+    port = choose_input(inputs, proto.graph, options.input, options.hold)
+    held = held_inputs(inputs, proto.graph, port, options.hold)
+    output = choose_output(session.get_outputs(), options.output)
+    runner = Runner(session, port, output, held, ort)
+
+    def load(rewritten: Any) -> Runner:
+        data = serialised(rewritten, source.name)
+        return Runner(_session(ort, source, data, parse_device(runner.device)), port, output, held, ort)
+
+    choice = choose_batching(source.name, proto, runner, load)
+    info = ModelInfo(
+        name=source.name,
+        adapter="onnx_runtime",
+        input_shape=choice.input_shape,
+        dtype=port.dtype,
+        classes=_classes(choice, port) if options.output_step is None else None,
+        device=runner.device,
+        preferred_batch=choice.batching.preferred,
+        call_bytes=runner.call_bytes,
+        details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
+        notes=(choice.note,) if choice.note else (),
+    )
+    return OnnxClassifier(choice, info, options.link, options.output_step)
+
+
+def _loaded(ort: Any, source: Source, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:
+    """The graph and its session; operator sets that onnxruntime has no kernels for are converted first."""
+    model = source.path if source.path is not None else serialised(source.proto, source.name)
+    try:
+        return source.proto, _session(ort, source, model, device), {}
+    except TargetError:
+        if not 0 < source.opset < OLDEST_OPSET or source.external:
+            raise
+        try:
+            from onnx import version_converter
+
+            converted = version_converter.convert_version(source.proto, OLDEST_OPSET)
+            session = _session(ort, source, serialised(converted, source.name), device)
+        except Exception:  # the first error says more
+            converted = None
+        if converted is None:
+            raise
+        return converted, session, {"converted_to_opset": OLDEST_OPSET}
+
+
+def _session(ort: Any, source: Source, model: str | bytes, device: tuple[str, int] | None) -> Any:
+    try:
+        return new_session(ort, model, source.folder, device)
+    except FimauditError:
+        raise
+    except Exception as exc:
+        raise TargetError(
+            f"onnxruntime {ort.__version__} cannot load {source.name}: {short(exc)}; check that the file is complete and "
+            "that this onnxruntime supports its operators, or export it again"
+        ) from exc
+
+
+def _classes(choice: Choice, port: Port) -> int | None:
+    """Number of classes, from one answer to a random input; a single column is P(class 1) of two."""
+    for rows in probe_rows(port, choice.input_shape, 1):
+        try:
+            answer = choice.batching(rows)
+        except FimauditError:
+            continue
+        columns = answer.shape[1] if answer.ndim > 1 else 1
+        return max(2, columns) if all(n == 1 for n in answer.shape[2:]) else None
+    return None
+
+
+def _facts(ort: Any, source: Source, runner: Runner, held: list[Held]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "sha256": source.sha256,
+        "opset": source.opset,
+        "ir_version": int(source.proto.ir_version),
+        "producer": f"{source.proto.producer_name} {source.proto.producer_version}".strip(),
+        "onnxruntime": str(ort.__version__),
+        "provider": runner.provider,
+        "input": runner.port.name,
+        "output": runner.output.name,
+    }
+    if source.external:
+        facts["external_data"] = source.external
+    if held:
+        facts["held"] = [h.name for h in held]
+    return facts
+
+
+def _cast(batch: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if batch.dtype.kind not in "fiub":
+        raise DataError(f"expected inputs of numbers ({dtype}), got dtype {batch.dtype}")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not (np.isfinite(batch).all() and batch.min() >= limits.min and batch.max() <= limits.max):
+            raise DataError(f"the model takes {dtype}, from {limits.min} to {limits.max}; the inputs go beyond that")
+        if batch.dtype.kind == "f":
+            batch = np.rint(batch)
+    return batch.astype(dtype)

@@ -1,0 +1,1 @@
+"""A network as a graph of operations with known bounds."""

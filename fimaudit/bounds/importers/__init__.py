@@ -1,0 +1,1 @@
+"""Graphs from torch and from ONNX."""

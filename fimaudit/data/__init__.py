@@ -1,0 +1,1 @@
+"""What people bring: arrays, tables, streams, images."""

@@ -1,0 +1,373 @@
+"""Some inputs out of one large file, without reading the rest: .npz, .npy, .parquet, WebDataset .tar, and image files."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.data.arrays import Row
+from fimaudit.data.filesystems import open_file
+from fimaudit.data.images import IMAGE_SUFFIXES, decode_image
+from fimaudit.errors import DataError
+
+__all__ = ["SHARD_SUFFIXES", "Decoding", "Files", "Reader", "open_shard", "table_columns"]
+
+SHARD_SUFFIXES = (".npz", ".npy", ".parquet", ".tar")
+#: Columns of a Parquet file that hold labels, the first that is there.
+LABELS = ("y", "label")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a model takes, for files whose bytes do not say: images."""
+
+    shape: tuple[int | None, ...] | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files that stand for one shard: paths, and the label and group that each file's folder gives it."""
+
+    paths: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    groups: tuple[str | None, ...]
+
+
+class Reader(Protocol):
+    """An open shard; positions count from 0 within it."""
+
+    count: int
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        """The inputs at these positions, in their order; rising positions are read fastest."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Reader:
+    """Open a shard by its ending, or the image files that stand for one.
+
+    Raises:
+        DataError: not such a file, or damaged.
+    """
+    if files is not None:
+        return _ImageFiles(files, decoding)
+    suffix = PurePosixPath(path).suffix.lower()
+    try:
+        file = open_file(path)
+        try:
+            if suffix == ".npz":
+                return _Npz(path, file)
+            if suffix == ".npy":
+                return _Npy(path, file)
+            if suffix == ".parquet":
+                return _Parquet(path, file, decoding)
+            return _Tar(path, file, decoding)
+        except BaseException:
+            file.close()
+            raise
+    except DataError:
+        raise
+    except Exception as exc:
+        what = " ".join(str(exc).split())[:200]
+        raise DataError(f"could not read {path} as {suffix}: {type(exc).__name__}: {what}") from exc
+
+
+class _Array:
+    """Rows of one array in .npy format, read by their place in a file."""
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, by_column, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise DataError(f"{name} holds an array of format {version}, expected 1.0 or 2.0; save it with numpy.save")
+        if dtype.hasobject:
+            raise DataError(f"{name} holds Python objects; expected numbers")
+        if by_column and len(shape) > 1:
+            raise DataError(f"{name} is stored column by column, so single inputs cannot be read; save it in C order")
+        if not shape:
+            raise DataError(f"expected {name} to hold (inputs, *shape), got a single number")
+        self._file, self._start, self._dtype = file, file.tell(), dtype
+        self.count, self._shape = int(shape[0]), tuple(shape[1:])
+        self._bytes = int(np.prod(self._shape, dtype=np.int64)) * dtype.itemsize
+
+    def row(self, position: int) -> NDArray[Any]:
+        self._file.seek(self._start + position * self._bytes)
+        data = self._file.read(self._bytes)
+        if len(data) < self._bytes:
+            raise DataError("the file ends before this input")
+        return np.frombuffer(data, self._dtype).reshape(self._shape)
+
+
+class _Npy:
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._file, self._x = file, _Array(path, file)
+        self.count = self._x.count
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        for position in positions:
+            try:
+                yield Row(self._x.row(position))
+            except DataError as exc:
+                yield Row(None, reason=str(exc))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Npz:
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._file = file
+        self._archive = zipfile.ZipFile(file)
+        members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
+        if "x" not in members:
+            raise DataError(f"{path} holds {', '.join(members) or 'nothing'}; expected an array called x")
+        self._x = _Array(path, self._member(members["x"]))
+        self.count = self._x.count
+        self._y, self._group = (self._whole(path, members.get(name)) for name in ("y", "group"))
+
+    def _member(self, info: zipfile.ZipInfo) -> IO[bytes]:
+        """The array's bytes: by place in the file itself where they are stored as they are, else unpacked in passing."""
+        if info.compress_type != zipfile.ZIP_STORED:
+            return self._archive.open(info)
+        self._file.seek(info.header_offset)
+        name, extra = struct.unpack("<HH", self._file.read(30)[26:30])
+        self._file.seek(info.header_offset + 30 + name + extra)
+        return self._file
+
+    def _whole(self, path: str, info: zipfile.ZipInfo | None) -> list[Any] | None:
+        if info is None:
+            return None
+        with self._archive.open(info) as member:
+            values = np.lib.format.read_array(member, allow_pickle=False).reshape(-1)
+        if len(values) != self.count:
+            raise DataError(f"{path} holds {self.count} inputs, but {len(values)} in {info.filename}")
+        return list(values.tolist())
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        for position in positions:
+            y = None if self._y is None else int(self._y[position])
+            group = None if self._group is None else str(self._group[position])
+            try:
+                yield Row(self._x.row(position), y, group)
+            except (DataError, zipfile.BadZipFile, EOFError) as exc:
+                yield Row(None, y, group, f"the file is damaged here ({exc})")
+
+    def close(self) -> None:
+        self._archive.close()
+        self._file.close()
+
+
+class _Parquet:
+    """Feature columns, a list column ``x``, or a column ``image`` of encoded files; one row group is held at a time."""
+
+    def __init__(self, path: str, file: IO[bytes], decoding: Decoding) -> None:
+        import pyarrow.parquet as pq
+
+        self._file, self._decoding = file, decoding
+        self._table = pq.ParquetFile(file)
+        self.count = int(self._table.metadata.num_rows)
+        sizes = [self._table.metadata.row_group(k).num_rows for k in range(self._table.metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+        schema = self._table.schema_arrow
+        self.kind, self._columns = _parquet_kind(path, schema)
+        self._label = next((name for name in LABELS if name in schema.names), None)
+        self._group = "group" if "group" in schema.names else None
+        self._held: tuple[int, Any, list[Any] | None, list[Any] | None] = (-1, None, None, None)
+
+    def _row_group(self, k: int) -> tuple[Any, list[Any] | None, list[Any] | None]:
+        """The inputs, labels and groups of a row group: features as one array, arrays and images as they are stored."""
+        if self._held[0] != k:
+            wanted = [*self._columns, *(n for n in (self._label, self._group) if n is not None)]
+            table = self._table.read_row_group(k, columns=wanted)
+            if self.kind == "table":
+                x = np.stack([table.column(name).to_numpy().astype(np.float64) for name in self._columns], axis=1)
+            else:
+                x = table.column(self._columns[0])
+            y, group = (None if n is None else table.column(n).to_pylist() for n in (self._label, self._group))
+            self._held = (k, x, y, group)
+        return self._held[1:]
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        for position in positions:
+            k = int(np.searchsorted(self._starts, position, side="right")) - 1
+            x, labels, groups = self._row_group(k)
+            at = position - int(self._starts[k])
+            y = None if labels is None else _integer(labels[at])
+            group = None if groups is None or groups[at] is None else str(groups[at])
+            try:
+                yield Row(self._input(x[at]), y, group)
+            except (DataError, ValueError, TypeError) as exc:
+                yield Row(None, y, group, str(exc))
+
+    def _input(self, cell: Any) -> NDArray[Any]:
+        if self.kind == "table":
+            return np.asarray(cell)
+        if self.kind == "list":
+            return _nested(cell)
+        held = cell.as_py()
+        data = held.get("bytes") if isinstance(held, dict) else held
+        if not isinstance(data, bytes):
+            raise DataError("the row holds no image bytes")
+        return decode_image(data, self._decoding.shape, self._decoding.dtype)
+
+    def close(self) -> None:
+        self._table.close()
+        self._file.close()
+
+
+def _nested(cell: Any) -> NDArray[Any]:
+    """A list of lists of one length each as an array."""
+    values = cell.values
+    if values is None:
+        raise DataError("the row is empty")
+    shape = [len(values)]
+    while hasattr(values.type, "value_type"):
+        lengths = {len(part.values) for part in values if part.values is not None}
+        if len(lengths) != 1:
+            raise DataError("the row's lists are of different lengths")
+        shape.append(lengths.pop())
+        values = values.flatten()
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def _parquet_kind(path: str, schema: Any) -> tuple[str, list[str]]:
+    import pyarrow as pa
+
+    if "x" in schema.names and hasattr(schema.field("x").type, "value_type"):
+        return "list", ["x"]
+    if "image" in schema.names:
+        return "image", ["image"]
+    columns = [name for name in schema.names if name not in ("y", "group")]
+    odd = [n for n in columns if not _is_number(schema.field(n).type, pa)]
+    if odd:
+        raise DataError(
+            f"column {odd[0]!r} of {path} holds {schema.field(odd[0]).type} values, expected numbers, a list column x, or a "
+            "column image of encoded images"
+        )
+    if not columns:
+        raise DataError(f"{path} has no feature columns")
+    return "table", columns
+
+
+def _is_number(kind: Any, pa: Any) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def table_columns(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Feature names of a Parquet table and those of whole numbers; ``None`` where it holds arrays or images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        schema = pq.read_schema(file)
+    kind, columns = _parquet_kind(path, schema)
+    if kind != "table":
+        return None
+    whole = [n for n in columns if not pa.types.is_floating(schema.field(n).type)]
+    return tuple(columns), tuple(whole)
+
+
+@dataclass
+class _Sample:
+    """Members of one sample of a tar: where its input and its label lie."""
+
+    input: tarfile.TarInfo | None = None
+    label: tarfile.TarInfo | None = field(default=None)
+
+
+class _Tar:
+    """WebDataset: files that share a name up to its first dot are one sample: ``a/0001.jpg`` and ``a/0001.cls``."""
+
+    def __init__(self, path: str, file: IO[bytes], decoding: Decoding) -> None:
+        self._file, self._decoding = file, decoding
+        self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+        found: dict[str, _Sample] = {}
+        for member in self._tar:
+            if not member.isfile():
+                continue
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, ending = name.partition(".")
+            suffix = dot + ending.lower()
+            sample = found.setdefault(f"{folder}/{stem}", _Sample())
+            if suffix in (*IMAGE_SUFFIXES, ".npy"):
+                sample.input = member
+            elif suffix in (".cls", ".json"):
+                sample.label = member if sample.label is None or suffix == ".cls" else sample.label
+        self._samples = [sample for sample in found.values() if sample.input is not None]
+        self.count = len(self._samples)
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        for position in positions:
+            sample = self._samples[position]
+            y: int | None = None
+            try:
+                y = self._label(sample)
+                yield Row(self._x(sample), y)
+            except (DataError, ValueError, OSError, EOFError, tarfile.TarError) as exc:
+                name = "" if sample.input is None else f"{sample.input.name}: "
+                yield Row(None, y, reason=f"{name}{exc}")
+
+    def _x(self, sample: _Sample) -> NDArray[Any]:
+        assert sample.input is not None
+        data = self._bytes(sample.input)
+        if sample.input.name.lower().endswith(".npy"):
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        return decode_image(data, self._decoding.shape, self._decoding.dtype)
+
+    def _label(self, sample: _Sample) -> int | None:
+        if sample.label is None:
+            return None
+        text = self._bytes(sample.label).decode("utf-8")
+        if sample.label.name.endswith(".cls"):
+            return int(text)
+        told = json.loads(text)
+        return _integer(told.get("label")) if isinstance(told, dict) else None
+
+    def _bytes(self, member: tarfile.TarInfo) -> bytes:
+        opened = self._tar.extractfile(member)
+        if opened is None:
+            raise DataError("the tar holds no file here")
+        return opened.read()
+
+    def close(self) -> None:
+        self._tar.close()
+        self._file.close()
+
+
+class _ImageFiles:
+    def __init__(self, files: Files, decoding: Decoding) -> None:
+        self._files, self._decoding = files, decoding
+        self.count = len(files.paths)
+
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        for at in positions:
+            path, y, group = self._files.paths[at], self._files.labels[at], self._files.groups[at]
+            try:
+                with open_file(path) as file:
+                    data = file.read()
+                yield Row(decode_image(data, self._decoding.shape, self._decoding.dtype), y, group)
+            except (DataError, OSError) as exc:
+                yield Row(None, y, group, f"{path}: {exc}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _integer(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value == int(value) else None

@@ -1,0 +1,258 @@
+"""Data that need not fit in memory: files by folder, glob or URL, numbered through, and read a few inputs at a time."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, read_inputs
+from fimaudit.data.filesystems import Found, find_files, is_url, open_file
+from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
+from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, open_shard, table_columns
+from fimaudit.errors import DataError
+
+__all__ = ["Shard", "Stream", "count_inputs", "first_size", "look_at", "open_data"]
+
+#: One file of at most this many bytes is read whole and checked whole before the start.
+WHOLE_BYTES = 256 * 2**20
+#: Domain and pilot look at all inputs up to this many bytes, and at so many of a larger set, spread evenly.
+REFERENCE_BYTES = 16 * 2**20
+REFERENCE_LEAST, REFERENCE_MOST = 64, 10_000
+#: Image files that stand for one shard.
+FILES_A_SHARD = 1000
+#: Files are counted side by side: behind a network it is the waiting that takes the time.
+COUNTERS = 16
+SIZES_FILE = "sizes.json"
+
+#: Counts the inputs of each shard, in order.
+Counter = Callable[[Sequence["Shard"]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of inputs, or image files that stand for one.
+
+    Attributes:
+        path: path or URL; of a folder where ``files`` are given.
+        size: bytes.
+        files: the image files.
+    """
+
+    path: str
+    size: int
+    files: Files | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Inputs 0 to n - 1 in files; what is read, and where, does not depend on who reads it. Pickles small.
+
+    Attributes:
+        source: what the user gave.
+        shards: the files in order of their names.
+        counts: inputs of each.
+        names, whole: feature names of tables, and those of columns of whole numbers.
+        decoding: what the model takes, where files hold images.
+    """
+
+    source: str
+    shards: tuple[Shard, ...]
+    counts: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+    whole: tuple[str, ...] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Index of each shard's first input, and the number of inputs at the end."""
+        return [0, *np.cumsum(self.counts).tolist()]
+
+    @property
+    def images(self) -> bool:
+        """Whether any file holds encoded images."""
+        return any(shard.files is not None or shard.name.lower().endswith(".tar") for shard in self.shards)
+
+    def for_model(self, shape: Sequence[int | None] | None, dtype: str) -> Stream:
+        """The same inputs, decoded to what a model takes."""
+        return replace(self, decoding=Decoding(None if shape is None else tuple(shape), dtype))
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Row]:
+        """The inputs at ``indices``, in their order; a file that cannot be read gives each of its inputs the reason."""
+        numbers = ((bisect.bisect_right(self.starts, i) - 1, int(i)) for i in indices)
+        for at, of_shard in groupby(numbers, key=lambda pair: pair[0]):
+            yield from self._of_shard(at, [index - self.starts[at] for _, index in of_shard])
+
+    def reference(self) -> NDArray[np.int64]:
+        """Indices of the inputs that stand for all in the pilot and the domain: all of a small set, else spread evenly."""
+        first = next(self.rows([0]))
+        size = 8 if first.x is None else max(1, first.x.nbytes)
+        count = min(len(self), max(REFERENCE_LEAST, min(REFERENCE_MOST, REFERENCE_BYTES // size)))
+        return np.unique(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
+    def manifest(self) -> str:
+        """SHA-256 over the files' names, sizes and counts: what makes two runs read the same data, without reading it."""
+        listed = [
+            [shard.path, shard.size, count, None if shard.files is None else shard.files.paths]
+            for shard, count in zip(self.shards, self.counts, strict=True)
+        ]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+    def _of_shard(self, at: int, positions: list[int]) -> Iterator[Row]:
+        shard = self.shards[at]
+        try:
+            reader = open_shard(shard.path, self.decoding, shard.files)
+        except (DataError, OSError) as exc:
+            yield from (Row(None, reason=str(exc)) for _ in positions)
+            return
+        try:
+            if reader.count == self.counts[at]:
+                yield from reader.rows(positions)
+                return
+            why = f"{shard.path} holds {reader.count} inputs now and held {self.counts[at]} at the start"
+            yield from (Row(None, reason=why) for _ in positions)
+        finally:
+            reader.close()
+
+
+def first_size(data: Inputs | Stream) -> int:
+    """How many numbers the first input holds; 1 where it cannot be told."""
+    first = next(data.rows([0]), None) if len(data) else None
+    return max(1, first.x.size) if first is not None and first.x is not None else 1
+
+
+def look_at(stream: Stream, expected: Sequence[int | None] | None) -> tuple[Inputs, NDArray[np.int64]]:
+    """The inputs that stand for all of a stream, checked against the model, and their positions.
+
+    Args:
+        stream: decoded for the model (``Stream.for_model``).
+        expected: the model's shape of one input, ``None`` where an axis or all of it is free.
+
+    Raises:
+        DataError: none of them can be read, or they do not fit the model.
+    """
+    numbers = stream.reference()
+    rows = list(stream.rows(numbers.tolist()))
+    readable = [row.x.shape for row in rows if row.x is not None]
+    if not readable:
+        raise DataError(f"none of {len(rows)} inputs tried at {stream.source} can be read; the first: {rows[0].reason}")
+    shape = max(set(readable), key=readable.count)  # a few odd ones fail on their own later
+    kept = [i for i, row in enumerate(rows) if row.x is not None and row.x.shape == shape and _finite(row.x)]
+    if not kept:
+        raise DataError(f"none of {len(rows)} inputs tried at {stream.source} holds finite numbers")
+    x = np.stack([np.asarray(rows[i].x) for i in kept])
+    y, group = ([getattr(rows[i], name) for i in kept] for name in ("y", "group"))
+    labels = None if None in y else np.array(y)
+    groups = None if None in group else np.array(group)
+    found = Inputs(x, labels, groups, stream.names, stream.source, stream.whole)
+    return check_inputs(found, expected), numbers[kept]
+
+
+def _finite(x: NDArray[Any]) -> bool:
+    return x.dtype.kind in "iub" or (x.dtype.kind == "f" and bool(np.isfinite(x).all()))
+
+
+def open_data(spec: str | Path, counter: Counter | None = None) -> Inputs | Stream:
+    """One file that fits in memory as ``Inputs``; anything else as a ``Stream``.
+
+    Args:
+        spec: a file (.npz, .npy, .csv, .parquet, .tar), a folder of images or of such files, a glob, or a URL of these
+            (``s3://bucket/train-*.parquet``; needs fsspec and the protocol's package).
+        counter: counts the inputs of files; in threads of this process when left out.
+
+    Raises:
+        DataError: nothing there, files of several kinds, or unreadable.
+    """
+    text = str(spec)
+    file = Path(text)
+    single = not is_url(text) and file.suffix.lower() in SUFFIXES and not any(sign in text for sign in "*?[{")
+    if single and (not file.exists() or file.suffix.lower() == ".csv" or file.stat().st_size <= WHOLE_BYTES):
+        return read_inputs(file)
+    found = [f for f in find_files(text) if PurePosixPath(f.path).suffix.lower() in (*SHARD_SUFFIXES, *IMAGE_SUFFIXES)]
+    if not found:
+        if not is_url(text) and file.is_file():
+            return read_inputs(file)  # refuses the ending
+        kinds = ", ".join((*SHARD_SUFFIXES, ".csv"))
+        raise DataError(f"no data at {text}: expected {kinds} or images, as a file, a folder, a glob or a URL")
+    several = sorted({_kind(f.path) for f in found})
+    if len(several) > 1:
+        raise DataError(f"{text} holds files of several kinds ({', '.join(several)}); give a glob of one kind")
+    kind = several[0]
+    shards = _image_shards(text, found) if kind == "images" else [Shard(f.path, f.size) for f in found]
+    if kind in ("images", ".tar"):
+        require_decoder()
+    names, whole = (table_columns(shards[0].path) if kind == ".parquet" else None) or (None, ())
+    counts = _told_counts(shards) or list((counter or _in_threads)(shards))
+    kept = [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
+    if not kept:
+        raise DataError(f"expected at least one input, got none in {len(shards)} files at {text}")
+    return Stream(text, tuple(s for s, _ in kept), tuple(n for _, n in kept), names, whole)
+
+
+def count_inputs(shard: Shard) -> int:
+    """How many inputs a shard holds, from its head or, of a tar, from its members' headers."""
+    if shard.files is not None:
+        return len(shard.files.paths)
+    reader = open_shard(shard.path, Decoding())
+    try:
+        return reader.count
+    finally:
+        reader.close()
+
+
+def _in_threads(shards: Sequence[Shard]) -> Iterable[int]:
+    with ThreadPoolExecutor(COUNTERS) as pool:
+        return list(pool.map(count_inputs, shards))
+
+
+def _told_counts(shards: Sequence[Shard]) -> list[int] | None:
+    """Counts from ``sizes.json`` beside the files ({"a-000.tar": 1000}), which spares reading every tar's headers."""
+    if any(shard.files is not None for shard in shards):
+        return None
+    folder = shards[0].path.rpartition("/")[0]
+    try:
+        with open_file(f"{folder}/{SIZES_FILE}" if folder else SIZES_FILE) as file:
+            told = json.loads(file.read())
+        return [int(told[shard.name]) for shard in shards]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _kind(path: str) -> str:
+    suffix = PurePosixPath(path).suffix.lower()
+    return "images" if suffix in IMAGE_SUFFIXES else suffix
+
+
+def _image_shards(spec: str, found: Sequence[Found]) -> list[Shard]:
+    """Image files in order; in a folder of folders each folder is a class, numbered by name, and a group."""
+    parents = [PurePosixPath(f.path).parent for f in found]
+    folders = sorted(set(parents))
+    classes = {p: i for i, p in enumerate(folders)} if len(folders) > 1 else {}
+    shards = []
+    for first in range(0, len(found), FILES_A_SHARD):
+        part, of = found[first : first + FILES_A_SHARD], parents[first : first + FILES_A_SHARD]
+        files = Files(
+            tuple(f.path for f in part),
+            tuple(classes.get(p) for p in of),
+            tuple(p.name if p in classes else None for p in of),
+        )
+        shards.append(Shard(spec, sum(f.size for f in part), files))
+    return shards

@@ -1,0 +1,93 @@
+"""Which engine an audit runs on, with what it needs before the data and the model are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from fimaudit.data.streams import Counter
+from fimaudit.errors import UsageError
+from fimaudit.models.links import Link
+
+if TYPE_CHECKING:
+    from fimaudit.engines.ray.cluster import Cluster, Seats
+    from fimaudit.engines.ray.engine import RayEngine
+
+__all__ = ["EngineName", "Place", "choose_engine"]
+
+EngineName = Literal["local", "ray"]
+
+
+class Place:
+    """This machine, or a cluster that is connected until ``close``.
+
+    Attributes:
+        counter: counts the inputs of files (``fimaudit.data.streams.open_data``).
+    """
+
+    def __init__(self, cluster: Cluster | None = None, seats: Seats | None = None, counter: Counter | None = None) -> None:
+        self._cluster, self._seats, self.counter = cluster, seats, counter
+
+    def engine(
+        self, model: object, link: Link, options: Mapping[str, Any], batch: int | None, *, worst_direction: bool
+    ) -> RayEngine | None:
+        """The engine with workers of its own, or ``None`` for this process.
+
+        Args:
+            model, link, options: as for ``open_classifier``: each worker opens the model for itself.
+            batch: rows a call.
+            worst_direction: whether workers would have to write files to the run folder.
+
+        Raises:
+            UsageError: something that workers elsewhere cannot do.
+        """
+        if self._seats is None:
+            return None
+        if worst_direction:
+            raise UsageError("--worst-direction writes a file for each input from this process; use --engine local")
+        from fimaudit.engines.ray.engine import RayEngine
+
+        return RayEngine(self._seats, model, link, options, batch)
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        if self._seats is None:
+            return {"name": "local"}
+        return {"name": "ray", "workers": self._seats.workers, "gpus_per_worker": self._seats.gpus}
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def choose_engine(name: str, *, address: str | None, workers: int | None, gpus_per_worker: float | None) -> Place:
+    """Connect to where an audit is to run.
+
+    Raises:
+        UsageError: an unknown engine, options of the other one, numbers that make no sense, or no cluster there.
+        MissingExtraError: Ray is not installed.
+    """
+    if name not in ("local", "ray"):
+        raise UsageError(f"expected --engine local or ray, got {name!r}")
+    given = {"--address": address, "--workers": workers, "--gpus-per-worker": gpus_per_worker}
+    if name == "local":
+        named = [flag for flag, value in given.items() if value is not None]
+        if named:
+            raise UsageError(f"{named[0]} belongs to --engine ray; the local engine is this one process")
+        return Place()
+    if workers is not None and workers < 1:
+        raise UsageError(f"expected --workers of at least 1, got {workers}")
+    if gpus_per_worker is not None and gpus_per_worker < 0:
+        raise UsageError(f"expected --gpus-per-worker of 0 or more, got {gpus_per_worker:g}")
+    from fimaudit.engines.ray.cluster import connect, seats
+
+    cluster = connect(address)
+    try:
+        chosen = seats(workers, gpus_per_worker)
+        from fimaudit.engines.ray.engine import count_on_ray
+
+        return Place(cluster, chosen, count_on_ray)
+    except BaseException:
+        cluster.close()
+        raise

@@ -1,0 +1,193 @@
+"""From one input's answers to its numbers: secants to spectral norm, peak, trace, contrast and margin radius."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.noise import View
+from fimaudit.estimation.peak_norm import peak_temperature, temper
+from fimaudit.estimation.secants import contrasts, log_probabilities
+from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
+from fimaudit.results import Contrast
+
+__all__ = [
+    "Estimate",
+    "class_contrast",
+    "estimate_basis",
+    "named_contrast",
+    "undetected",
+]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The numbers of one input; ``peak`` and ``margin`` are ``None`` where fewer than two classes are visible.
+
+    Attributes:
+        spectral, trace, peak, margin: with limits.
+        contrast: which classes trade probability.
+        rival_hidden: a class that the answers hide may be nearer than every visible one, so ``margin`` and ``peak`` say
+            nothing but the margin's upper limit.
+        heaviness: by how much log intervals widen on each side if the secants scatter as they do here rather than as
+            those of a linear function would.
+    """
+
+    spectral: Limits
+    trace: Limits
+    peak: Limits | None
+    margin: Margin | None
+    contrast: Contrast | None
+    rival_hidden: bool = False
+    heaviness: float = 0.0
+
+    def widened(self, change: float) -> Estimate:
+        """The same values with limits that also allow for a relative error ``change`` of the norms from the step."""
+        up = float(np.exp(min(change, 1.0)))
+
+        def wide(limits: Limits, by: float) -> Limits:
+            return Limits(limits.value, limits.lower / by, limits.upper * by)
+
+        margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, up**0.5))
+        peak = self.peak and wide(self.peak, up)
+        return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
+
+
+def named_contrast(view: View, direction: Array, p: Array) -> Contrast | None:
+    """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
+    top = int(view.place[0]) if view.place.size else 0
+    columns = class_contrast(direction, p, top)
+    if max(columns.from_, columns.to) >= len(view.classes):
+        return None
+    return Contrast(from_=int(view.classes[columns.from_]), to=int(view.classes[columns.to]))
+
+
+def class_contrast(direction: Array, p: Array, top: int) -> Contrast:
+    """Which classes trade probability along the top eigenvector u of G: dp_k is proportional to sqrt(p_k) u_k.
+
+    Oriented so that the predicted class, where it takes part, is the one that loses.
+    """
+    flow = np.sqrt(p) * direction
+    loses, gains = int(np.argmin(flow)), int(np.argmax(flow))
+    if gains == top or (loses != top and abs(flow[gains]) > abs(flow[loses])):
+        loses, gains = gains, loses
+    return Contrast(from_=loses, to=gains)
+
+
+@dataclass(frozen=True)
+class _Exact:
+    spectral: float
+    trace: float
+    peak: float | None
+    radius: float | None
+    rival: int
+    steepest: float
+    direction: Array
+
+
+def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[np.int64]) -> _Exact:
+    """From the whole Jacobian: rows of 2 J_s^T (d, C) and of J_log p^T (d, visible)."""
+    values, vectors = np.linalg.eigh(slopes.T @ slopes)
+    peak: float | None = None
+    radius: float | None = None
+    rival, steepest = top, 0.0
+    if len(classes) >= 2 and top in classes and logs.any():
+        place = int(np.searchsorted(classes, top))
+        log_p = log_probabilities(base[None, classes], place)[0]
+        z = temper(logs, log_p, peak_temperature(logs, log_p))
+        peak = float(np.linalg.eigvalsh(z.T @ z)[-1])
+        others = np.delete(np.arange(len(classes)), place)
+        norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)
+        if norms.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                radii = np.where(norms > 0, (log_p[place] - log_p[others]) / norms, np.inf)
+            radius, steepest = float(radii.min()), float(norms.max())
+            rival = int(classes[others[int(radii.argmin())]])
+    return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])
+
+
+def estimate_basis(view: View, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
+    """Numbers from the whole Jacobian, measured with two step sizes.
+
+    The half-width of each interval is three times the disagreement of the two plus 0.1 % of the value: their plain
+    disagreement covers only half.
+
+    Args:
+        view: the measurable classes at the input.
+        fine: (d, C) secants of 2 sqrt(p) and (d, C) secants of log p (NaN where a class is not visible), smaller step.
+        coarse: the same with the larger step.
+    """
+    if not fine[0].any() and not coarse[0].any():
+        return None
+    base, top = view.table(view.base[None])[0], int(view.place[0])
+    seen = np.asarray(np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0)) & (base > 0)
+    classes = np.flatnonzero(seen)
+    one = _exact(base, fine[0], fine[1][:, classes], top, classes)
+    two = _exact(base, coarse[0], coarse[1][:, classes], top, classes)
+    margin = None
+    hidden = not view.whole
+    if one.radius is not None and two.radius is not None:
+        margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
+        unseen = base[: len(view.classes)][~seen[: len(view.classes)]]
+        ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+        hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
+    peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
+    return Estimate(
+        _agreement(one.spectral, two.spectral),
+        _agreement(one.trace, two.trace),
+        peak,
+        margin,
+        named_contrast(view, one.direction, base),
+        hidden,
+    )
+
+
+def _agreement(fine: float, coarse: float) -> Limits:
+    half = 3.0 * abs(fine - coarse) + 1e-3 * fine
+    return Limits(fine, max(0.0, fine - half), fine + half)
+
+
+def undetected(
+    view: View, rows: Array, quantum: float, length: float, confidence: float, factor: float | None = None
+) -> tuple[float, float]:
+    """Limits that hold when nothing could be resolved: spectral norm from above, margin radius from below.
+
+    Measurable classes: the limit of what was measured, noise included. Every other probability is known to half its
+    quantum, so 2 sqrt(p_k) stayed within a range slack_k and its variance is at most slack_k^2 / 4; the two
+    parts add as lengths. Likewise log(p_c / p_k) for the radius.
+
+    Args:
+        view: the measurable classes.
+        rows: (m, K) answers at the displaced inputs.
+        quantum: distance of neighbouring answers; 0 for the spacing of float32.
+        length: root mean square displacement of one feature.
+        confidence: of the two-sided interval.
+        factor: limit of lambda over the mean energy; for random directions when left out.
+    """
+    if length == 0:
+        return float("inf"), 0.0
+    if factor is None:
+        factor = upper_factor((1.0 - confidence) / 2, max(1, len(rows) - 1), None)
+    everything = np.vstack([view.base[None], rows])
+    width = quantum if quantum > 0 else np.spacing(everything.max(axis=0).astype(np.float32)).astype(np.float64)
+    low, high = np.maximum(everything.min(axis=0) - width / 2, 0.0), everything.max(axis=0) + width / 2
+    slack = np.sqrt(high) - np.sqrt(low)
+    measured = 0.0
+    if not view.blind and len(rows) > 1:
+        table = view.table(rows)
+        if (table != table[0]).any():
+            measured = factor * float(sample_spectrum(contrasts(np.sqrt(table) * (2.0 / length)))[0])
+    if measured > 0:
+        slack[view.classes] = 0.0
+    unseen = factor * float((slack**2).sum()) / length**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wobble = np.log(high / low)
+        gap = np.maximum(np.log(low[view.top] / high), 0.0)
+        radii = np.delete(gap / (wobble + wobble[view.top]), view.top) * (length * 2.0 / np.sqrt(factor))
+    radius = float(np.nan_to_num(radii, nan=0.0).min())
+    return float((np.sqrt(measured) + np.sqrt(unseen)) ** 2), radius

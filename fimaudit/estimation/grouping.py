@@ -1,0 +1,20 @@
+"""Positions of things of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+__all__ = ["alike"]
+
+
+def alike(kinds: Iterable[Hashable]) -> list[list[int]]:
+    """Positions of those of one kind, kind by kind; those of kind ``None`` are left out.
+
+    >>> alike(["a", None, "b", "a"])
+    [[0, 3], [2]]
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        if kind is not None:
+            places.setdefault(kind, []).append(place)
+    return list(places.values())

@@ -1,0 +1,158 @@
+"""The first-order l2 distance to a changed decision, from the secants of the log-odds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.predictable import LEARNING, least_norm
+from fimaudit.estimation.secants import running_sums
+from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
+
+__all__ = ["Margin", "many_margins", "margin_limits"]
+
+Array = NDArray[np.float64]
+
+#: A hidden class is taken to be at most this much steeper than the steepest visible one.
+STEEPER = 1.25
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin radius with its limits (units of the input), and the class on its other side.
+
+    Attributes:
+        radius: with limits.
+        rival: the class beyond it.
+        steepest: the largest gradient norm of a visible class's log-odds.
+    """
+
+    radius: Limits
+    rival: int
+    steepest: float = 0.0
+
+    def beaten_by(self, gap: float) -> bool:
+        """Whether a hidden class, at least ``gap`` below the predicted one in log p, may be nearer than the visible rival.
+
+        It would need a steeper gradient than any visible class has, by more than the factor ``STEEPER``.
+        """
+        return gap < STEEPER * self.steepest * self.radius.value
+
+
+def margin_limits(
+    logs: Array,
+    log_p: Array,
+    top: int,
+    confidence: float,
+    features: int | None = None,
+    noise: Array | None = None,
+    caught: Array | None = None,
+    caught_noise: float = 0.0,
+) -> Margin | None:
+    """min over k != c of log(p_c / p_k) / |grad log(p_c / p_k)|, an estimate of the distance, not a bound on it.
+
+    The squared norm of each gradient is the mean square of its secants. Lower limit: the smallest over k of the gap over the
+    norm's upper limit; the true nearest class is among them, so no correction for many classes is due. Upper limit: with
+    the class k_t chosen from earlier contrasts, (l_t / gap)^2 is at most chi2_1 / radius^2 given the past, so
+    radius <= sqrt(chi2_{n, 1-alpha/2} / sum_t (l_t / gap)^2). What exact rows measured is added to each squared norm without
+    any limits; the upper limit then follows from ``least_norm`` for 1 / radius^2.
+
+    Args:
+        logs: (m, K) contrasts of log p over the visible classes.
+        log_p: (K,) log probabilities at the input.
+        top: the predicted class, a position among the K.
+        confidence: of the two-sided interval.
+        features: d for orthonormal directions, ``None`` for independent ones.
+        noise: (K,) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
+        caught: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        caught_noise: noise that they add to each squared norm, in multiples of ``noise``.
+
+    Returns:
+        ``None`` when no class's log-odds moved at all.
+    """
+    return many_margins(
+        logs[None],
+        log_p[None],
+        np.array([top]),
+        confidence,
+        features,
+        None if noise is None else noise[None],
+        None if caught is None or not len(caught) else caught[None],
+        caught_noise,
+    )[0]
+
+
+def many_margins(
+    logs: Array,
+    log_p: Array,
+    top: NDArray[np.int64],
+    confidence: float,
+    features: int | None = None,
+    noise: Array | None = None,
+    caught: Array | None = None,
+    caught_noise: float = 0.0,
+) -> list[Margin | None]:
+    """``margin_limits`` of (n, m, K) contrasts, (n, K) log probabilities and noise, (n,) classes, (n, q, K) exact rows."""
+    n, terms, tail = len(logs), logs.shape[-2], (1.0 - confidence) / 2
+    i = np.arange(n)
+    other = np.arange(logs.shape[-1]) != top[:, None]
+    gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
+    odds2 = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs) ** 2
+    energy = odds2.sum(axis=1)
+    exact = None if caught is None else ((np.take_along_axis(caught, top[:, None, None], axis=2) - caught) ** 2).sum(axis=1)
+    moved = other & (energy > 0 if exact is None else energy + exact > 0)
+    added = np.zeros_like(energy) if noise is None else noise + noise[i, top][:, None]
+    norms2 = np.where(other, np.maximum(energy / terms - added, 0.0), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # few terms have no finite factor; a class may not move at all
+        upper2 = energy / terms * upper_factor(tail, terms, features)
+        if exact is not None:
+            upper2 = upper2 + exact
+            exact = np.maximum(exact - caught_noise * added, 0.0)
+            norms2 = norms2 + exact
+        radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
+        lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf).min(axis=1)
+    uppers = np.maximum(_upper(odds2, gaps, tail, features, added, exact), lowers)
+    nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
+    limits = ManyLimits(radii[i, nearest], lowers, uppers).each()
+    return [
+        Margin(one, int(rival), float(steep)) if np.isfinite(one.value) else None
+        for one, rival, steep in zip(limits, nearest, steepest, strict=True)
+    ]
+
+
+def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None) -> Array:
+    """The upper limits (n,); a tie is a changed decision at distance 0."""
+    learning = LEARNING if exact is None else 0
+    n = odds2.shape[1] - learning
+    tied = (gaps == 0).any(axis=1)
+    if n <= 0:
+        return np.where(tied, 0.0, np.inf)
+    gaps = np.where(tied[:, None], np.inf, gaps)
+    scaled = odds2 / gaps[:, None] ** 2
+    past = running_sums(scaled)[:, learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
+    chosen = past.argmax(axis=2)
+    terms = np.take_along_axis(scaled[:, learning:], chosen[:, :, None], axis=2)[:, :, 0]
+    noise = np.take_along_axis(added / gaps**2, chosen, axis=1).sum(axis=1)
+    total = terms.sum(axis=1) - noise
+    quantile = energy_quantile(1.0 - tail, n, features)
+    if exact is None:
+        inverse2 = total / quantile
+    else:
+        known = exact / gaps**2
+        share = np.maximum(total, 0.0) / np.where(total + noise > 0, total + noise, np.inf)  # of the sum that is no noise
+        inverse2 = np.array(
+            [
+                least_norm((np.bincount(c, t, len(k)) * s).tolist(), k.tolist(), quantile, float(k.max()))
+                for c, t, s, k in zip(chosen, terms, share, known, strict=True)
+            ]
+        )
+    found = 1.0 / np.sqrt(np.where(inverse2 > 0, inverse2, 1.0))
+    return np.where(tied, 0.0, np.where(inverse2 > 0, found, np.inf))
+
+
+def _past(scaled: Array, known: Array) -> Array:
+    """What speaks for each class before each term: the exact part, and the mean of the terms so far."""
+    before = np.concatenate([np.zeros_like(known)[:, None], running_sums(scaled)[:, :-1]], axis=1)
+    return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

@@ -1,0 +1,331 @@
+"""The maximum of the spectral norm over softmax temperature: the sensitivity that no rescaling of logits can change.
+
+With logits z / T the output distribution is q_T ~ p^(1/T), and with L = J_L v the change of log p along a direction v,
+
+    lambda_T = top eigenvalue of E[Z^T Z],   Z = (L - L q_T) sqrt(q_T) / T,   peak = max_T lambda_T.
+
+At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from types import EllipsisType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.predictable import (
+    DENSE_CLASSES,
+    FIRST_STEPS,
+    LEARNING,
+    RENEWED_STEPS,
+    TINY,
+    block_starts,
+    joint_starts,
+    leading_directions,
+    longest_row,
+    past_grams,
+    past_rows,
+    predicted_lower,
+    predicted_sum,
+    seed_direction,
+)
+from fimaudit.estimation.spectral_norm import (
+    Limits,
+    ManyLimits,
+    energy_quantile,
+    joint_rows,
+    joint_top,
+    sample_spectrum,
+    sketch_limits,
+    upper_factor,
+)
+
+__all__ = ["many_peak_limits", "peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
+
+Array = NDArray[np.float64]
+#: Of inputs worked on together, all or some.
+Which = EllipsisType | NDArray[np.bool_]
+#: lambda_T at temperatures (..., n) of all inputs or some.
+Tops = Callable[[Array, Which], Array]
+
+#: For two classes the peak lies where the gap of log p is 2.4 T; more classes move it, up to a factor of a few.
+TWO_CLASS_GAP = 2.4
+GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 7))
+FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
+#: The predicted temperature is renewed when the past holds this many contrasts.
+RENEWALS = (16, 64)
+#: Many classes: rows, spread over all, from which a coarse grid is placed.
+COARSE_ROWS = 48
+#: Many classes: power steps to place a temperature roughly, to settle on a direction there, and from it at those beside it.
+ROUGH_STEPS, SETTLING, BESIDE = 6, 8, 3
+
+
+def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
+    """Z = (L - L q_T) sqrt(q_T) / T: contrasts of log p to contrasts of 2 sqrt(q_T), both (..., m, K).
+
+    Args:
+        logs: (..., m, K).
+        log_p: (..., K) log probabilities at the input.
+        temperature: one for each input.
+    """
+    q, root = _tempered(log_p, np.asarray(temperature, dtype=np.float64)[..., None])
+    out = logs - logs @ np.swapaxes(q, -1, -2)
+    out *= root
+    return np.asarray(out)
+
+
+def peak_temperature(logs: Array, log_p: Array) -> Array:
+    """The temperature at which the sample's lambda_T is largest: a grid over log T, a finer one, and a parabola.
+
+    The first grid lies around the peak of the two largest log p alone.
+
+    Args:
+        logs: (..., m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
+        log_p: (..., K) log probabilities.
+    """
+    search = _Search(logs, log_p)
+    grid, tops = _climb(search.rough, start_temperature(log_p)[..., None] * GRID, GRID[-2])
+    best = np.take_along_axis(grid, _highest(tops)[..., None], axis=-1)
+    return _summit(*_climb(search.beside(best), FINER * best, FINER[-2] / FINER[1]))
+
+
+def _highest(tops: Array) -> NDArray[np.intp]:
+    """Where the largest of (..., n) values stands; the middle, from which a search starts, where nothing is above 0."""
+    return np.asarray(np.where(tops.max(axis=-1) > 0, tops.argmax(axis=-1), tops.shape[-1] // 2))
+
+
+def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
+    """lambda_T over the grid, moved by the factor ``shift`` until its largest value does not lie at an end."""
+    last = grid.shape[-1] - 1
+    tops = tops_at(grid, ...)
+    for _ in range(11):
+        best = tops.argmax(axis=-1)
+        ends = np.asarray(((best == 0) | (best == last)) & (tops.max(axis=-1) > 0))
+        if not ends.any():
+            break
+        grid = grid * np.where(ends, np.where(best == 0, 1.0 / shift, shift), 1.0)[..., None]
+        tops[ends] = tops_at(grid[ends], ends)
+    return grid, tops
+
+
+def _summit(grid: Array, tops: Array) -> Array:
+    """Top of the parabola in log T through the largest value and its neighbours."""
+    best = _highest(tops)
+    inside = (best > 0) & (best < grid.shape[-1] - 1)
+    middle = np.clip(best, 1, grid.shape[-1] - 2)[..., None]
+    before, at, after = (np.take_along_axis(tops, middle + i, axis=-1)[..., 0] for i in (-1, 0, 1))
+    bend = 2 * at - before - after
+    offset = np.where(bend > 0, 0.5 * (after - before) / np.where(bend > 0, bend, 1.0), 0.0)
+    ratio = (np.take_along_axis(grid, middle + 1, axis=-1) / np.take_along_axis(grid, middle, axis=-1))[..., 0]
+    found = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
+    return np.asarray(np.where(inside, found * ratio**offset, found))
+
+
+def start_temperature(log_p: Array) -> Array:
+    """Where the peak of the two leading classes alone would lie, for (..., K) log probabilities."""
+    leading = np.partition(log_p, log_p.shape[-1] - 2, axis=-1)[..., -2:]
+    spread = leading[..., 1] - log_p.mean(axis=-1)  # a tie is told from the scale of the logits by the other classes
+    gap = np.maximum(np.maximum(leading[..., 1] - leading[..., 0], 0.0), 0.1 * spread)
+    return np.asarray(np.where(gap > 0, gap, 0.5) / TWO_CLASS_GAP)
+
+
+def peak_limits(
+    logs: Array, log_p: Array, confidence: float, features: int | None = None, caught: Array | None = None
+) -> tuple[Limits, float]:
+    """The peak spectral norm from contrasts of log p.
+
+    upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
+    limits covers it; lower: a predictable sum whose temperature and direction both come from earlier contrasts, each
+    term of which is at most peak chi2_1.
+
+    Args:
+        logs: (m, K) contrasts of log p.
+        log_p: (K,) log probabilities at the input.
+        confidence: of the two-sided interval.
+        features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
+        caught: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+
+    Returns:
+        the limits, and the temperature of the peak.
+    """
+    if caught is not None and len(caught):
+        tail = (1.0 - confidence) / 2
+        return _joint_peak(logs, log_p, caught, upper_factor(tail, len(logs), features), 1.0 - tail, features)
+    limits, temperatures = many_peak_limits(logs[None], log_p[None], confidence, features)
+    return limits.each()[0], float(temperatures[0])
+
+
+def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[ManyLimits, Array]:
+    """``peak_limits`` of (n, m, K) contrasts and (n, K) log probabilities without exact rows; temperatures (n,)."""
+    tail = (1.0 - confidence) / 2
+    temperatures = peak_temperature(logs, log_p)
+    values = sample_spectrum(temper(logs, log_p, temperatures))
+    return sketch_limits(values, _predicted_peak(logs, log_p), logs.shape[-2], tail, features), temperatures
+
+
+def _joint_peak(
+    logs: Array, log_p: Array, caught: Array, factor: float, probability: float, features: int | None
+) -> tuple[Limits, float]:
+    """The same beside exact rows: ``spectral_limits`` at the temperature of the peak, or of the upper limit's own peak."""
+    terms = len(logs)
+    temperature = float(peak_temperature(joint_rows(logs, caught), log_p))
+    exact = temper(caught, log_p, temperature)
+    value, _ = joint_top(temper(logs, log_p, temperature), exact, features)
+    upper = np.inf
+    if np.isfinite(factor):
+        wide = joint_rows(logs, caught, factor)
+        upper = float(sample_spectrum(temper(wide, log_p, peak_temperature(wide, log_p)), terms)[0])
+    starts = joint_starts(terms)
+    forms = _predicted_forms(logs, log_p, starts, caught)
+    floor = float(sample_spectrum(exact, 1)[0])
+    lower = predicted_lower(forms, logs, starts, caught, energy_quantile(probability, terms, features), floor)
+    return Limits(max(value, lower), lower, max(upper, value, lower)), temperature
+
+
+def _predicted_peak(logs: Array, log_p: Array) -> tuple[Array, int]:
+    """sum_t (u_t . z_t)^2 with temperature and direction of term t found from the contrasts before it."""
+    m = logs.shape[-2]
+    if m <= LEARNING:
+        return np.zeros(logs.shape[:-2]), 0
+    starts = block_starts(m)
+    return predicted_sum(_predicted_forms(logs, log_p, starts), logs, starts), m - LEARNING
+
+
+def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """u . z_t as a linear form of L_t, for each block, (..., blocks, K)."""
+    temperatures = _past_temperatures(logs, log_p, starts, caught)
+    seed = seed_direction(logs, caught)[..., None, :]
+    if logs.shape[-1] <= DENSE_CLASSES:
+        q, root = _tempered(log_p, temperatures)
+        seeds = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
+        grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
+        return _forms(leading_directions(grams, seeds), q, root)
+    forms, steps = [], FIRST_STEPS
+    for block, start in enumerate(starts):
+        past = past_rows(logs, start, caught)
+        seed = np.where(seed.any(axis=-1, keepdims=True), seed, past[..., -1:, :])
+        found, _, seed = _power_steps(past, log_p, temperatures[..., block : block + 1], seed, steps)
+        forms.append(found)
+        steps = RENEWED_STEPS
+    return np.concatenate(forms, axis=-2)
+
+
+def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+    """Temperature for each block (..., blocks), from log p alone at first, or from exact rows, and renewed from the past."""
+    temperature = start_temperature(log_p)
+    out = np.repeat(temperature[..., None], len(starts), axis=-1)
+    renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if caught is None else (0, *RENEWALS)))
+    for block in renewals:
+        if block < len(starts):
+            grid = temperature[..., None] * GRID
+            best = _highest(_Search(past_rows(logs, starts[block], caught), log_p).rough(grid))
+            temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
+            out[..., block:] = temperature[..., None]
+    return out
+
+
+def _tempered(log_p: Array, temperatures: Array) -> tuple[Array, Array]:
+    """q_T of (..., K) log probabilities at (..., n) temperatures, and sqrt(q_T) / T: (..., n, K) each."""
+    t = temperatures[..., None]
+    z = log_p[..., None, :] / t
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    q = e / e.sum(axis=-1, keepdims=True)
+    return q, np.sqrt(q) / t
+
+
+class _Search:
+    """lambda_T at temperatures (..., n) of (..., m, K) log-probability gradients, up to one common factor.
+
+    Few classes: from their Gram matrix, (..., 1, K, K), which serves every temperature; many: by power steps.
+    """
+
+    def __init__(self, logs: Array, log_p: Array) -> None:
+        self._logs, self._log_p = logs, log_p
+        self._gram: Array | None = None  # of few classes
+        if logs.shape[-1] <= DENSE_CLASSES:
+            self._gram = (np.swapaxes(logs, -1, -2) @ logs / logs.shape[-2])[..., None, :, :]
+        else:
+            self._some = logs[..., :: -(-logs.shape[-2] // COARSE_ROWS), :]
+            self._seed = longest_row(logs)[..., None, :]
+
+    def rough(self, temperatures: Array, which: Which = ...) -> Array:
+        """From above, to place a maximum: tr(F^8)^(1/8), a few matrix products in place of all eigenvalues.
+
+        Many classes: from below, by a few power steps on some of the rows.
+
+        Args:
+            temperatures: (..., n), of all inputs or of some.
+            which: of the inputs these are.
+        """
+        if self._gram is None:
+            return _power_steps(self._some[which], self._log_p[which], temperatures, self._seed[which], ROUGH_STEPS)[1]
+        fisher = tempered_grams(self._gram[which], self._log_p[which], temperatures)
+        size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
+        power = fisher / size[..., None, None]
+        for _ in range(2):
+            power = power @ power
+        return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
+
+    def beside(self, centre: Array) -> Tops:
+        """The same as precisely as a parabola needs it, at temperatures near (..., 1) others."""
+        if self._gram is not None:
+            return self._exact
+        seed = _power_steps(self._logs, self._log_p, centre, self._seed, SETTLING)[2]
+        return lambda temperatures, which: _power_steps(
+            self._logs[which], self._log_p[which], temperatures, seed[which], BESIDE
+        )[1]
+
+    def _exact(self, temperatures: Array, which: Which) -> Array:
+        grams = tempered_grams(np.asarray(self._gram)[which], self._log_p[which], temperatures)
+        return np.asarray(np.linalg.eigvalsh(grams)[..., -1])
+
+
+def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
+    """diag(sqrt q) (I - 1 q^T) C (I - q 1^T) diag(sqrt q) / T^2 at each temperature, for one or as many Grams C.
+
+    Args:
+        grams: (..., n or 1, K, K) Grams of log-probability gradients.
+        log_p: (..., K) log probabilities.
+        temperatures: (..., n).
+
+    Returns:
+        (..., n, K, K) Fisher information on the class side.
+    """
+    q, root = _tempered(log_p, temperatures)
+    left = (np.eye(q.shape[-1]) - q[..., None, :]) * root[..., None]
+    return np.asarray(left @ grams @ np.swapaxes(left, -1, -2))
+
+
+def _power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, steps: int) -> tuple[Array, Array, Array]:
+    """Power steps on Z^T Z, Z = (L - L q) sqrt(q) / T, at each of n temperatures at once; Z itself is never built.
+
+    Args:
+        logs: (..., m, K) contrasts L of log p.
+        log_p: (..., K) log probabilities.
+        temperatures: (..., n).
+        seed: (..., n or 1, K) rows of log p, or sums of such rows, to start from.
+        steps: how many.
+
+    Returns:
+        (..., n, K) top directions as linear forms of rows of L, (..., n) top eigenvalues from below, precise enough to place
+        a maximum, and the (..., n, K) sums of rows that the directions come from.
+    """
+    q, root = _tempered(log_p, temperatures)
+    turned = np.swapaxes(logs, -1, -2)
+    for step in range(steps + 1):
+        u = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
+        values = np.sqrt((u * u).sum(axis=-1))
+        u /= np.maximum(values, TINY)[..., None]
+        forms = _forms(u, q, root)
+        if step < steps:
+            seed = (forms @ turned) @ logs
+    return forms, values, seed
+
+
+def _forms(directions: Array, q: Array, root: Array) -> Array:
+    """u . z = sum_k u_k sqrt(q_k) / T (L_k - L q) as linear forms of L; all (..., K), ``root`` is sqrt(q) / T."""
+    weights = directions * root
+    return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)

@@ -1,0 +1,260 @@
+"""One input's numbers from its answers along random directions; many inputs are worked on at once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.estimate import Estimate, named_contrast
+from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.margin import Margin, many_margins
+from fimaudit.estimation.noise import View
+from fimaudit.estimation.peak_norm import many_peak_limits, peak_limits, temper
+from fimaudit.estimation.secants import complete, contrasts, log_probabilities, visible_classes
+from fimaudit.estimation.spectral_norm import (
+    Limits,
+    joint_rows,
+    many_spectral_limits,
+    many_trace_limits,
+    spectral_limits,
+    top_pair,
+    trace_limits,
+)
+
+__all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
+
+Array = NDArray[np.float64]
+
+#: Answers of inputs that are worked on together; more leave the cache between two steps.
+TOGETHER_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Answers along orthonormal directions that were measured one by one, beside random ones in their complement.
+
+    Attributes:
+        ahead, behind: (q, K) answers a step along each direction and a step against it.
+        step: l2 length of that step in units of the scale.
+    """
+
+    ahead: Array
+    behind: Array
+    step: float
+
+    def noise(self, length: float) -> float:
+        """What noise adds to a squared norm, in multiples of what it adds to a contrast of random directions."""
+        return len(self.ahead) * length**2 / (2.0 * self.step**2)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Answers to one input displaced along random directions.
+
+    Attributes:
+        view: the measurable classes at the input, and the noise of an answer.
+        answers: (m, K) probabilities at the displaced inputs, m >= 2.
+        length: root mean square displacement of one feature, as it was really sent.
+        confidence: of each two-sided interval.
+        features: d for orthonormal directions, ``None`` for independent ones.
+        exact: what was measured one by one, where ``answers`` come from directions of its complement.
+    """
+
+    view: View
+    answers: Array
+    length: float
+    confidence: float
+    features: int | None
+    exact: Exact | None = None
+
+    @property
+    def rows(self) -> list[Array]:
+        """All answers: at the input, at random displacements, along exact directions."""
+        here = [self.view.base[None], self.answers]
+        return here if self.exact is None else [*here, self.exact.ahead, self.exact.behind]
+
+    @property
+    def alone(self) -> bool:
+        """Whether its table of answers is not simply that of the completed rows."""
+        return self.exact is not None or not self.view.whole or self.view.noisy
+
+
+def estimate_sketch(sketch: Sketch) -> Estimate | None:
+    """Numbers from random directions; ``None`` when no answer differs from another."""
+    return estimate_sketches([sketch])[0]
+
+
+def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
+    """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time."""
+    together = max(1, TOGETHER_BYTES // max((sketch.answers.nbytes for sketch in sketches), default=1))
+    if len(sketches) > together:
+        parts = (sketches[first : first + together] for first in range(0, len(sketches), together))
+        return [estimate for part in parts for estimate in estimate_sketches(part)]
+    tables = _tables(sketches)
+    out: list[Estimate | None] = [None] * len(sketches)
+    for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):
+        rows = _stacked([table for i in places if (table := tables[i]) is not None])
+        for i, estimate in zip(places, _estimates([sketches[i] for i in places], rows), strict=True):
+            out[i] = estimate
+    return out
+
+
+def _stacked(tables: Sequence[Array]) -> Array:
+    """(n, rows, C) in C order, whatever theirs: sums along an axis depend on the order in their last digits."""
+    return np.ascontiguousarray(np.stack(tables))
+
+
+def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
+    """What sketches that are worked on together have in common; ``None`` where there is nothing to work on."""
+    if table is None or sketch.length == 0 or (table[1:] == table[1]).all():  # contrasts of equal rows are but rounding
+        return None
+    return (table.shape, sketch.confidence, sketch.features) if sketch.exact is None else place
+
+
+def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
+    """All answers to each in measurable columns, (rows, C); ``None`` for a blind view."""
+    out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.blind else None for s in sketches]
+    for places in alike(None if s.alone or s.view.blind else s.answers.shape for s in sketches):
+        rows = np.stack([np.vstack(sketches[i].rows) for i in places])
+        for i, table in zip(places, complete(rows, np.array([sketches[i].view.top for i in places])), strict=True):
+            out[i] = table
+    return out
+
+
+def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
+    """Of sketches of one shape, with their answers (n, rows, C); exact ones come alone."""
+    first, m = sketches[0], len(sketches[0].answers) + 1
+    lengths = np.array([s.length for s in sketches])[:, None, None]
+    y = contrasts(np.sqrt(p[:, 1:m]) * (2.0 / lengths))
+    known = np.stack([np.sqrt(p[:, 0, 1]), -np.sqrt(p[:, 0, 0])], axis=1) if p.shape[2] == 2 else None
+    if first.exact is None:
+        found, directions = many_spectral_limits(y, first.confidence, first.features, known)
+        spectral, trace = found.each(), many_trace_limits(y, first.confidence, first.features).each()
+    else:
+        caught, certain = _halves(np.sqrt(p[0, m:])) / first.exact.step, None if known is None else known[0]
+        one, direction = spectral_limits(y[0], first.confidence, first.features, certain, caught)
+        spectral, directions = [one], direction[None]
+        trace = [trace_limits(y[0], first.confidence, first.features, caught)]
+    scatter = _scatter((y @ directions[:, :, None])[:, :, 0])
+    out = []
+    for i, (sketch, (peak, margin, hidden)) in enumerate(zip(sketches, _log_odds(sketches, p), strict=True)):
+        view, noise = sketch.view, sketch.view.noise
+        if noise is not None:
+            share = (1.0 if sketch.exact is None else 1.0 + sketch.exact.noise(sketch.length)) / sketch.length**2
+            spectral[i] = _less(spectral[i], noise.along(directions[i]) * share, noise.spread)
+            trace[i] = _less(trace[i], noise.total * share, noise.spread)
+        contrast = named_contrast(view, directions[i], p[i, 0])
+        heavy = _heaviness(scatter[i], spectral[i])
+        out.append(Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy))
+    return out
+
+
+def _scatter(along: Array) -> list[float]:
+    """kappa of each of (n, m) secants along a direction: scatter of their squares over that of chi squared."""
+    squares = along**2
+    if squares.shape[1] < 2:
+        return [1.0] * len(squares)
+    mean = squares.mean(axis=1)
+    kappa = squares.std(axis=1, ddof=1) / np.where(mean > 0, np.sqrt(2.0) * mean, 1.0)
+    return [float(k) if average > 0 else 1.0 for k, average in zip(kappa, mean, strict=True)]
+
+
+def _heaviness(kappa: float, limits: Limits) -> float:
+    """(kappa - 1) times the half-width of the log interval."""
+    if limits.lower <= 0 or not np.isfinite(limits.upper):
+        return 0.0
+    return max(0.0, kappa - 1.0) * 0.5 * float(np.log(limits.upper / limits.lower))
+
+
+def _less(limits: Limits, noise: float, spread: float) -> Limits:
+    """Noise taken off the value and, with what is not known of it, off the lower limit; the upper limit holds without."""
+    value = limits.value - noise
+    lower = limits.lower - noise * (1 + 2 * spread)
+    return Limits(max(value, lower, 0.0), max(lower, 0.0), limits.upper)
+
+
+def _halves(rows: Array) -> Array:
+    """The first half of the rows less the second."""
+    q = len(rows) // 2
+    return np.asarray(rows[:q] - rows[q:])
+
+
+#: Peak, margin, and whether a hidden class may be the nearest rival.
+_Told = tuple[Limits | None, Margin | None, bool]
+
+
+def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_Told]:
+    """Peak and margin of each from its visible classes; those with as many of them are worked on together."""
+    keep = visible_classes(p)
+    out: list[_Told] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
+
+    def kind(i: int) -> Hashable:
+        view, count = sketches[i].view, int(keep[i].sum())
+        rivals = count - (view.rest and bool(keep[i, -1]))
+        return (count, rivals, view.noise is None) if keep[i, view.place[0]] and count >= 2 else None
+
+    for places in alike(kind(i) for i in range(len(sketches))):
+        some, seen = [sketches[i] for i in places], keep[places]
+        rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
+        for i, told in zip(places, _of_visible(some, p[places], seen, rivals), strict=True):
+            out[i] = told
+    return out
+
+
+def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int) -> list[_Told]:
+    """The same for sketches with as many visible classes, of which the first ``rivals`` may be the nearest."""
+    first, m = sketches[0], len(sketches[0].answers) + 1
+    lengths = np.array([s.length for s in sketches])[:, None, None]
+    columns = [np.flatnonzero(kept) for kept in keep]
+    top = np.array([int(np.searchsorted(c, s.view.place[0])) for c, s in zip(columns, sketches, strict=True)])
+    seen = p if keep.all() else _stacked([one[:, c] for one, c in zip(p, columns, strict=True)])
+    logs = log_probabilities(seen, top)
+    slopes = contrasts(logs[:, 1:m] / lengths)
+    caught, more = None, 0.0
+    if first.exact is None:
+        found, temperatures = many_peak_limits(slopes, logs[:, 0], first.confidence, first.features)
+        peaks = found.each()
+    else:
+        caught, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
+        one, temperature = peak_limits(slopes[0], logs[0, 0], first.confidence, first.features, caught)
+        peaks, temperatures = [one], np.array([temperature])
+    noise = None
+    if first.view.noise is not None:  # variance of the slopes of log p
+        each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
+        noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2
+        for i, sketch in enumerate(sketches):
+            rows = slopes[i] if caught is None else joint_rows(slopes[i], caught)
+            _, direction = top_pair(temper(rows, logs[i, 0], temperatures[i]))
+            carried = temper(np.diag(np.sqrt(noise[i])), logs[i, 0], temperatures[i]) @ direction
+            spread = sketch.view.noise.spread if sketch.view.noise is not None else 0.0
+            peaks[i] = _less(peaks[i], float((carried**2).sum()) * (1.0 + more), spread)
+    margins: list[Margin | None] = [None] * len(sketches)
+    if rivals >= 2:
+        margins = many_margins(
+            slopes[:, :, :rivals],
+            logs[:, 0, :rivals],
+            top,
+            first.confidence,
+            first.features,
+            None if noise is None else noise[:, :rivals],
+            None if caught is None else caught[None, :, :rivals],
+            more,
+        )
+    moved = [bool(one.any()) or (caught is not None and bool(caught.any())) for one in slopes]
+    out: list[_Told] = []
+    for i, (sketch, margin) in enumerate(zip(sketches, margins, strict=True)):
+        view = sketch.view
+        if not moved[i] or rivals < 2:
+            out.append((None, None, not view.whole if not moved[i] else True))
+        elif margin is None:
+            out.append((peaks[i], None, not view.whole))
+        else:
+            known = len(view.classes)
+            unseen = p[i, 0, :known][~keep[i, :known]]
+            ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+            hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
+            out.append((peaks[i], replace(margin, rival=int(view.classes[columns[i][margin.rival]])), hidden))
+    return out

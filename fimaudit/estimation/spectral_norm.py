@@ -1,0 +1,271 @@
+"""The top eigenvalue of a Gram matrix of random secants: value, upper and lower limit, and the trace.
+
+Input everywhere: ``y`` (m, K), contrasts of 2 sqrt(p) for directions with E[v v^T] = I, so that S = y^T y / m estimates
+G = 4 J_s J_s^T, whose top eigenvalue is the spectral norm of the Fisher information.
+
+Where some directions were measured exactly (``deflation``), ``caught`` (q, K) holds C = 2 J_s U^T transposed for their
+orthonormal rows U, the contrasts come from directions of their complement, and G = C^T C + E[S]. Only the second part is
+sampled, so only it is corrected, and only it has quantiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fimaudit.estimation.predictable import (
+    DENSE_CLASSES,
+    joint_starts,
+    past_directions,
+    predicted_energy,
+    predicted_lower,
+    unit_vectors,
+)
+
+__all__ = [
+    "Limits",
+    "ManyLimits",
+    "corrected_top",
+    "energy_quantile",
+    "joint_rows",
+    "joint_top",
+    "many_spectral_limits",
+    "many_trace_limits",
+    "sample_spectrum",
+    "sketch_limits",
+    "spectral_limits",
+    "top_pair",
+    "trace_limits",
+    "upper_factor",
+]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A value with a lower and an upper confidence limit."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+class ManyLimits(NamedTuple):
+    """The same for many inputs, (n,) each."""
+
+    value: Array
+    lower: Array
+    upper: Array
+
+    def each(self) -> list[Limits]:
+        """One by one."""
+        return [Limits(*of) for of in zip(self.value.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)]
+
+
+@lru_cache(maxsize=4096)
+def energy_quantile(probability: float, terms: int, features: int | None) -> float:
+    """Quantile of sum_t (g . v_t)^2 / |g|^2 over ``terms`` directions.
+
+    Independent directions: chi squared with ``terms`` degrees of freedom. Orthonormal directions of length sqrt(d):
+    d Beta(terms / 2, (d - terms) / 2).
+    """
+    if features is None:
+        return float(2.0 * special.gammaincinv(terms / 2, probability))
+    if terms >= features:
+        return float(features)
+    return float(features * special.betaincinv(terms / 2, (features - terms) / 2, probability))
+
+
+def upper_factor(tail: float, terms: int, features: int | None) -> float:
+    """What a mean energy is multiplied by for an upper limit that misses with probability ``tail`` at most.
+
+    With sign vectors a gradient of one feature meets equal signs throughout, and leaves no contrast, with probability
+    2^-terms; that much is taken from the tail, so five terms or fewer have no finite limit at 95 %.
+    """
+    left = tail if features is not None else tail - 2.0**-terms
+    return terms / energy_quantile(left, terms, features) if left > 0 else float("inf")
+
+
+def sample_spectrum(y: Array, terms: int | None = None) -> Array:
+    """Eigenvalues of S = y^T y / m, falling, zeros beyond min(m, K) left out.
+
+    Args:
+        y: (..., m, K) contrasts, of as many inputs as the first axes say.
+        terms: stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
+    """
+    return np.asarray(np.maximum(np.linalg.eigvalsh(_smaller_gram(y) / (terms or y.shape[-2]))[..., ::-1], 0.0))
+
+
+def top_pair(y: Array) -> tuple[Array, Array]:
+    """``sample_spectrum`` of (..., m, K) contrasts, and the unit top class-space eigenvector."""
+    gram = _smaller_gram(y) / y.shape[-2]
+    if gram.shape[-1] > DENSE_CLASSES:
+        values = np.linalg.eigvalsh(gram)
+        direction = _near(gram, values[..., -1])
+    else:
+        values, vectors = np.linalg.eigh(gram)
+        direction = vectors[..., -1]
+    if y.shape[-1] > y.shape[-2]:
+        direction = unit_vectors((direction[..., None, :] @ y)[..., 0, :])
+    return np.maximum(values[..., ::-1], 0.0), direction
+
+
+def _near(gram: Array, value: Array) -> Array:
+    """The unit eigenvector to an eigenvalue of (..., r, r), by an inverse step: after ``eigvalsh`` faster than ``eigh``."""
+    size = gram.shape[-1]
+    scaled = gram / np.where(value > 0, value, 1.0)[..., None, None]
+    start = unit_vectors((scaled @ _anywhere(size))[..., None, :])
+    apart = (1.0 + 1e-9) * np.eye(size)  # never the eigenvalue itself
+    return unit_vectors(np.asarray(np.linalg.solve(apart - scaled, np.swapaxes(start, -1, -2))[..., 0], dtype=np.float64))
+
+
+@lru_cache(maxsize=64)
+def _anywhere(size: int) -> Array:
+    """A vector that no matrix has anything to do with, always the same."""
+    return np.random.default_rng(0).standard_normal(size)
+
+
+def _smaller_gram(y: Array) -> Array:
+    """y^T y or y y^T, whichever has fewer entries: they have the same eigenvalues above zero."""
+    turned = np.swapaxes(y, -1, -2)
+    return np.asarray(turned @ y if y.shape[-1] <= y.shape[-2] else y @ turned)
+
+
+def corrected_top(values: Array, terms: int, features: int | None) -> Array:
+    """Remove the upward bias of the largest sample eigenvalue: (m - 1) / sum_{j>=2} 1 / (l_1 - l_j), zeros included.
+
+    Orthonormal directions leave only the share 1 - m / d of the sampling noise, and so of the bias.
+
+    Args:
+        values: (..., r) eigenvalues, falling.
+        terms: m.
+        features: d for orthonormal directions, ``None`` for independent ones.
+    """
+    top = values[..., 0]
+    if terms < 2:
+        return top
+    gaps = top[..., None] - values[..., 1:terms]
+    tied = (top <= 0) | (gaps.min(axis=-1, initial=np.inf) <= 1e-12 * top)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = (1.0 / gaps).sum(axis=-1) + (terms - 1 - gaps.shape[-1]) / top
+        corrected = (terms - 1) / total
+    if features is not None:
+        corrected = top - (1.0 - terms / features) * (top - corrected)
+    return np.asarray(np.where(tied, top, corrected))
+
+
+def joint_rows(y: Array, caught: Array, factor: float = 1.0) -> Array:
+    """Rows (q + m, K) whose Gram over m is C^T C + factor * S."""
+    return np.vstack([np.sqrt(len(y)) * caught, np.sqrt(factor) * y])
+
+
+def joint_top(y: Array, caught: Array, features: int | None) -> tuple[float, Array]:
+    """The top eigenvalue of C^T C + S without its first-order bias, and its unit eigenvector.
+
+    The second-order term of the eigenvalue, taken over the Wishart law of S alone (Lawley 1956):
+
+        b = (1 / m) sum_{j>=2} (g_11 g_jj + g_1j^2) / (l_1 - l_j),   g = S in the eigenbasis of C^T C + S.
+
+    Returned is l_1 - b / (1 + b / g_11), which never takes off more than was sampled.
+
+    Args:
+        y: (m, K) contrasts in the complement.
+        caught: (q, K) exact secants.
+        features: dimension of the complement for orthonormal directions in it, ``None`` for independent ones.
+    """
+    terms, rows = len(y), joint_rows(y, caught)
+    if rows.shape[1] <= len(rows):
+        rising, basis = np.linalg.eigh(rows.T @ rows / terms)
+        values, vectors = rising[::-1], basis[:, ::-1]
+    else:
+        _, singular, right = np.linalg.svd(rows, full_matrices=False)
+        values, vectors = singular**2 / terms, right.T
+    top, gaps = float(values[0]), values[0] - values[1:]
+    along = y @ vectors
+    first = along[:, 0] @ along / terms
+    share = 1.0 if features is None else max(0.0, 1.0 - terms / features)
+    if first[0] <= 0 or (gaps.size and float(gaps.min()) <= 1e-12 * top):
+        return top, vectors[:, 0]
+    each = (along[:, 1:] ** 2).sum(axis=0) / terms
+    bias = share * float(((first[0] * each + first[1:] ** 2) / gaps).sum()) / terms
+    return top - bias / (1.0 + bias / float(first[0])), vectors[:, 0]
+
+
+def spectral_limits(
+    y: Array,
+    confidence: float,
+    features: int | None = None,
+    known: Array | None = None,
+    caught: Array | None = None,
+) -> tuple[Limits, Array]:
+    """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
+
+    upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top direction u_1;
+    lower = predicted energy / chi2_{n, 1 - alpha/2}. With exact rows: upper = the top eigenvalue of
+    C^T C + S m / chi2_{m, alpha/2}, lower = ``least_norm`` with a_t = |C u_t|^2.
+
+    Args:
+        y: (m, K) contrasts of 2 sqrt(p), m >= 1.
+        confidence: of the two-sided interval, for example 0.95.
+        features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
+        known: (K,) unit class direction of the top eigenvector, where it is known without data.
+        caught: (q, K) exact secants of 2 sqrt(p) along orthonormal directions; ``None`` for none.
+
+    Returns:
+        the limits and the (K,) unit top eigenvector in class space.
+    """
+    terms, tail = len(y), (1.0 - confidence) / 2
+    if caught is not None and len(caught):
+        factor = upper_factor(tail, terms, features)
+        value, direction = joint_top(y, caught, features)
+        upper = float(sample_spectrum(joint_rows(y, caught, factor), terms)[0]) if np.isfinite(factor) else np.inf
+        starts = joint_starts(terms) if known is None else (0,)
+        forms = past_directions(y, starts, caught) if known is None else known[None]
+        floor = float(sample_spectrum(caught, 1)[0])
+        lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
+        return Limits(max(value, lower), lower, max(upper, value, lower)), direction
+    limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])
+    return limits.each()[0], directions[0]
+
+
+def many_spectral_limits(
+    y: Array, confidence: float, features: int | None = None, known: Array | None = None
+) -> tuple[ManyLimits, Array]:
+    """``spectral_limits`` of (n, m, K) contrasts without exact rows, ``known`` (n, K); directions (n, K)."""
+    tail = (1.0 - confidence) / 2
+    values, directions = top_pair(y)
+    return sketch_limits(values, predicted_energy(y, known), y.shape[-2], tail, features), directions
+
+
+def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail: float, features: int | None) -> ManyLimits:
+    """The limits from the eigenvalues (n, r) of the sample, falling, and the predicted energy with its terms."""
+    energy, n = predicted
+    lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(len(values))
+    value = np.maximum(corrected_top(values, terms, features), lower)
+    return ManyLimits(value, lower, np.maximum(_times(values[:, 0], upper_factor(tail, terms, features)), value))
+
+
+def trace_limits(y: Array, confidence: float, features: int | None = None, caught: Array | None = None) -> Limits:
+    """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case."""
+    known = 0.0 if caught is None else float((caught**2).sum())
+    value, lower, upper = (float(part[0]) for part in many_trace_limits(y[None], confidence, features))
+    return Limits(known + value, known + lower, known + upper)
+
+
+def many_trace_limits(y: Array, confidence: float, features: int | None = None) -> ManyLimits:
+    """``trace_limits`` of (n, m, K) contrasts without exact rows."""
+    terms, tail = y.shape[-2], (1.0 - confidence) / 2
+    total = (y * y).sum(axis=(-2, -1))
+    lower = total / energy_quantile(1.0 - tail, terms, features)
+    return ManyLimits(total / terms, lower, _times(total / terms, upper_factor(tail, terms, features)))
+
+
+def _times(values: Array, factor: float) -> Array:
+    """Upper limits; few terms have no finite factor, whatever was measured."""
+    return values * factor if np.isfinite(factor) else np.full(np.shape(values), np.inf)

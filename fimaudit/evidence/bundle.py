@@ -1,0 +1,201 @@
+"""Evidence: a run folder as one archive whose every byte is accounted for, optionally signed. ``write_bundle``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
+from fimaudit.policy.rules import parse_policy
+from fimaudit.report.page import has_pictures, render
+from fimaudit.results import Report
+from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, read_run
+from fimaudit.storage.tables import INPUTS_FILE
+
+__all__ = [
+    "BUNDLE",
+    "PAYLOAD_TYPE",
+    "PREDICATE_TYPE",
+    "SIGNATURE",
+    "STATEMENT",
+    "build_statement",
+    "pre_authentication",
+    "write_bundle",
+]
+
+STATEMENT = "statement.json"
+SIGNATURE = "statement.dsse.json"
+BUNDLE = "bundle.json"
+POLICY = "policy.yaml"
+BASELINE = "baseline"
+LEDGER = "ledger.sqlite"
+PREDICATE_TYPE = "urn:fimaudit:evidence:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+#: Members of a run folder that go in, where present; the first two must be.
+MEMBERS = (
+    REPORT, INPUTS_FILE, PAGE, POLICY, VERDICT, LEDGER, "shown.npz", "witness.npz", "subspace.npz", "profiles.parquet",
+)  # fmt: skip
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_bundle(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    key: str | Path | None = None,
+    signer: str | None = None,
+    baseline: str | Path | None = None,
+    now: datetime | None = None,
+) -> Path:
+    """Pack a run folder into an archive that ``fimaudit verify`` can check.
+
+    Args:
+        folder: the run folder; a gate's ``policy.yaml`` and ``verdict.json`` in it are included.
+        out: the archive, ``.zip``.
+        key: Ed25519 private key in PEM, to sign with.
+        signer: who signs; part of what is signed.
+        baseline: run folder that the policy's ratio rules divide by; found in the folder's ``verdict.json`` where left out.
+        now: time of bundling, for tests.
+
+    Raises:
+        RunFolderError: no run there, or the archive cannot be written.
+        UsageError: a key without a signer, a key that is none, a verdict without its policy.
+        MissingExtraError: signing without the package ``cryptography``.
+    """
+    if (key is None) != (signer is None):
+        raise UsageError("expected --key and --signer together: a signature names who signs")
+    private = None if key is None else _private_key(Path(key))
+    run = read_run(folder)
+    if (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
+        render(run.folder, pictures=has_pictures((run.folder / PAGE).read_text(encoding="utf-8", errors="replace")))
+    members = {name: (run.folder / name).read_bytes() for name in MEMBERS if (run.folder / name).is_file()}
+    if INPUTS_FILE not in members:
+        raise RunFolderError(f"{run.folder} holds no {INPUTS_FILE}; evidence needs the table of inputs")
+    if (POLICY in members) != (VERDICT in members):
+        raise UsageError(f"{run.folder} holds only one of {POLICY} and {VERDICT}; run fimaudit gate on it again")
+    if POLICY in members and parse_policy(members[POLICY].decode("utf-8"), POLICY).needs_baseline():
+        place = Path(baseline) if baseline is not None else run.folder / BASELINE
+        other = read_run(place)
+        for name in (REPORT, INPUTS_FILE):
+            if not (other.folder / name).is_file():
+                raise RunFolderError(f"{other.folder} holds no {name}; the evidence of a ratio rule needs its baseline's")
+            members[f"{BASELINE}/{name}"] = (other.folder / name).read_bytes()
+    about = {
+        "created": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "fimaudit": version("fimaudit"),
+        "signer": signer,
+    }
+    members[BUNDLE] = canonical(about)
+    members[STATEMENT] = build_statement(members)
+    if private is not None:
+        members[SIGNATURE] = _sign(members[STATEMENT], private, str(signer))
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        with zipfile.ZipFile(beside, "w") as archive:
+            for name in sorted(members):
+                archive.writestr(_entry(name), members[name])
+        beside.replace(path)
+    except OSError as exc:
+        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    return path
+
+
+def build_statement(members: Mapping[str, bytes]) -> bytes:
+    """The in-toto Statement (v1) of these members; the same members give the same bytes, so it can be built again to check.
+
+    Its subjects are the members by SHA-256; its predicate repeats what a reader looks for first.
+    """
+    report = Report.model_validate_json(members[REPORT])
+    about = json.loads(members[BUNDLE])
+    details = report.model.get("details", {})
+    verdict = json.loads(members[VERDICT]) if VERDICT in members else None
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": name, "digest": {"sha256": hashlib.sha256(members[name]).hexdigest()}}
+            for name in sorted(members)
+            if name not in (STATEMENT, SIGNATURE)
+        ],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "bundle": about,
+            "model": {
+                "name": report.model.get("name"),
+                "adapter": report.model.get("adapter"),
+                "device": report.model.get("device"),
+                "sha256": details.get("sha256"),
+                "endpointFingerprint": details.get("fingerprint"),
+                "provider": details.get("provider") or details.get("providers"),
+            },
+            "data": {"source": report.data.get("source"), "sha256": report.data.get("sha256")},
+            "settings": report.settings,
+            "environment": report.environment,
+            "policy": None if verdict is None else verdict.get("policy"),
+            "verdict": None if verdict is None else verdict.get("outcome"),
+        },
+    }
+    return canonical(statement)
+
+
+def canonical(data: Any) -> bytes:
+    """JSON with sorted keys: one text for one value."""
+    return (json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def pre_authentication(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is really signed."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _sign(payload: bytes, private: Any, signer: str) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    signature = private.sign(pre_authentication(payload))
+    envelope = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [
+            {
+                "keyid": hashlib.sha256(public).hexdigest(),
+                "sig": base64.b64encode(signature).decode(),
+                "signer": signer,
+                "publicKey": base64.b64encode(public).decode(),
+            }
+        ],
+    }
+    return canonical(envelope)
+
+
+def _private_key(path: Path) -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ImportError as exc:
+        raise MissingExtraError("signing", "cryptography", "sign") from exc
+    try:
+        found = load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as exc:
+        raise UsageError(f"no such key file: {path}") from exc
+    except (OSError, ValueError, TypeError) as exc:
+        raise UsageError(f"expected an unencrypted Ed25519 private key in PEM, {path} is none") from exc
+    if not isinstance(found, Ed25519PrivateKey):
+        raise UsageError(f"expected an Ed25519 private key, {path} holds another kind")
+    return found
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry

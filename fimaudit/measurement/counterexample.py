@@ -1,0 +1,116 @@
+"""A counterexample: walk along the estimated gradient until the decision really changes, then halve the way.
+
+The gradient of log(p_rival / p_predicted) comes from secants that were asked already: sum_t l_t v_t. Found from m of d
+directions it has cos^2 ~ m / (m + d) with the true one, so the walk starts at the radius over that cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.noise import View
+from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.results import Witness
+
+__all__ = ["WITNESS_ROWS", "Slope", "find_witness"]
+
+Array = NDArray[np.float64]
+
+#: Rows asked at a time, and times.
+ASKED, ROUNDS = 4, 3
+WITNESS_ROWS = ASKED * ROUNDS
+#: Lengths of the first round, in expected distances to the decision boundary.
+BRACKET = (0.75, 1.5, 3.0, 6.0)
+#: Largest share of the secants' rows that is turned into numbers at once.
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A way down for the predicted class.
+
+    Attributes:
+        gradient: (d,) direction over the free features, in units of the scale.
+        expected: l2 distance along it at which the decision is expected to change.
+    """
+
+    gradient: Array
+    expected: float
+
+    @classmethod
+    def of_rows(cls, rows: Rows, x: NDArray[np.floating], space: Space, view: View, answers: Array, margin: Margin) -> Slope:
+        """From the secants of the main rows: sum_t l_t v_t."""
+        kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (margin.rival, view.top)]
+        p = np.maximum(view.table(answers)[:, kept], 1e-300)
+        odds = np.log(p[:, 0] / p[:, 1])
+        odds = odds - odds.mean()
+        free = ~space.frozen.ravel()
+        scale = space.scale.ravel()[free]
+        total, mean = np.zeros(int(free.sum())), np.zeros(int(free.sum()))
+        asked = len(answers)  # fewer than the rows where asking stopped early
+        for start in range(0, asked, BLOCK):
+            stop = min(start + BLOCK, asked)
+            built = rows.build(start, stop).reshape(stop - start, -1)[:, free].astype(np.float64)
+            total += odds[start:stop] @ built
+            mean += built.sum(axis=0)
+        gradient = (total - odds.sum() * mean / asked) / scale
+        cosine = np.sqrt(asked / (asked + gradient.size))
+        return cls(gradient, float(margin.radius.value / cosine))
+
+
+def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) -> Generator[Rows, Array, Witness | None]:
+    """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
+
+    Args:
+        x: the input.
+        space: its domain; witnesses lie within it, on its levels.
+        slope: where to walk.
+        top: the predicted class.
+    """
+    length = float(np.linalg.norm(slope.gradient))
+    if not length > 0 or not np.isfinite(slope.expected) or slope.expected <= 0:
+        return None
+    unit = slope.gradient / length
+    low, found = 0.0, None
+    lengths = slope.expected * np.array(BRACKET)
+    for _ in range(ROUNDS):
+        rows, distances = _walk(x, space, unit, lengths)
+        answers = yield PlainRows(rows)
+        classes = answers.argmax(axis=1)
+        changed = np.flatnonzero((classes != top) & (distances > 0))
+        if changed.size:
+            first = int(changed[np.argmin(distances[changed])])
+            if found is None or distances[first] < found.distance:
+                found = Witness(distance=float(distances[first]), predicted_class=int(classes[first]))
+                found.keep(rows[first])
+                high = float(lengths[first])
+                low = max(low, float(lengths[first - 1]) if first else low)
+                lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
+                continue
+        if found is None:
+            low = float(lengths[-1])
+            lengths = low * np.array([1.5, 2.5, 4.0, 8.0])
+        else:
+            low = float(lengths[-1])
+            lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
+    return found
+
+
+def _walk(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:
+    """Rows at these lengths within the domain, and how far each really is from x in units of the scale."""
+    free = ~space.frozen.ravel()
+    scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
+    here = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    move = lengths[:, None] * unit[None] * scale
+    move = np.where(quantum > 0, np.round(move / np.where(quantum > 0, quantum, 1.0)) * quantum, move)
+    low, high = space.lower.ravel()[free], space.upper.ravel()[free]
+    rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(lengths), axis=0)
+    rows[:, free] = np.clip(here + move, low, high).astype(space.dtype)
+    distances = np.linalg.norm((rows[:, free].astype(np.float64) - here) / scale, axis=1)
+    return rows.reshape(len(lengths), *x.shape), distances

@@ -1,0 +1,337 @@
+"""The pilot's questions: a ladder of displacements at a few inputs, and a second look at the answers that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.errors import BudgetExhausted, FimauditError
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality, rounding
+from fimaudit.measurement.energy import (
+    FACTOR,
+    Answered,
+    Rungs,
+    Signs,
+    displaced,
+    displaced_rungs,
+    draw_pairs,
+    heard_each,
+    joined,
+)
+from fimaudit.measurement.plateau import STILL, Plateau, find_plateau, ladder
+from fimaudit.measurement.query_split import ON_TOP
+from fimaudit.measurement.recheck import differences, squared_distances
+from fimaudit.measurement.settings import Settings
+from fimaudit.models.classifier import NetworkClassifier
+from fimaudit.models.meter import Meter, QuestionsFailed
+from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
+
+__all__ = ["CHECK_PAIRS", "LEAST_PILOT", "PILOT_INPUTS", "SUSPECTS", "Asked", "Climb", "ask_ladder", "look_again"]
+
+Array = NDArray[np.float64]
+
+PILOT_INPUTS = 5
+CHECK_PAIRS = 2
+#: Rows that a pilot may take however few the queries: one input, one pair, every other rung of the 16 decades that float64
+#: tells apart and some, and a random model's repeats.
+LEAST_PILOT = 80
+#: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second could only move the
+#: displacement along it, where the energy stands still. Rounding scatters the energies themselves, so that a plateau may
+#: end by chance; two pairs average that.
+PLAIN_RUNGS = 4
+#: Rows of each pilot input that are asked again, to see whether they are answered the same.
+SUSPECTS = 3
+AGAIN, ONCE_MORE = "second look", "third look"
+#: Inputs share a question up to so many bytes; behind a network they are in memory all at once.
+TOGETHER_BYTES = 64 * 2**20
+#: A step must be this many times the spacing of the model's floating-point numbers, so that it is really sent.
+SPACINGS = 4.0
+#: An energy that changes more than this from rung to rung has no plateau at all.
+RESTLESS = 0.15
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Pilot answers: energy (inputs, rungs), whether it stands out, the same stretched, the base probabilities, and all."""
+
+    rungs: Array
+    raw: Array
+    clear: NDArray[np.bool_]
+    stretched: Array
+    base: Array
+    quality: Quality
+    rows: int
+    climbs: Mapping[int, Climb]
+
+    @cached_property
+    def energy(self) -> Array:
+        """What stands out, 0 elsewhere."""
+        return np.where(self.clear, self.raw, 0.0)
+
+    @cached_property
+    def plateau(self) -> Plateau | None:
+        """Of ``energy``."""
+        return find_plateau(self.energy, self.rungs)
+
+    @property
+    def restless(self) -> bool:
+        """Whether the energy stands still nowhere."""
+        return self.plateau is None or self.plateau.change > RESTLESS
+
+    @property
+    def plain(self) -> bool:
+        """Whether answers are exact and their plateau cannot be mistaken."""
+        found = self.plateau
+        return (
+            _exact(self.quality) and found is not None and found.change <= STILL and found.last - found.first >= PLAIN_RUNGS
+        )
+
+
+def ask_ladder(
+    meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, settings: Settings, quality: Quality
+) -> Asked:
+    """Energies at about five inputs; a second pair of directions where the first leaves a doubt.
+
+    Args:
+        meter: the door to the model.
+        x: (n, \\*shape) all inputs of the audit.
+        flat: (n, d) their features that may change, in units of the scale.
+        space: their domain.
+        settings: the audit's settings.
+        quality: what is known of the answers.
+    """
+    n = len(x)
+    rungs = _rungs(flat, space)
+    ways = 2 if space.quantised else 1
+    most_rows = int(ON_TOP * n * settings.queries)
+    allowed = most_rows - n * 2 * 2 * CHECK_PAIRS  # the inputs' checks
+    if allowed < 2 * len(rungs) * ways:
+        rungs = rungs[::-2][::-1]
+    blocks_each = len(rungs) * ways
+    count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
+    chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int)).tolist()
+
+    def pairs(rows: int) -> int:
+        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
+
+    signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
+    first = 1 if _exact(quality) and not space.quantised else pairs(allowed)
+    climbs = _climb(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+    asked = _heard(rungs, climbs, quality)
+    # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
+    most = pairs(most_rows if asked.restless and not space.quantised else allowed)
+    if first >= most or asked.plain:
+        return asked
+    try:
+        others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+    except BudgetExhausted:
+        raise
+    except FimauditError as error:
+        # The first pair's energies are right, only less sure, unless a verdict rests on them.
+        if asked.restless or _down(meter, error):
+            raise
+        return asked
+    both = {i: replace(climbs[i], answers=np.concatenate([climbs[i].answers, others[i].answers], axis=1)) for i in others}
+    return _heard(rungs, {**climbs, **both}, quality)
+
+
+def look_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> Asked:
+    """The same, with what asking a few rows again says of the model: that it is random, or what other rows in a call do.
+
+    A model that answers at random now and then has most likely done so at the answers farthest from those to the inputs.
+    Rows that cannot be asked a second time say nothing of the first.
+
+    Raises:
+        BudgetExhausted: the budget does not allow it.
+        ModelFailure: an endpoint is down as a whole.
+    """
+    try:
+        return _looked_again(meter, x, space, settings, asked)
+    except BudgetExhausted:
+        raise
+    except FimauditError as error:
+        if _down(meter, error):
+            raise
+        return asked
+
+
+def _down(meter: Meter, error: FimauditError) -> bool:
+    """Whether an endpoint is, as a whole: the run ends, and resumed it is asked the same."""
+    return isinstance(meter.model, NetworkClassifier) and not isinstance(error, QuestionsFailed)
+
+
+def _looked_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> Asked:
+    suspects = [one for climb in asked.climbs.values() for one in _farthest(climb)]
+    if not suspects:
+        return asked
+    question = PlainRows(np.concatenate([one.row for one in suspects]))
+    again = meter.ask([question], occasion=AGAIN)[0]
+    asked, quality = replace(asked, rows=asked.rows + len(suspects)), asked.quality
+    of_p, of_logs = np.array([differences(one.answer, b[None]) for one, b in zip(suspects, again, strict=True)]).max(axis=0)
+    if of_p > REPEATABLE or of_logs > REPEATABLE_LOGS:
+        once_more = meter.ask([question], occasion=ONCE_MORE)[0]
+        asked = replace(asked, rows=asked.rows + len(suspects))
+        if np.abs(once_more - again).max() > REPEATABLE or _at_random(meter, x, space, settings, asked):
+            return _repeated(meter, x, space, asked)
+        quality = replace(quality, company=max(quality.company, float(of_p)), company_logs=float(of_logs))
+    return replace(asked, quality=quality)
+
+
+@dataclass(frozen=True)
+class _Far:
+    """An answer far from that to its input, on the shorter half of the rungs."""
+
+    row: NDArray[Any]
+    answer: Array
+
+
+def _farthest(climb: Climb) -> list[_Far]:
+    """The few answers farthest from that to the input, but for those that are the same."""
+    base = climb.base.mean(axis=0)
+    near = climb.first[: -(-len(climb.answers) // 2)].reshape(-1, len(base))
+    squares = squared_distances(near, base)
+    places = [int(place) for place in np.argsort(squares)[-SUSPECTS:] if squares[place] > 0]
+    return [_Far(climb.rungs.rows.build(place, place + 1), near[place]) for place in places]
+
+
+def _at_random(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> bool:
+    """Whether the very questions of the first pair, asked in the same calls, are answered differently the second time.
+
+    Other answers in other company may be the company's doing: a sum in another order, or a scale that a call shares.
+    """
+    rows = sum(len(climb.base) + len(climb.rungs.rows) for climb in asked.climbs.values())
+    if asked.rows + rows > max(ON_TOP * len(x) * settings.queries, LEAST_PILOT):
+        return asked.quality.company <= REPEATABLE
+    questions = [_question(x[i], space, climb.rungs, len(climb.base)) for i, climb in asked.climbs.items()]
+    both = zip(asked.climbs.values(), _answers(meter, questions, AGAIN), strict=True)
+    return any(a is not None and np.abs(a - climb.asked).max() > REPEATABLE for climb, a in both)
+
+
+def _repeated(meter: Meter, x: NDArray[np.floating], space: Space, asked: Asked) -> Asked:
+    """What the ladder says of a random model, whose answers to the input itself are several."""
+    quality = replace(asked.quality, quantum=0.0, random=True)
+    itself = [PlainRows(np.repeat(x[i].astype(space.dtype)[None], quality.repeats, axis=0)) for i in asked.climbs]
+    both = zip(asked.climbs.items(), _answers(meter, itself, AGAIN), strict=True)
+    climbs = {i: replace(climb, base=base) for (i, climb), base in both if base is not None}
+    return replace(_heard(asked.rungs, climbs, quality), rows=asked.rows + len(itself) * quality.repeats)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """One pilot input: what was asked, and the answers to itself (repeats, K) and on its rungs (rungs, m, K)."""
+
+    rungs: Rungs
+    base: Array
+    answers: Array
+
+    @property
+    def first(self) -> Array:
+        """(rungs, m, K) answers of the first pairs, those of ``rungs``."""
+        return self.answers[:, : len(self.rungs.rows) // len(self.answers)]
+
+    @property
+    def asked(self) -> Array:
+        """(rows, K) what was answered in one go: to the input itself, then rung by rung."""
+        return np.concatenate([self.base, self.first.reshape(-1, self.base.shape[1])])
+
+
+def _exact(quality: Quality) -> bool:
+    """Whether nothing is known of the answers but that they are numbers as the model has them."""
+    return quality.quantum == 0 and not quality.random and quality.top_k is None
+
+
+def _pairs(signs: Signs, first: int, last: int) -> Signs:
+    """Some of the antipodal pairs."""
+    half = len(signs) // 2
+    rows = np.r_[first:last, half + first : half + last]
+    return Signs(signs.packed[rows], signs.phase[rows], signs.key)
+
+
+def _climb(
+    meter: Meter, x: NDArray[np.floating], space: Space, rhos: Array, signs: Mapping[int, Signs], repeats: int
+) -> dict[int, Climb]:
+    """The ladder at each input; inputs at which the model has no answers are left out."""
+    climbed = [_climbed(x[i], space, directions, rhos) for i, directions in signs.items()]
+    answers = _answers(meter, [_question(x[i], space, these, repeats) for i, these in zip(signs, climbed, strict=True)])
+    return {
+        i: Climb(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
+        for i, these, a in zip(signs, climbed, answers, strict=True)
+        if a is not None
+    }
+
+
+def _question(x: NDArray[np.floating], space: Space, rungs: Rungs, repeats: int) -> Rows:
+    """An input's rows: itself so many times, and its rungs."""
+    itself = [PlainRows(np.repeat(x.astype(space.dtype)[None], repeats, axis=0))] if repeats else []
+    return JoinedRows([*itself, rungs.rows])
+
+
+def _heard(rungs: Array, climbs: Mapping[int, Climb], quality: Quality) -> Asked:
+    """Energies, and what the answers show of their own quality."""
+    seen = list(climbs.values())
+    every = np.concatenate([a.reshape(-1, a.shape[-1]) for climb in seen for a in (climb.base, climb.answers)])
+    quantum = 0.0 if quality.random else rounding(every[:, :-1] if quality.top_k is not None else every)
+    deviation = float(np.median([climb.base.std(axis=0, ddof=1) for climb in seen])) if quality.random else 0.0
+    inside = bool(((every > 0) & (every < 1)).any())
+    quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
+    found = heard_each([Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), Here(quality, c.base)) for c in seen])
+    raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
+    base = np.array([climb.base.mean(axis=0) for climb in seen])
+    some = len(rungs)
+    stretched = np.where(clear, raw, 0.0)[:, some:]
+    return Asked(rungs, raw[:, :some], clear[:, :some], stretched, base, quality, len(every), climbs)
+
+
+def _answers(meter: Meter, questions: Sequence[Rows], occasion: str | None = None) -> list[Array | None]:
+    """Answers to each question, asked together; ``None`` where the model has none, as that input's measurement will say.
+
+    Raises:
+        FimauditError: there is no answer to any.
+    """
+    answers: list[Array | None] = []
+    refused: FimauditError | None = None
+    together = max(1, TOGETHER_BYTES // (len(questions[0]) * questions[0].row_bytes))
+    for first in range(0, len(questions), together):
+        some = questions[first : first + together]
+        try:
+            answers += meter.ask(some, occasion=occasion)
+        except BudgetExhausted:
+            raise
+        except QuestionsFailed as error:
+            refused = error
+            answers += error.answers
+        except FimauditError as error:
+            refused = error
+            answers += [None] * len(some)
+    if refused is not None and all(answer is None for answer in answers):
+        raise refused
+    return answers
+
+
+def _climbed(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -> Rungs:
+    """The ladder; with levels, behind it the same directions at three times the length."""
+    if not space.quantised:
+        return displaced_rungs(x, space, signs, rhos)
+    short = [displaced(x, space, signs, float(rho)) for rho in rhos]
+    return joined(space, [*short, *(displaced(x, space, signs, FACTOR * float(rho), FACTOR) for rho in rhos)])
+
+
+def _rungs(flat: Array, space: Space) -> Array:
+    """The ladder: no step shorter than the model's numbers or the input's levels can tell."""
+    spacing = 0.0
+    if np.dtype(space.dtype).kind == "f":
+        scale = space.scale.ravel()[~space.frozen.ravel()]
+        largest = np.maximum(flat.max(axis=0), -flat.min(axis=0)) * scale
+        spacing = float(np.mean(np.spacing(largest.astype(space.dtype)).astype(np.float64) / scale))
+    rungs = ladder(flat, space.features, SPACINGS * spacing)
+    if not space.quantised:
+        return rungs
+    least = space.shortest
+    top = max(float(rungs[-1]), least * 10.0)
+    return np.asarray(least * 10.0 ** (0.25 * np.arange(int(np.floor(4 * np.log10(top / least))) + 1)))

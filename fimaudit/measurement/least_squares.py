@@ -1,0 +1,188 @@
+"""Few features and noisy answers: the whole Jacobian by least squares, from antipodal pairs of random directions.
+
+One feature at a time moves the answers sqrt(d) times less than all of them do, which rounding and noise drown. With at least
+as many pairs as features, f(x + v) - f(x - v) = 2 J v over random v has the Jacobian as its least-squares solution; each
+pair's second-order term cancels, and the residuals tell the noise, whose mean is taken off and whose spread makes the
+interval:
+
+    g = |J u|^2 - s tr(M),   sd(g)^2 = 4 s (J u)^T M (J u) + 2 s^2 tr(M^2),   M = (V^T V)^-1,  s = u^T C u,
+
+with u a direction in class space and C the residuals' covariance (P pairs, P - d degrees of freedom).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fimaudit.domain import Space
+from fimaudit.estimation.estimate import Estimate, named_contrast
+from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.noise import View
+from fimaudit.estimation.peak_norm import peak_temperature, temper
+from fimaudit.estimation.secants import log_probabilities, visible_classes
+from fimaudit.estimation.spectral_norm import Limits
+from fimaudit.measurement.energy import MAIN, Signs, displaced
+from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.perturbations.rows import Rows
+
+__all__ = ["Pairs", "antipodal_pairs", "estimate_pairs"]
+
+Array = NDArray[np.float64]
+
+#: Pairs beyond the number of features, from which the noise is known, at least and as a share of the features.
+SPARE, SPARE_SHARE = 12, 0.25
+#: Directions that move some feature this much less than others in the root mean square do not determine it.
+DETERMINED = 0.1
+#: Relative half-width that is added for what is not noise, as for one feature at a time.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows x + v_t, then x - v_t.
+
+    Attributes:
+        rows: 2 P rows.
+        moved: (P, d) half of each pair's difference over the free features, in units of the scale.
+        inverse: (d, d) inverse of moved^T moved.
+        length: root mean square step of one feature as it was really sent.
+    """
+
+    rows: Rows
+    length: float
+    moved: Array
+    inverse: Array
+
+
+def antipodal_pairs(x: NDArray[np.floating], index: int, space: Space, rho: float, rows: int, seed: int) -> Pairs | None:
+    """As many pairs as ``rows`` allow; ``None`` where they are too few, or do not determine every feature.
+
+    Args:
+        x, index, space, seed: as for ``measurement.measure``.
+        rho: l2 length of a displacement.
+        rows: displaced rows allowed.
+    """
+    d, count = space.features, rows // 2
+    if count < d + max(SPARE, int(SPARE_SHARE * d)):
+        return None
+    half, phase = packed_signs(generator(seed, index, MAIN), count, x.size), np.arange(count)
+    signs = Signs(np.concatenate([half, ~half]), np.tile(phase, 2), (seed, index))
+    asked = displaced(x, space, signs, rho)
+    free = ~space.frozen.ravel()
+    built = asked.build(0, 2 * count).reshape(2 * count, -1)[:, free].astype(np.float64) / space.scale.ravel()[free]
+    moved = (built[:count] - built[count:]) / 2
+    values, vectors = np.linalg.eigh(moved.T @ moved)
+    if values[0] <= DETERMINED**2 * float(values.mean()):
+        return None
+    return Pairs(asked, space.length(asked.sent()), moved, (vectors / values) @ vectors.T)
+
+
+def estimate_pairs(view: View, pairs: Pairs, answers: Array, confidence: float) -> tuple[Estimate | None, Array | None]:
+    """The numbers, and the (d,) gradient of log(p_rival / p_predicted).
+
+    Args:
+        view: the measurable classes at the input.
+        pairs: what was asked.
+        answers: (2 P, K).
+        confidence: of each two-sided interval.
+    """
+    count = len(pairs.moved)
+    z = float(special.stdtrit(count - pairs.moved.shape[1], 0.5 + confidence / 2))
+    table = view.table(answers)
+    base = view.table(view.base[None])[0]
+    roots = _fit(pairs, np.sqrt(table[:count]) - np.sqrt(table[count:]))
+    if not roots.jacobian.any():
+        return None, None
+    spectral, direction = _top(roots, pairs.inverse, z)
+    everything = _trace(roots, pairs.inverse, z)
+    keep = visible_classes(np.vstack([base[None], table]))
+    if view.rest:
+        keep[-1] = False
+    contrast, hidden = named_contrast(view, direction, base), not view.whole or not keep.all()
+    top = int(view.place[0])
+    if not keep[top] or keep.sum() < 2:
+        return Estimate(spectral, everything, None, None, contrast, hidden), None
+    columns = np.flatnonzero(keep)
+    place = int(np.searchsorted(columns, top))
+    logs, here = log_probabilities(table[:, columns], place), log_probabilities(base[None, columns], place)[0]
+    slopes = _fit(pairs, (logs[:count] - logs[count:]) / 2)
+    temperature = peak_temperature(slopes.jacobian, here)
+    jacobian, residuals = (temper(part, here, temperature) for part in (slopes.jacobian, slopes.residuals))
+    peak, _ = _top(_Fit(jacobian, residuals, slopes.freedom), pairs.inverse, z)
+    margin, descent = _margin(slopes, pairs.inverse, here, place, z)
+    if margin is None:
+        return Estimate(spectral, everything, peak, None, contrast, hidden), None
+    unseen = base[: len(view.classes)][~keep[: len(view.classes)]]
+    ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+    hidden = ceiling > 0 and margin.beaten_by(float(here[place] - np.log(ceiling)))
+    labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
+    return Estimate(spectral, everything, peak, labelled, contrast, hidden), descent
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A least-squares Jacobian (d, C), the residuals (P, C) that it leaves, and their degrees of freedom."""
+
+    jacobian: Array
+    residuals: Array
+    freedom: int
+
+    def variance(self, direction: Array) -> float:
+        """s = u^T C u."""
+        return float(((self.residuals @ direction) ** 2).sum()) / self.freedom
+
+
+def _fit(pairs: Pairs, halves: Array) -> _Fit:
+    jacobian = pairs.inverse @ (pairs.moved.T @ halves)
+    return _Fit(jacobian, halves - pairs.moved @ jacobian, len(halves) - len(jacobian))
+
+
+def _square(gradient: Array, s: float, inverse: Array, z: float) -> Limits:
+    """|g|^2 without the noise in it."""
+    noise = s * float(np.trace(inverse))
+    spread = np.sqrt(4 * s * float(gradient @ inverse @ gradient) + 2 * s**2 * float((inverse**2).sum()))
+    value = float(gradient @ gradient) - noise
+    half = z * float(spread) + FLOOR * max(value, 0.0)
+    return Limits(max(value, 0.0), max(value - half, 0.0), max(value, 0.0) + half)
+
+
+def _top(fit: _Fit, inverse: Array, z: float) -> tuple[Limits, Array]:
+    """Top eigenvalue of J^T J - tr(M) C with its limits, and the class direction."""
+    gram = fit.jacobian.T @ fit.jacobian
+    noise = float(np.trace(inverse)) / fit.freedom * (fit.residuals.T @ fit.residuals)
+    direction = np.linalg.eigh(gram - noise)[1][:, -1]
+    return _square(fit.jacobian @ direction, fit.variance(direction), inverse, z), direction
+
+
+def _trace(fit: _Fit, inverse: Array, z: float) -> Limits:
+    """The same for the sum over all classes."""
+    covariance = fit.residuals.T @ fit.residuals / fit.freedom
+    value = float((fit.jacobian**2).sum() - np.trace(inverse) * np.trace(covariance))
+    carried = float(np.einsum("ik,ij,jl,kl->", fit.jacobian, inverse, fit.jacobian, covariance, optimize=True))
+    half = z * float(np.sqrt(4 * carried + 2 * float((inverse**2).sum()) * float((covariance**2).sum())))
+    half += FLOOR * max(value, 0.0)
+    return Limits(max(value, 0.0), max(value - half, 0.0), max(value, 0.0) + half)
+
+
+def _margin(fit: _Fit, inverse: Array, log_p: Array, place: int, z: float) -> tuple[Margin | None, Array | None]:
+    """The nearest rival's first-order distance; the smallest lower limit over all rivals."""
+    found: list[tuple[float, float, float, int, float]] = []
+    for k in range(len(log_p)):
+        if k == place:
+            continue
+        odds = np.zeros(len(log_p))
+        odds[place], odds[k] = 1.0, -1.0
+        square = _square(fit.jacobian @ odds, fit.variance(odds), inverse, z)
+        gap = max(float(log_p[place] - log_p[k]), 0.0)
+        radius, low, high = (gap / np.sqrt(v) if v > 0 else np.inf for v in (square.value, square.upper, square.lower))
+        found.append((float(radius), float(low), float(high), k, float(np.sqrt(square.value))))
+    value, _, upper, rival, _ = min(found)
+    if not np.isfinite(value):
+        return None, None
+    lower = min(low for _, low, _, _, _ in found)
+    steepest = max(norm for *_, norm in found)
+    return Margin(Limits(value, lower, upper), rival, steepest), fit.jacobian[:, rival] - fit.jacobian[:, place]

@@ -1,0 +1,365 @@
+"""One input's measurement, as a conversation: it yields the rows it wants asked and receives their answers.
+
+Nothing here calls a model. The caller (``auditing``) passes every row through the meter, runs many of these side by side,
+and decides which rows share a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.estimation.attribution import MOST_SKETCHED, carriers, listed
+from fimaudit.estimation.estimate import Estimate, undetected
+from fimaudit.estimation.noise import DEVIATIONS, SIGNAL, Here, Quality, View
+from fimaudit.estimation.secants import contrasts, resolution
+from fimaudit.estimation.sketch import Sketch, estimate_sketches
+from fimaudit.estimation.stopping import decide_threshold, half_width, next_look, sketch_serves
+from fimaudit.measurement.counterexample import WITNESS_ROWS, Slope, find_witness
+from fimaudit.measurement.deflation import RANDOM, deflated_rows, measure_deflated
+from fimaudit.measurement.deflation_trial import Lessons
+from fimaudit.measurement.energy import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
+from fimaudit.measurement.full_jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
+from fimaudit.measurement.input_step import Displacement, choose_displacement
+from fimaudit.measurement.least_squares import antipodal_pairs, estimate_pairs
+from fimaudit.measurement.outcome import Outcome, found, not_found, not_repeated
+from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.protocol import AtOnce
+from fimaudit.measurement.query_split import after_extras, after_finding
+from fimaudit.measurement.recheck import Listener
+from fimaudit.measurement.scale_profile import Redisplaced, measure_profile, profile_rows
+from fimaudit.measurement.settings import Settings
+from fimaudit.perturbations.orthonormal_rows import (
+    ORTHONORMAL_FEATURES,
+    ORTHONORMAL_LEAST,
+    OrthonormalRows,
+    orthonormal_fits,
+    orthonormal_signs,
+)
+from fimaudit.perturbations.quantised_rows import LevelRows
+from fimaudit.perturbations.random_signs import generator
+from fimaudit.perturbations.rows import PlainRows, RowRange, Rows
+from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.results import SCREENED, Carrier, Sensitivity
+
+__all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
+
+Array = NDArray[np.float64]
+Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
+
+#: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
+#: directions that leaves at least: six or fewer have no finite upper limit.
+FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
+#: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
+DISAGREE = 0.2
+#: What answers of nothing but 0 and 1 are taken to be rounded to.
+UNSEEN_QUANTUM = 0.01
+#: One feature at a time is exact enough while noise adds less than this share to the norm.
+BASIS_NOISE = 1e-3
+
+
+def measure(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    steps: Steps,
+    settings: Settings,
+    plane: Array | None = None,
+    lessons: Lessons | None = None,
+) -> Conversation:
+    """Measure one input.
+
+    Args:
+        x: the input, shape \\*shape, within the domain.
+        index: its position in the data: directions depend on it and the seed alone.
+        space: the domain.
+        steps: the pilot's choice.
+        settings: queries (rows, the base row included), confidence, seed.
+        plane: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
+        lessons: learns from the random rows.
+
+    Returns:
+        the finished ``Sensitivity``; limits cover the sampling of directions.
+    """
+    quality = steps.quality
+    if quality.unseen:  # answers of 0 and 1 alone are rounded, nobody knows how far
+        quality = replace(quality, quantum=UNSEEN_QUANTUM)
+    here, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
+    step.flags += [SCREENED] * settings.screening
+    queries = after_finding(settings.queries, steps.share + step.spent, quality.repeats)
+    whole = fits(space.features, queries - 1)
+    if whole or not _deflates(here, step):
+        plane = None
+    extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
+    queries = after_extras(queries, extra)
+    listener = Listener(x.astype(space.dtype)[None], here)
+    told = None
+    if plane is not None:
+        told = yield from listener.hear(_deflated(x, index, space, step, queries, settings, here, plane))
+    if told is None:
+        told = yield from listener.hear(_estimate(x, index, space, steps, step, queries, settings, here, lessons))
+    outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
+    estimate = told.estimate
+    if estimate is None or not step.clear:
+        limits = undetected(told.view, told.answers, _quantum(here), told.length, settings.confidence, told.factor)
+        return not_found(outcome, limits, _noise_reason(told, step, settings, here))
+    doubt = told.method.startswith("basis") and _disagree(estimate)
+    difference = yield from listener.look_again(doubt=doubt, left=queries - told.used)
+    if difference is not None:
+        return not_repeated(index, told.method, step.flags, difference)
+    if lessons is not None and told.drawn is not None:
+        lessons.take(index, told.drawn, space, told.view, told.answers, told.length)
+    error = step.change if told.method.startswith("basis") else step.error  # a basis has its own second step
+    estimate = _widened(estimate, error, step)
+    if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
+        lower, upper = estimate.spectral.lower, estimate.spectral.upper
+        step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)
+    profile, witness = [], None
+    if settings.profile != "off" and estimate.margin is not None:
+        local = None if told.at is None else (told.at, told.answers)
+        profile = yield from measure_profile(x, index, space, steps, settings, here, step.rho, local)
+    if settings.witness and told.slope is not None:
+        witness = yield from find_witness(x, space, told.slope, told.view.top)
+    carried: list[Carrier] = []
+    if told.slope is not None and listed(x):
+        drawn = None if told.method.startswith("basis") else told.used - 1
+        orthogonal = told.method == "orthonormal"
+        unbiased, drawn = told.carried or (told.slope.gradient, drawn)
+        carried = carriers(unbiased, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
+    return found(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
+
+
+def _disagree(estimate: Estimate) -> bool:
+    """Whether two steps of a whole Jacobian do."""
+    both = [estimate.spectral, *([] if estimate.margin is None else [estimate.margin.radius])]
+    return any(limits.upper - limits.lower > DISAGREE * limits.value for limits in both)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the main rows said."""
+
+    method: str
+    view: View
+    estimate: Estimate | None
+    answers: Array
+    length: float
+    used: int
+    factor: float | None = None
+    slope: Slope | None = None
+    at: Redisplaced | None = None
+    carried: tuple[Array, int] | None = None
+    drawn: DisplacedRows | LevelRows | OrthonormalRows | None = None
+
+
+def _deflates(here: Here, step: Displacement) -> bool:
+    """Whether the input answers linearly and above the noise, class by class: else there is no Jacobian to catch."""
+    still = here.quality.top_k is None and not here.still.blind
+    return still and step.clear and step.finite is None and step.energy > 0
+
+
+def _deflated(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    step: Displacement,
+    queries: int,
+    settings: Settings,
+    here: Here,
+    plane: Array,
+) -> Generator[Rows, Array, _Told | None]:
+    """Exact directions and random ones in their complement; ``None`` where they do not fit."""
+    plane = plane[: max(0, (queries - 1 - RANDOM) // 2)]  # the leading ones come first
+    count = queries - 1 - 2 * len(plane)
+    if not len(plane):
+        return None
+    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, plane, orthogonal=not step.heavy)
+    if rows is None:
+        return None
+    wanted = settings.witness or listed(x, MOST_SKETCHED)
+    found = yield from measure_deflated(rows, here.still, settings.confidence, gradient=wanted)
+    told = _Told("deflated", here.still, found.estimate, found.answers, found.length, found.used + 1)
+    if found.gradient is None or found.estimate is None or found.estimate.margin is None:
+        return told
+    slope = found.gradient.slope(found.estimate.margin.radius.value)
+    return replace(told, slope=slope, carried=(found.gradient.whole, found.gradient.like))
+
+
+def _estimate(
+    x: NDArray[np.floating],
+    index: int,
+    space: Space,
+    steps: Steps,
+    step: Displacement,
+    queries: int,
+    settings: Settings,
+    here: Here,
+    lessons: Lessons | None,
+) -> Generator[Rows | AtOnce, Any, _Told]:
+    """Choose the kind of directions, ask them, and estimate."""
+    d, m = space.features, queries - 1
+    view, quality = here.still, here.quality
+    few = fits(d, m) and not sketch_serves(settings.precision, settings.threshold, settings.confidence, fewest_rows(d))
+    if not view.blind and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
+        whole = yield from _whole(x, space, step.rho, m, view, settings.precision)
+        slope = _downhill(whole.descent, whole.estimate)
+        return _Told(whole.method, view, whole.estimate, here.base, whole.length, whole.rows, 4.0 * d, slope)
+    steady = step.finite is None and step.clear and step.rho == steps.displacement  # a step of its own may bend the answers
+    if steady and not view.blind and quality.top_k is None and not settings.adaptive:
+        pairs = antipodal_pairs(x, index, space, step.rho, m, settings.seed)
+        if pairs is not None:
+            answers = yield pairs.rows
+            estimate, descent = estimate_pairs(view, pairs, answers, settings.confidence)
+            return _Told(
+                "least-squares", view, estimate, answers, pairs.length, len(answers) + 1, slope=_downhill(descent, estimate)
+            )
+    if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised and not step.heavy:
+        m = d - 1  # a few rows short of the whole Jacobian: all orthonormal directions but one
+    far = 0
+    if quality.random and step.finite is not None:  # the noise may be another there
+        far = max(0, min(FAR_ROWS, (m - FAR_LEAVES) // FAR_REPEATS))
+    rows, at, method, features = _sketch(x, index, space, step, m - far * FAR_REPEATS, settings)
+    louder = (yield PlainRows(np.repeat(rows.build(0, far), FAR_REPEATS, axis=0))) if far else None
+    length = space.length(rows.sent())
+
+    def sketch(answers: Array) -> Sketch:
+        view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
+        return Sketch(view, answers, length, settings.confidence, features)
+
+    if not settings.adaptive:
+        answers = yield rows
+    else:
+        answers = yield from _until(rows, sketch, settings, step)
+        m = len(answers)
+    done = sketch(answers)
+    view = done.view
+    estimate = yield AtOnce(estimate_sketches, done)
+    slope = None
+    if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
+        slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
+    return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at, drawn=rows)
+
+
+def _downhill(descent: Array | None, estimate: Estimate | None) -> Slope | None:
+    """The way to another answer, where the whole Jacobian is known."""
+    if descent is None or estimate is None or estimate.margin is None:
+        return None
+    return Slope(descent, estimate.margin.radius.value)
+
+
+def _whole(
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: View, precision: float | None
+) -> Generator[Rows, Array, WholeJacobian]:
+    """The whole Jacobian, as well as ``rows`` allow; with a precision, from as few as serve it."""
+    least = fewest_rows(space.features)
+    if precision is None or not fits(space.features, rows - least):
+        return (yield from whole_jacobian(x, space, rho, rows, view))
+    quick = yield from whole_jacobian(x, space, rho, least, view)
+    if quick.estimate is not None and half_width(quick.estimate.spectral) <= precision:
+        return quick
+    better = yield from whole_jacobian(x, space, rho, rows - least, view)
+    return replace(better, rows=better.rows + least)
+
+
+def _until(
+    rows: Rows, sketch: Callable[[Array], Sketch], settings: Settings, step: Displacement
+) -> Generator[Rows | AtOnce, Any, Array]:
+    """Ask bit by bit until the interval is narrow enough, or the threshold is decided, or all rows are asked."""
+    answers: Array = yield RowRange(rows, 0, next_look(0, len(rows)))
+    while True:
+        so_far, away = sketch(answers), None
+        if settings.precision is not None:
+            estimate = yield AtOnce(estimate_sketches, so_far)
+            if estimate is not None:
+                away = half_width(_widened(estimate, step.error, step).spectral) / settings.precision
+                if away <= 1.0:
+                    return answers
+        if settings.threshold is not None and not so_far.view.blind and so_far.length > 0:
+            y = contrasts(np.sqrt(so_far.view.table(answers)) * (2.0 / so_far.length))
+            verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
+            if verdict is not None:
+                step.flags.append(f"{verdict}_threshold")
+                return answers
+        if len(answers) == len(rows):
+            return answers
+        more = yield RowRange(rows, len(answers), next_look(len(answers), len(rows), away))
+        answers = np.concatenate([answers, more])
+
+
+def _widened(estimate: Estimate, error: float, step: Displacement) -> Estimate:
+    """Limits that also allow for the step's error, and for heavy scatter where there may be some."""
+    return estimate.widened(error + step.heavy * estimate.heaviness)
+
+
+def _sketch(
+    x: NDArray[np.floating], index: int, space: Space, step: Displacement, count: int, settings: Settings
+) -> tuple[DisplacedRows | LevelRows | OrthonormalRows, Redisplaced, str, int | None]:
+    """Random directions of the kind that serves best, at its displacement and at others, its name, and d if orthogonal.
+
+    Orthogonality serves linear answers. Over a long step one set of such directions would meet the same bends together,
+    and their rows, which are no mere signs, would need the input moved farther from the edges of the box.
+    """
+    d = space.features
+    if orthonormal_fits(count, d) and not space.quantised and not step.heavy:
+        drawn = orthonormal_signs(generator(settings.seed, index, MAIN), count, d)
+
+        def orthonormal(rho: float) -> OrthonormalRows:
+            return OrthonormalRows(x, *drawn, space.step(rho), space.box, space.dtype)
+
+        def again(rhos: Sequence[float], first: int) -> Rungs:
+            return joined(space, [orthonormal(r).first(first) for r in rhos])
+
+        return orthonormal(step.rho), again, "orthonormal", d
+    signs = draw_signs(settings.seed, index, MAIN, count, x.size)
+
+    def independent(rhos: Sequence[float], first: int) -> Rungs:
+        return displaced_rungs(x, space, signs.first(first), rhos)
+
+    return displaced(x, space, signs, step.rho), independent, "levels" if space.quantised else "rademacher", None
+
+
+def _basis_serves(view: View, step: Displacement, steps: Steps, space: Space) -> bool:
+    """Whether one feature at a time gives the local value: its change, sqrt(d) times smaller, must drown the noise."""
+    if step.finite is not None or (space.quantised and coordinate_reach(space) > steps.reach):
+        return False
+    if view.noise is None or step.energy <= 0:
+        return True
+    return space.features**2 * view.noise.total <= 2 * BASIS_NOISE * step.rho**2 * step.energy
+
+
+def _quantum(here: Here) -> float:
+    return max(here.quality.quantum, resolution(here.base))
+
+
+def _noise_reason(told: _Told, step: Displacement, settings: Settings, here: Here) -> str:
+    """What stood in the way, and what would help."""
+    quality, base = here.quality, here.base
+    at = f"at a displacement of {step.rho:.3g}"
+    tail = "the spectral norm lies between 0 and the upper limit"
+    noise = told.view.noise
+    if told.view.blind and quality.random:
+        deviation = np.sort(DEVIATIONS * base.std(axis=0, ddof=1) / np.maximum(base.mean(axis=0), 1e-12))
+        wanted = settings.queries * max(1.0, float(deviation[1])) ** 2
+        return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them; {tail}"
+    if told.view.blind and quality.quantum > 0:
+        return f"rounding to {quality.quantum:g} hides every class but the predicted one; {tail}"
+    if noise is None or noise.total == 0 or told.estimate is None or not told.length:
+        return f"the answers did not change measurably {at}; {tail}"
+    share = max(told.estimate.trace.value, 1e-300) * told.length**2 / noise.total
+    if quality.random:
+        needed = settings.queries * ((1 + 1 / max(share, 1e-3)) / (1 + 1 / SIGNAL)) ** 2
+        more = "more than " if share <= 1e-3 else "about "
+        return (
+            f"the model's noise is {1 / max(share, 1e-3):.2g} times the signal or more {at}; "
+            f"{more}{needed:,.0f} queries would resolve it; {tail}"
+        )
+    decimals = int(np.ceil(0.5 * np.log10(SIGNAL / min(max(share, 1e-8), SIGNAL / 10))))
+    return (
+        f"rounding to {_quantum(here):.2g} drowns the changes of the answers {at}; "
+        f"about {max(1, decimals)} more decimals would resolve them; {tail}"
+    )

@@ -1,0 +1,187 @@
+"""The answers farthest from the others are asked for again: a model that answers at random now and then gives itself away.
+
+Some models answer nearly always the same: two versions behind one address, say, one of which gets few of the requests.
+The first questions miss that, and a single strange answer divided by a short step looks like a large derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality
+from fimaudit.estimation.secants import FLOAT32_FLOOR
+from fimaudit.measurement.protocol import AtOnce
+from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows
+
+__all__ = ["LOOKS", "WARY_LOOKS", "Listener", "answered_differently", "differences", "spread", "squared_distances"]
+
+Array = NDArray[np.float64]
+T = TypeVar("T")
+
+#: Times a row is asked again. Behind a ledger that holds its answer, one row a request, the first of them is recalled; in
+#: one request both may meet the same version. A random model that never differed at the input answers otherwise now and
+#: then: of rows that do so one time in 20, two looks would miss one in 400.
+LOOKS, WARY_LOOKS = 2, 4
+#: Rows asked again where two steps of a whole Jacobian disagree: two at either step.
+SUSPECTED = 4
+#: Among fewer answers than this none stands out.
+FEWEST = 8
+#: Times the median of the squared distances, from which an answer stands out. Answers linear in random signs scatter like a
+#: chi squared of one degree of freedom at most, of which 200 reach that far once in 6 times; where noise is known, which no
+#: second answer would repeat, once in 250.
+FAR, FAR_IN_NOISE = 25.0, 40.0
+#: Times the median, from which the mean does, as a tenth of all answers or more may lie far; a chi squared's is 2.2.
+FAR_MEAN = 2.6
+#: The same along single features, some of which always matter more than others.
+FAR_ALONE = 1e3
+#: Share of the squared distance that a further answer must have moved; how much farther than other rows in the same call
+#: explain, and than a known noise does, in its deviations.
+MOVED, BEYOND, BEYOND_NOISE = 0.25, 10.0, 4.0
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """A row, its answer, the squared distance from what that should be near, and how far it stands out."""
+
+    row: NDArray[Any]
+    answer: Array
+    distance: float
+    ratio: float
+
+
+class Listener:
+    """Overhears an input's conversation for the rows whose answers stand out most.
+
+    Args:
+        x: the input as the model is fed, (1, \\*shape).
+        here: the answers to it.
+    """
+
+    def __init__(self, x: NDArray[Any], here: Here) -> None:
+        self._here = here
+        #: A random model that was asked several times and never differed: its noise may be of the rare kind.
+        self._wary = here.quality.random and bool((np.ptp(here.base, axis=0) <= REPEATABLE).all())
+        self._drawn: _Suspect | None = None
+        self._chosen = [_Suspect(x, here.base[0], 0.0, 0.0)]
+        self._alone = False
+
+    def hear(self, talk: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """The same conversation."""
+        told: Any = None
+        while True:
+            try:
+                wanted = talk.send(told)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            told = yield wanted
+            if not isinstance(wanted, AtOnce):
+                self._take(wanted, told)
+
+    def _take(self, rows: Rows, answers: Array) -> None:
+        if isinstance(rows, JoinedRows):
+            first = 0
+            for block in rows.blocks:
+                self._take(block, answers[first : first + len(block)])
+                first += len(block)
+        elif isinstance(rows, CoordinateRows | PlainRows):
+            self._chosen += self._suspects(rows, answers)
+        elif len(answers) >= FEWEST:
+            place, distance, ratio = self._farthest(answers)
+            if ratio > (0.0 if self._drawn is None else self._drawn.ratio):
+                self._drawn = _Suspect(rows.build(place, place + 1), answers[place], distance, ratio)
+
+    def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
+        """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
+        here, half = self._here.base[0], len(answers) // 2
+        distances = squared_distances(answers, here)
+        places = [int(distances.argmax())]
+        if isinstance(rows, CoordinateRows):
+            self._alone |= bool(distances.max() > FAR_ALONE * np.median(distances))
+        if isinstance(rows, CoordinateRows) and rows.both_ways:
+            roots = np.sqrt(np.maximum(answers, 0.0))
+            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(here, 0.0))) ** 2).sum(axis=1)
+            worst = int(uneven.argmax())
+            places, distances = [worst, half + worst], np.tile(uneven, 2)
+        return [_Suspect(rows.build(i, i + 1), answers[i], float(distances[i]), 0.0) for i in places]
+
+    def _farthest(self, answers: Array) -> tuple[int, float, float]:
+        """The row farthest from the others, its squared distance, and a ratio above 0 where that stands out."""
+        distances = spread(answers)
+        place = int(distances.argmax())
+        largest, middle = float(distances[place]), float(np.partition(distances, len(distances) // 2)[len(distances) // 2])
+        if largest == 0:
+            return place, 0.0, 0.0
+        if middle == 0 or self._wary:
+            return place, largest, np.inf
+        ratio = largest / middle
+        if self._here.quality.random:
+            return place, largest, ratio if ratio > FAR_IN_NOISE else 0.0
+        return place, largest, ratio if ratio > FAR or float(distances.mean()) > FAR_MEAN * middle else 0.0
+
+    def look_again(self, *, doubt: bool, left: int) -> Generator[Rows, Array, float | None]:
+        """Ask for the answer that stands out again, if one does.
+
+        Args:
+            doubt: whether the numbers themselves disagree: then the farthest rows along chosen directions, and the input.
+            left: rows that the measurement did not take; one row's looks may be added to them.
+
+        Returns:
+            the largest difference of probability where a row is answered in another way, else ``None``.
+        """
+        suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
+        if doubt or self._alone:
+            suspects += self._chosen[-min(SUSPECTED, 1 + max(0, left) // looks) :]
+        if not suspects:
+            return None
+        again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
+        each = zip(suspects, again.reshape(len(suspects), looks, -1), strict=True)
+        base = self._here.base
+        noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
+        least = FAR_IN_NOISE / MOVED * noise
+        found = [answered_differently(s.answer, a, max(s.distance, least), self._here.quality) for s, a in each]
+        return max((difference for difference in found if difference is not None), default=None)
+
+
+def answered_differently(answer: Array, again: Array, distance: float, quality: Quality) -> float | None:
+    """The largest difference of probability between an answer (K,) and further ones (m, K) to its row, if it is another.
+
+    Args:
+        answer, again: probabilities.
+        distance: squared, in sqrt(p), at which the answer lies from what it was expected near.
+        quality: what the answers are worth.
+    """
+    of_p, of_logs = differences(answer, again)
+    least = max(REPEATABLE, BEYOND * quality.company, 1.5 * quality.quantum, BEYOND_NOISE * quality.deviation)
+    telling = quality.quantum == 0 and quality.top_k is None and not quality.random  # of small probabilities
+    other = of_p > least or (telling and of_logs > max(REPEATABLE_LOGS, BEYOND * quality.company_logs))
+    return of_p if other and squared_distances(again, answer).max() > MOVED * distance else None
+
+
+def differences(answer: Array, again: Array) -> tuple[float, float]:
+    """The largest difference of probability and of its logarithm between an answer (K,) and further ones (m, K)."""
+    seen = (answer > FLOAT32_FLOOR) & (again > FLOAT32_FLOOR)
+    logs = np.log(np.where(seen, again, 1.0)) - np.log(np.where(seen, answer, 1.0))
+    return float(np.abs(again - answer).max()), float(np.abs(logs).max())
+
+
+def squared_distances(answers: Array, centre: Array) -> Array:
+    """Squared distances in sqrt(p) of (m, K) answers from one; what is left of 1 may be a rounding below 0."""
+    return np.asarray(((np.sqrt(np.maximum(answers, 0.0)) - np.sqrt(np.maximum(centre, 0.0))) ** 2).sum(axis=1))
+
+
+def spread(answers: Array) -> Array:
+    """Squared distances in sqrt(p) of (m, K) answers from their mean.
+
+    >>> spread(np.array([[0.5, 0.5], [0.5, 0.5]])).tolist()
+    [0.0, 0.0]
+    """
+    roots = np.sqrt(np.maximum(answers, 0.0))  # what is left of 1 may be a rounding below 0
+    roots -= roots[:1]  # equal answers lie at no distance, not even that of rounding
+    roots -= roots.mean(axis=0)
+    return np.asarray((roots * roots).sum(axis=1))

@@ -1,0 +1,1 @@
+"""The seam to a model: classifier protocols, links, the meter, linearisation."""

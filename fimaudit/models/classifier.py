@@ -1,0 +1,299 @@
+"""The seam between the measurement and a model: what an adapter is, and how one is found for a target."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import TargetError
+from fimaudit.models.links import Link
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "Adapter",
+    "Classifier",
+    "DeviceClassifier",
+    "Differentiable",
+    "Lease",
+    "ModelInfo",
+    "NetworkClassifier",
+    "Options",
+    "adapters",
+    "open_classifier",
+]
+
+ENTRY_POINT_GROUP = "fimaudit.adapters"
+
+
+class Lease(Protocol):
+    """What a network adapter is handed for one batch: counting, budget and recall live behind it. Thread-safe."""
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """The committed answers to exactly this request body, from this run or the one it resumes."""
+        ...
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        """Count ``rows`` as sent and return a ticket; raises ``BudgetExhausted`` when the budget does not allow it."""
+        ...
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Record how a reserved send ended; ``answers`` is ``None`` when it failed."""
+        ...
+
+    def note(self, name: str) -> Any:
+        """A fact that was learned earlier in this run (plain JSON), or ``None``."""
+        ...
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a fact for the rest of the run, resumed processes included: a batch size, say."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an adapter declares about its model; nothing here needs a query.
+
+    Attributes:
+        name: what a person would call it (a file name, a class name, a URL without secrets).
+        adapter: the adapter's registered name.
+        input_shape: shape of one input without the batch axis; ``None`` where an axis or all of it is free.
+        dtype: name of the numpy dtype that the model is fed with.
+        classes: number of classes, where it is known before the first answer.
+        device: where it runs, ``cpu`` or ``cuda:0`` or a host.
+        preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
+        call_bytes: most bytes of the rows of one call where the meter chooses, because longer calls get slower; ``None`` for
+            the meter's own limit.
+        details: facts for the report (provider, opset, SHA-256, versions), plain JSON values.
+        notes: sentences that the user must read, copied into the report's warnings.
+    """
+
+    name: str
+    adapter: str
+    input_shape: tuple[int | None, ...] | None
+    dtype: str
+    classes: int | None = None
+    device: str = "cpu"
+    preferred_batch: int | None = None
+    call_bytes: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that answers inputs with probabilities. The whole of what an adapter must offer."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known about the model without asking it."""
+        ...
+
+    def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs of ``info.dtype`` with (B, K) probabilities in float64."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was opened; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Classifier, Protocol):
+    """A classifier that also gives derivatives of ``s = sqrt(p)``; arrays are torch tensors on its device.
+
+    F = 4 J_s^T J_s with J_s the (K, d) Jacobian of s; both products are batched over inputs.
+    """
+
+    def vjp(self, batch: Any, cotangents: Any) -> Any:
+        """J_s^T w: (B, \\*shape) inputs and (B, V, K) cotangents to (B, V, \\*shape)."""
+        ...
+
+    def jvp(self, batch: Any, tangents: Any) -> Any:
+        """J_s v: (B, \\*shape) inputs and (B, V, \\*shape) tangents to (B, V, K)."""
+        ...
+
+
+@runtime_checkable
+class DeviceClassifier(Classifier, Protocol):
+    """A classifier that builds the displaced batch where the model runs; only (m, K) comes back."""
+
+    def displaced(
+        self, x: NDArray[Any], packed_signs: NDArray[np.uint8], step: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Answer the rows of ``displaced.displaced_rows`` (its numpy reference) without building them on the host.
+
+        Args:
+            x: one input, shape \\*shape.
+            packed_signs: (m, ceil(d / 8)) bits, most significant first, 1 for +.
+            step: displacement of each feature, shape \\*shape or scalar; 0 holds a feature.
+            lower: lower bound of each feature, shape \\*shape or scalar, ``-inf`` for none.
+            upper: upper bound likewise.
+
+        Returns:
+            (m, K) probabilities in float64, on the host.
+        """
+        ...
+
+
+@runtime_checkable
+class NetworkClassifier(Classifier, Protocol):
+    """A classifier behind a network: it cuts the batch into requests and sends each under the meter's lease."""
+
+    def ask(self, batch: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs; ``lease.reserve`` before each send, retries too, ``lease.commit`` after it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to open a target; an adapter refuses, in a sentence, what it has no use for.
+
+    Attributes:
+        link: what turns the output into probabilities.
+        device: ``cpu``, ``cuda``, ``cuda:1``; ``None`` takes the best at hand.
+        weights: file of weights for ``package.module:factory`` targets.
+        trust_pickle: allow formats that can run code when they are opened.
+        input: name of the audited input of a model with several.
+        output: name or position of the output that holds probabilities or logits.
+        output_step: step to read of an output of shape (rows, steps, classes).
+        hold: values for the inputs that are held constant, by name; shape of one input without the batch axis.
+        extra: further options of one adapter (an endpoint's settings, say), by name.
+    """
+
+    link: Link = "auto"
+    device: str | None = None
+    weights: str | os.PathLike[str] | None = None
+    trust_pickle: bool = False
+    input: str | None = None
+    output: str | int | None = None
+    output_step: int | None = None
+    hold: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Adapter(Protocol):
+    """What an entry point of the group ``fimaudit.adapters`` resolves to; importing it must import no framework."""
+
+    def accepts(self, target: object) -> bool:
+        """Whether this adapter is the one for ``target``, from its type or its spelling alone."""
+        ...
+
+    def open(self, target: Any, options: Options) -> Classifier:
+        """Open it, or raise ``TargetError`` with one clear sentence."""
+        ...
+
+
+def adapters() -> dict[str, Adapter]:
+    """The registered adapters by name, in alphabetical order, ``function`` (which takes any callable) last."""
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    names = sorted(found, key=lambda name: (name == "function", name))
+    return {name: found[name].load() for name in names}
+
+
+def open_classifier(
+    target: object,
+    link: Link = "auto",
+    *,
+    adapter: str | None = None,
+    device: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    trust_pickle: bool = False,
+    input: str | None = None,
+    output: str | int | None = None,
+    output_step: int | None = None,
+    hold: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> Classifier:
+    """Open a model as a ``Classifier``.
+
+    Args:
+        target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
+            string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``model.joblib`` or
+            ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, or a URL.
+        link: ``auto``, ``identity``, ``softmax`` or ``sigmoid``; see ``fimaudit.models.links.to_probabilities``.
+        adapter: name of the adapter to take, where more than one would do.
+        device: ``cpu``, ``cuda`` and the like; the best at hand when left out.
+        weights: ``.safetensors`` or ``.pt`` (weights only) for a ``package.module:factory`` target.
+        trust_pickle: allow formats that run code when they are opened.
+        input: name of the audited input of a model with several.
+        output: name or position of the output to read.
+        output_step: position of the step to read from an output of shape (rows, steps, classes).
+        hold: constant values for the other inputs, by name.
+        **extra: further options of one adapter.
+
+    Raises:
+        TargetError: nothing there, not a model, or no adapter for it.
+        MissingExtraError: the adapter's framework is not installed.
+        UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
+    """
+    options = Options(link, device, weights, trust_pickle, input, output, output_step, dict(hold or {}), extra)
+    if isinstance(target, os.PathLike):
+        target = os.fspath(target)
+    if isinstance(target, Classifier):
+        return target
+    known = adapters()
+    if adapter is not None:
+        if adapter not in known:
+            raise TargetError(f"expected an adapter among {', '.join(known)}, got {adapter!r}")
+        return known[adapter].open(target, options)
+    if isinstance(target, str) and _is_factory(target):
+        return _open_factory(target, options)
+    for candidate in known.values():
+        if candidate.accepts(target):
+            return candidate.open(target, options)
+    raise TargetError(_no_adapter(target, known))
+
+
+def _is_factory(target: str) -> bool:
+    module, colon, attribute = target.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _open_factory(target: str, options: Options) -> Classifier:
+    module_name, _, attribute = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as exc:
+        raise TargetError(f"expected an importable module {module_name!r}, got {type(exc).__name__}: {exc}") from exc
+    if not hasattr(module, attribute):
+        raise TargetError(f"module {module_name!r} has no attribute {attribute!r}; write package.module:factory")
+    made = getattr(module, attribute)
+    known = adapters()
+    if not _is_model(made, known):
+        try:
+            made = made()
+        except Exception as exc:
+            raise TargetError(f"{target} was called without arguments and raised {type(exc).__name__}: {exc}") from exc
+    for candidate in known.values():
+        if candidate.accepts(made):
+            return candidate.open(made, options)
+    if isinstance(made, Classifier):
+        return made
+    raise TargetError(f"{target} returned {type(made).__name__}; expected a torch module, an estimator or a callable")
+
+
+def _is_model(made: object, known: Mapping[str, Adapter]) -> bool:
+    named = [adapter for name, adapter in known.items() if name != "function"]
+    return isinstance(made, Classifier) or any(adapter.accepts(made) for adapter in named)
+
+
+def _no_adapter(target: object, known: Mapping[str, Adapter]) -> str:
+    if not isinstance(target, str):
+        return f"expected a torch module, an estimator, a callable or a string, got {type(target).__name__}"
+    suffix = os.path.splitext(target)[1]
+    return (
+        f"no adapter opens {target!r} (ending {suffix!r}); expected .onnx, .pt2, .pt, .ts, .skops, .joblib, .pkl, "
+        f"a URL or package.module:factory (adapters here: {', '.join(known) or 'none'})"
+    )

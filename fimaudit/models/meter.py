@@ -1,0 +1,321 @@
+"""The one door to a model: every row that is asked passes here, once, is counted, and is within the budget."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
+from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
+from fimaudit.perturbations.rows import Rows, joined_rows
+from fimaudit.perturbations.sign_rows import DisplacedRows
+
+__all__ = ["CountingLease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
+
+#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
+BATCH_BYTES = 16 * 2**20
+MOST_ROWS = 256
+
+
+class Ledger(Protocol):
+    """Where a meter keeps what was sent and answered beyond this process (``fimaudit.storage.ledger``)."""
+
+    def usage(self) -> Usage:
+        """Rows, requests and bytes of this run so far, earlier processes included."""
+        ...
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None: ...
+
+    def reserve(self, rows: int, key: bytes) -> int: ...
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None: ...
+
+    def note(self, name: str) -> Any: ...
+
+    def remember(self, name: str, value: Any) -> None: ...
+
+
+class RowsFailed(ModelFailure):
+    """Some rows of a batch could not be answered.
+
+    Attributes:
+        answers: (rows, K); the rows that failed are NaN.
+        reasons: a sentence for each failed row (or for the first of a block), by position.
+    """
+
+    def __init__(self, answers: NDArray[np.float64], reasons: Mapping[int, str]) -> None:
+        first = next(iter(reasons.values()))
+        super().__init__(f"{int(np.isnan(answers).any(axis=1).sum())} of {len(answers)} rows were not answered: {first}")
+        self.answers, self.reasons = answers, dict(reasons)
+
+
+class QuestionsFailed(ModelFailure):
+    """``Meter.ask`` got answers to some of its questions only.
+
+    Attributes:
+        answers: as ``Meter.ask`` returns them, ``None`` for a question with a failed row.
+        reasons: a sentence for each failed question, by position.
+    """
+
+    def __init__(self, answers: Sequence[NDArray[np.float64] | None], reasons: Mapping[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.answers, self.reasons = list(answers), dict(reasons)
+
+
+class CountingLease:
+    """A lease without budget or ledger, for asking outside of a run."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._notes: dict[str, Any] = {}
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        return None
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        self.usage.rows += rows
+        self.usage.requests += 1
+        return self.usage.requests
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        self.usage.bytes += bytes
+
+    def note(self, name: str) -> Any:
+        return self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        self._notes[name] = value
+
+
+class Occasion:
+    """A lease under which rows that were answered before are sent again, once for each name.
+
+    A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
+    recalled rather than sent. Within one occasion, a resumed run still recalls what it has.
+    """
+
+    def __init__(self, lease: Lease, name: str) -> None:
+        self._lease, self._salt = lease, hashlib.sha256(name.encode()).digest()
+        self.note, self.remember, self.commit = lease.note, lease.remember, lease.commit
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        return self._lease.recall(self._key(key))
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        return self._lease.reserve(rows, self._key(key))
+
+    def _key(self, key: bytes) -> bytes:
+        return hashlib.sha256(self._salt + key).digest()
+
+
+@dataclass
+class Usage:
+    """What has been asked so far."""
+
+    rows: int = 0
+    requests: int = 0
+    bytes: int = 0
+
+
+class Meter:
+    """Counts rows and calls, enforces the budget, forms batches bounded in bytes, and checks every answer.
+
+    Args:
+        model: the classifier.
+        budget: most rows that may be sent, ``None`` for no limit.
+        batch: rows a call; the adapter's preference or a bound in bytes when left out.
+        ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
+        on_rows: called with the number of rows after each answered call (progress).
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        budget: int | None = None,
+        batch: int | None = None,
+        ledger: Ledger | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.budget = budget
+        self.usage = ledger.usage() if ledger is not None else Usage()
+        self.classes: int | None = model.info.classes
+        self._network = model if isinstance(model, NetworkClassifier) else None
+        self._device = model if isinstance(model, DeviceClassifier) else None
+        self._batch = batch
+        self._ledger = ledger
+        self._on_rows = on_rows
+        self._lock = threading.Lock()
+        self._notes: dict[str, Any] = {}
+
+    def batch_rows(self, row_bytes: int) -> int:
+        """Rows of one call for inputs of ``row_bytes`` bytes."""
+        chosen = self._batch or self.model.info.preferred_batch
+        return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
+
+    def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
+        """Answer each block of rows with (n, K) probabilities; blocks share batches.
+
+        Args:
+            questions: blocks of rows.
+            occasion: ask even what was answered before, once under this name (``Occasion``); local models always ask.
+
+        Raises:
+            QuestionsFailed: of several questions, some were answered and some cannot be.
+            BudgetExhausted: before the call that would exceed the budget.
+            ModelFailure: the model raised.
+            OutputError: wrong number of rows or columns, or values that are not finite.
+        """
+        if self._network is not None:
+            sizes = [len(rows) for rows in questions]
+            batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
+            cuts = np.cumsum(sizes)[:-1]
+            try:
+                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion))
+            except RowsFailed as exc:
+                raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
+            return np.split(self._checked(answers, len(batch)), cuts)
+        return self._ask_here(questions)
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """See ``Lease``."""
+        return self._ledger.recall(key) if self._ledger is not None else None
+
+    def reserve(self, rows: int, key: bytes = b"") -> int:
+        """See ``Lease``."""
+        with self._lock:
+            refused = over_budget(self.budget, self.usage.rows, rows)
+            if refused is not None:
+                raise BudgetExhausted(refused)
+            ticket = self._ledger.reserve(rows, key) if self._ledger is not None else 0
+            self.usage.rows += rows
+            self.usage.requests += 1
+            return ticket
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """See ``Lease``."""
+        with self._lock:
+            self.usage.bytes += bytes
+            if self._ledger is not None:
+                self._ledger.commit(ticket, rows, answers, status, bytes)
+            if self._on_rows is not None and answers is not None:
+                self._on_rows(rows)
+
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        return self._ledger.note(name) if self._ledger is not None else self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        if self._ledger is not None:
+            self._ledger.remember(name, value)
+        else:
+            self._notes[name] = value
+
+    def _ask_here(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
+        """Neighbouring questions that fit into one batch are asked together; where that fails, each on its own."""
+        answers: list[NDArray[np.float64] | None] = []
+        reasons: dict[int, str] = {}
+        for group in self._grouped(questions):
+            try:
+                together = self._ask_local(joined_rows(group))
+                answers += (
+                    np.split(together, np.cumsum([len(rows) for rows in group])[:-1]) if len(group) > 1 else [together]
+                )
+                continue
+            except BudgetExhausted:
+                raise
+            except FimauditError:
+                if len(questions) == 1:
+                    raise
+            for rows in group:
+                try:
+                    answers.append(self._ask_local(rows))
+                except BudgetExhausted:
+                    raise
+                except FimauditError as error:
+                    reasons[len(answers)] = str(error)
+                    answers.append(None)
+        if reasons:
+            raise QuestionsFailed(answers, reasons)
+        return [answer for answer in answers if answer is not None]
+
+    def _grouped(self, questions: Sequence[Rows]) -> list[list[Rows]]:
+        groups: list[list[Rows]] = []
+        room = 0
+        for rows in questions:
+            if not groups or len(rows) > room:
+                groups.append([])
+                room = self.batch_rows(rows.row_bytes)
+            groups[-1].append(rows)
+            room -= len(rows)
+        return groups
+
+    def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
+        count = len(rows)
+        calls = -(-count // self.batch_rows(rows.row_bytes))
+        pieces = [self._call(rows, count * i // calls, count * (i + 1) // calls) for i in range(calls)]
+        return pieces[0] if calls == 1 else np.concatenate(pieces)
+
+    def _call(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
+        count, model = stop - start, self.model
+        ticket = self.reserve(count)
+        try:
+            if self._device is not None and isinstance(rows, DisplacedRows):
+                answers = self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
+            else:
+                answers = model.probabilities(rows.build(start, stop))
+        except FimauditError:
+            raise
+        except Exception as exc:
+            raise ModelFailure(f"the model raised {type(exc).__name__} on a batch of {count} rows: {_short(exc)}") from exc
+        answers = self._checked(answers, count)
+        self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
+        return answers
+
+    def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
+        array = np.asarray(answers, dtype=np.float64)
+        if array.ndim != 2 or array.shape[0] != rows:
+            raise OutputError(f"expected {rows} rows of probabilities for {rows} inputs, got shape {array.shape}")
+        if array.shape[1] < 2:
+            raise OutputError(f"expected at least two classes, got {array.shape[1]}")
+        if self.classes is None:
+            self.classes = array.shape[1]
+        if array.shape[1] != self.classes:
+            raise OutputError(f"expected {self.classes} classes in every answer, got {array.shape[1]}")
+        if not np.isfinite(array).all():
+            raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
+        return array
+
+
+def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
+    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them."""
+    if budget is None or sent + rows <= budget:
+        return None
+    return (
+        f"the budget of {budget} rows is spent: {sent} were sent and the next call needs {rows}; "
+        "go on with --resume and a larger --budget"
+    )
+
+
+def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:
+    """The rows' failures as the questions' failures."""
+    starts = np.cumsum([0, *sizes])
+    reasons: dict[int, str] = {}
+    for i, block in enumerate(blocks):
+        if np.isnan(block).any():
+            within = [text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]]
+            reasons[i] = within[0] if within else next(iter(exc.reasons.values()))
+    return QuestionsFailed([None if i in reasons else block for i, block in enumerate(blocks)], reasons)
+
+
+def _short(exc: BaseException, most: int = 300) -> str:
+    text = " ".join(str(exc).split())
+    return text if len(text) <= most else text[: most - 1] + "…"

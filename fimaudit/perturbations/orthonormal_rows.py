@@ -1,0 +1,116 @@
+"""Random directions orthogonal to each other, for where they cover much of the space, and the rows that carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Box
+from fimaudit.perturbations.sign_rows import displaced_bounds
+
+__all__ = ["ORTHONORMAL_FEATURES", "ORTHONORMAL_LEAST", "OrthonormalRows", "orthonormal_fits", "orthonormal_signs"]
+
+#: Orthonormal directions pay once they cover this share of the space, and their table is kept below this many features.
+ORTHONORMAL_SHARE, ORTHONORMAL_FEATURES = 0.1, 2048
+#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10).
+ORTHONORMAL_LEAST = 16
+
+
+def orthonormal_fits(count: int, features: int) -> bool:
+    """Whether ``count`` random directions of so many features are better orthogonal to each other."""
+    return max(ORTHONORMAL_SHARE * features, ORTHONORMAL_LEAST) <= count < features <= ORTHONORMAL_FEATURES
+
+
+@lru_cache(maxsize=2)
+def _cosines(features: int) -> NDArray[np.float32]:
+    """The orthonormal DCT-II matrix times sqrt(features), rows of unit mean square, and below it the same negated."""
+    k = np.arange(features)[:, None]
+    i = np.arange(features)[None, :]
+    table = np.cos(np.pi * ((2 * i + 1) * k % (4 * features)) / (2 * features)) * np.sqrt(2.0)
+    table[0] = 1.0
+    return np.concatenate([table, -table]).astype(np.float32)
+
+
+def orthonormal_signs(
+    rng: np.random.Generator, count: int, features: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Rows drawn without replacement from the DCT, a random place and sign a feature, and a random sign a direction.
+
+    Without the sign a direction, subtracting the mean over directions would no longer leave independent terms. Without the
+    place, rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would foretell the
+    next, and the predictable lower limit would fail (8 % misses at nominal 2.5 %, flat spectrum on 39 neighbours of 300).
+    """
+    chosen, place = rng.permutation(features)[:count], rng.permutation(features)
+    per_feature = np.where(rng.integers(0, 2, features, dtype=np.uint8), 1, -1).astype(np.float32)
+    per_row = np.where(rng.integers(0, 2, count, dtype=np.uint8), 1, -1).astype(np.float32)
+    return chosen, place, per_feature, per_row
+
+
+@dataclass(frozen=True)
+class OrthonormalRows:
+    """Rows base + step * direction with directions orthogonal to each other and of length sqrt(d)."""
+
+    x: NDArray[Any]
+    chosen: NDArray[np.int64]
+    place: NDArray[np.int64]
+    per_feature: NDArray[np.float32]
+    per_row: NDArray[np.float32]
+    step: NDArray[np.float64]
+    box: Box
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.x.size * np.dtype(self.dtype).itemsize)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        middle, amplitude = self._frame
+        count = len(self.per_feature)
+        signed = self.chosen[start:stop] + np.where(self.per_row[start:stop] < 0, count, 0)
+        moved = _cosines(count)[signed].take(self.place, axis=1)  # three times faster than both at once
+        if np.dtype(self.dtype).itemsize > 4:
+            moved = moved.astype(np.float64)
+        moved *= amplitude
+        if count == self.x.size:
+            rows = moved
+            rows += middle
+        else:
+            rows = np.repeat(middle[None], stop - start, axis=0)
+            rows[:, self.free()] += moved
+        rows = rows.astype(self.dtype, copy=False)
+        if not self.box.boundless:  # rounding may step over the edge
+            np.clip(rows, self.box.lower.ravel().astype(self.dtype), self.box.upper.ravel().astype(self.dtype), out=rows)
+        return rows.reshape(stop - start, *self.x.shape)
+
+    def first(self, count: int) -> OrthonormalRows:
+        """The first ``count`` directions."""
+        return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])
+
+    def free(self) -> NDArray[np.bool_]:
+        """Features that move."""
+        return np.asarray(np.broadcast_to(self.step, self.x.shape).ravel() != 0)
+
+    def sent(self) -> NDArray[np.float64]:
+        """Root mean square displacement of each feature, shape \\*shape."""
+        low, high = self._bounds
+        return np.asarray((high - low) / np.sqrt(8.0))
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        # A DCT row reaches sqrt(2) times its root mean square: the base is moved inward by that much.
+        return displaced_bounds(self.x, self.step * np.sqrt(2.0), self.box, "float64")
+
+    @cached_property
+    def _frame(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Middle of all features, and signed amplitude of those that move."""
+        work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
+        low, high = self._bounds
+        amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
+        return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)

@@ -1,0 +1,259 @@
+"""Rows displaced by random signs: the input with each feature a step up or down, as it is really sent.
+
+Each feature takes one of two values, so a row is a choice between two arrays by its sign bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Box, in_model_numbers
+
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "DisplacedRows",
+    "RungRows",
+    "displaced_bounds",
+    "displaced_rows",
+    "moved_inward",
+]
+
+#: Elements of a block of rows that stays in the cache while it is built.
+BLOCK_ELEMENTS = 2**17
+
+
+def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The two values that each feature takes: base - step and base + step in the model's dtype.
+
+    The base is x moved inward just enough for both to lie in [lower, upper]: at the edge of the box the two values are the
+    edge and the edge plus two steps inward. Their mean drops out of the Helmert contrasts, and half their difference is
+    what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
+    """
+    if box.boundless:
+        own = np.asarray(step, dtype)
+        if x.dtype == own.dtype and np.array_equal(own, step):
+            return x - own, x + own
+        wide, shape = x.astype(np.float64), np.broadcast_shapes(x.shape, np.shape(step))
+        low, high = np.empty(shape, dtype), np.empty(shape, dtype)  # one pass each: float64 sums, cast as they are stored
+        np.subtract(wide, step, out=low, dtype=np.float64, casting="unsafe")
+        np.add(wide, step, out=high, dtype=np.float64, casting="unsafe")
+        return low, high
+    step = np.asarray(step, np.float64)
+    wide = x.astype(np.float64)
+    lower, upper = np.asarray(box.lower, np.float64), np.asarray(box.upper, np.float64)
+    base, narrow = moved_inward(wide, step, lower, upper)
+    base = np.where(step == 0, wide, base)
+    # (upper - narrow) + narrow may round to just above the bound
+    return np.maximum(base - narrow, lower).astype(dtype), np.minimum(base + narrow, upper).astype(dtype)
+
+
+def moved_inward(
+    x: NDArray[np.float64], step: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x moved just so far that the step fits on both sides of it, and the step, shortened where the box is too narrow."""
+    narrow = np.minimum(step, (upper - lower) / 2)
+    return np.clip(x, lower + narrow, upper - narrow), narrow
+
+
+def displaced_rows(
+    x: NDArray[Any],
+    packed: NDArray[np.uint8],
+    step: NDArray[Any],
+    lower: NDArray[Any],
+    upper: NDArray[Any],
+    dtype: str,
+) -> NDArray[Any]:
+    """Rows base +- step by the sign bits: (m, \\*shape) in the model's dtype. The reference for device classifiers."""
+    return _select(packed, *displaced_bounds(x, step, Box(lower, upper), dtype), x.shape)
+
+
+def _select(
+    packed: NDArray[np.uint8],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    shape: tuple[int, ...],
+    into: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    r"""Low or high by the sign bits, on the bit patterns (low ^ (bit * (low ^ high))), in blocks that stay in the cache.
+
+    ``low`` and ``high`` are (\*shape) or (n, \*shape); the result has m rows for each, (n m, \*shape), new or in ``into``.
+    """
+    unsigned, features = np.dtype(f"u{low.dtype.itemsize}"), math.prod(shape)
+    base = np.ascontiguousarray(low).reshape(-1, 1, features).view(unsigned)
+    change = base ^ np.ascontiguousarray(high).reshape(-1, 1, features).view(unsigned)
+    whole = np.empty((len(base) * len(packed), *shape), low.dtype) if into is None else into
+    out = whole.view(unsigned).reshape(len(base), len(packed), features)
+    height = max(1, BLOCK_ELEMENTS // max(len(base) * features, 1))
+    for start in range(0, len(packed), height):
+        part = out[:, start : start + height]
+        np.multiply(np.unpackbits(packed[start : start + height], axis=1, count=features), change, out=part)
+        part ^= base
+    return whole
+
+
+def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: np.floating, into: NDArray[Any] | None = None) -> NDArray[Any]:
+    """x +- step by the sign bits, (m, \\*shape): eight features at a time from a table of the signs that a byte holds."""
+    table = _byte_signs(x.dtype) * step
+    rows = np.empty((len(packed), *x.shape), x.dtype) if into is None else into
+    eights, base = rows.reshape(len(packed), x.size // 8, 8), x.reshape(-1, 8)
+    height = max(1, BLOCK_ELEMENTS // x.size)
+    for start in range(0, len(packed), height):
+        part = eights[start : start + height]
+        np.take(table, packed[start : start + height], axis=0, out=part, mode="clip")
+        part += base
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _byte_signs(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(256, 8) signs that each byte holds, most significant first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return (2.0 * bits - 1.0).astype(dtype)
+
+
+def _half_width(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
+    """(high - low) / 2, exact."""
+    width: NDArray[np.float64] = np.subtract(high, low, dtype=np.float64)
+    width *= 0.5
+    return width
+
+
+@dataclass(frozen=True)
+class DisplacedRows:
+    """Rows base +- step by packed signs; a device classifier builds them itself."""
+
+    x: NDArray[Any]
+    packed: NDArray[np.uint8]
+    step: NDArray[np.float64]
+    box: Box
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.x.size * np.dtype(self.dtype).itemsize)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        if self._one_step is not None:
+            return _shift(self.packed[start:stop], self.x, self._one_step)
+        return _select(self.packed[start:stop], *self._bounds, self.x.shape)
+
+    def sent(self) -> NDArray[np.float64]:
+        """Half-width of each feature's displacement as it was really sent, shape \\*shape."""
+        return _half_width(*self._bounds)
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return displaced_bounds(self.x, self.step, self.box, self.dtype)
+
+    @cached_property
+    def _one_step(self) -> Any:
+        """The step in the model's numbers, where it is one for all features and gives the two values bit for bit."""
+        low, high = self._bounds
+        if self.x.dtype != low.dtype or self.x.size % 8:
+            return None
+        step = low.dtype.type(np.ravel(self.step)[0])
+        return step if np.array_equal(self.x - step, low) and np.array_equal(self.x + step, high) else None
+
+
+@dataclass(frozen=True)
+class RungRows:
+    """Rows base +- size * step by packed signs, the same signs for each of several sizes: rung by rung."""
+
+    x: NDArray[Any]
+    packed: NDArray[np.uint8]
+    step: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    box: Box
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.x.size * np.dtype(self.dtype).itemsize)
+
+    def __len__(self) -> int:
+        return len(self.sizes) * len(self.packed)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        m = len(self.packed)
+        first, last = start // m, -(-stop // m)
+        rows = np.empty(((last - first) * m, *self.x.shape), self.dtype)
+        self.write(first * m, last * m, rows)
+        return rows[start - first * m : stop - first * m]
+
+    def write(self, start: int, stop: int, into: NDArray[Any]) -> None:
+        r"""The same into (stop - start, \*shape) of one piece, for whole rungs."""
+        m, done = len(self.packed), 0
+        if self._one_step:
+            steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
+            signs = self._signs if m * self.x.size <= BLOCK_ELEMENTS else None
+            for step in steps:
+                part = into[done : done + m]
+                if signs is None:
+                    _shift(self.packed, self.x, step, part)
+                else:
+                    np.multiply(signs, step, out=part)
+                    part += self.x
+                done += m
+            return
+        for low, high in self._ends(start // m, stop // m):
+            _select(self.packed, low, high, self.x.shape, into[done : done + len(low) * m])
+            done += len(low) * m
+
+    def sent(self) -> Iterator[NDArray[np.float64]]:
+        r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
+        for low, high in self._ends(0, len(self.sizes)):
+            yield _half_width(low, high)
+
+    def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
+        if len(self.sizes) * self.x.size <= BLOCK_ELEMENTS:
+            low, high = self._bounds
+            yield low[first:last], high[first:last]
+            return
+        count = max(1, BLOCK_ELEMENTS // self.x.size)
+        for at in range(first, last, count):
+            yield self._displaced(at, min(at + count, last))
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self._displaced(0, len(self.sizes))
+
+    def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        return displaced_bounds(self.x, self._steps(first, last), self.box, self.dtype)
+
+    def _steps(self, first: int, last: int) -> NDArray[Any]:
+        r"""(n, \*shape) steps of some rungs in the model's numbers, or (n, 1, ...) where all features have the same."""
+        if self._even:
+            return self._even_steps[first:last]
+        sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
+        return in_model_numbers(sizes * self.step, self.dtype)
+
+    @cached_property
+    def _even_steps(self) -> NDArray[Any]:
+        steps = in_model_numbers(self.sizes * self.step.ravel()[0], self.dtype)
+        return steps.reshape(-1, *([1] * self.x.ndim))
+
+    @cached_property
+    def _signs(self) -> NDArray[Any]:
+        r"""(m, \*shape), where one step serves all features."""
+        return _byte_signs(self.x.dtype).take(self.packed, axis=0).reshape(len(self.packed), *self.x.shape)
+
+    @cached_property
+    def _even(self) -> bool:
+        """Whether all features have the same step."""
+        return bool((self.step == self.step.ravel()[0]).all())
+
+    @cached_property
+    def _one_step(self) -> bool:
+        """Whether a row is the input with one number added or taken off."""
+        return self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0 and self.box.boundless

@@ -1,0 +1,1 @@
+"""Rules, how they are decided, and verdicts in the formats of others."""

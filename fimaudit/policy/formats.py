@@ -1,0 +1,114 @@
+"""A verdict for machines and pull requests: JUnit XML and Markdown."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from fimaudit.errors import RunFolderError
+from fimaudit.policy.gate import Decision, Outcome, Verdict
+from fimaudit.storage.run_folder import REPORT, VERDICT, Run
+from fimaudit.storage.tables import INPUTS_FILE
+
+__all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "markdown_summary"]
+
+OUTCOME_WORDS: dict[Outcome, str] = {
+    "pass": "within the policy",
+    "fail": "outside the policy",
+    "undecided": "undecided: the intervals are too wide to tell",
+}
+#: Characters that XML 1.0 cannot hold, escaped or not.
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
+
+
+def junit_xml(verdict: Verdict, run: Run) -> str:
+    """One test case a decision; a failed rule is a failure, an undecided one an error, because neither may pass a gate."""
+    outcomes = [d.outcome for d in verdict.decisions]
+    suite = ElementTree.Element(
+        "testsuite",
+        {
+            "name": _clean(f"fimaudit {verdict.policy}"),
+            "tests": str(len(outcomes)),
+            "failures": str(outcomes.count("fail")),
+            "errors": str(outcomes.count("undecided")),
+            "skipped": "0",
+            "time": str(run.report.environment.get("seconds", 0)),
+            "timestamp": str(run.report.environment.get("finished", ""))[:19],
+        },
+    )
+    for decision in verdict.decisions:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": _clean(str(run.report.model.get("name"))), "name": _clean(_title(decision))}
+        )
+        if decision.outcome != "pass":
+            tag = "failure" if decision.outcome == "fail" else "error"
+            found = ElementTree.SubElement(case, tag, {"type": decision.outcome, "message": _clean(decision.sentence)})
+            found.text = _clean(decision.sentence)
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def markdown_summary(verdict: Verdict, run: Run) -> str:
+    """A heading, a table of decisions, and what the numbers rest on."""
+    report = run.report
+    lines = [
+        f"## fimaudit: {verdict.outcome.upper()} ({OUTCOME_WORDS[verdict.outcome]})",
+        "",
+        f"Model **{_plain(str(report.model.get('name')))}**, policy **{_plain(verdict.policy)}**, "
+        f"{len(run.inputs)} of {report.data.get('inputs')} inputs, {report.summary.queries:,} queries. "
+        f"Each rule is decided on its one-sided {verdict.confidence:.0%} confidence bound.",
+        "",
+        "| | rule | inputs | value | bound | required |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for d in verdict.decisions:
+        numbers = f"{_number(d.value)} | {_number(d.bound)} | {d.side} {d.limit:g}"
+        lines.append(f"| {d.outcome} | {_plain(_title(d))} | {d.inputs} | {numbers} |")
+    rest = [d for d in verdict.decisions if d.outcome != "pass"]
+    lines += ["", *(f"- {_plain(_title(d))}: {_plain(d.sentence)}" for d in rest)]
+    lines += _warnings(report.warnings)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def keep_verdict(folder: str | Path, verdict: Verdict, policy: str | Path, baseline: str | Path | None) -> None:
+    """Put the verdict, its policy and its baseline's data into the run folder, for the page and for evidence."""
+    place = Path(folder)
+    try:
+        text = Path(policy).read_bytes()
+        (place / "policy.yaml").write_bytes(text)
+        (place / VERDICT).write_text(verdict.to_json(), encoding="utf-8")
+        if baseline is not None:
+            (place / "baseline").mkdir(exist_ok=True)
+            for name in (REPORT, INPUTS_FILE):
+                if (Path(baseline) / name).is_file() and Path(baseline).resolve() != (place / "baseline").resolve():
+                    shutil.copyfile(Path(baseline) / name, place / "baseline" / name)
+    except OSError as exc:
+        raise RunFolderError(f"cannot write the verdict to {place}: {exc.strerror or exc}") from exc
+
+
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    return ["", "Warnings of the run:", "", *(f"- {_plain(w)}" for w in warnings)] if warnings else []
+
+
+def _title(decision: Decision) -> str:
+    return decision.name if decision.selection == "all inputs" else f"{decision.name} ({decision.selection})"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+def _clean(text: str) -> str:
+    return _UNPRINTABLE.sub("�", text)
+
+
+def _plain(text: str) -> str:
+    """One line of Markdown that shows exactly this text: no markup, no HTML, no mention."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
+    return _MARKDOWN.sub(r"\\\1", flat)

@@ -1,0 +1,203 @@
+"""Inputs that are asked again through a run, to notice that another model answers than at its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+
+__all__ = ["Drift", "Sentinels", "chosen_sentinels", "judge"]
+
+Array = NDArray[np.float64]
+
+NOTE = "sentinels"
+#: How often each sentinel is asked at the start, to learn how far answers to the same question lie apart.
+REPEATS = 3
+#: A difference beyond so many times the largest one seen between repeats is drift.
+BEYOND = 4.0
+#: Total variation that float32 arithmetic and another batch explain; any other model moves answers further.
+FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A check that failed.
+
+    Attributes:
+        kind: ``changed``: another model answers; ``classes``: the same numbers in another order of classes;
+            ``intermittent``: asked once more it answers as before, so part of the traffic goes elsewhere.
+        distance: largest total variation between a sentinel's answer and its reference.
+        tolerance: what the noise explains.
+        sentinel: index of the input that differs most.
+        inputs: inputs measured since the last good check: their results may mix two models.
+    """
+
+    kind: Literal["changed", "classes", "intermittent"]
+    distance: float
+    tolerance: float
+    sentinel: int
+    inputs: tuple[int, ...]
+
+    def sentence(self) -> str:
+        """For the report's warnings."""
+        what = {
+            "changed": "another model answers than at the start",
+            "classes": "the endpoint gives its classes in another order than at the start",
+            "intermittent": "some of the requests are answered by another model (canary traffic, or a replica that differs)",
+        }[self.kind]
+        named = ", ".join(map(str, self.inputs[:20])) + (", ..." if len(self.inputs) > 20 else "")
+        since = f"inputs {named} were measured since the last good check" if self.inputs else "no input was measured since"
+        return (
+            f"the endpoint drifted: {what} (input {self.sentinel}, asked again, differs by {self.distance:.2g} in total "
+            f"variation, noise explains {self.tolerance:.2g}); {since}"
+        )
+
+
+def chosen_sentinels(inputs: int, count: int = 4) -> list[int]:
+    """Indices of the inputs to ask again: spread evenly, first and last among them.
+
+    >>> chosen_sentinels(10)
+    [0, 3, 6, 9]
+    """
+    return sorted({int(i) for i in np.linspace(0, inputs - 1, min(count, inputs)).round()})
+
+
+def judge(reference: Array, answers: Array, tolerance: float) -> tuple[Literal["same", "classes", "changed"], float, int]:
+    """Compare the sentinels' answers with their reference, each (sentinels, K).
+
+    Returns:
+        the verdict, the largest total variation, and the position of the sentinel with it.
+    """
+    if reference.shape != answers.shape:
+        return "changed", 1.0, 0
+    distance = np.abs(answers - reference).sum(axis=1) / 2
+    worst = int(np.argmax(distance))
+    if distance[worst] <= tolerance:
+        return "same", float(distance[worst]), worst
+    # The order of the columns that fits best; the identity was just ruled out.
+    cost = np.abs(answers[:, :, None] - reference[:, None, :]).sum(axis=0)
+    order = linear_sum_assignment(cost.T)[1]
+    reordered = np.abs(answers[:, order] - reference).sum(axis=1).max() / 2
+    return ("classes" if reordered <= tolerance else "changed"), float(distance[worst]), worst
+
+
+class Sentinels:
+    """Asks the sentinels at the start, every so many rows, after each resume, and at the end.
+
+    The rows count in the budget like any others: with the defaults 12 at the start and 4 in every 1000.
+
+    Args:
+        x: (n, \\*shape) inputs as the model is fed.
+        meter: the door to the endpoint; the reference is kept in its ledger.
+        count: how many inputs to ask again.
+        every: rows between two checks.
+        numbers: positions of ``x`` in the data, where it is a part of it.
+
+    Use::
+
+        sentinels = Sentinels(x, meter)
+        sentinels.begin()                       # before the first input; asks at once when a run is resumed
+        ...                                     # after each finished input or block of them:
+        if sentinels.due() and (drift := sentinels.check(measured)) is not None: ...
+        drift = sentinels.check(measured)       # at the end
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        meter: Meter,
+        *,
+        count: int = 4,
+        every: int = 1000,
+        numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        chosen = chosen_sentinels(len(x), count)
+        self.indices = chosen if numbers is None else [int(i) for i in numbers[chosen]]
+        self._rows, self._meter, self._every = np.asarray(x)[chosen], meter, every
+        self._reference: Array | None = None
+        self.tolerance = FLOOR
+        self.noise = 0.0
+        self._checks = self._starts = 0
+        self._good: set[int] = set()
+        self._checked_at = 0
+        self.drifts: list[Drift] = []
+
+    def begin(self) -> None:
+        """Learn the reference and the noise, or take them over from the run that is resumed.
+
+        Raises:
+            BudgetExhausted, ModelFailure, UsageError: as ``Meter.ask``.
+        """
+        kept = self._meter.note(NOTE)
+        if kept is not None:
+            self._reference = np.array(kept["reference"], dtype=np.float64)
+            self.tolerance, self.noise = float(kept["tolerance"]), float(kept["noise"])
+            self._good, self._starts = set(kept["good"]), int(kept["starts"]) + 1
+            self.drifts = [Drift(**{**d, "inputs": tuple(d["inputs"])}) for d in kept["drifts"]]
+            self._checked_at = self._meter.usage.rows - self._every  # a resumed run asks again first
+        else:
+            answers = np.stack([self._ask(f"reference {i}") for i in range(REPEATS)])
+            apart = np.abs(answers[:, None] - answers[None]).sum(axis=-1) / 2
+            self._reference, self.noise = answers.mean(axis=0), float(apart.max())
+            self.tolerance = max(FLOOR, BEYOND * self.noise)
+            self._checked_at = self._meter.usage.rows
+        self._keep()
+
+    def due(self) -> bool:
+        """Whether ``every`` rows went by since the last check."""
+        return self._meter.usage.rows - self._checked_at >= self._every
+
+    def check(self, measured: Sequence[int]) -> Drift | None:
+        """Ask the sentinels again.
+
+        Args:
+            measured: indices of all inputs measured so far.
+
+        Returns:
+            ``None`` when they answer as before, which clears ``measured``; else what changed.
+        """
+        if self._reference is None:
+            raise RuntimeError("Sentinels.begin() was not called")
+        self._checks += 1
+        verdict, distance, worst = judge(self._reference, self._ask(f"check {self._checks}"), self.tolerance)
+        drift = None
+        if verdict == "same":
+            self._good.update(measured)
+        else:
+            again = judge(self._reference, self._ask(f"check {self._checks} again"), self.tolerance)[0]
+            suspects = tuple(i for i in measured if i not in self._good)
+            kind: Literal["changed", "classes", "intermittent"] = "intermittent" if again == "same" else verdict
+            drift = Drift(kind, distance, self.tolerance, self.indices[worst], suspects)
+            self.drifts.append(drift)
+        self._checked_at = self._meter.usage.rows
+        self._keep()
+        return drift
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "sentinels": self.indices,
+            "checks": self._checks,
+            "noise": self.noise,
+            "tolerance": self.tolerance,
+            "drifts": [vars(drift) for drift in self.drifts],
+        }
+
+    def _ask(self, occasion: str) -> Array:
+        # The number of starts keeps a resumed run from taking answers that were given before the break.
+        return self._meter.ask([PlainRows(self._rows)], occasion=f"sentinels {self._starts} {occasion}")[0]
+
+    def _keep(self) -> None:
+        assert self._reference is not None
+        state = {
+            "reference": self._reference.tolist(), "tolerance": self.tolerance, "noise": self.noise, "starts": self._starts,
+            "good": sorted(self._good), "drifts": [vars(drift) for drift in self.drifts],
+        }  # fmt: skip
+        self._meter.remember(NOTE, state)

@@ -1,0 +1,182 @@
+"""What a report says about its circumstances: model, data, domain, settings, environment; and the doubts they raise."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import Stream
+from fimaudit.domain import InputDomain, Space, spreads_differ
+from fimaudit.measurement.measure import Settings
+from fimaudit.measurement.pilot import Steps
+from fimaudit.models.classifier import Classifier
+from fimaudit.models.links import Link
+from fimaudit.runs.preflight import Preflight
+
+__all__ = ["data_facts", "domain_facts", "doubts", "environment", "identity", "model_facts", "settings_facts"]
+
+OWN = "fimaudit"
+PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "skops", "httpx")
+
+
+def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str, Any]:
+    """The adapter's declaration and what the first answers told."""
+    info = classifier.info
+    return {
+        "name": info.name,
+        "adapter": info.adapter,
+        "input_shape": None if info.input_shape is None else list(info.input_shape),
+        "dtype": info.dtype,
+        "classes": preflight.classes if preflight is not None else info.classes,
+        "device": info.device,
+        "details": dict(info.details),
+        "preflight": None if preflight is None else preflight.facts(),
+    }
+
+
+def data_facts(data: Inputs | Stream, reference: Inputs, measured: int) -> dict[str, Any]:
+    """Where the inputs came from and what they are.
+
+    Args:
+        data: the whole of them.
+        reference: in memory: all, or those that stand for a stream.
+        measured: how many have a result.
+    """
+    inputs, streamed = reference, isinstance(data, Stream)
+    return {
+        "source": data.source,
+        "inputs": len(data),
+        "measured": measured,
+        "shape": list(inputs.x.shape[1:]),
+        "dtype": str(inputs.x.dtype),
+        "sha256": _fingerprint(data),
+        "files": len(data.shards) if isinstance(data, Stream) else None,
+        "reference_inputs": len(reference) if streamed else None,
+        "labels": inputs.y is not None,
+        "groups": inputs.group is not None,
+        "feature_names": None if inputs.names is None else list(inputs.names),
+    }
+
+
+def domain_facts(space: Space) -> dict[str, Any]:
+    """Bounds, quantum, frozen features and unit; one number where all features share it."""
+    return {
+        "unit": space.unit,
+        "lower": _compact(space.lower),
+        "upper": _compact(space.upper),
+        "quantum": _compact(space.quantum),
+        "scale": _compact(space.scale),
+        "frozen": np.flatnonzero(space.frozen.ravel()).tolist(),
+        "features": space.features,
+    }
+
+
+def settings_facts(
+    settings: Settings, link: Link, mode: str, budget: int | None, focus: str | None = None
+) -> dict[str, Any]:
+    """What the user chose."""
+    return {
+        "queries": settings.queries,
+        "mode": mode,
+        "link": link,
+        "confidence": settings.confidence,
+        "seed": settings.seed,
+        "profile": settings.profile,
+        "witness": settings.witness,
+        "precision": settings.precision,
+        "threshold": settings.threshold,
+        "focus": focus,
+        "budget": budget,
+    }
+
+
+def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Machine, versions, engine and times; the only part of a report that differs between equal runs."""
+    versions = _versions()
+    return {
+        "fimaudit": versions[OWN],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "engine": dict(engine),
+        "packages": {name: versions[name] for name in PACKAGES if name in versions},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def identity(
+    classifier: Classifier,
+    data: Inputs | Stream,
+    space: Space,
+    settings: Settings,
+    link: Link,
+    mode: str,
+    focus: str | None = None,
+) -> Mapping[str, Any]:
+    """What makes two runs the same; compared when a run is resumed."""
+    info = classifier.info
+    return {
+        "model": info.details.get("sha256") or info.name,
+        "data": _fingerprint(data),
+        "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
+        "domain": domain_facts(space),
+        "settings": settings_facts(settings, link, mode, None, focus),
+        "fimaudit": _versions()[OWN],
+    }
+
+
+def _fingerprint(data: Inputs | Stream) -> str:
+    """SHA-256 of the numbers, or of a stream's list of files: reading them all twice would cost too much."""
+    return data.fingerprint() if isinstance(data, Inputs) else data.manifest()
+
+
+def doubts(inputs: Inputs, space: Space, domain: InputDomain, steps: Steps | None) -> list[str]:
+    """Sentences about data, domain and model that the numbers depend on."""
+    out = []
+    if steps is not None and steps.kind == "finite_scale":
+        out.append(
+            "the model is piecewise constant: small displacements change no answer at all, so a local value does not exist; "
+            f"the numbers are those at a displacement of {steps.displacement:.3g}, and each input's profile shows others"
+        )
+    held = [name for name in inputs.whole if domain.frozen is not None and name in list(domain.frozen)]
+    if held:
+        out.append(
+            f"columns of whole numbers are held, as they may be categories: {', '.join(held[:20])}"
+            f"{' and more' if len(held) > 20 else ''}; release those that may change with --free"
+        )
+    ratio = spreads_differ(inputs.x, space.frozen) if inputs.x.ndim == 2 else None
+    raw = domain.scale is None or (isinstance(domain.scale, str) and domain.scale == "raw")
+    if ratio is not None and raw:
+        out.append(
+            f"feature spreads differ by a factor of {ratio:.3g}, so in raw units one unit of every feature counts the same; "
+            "choose --scale std or range unless the raw units are meant"
+        )
+    return out
+
+
+def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
+    flat = values.ravel()
+    if (flat == flat[0]).all():
+        return float(flat[0]) if np.isfinite(flat[0]) else None
+    return [float(v) if np.isfinite(v) else None for v in flat]
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    """Of fimaudit and of the packages that are there; looked up once, as every audit tells them."""
+    found = {OWN: version(OWN)}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,346 @@
+"""Before a single query: what an audit will ask, take and cost, how sure it will be, and how to spend a budget.
+
+Per input, with m' independent contrasts (of the queries, those that check and profile leave as a rule; one row is the base,
+one is lost to the mean): relative standard error of lambda sqrt(2 / m'), times sqrt(1 - m' / d) for orthonormal
+directions. Over inputs, log lambda spreads with a
+standard deviation sigma of about 0.7 (measured: 20,000 queries, p95, rmse 16 % at 100 x 199 and 4.7 % at 1176 x 16, which
+both give sigma_total = 0.76), so that a quantile q of the population has the standard error
+sqrt(q (1 - q) / n) / phi(z_q) x sqrt(sigma^2 + 2 / m') in logs, and the mean sqrt((exp(sigma^2) - 1 + 2 / m') / n).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy import special
+
+from fimaudit.errors import UsageError
+from fimaudit.estimation.noise import REPEATS
+from fimaudit.estimation.predictable import LEARNING
+from fimaudit.estimation.spectral_norm import energy_quantile
+from fimaudit.measurement.counterexample import WITNESS_ROWS
+from fimaudit.measurement.input_step import MOST_SPENT
+from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
+from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
+from fimaudit.measurement.recheck import WARY_LOOKS
+from fimaudit.measurement.scale_profile import profile_rows
+from fimaudit.measurement.settings import ProfileChoice, Settings
+
+__all__ = [
+    "PURPOSES",
+    "Cost",
+    "Expected",
+    "Proposal",
+    "Purpose",
+    "cost_of",
+    "expected_interval",
+    "proposal",
+    "request_bytes",
+    "rows_of",
+]
+
+Purpose = Literal["mean", "p95", "max", "compare", "threshold"]
+PURPOSES: tuple[str, ...] = get_args(Purpose)
+
+#: Rows before the pilot and at the very end, an endpoint's sentinels included, and rows for one of a sentinel in between.
+START, SENTINEL = 40, 250
+#: Requests that are not full: at the start, and of each block of inputs that share requests.
+START_REQUESTS, BLOCK, BLOCK_REQUESTS = 16, 32, 3
+#: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
+FEWEST = 43
+#: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
+SPREAD = 0.7
+PAIRED_SPREAD = 0.3
+#: Queries that a sequential decision takes in the median when lambda is twice the threshold, and the most to allow.
+DECISION, MOST_FOR_DECISION = 60, 200
+#: A population p95 has a finite 95 % upper limit from so many inputs on.
+FOR_P95 = 72
+#: Inputs that are measured again for the maximum.
+FINALISTS = 10
+#: A JSON number of float64 or widened float32 digits, with its comma.
+JSON_NUMBER = 20
+#: Bytes of a request and its answer that are not numbers.
+ENVELOPE = 200
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes: rows and requests (no retries), bytes of bodies both ways, seconds and money where known."""
+
+    rows: int
+    requests: int
+    bytes: int
+    seconds: float | None
+    money: float | None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The interval to expect around one input's lambda, in multiples of it."""
+
+    lower: float
+    upper: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How to spend a budget.
+
+    Attributes:
+        inputs, queries: so many inputs with so many rows each.
+        again: rows each for the ten largest once more (``max`` only).
+        rows: in all, with what comes on top; never more than the budget.
+        standard_error: relative, of the number that was asked for; ``None`` where a decision is the answer.
+        reason: a sentence.
+    """
+
+    purpose: Purpose
+    inputs: int
+    queries: int
+    rows: int
+    standard_error: float | None
+    reason: str
+    again: int = 0
+
+
+def request_bytes(features: int, classes: int, batch: int, encoding: Literal["json", "binary"] = "json") -> int:
+    """Bytes of one request and its answer, headers left out.
+
+    >>> request_bytes(30, 2, 100, "binary")
+    13000
+    """
+    number = JSON_NUMBER if encoding == "json" else 4
+    return batch * (features + classes) * number + ENVELOPE
+
+
+def cost_of(
+    inputs: int,
+    queries: int,
+    *,
+    features: int,
+    classes: int = 10,
+    batch: int = 100,
+    encoding: Literal["json", "binary"] = "json",
+    rate: float | None = None,
+    seconds_per_request: float | None = None,
+    concurrency: int = 8,
+    price_per_row: float | None = None,
+    price_per_request: float | None = None,
+    rows: int | None = None,
+    profile: ProfileChoice = "cheap",
+    witness: bool = False,
+) -> Cost:
+    """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
+
+    Args:
+        inputs, queries: inputs, and rows for each.
+        features, classes: numbers in one row and in one answer.
+        batch: rows a request.
+        encoding: ``json`` or ``binary`` tensors.
+        rate: requests a second that the endpoint allows.
+        seconds_per_request, concurrency: how long a request takes, and how many run at once.
+        price_per_row, price_per_request: in any currency; both may apply.
+        rows: rows in all, where they are known: ``Proposal.rows``.
+        profile, witness: as for ``audit``.
+
+    Raises:
+        UsageError: a number that must be positive is not.
+
+    >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
+    Cost(rows=21124, requests=261, bytes=16951400, seconds=26.1, money=21.124)
+    """
+    _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
+    for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
+        if value is not None and not value > 0:
+            raise UsageError(f"expected {name} above 0, got {value}")
+    for name, value in (("price_per_row", price_per_row), ("price_per_request", price_per_request)):
+        if value is not None and not value >= 0:
+            raise UsageError(f"expected {name} of at least 0, got {value}")
+    rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
+    requests = math.ceil(rows / batch)
+    if batch > 1:
+        requests += START_REQUESTS + BLOCK_REQUESTS * math.ceil(inputs / BLOCK) + rows // 1000
+    paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
+    slowest = max((pace for pace in paces if pace is not None), default=None)
+    prices = [price_per_row * rows if price_per_row is not None else None]
+    prices.append(price_per_request * requests if price_per_request is not None else None)
+    known = [price for price in prices if price is not None]
+    return Cost(
+        rows,
+        requests,
+        request_bytes(features, classes, rows, encoding) + (requests - 1) * ENVELOPE,
+        None if slowest is None else requests * slowest,
+        sum(known) if known else None,
+    )
+
+
+def expected_interval(queries: int, confidence: float = 0.95, features: int | None = None) -> Expected:
+    """The interval that one input's lambda will get, as multiples of lambda, where one eigenvalue dominates.
+
+    Upper: m' / chi2_{m', alpha/2}; lower: n / chi2_{n, 1 - alpha/2} over the n predictable terms; with ``features``, the
+    Beta quantiles of orthonormal directions. Nothing but the sampling of directions is covered.
+
+    >>> e = expected_interval(201)
+    >>> round(e.lower, 2), round(e.upper, 2), round(e.standard_error, 2)
+    (0.82, 1.25, 0.11)
+    """
+    terms = _terms(queries)
+    if features is not None and terms >= features:
+        return Expected(0.999, 1.001, 0.0)
+    tail = (1.0 - confidence) / 2
+    upper = terms / energy_quantile(tail, terms, features)
+    predicted = terms - LEARNING
+    lower = predicted / energy_quantile(1 - tail, predicted, features) if predicted > 0 else 0.0
+    error = math.sqrt(2.0 / terms * (1.0 - terms / features if features is not None else 1.0))
+    return Expected(lower, upper, error)
+
+
+def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spread: float | None = None) -> Proposal:
+    """How many inputs, with how many queries each, answer a question best within ``budget`` rows.
+
+    Args:
+        purpose: ``mean`` or ``p95`` of the population, ``max`` of these inputs, ``compare`` two models on the same
+            inputs, ``threshold`` for a decision on each input.
+        budget: most rows in all (for ``compare``: of both models together).
+        available: how many inputs there are; no limit when left out.
+        spread: standard deviation of log lambda over inputs (of the paired log ratio for ``compare``), where known.
+
+    Raises:
+        UsageError: unknown purpose, or a budget too small for one input.
+
+    >>> proposal("p95", 20_000).inputs, proposal("p95", 20_000).queries
+    (220, 55)
+    """
+    if purpose not in PURPOSES:
+        raise UsageError(f"expected a purpose among {', '.join(PURPOSES)}, got {purpose!r}")
+    models = 2 if purpose == "compare" else 1
+    each = budget // models
+    if each < rows_of(1, FEWEST):
+        needed = models * rows_of(1, FEWEST)
+        raise UsageError(f"a budget of {budget} rows is too small for {purpose}: one input takes {needed} rows")
+    if available is not None:
+        _positive(available=available)
+    if purpose == "threshold":
+        return _decisions(each, available)
+    if purpose == "max":
+        return _largest(each, available)
+    sigma = spread if spread is not None else (PAIRED_SPREAD if purpose == "compare" else SPREAD)
+    if not sigma >= 0:
+        raise UsageError(f"expected a spread of at least 0, got {sigma}")
+    inputs, queries = _split(each, available, sigma, models)
+    within = models * 2.0 / _terms(queries)
+    rows = models * rows_of(inputs, queries)
+    if purpose == "p95":
+        density = math.exp(-(special.ndtri(0.95) ** 2) / 2) / math.sqrt(2 * math.pi)
+        error = math.sqrt(0.95 * 0.05 / inputs) / density * math.sqrt(sigma**2 + within)
+        reason = "for a population quantile many inputs with few directions beat few inputs with many"
+        if inputs < FOR_P95:
+            reason += f"; with {inputs} inputs there is no finite upper limit of the population's p95, which needs {FOR_P95}"
+    elif purpose == "compare":
+        error = math.sqrt((sigma**2 + within) / inputs)
+        reason = "both models get the same inputs and directions; the error is that of the ratio of typical values"
+    else:
+        error = math.sqrt((math.expm1(sigma**2) + within) / inputs)
+        reason = "the spread between inputs dominates the mean, so inputs count more than directions"
+    return Proposal(purpose, inputs, queries, rows, error, reason)
+
+
+def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool = False) -> int:
+    """Most rows of a run, pilot, checks and sentinels included.
+
+    From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries at most, and a second look,
+    whatever the model. With fewer, an input that needs a displacement of its own or answers at random may take much more:
+    its measurement keeps a share of the queries. All inputs may be such.
+
+    Args:
+        inputs, queries: inputs, and rows for each.
+        profile, witness: as for ``audit``.
+
+    >>> rows_of(100, 200), rows_of(100, 40)
+    (21124, 8674)
+    """
+    rows = START + inputs * _hardest(inputs, queries, profile, witness)
+    return rows + rows // SENTINEL
+
+
+def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool = False) -> int:
+    """Rows of one input that answers at random and needs a displacement of its own, its share of the pilot included."""
+    pilot_inputs = min(PILOT_INPUTS, inputs)  # asked again, and repeated where only that shows a random model
+    pilot = max(ON_TOP * inputs * queries, LEAST_PILOT) + (REPEATS + 2 * SUSPECTS) * pilot_inputs
+    found = MOST_SPENT + math.ceil(pilot / inputs)
+    extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
+    main = after_extras(after_finding(queries, found, REPEATS), extra)
+    return REPEATS + found + main - 1 + extra + WARY_LOOKS
+
+
+def _inputs_within(budget: int, queries: int, available: int | None) -> int:
+    """Most inputs with so many queries each."""
+    inputs = max(0, budget - START) // queries
+    if available is not None:
+        inputs = min(inputs, available)
+    return bisect_right(range(1, inputs + 1), budget, key=lambda n: rows_of(n, queries))
+
+
+def _queries_within(budget: int, inputs: int) -> int:
+    """Most queries for each of so many inputs, but no fewer than keep bias away."""
+    most = max(FEWEST, budget // inputs)
+    return max(FEWEST, FEWEST - 1 + bisect_right(range(FEWEST, most + 1), budget, key=lambda q: rows_of(inputs, q)))
+
+
+def _split(budget: int, available: int | None, sigma: float, models: int) -> tuple[int, int]:
+    """The n and q within the budget that minimise (sigma^2 + models 2 / (q - 2)) / n; q no smaller than keeps bias away."""
+    best = (math.inf, 1)
+    for queries in np.unique(np.geomspace(FEWEST, max(FEWEST, budget), 400).astype(int)):
+        inputs = _inputs_within(budget, int(queries), available)
+        if inputs > 0:
+            best = min(best, ((sigma**2 + models * 2.0 / _terms(int(queries))) / inputs, inputs))
+    return best[1], _queries_within(budget, best[1])
+
+
+def _largest(budget: int, available: int | None) -> Proposal:
+    """All inputs with few queries, then the largest again with fresh directions."""
+    inputs = _inputs_within(budget, FEWEST, available)
+    finalists = min(FINALISTS, inputs)
+    queries = _queries_within(budget * 2 // 3, inputs)
+    left = budget - rows_of(inputs, queries)
+    again = _queries_within(left, finalists)
+    if again < 2 * FEWEST:
+        again, queries = 0, _queries_within(budget, inputs)
+    error = math.sqrt(2.0 / _terms(max(again, queries)))
+    reason = (
+        f"screen every input, then measure the {finalists} largest again with fresh directions"
+        if again
+        else "screen every input"
+    )
+    if available is not None and inputs < available:
+        reason += f"; the budget reaches {inputs} of {available} inputs, so it is the maximum of those"
+    rows = rows_of(inputs, queries) + (rows_of(finalists, again) if again else 0)
+    return Proposal("max", inputs, queries, rows, error, reason, again)
+
+
+def _decisions(budget: int, available: int | None) -> Proposal:
+    inputs = max(1, _inputs_within(budget, DECISION, available))
+    queries = min(MOST_FOR_DECISION, _queries_within(budget, inputs))
+    reason = (
+        f"a sequential decision takes about {DECISION} queries where lambda is twice the threshold and stops by itself; "
+        f"{queries} is where an input is left undecided"
+    )
+    return Proposal("threshold", inputs, queries, rows_of(inputs, queries), None, reason)
+
+
+def _terms(queries: int) -> int:
+    """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
+    if queries < 4:
+        raise UsageError(f"expected at least 4 queries an input, got {queries}")
+    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), profile_rows(Settings(), False)) - 2
+
+
+def _positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"expected {name} of at least 1, got {value}")

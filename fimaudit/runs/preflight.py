@@ -1,0 +1,109 @@
+"""A handful of questions before the measurement: does the model answer, how many classes, how repeatable, how rounded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
+from fimaudit.estimation.noise import REPEATABLE, REPEATS, Quality, rounding
+from fimaudit.models.classifier import NetworkClassifier
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+
+__all__ = ["Preflight", "look", "not_deterministic"]
+
+#: Inputs asked together, to see whether an answer depends on its company.
+COMPANY = 3
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a few answers tell.
+
+    Attributes:
+        classes: columns of an answer.
+        repeat_difference: largest difference of probability between two times the same rows asked in the same company.
+        batch_difference: largest difference between a row asked alone and in a batch.
+        output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
+        rows: rows asked.
+    """
+
+    classes: int
+    repeat_difference: float
+    batch_difference: float
+    output_quantum: float
+    rows: int
+
+    @property
+    def random(self) -> bool:
+        """Whether the same row asked twice is answered differently."""
+        return self.repeat_difference > REPEATABLE
+
+    def quality(self, top_k: int | None) -> Quality:
+        """What the answers are worth, for the measurement."""
+        if self.random:  # neither rounding nor company can be told from noise
+            return Quality(random=True, top_k=top_k)
+        return Quality(self.output_quantum, top_k=top_k, company=self.batch_difference)
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        return asdict(self)
+
+    def warnings(self) -> list[str]:
+        """Sentences for the user."""
+        out = []
+        if self.random:
+            out.append(not_deterministic(f"the same row asked twice differs by {self.repeat_difference:.2g} in probability"))
+        elif self.batch_difference > REPEATABLE:
+            out.append(
+                f"an answer depends on the batch it is asked in (by up to {self.batch_difference:.2g} in probability); "
+                "the batch size is kept fixed"
+            )
+        if self.output_quantum > 0:
+            out.append(f"the answers are rounded to {self.output_quantum:g}; what the rounding hides is not measured")
+        return out
+
+
+def not_deterministic(why: str) -> str:
+    """What a random model means for the measurement."""
+    then = f"each input's own noise is measured by asking it {REPEATS} times, and taken off"
+    return f"the model is not deterministic: {why}; {then}"
+
+
+def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
+    """Ask the first input alone, again, in company, and its company again.
+
+    Raises:
+        TargetError: a local model raised.
+        ModelFailure: an endpoint did not answer.
+        OutputError, LinkError: its answers are no distributions.
+    """
+    first = x[:1].astype(dtype)
+    company = x[np.arange(COMPANY) % len(x)].astype(dtype)
+    before = meter.usage.rows
+    try:
+        alone = meter.ask([PlainRows(first)])[0]
+        again = meter.ask([PlainRows(first)], occasion="repeat")[0]
+        try:
+            together = meter.ask([PlainRows(company)])[0]
+        except BudgetExhausted:
+            raise
+        except FimauditError:  # another input may be at fault; its own measurement will say so
+            company = np.repeat(first, COMPANY, axis=0)
+            together = meter.ask([PlainRows(company)])[0]
+        together_again = meter.ask([PlainRows(company)], occasion="repeat together")[0]
+    except ModelFailure as exc:
+        if isinstance(meter.model, NetworkClassifier):
+            raise  # it answers perhaps tomorrow: what was sent stays counted
+        raise TargetError(f"the model cannot be asked: {exc}") from exc
+    return Preflight(
+        classes=alone.shape[1],
+        repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
+        batch_difference=float(np.abs(alone[0] - together[0]).max()),
+        output_quantum=rounding(np.concatenate([alone, together])),
+        rows=meter.usage.rows - before,
+    )

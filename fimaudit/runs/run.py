@@ -1,0 +1,359 @@
+"""One run over many inputs: preflight, pilot, each input, with what an earlier process finished left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.data.arrays import Source
+from fimaudit.domain import Space
+from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
+from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
+from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.query_split import most_on_top
+from fimaudit.measurement.settings import Settings
+from fimaudit.models.classifier import Classifier, NetworkClassifier
+from fimaudit.models.meter import Ledger, Meter, Usage
+from fimaudit.results import Outcome
+from fimaudit.runs.deflation_setup import Settled, settle, travelling
+from fimaudit.runs.deflation_setup import Source as Directions
+from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.preflight import Preflight, look, not_deterministic
+from fimaudit.runs.screening import likely_top, screening
+from fimaudit.runs.server_preprocessing import detect_preprocessing
+from fimaudit.storage.journal import LEDGER, Journal, Tally
+from fimaudit.storage.ledger import RequestLedger, open_ledger
+from fimaudit.storage.parts import Part
+from fimaudit.storage.result_store import Finished, Kept, Listed, Sharded
+
+__all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
+
+#: Called with (rows done, rows expected, inputs done, inputs).
+Progress = Callable[[int, int, int, int], None]
+
+#: Axes of at least this many pixels make an input an image, for which a server's own preprocessing is looked for.
+IMAGE_PIXELS = 4
+
+
+class RemoteEngine(Engine, Protocol):
+    """An engine whose workers are other processes, with what they share."""
+
+    def prepare(self, model: Classifier, budget: int | None, spent: Usage, ledger: tuple[str, str] | None) -> Ledger:
+        """Open what the workers share, and return it for this process's meter.
+
+        Args:
+            model: as opened here.
+            budget: most rows in all.
+            spent: what earlier processes of the run asked.
+            ledger: path and fingerprint of an endpoint's ledger.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the workers share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured.
+
+    Attributes:
+        source: all inputs, as admitted by the domain where they are in memory.
+        x: (m, \\*shape) inputs that stand for all of them in the pilot: all that are in memory, a sample of a stream.
+        numbers: (m,) their positions in the data.
+        space: the domain.
+        settings: each input's measurement.
+        exact: measure by derivatives; ``None`` from probabilities alone.
+        focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
+        surrogates: where directions come from that are measured exactly; ``None`` for none.
+    """
+
+    source: Source
+    x: NDArray[Any]
+    numbers: NDArray[np.int64]
+    space: Space
+    settings: Settings
+    exact: Derivatives | None = None
+    focus: int | None = None
+    surrogates: Directions | None = None
+
+
+class Run:
+    """Measures a task's inputs through one meter; finished inputs are kept at once.
+
+    Args:
+        classifier: the model.
+        task: what to measure.
+        budget: most rows in all, ``None`` for no limit.
+        batch: rows a call.
+        journal: of the run folder, where an endpoint's ledger lies too; ``None`` keeps nothing.
+        progress: called as rows are answered.
+        parts: keep results in parts on disk rather than in memory.
+        most_failures: stop when more inputs than this have failed; ``None`` goes on.
+        engine: where inputs are measured, this process when left out; preflight, pilot and sentinels are always here.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        budget: int | None,
+        batch: int | None,
+        journal: Journal | None,
+        progress: Progress | None,
+        parts: bool = False,
+        most_failures: int | None = None,
+        engine: RemoteEngine | None = None,
+    ) -> None:
+        self._task, self._journal, self._progress = task, journal, progress
+        self._budget, self._most_failures = budget, most_failures
+        self._start = dict(journal.steps) if journal is not None and journal.steps else None
+        self._network = isinstance(classifier, NetworkClassifier)
+        self._ledger = _opened(classifier, journal) if self._network and journal is not None else None
+        self._counts: Ledger | None = self._ledger or (None if journal is None else Tally(journal))
+        if engine is not None:
+            place = None
+            if self._ledger is not None:
+                place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
+                self._ledger.close()  # one process at a time, and now it is the one that the workers share
+            spent = Usage() if journal is None else journal.asked
+            self._counts = engine.prepare(classifier, budget, spent, place)
+        own = None if engine is not None else budget
+        self._meter = Meter(classifier, budget=own, batch=batch, ledger=self._counts, on_rows=self._tell)
+        self._engine: Engine = engine or LocalEngine(self._meter)
+        self._remote = engine
+        fed = task.x.astype(task.space.dtype)
+        self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
+        self._kept: Kept = (
+            Sharded(len(task.source), journal) if parts and journal is not None else Listed(len(task.source), journal)
+        )
+        self._notes: list[str] = []
+        self._settled = Settled(None, {})
+        self._expected: int | None = None
+        self.focus: NDArray[np.int64] | None = None
+        self.exhausted: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Rows and calls of the whole run, earlier processes included."""
+        return self._meter.usage
+
+    def go(self) -> tuple[Steps | None, Preflight | None]:
+        """Measure what is missing; the results are handed over by ``finish``."""
+        steps: Steps | None = None
+        preflight: Preflight | None = None
+        task = self._task
+        try:
+            preflight, steps = self._begin()
+            work = self._settle(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
+            first = work if task.focus is None else replace(work, settings=screening(task.settings), structure=None)
+            self._measure(self._missing(first), first)
+            if task.focus is not None:
+                self._measure(self._focused(task.focus, work), work)
+        except BudgetExhausted as exc:
+            self.exhausted = str(exc)
+        except ModelFailure as exc:
+            if not self._kept.count:
+                aside = self._journal.replaced if self._journal is not None else None
+                raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
+            logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
+            said = exc.kept
+            self.exhausted = said if "--resume" in said else f"{said}; go on with --resume"
+        except UsageError:
+            self.close()
+            if self._journal is not None:
+                self._journal.discard()
+            raise
+        finally:
+            self._kept.flush()
+        return steps, preflight
+
+    def finish(self, most: int) -> Finished:
+        """All results, in the order of the inputs; those measured since the last good sentinel carry a flag.
+
+        Args:
+            most: of the most sensitive inputs wanted.
+        """
+        drifts = self._sentinels.drifts if self._sentinels is not None else []
+        return self._kept.finish({i for drift in drifts for i in drift.inputs}, most)
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Of the inputs in focus, those that were measured in full."""
+        return np.empty(0, dtype=np.int64) if self.focus is None else self.focus[self._kept.done[self.focus]]
+
+    def warnings(self) -> list[str]:
+        """What the user must know of the run as a whole."""
+        out = [*self._notes, *self._settled.warnings()]
+        if self._sentinels is not None:
+            out += [drift.sentence() for drift in self._sentinels.drifts]
+        if self.exhausted is not None:
+            out.append(f"{self._kept.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """For the report: what the sentinels saw."""
+        return {} if self._sentinels is None else {"sentinels": self._sentinels.facts()}
+
+    def structure(self) -> dict[str, Any] | None:
+        """For the report: which directions were measured exactly in each input, and what they catch."""
+        return self._settled.facts or None
+
+    def close(self) -> None:
+        """Close the ledger, and end what workers share; may be called twice."""
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+        if self._remote is not None:
+            self._remote.close()
+
+    def _begin(self) -> tuple[Preflight, Steps | None]:
+        if self._start is not None:
+            if self._sentinels is not None:
+                self._sentinels.begin()
+            before = self._start["steps"]
+            self._notes = list(self._start.get("notes", []))
+            return Preflight(**self._start["preflight"]), None if before is None else Steps(**before)
+        task = self._task
+        preflight = look(self._meter, task.x, task.space.dtype)
+        steps: Steps | None = None
+        try:
+            if self._sentinels is not None:
+                self._notes += self._server_side(preflight)
+                self._sentinels.begin()
+            if task.exact is None:
+                quality = preflight.quality(self._meter.model.info.details.get("top_k"))
+                steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
+                if steps.quality.random and not preflight.random:
+                    self._notes.append(
+                        not_deterministic("a row around an input is answered differently when it is asked again")
+                    )
+                # Pilot rows are shared out over all inputs, not over those that stood for them.
+                steps = replace(steps, share=-(-steps.share * len(task.x) // len(task.source)))
+        except ModelFailure as exc:
+            if self._sentinels is not None:
+                raise
+            raise TargetError(f"the model cannot be asked: {exc}") from exc
+        if self._journal is not None:
+            chosen = None if steps is None else asdict(steps)
+            self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
+        return preflight, steps
+
+    def _settle(self, work: Work) -> Work:
+        """Find out which directions are measured exactly; inputs that were measured on the way are kept."""
+        task = self._task
+        if task.surrogates is None:
+            return work
+        settled = settle(task.surrogates, work, task.x, task.numbers, self._meter, self._journal)
+        self._settled = travelling(settled) if self._remote else settled
+        for outcome in settled.outcomes:
+            self._keep(outcome)
+        return replace(work, structure=self._settled.structure)
+
+    def _server_side(self, preflight: Preflight) -> list[str]:
+        """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
+        x = self._task.x
+        if x.ndim < 3 or sum(n >= IMAGE_PIXELS for n in x.shape[1:]) < 2:
+            return []
+        space = self._task.space
+        bounds = float(space.upper.max()) - float(space.lower.min())
+        span = bounds if np.isfinite(bounds) else float(x.max()) - float(x.min())
+        found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
+        return found.warnings()
+
+    def _measure(self, missing: NDArray[np.int64], work: Work) -> None:
+        """One pass over some inputs."""
+        self._check_failures()
+        self._expected = self._meter.usage.rows + len(missing) * work.settings.queries
+        try:
+            with closing(self._engine.run(missing, work)) as items:
+                for item in items:
+                    self._keep(item)
+                    self._check_failures()
+                    if self._sentinels is not None and self._sentinels.due():
+                        self._check_sentinels()
+        finally:
+            self._count_workers()  # what ends a run is rows that came to no result
+        if self._sentinels is not None and len(missing):
+            self._check_sentinels()
+
+    def _focused(self, count: int, work: Work) -> NDArray[np.int64]:
+        """After the screening: inputs to measure in full, those that are chosen and not done, in whole blocks."""
+        chosen = None if self._journal is None else self._journal.focus
+        if chosen is None:
+            settings, left = work.settings, None
+            if self._budget is not None:
+                left = max(0, (self._budget - self._meter.usage.rows) // (settings.queries + most_on_top(settings.queries)))
+            chosen = likely_top(self._kept.columns(), count, settings.confidence, settings.seed, left).tolist()
+            if self._journal is not None:
+                self._journal.keep_focus(chosen)
+        self.focus = np.array(chosen, dtype=np.int64)
+        self._kept.reopen(self.focus)
+        blocks = self.focus // work.block(self._meter.model)
+        return self.focus[np.isin(blocks, blocks[~self._kept.done[self.focus]])]
+
+    def _missing(self, work: Work) -> NDArray[np.int64]:
+        """Inputs to measure, in whole blocks: half a block would be other calls than before."""
+        done = self._kept.done
+        block = work.block(self._meter.model)
+        starts = np.arange(0, len(done), block)
+        if work.structure is not None and work.structure.first:  # inputs that were learned from had calls of their own
+            starts = np.union1d(starts, [work.structure.first])
+        whole = np.logical_and.reduceat(done, starts) if len(done) else done
+        return np.flatnonzero(~np.repeat(whole, np.diff(np.append(starts, len(done)))))
+
+    def _keep(self, item: Outcome | Part) -> None:
+        self._kept.add(item)
+        self._count_workers()
+        self._tell(0)
+
+    def _count_workers(self) -> None:
+        """Take over what the workers of another engine have asked."""
+        if self._remote is not None and self._counts is not None:
+            self._meter.usage = self._counts.usage()
+            if self._journal is not None:
+                self._journal.count_all(self._meter.usage)
+
+    def _check_failures(self) -> None:
+        most, failed = self._most_failures, self._kept.failed
+        if most is not None and failed > most:
+            raise ModelFailure(
+                f"{failed} inputs failed, more than the {most} that --max-failures allows; "
+                "see their reasons, then go on with --resume and a larger --max-failures"
+            )
+
+    def _check_sentinels(self) -> None:
+        assert self._sentinels is not None
+        self._kept.flush()
+        self._sentinels.check(np.flatnonzero(self._kept.done).tolist())
+
+    def _tell(self, _rows: int) -> None:
+        if self._progress is not None:
+            inputs, done, rows = len(self._task.source), self._kept.count, self._meter.usage.rows
+            expected = self._expected or inputs * self._task.settings.queries
+            if self._task.settings.adaptive and done:  # what they took so far says more than the most they may take
+                expected = min(expected, inputs * -(-rows // done))
+            self._progress(rows, expected, done, inputs)
+
+
+def fingerprint_of(classifier: Classifier) -> str:
+    """What an endpoint's ledger is tied to."""
+    return str(classifier.info.details.get("fingerprint", classifier.info.name))
+
+
+def _opened(classifier: Classifier, journal: Journal) -> RequestLedger:
+    """The ledger beside the journal; where it cannot be had, the run folder is as it was."""
+    try:
+        journal.begin()
+        return open_ledger(journal.folder / LEDGER, fingerprint_of(classifier), resume=journal.goes_on)
+    except UsageError:
+        journal.discard()
+        raise

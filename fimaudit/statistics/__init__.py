@@ -1,0 +1,1 @@
+"""Many inputs: summaries, one-sided bounds, paired differences, groups."""

@@ -1,0 +1,84 @@
+"""What random directions leave open: limits stated at another level, and the spread of a measured value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fimaudit.estimation.predictable import LEARNING
+from fimaudit.estimation.spectral_norm import energy_quantile, upper_factor
+from fimaudit.results import Sensitivity
+
+__all__ = ["contrast_counts", "contrast_sign", "restated", "spread_of_logs"]
+
+Array = NDArray[np.float64]
+
+
+def contrast_counts(inputs: Sequence[Sensitivity]) -> NDArray[np.int64]:
+    """Contrasts of each input measured with random directions, 0 for others; negative for orthonormal directions."""
+    signs = [contrast_sign(s.method) for s in inputs]
+    asked = np.array([s.queries for s in inputs], dtype=np.int64)
+    return np.array(signs, dtype=np.int64) * np.maximum(asked - 2, 0)
+
+
+def contrast_sign(method: str) -> int:
+    """1 for independent random directions, -1 for orthonormal ones, 0 where none were drawn."""
+    return 1 if method.startswith(("rademacher", "levels")) else -int(method.startswith("orthonormal"))
+
+
+def restated(counts: NDArray[np.int64], tail: float, level: float, *, norm: bool, above: bool) -> Array:
+    """Factors that turn limits which miss with ``tail`` into limits which miss with ``level``.
+
+    A norm's limit from above and a radius's from below come from all of the energy, the other two from the predicted
+    energy; those of a radius go by the root. Where the exact law is not known (orthonormal directions, numbers of terms)
+    the factor is on the safe side; limits that are not of random directions stay.
+
+    Args:
+        counts: (n,) from ``contrast_counts``.
+        tail, level: probabilities.
+        norm: of a norm, else of a radius.
+        above: of upper limits.
+
+    Returns:
+        (n,) above 1 where an upper limit rises or a lower one does.
+    """
+    out = np.ones(len(counts))
+    if level == tail:
+        return out
+    for count in np.unique(counts[counts != 0]):
+        terms, stricter = abs(int(count)), level < tail
+        if count < 0 and not stricter:  # their interval is narrower than chi squared's, and loosens by less
+            continue
+        if norm == above:
+            if not np.isfinite(upper_factor(tail, terms, None)):
+                continue
+            factor = upper_factor(level, terms, None) / upper_factor(tail, terms, None)
+            factor = factor if norm else 1 / np.sqrt(factor)
+        else:
+            predicted = terms - LEARNING if stricter else terms
+            if predicted <= 0:
+                continue
+            factor = energy_quantile(1 - tail, predicted, None) / energy_quantile(1 - level, predicted, None)
+            factor = factor if norm else 1 / np.sqrt(factor)
+        out[counts == count] = factor
+    return out
+
+
+def spread_of_logs(lower: Array, upper: Array, counts: NDArray[np.int64], tail: float, *, norm: bool) -> Array:
+    """(n,) standard deviation of the measured logs: that of log(chi2_m / m), or of the interval where it is narrower.
+
+    An interval is narrower for orthonormal directions and whole Jacobians, and wider than the noise for flat spectra.
+
+    Args:
+        lower, upper: (n,) limits above 0, finite.
+        counts: (n,) from ``contrast_counts``.
+        tail: probability that one limit misses.
+        norm: of a norm, else of a radius, which goes with its root.
+    """
+    width = np.log(upper / lower) / (-2 * special.ndtri(tail))
+    terms = np.maximum(np.abs(counts), 1)
+    sampled = np.where(counts != 0, np.sqrt(special.polygamma(1, terms / 2)) * (1.0 if norm else 0.5), np.inf)
+    return np.asarray(np.minimum(width, sampled))

@@ -1,0 +1,179 @@
+"""One-sided limits of quantiles, means and shares over many measured inputs, for decisions that may not be wrong too often.
+
+Each input carries an interval whose ends miss independently with probability beta each (directions are drawn anew for each
+input). Nothing is assumed about how the inputs' true values lie: the limits hold for every configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fimaudit.statistics.confidence import restated, spread_of_logs
+
+__all__ = ["Cells", "mean_limit", "quantile_limits", "share_limits"]
+
+Array = NDArray[np.float64]
+
+#: Shares of the inputs beyond a quantile that may miss.
+SPARES = (0.0, 0.05, 0.2, 0.4)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One quantity of n inputs.
+
+    Attributes:
+        value: (n,) NaN where unmeasured.
+        lower: (n,) 0 where unknown.
+        upper: (n,) inf where unknown.
+        miss: probability that one end of an interval is on the wrong side.
+        counts: (n,) contrasts of random directions behind each interval (``restated.contrast_counts``), which allow to
+            state it at other levels; ``None`` where no interval is of random directions.
+        norm: the quantity is a norm, else a radius.
+    """
+
+    value: Array
+    lower: Array
+    upper: Array
+    miss: float
+    counts: NDArray[np.int64] | None = None
+    norm: bool = True
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def measured_again(self, factor: float, rng: np.random.Generator) -> Cells:
+        """What another run with ``factor`` times the queries might find.
+
+        True logs are drawn around the measured ones, which are first drawn towards their median by the share of their
+        variance that is noise; new noise and the intervals' logs shrink by the root of ``factor``. Unmeasured inputs stay.
+        """
+        known = (self.value > 0) & (self.lower > 0) & np.isfinite(self.upper)
+        if not known.any():
+            return self
+        root = 1.0 / np.sqrt(factor)
+        counts = np.zeros(len(self), dtype=np.int64) if self.counts is None else self.counts
+        logs, low, high = (np.log(a[known]) for a in (self.value, self.lower, self.upper))
+        noise = spread_of_logs(self.lower[known], self.upper[known], counts[known], self.miss, norm=self.norm)
+        total = float(logs.var(ddof=1)) if len(logs) > 2 else np.inf
+        kept = max(0.0, 1.0 - float((noise**2).mean()) / total) if total > 0 else 0.0
+        middle = float(np.median(logs))
+        true = middle + (logs - middle) * kept + noise * np.sqrt(kept) * rng.standard_normal(len(logs))
+        again = true + noise * root * rng.standard_normal(len(logs))
+        value, lower, upper = self.value.copy(), self.lower.copy(), self.upper.copy()
+        value[known] = np.exp(again)
+        lower[known], upper[known] = np.exp(again + (low - logs) * root), np.exp(again + (high - logs) * root)
+        return replace(self, value=value, lower=lower, upper=upper, counts=np.rint(counts * factor).astype(np.int64))
+
+    @property
+    def restatable(self) -> bool:
+        """Whether every known limit is of random directions."""
+        known = np.isfinite(self.upper) | (self.lower > 0)
+        return self.counts is not None and bool((self.counts[known] != 0).all())
+
+    def side(self, level: float, *, above: bool) -> Array:
+        """The upper (or lower) limits as they are when each misses with probability ``level``."""
+        counts = np.zeros(len(self), dtype=np.int64) if self.counts is None else self.counts
+        limits = self.upper if above else self.lower
+        return np.asarray(limits * restated(counts, self.miss, level, norm=self.norm, above=above))
+
+
+def quantile_limits(cells: Cells, p: float, error: float, *, population: bool) -> tuple[float, float]:
+    """(lower, upper), each wrong with probability ``error`` at most, for the p-quantile of these inputs or their population.
+
+    These inputs, r the quantile's rank from below: at least k = n - r + 1 true values lie at or above it. Of their upper
+    limits, each of which misses with probability beta, more than c lie below their value with probability ``error`` at most,
+    c the quantile of Binomial(k, beta); then the order statistic r + c of the upper limits is an upper limit. Few misses of
+    strict limits serve inputs that differ much, many misses of loose limits inputs that are alike: the limit is the best of
+    those for c = 0, k / 20, k / 5 and 2 k / 5, each with its share of the error. Population: half the error goes to the
+    rank, by P(X_(r) < q_p) = P(Binomial(n, p) >= r), half to the measurement.
+
+    A bootstrap from the values, corrected for their noise, is narrower and does not hold: docs/evidence.md says how often it
+    passes wrongly.
+    """
+    n = len(cells)
+    place = p * (n - 1)
+    low, high = int(np.floor(place)) + 1, int(np.ceil(place)) + 1
+    level = error
+    if population:
+        level = error / 2
+        counts = np.arange(n + 1)
+        at_least = special.bdtrc(counts - 1.0, n, p)  # P(Binomial >= r)
+        at_least[0] = 1.0
+        above = np.flatnonzero(at_least[1:] <= level)
+        below = np.flatnonzero(special.bdtr(counts[:n].astype(float), n, p) <= level)  # P(Binomial <= r - 1), r from 1
+        high = int(above[0]) + 1 if above.size else n + 1
+        low = int(below[-1]) + 1 if below.size else 0
+    return _order_limit(cells, low, level, above=False), _order_limit(cells, high, level, above=True)
+
+
+def _order_limit(cells: Cells, rank: int, error: float, *, above: bool) -> float:
+    """Limit of the value of this rank (from 1 below); without one, 0 or infinite."""
+    n, unknown = len(cells), np.inf if above else 0.0
+    beyond = n - rank + 1 if above else rank
+    if beyond < 1:
+        return unknown
+    if not cells.restatable:
+        spare = _misses(beyond, cells.miss, error)
+        choices = [] if spare is None else [(spare, cells.miss)]
+    else:
+        spares = sorted({min(beyond - 1, int(np.ceil(share * beyond))) for share in SPARES})
+        choices = [(c, float(special.betaincinv(c + 1, beyond - c, error / len(spares)))) for c in spares]
+    found = [unknown]
+    for spare, level in choices:
+        place = rank + spare if above else rank - spare
+        if 1 <= place <= n:
+            found.append(float(np.sort(cells.side(level, above=above))[place - 1]))
+    return min(found) if above else max(found)
+
+
+def mean_limit(cells: Cells) -> tuple[float, float]:
+    """(lower, upper) of the mean of these inputs, each wrong with probability ``cells.miss`` at most.
+
+    Upper limits scale like a weighted sum of independent chi squared variables; its tails are heaviest when one input
+    carries all the weight (Szekely & Bakirov 2003), where the limit is that input's own.
+    """
+    return float(cells.lower.mean()), float(cells.upper.mean())
+
+
+def share_limits(below: int, undecided: int, n: int, miss: float, error: float, *, population: bool) -> tuple[float, float]:
+    """(lower, upper) for a share, from how many inputs surely belong to it and how many may.
+
+    Args:
+        below: inputs whose whole interval lies in the set.
+        undecided: inputs whose interval crosses its edge.
+        n: all inputs.
+        miss: probability that an input is wrongly sure.
+        error: of each limit.
+        population: of the population these inputs are a sample of (Clopper-Pearson), not of these inputs.
+    """
+    level = error / 2 if population else error
+    high = _count_limit(below + undecided, n, miss, level)
+    low = n - _count_limit(n - below, n, miss, level)
+    if not population:
+        return low / n, high / n
+    upper = float(special.betaincinv(high + 1, n - high, 1 - level)) if high < n else 1.0
+    lower = float(special.betaincinv(low, n - low + 1, level)) if low > 0 else 0.0
+    return lower, upper
+
+
+def _misses(trials: int, miss: float, error: float) -> int | None:
+    """The smallest c with P(Binomial(trials, miss) > c) <= error; ``None`` where there are no trials."""
+    if trials < 1:
+        return None
+    counts = np.arange(trials + 1, dtype=float)
+    enough = np.flatnonzero(special.bdtrc(counts, trials, miss) <= error * (1 + 1e-9))
+    return int(enough[0])
+
+
+def _count_limit(seen: int, n: int, miss: float, error: float) -> int:
+    """The largest true count k of which no more than ``seen`` would show with more than ``error`` probability."""
+    if seen >= n or miss <= 0:
+        return min(seen, n)
+    counts = np.arange(seen, n + 1)
+    likely = special.bdtr(float(seen), counts, 1.0 - miss) > error * (1 + 1e-9)
+    return int(counts[likely][-1])

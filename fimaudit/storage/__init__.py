@@ -1,0 +1,1 @@
+"""A run's folder: journal, ledger, parts, tables."""

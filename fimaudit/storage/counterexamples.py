@@ -1,0 +1,80 @@
+"""Witnesses in the run folder: kept as inputs finish, gathered at the end, asked again by ``fimaudit verify``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError
+from fimaudit.models.classifier import Classifier
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.results import Sensitivity
+
+__all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "recheck_witnesses"]
+
+WITNESS_FILE = "witness.npz"
+FOLDER = "witness"
+
+
+def keep_witness(folder: Path, result: Sensitivity) -> None:
+    """Save one input's witness at once, so that a killed run loses nothing."""
+    if result.witness is not None and result.witness.x is not None:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        np.save(folder / FOLDER / f"{result.index}.npy", result.witness.x, allow_pickle=False)
+
+
+def gather_witnesses(folder: Path, results: Sequence[Sensitivity]) -> None:
+    """Write ``witness.npz``: index, x, class before and after, distance; the single files go."""
+    having = [s for s in results if s.witness is not None and (folder / FOLDER / f"{s.index}.npy").exists()]
+    if having:
+        np.savez(
+            folder / WITNESS_FILE,
+            index=np.array([s.index for s in having]),
+            x=np.stack([np.load(folder / FOLDER / f"{s.index}.npy", allow_pickle=False) for s in having]),
+            before=np.array([s.predicted_class for s in having]),
+            after=np.array([s.witness.predicted_class for s in having if s.witness is not None]),
+            distance=np.array([s.witness.distance for s in having if s.witness is not None]),
+        )
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What the model says of the kept witnesses now.
+
+    Attributes:
+        index: (n,) inputs.
+        before, after: (n,) classes at the input and at the witness when they were found.
+        now: (n,) class at the witness now.
+    """
+
+    index: NDArray[np.int64]
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+    now: NDArray[np.int64]
+
+    @property
+    def failed(self) -> NDArray[np.int64]:
+        """Inputs whose witness no longer changes the decision."""
+        return np.asarray(self.index[self.now == self.before])
+
+
+def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
+    """Ask the model again about every witness of a run.
+
+    Raises:
+        DataError: the folder holds no witnesses.
+    """
+    path = folder / WITNESS_FILE
+    if not path.exists():
+        raise DataError(f"{folder} holds no {WITNESS_FILE}; run the audit with --witness first")
+    with np.load(path, allow_pickle=False) as archive:
+        index, x, before, after = (archive[name] for name in ("index", "x", "before", "after"))
+    answers = Meter(classifier).ask([PlainRows(x.astype(classifier.info.dtype))])[0]
+    return Recheck(index, before, after, answers.argmax(axis=1))

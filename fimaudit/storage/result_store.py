@@ -1,0 +1,224 @@
+"""Where finished inputs go: into memory and the journal, or, of a large run, into Parquet parts, merged at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.results import SCREENED, Outcome, Sensitivity
+from fimaudit.statistics.columns import Columns
+from fimaudit.storage.counterexamples import gather_witnesses, keep_witness
+from fimaudit.storage.journal import Journal
+from fimaudit.storage.parts import Part, Parts, pack, unpack
+from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
+
+__all__ = ["MOST_INLINE", "Finished", "Kept", "Listed", "Sharded"]
+
+#: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
+MOST_INLINE = 10_000
+#: A part of a run on this machine holds so many inputs at most, and waits for them so many seconds at most.
+PART_INPUTS, PART_SECONDS = 1024, 10.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The results of a run at its end.
+
+    Attributes:
+        columns: of every finished input.
+        inputs: the results themselves, where there are at most ``MOST_INLINE``.
+        worst: the most sensitive ones.
+        first_reason: why the first input failed, where all did.
+    """
+
+    columns: Columns
+    inputs: list[Sensitivity]
+    worst: list[Sensitivity]
+    first_reason: str | None
+
+
+class Kept(Protocol):
+    """Takes finished inputs, knows which there are, and hands all of them over at the end."""
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(n,) whether an input is finished."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many inputs are finished."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        ...
+
+    def add(self, item: Outcome | Part) -> None:
+        """Take finished inputs; they survive a kill of this process soon after, at the latest after ``PART_SECONDS``."""
+        ...
+
+    def flush(self) -> None:
+        """Let nothing wait any longer."""
+        ...
+
+    def columns(self) -> Columns:
+        """Of the inputs that are finished so far."""
+        ...
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """Those of ``indices`` that were only screened are to be measured again; until then the screening stands."""
+        ...
+
+    def finish(self, drifted: Collection[int], most: int) -> Finished:
+        """Write ``inputs.parquet`` where there is a run folder, and hand over the results.
+
+        Args:
+            drifted: inputs that get the flag ``drift``.
+            most: of the most sensitive inputs wanted.
+        """
+        ...
+
+
+class Listed:
+    """All results in memory and, where there is a journal, a line of it for each."""
+
+    def __init__(self, inputs: int, journal: Journal | None) -> None:
+        self._journal = journal
+        self._results: dict[int, Sensitivity] = {}
+        self.done = np.zeros(inputs, dtype=bool)
+        self.failed = 0
+        for result, _, _ in journal.done.values() if journal is not None else ():
+            self._take(result)
+
+    @property
+    def count(self) -> int:
+        """See ``Kept``."""
+        return len(self._results)
+
+    def add(self, item: Outcome | Part) -> None:
+        """See ``Kept``."""
+        for outcome in unpack(item) if isinstance(item, Part) else (item,):
+            if self.done[outcome.result.index]:
+                continue  # of a block that was half done and is asked as a whole
+            self._take(outcome.result)
+            if self._journal is not None:
+                keep_witness(self._journal.folder, outcome.result)
+                self._journal.keep(outcome.result, outcome.rows, outcome.requests)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def columns(self) -> Columns:
+        """See ``Kept``."""
+        return Columns.of([self._results[i] for i in sorted(self._results)])
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """See ``Kept``."""
+        for index in indices.tolist():
+            self.done[index] = SCREENED not in self._results[index].flags
+
+    def finish(self, drifted: Collection[int], most: int) -> Finished:
+        """See ``Kept``."""
+        results = [_flagged(self._results[i], drifted) for i in sorted(self._results)]
+        if self._journal is not None:
+            self._journal.begin()
+            gather_witnesses(self._journal.folder, results)
+            write_inputs(self._journal.folder / INPUTS_FILE, results)
+        columns = Columns.of(results)
+        places = columns.most_sensitive(most)
+        reason = results[0].reason if results and self.failed == len(results) else None
+        inline = results if len(results) <= MOST_INLINE else []
+        return Finished(columns, inline, [results[i] for i in places], reason)
+
+    def _take(self, result: Sensitivity) -> None:
+        before = self._results.get(result.index)
+        self._results[result.index] = result
+        self.done[result.index] = True
+        self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
+
+
+class Sharded:
+    """Results in parts on disk; in memory there is one bit for each, and columns at the end."""
+
+    def __init__(self, inputs: int, journal: Journal) -> None:
+        self._journal = journal
+        self._parts = Parts(journal.folder, inputs, resume=journal.goes_on)
+        self._waiting: list[Outcome] = []
+        self._since = time.monotonic()
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """See ``Kept``."""
+        return self._parts.done
+
+    @property
+    def count(self) -> int:
+        """See ``Kept``."""
+        return self._parts.count + len(self._waiting)
+
+    @property
+    def failed(self) -> int:
+        """See ``Kept``."""
+        return self._parts.failed + sum(o.result.status == "failed" for o in self._waiting)
+
+    def add(self, item: Outcome | Part) -> None:
+        """See ``Kept``."""
+        if isinstance(item, Part):
+            self._keep(item)
+            return
+        if self._parts.done[item.result.index]:
+            return  # of a block that was half done and is asked as a whole
+        self._waiting.append(item)
+        if len(self._waiting) >= PART_INPUTS or time.monotonic() - self._since >= PART_SECONDS:
+            self.flush()
+
+    def columns(self) -> Columns:
+        """See ``Kept``."""
+        self.flush()
+        return Columns.read(self._parts.files())
+
+    def reopen(self, indices: NDArray[np.int64]) -> None:
+        """See ``Kept``."""
+        self.flush()
+        self._parts.reopen(indices)
+
+    def flush(self) -> None:
+        """See ``Kept``."""
+        waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
+        if waiting:
+            self._keep(pack(waiting))
+
+    def finish(self, drifted: Collection[int], most: int) -> Finished:
+        """See ``Kept``."""
+        self.flush()
+        self._journal.begin()
+        path = self._journal.folder / INPUTS_FILE
+        witnesses = []
+        for outcome in self._parts.witnesses():
+            keep_witness(self._journal.folder, outcome.result)
+            witnesses.append(outcome.result)
+        gather_witnesses(self._journal.folder, witnesses)
+        self._parts.merge(path, drifted)
+        columns = Columns.read(path)
+        inputs = read_inputs_table(path) if len(columns) <= MOST_INLINE else []
+        wanted = columns.index[columns.most_sensitive(most)].tolist()
+        reason = (
+            rows_at(path, columns.index[:1].tolist())[0].reason if len(columns) and self.failed == len(columns) else None
+        )
+        return Finished(columns, inputs, rows_at(path, wanted), reason)
+
+    def _keep(self, part: Part) -> None:
+        new = self._parts.add(part)
+        if len(new):
+            self._journal.keep_part(len(new))
+
+
+def _flagged(result: Sensitivity, drifted: Collection[int]) -> Sensitivity:
+    return result.model_copy(update={"flags": [*result.flags, "drift"]}) if result.index in drifted else result

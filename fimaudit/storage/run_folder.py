@@ -1,0 +1,125 @@
+"""A finished run as it lies in its folder: the report, and every input even where the report's own list is empty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+from pydantic import ValidationError
+
+from fimaudit.errors import RunFolderError
+from fimaudit.results import Report, Sensitivity
+from fimaudit.statistics.columns import Columns
+from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
+
+__all__ = ["PAGE", "REPORT", "VERDICT", "Run", "first_error", "is_run", "read_for_page", "read_run"]
+
+REPORT = "report.json"
+PAGE = "report.html"
+VERDICT = "verdict.json"
+#: A page of a large run draws so many inputs, spread evenly, and lists so many of the most sensitive.
+PAGE_SAMPLE, PAGE_WORST = 2_000, 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was read.
+
+    Attributes:
+        folder: where it lies.
+        report: ``report.json``.
+        inputs: every measured input, from the report or from its table; a sample in ``read_for_page``.
+        worst: the most sensitive inputs of all, where ``inputs`` is a sample.
+    """
+
+    folder: Path
+    report: Report
+    inputs: tuple[Sensitivity, ...]
+    worst: tuple[Sensitivity, ...] = ()
+
+    @property
+    def unmeasured(self) -> int:
+        """Inputs of the data that the run did not reach."""
+        return max(0, int(self.report.data.get("inputs", len(self.inputs))) - len(self.inputs))
+
+    @property
+    def ranked(self) -> tuple[Sensitivity, ...]:
+        """Where to look for the most sensitive inputs."""
+        return self.worst or self.inputs
+
+
+def is_run(target: object) -> TypeGuard[str | Path]:
+    """Whether a target names a folder that holds a finished run."""
+    return isinstance(target, str | Path) and (Path(target) / REPORT).exists()
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: no folder, no report in it, or a report or table that cannot be read.
+    """
+    path, report = _report(folder)
+    if report.inputs or not report.inputs_file:
+        return Run(path, report, tuple(report.inputs))
+    return Run(path, report, tuple(read_table(path / INPUTS_FILE)))
+
+
+def read_for_page(folder: str | Path) -> Run:
+    """Read as much of a run as a page can show: all inputs of a small one; of a large one a sample and the worst.
+
+    Raises:
+        RunFolderError: as ``read_run``.
+    """
+    path, report = _report(folder)
+    table = path / INPUTS_FILE
+    if report.inputs or not report.inputs_file or not table.exists():
+        return read_run(folder)
+    try:
+        columns = Columns.read(table)
+        if len(columns) <= PAGE_SAMPLE:
+            return read_run(folder)
+        spread = np.unique(np.linspace(0, len(columns) - 1, PAGE_SAMPLE).round().astype(np.int64))
+        sample = rows_at(table, columns.index[spread].tolist())
+        worst = rows_at(table, columns.index[columns.most_sensitive(PAGE_WORST)].tolist())
+    except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
+        what = " ".join(str(exc).split())[:200]
+        raise RunFolderError(f"{table} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
+    return Run(path, report, tuple(sample), tuple(worst))
+
+
+def _report(folder: str | Path) -> tuple[Path, Report]:
+    path = Path(folder)
+    if not path.exists():
+        raise RunFolderError(f"no such run folder: {path}; give the --out folder of a finished fimaudit audit")
+    if not path.is_dir():
+        raise RunFolderError(f"expected a run folder, got a file: {path}")
+    if not (path / REPORT).exists():
+        raise RunFolderError(f"{path} holds no {REPORT}; give the --out folder of a finished fimaudit audit")
+    try:
+        report = Report.read(path)
+    except ValidationError as exc:
+        raise RunFolderError(f"{path / REPORT} is no report of this version of fimaudit: {first_error(exc)}") from exc
+    except OSError as exc:
+        raise RunFolderError(f"cannot read {path / REPORT}: {exc.strerror or exc}") from exc
+    return path, report
+
+
+def read_table(path: Path) -> list[Sensitivity]:
+    """The inputs of a Parquet file, or one sentence that says why not."""
+    if not path.exists():
+        raise RunFolderError(f"{path.parent} holds no {path.name}, which its report refers to")
+    try:
+        return read_inputs_table(path)
+    except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
+        what = " ".join(str(exc).split())[:200]
+        raise RunFolderError(f"{path} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
+
+
+def first_error(error: ValidationError) -> str:
+    """Where and what the first finding is, in one line."""
+    found = error.errors()[0]
+    place = ".".join(str(part) for part in found["loc"])
+    return f"{place}: {found['msg']}" if place else str(found["msg"])

@@ -1,0 +1,122 @@
+"""The attacks of a run while they are under way: rows before they are asked, each input when it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import RunFolderError
+from fimaudit.models.meter import Usage
+from fimaudit.validation.results import AttackedInput
+
+__all__ = ["ATTACKS_JOURNAL", "AttackJournal"]
+
+ATTACKS_JOURNAL = "attacks.jsonl"
+
+
+class AttackJournal:
+    """One line for the run, one for each call before it is made, one for each finished input.
+
+    It is the ``Ledger`` of a local model's meter, so that rows that a kill cut off stay counted.
+
+    Args:
+        folder: the run folder, which holds the measurement already; ``None`` keeps nothing.
+        identity: what makes two runs of the attacks the same; compared when one is resumed.
+        spent: what the measurement asked, which the budget covers too.
+        resume: go on with what is there; otherwise it is replaced.
+
+    Attributes:
+        done: finished inputs by position.
+
+    Raises:
+        RunFolderError: the attacks there are others, or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any], spent: Usage, *, resume: bool) -> None:
+        self.done: dict[int, AttackedInput] = {}
+        self._spent, self._asked = spent, Usage()
+        self._notes: dict[str, Any] = {}
+        self._file: IO[str] | None = None
+        if folder is None:
+            return
+        path = folder / ATTACKS_JOURNAL
+        goes_on = resume and path.exists() and self._read(path, identity)
+        try:
+            self._file = open(path, "a" if goes_on else "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as exc:
+            raise RunFolderError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
+        if not goes_on:
+            self._write({"run": dict(identity)})
+
+    def usage(self) -> Usage:
+        """Rows and calls of the measurement and of the attacks so far, earlier processes included."""
+        return Usage(self._spent.rows + self._asked.rows, self._spent.requests + self._asked.requests)
+
+    def reserve(self, rows: int, key: bytes) -> int:
+        """Count a call before it is made."""
+        self._asked.rows += rows
+        self._asked.requests += 1
+        self._write({"asked": [self._asked.rows, self._asked.requests]})
+        return self._asked.requests
+
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Answers of a local model are not kept."""
+
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """No answers are kept."""
+        return None
+
+    def note(self, name: str) -> Any:
+        """See ``fimaudit.models.classifier.Lease``."""
+        return self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """See ``fimaudit.models.classifier.Lease``."""
+        self._notes[name] = value
+
+    def keep(self, result: AttackedInput) -> None:
+        """Keep one finished input."""
+        self.done[result.index] = result
+        self._write({"input": result.model_dump(mode="json")})
+
+    def close(self) -> None:
+        """Close the file, which stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def _read(self, path: Path, identity: Mapping[str, Any]) -> bool:
+        """Take over what is kept; ``False`` when the run was killed before its first line was whole."""
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):  # killed while writing: drop the broken last line
+            path.write_bytes(whole)
+        if not whole:
+            return False
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            before = dict(lines[0]["run"])
+            for line in lines[1:]:
+                if "asked" in line:
+                    self._asked = Usage(*(int(n) for n in line["asked"]))
+                else:
+                    result = AttackedInput.model_validate(line["input"])
+                    self.done[result.index] = result
+        except (ValueError, KeyError, TypeError, IndexError) as exc:
+            raise RunFolderError(f"{path} is damaged; use --overwrite to run it again") from exc
+        now = json.loads(json.dumps(dict(identity)))
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            what = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+            raise RunFolderError(f"{path} holds other attacks ({what}); use another folder, or --overwrite")
+        return True

@@ -1,0 +1,158 @@
+"""The smallest perturbation that any attack finds at one input, asked again before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.errors import UsageError
+from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.validation.art_estimator import Asked, RowsSpent, quiet
+from fimaudit.validation.attacks import ATTACKS, Setting, seen_as_image
+from fimaudit.validation.coordinates import Coordinates
+
+__all__ = ["Found", "choose_attacks", "smallest_perturbation"]
+
+Array = NDArray[np.float64]
+
+#: Random rows that are tried where no other input has another decision, ten at each of these multiples of the unit.
+RANDOM_ROWS, RANDOM_REACH = 10, (4.0, 16.0, 64.0, 256.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the attacks found at one input.
+
+    Attributes:
+        decision: the class that the model gives the input.
+        distance: smallest l2 length, in units of the scale, of a displacement that changed the decision; ``None`` when no
+            attack did, which says nothing about 0.
+        attack: which attack found it.
+        row: the row that was sent, with that other decision.
+        changed_to: its class.
+        distances: each attack's own smallest length, ``None`` where it failed.
+        forward, backward: rows it took.
+        unfinished: attacks that ran out of rows.
+    """
+
+    decision: int
+    distance: float | None
+    attack: str | None
+    row: NDArray[Any] | None
+    changed_to: int | None
+    distances: dict[str, float | None]
+    forward: int
+    backward: int
+    unfinished: list[str] = field(default_factory=list)
+
+
+def choose_attacks(asked: Sequence[str] | str, differentiable: bool, shape: tuple[int, ...]) -> list[str]:
+    """The attacks that apply, in the order in which they run.
+
+    Args:
+        asked: ``auto`` (those with derivatives where the model offers them, else those without), or names.
+        differentiable: whether the model offers derivatives.
+        shape: of one input.
+
+    Raises:
+        UsageError: an unknown name, one that needs derivatives that the model does not give, Square without an image.
+    """
+    if isinstance(asked, str) and asked == "auto":
+        names = [name for name, (needs, _) in ATTACKS.items() if needs == differentiable]
+        return [name for name in names if name != "square" or seen_as_image(shape)]
+    wanted = [asked] if isinstance(asked, str) else list(asked)
+    for name in wanted:
+        if name not in ATTACKS:
+            raise UsageError(f"expected attacks among {', '.join(ATTACKS)}, or auto, got {name!r}")
+        if ATTACKS[name][0] and not differentiable:
+            raise UsageError(f"{name} needs derivatives, which this model does not give; take hopskipjump or square")
+        if name == "square" and not seen_as_image(shape):
+            raise UsageError(f"square needs square images of at least 15 pixels a side, got inputs of shape {shape}")
+    if not wanted:
+        raise UsageError(f"expected at least one attack among {', '.join(ATTACKS)}")
+    return [name for name in ATTACKS if name in wanted]
+
+
+def smallest_perturbation(
+    passes: Passes,
+    x: NDArray[Any],
+    space: Space,
+    unit: float,
+    attacks: Sequence[str],
+    *,
+    seed: int,
+    others: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
+    most: int | None = None,
+) -> Found:
+    """Attack one input with each attack and keep the smallest displacement that changes the decision.
+
+    Args:
+        passes: asks and counts.
+        x: the input, shape \\*shape, within the domain.
+        space: the domain: bounds, quantum, frozen features and scale hold for every row that is sent.
+        unit: a length of the order of the answer, in units of the scale (the margin radius).
+        attacks: names, as ``choose_attacks`` gives them.
+        seed: of the attacks' random choices.
+        others: (n, \\*shape) inputs and the (n,) decisions on them, among which boundary attacks look for a start.
+        most: rows, forward and backward, that this input may take, shared equally by the attacks.
+
+    Raises:
+        BudgetExhausted, ModelFailure: the model cannot be asked any more.
+    """
+    forward, backward = passes.forward, passes.backward
+    at = Coordinates(x, space, unit)
+    log_p = logs(passes.probabilities(x[None]))[0]
+    share = None if most is None else most // len(attacks)
+    asked = Asked(passes, at, int(log_p.argmax()), share)
+    distances: dict[str, float | None] = {}
+    unfinished: list[str] = []
+    best: tuple[float, str, NDArray[Any]] | None = None
+    start: NDArray[Any] | None = None
+    for place, name in enumerate(attacks):
+        needs, attack = ATTACKS[name]
+        asked.forget()
+        with quiet(seed + 1000003 * place):
+            try:
+                if not needs and start is None:
+                    start = _start(asked, others)
+                    asked.forget()
+                guess = 1.0 if best is None else best[0] / unit
+                attack(Setting(asked, log_p, guess, start, seed, share))
+            except RowsSpent:
+                asked.until_nearer = False
+                unfinished.append(name)
+        distances[name] = None if asked.row is None else asked.distance
+        if asked.row is not None and (best is None or asked.distance < best[0]):
+            best = (asked.distance, name, asked.row)
+    changed_to: int | None = None
+    if best is not None:
+        changed_to = int(passes.probabilities(best[2][None])[0].argmax())
+        if changed_to == asked.decision:  # a model that answers differently each time
+            best, changed_to = None, None
+    distance, attack_name, row = best if best is not None else (None, None, None)
+    counts = passes.forward - forward, passes.backward - backward
+    return Found(asked.decision, distance, attack_name, row, changed_to, distances, *counts, unfinished)
+
+
+def _start(asked: Asked, others: tuple[NDArray[Any], NDArray[np.int64]] | None) -> NDArray[Any] | None:
+    """A row in u with another decision: the nearest of the other inputs that has one, else a random one."""
+    at = asked.at
+    if others is not None:
+        rows, decisions = others
+        changed = np.flatnonzero(decisions != asked.decision)
+        nearest = changed[np.argsort(at.distances(rows[changed]))[:1]] if changed.size else changed
+        if nearest.size:
+            u = at.coordinates(rows[nearest])
+            if int(asked.log_probabilities(u)[0].argmax()) != asked.decision:  # frozen features stay the input's own
+                return np.asarray(u[0])
+    for reach in RANDOM_REACH:
+        noise = np.random.standard_normal((RANDOM_ROWS, *at.origin.shape)) * reach
+        classes = asked.log_probabilities(noise).argmax(axis=1)
+        if (classes != asked.decision).any():
+            return np.asarray(noise[int(np.flatnonzero(classes != asked.decision)[0])])
+    return None

@@ -1,0 +1,311 @@
+"""Validate: measure each input as an audit does, attack it, and say how well the one predicted the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
+from fimaudit.domain import InputDomain, Space
+from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
+from fimaudit.models.classifier import Classifier, NetworkClassifier, open_classifier
+from fimaudit.models.counted_passes import Passes
+from fimaudit.models.links import Link
+from fimaudit.models.meter import Ledger, Meter, Usage
+from fimaudit.results import Sensitivity
+from fimaudit.runs.auditing import audit
+from fimaudit.storage.journal import LEDGER
+from fimaudit.storage.ledger import open_ledger
+from fimaudit.validation.attack_journal import ATTACKS_JOURNAL, AttackJournal
+from fimaudit.validation.results import AttackedInput, Validation
+from fimaudit.validation.summary import attack_summaries, calibration_bins, correlate, flipped_within
+
+__all__ = ["ATTACK_ROWS", "VALIDATION", "validate"]
+
+VALIDATION = "validation.json"
+PICTURE = "calibration.svg"
+LIBRARY = "adversarial-robustness-toolbox"
+#: Rows, forward and backward, that the attacks on one input may take.
+ATTACK_ROWS = 10_000
+#: Attacks are for samples: this many inputs would take days.
+MOST_INPUTS = 10_000
+
+Progress = Callable[[int, int, int, int], None]
+
+
+def validate(
+    model: object,
+    x: ArrayLike | Inputs | str | Path,
+    *,
+    y: ArrayLike | None = None,
+    out: str | Path | None = None,
+    link: Link = "auto",
+    queries: int = 200,
+    mode: Literal["auto", "black-box", "white-box"] = "black-box",
+    attacks: Sequence[str] | str = "auto",
+    attack_rows: int = ATTACK_ROWS,
+    eps: Sequence[float] = (),
+    confidence: float = 0.95,
+    seed: int = 0,
+    budget: int | None = None,
+    domain: InputDomain | None = None,
+    free: Sequence[str] = (),
+    batch: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Validation:
+    """Attack the inputs of an audit, and correlate its numbers with the smallest perturbation found.
+
+    The smallest perturbation of an input is the least l2 length, in the unit of the domain, of a displacement after which
+    the model decides otherwise: the smallest over the attacks, asked again before it is believed. Attacks move in the
+    units that the model is fed, within the domain's bounds, quantum and frozen features, and nowhere else.
+
+    Args:
+        model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
+        x: (n, \\*shape) inputs, or a data file; y: (n,) labels.
+        out: run folder: that of the audit, with ``validation.json``, ``calibration.svg`` and ``attacks.jsonl``.
+        link, queries, mode, confidence, seed, free, batch: as for ``audit``.
+        attacks: ``auto`` (PGD, DeepFool and Carlini-Wagner where the model offers derivatives, else HopSkipJump, and
+            Square for images), or names among ``fimaudit.validation.attacks.ATTACKS``.
+        attack_rows: rows, forward and backward, that the attacks on one input may take, shared equally.
+        eps: lengths for which to say how well the margin radius tells the inputs that were flipped within them.
+        budget: most rows in all, those of the measurement included.
+        domain: bounds, quantum, frozen features, scale, unit.
+        resume: go on with the run in ``out``; overwrite: replace it.
+        progress: called with rows, rows expected, inputs done and inputs, first of the measurement, then of the attacks.
+        **options: passed to ``open_classifier``.
+
+    Raises:
+        MissingExtraError: adversarial-robustness-toolbox is not installed.
+        UsageError: wrong use or bad input, before the first row is asked.
+        ModelFailure: no input could be measured.
+
+    Returns:
+        the validation, also when the budget ran out under way: then ``attacked`` says how many inputs it covers.
+    """
+    from fimaudit.validation.smallest_perturbation import choose_attacks
+
+    clock = time.perf_counter()
+    lengths = _checked(eps, attack_rows)
+    inputs = x if isinstance(x, Inputs) else read_inputs(x) if isinstance(x, str | Path) else Inputs(np.asarray(x))
+    if y is not None:
+        inputs = Inputs(inputs.x, np.asarray(y), inputs.group, inputs.names, inputs.source, inputs.whole)
+    if batch is not None and isinstance(model, str) and "://" in model:
+        options.setdefault("batch", batch)
+    with ExitStack() as stack:
+        classifier = open_classifier(model, link, **options)
+        if not isinstance(model, Classifier):
+            stack.callback(classifier.close)
+        inputs = check_inputs(inputs, classifier.info.input_shape)
+        if len(inputs) > MOST_INPUTS:
+            raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")
+        passes = Passes(Meter(classifier))
+        names = choose_attacks(attacks, passes.differentiable, inputs.x.shape[1:])
+        folder = None if out is None else Path(out)
+        report = audit(
+            classifier,
+            inputs,
+            out=folder,
+            link=link,
+            queries=queries,
+            mode=mode,
+            confidence=confidence,
+            seed=seed,
+            budget=budget,
+            domain=domain,
+            free=free,
+            batch=batch,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        space, rows = _space(inputs, domain or InputDomain(), free, classifier)
+        if folder is not None and not resume:
+            for name in (ATTACKS_JOURNAL, VALIDATION, PICTURE):
+                (folder / name).unlink(missing_ok=True)
+        spent = Usage(report.summary.queries, report.summary.requests)
+        identity = {"attacks": names, "attack_rows": attack_rows, "seed": seed, "data": inputs.fingerprint(), "mode": mode}
+        journal = AttackJournal(folder, identity, spent, resume=resume)
+        stack.callback(journal.close)
+        measured, ledger = report.summary.queries, cast(Ledger, journal)
+        if isinstance(classifier, NetworkClassifier) and folder is not None:
+            fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
+            measured -= sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
+            ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
+        task = _Task(rows, space, names, attack_rows, seed, report.inputs)
+        stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
+        results = [journal.done[i] for i in sorted(journal.done)]
+        validation = Validation(
+            model=report.model,
+            data=report.data,
+            unit=report.domain["unit"],
+            settings={
+                **report.settings,
+                "attacks": names,
+                "attack_rows": attack_rows,
+                "eps": list(lengths),
+            },
+            environment=_environment(report.environment, time.perf_counter() - clock),
+            correlations=correlate(results, confidence, seed),
+            flipped=flipped_within(results, lengths, confidence, seed),
+            calibration=calibration_bins(results),
+            attacks=attack_summaries(results, names),
+            measured_rows=measured,
+            forward_rows=sum(s.forward_rows for s in results),
+            backward_rows=sum(s.backward_rows for s in results),
+            attacked=sum(s.status != "failed" for s in results),
+            censored=sum(s.status == "censored" for s in results),
+            failed=sum(s.status == "failed" for s in results),
+            warnings=[*report.warnings, *_warnings(results, len(inputs), stopped)],
+            inputs=results,
+        )
+    if folder is not None:
+        validation = _write(folder, validation)
+    return validation
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is attacked: (n, *shape) rows, by which attacks, and what the audit measured of each."""
+
+    x: NDArray[Any]
+    space: Space
+    names: list[str]
+    most: int
+    seed: int
+    measured: list[Sensitivity]
+
+
+def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Progress | None) -> str | None:
+    """Attack the inputs that are not done yet; why it stopped early, or ``None``."""
+    passes = Passes(meter)
+    known = [s for s in task.measured if s.predicted_class is not None]
+    others = (task.x[[s.index for s in known]], np.array([s.predicted_class for s in known], dtype=np.int64))
+    radii = [s.margin_radius.value for s in known if s.margin_radius.value]
+    usual = float(np.median(radii)) if radii else 1.0
+    before = meter.usage.rows
+
+    def tell() -> None:
+        if progress is not None:
+            progress(meter.usage.rows - before, task.most * len(task.measured), len(journal.done), len(task.measured))
+
+    for s in task.measured:
+        tell()
+        if s.index in journal.done:
+            continue
+        if s.status == "failed":
+            journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=s.reason))
+            continue
+        try:
+            journal.keep(_attack(task, s, passes, others, s.margin_radius.value or usual))
+        except BudgetExhausted as exc:
+            return str(exc)
+        except ModelFailure as exc:
+            if isinstance(meter.model, NetworkClassifier):
+                return f"{exc}; go on with --resume"
+            journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
+        except FimauditError as exc:
+            journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
+    tell()
+    return None
+
+
+def _attack(task: _Task, s: Sensitivity, passes: Passes, others: tuple[NDArray[Any], Any], unit: float) -> AttackedInput:
+    from fimaudit.validation.smallest_perturbation import smallest_perturbation
+
+    found = smallest_perturbation(
+        passes,
+        task.x[s.index],
+        task.space,
+        unit,
+        task.names,
+        seed=1_000_003 * task.seed + s.index,
+        others=others,
+        most=task.most,
+    )
+    return AttackedInput(
+        index=s.index,
+        status="censored" if found.distance is None else "found",
+        predicted_class=found.decision,
+        label=s.label,
+        margin_radius=s.margin_radius.value,
+        smallest_radius=s.smallest_radius,
+        peak_spectral_norm=s.peak_spectral_norm.value,
+        spectral_norm=s.spectral_norm.value,
+        flags=s.flags,
+        smallest_perturbation=found.distance,
+        attack=found.attack,
+        changed_to=found.changed_to,
+        attacks=found.distances,
+        forward_rows=found.forward,
+        backward_rows=found.backward,
+        unfinished=found.unfinished,
+    )
+
+
+def _space(inputs: Inputs, domain: InputDomain, free: Sequence[str], classifier: Classifier) -> tuple[Space, NDArray[Any]]:
+    """The domain as the audit resolved it, and the inputs as it admitted them."""
+    if inputs.names is not None:
+        domain = domain.for_table(inputs.names, inputs.whole, free)
+    space = domain.with_defaults(classifier.info.details.get("domain")).resolve(inputs.x, classifier.info.dtype)
+    return space, space.admit(inputs.x)
+
+
+def _environment(measured: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The measurement's, with the attack library's version, ended now."""
+    packages = {**measured["packages"], LIBRARY: version(LIBRARY)}
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**measured, "packages": packages, "finished": finished, "seconds": round(seconds, 3)}
+
+
+def _checked(eps: Sequence[float], attack_rows: int) -> tuple[float, ...]:
+    for one in eps:
+        if not 0 < one < float("inf"):
+            raise UsageError(f"expected each eps to be a length above 0, got {one:g}")
+    if attack_rows < 100:
+        raise UsageError(f"expected at least 100 rows for the attacks on one input, got {attack_rows}")
+    return tuple(sorted({float(one) for one in eps}))
+
+
+def _warnings(results: Sequence[AttackedInput], inputs: int, stopped: str | None) -> list[str]:
+    out = []
+    censored = sum(s.status == "censored" for s in results)
+    if censored:
+        out.append(
+            f"no attack changed the decision of {censored} of {len(results)} inputs: they are censored, stand in no "
+            "correlation, and their perturbation is unknown, not 0"
+        )
+    short = sum(bool(s.unfinished) for s in results)
+    if short:
+        out.append(
+            f"attacks on {short} of {len(results)} inputs ran out of rows, so that a smaller perturbation may exist; "
+            "raise --attack-rows"
+        )
+    if stopped is not None:
+        out.append(f"{len(results)} of {inputs} inputs were attacked: {stopped}")
+    return out
+
+
+def _write(folder: Path, validation: Validation) -> Validation:
+    """``validation.json`` and, where matplotlib is there, the calibration plot."""
+    from fimaudit.validation.calibration_plot import plot_calibration
+
+    try:
+        plot_calibration(validation, folder / PICTURE)
+    except MissingExtraError as exc:
+        validation = validation.model_copy(update={"warnings": [*validation.warnings, str(exc)]})
+    beside = folder / f"{VALIDATION}.tmp"
+    beside.write_text(validation.to_json(), encoding="utf-8")
+    beside.replace(folder / VALIDATION)
+    return validation

@@ -1,0 +1,149 @@
+"""Many inputs by derivatives: the white-box measurement as an audit's results, with its passes counted by the meter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.errors import BudgetExhausted, FimauditError, TargetError
+from fimaudit.estimation.attribution import carriers, listed
+from fimaudit.models.classifier import Classifier, Differentiable
+from fimaudit.models.meter import Meter
+from fimaudit.results import Contrast, Interval, Outcome, Sensitivity
+
+__all__ = ["BLOCK", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
+
+DIRECTIONS_FOLDER = "directions"
+#: Inputs linearised together; kept together too, so that a resumed run goes on at such a block.
+BLOCK = 32
+#: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
+ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}
+
+
+def choose_mode(asked: str, classifier: Classifier, x: NDArray[Any], space: Space) -> tuple[str, str | None]:
+    """``white-box`` or ``black-box``, and a sentence where ``auto`` could not take derivatives that the model offers.
+
+    Raises:
+        TargetError: ``white-box`` was asked for and cannot be had.
+    """
+    if asked == "black-box":
+        return "black-box", None
+    why = _obstacle(classifier, x, space)
+    if why is None:
+        return "white-box", None
+    if asked == "white-box":
+        raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
+    offered = isinstance(classifier, Differentiable)
+    return "black-box", f"measured black-box although the model is differentiable: {why}" if offered else None
+
+
+def _obstacle(classifier: Classifier, x: NDArray[Any], space: Space) -> str | None:
+    if not isinstance(classifier, Differentiable):
+        return f"the {classifier.info.adapter} adapter gives no derivatives"
+    if space.frozen.any() or not (space.scale == 1).all():
+        return "derivatives are taken in raw units over all features, but a scale or frozen features are set"
+    if (space.quantum > 0).any():
+        return "derivatives need continuous inputs, but a quantum is set"
+    from fimaudit.whitebox.measure import obstacle
+
+    return obstacle(classifier, x[0].astype(classifier.info.dtype))
+
+
+def exact_inputs(
+    indices: Sequence[int],
+    x: NDArray[Any],
+    meter: Meter,
+    *,
+    tolerance: float,
+    seed: int,
+    worst_directions: Path | None,
+) -> Iterator[Outcome]:
+    """Measure inputs by derivatives, in blocks fixed by index.
+
+    Args:
+        indices: the inputs to measure, rising.
+        x: (n, \\*shape) these inputs.
+        meter: counts forward and backward passes, one row each.
+        tolerance: relative residual at which an iteration stops.
+        seed: of an iteration's start and of trace estimates.
+        worst_directions: folder for each input's worst direction (unit l2 norm, ``00012.npy``), or ``None``.
+
+    Raises:
+        BudgetExhausted: the budget does not allow the next block.
+    """
+    for _, members in groupby(enumerate(indices), key=lambda pair: pair[1] // BLOCK):
+        places, block = zip(*members, strict=True)
+        yield from _block(list(block), x[list(places)], meter, tolerance, seed, worst_directions)
+
+
+def _block(
+    block: list[int], x: NDArray[Any], meter: Meter, tolerance: float, seed: int, folder: Path | None
+) -> Iterator[Outcome]:
+    from fimaudit.whitebox.measure import measure
+
+    model = cast(Differentiable, meter.model)
+    width = np.dtype(model.info.dtype).itemsize
+    try:
+        found = measure(
+            model,
+            x.astype(model.info.dtype),
+            tolerance=tolerance,
+            worst_direction=folder is not None or listed(x[0]),
+            seed=seed,
+            indices=block,
+        )
+    except BudgetExhausted:
+        raise
+    except FimauditError as error:
+        if len(block) > 1:  # find the input that fails
+            for place, index in enumerate(block):
+                yield from _block([index], x[place : place + 1], meter, tolerance, seed, folder)
+            return
+        yield Outcome(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
+        return
+    for index, one in zip(block, found, strict=True):
+        ticket = meter.reserve(one.passes)
+        meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[0].nbytes)
+        if folder is not None and one.direction is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"{index:05d}.npy", one.direction)
+        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3))
+        if one.direction is not None and listed(x[0]):
+            result = result.model_copy(update={"carried_by": carriers(one.direction, np.arange(x[0].size), None)})
+        yield Outcome(result, one.passes, 1)
+
+
+def _sensitivity(index: int, one: Any, rounding: float) -> Sensitivity:
+    top = int(np.argmax(one.probabilities))
+    trace_error = 2.0 * (one.trace_error or 0.0)
+    radius = one.margin_radius
+    return Sensitivity(
+        index=index,
+        status="ok",
+        kind="lower_bound" if one.hidden_classes else "local",
+        method=f"derivatives-{one.method}",
+        predicted_class=top,
+        probability=float(one.probabilities[top]),
+        queries=one.passes,
+        spectral_norm=_around(one.spectral_norm, one.residual + rounding),
+        peak_spectral_norm=_around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding),
+        trace=_around(one.trace, rounding + (trace_error / one.trace if one.trace else 0.0)),
+        margin_radius=Interval()
+        if radius is None
+        else Interval(value=radius, lower=radius * (1 - one.margin_slack) * (1 - rounding), upper=radius * (1 + rounding)),
+        effective_rank=one.effective_rank,
+        contrast=None if one.contrast is None else Contrast(from_=one.contrast[0], to=one.contrast[1]),
+    )
+
+
+def _around(value: float | None, share: float) -> Interval:
+    """The value with its numerical error on both sides: nothing here is sampled but a large model's trace."""
+    if value is None:
+        return Interval()
+    return Interval(value=value, lower=value * max(0.0, 1 - share), upper=value * (1 + share))

@@ -1,0 +1,248 @@
+"""Many classes: Lanczos for the norm, and its products, with a few more, for the peak, the trace and the margin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.models.classifier import Differentiable
+from fimaudit.models.linearization import Linearization, linearize
+from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.whitebox.krylov_basis import InputBasis, input_basis, margin_candidates, peak_norm, tempered_rows
+from fimaudit.whitebox.lanczos import Krylov, lanczos_top, power_top, random_start, relative_residual
+from fimaudit.whitebox.result import WhiteBox, contrast_of, margin_of
+from fimaudit.whitebox.trace import trace_xtrace
+
+__all__ = ["measure_krylov"]
+
+Array = NDArray[np.float64]
+
+MOST_STEPS, MOST_POWER_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 2000, 40, 64
+#: Random input directions, which serve the trace and the search for the nearest class.
+DIRECTIONS = 16
+XTRACE_PRODUCTS = 20
+#: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
+PEAK_SLACK, MOST_PEAK_RESIDUAL = 30.0, 1e-2
+#: Streams of the generator that no black-box measurement uses.
+START_STREAM, DIRECTION_STREAM, TRACE_STREAM = 101, 102, 103
+
+
+def measure_krylov(
+    model: Differentiable,
+    x: NDArray[Any],
+    at: Linearization,
+    *,
+    method: str,
+    tolerance: float,
+    trace: str,
+    worst_direction: bool,
+    norm_only: bool,
+    keys: Sequence[tuple[int, int]],
+) -> list[WhiteBox]:
+    """Measure every input of a batch by an iteration; see ``fimaudit.whitebox.measure.measure``."""
+    batch = _Batch(model, x, at)
+    log_p = at.log_probabilities
+    roots = np.exp(log_p / 2)
+    pushed = np.zeros((0, *roots.shape)) if norm_only else _random_images(batch, keys)
+    start = np.concatenate([random_start(roots[i : i + 1], generator(*key, START_STREAM)) for i, key in enumerate(keys)])
+    iterate, most = (power_top, MOST_POWER_STEPS) if method == "power" else (lanczos_top, MOST_STEPS)
+    found = iterate(batch.product, roots, start, tolerance=tolerance, most=most)
+    tops = [contrast_of(s, u) for s, u in zip(roots, found.vector, strict=True)]
+    signs = np.array([sign for _, sign in tops])
+    directions = at.direction(signs[:, None] * roots * found.vector) if worst_direction else None
+    partial: list[dict[str, Any]]
+    if norm_only:
+        partial = [dict(_NOTHING) for _ in keys]
+    else:
+        bases, partial = _peaks(batch, found, log_p, min(PEAK_SLACK * tolerance, MOST_PEAK_RESIDUAL))
+        _add_traces(partial, batch, bases, pushed, roots, trace, keys)
+        _add_margins(partial, batch, bases, pushed, log_p)
+    return [
+        WhiteBox(
+            probabilities=np.exp(log_p[i]),
+            spectral_norm=float(found.value[i]),
+            residual=float(found.residual[i]),
+            effective_rank=_ratio(partial[i]["trace"], found.value[i]),
+            contrast=tops[i][0] if found.value[i] > 0 else None,
+            direction=None if directions is None else directions[i],
+            passes=int(batch.passes[i]),
+            hidden_classes=int(np.isneginf(log_p[i]).sum()),
+            method=method,
+            **partial[i],
+        )
+        for i in range(len(keys))
+    ]
+
+
+_NOTHING: dict[str, Any] = {
+    "peak_spectral_norm": None,
+    "peak_temperature": None,
+    "peak_residual": None,
+    "trace": None,
+    "trace_error": None,
+    "margin_radius": None,
+    "rival": None,
+    "margin_slack": 0.0,
+}
+
+
+class _Batch:
+    """Products for some inputs of a batch; linearised anew without those that are done once half of them are."""
+
+    def __init__(self, model: Differentiable, x: NDArray[Any], at: Linearization) -> None:
+        self._model, self._x, self.whole = model, x, at
+        self._at, self._members, self._before = at, np.arange(len(x)), at.passes
+        self.passes = np.full(len(x), at.passes)
+
+    def product(self, cotangents: Array, active: NDArray[np.intp]) -> tuple[Array, Array]:
+        """C w and |J_L^T w|^2."""
+        place, full = self._placed(active, cotangents)
+        images, squared = self._at.product(full)
+        self._count()
+        return images[place], squared[place]
+
+    def squared_norms(self, cotangents: Array, active: NDArray[np.intp]) -> Array:
+        """|J_L^T w|^2."""
+        place, full = self._placed(active, cotangents)
+        squared = self._at.squared_norms(full)
+        self._count()
+        return squared[place]
+
+    def push_signs(self, packed: NDArray[np.uint8]) -> Array:
+        """J_L z for all inputs."""
+        before = self.whole.passes
+        images = self.whole.push_signs(packed)
+        self.passes += self.whole.passes - before
+        return images
+
+    def _placed(self, active: NDArray[np.intp], cotangents: Array) -> tuple[NDArray[np.intp], Array]:
+        if not np.isin(active, self._members).all():
+            self._at, self._members = self.whole, np.arange(len(self._x))
+        self._before = self._at.passes
+        if 2 * len(active) <= len(self._members):
+            self._at, self._members, self._before = linearize(self._model, self._x[active]), active, 0
+        place = np.searchsorted(self._members, active)
+        full = np.zeros((len(self._members), cotangents.shape[1]))
+        full[place] = cotangents
+        return place, full
+
+    def _count(self) -> None:
+        self.passes[self._members] += self._at.passes - self._before
+
+
+def _random_images(batch: _Batch, keys: Sequence[tuple[int, int]]) -> Array:
+    """(m, B, K) images J_L z of random sign vectors."""
+    features = batch._x[0].size
+    packed = [packed_signs(generator(*key, DIRECTION_STREAM), DIRECTIONS, features) for key in keys]
+    return np.stack([batch.push_signs(np.stack([bits[r] for bits in packed])) for r in range(DIRECTIONS)])
+
+
+def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tuple[list[InputBasis], list[dict[str, Any]]]:
+    """The peak norm of every input: Rayleigh-Ritz over temperature on the products at hand, which grow by F_T v at its
+    best temperature until v is an eigenvector there."""
+    count = len(log_p)
+    bases = [input_basis(*one) for one in zip(found.cotangents, found.images, found.squared, strict=True)]
+    partial = [dict(_NOTHING, peak_spectral_norm=0.0, peak_temperature=1.0, peak_residual=0.0) for _ in range(count)]
+    active = np.flatnonzero(found.value > 0)
+    best: list[float | None] = [None] * count
+    for _ in range(MOST_PEAK_STEPS):
+        if len(active) == 0:
+            break
+        steps = []
+        for i in active.tolist():
+            _, temperature = peak_norm(bases[i].images, log_p[i], best[i])
+            best[i] = temperature
+            rows = tempered_rows(bases[i].images, log_p[i], temperature)
+            z = np.linalg.eigh(rows @ rows.T)[1][:, -1] @ rows
+            z /= np.linalg.norm(z)
+            steps.append((i, temperature, z, *bases[i].split(_tempered_cotangent(z, log_p[i], temperature))))
+        answers, squared = batch.product(np.array([outside for *_, outside, _ in steps]), active)
+        going = []
+        for (i, temperature, z, outside, inside), answer, length in zip(steps, answers, squared, strict=True):
+            applied = tempered_rows((answer + inside @ bases[i].images)[None], log_p[i], temperature)
+            value, larger = float((applied @ z)[0]), bases[i].extended(outside, answer, float(length))
+            residual = float(relative_residual(applied, z[None], applied @ z)[0])
+            # The Rayleigh quotient, not the Ritz value: rounding in the basis cannot raise it.
+            partial[i].update(peak_spectral_norm=value, peak_temperature=temperature, peak_residual=residual)
+            if residual > tolerance and larger is not bases[i]:
+                going.append(i)
+            bases[i] = larger
+        active = np.array(going, dtype=np.intp)
+    return bases, partial
+
+
+def _tempered_cotangent(z: Array, log_p: Array, temperature: float) -> Array:
+    """The transpose of ``tempered_rows``: a class-side vector at temperature T to a cotangent of log p."""
+    q = np.exp((log_p - log_p.max()) / temperature)
+    q /= q.sum()
+    w = z * np.sqrt(q)
+    return np.asarray((w - q * w.sum()) / temperature)
+
+
+def _add_traces(
+    partial: list[dict[str, Any]],
+    batch: _Batch,
+    bases: list[InputBasis],
+    pushed: Array,
+    roots: Array,
+    trace: str,
+    keys: Sequence[tuple[int, int]],
+) -> None:
+    for i, basis in enumerate(bases):
+        inside, terms = 0.0, ((roots[i] * pushed[:, i]) ** 2).sum(axis=1)
+        if trace == "xtrace":
+            here = np.array([i])
+
+            def matvec(v: Array, s: Array = roots[i], here: NDArray[np.intp] = here) -> Array:
+                return np.asarray(s * batch.product((s * v)[None], here)[0][0])
+
+            found = trace_xtrace(matvec, roots.shape[1], XTRACE_PRODUCTS, generator(*keys[i], TRACE_STREAM))
+            partial[i].update(trace=found.value, trace_error=found.standard_error)
+            continue
+        if trace == "auto":
+            inside = float(((roots[i] * basis.images) ** 2).sum())
+            terms = ((roots[i] * basis.outside(pushed[:, i])) ** 2).sum(axis=1)
+        error = float(terms.std(ddof=1) / np.sqrt(len(terms)))
+        partial[i].update(trace=inside + float(terms.mean()), trace_error=error)
+
+
+def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[InputBasis], pushed: Array, log_p: Array) -> None:
+    """Norms of the log-odds gradients by backward passes, nearest candidates first, until no class can be nearer."""
+    count, classes = log_p.shape
+    tops = log_p.argmax(axis=1)
+    gaps = log_p[np.arange(count), tops][:, None] - log_p
+    norms, lower, estimate = np.zeros((count, classes)), np.empty((count, classes)), np.empty((count, classes))
+    for i, basis in enumerate(bases):
+        guess, highest = margin_candidates(basis, basis.outside(pushed[:, i]), log_p[i])
+        for radii, sizes in ((estimate, guess), (lower, highest)):
+            radii[i] = np.divide(gaps[i], sizes, out=np.full(classes, np.inf), where=sizes > 0)
+            radii[i, tops[i]] = np.inf
+    active = np.flatnonzero(np.isfinite(lower).any(axis=1))
+    best = np.full(count, np.inf)
+    for _ in range(MOST_RIVALS):
+        open_ = np.where(lower[active] < best[active, None], estimate[active], np.inf)
+        chosen = open_.argmin(axis=1)
+        left = np.isfinite(open_[np.arange(len(active)), chosen])
+        active, chosen = active[left], chosen[left]
+        if len(active) == 0:
+            break
+        cotangents = np.zeros((len(active), classes))
+        cotangents[np.arange(len(active)), tops[active]] = 1.0
+        cotangents[np.arange(len(active)), chosen] = -1.0
+        norms[active, chosen] = np.sqrt(batch.squared_norms(cotangents, active))
+        lower[active, chosen] = np.inf
+        sizes = norms[active, chosen]
+        reached = np.divide(gaps[active, chosen], sizes, out=np.full(len(active), np.inf), where=sizes > 0)
+        best[active] = np.minimum(best[active], reached)
+    for i in range(count):
+        radius, rival = margin_of(log_p[i], norms[i])
+        nearest = float(lower[i].min())
+        slack = max(0.0, 1.0 - nearest / radius) if radius else 0.0
+        partial[i].update(margin_radius=radius, rival=rival, margin_slack=slack)
+
+
+def _ratio(trace: float | None, value: float) -> float | None:
+    return trace / float(value) if trace is not None and value > 0 else None

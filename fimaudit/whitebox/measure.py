@@ -1,0 +1,176 @@
+"""The exact answer from derivatives, where the model gives them: every quantity of the black-box audit, without sampling.
+
+With J_L the Jacobian of log p and C = J_L J_L^T (K x K), everything follows from C and p:
+
+    spectral norm       top eigenvalue of diag(s) C diag(s), s = sqrt(p)
+    peak spectral norm  max over T of the top eigenvalue of B C B^T, B = diag(sqrt q_T) (I - 1 q_T^T) / T, q_T ~ p^(1/T)
+    trace               sum_k p_k C_kk
+    margin radius       min over k != c of log(p_c / p_k) / sqrt(C_cc + C_kk - 2 C_ck), c the predicted class
+
+Few classes: C is formed by K backward passes, all inputs of a batch together (``gram``). Many: Lanczos on products with C
+(``lanczos``), whose products also serve the peak, the trace and the margins (``fimaudit.whitebox.krylov_basis``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import ModelFailure, TargetError, UsageError
+from fimaudit.models.classifier import Differentiable
+from fimaudit.models.linearization import Linearizable, Linearization, linearize
+from fimaudit.whitebox.gram import measure_gram
+from fimaudit.whitebox.krylov import measure_krylov
+from fimaudit.whitebox.result import WhiteBox
+
+__all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "measure", "obstacle"]
+
+Method = Literal["auto", "gram", "lanczos", "power"]
+TraceMethod = Literal["auto", "hutchinson", "xtrace"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+#: Most classes for which K backward passes cost less than Lanczos and what follows it (benchmarks/whitebox.py).
+CROSSOVER = 32
+#: Rows of Jacobians held together.
+ROWS_BYTES = 256 * 2**20
+#: Numbers of a class-side array, (inputs, classes), held together.
+CLASS_NUMBERS = 2**19
+TOO_LARGE = "the derivatives of a single input do not fit the memory; use --mode black-box"
+
+
+def measure(
+    model: Differentiable,
+    batch: NDArray[Any],
+    *,
+    tolerance: float = 1e-4,
+    method: Method = "auto",
+    trace: TraceMethod = "auto",
+    worst_direction: bool = False,
+    norm_only: bool = False,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+) -> list[WhiteBox]:
+    """Measure inputs through the model's derivatives.
+
+    Args:
+        model: a ``Differentiable`` classifier.
+        batch: (n, \\*shape) inputs.
+        tolerance: relative residual |G u - lambda u| / lambda at which an input's iteration stops.
+        method: ``gram`` (K backward passes, exact), ``lanczos``, ``power`` (power iteration, for comparison), or ``auto``,
+            which takes ``gram`` up to ``CROSSOVER`` classes.
+        trace: with an iteration, ``auto`` (exact on its subspace, Hutchinson outside it), ``hutchinson`` or ``xtrace``.
+        worst_direction: also give the input direction of unit l2 norm along which the output changes most.
+        norm_only: leave out peak, trace and margin, which ``gram`` gives anyway.
+        seed, indices: key of the random vectors of an iteration, and each input's number in it (0, 1, ... when left out).
+
+    Returns:
+        One ``WhiteBox`` an input, in order.
+
+    Raises:
+        TargetError: the model has no derivative at these inputs.
+        ModelFailure: it raised, or one input alone does not fit the memory.
+
+    Memory is bounded by pieces of the batch: it grows neither with n nor with K d n.
+    """
+    if method not in METHODS:
+        raise UsageError(f"expected a method among {', '.join(METHODS)}, got {method!r}")
+    if trace not in get_args(TraceMethod):
+        raise UsageError(f"expected a trace among {', '.join(get_args(TraceMethod))}, got {trace!r}")
+    x = np.asarray(batch)
+    keys = list(indices) if indices is not None else list(range(len(x)))
+    if len(keys) != len(x):
+        raise UsageError(f"expected one index an input, got {len(keys)} for {len(x)} inputs")
+    if len(x) == 0:
+        return []
+    classes = _classes(model, x)
+    if method == "auto":
+        method = "gram" if classes <= CROSSOVER else "lanczos"
+    results: list[WhiteBox] = []
+    rows = _rows_together(model, x, classes, method)
+    while len(results) < len(x):
+        part = slice(len(results), len(results) + rows)
+        try:
+            at = linearize(model, x[part])
+            if method == "gram":
+                results += measure_gram(at, worst_direction=worst_direction)
+            else:
+                results += measure_krylov(
+                    model,
+                    x[part],
+                    at,
+                    method=method,
+                    tolerance=tolerance,
+                    trace=trace,
+                    worst_direction=worst_direction,
+                    norm_only=norm_only,
+                    keys=[(seed, index) for index in keys[part]],
+                )
+        except NotImplementedError as exc:
+            if method == "gram":
+                raise ModelFailure(f"an operator of the model has no derivative: {exc}; use --mode black-box") from exc
+            # Products with J need more than first derivatives; rows of J do not.
+            method, rows = "gram", min(rows, _rows_together(model, x, classes, "gram"))
+        except Exception as exc:
+            if not _out_of_memory(exc):
+                raise
+            if rows == 1:
+                raise ModelFailure(TOO_LARGE) from exc
+            rows //= 2
+    return results
+
+
+def exact_reference(model: Any, batch: NDArray[Any]) -> list[WhiteBox]:
+    """The truth for tests and the demo: K backward passes in float64, on float64 copies of the model's parameters.
+
+    Args:
+        model: a torch classifier (one that linearises itself in a precision of choice).
+        batch: (n, \\*shape) inputs.
+    """
+    import torch
+
+    if not isinstance(model, Linearizable):
+        raise TargetError(f"the reference needs a torch classifier, got {type(model).__name__}")
+    x = np.asarray(batch)
+    classes = _classes(model, x)
+    rows = max(1, _rows_together(model, x, classes, "gram") // 2)
+    results: list[WhiteBox] = []
+    for start in range(0, len(x), rows):
+        at: Linearization = model.linearize(x[start : start + rows], dtype=torch.float64)  # type: ignore[call-arg]
+        results += measure_gram(at, method="reference")
+    return results
+
+
+def obstacle(model: object, x: NDArray[Any]) -> str | None:
+    """Why ``model`` cannot be measured by its derivatives at one input x, as a sentence; ``None`` where it can."""
+    if not isinstance(model, Differentiable):
+        return "the adapter gives no derivatives"
+    try:
+        at = linearize(model, np.asarray(x)[None])
+        slopes = at.squared_norms(at.row_scale)
+    except Exception as exc:
+        return " ".join(str(exc).split())[:300] or type(exc).__name__
+    return None if np.isfinite(slopes).all() else "the derivatives are not finite"
+
+
+def _classes(model: Differentiable, x: NDArray[Any]) -> int:
+    try:
+        return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
+    except Exception as exc:
+        if _out_of_memory(exc):
+            raise ModelFailure(TOO_LARGE) from exc
+        raise
+
+
+def _out_of_memory(exc: Exception) -> bool:
+    """torch's error, told by its name: the core imports no torch."""
+    return type(exc).__name__ == "OutOfMemoryError"
+
+
+def _rows_together(model: Differentiable, x: NDArray[Any], classes: int, method: str) -> int:
+    row_bytes = int(x[0].size * np.dtype(model.info.dtype).itemsize)
+    rows = model.derivative_rows(row_bytes) if isinstance(model, Linearizable) else 16
+    most = ROWS_BYTES // (8 * classes * max(1, x[0].size)) if method == "gram" else CLASS_NUMBERS // classes
+    return max(1, min(rows, most))
