@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import runpy
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,18 @@ import pytest
 from rich.console import Console
 from xdist.scheduler import LoadScopeScheduling
 
-from fimaudit.demo import Comparison, run_demo
-from fimaudit.engines.driver import small_algebra
+#: With FIMAUDIT_TESTS_LAST_DIGITS=1 every local model of every test answers as tests/last_digits/sitecustomize.py says.
+LAST_DIGITS = Path(__file__).parent / "last_digits" / "sitecustomize.py"
+FORCED, SEEN = os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1", "FIMAUDIT_TESTS_LAST_DIGITS_SEEN"
+if FORCED:
+    os.environ.setdefault(SEEN, tempfile.mkdtemp(prefix="fimaudit-last-digits-"))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(LAST_DIGITS.parent), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
+    runpy.run_path(str(LAST_DIGITS))
+
+from fimaudit.demo import Comparison, run_demo  # noqa: E402
+from fimaudit.engines.driver import small_algebra  # noqa: E402
 
 #: What takes longest comes first, so that no worker is left with it at the end.
 LONGEST = (
@@ -54,6 +68,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return rank.get(unit(item.nodeid), len(LONGEST)), not INSTALLED.isdisjoint(getattr(item, "fixturenames", ()))
 
     items.sort(key=order)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many tests asked a model whose last digits depend on its company, where that was forced on."""
+    if FORCED:
+        folder = Path(os.environ[SEEN])
+        terminalreporter.write_line(
+            f"{len(list(folder.iterdir()))} tests asked local models whose last digits depend on the call"
+        )
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,14 @@ command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this n
 def test_cost():
     cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
     assert cost.rows == 9950 + 50 * (6 + WARY_LOOKS) + 40 + 41
-    assert cost.requests == 165 + 16 + 3 * 2 + 10
+    assert cost.requests == 165 + 16 + 6 * 50 + 10
     assert cost.seconds == cost.requests / 4
     assert cost.money == pytest.approx(105.31 + cost.requests / 2)
     assert cost.bytes == 10531 * 13 * 20 + cost.requests * 200
     assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
-    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 43 * 0.5
+    assert cost_of(10, 200, features=4, rate=100.0, seconds_per_request=2.0, concurrency=4).seconds == 100 * 0.5
     for bad in ({"inputs": 0}, {"batch": 0}, {"rate": 0.0}, {"price_per_row": -1.0}):
         with pytest.raises(UsageError, match="expected"):
             cost_of(**{"inputs": 1, "queries": 10, "features": 3, **bad})
@@ -205,9 +205,9 @@ def test_command(capsys, tmp_path):
     told = json.loads(capsys.readouterr().out)
     assert told["cost"] == {
         "rows": 8473,
-        "requests": 115,
-        "bytes": 8473 * 16 * 20 + 115 * 200,
-        "seconds": 57.5,
+        "requests": 349,
+        "bytes": 8473 * 16 * 20 + 349 * 200,
+        "seconds": 174.5,
         "money": 4236.5,
     }
     command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)

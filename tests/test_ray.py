@@ -157,6 +157,23 @@ def test_workers_share_one_budget(nodes: Nodes) -> None:
     assert any("the budget of 600 rows is spent" in w for w in report.warnings)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(nodes: Nodes, tmp_path: Path, workers: int) -> None:
+    """And a budget that all workers share, spent and resumed here or there, leaves no trace."""
+    from tests.test_same_numbers import facts, sensitive
+
+    nodes.ensure()
+    x = np.random.default_rng(0).standard_normal((40, 9))
+    local = audit(sensitive, x, name="m", queries=30, out=tmp_path / "local")
+    there: dict[str, Any] = {"name": "m", "queries": 30, "out": tmp_path / "ray", "engine": "ray", "workers": workers}
+    for share in (0.3, 0.6):
+        budget = int(share * local.summary.queries)
+        cut = audit(sensitive, x, budget=budget, resume=share > 0.3, **there)
+        assert cut.summary.queries <= budget
+        assert 0 < cut.data["measured"] < 40
+    assert facts(audit(sensitive, x, resume=True, **there)) == facts(local)
+
+
 def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> None:
     nodes.ensure()
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 6)))

@@ -111,6 +111,9 @@ def show_report(console: Console, report: Report) -> None:
             cell: Interval = getattr(quantiles, which)
             table.add_row(name if place == 0 else "", QUANTILE_NAMES[which], number_text(cell.value), limits_text(cell))
     console.print(table)
+    batch = (model.get("preflight") or {}).get("batch_difference")
+    if batch:
+        console.print(f"an answer alone and in a batch differs by up to {batch:.2g}", style="dim", highlight=False)
     console.print(f"norms in 1/unit², radius in unit; unit: {escape(unit)}", style="dim", highlight=False)
     _show_inputs(console, report)
     console.print(

@@ -74,7 +74,7 @@ def inspect(
         info = classifier.info
         inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
-        seen = look(meter, inputs.x, info.dtype)
+        seen = look(meter, inputs.x, info.dtype, thorough=True)
         info = classifier.info  # the first answers may have settled how rows are sent
         facts = {**model_facts(classifier, seen), "link": link, "notes": [*info.notes, *seen.warnings()]}
         if identity:
@@ -134,7 +134,9 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         "classes": facts["classes"],
         "link": facts["link"],
         "repeated answers differ by": f"{seen['repeat_difference']:.3g}",
-        "answers alone and in a batch differ by": f"{seen['batch_difference']:.3g}",
+        "answers alone and in a batch differ by": f"{seen['batch_difference']:.3g}"
+        if seen["batch_difference"]
+        else "nothing",
         "answers rounded to": f"{seen['output_quantum']:g}" if seen["output_quantum"] else "not rounded",
         **facts["details"],
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +16,19 @@ from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.measurement.measure import Conversation
 from fimaudit.measurement.protocol import AtOnce, do_at_once
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import Meter, QuestionsFailed
+from fimaudit.models.meter import Meter, QuestionsFailed, Usage
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import Outcome, Sensitivity
 
-__all__ = ["block_size", "converse", "run_inputs"]
+__all__ = ["batched", "block_size", "converse", "run_inputs"]
 
-#: Inputs whose rows share requests behind a network, and most bytes of their rows; the same for calls on this machine.
+T = TypeVar("T")
+
+#: Inputs that are measured side by side, and most bytes of their rows: behind a network, whose requests are many at a time,
+#: and on this machine, where only arithmetic is done at once.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
 LOCAL_BLOCK, LOCAL_BYTES = 16, 48 * 2**20
-#: A budget is worth so many blocks at least.
+#: A budget is worth so many blocks at least, so that few inputs are unfinished when it is spent.
 AT_STAKE = 10
 
 
@@ -71,35 +75,41 @@ def run_inputs(
         start: opens an input's conversation.
         failed: what an input that failed looks like.
         meter: the door to the model.
-        size: inputs of a block (``block_size``).
+        size: inputs side by side (``block_size``); no number depends on it.
 
     Raises:
         BudgetExhausted: the budget does not allow the next rows.
         ModelFailure: an endpoint no longer answers.
     """
-    blocks: dict[int, list[int]] = {}
-    for index in indices:
-        blocks.setdefault(index // size, []).append(index)
-    for block in blocks.values():
+    for block in batched(indices, size):
         yield from _run_block(block, start, failed, meter)
 
 
 def block_size(model: Classifier, row_bytes: int, rows: int, budget: int | None) -> int:
-    """How many inputs share calls, as their bytes allow, and few where a budget may end the run amid a block.
-
-    Blocks are fixed by input index, so that a resumed run sends the same requests.
+    """How many inputs are measured side by side: as their bytes allow, and few where a budget may end the run amid them.
 
     Args:
-        model: behind a network more inputs share requests.
+        model: behind a network more inputs are.
         row_bytes: bytes of a row.
         rows: of one input.
-        budget: of the run; what a block takes of it is lost when it ends there.
+        budget: of the run.
     """
     input_bytes = max(1, row_bytes * rows)
     if isinstance(model, NetworkClassifier):
         afforded = NETWORK_BLOCK if budget is None else budget // (AT_STAKE * rows)
         return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // input_bytes, afforded))
     return 1 if budget is not None else max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items in lists of so many.
+
+    >>> list(batched("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def _run_block(
@@ -109,16 +119,19 @@ def _run_block(
     meter: Meter,
 ) -> Iterator[Outcome]:
     """Rounds: every open conversation's next rows go to the meter together, in the order of the inputs."""
-    before = (meter.usage.rows, meter.usage.requests)
+    took = {index: Usage() for index in block}
     talks = {index: start(index) for index in block}
     results: dict[int, Sensitivity] = {}
     wanted = _go_on(talks, dict.fromkeys(block), results)
     while wanted:
         order = list(wanted)
+        for index, rows in wanted.items():
+            took[index].rows += len(rows)
+            took[index].requests += meter.calls(rows)
         answers: list[NDArray[np.float64] | None]
         reasons: dict[int, FimauditError] = {}
         try:
-            answers = list(meter.ask([wanted[index] for index in order]))
+            answers = list(meter.ask([wanted[index] for index in order], owners=order))
         except BudgetExhausted:
             raise
         except QuestionsFailed as some:
@@ -132,10 +145,8 @@ def _run_block(
         results |= {order[place]: failed(order[place], reason) for place, reason in reasons.items()}
         told = {index: answer for index, answer in zip(order, answers, strict=True) if answer is not None}
         wanted = _go_on(talks, told, results)
-    rows, requests = meter.usage.rows - before[0], meter.usage.requests - before[1]
-    for place, index in enumerate(block):
-        first = place == 0  # what a block took is counted once
-        yield Outcome(results[index], rows if first else 0, requests if first else 0)
+    for index in block:
+        yield Outcome(results[index], took[index].rows, took[index].requests)
 
 
 def _go_on(talks: Mapping[int, Conversation], told: Mapping[int, Any], results: dict[int, Sensitivity]) -> dict[int, Rows]:

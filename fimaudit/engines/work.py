@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Row, Source, fitting
 from fimaudit.domain import Space
-from fimaudit.engines.driver import block_size, run_inputs
+from fimaudit.engines.driver import batched, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
 from fimaudit.measurement.deflation_trial import Lessons, Structure
 from fimaudit.measurement.measure import Conversation, measure
@@ -50,7 +50,7 @@ class Work:
         settings: of each input's measurement.
         steps: the pilot's choice; ``None`` by derivatives.
         exact: measure by derivatives; ``None`` from probabilities alone.
-        budget: of the run, for it decides which inputs share calls.
+        budget: of the run: the smaller, the fewer inputs are measured side by side.
         structure: which directions are measured exactly in each input; ``None`` for none.
     """
 
@@ -63,7 +63,7 @@ class Work:
     structure: Structure | None = None
 
     def block(self, model: Classifier) -> int:
-        """How many inputs, fixed by index, share calls."""
+        """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
         if self.steps is None:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
@@ -75,7 +75,9 @@ class Engine(Protocol):
     """Where a pass runs. Screening first and measuring the most sensitive inputs after are two passes of one engine."""
 
     def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
-        """Measure the inputs at ``indices`` (rising, whole blocks) and yield them as they finish, in any order.
+        """Measure the inputs at ``indices`` (rising) and yield them as they finish, in any order.
+
+        No number of an input depends on which others are measured, or on their order.
 
         Raises:
             BudgetExhausted, ModelFailure: no more can be measured; what was finished has been yielded.
@@ -95,7 +97,7 @@ class LocalEngine:
 
 
 def measure_inputs(indices: Iterable[int], work: Work, meter: Meter, lessons: Lessons | None = None) -> Iterator[Outcome]:
-    """Read and measure inputs in blocks fixed by index; one that cannot be read or does not fit is a failed result.
+    """Read and measure inputs, some side by side; one that cannot be read or does not fit is a failed result.
 
     Args:
         indices: rising.
@@ -103,35 +105,59 @@ def measure_inputs(indices: Iterable[int], work: Work, meter: Meter, lessons: Le
         meter: the door to this process's model.
         lessons: learns from their random rows.
     """
-    size = work.block(meter.model)
     listed = list(indices)
+    if work.steps is None:
+        yield from _by_derivatives(listed, work, meter)
+        return
+    size = work.block(meter.model)
     rows = work.source.rows(listed)  # one after the other: a large file is passed through once
-    for _, members in groupby(listed, key=lambda index: index // size):
+    for members in batched(listed, size):
         block = {index: next(rows) for index in members}
         x: dict[int, NDArray[Any]] = {}
         for index, row in block.items():
-            try:
-                if row.x is None:
-                    raise DataError(row.reason or "the input could not be read")
-                x[index] = fitting(row.x, work.space)
-            except DataError as error:
-                yield _labelled(Outcome(_failed(index, error), 0, 0), row)
-        for outcome in _measured(x, work, meter, size, lessons):
+            one = _fitted(index, row, work)
+            if isinstance(one, Outcome):
+                yield _labelled(one, row)
+            else:
+                x[index] = one
+        for outcome in run_inputs(x, _opener(x, work, work.steps, lessons), _failed, meter, size):
             yield _labelled(outcome, block[outcome.result.index])
 
 
-def _measured(
-    x: Mapping[int, NDArray[Any]], work: Work, meter: Meter, size: int, lessons: Lessons | None
-) -> Iterator[Outcome]:
-    if not x:
-        return iter(())
-    steps = work.steps
-    if steps is None:
-        exact = work.exact or Derivatives()
-        return exact_inputs(
+def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator[Outcome]:
+    """Passes hold whole blocks, fixed by index, whichever of their inputs are wanted: digits depend on their company."""
+    exact = work.exact or Derivatives()
+    wanted = set(listed)
+    starts = sorted({index // BLOCK * BLOCK for index in listed})
+    company = [i for start in starts for i in range(start, min(start + BLOCK, len(work.source)))]
+    rows = work.source.rows(company)
+    for _, members in groupby(company, key=lambda index: index // BLOCK):
+        block = {index: next(rows) for index in members}
+        fitted = {index: _fitted(index, row, work) for index, row in block.items()}
+        x = {index: one for index, one in fitted.items() if not isinstance(one, Outcome)}
+        found = exact_inputs(
             list(x), np.stack(list(x.values())), meter,
-            tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
-        )  # fmt: skip
+            wanted=wanted, tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
+        ) if x else iter(())  # fmt: skip
+        for outcome in chain((one for one in fitted.values() if isinstance(one, Outcome)), found):
+            if outcome.result.index in wanted:
+                yield _labelled(outcome, block[outcome.result.index])
+
+
+def _fitted(index: int, row: Row, work: Work) -> NDArray[Any] | Outcome:
+    """The input as the model is fed, or why it cannot be."""
+    try:
+        if row.x is None:
+            raise DataError(row.reason or "the input could not be read")
+        return fitting(row.x, work.space)
+    except DataError as error:
+        return Outcome(_failed(index, error), 0, 0)
+
+
+def _opener(
+    x: Mapping[int, NDArray[Any]], work: Work, steps: Steps, lessons: Lessons | None
+) -> Callable[[int], Conversation]:
+    """What opens the conversation of each of these inputs."""
     structure = work.structure
 
     def begin(i: int) -> Conversation:
@@ -140,7 +166,7 @@ def _measured(
             plane, own = structure.plane(x[i], i, work.space), structure.steps(steps, i)
         return measure(x[i], i, work.space, own, work.settings, plane, lessons)
 
-    return run_inputs(x, begin, _failed, meter, size)
+    return begin
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:

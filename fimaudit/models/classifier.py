@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -149,8 +149,14 @@ class DeviceClassifier(Classifier, Protocol):
 class NetworkClassifier(Classifier, Protocol):
     """A classifier behind a network: it cuts the batch into requests and sends each under the meter's lease."""
 
-    def ask(self, batch: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
-        """Answer (B, \\*shape) inputs; ``lease.reserve`` before each send, retries too, ``lease.commit`` after it."""
+    def ask(self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = ()) -> NDArray[np.float64]:
+        """Answer (B, \\*shape) inputs; ``lease.reserve`` before each send, retries too, ``lease.commit`` after it.
+
+        Args:
+            batch: the inputs.
+            lease: counts and recalls.
+            sizes: the batch is of parts of so many rows each, of which no request may hold two; one part when empty.
+        """
         ...
 
 

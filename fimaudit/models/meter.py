@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,14 +13,29 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
-from fimaudit.perturbations.rows import Rows, joined_rows
+from fimaudit.perturbations.rows import Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
-__all__ = ["CountingLease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
+__all__ = [
+    "OWNER_BYTES",
+    "THE_RUN",
+    "CountingLease",
+    "Ledger",
+    "Meter",
+    "Occasion",
+    "QuestionsFailed",
+    "RowsFailed",
+    "Usage",
+    "over_budget",
+]
 
 #: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
 BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
+#: Whose answers a call's are, where they are no input's own: those to the run's first questions.
+THE_RUN = -1
+#: A local call's key begins with the input that it belongs to, in so many bytes.
+OWNER_BYTES = 8
 
 
 class Ledger(Protocol):
@@ -39,6 +54,10 @@ class Ledger(Protocol):
     def note(self, name: str) -> Any: ...
 
     def remember(self, name: str, value: Any) -> None: ...
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """The results of these inputs are kept (``THE_RUN``: what the run's first questions said)."""
+        ...
 
 
 class RowsFailed(ModelFailure):
@@ -124,7 +143,7 @@ class Usage:
 
 
 class Meter:
-    """Counts rows and calls, enforces the budget, forms batches bounded in bytes, and checks every answer.
+    """Counts rows and calls, enforces the budget, forms calls bounded in bytes, and checks every answer.
 
     Args:
         model: the classifier.
@@ -160,12 +179,22 @@ class Meter:
         chosen = self._batch or self.model.info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
-    def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
-        """Answer each block of rows with (n, K) probabilities; blocks share batches.
+    def calls(self, rows: Rows) -> int:
+        """How many calls a block of rows takes."""
+        return -(-len(rows) // self.batch_rows(rows.row_bytes))
+
+    def ask(
+        self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
+        """Answer each block of rows with (n, K) probabilities.
+
+        No call holds rows of two blocks: an answer's last digits may depend on what else is in its call, and so what is
+        asked of an input depends on that input alone.
 
         Args:
             questions: blocks of rows.
-            occasion: ask even what was answered before, once under this name (``Occasion``); local models always ask.
+            occasion: ask even what was answered before, once under this name (``Occasion``).
+            owners: the input that each block belongs to; ``THE_RUN`` when left out.
 
         Raises:
             QuestionsFailed: of several questions, some were answered and some cannot be.
@@ -178,11 +207,16 @@ class Meter:
             batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
             cuts = np.cumsum(sizes)[:-1]
             try:
-                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion))
+                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion), sizes)
             except RowsFailed as exc:
                 raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
             return np.split(self._checked(answers, len(batch)), cuts)
-        return self._ask_here(questions)
+        return self._ask_here(questions, owners or [THE_RUN] * len(questions), occasion or "")
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """See ``Ledger``."""
+        if self._ledger is not None:
+            self._ledger.finish(inputs)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """See ``Lease``."""
@@ -219,59 +253,39 @@ class Meter:
         else:
             self._notes[name] = value
 
-    def _ask_here(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
-        """Neighbouring questions that fit into one batch are asked together; where that fails, each on its own."""
+    def _ask_here(self, questions: Sequence[Rows], owners: Sequence[int], occasion: str) -> list[NDArray[np.float64]]:
         answers: list[NDArray[np.float64] | None] = []
         reasons: dict[int, str] = {}
-        for group in self._grouped(questions):
+        for rows, owner in zip(questions, owners, strict=True):
             try:
-                together = self._ask_local(joined_rows(group))
-                answers += (
-                    np.split(together, np.cumsum([len(rows) for rows in group])[:-1]) if len(group) > 1 else [together]
-                )
-                continue
+                answers.append(self._ask_local(rows, owner, occasion))
             except BudgetExhausted:
                 raise
-            except FimauditError:
+            except FimauditError as error:
                 if len(questions) == 1:
                     raise
-            for rows in group:
-                try:
-                    answers.append(self._ask_local(rows))
-                except BudgetExhausted:
-                    raise
-                except FimauditError as error:
-                    reasons[len(answers)] = str(error)
-                    answers.append(None)
+                reasons[len(answers)] = str(error)
+                answers.append(None)
         if reasons:
             raise QuestionsFailed(answers, reasons)
         return [answer for answer in answers if answer is not None]
 
-    def _grouped(self, questions: Sequence[Rows]) -> list[list[Rows]]:
-        groups: list[list[Rows]] = []
-        room = 0
-        for rows in questions:
-            if not groups or len(rows) > room:
-                groups.append([])
-                room = self.batch_rows(rows.row_bytes)
-            groups[-1].append(rows)
-            room -= len(rows)
-        return groups
-
-    def _ask_local(self, rows: Rows) -> NDArray[np.float64]:
+    def _ask_local(self, rows: Rows, owner: int, occasion: str) -> NDArray[np.float64]:
         count = len(rows)
-        calls = -(-count // self.batch_rows(rows.row_bytes))
-        pieces = [self._call(rows, count * i // calls, count * (i + 1) // calls) for i in range(calls)]
+        calls = self.calls(rows)
+        cuts = [(count * i // calls, count * (i + 1) // calls) for i in range(calls)]
+        pieces = [self._call(rows, start, stop, owner, occasion) for start, stop in cuts]
         return pieces[0] if calls == 1 else np.concatenate(pieces)
 
-    def _call(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
-        count, model = stop - start, self.model
-        ticket = self.reserve(count)
+    def _call(self, rows: Rows, start: int, stop: int, owner: int, occasion: str) -> NDArray[np.float64]:
+        count = stop - start
+        key = b"" if self._ledger is None else _local_key(rows, start, stop, owner, occasion)
+        known = self.recall(key) if key else None
+        if known is not None:
+            return self._checked(known, count)
+        ticket = self.reserve(count, key)
         try:
-            if self._device is not None and isinstance(rows, DisplacedRows):
-                answers = self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
-            else:
-                answers = model.probabilities(rows.build(start, stop))
+            answers = self._answer(rows, start, stop)
         except FimauditError:
             raise
         except Exception as exc:
@@ -279,6 +293,12 @@ class Meter:
         answers = self._checked(answers, count)
         self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
         return answers
+
+    def _answer(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
+        """One call of the local model."""
+        if self._device is not None and isinstance(rows, DisplacedRows):
+            return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
+        return self.model.probabilities(rows.build(start, stop))
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)
@@ -293,6 +313,14 @@ class Meter:
         if not np.isfinite(array).all():
             raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
         return array
+
+
+def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> bytes:
+    """What tells a call of a local model from others of its input: its first and last row, their number, the occasion."""
+    digest = hashlib.blake2b(f"{stop - start} {occasion}".encode(), digest_size=24)
+    for place in (start, stop - 1):
+        digest.update(rows.build(place, place + 1).tobytes())
+    return owner.to_bytes(OWNER_BYTES, "little", signed=True) + digest.digest()
 
 
 def over_budget(budget: int | None, sent: int, rows: int) -> str | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.perturbations.sign_rows import RungRows
 
-__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows", "joined_rows"]
+__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows"]
 
 
 class Rows(Protocol):
@@ -132,11 +132,3 @@ def _write(rows: Rows, start: int, stop: int, into: NDArray[Any]) -> None:
         rows.write(start, stop, into)
     else:
         into[...] = rows.build(start, stop)
-
-
-def joined_rows(blocks: Sequence[Rows]) -> Rows:
-    """Blocks of rows as one, built from what they are joined of."""
-    parts: list[Rows] = []
-    for block in blocks:
-        parts += block.blocks if isinstance(block, JoinedRows) else [block]
-    return parts[0] if len(parts) == 1 else JoinedRows(parts)

@@ -48,8 +48,10 @@ PURPOSES: tuple[str, ...] = get_args(Purpose)
 
 #: Rows before the pilot and at the very end, an endpoint's sentinels included, and rows for one of a sentinel in between.
 START, SENTINEL = 40, 250
-#: Requests that are not full: at the start, and of each block of inputs that share requests.
-START_REQUESTS, BLOCK, BLOCK_REQUESTS = 16, 32, 3
+#: Requests that are not full: at the start, and of each input, which asks so many times at most and shares no request.
+START_REQUESTS = 16
+ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 11}
+ASKED_FOR_WITNESS = 3
 #: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
 FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -152,7 +154,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=21124, requests=261, bytes=16951400, seconds=26.1, money=21.124)
+    Cost(rows=21124, requests=849, bytes=17069000, seconds=84.9, money=21.124)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -164,7 +166,8 @@ def cost_of(
     rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
-        requests += START_REQUESTS + BLOCK_REQUESTS * math.ceil(inputs / BLOCK) + rows // 1000
+        asked = ASKED[profile] + ASKED_FOR_WITNESS * witness
+        requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
     prices = [price_per_row * rows if price_per_row is not None else None]

@@ -16,8 +16,10 @@ from fimaudit.perturbations.rows import PlainRows
 
 __all__ = ["Preflight", "look", "not_deterministic"]
 
-#: Inputs asked together, to see whether an answer depends on its company.
+#: Inputs asked together, the first one among them twice, to see whether an answer depends on its company and its place.
 COMPANY = 3
+#: And where rows cost nothing but time: calls of so many rows, a full one last.
+SIZES = (2, 7, 32)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Preflight:
     Attributes:
         classes: columns of an answer.
         repeat_difference: largest difference of probability between two times the same rows asked in the same company.
-        batch_difference: largest difference between a row asked alone and in a batch.
+        batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
     """
@@ -74,8 +76,14 @@ def not_deterministic(why: str) -> str:
     return f"the model is not deterministic: {why}; {then}"
 
 
-def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
+def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -> Preflight:
     """Ask the first input alone, again, in company, and its company again.
+
+    Args:
+        meter: the door to the model.
+        x: (n, \\*shape) inputs.
+        dtype: what the model is fed.
+        thorough: ask a model on this machine in calls of several sizes, a full one last.
 
     Raises:
         TargetError: a local model raised.
@@ -83,8 +91,9 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
         OutputError, LinkError: its answers are no distributions.
     """
     first = x[:1].astype(dtype)
-    company = x[np.arange(COMPANY) % len(x)].astype(dtype)
-    before = meter.usage.rows
+    network = isinstance(meter.model, NetworkClassifier)
+    company = _company(x, COMPANY, dtype)
+    rows = 2 + 2 * COMPANY
     try:
         alone = meter.ask([PlainRows(first)])[0]
         again = meter.ask([PlainRows(first)], occasion="repeat")[0]
@@ -93,17 +102,29 @@ def look(meter: Meter, x: NDArray[Any], dtype: str) -> Preflight:
         except BudgetExhausted:
             raise
         except FimauditError:  # another input may be at fault; its own measurement will say so
-            company = np.repeat(first, COMPANY, axis=0)
+            x = first
+            company, rows = _company(x, COMPANY, dtype), rows + COMPANY
             together = meter.ask([PlainRows(company)])[0]
         together_again = meter.ask([PlainRows(company)], occasion="repeat together")[0]
+        seen = [together]
+        if thorough and not network:
+            sizes = sorted({*SIZES, meter.batch_rows(first.nbytes)})
+            seen += [meter.ask([PlainRows(_company(x, size, dtype))])[0] for size in sizes if size > 1]
     except ModelFailure as exc:
-        if isinstance(meter.model, NetworkClassifier):
+        if network:
             raise  # it answers perhaps tomorrow: what was sent stays counted
         raise TargetError(f"the model cannot be asked: {exc}") from exc
     return Preflight(
         classes=alone.shape[1],
         repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
-        batch_difference=float(np.abs(alone[0] - together[0]).max()),
-        output_quantum=rounding(np.concatenate([alone, together])),
-        rows=meter.usage.rows - before,
+        batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
+        output_quantum=rounding(np.concatenate([alone, *seen])),
+        rows=rows,
     )
+
+
+def _company(x: NDArray[Any], size: int, dtype: str) -> NDArray[Any]:
+    """So many rows, of which the first and the last are the first input and the others other inputs."""
+    places = np.arange(size) % len(x)
+    places[-1] = 0
+    return x[places].astype(dtype)

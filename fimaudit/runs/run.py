@@ -19,7 +19,7 @@ from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import Ledger, Meter, Usage
+from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
 from fimaudit.results import Outcome
 from fimaudit.runs.deflation_setup import Settled, settle, travelling
 from fimaudit.runs.deflation_setup import Source as Directions
@@ -27,6 +27,7 @@ from fimaudit.runs.drift import Sentinels
 from fimaudit.runs.preflight import Preflight, look, not_deterministic
 from fimaudit.runs.screening import likely_top, screening
 from fimaudit.runs.server_preprocessing import detect_preprocessing
+from fimaudit.storage.answers import ANSWERS
 from fimaudit.storage.journal import LEDGER, Journal, Tally
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 from fimaudit.storage.parts import Part
@@ -44,7 +45,14 @@ IMAGE_PIXELS = 4
 class RemoteEngine(Engine, Protocol):
     """An engine whose workers are other processes, with what they share."""
 
-    def prepare(self, model: Classifier, budget: int | None, spent: Usage, ledger: tuple[str, str] | None) -> Ledger:
+    def prepare(
+        self,
+        model: Classifier,
+        budget: int | None,
+        spent: Usage,
+        ledger: tuple[str, str] | None,
+        answers: tuple[str, bool] | None,
+    ) -> Ledger:
         """Open what the workers share, and return it for this process's meter.
 
         Args:
@@ -52,6 +60,7 @@ class RemoteEngine(Engine, Protocol):
             budget: most rows in all.
             spent: what earlier processes of the run asked.
             ledger: path and fingerprint of an endpoint's ledger.
+            answers: path of the answers to a local model's unfinished inputs, and whether the run goes on with them.
         """
         ...
 
@@ -117,15 +126,20 @@ class Run:
         self._budget, self._most_failures = budget, most_failures
         self._start = dict(journal.steps) if journal is not None and journal.steps else None
         self._network = isinstance(classifier, NetworkClassifier)
-        self._ledger = _opened(classifier, journal) if self._network and journal is not None else None
-        self._counts: Ledger | None = self._ledger or (None if journal is None else Tally(journal))
+        self._ledger: RequestLedger | Tally | None = None
+        if journal is not None:
+            self._ledger = _opened(classifier, journal) if self._network else Tally(journal)
+        self._counts: Ledger | None = self._ledger
         if engine is not None:
-            place = None
+            place, answers = None, None
             if self._ledger is not None:
-                place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
                 self._ledger.close()  # one process at a time, and now it is the one that the workers share
+            if isinstance(self._ledger, RequestLedger):
+                place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
+            elif journal is not None and (budget is not None or (journal.goes_on and (journal.folder / ANSWERS).exists())):
+                answers = (str((journal.folder / ANSWERS).absolute()), journal.goes_on)
             spent = Usage() if journal is None else journal.asked
-            self._counts = engine.prepare(classifier, budget, spent, place)
+            self._counts = engine.prepare(classifier, budget, spent, place, answers)
         own = None if engine is not None else budget
         self._meter = Meter(classifier, budget=own, batch=batch, ledger=self._counts, on_rows=self._tell)
         self._engine: Engine = engine or LocalEngine(self._meter)
@@ -133,8 +147,14 @@ class Run:
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
         self._kept: Kept = (
-            Sharded(len(task.source), journal) if parts and journal is not None else Listed(len(task.source), journal)
+            Sharded(len(task.source), journal, self._meter.finish)
+            if parts and journal is not None
+            else Listed(len(task.source), journal, self._meter.finish)
         )
+        if journal is not None and journal.goes_on:
+            if journal.focus is not None:
+                self._kept.reopen(np.array(journal.focus, dtype=np.int64))
+            self._meter.finish(np.flatnonzero(self._kept.done).tolist())
         self._notes: list[str] = []
         self._settled = Settled(None, {})
         self._expected: int | None = None
@@ -154,11 +174,17 @@ class Run:
         try:
             preflight, steps = self._begin()
             work = self._settle(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
-            first = work if task.focus is None else replace(work, settings=screening(task.settings), structure=None)
-            self._measure(self._missing(first), first)
-            if task.focus is not None:
-                self._measure(self._focused(task.focus, work), work)
+            if task.focus is None:
+                self._measure(np.flatnonzero(~self._kept.done), work)
+            else:
+                if self._journal is None or self._journal.focus is None:
+                    screen = replace(work, settings=screening(task.settings), structure=None)
+                    self._measure(np.flatnonzero(~self._kept.done), screen)
+                self._measure_focus(task.focus, work)
         except BudgetExhausted as exc:
+            if self._journal is not None:  # it may be spent before the first line was kept
+                self._journal.begin()
+                self._meter.finish([])
             self.exhausted = str(exc)
         except ModelFailure as exc:
             if not self._kept.count:
@@ -245,6 +271,7 @@ class Run:
         if self._journal is not None:
             chosen = None if steps is None else asdict(steps)
             self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
+            self._meter.finish([THE_RUN])
         return preflight, steps
 
     def _settle(self, work: Work) -> Work:
@@ -253,6 +280,7 @@ class Run:
         if task.surrogates is None:
             return work
         settled = settle(task.surrogates, work, task.x, task.numbers, self._meter, self._journal)
+        self._meter.finish([THE_RUN])
         self._settled = travelling(settled) if self._remote else settled
         for outcome in settled.outcomes:
             self._keep(outcome)
@@ -285,30 +313,24 @@ class Run:
         if self._sentinels is not None and len(missing):
             self._check_sentinels()
 
-    def _focused(self, count: int, work: Work) -> NDArray[np.int64]:
-        """After the screening: inputs to measure in full, those that are chosen and not done, in whole blocks."""
-        chosen = None if self._journal is None else self._journal.focus
-        if chosen is None:
-            settings, left = work.settings, None
-            if self._budget is not None:
-                left = max(0, (self._budget - self._meter.usage.rows) // (settings.queries + most_on_top(settings.queries)))
-            chosen = likely_top(self._kept.columns(), count, settings.confidence, settings.seed, left).tolist()
+    def _measure_focus(self, count: int, work: Work) -> None:
+        """After the screening: measure in full what may be among the most sensitive, the likeliest first if rows are few."""
+        ranked = None if self._journal is None else self._journal.focus
+        if ranked is None:
+            settings = work.settings
+            ranked = likely_top(self._kept.columns(), count, settings.confidence, settings.seed).tolist()
             if self._journal is not None:
-                self._journal.keep_focus(chosen)
-        self.focus = np.array(chosen, dtype=np.int64)
+                self._journal.keep_focus(ranked)
+        self.focus = np.sort(np.array(ranked, dtype=np.int64))
         self._kept.reopen(self.focus)
-        blocks = self.focus // work.block(self._meter.model)
-        return self.focus[np.isin(blocks, blocks[~self._kept.done[self.focus]])]
-
-    def _missing(self, work: Work) -> NDArray[np.int64]:
-        """Inputs to measure, in whole blocks: half a block would be other calls than before."""
-        done = self._kept.done
-        block = work.block(self._meter.model)
-        starts = np.arange(0, len(done), block)
-        if work.structure is not None and work.structure.first:  # inputs that were learned from had calls of their own
-            starts = np.union1d(starts, [work.structure.first])
-        whole = np.logical_and.reduceat(done, starts) if len(done) else done
-        return np.flatnonzero(~np.repeat(whole, np.diff(np.append(starts, len(done)))))
+        missing = np.array([i for i in ranked if not self._kept.done[i]], dtype=np.int64)
+        affordable = len(missing)
+        if self._budget is not None:
+            queries = work.settings.queries
+            affordable = max(0, self._budget - self._meter.usage.rows) // (queries + most_on_top(queries))
+        for some in (missing[:affordable], missing[affordable:]):
+            if len(some):
+                self._measure(np.sort(some), work)
 
     def _keep(self, item: Outcome | Part) -> None:
         self._kept.add(item)

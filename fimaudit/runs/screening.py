@@ -98,13 +98,12 @@ def screening(settings: Settings) -> Settings:
     )
 
 
-def likely_top(columns: Columns, count: int, confidence: float, seed: int, most: int | None = None) -> NDArray[np.int64]:
-    """Indices, rising, of the inputs that are likely enough among the ``count`` most sensitive; the likeliest ``most``."""
+def likely_top(columns: Columns, count: int, confidence: float, seed: int) -> NDArray[np.int64]:
+    """Indices of the inputs that are likely enough among the ``count`` most sensitive, the likeliest first."""
     chances, _ = _draw(columns, np.empty(0, dtype=np.int64), count, confidence, seed)
     order = np.argsort(-chances, kind="stable")
     likely = order[: max(count, int((chances >= UNLIKELY).sum()))]
-    likely = likely[columns.status[likely] != "failed"]
-    return np.sort(columns.index[likely[: most if most is not None else len(likely)]])
+    return np.asarray(columns.index[likely[columns.status[likely] != "failed"]])
 
 
 def standing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
 from fimaudit.results import Sensitivity
+from fimaudit.storage.answers import ANSWERS, AnswerLog
 from fimaudit.storage.replacement import ASIDE, MOVING, lock, put_back, remove, set_aside
 
 __all__ = ["Journal", "Tally"]
@@ -25,7 +26,7 @@ LEARNED = "subspace.npz"
 #: What a run leaves in its folder, the journal first.
 FILES = (
     JOURNAL, REPORT, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", "inputs.parquet", "report.html", "verdict.json", "shown.npz",
-    "witness.npz", "subspace.npz",
+    "witness.npz", "subspace.npz", ANSWERS,
 )  # fmt: skip
 #: And the folders, once an input was measured.
 FOLDERS = ("parts", "witness", "directions")
@@ -154,7 +155,7 @@ class Journal:
         """Count a call before it is made; kept at once, where the run has come so far that it can be resumed."""
         self.asked.rows += rows
         self.asked.requests += 1
-        if self._file is not None or self._goes_on:
+        if self.begun or self._goes_on:
             self._write_asked()
 
     @property
@@ -163,13 +164,18 @@ class Journal:
         return self._aside if self._aside.exists() else None
 
     @property
+    def begun(self) -> bool:
+        """Whether the folder is open for writing."""
+        return self._file is not None
+
+    @property
     def goes_on(self) -> bool:
         """Whether this run goes on with an earlier one."""
         return self._goes_on
 
     def discard(self) -> None:
         """Take back what ``begin`` made and put back what it moved: the run was refused before anything was measured."""
-        begun = self._file is not None
+        begun = self.begun
         self.close()
         if not begun or self._goes_on or self.done or self.parts:
             return
@@ -273,27 +279,46 @@ class Journal:
 
 
 class Tally:
-    """A ``Ledger`` of the meter for a model on this machine: calls are counted in the journal, answers are not kept."""
+    """A ``Ledger`` of the meter for a model on this machine.
+
+    Calls are counted in the journal before they are made; answers are kept beside it until their input is done.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._notes: dict[str, Any] = {}
+        self._answers = AnswerLog(journal.folder / ANSWERS, resume=journal.goes_on)
+        self._keys: dict[int, bytes] = {}
+        self._tickets = 0
 
     def usage(self) -> Usage:
         """Rows and calls of this run so far, earlier processes included."""
         return Usage(self._journal.asked.rows, self._journal.asked.requests)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """Nothing: a model on this machine is asked again."""
-        return None
+        """What an earlier process was answered at an input that it did not finish."""
+        return self._answers.recall(key)
 
     def reserve(self, rows: int, key: bytes) -> int:
         """Count a call before it is made."""
         self._journal.count(rows)
-        return 0
+        self._tickets += 1
+        self._keys[self._tickets] = key
+        return self._tickets
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """Nothing: the call is counted already."""
+        """Keep the answers."""
+        key = self._keys.pop(ticket)
+        if answers is not None and key:
+            self._answers.keep(key, answers)
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """See ``Ledger``."""
+        self._answers.finish(inputs)
+
+    def close(self) -> None:
+        """Close the file of answers."""
+        self._answers.close()
 
     def note(self, name: str) -> Any:
         """A fact of this process, or ``None``."""

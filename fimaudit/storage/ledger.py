@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +115,9 @@ class RequestLedger:
     def usage(self) -> Usage:
         """Rows, requests and bytes that earlier processes of this run have used."""
         return Usage(self._restored.rows, self._restored.requests, self._restored.bytes)
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """See ``Ledger``: what an endpoint answered is kept for good."""
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """The committed answers under ``key``, (rows, K) in float64, exactly as they were committed."""

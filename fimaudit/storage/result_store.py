@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ __all__ = ["MOST_INLINE", "Finished", "Kept", "Listed", "Sharded"]
 
 #: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
 MOST_INLINE = 10_000
+OnKept = Callable[[Iterable[int]], None]
 #: A part of a run on this machine holds so many inputs at most, and waits for them so many seconds at most.
 PART_INPUTS, PART_SECONDS = 1024, 10.0
 
@@ -87,10 +88,16 @@ class Kept(Protocol):
 
 
 class Listed:
-    """All results in memory and, where there is a journal, a line of it for each."""
+    """All results in memory and, where there is a journal, a line of it for each.
 
-    def __init__(self, inputs: int, journal: Journal | None) -> None:
-        self._journal = journal
+    Args:
+        inputs: how many there are.
+        journal: of the run folder, or ``None``.
+        kept: called with inputs once they survive a kill of this process.
+    """
+
+    def __init__(self, inputs: int, journal: Journal | None, kept: OnKept | None = None) -> None:
+        self._journal, self._on_kept = journal, kept
         self._results: dict[int, Sensitivity] = {}
         self.done = np.zeros(inputs, dtype=bool)
         self.failed = 0
@@ -106,11 +113,13 @@ class Listed:
         """See ``Kept``."""
         for outcome in unpack(item) if isinstance(item, Part) else (item,):
             if self.done[outcome.result.index]:
-                continue  # of a block that was half done and is asked as a whole
+                continue  # it was handed over before
             self._take(outcome.result)
             if self._journal is not None:
                 keep_witness(self._journal.folder, outcome.result)
                 self._journal.keep(outcome.result, outcome.rows, outcome.requests)
+                if self._on_kept is not None:
+                    self._on_kept([outcome.result.index])
 
     def flush(self) -> None:
         """Nothing waits."""
@@ -145,10 +154,10 @@ class Listed:
 
 
 class Sharded:
-    """Results in parts on disk; in memory there is one bit for each, and columns at the end."""
+    """Results in parts on disk; in memory there is one bit for each, and columns at the end. Arguments as of ``Listed``."""
 
-    def __init__(self, inputs: int, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, inputs: int, journal: Journal, kept: OnKept | None = None) -> None:
+        self._journal, self._on_kept = journal, kept
         self._parts = Parts(journal.folder, inputs, resume=journal.goes_on)
         self._waiting: list[Outcome] = []
         self._since = time.monotonic()
@@ -174,7 +183,7 @@ class Sharded:
             self._keep(item)
             return
         if self._parts.done[item.result.index]:
-            return  # of a block that was half done and is asked as a whole
+            return  # it was handed over before
         self._waiting.append(item)
         if len(self._waiting) >= PART_INPUTS or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
@@ -218,6 +227,8 @@ class Sharded:
         new = self._parts.add(part)
         if len(new):
             self._journal.keep_part(len(new))
+        if self._on_kept is not None:
+            self._on_kept(part.index.tolist())
 
 
 def _flagged(result: Sensitivity, drifted: Collection[int]) -> Sensitivity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,6 +70,9 @@ class AttackJournal:
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """No answers are kept."""
         return None
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """No answers are kept."""
 
     def note(self, name: str) -> Any:
         """See ``fimaudit.models.classifier.Lease``."""

@@ -144,7 +144,11 @@ def validate(
             measured -= sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
             ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
         task = _Task(rows, space, names, attack_rows, seed, report.inputs)
-        stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
+        stopped = (
+            f"{len(report.inputs)} of them were measured; go on with --resume" if len(report.inputs) < len(inputs) else None
+        )
+        if stopped is None:  # attacks begin at other inputs' decisions: at all of them
+            stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
         results = [journal.done[i] for i in sorted(journal.done)]
         validation = Validation(
             model=report.model,

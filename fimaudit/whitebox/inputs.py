@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +60,7 @@ def exact_inputs(
     x: NDArray[Any],
     meter: Meter,
     *,
+    wanted: Container[int],
     tolerance: float,
     seed: int,
     worst_directions: Path | None,
@@ -67,9 +68,10 @@ def exact_inputs(
     """Measure inputs by derivatives, in blocks fixed by index.
 
     Args:
-        indices: the inputs to measure, rising.
+        indices: the inputs that share passes, rising.
         x: (n, \\*shape) these inputs.
         meter: counts forward and backward passes, one row each.
+        wanted: those of them to hand over and to count; the others keep them the company that they always have.
         tolerance: relative residual at which an iteration stops.
         seed: of an iteration's start and of trace estimates.
         worst_directions: folder for each input's worst direction (unit l2 norm, ``00012.npy``), or ``None``.
@@ -79,11 +81,17 @@ def exact_inputs(
     """
     for _, members in groupby(enumerate(indices), key=lambda pair: pair[1] // BLOCK):
         places, block = zip(*members, strict=True)
-        yield from _block(list(block), x[list(places)], meter, tolerance, seed, worst_directions)
+        yield from _block(list(block), x[list(places)], meter, wanted, tolerance, seed, worst_directions)
 
 
 def _block(
-    block: list[int], x: NDArray[Any], meter: Meter, tolerance: float, seed: int, folder: Path | None
+    block: list[int],
+    x: NDArray[Any],
+    meter: Meter,
+    wanted: Container[int],
+    tolerance: float,
+    seed: int,
+    folder: Path | None,
 ) -> Iterator[Outcome]:
     from fimaudit.whitebox.measure import measure
 
@@ -103,11 +111,14 @@ def _block(
     except FimauditError as error:
         if len(block) > 1:  # find the input that fails
             for place, index in enumerate(block):
-                yield from _block([index], x[place : place + 1], meter, tolerance, seed, folder)
+                if index in wanted:
+                    yield from _block([index], x[place : place + 1], meter, wanted, tolerance, seed, folder)
             return
         yield Outcome(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
         return
     for index, one in zip(block, found, strict=True):
+        if index not in wanted:
+            continue
         ticket = meter.reserve(one.passes)
         meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[0].nbytes)
         if folder is not None and one.direction is not None:

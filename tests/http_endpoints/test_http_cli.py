@@ -99,8 +99,8 @@ def test_the_command_that_is_shown_resumes(command, faults, rows, tmp_path):
 
 
 def test_what_the_server_said_is_for_the_terminal_and_not_for_the_report(command, faults, cancer, tmp_path, caplog):
-    np.save(tmp_path / "rows.npy", cancer.rows[:70])  # three blocks, of about 35 requests each
-    faults.set(rate=1.0, kinds=["503"], after=65)
+    np.save(tmp_path / "rows.npy", cancer.rows[:70])  # three blocks, of about 130 requests each
+    faults.set(rate=1.0, kinds=["503"], after=200)
     flags = ("--data", tmp_path / "rows.npy", "--out", tmp_path / "run", "--queries", 60, "--batch", 50)
     failed = command("audit", faults.url + INFER, *flags, "--set", "attempts=2", "--set", "binary=false")
     assert failed.returncode == 3

@@ -83,9 +83,16 @@ class Preflight:
         batch = self._endpoint.batch or max(1, min(FIRST_BATCH, FIRST_BATCH_BYTES // max(1, row_bytes)))
         return wire, self._found(wire, min(batch, wire.most_rows or batch), 1)
 
-    async def batch_size(self, wire: WireFormat, rows: NDArray[Any], learned: Learned, lease: Lease) -> Learned:
-        """Send the first full batch; halve it while the endpoint refuses its size. The answer is kept for the run."""
-        size = min(learned.batch, len(rows))
+    async def batch_size(self, wire: WireFormat, rows: NDArray[Any], most: int, learned: Learned, lease: Lease) -> Learned:
+        """Send the first full batch; halve it while the endpoint refuses its size. The answer is kept for the run.
+
+        Args:
+            wire, learned: as far as they are known.
+            rows: of which the first ``most`` may stand in one request.
+            most: see ``rows``.
+            lease: counts and recalls.
+        """
+        size = min(learned.batch, most)
         batch = learned.batch
         while True:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,13 @@ class EndpointClassifier:
         """Answer (B, \\*shape) inputs without a budget or a ledger; every row is sent anew."""
         return self.ask(batch, CountingLease())
 
-    def ask(self, batch: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
+    def ask(self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = ()) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs under ``lease``; the first call runs the preflight.
+
+        Args:
+            batch: the inputs.
+            lease: counts and recalls.
+            sizes: rows of each part of the batch; no request holds rows of two parts.
 
         Raises:
             UsageError: in the preflight: the endpoint is asked wrongly or answers with no distribution.
@@ -111,7 +116,7 @@ class EndpointClassifier:
         with self._asking:
             if not self._open:
                 raise ModelFailure("the endpoint was closed; open it again")
-            answers = self._loop.run(self._ask(rows, lease))
+            answers = self._loop.run(self._ask(rows, lease, sizes or [len(rows)]))
             self._classes = answers.shape[1]
             return answers
 
@@ -133,21 +138,21 @@ class EndpointClassifier:
                 self._loop.run(self._transport.close())
                 self._loop.close()
 
-    async def _ask(self, rows: NDArray[Any], lease: Lease) -> NDArray[np.float64]:
+    async def _ask(self, rows: NDArray[Any], lease: Lease, sizes: Sequence[int]) -> NDArray[np.float64]:
         measuring = self._learned is not None
         # Before any answer that uses a new label's column is committed, the column is.
         self._reader.on_growth = lambda labels: lease.remember(LABELS, list(labels))
         try:
-            wire, learned = await self._prepared(rows, lease)
+            wire, learned = await self._prepared(_largest_first(rows, sizes), max(sizes), lease)
             measuring = True
-            return await self._sender.send(wire, self._reader, rows, learned.batch, lease)
+            return await self._sender.send(wire, self._reader, rows, learned.batch, lease, sizes)
         except UsageError as exc:
             if not measuring:
                 raise
             raise ModelFailure(f"{exc}; found after the measurement had started") from exc
 
-    async def _prepared(self, rows: NDArray[Any], lease: Lease) -> tuple[WireFormat, Learned]:
-        """Wire format and batch size: from the ledger of the run that is resumed, or learned now."""
+    async def _prepared(self, rows: NDArray[Any], most: int, lease: Lease) -> tuple[WireFormat, Learned]:
+        """Wire format and, up to ``most`` rows, batch size: from the ledger of the run that is resumed, or learned now."""
         learned, wire = self._learned, self._wire
         if learned is None and (note := lease.note(NOTE)) is not None:
             learned = from_note(note)
@@ -155,8 +160,8 @@ class EndpointClassifier:
             wire = wire_for(self.endpoint, self._found.url, binary=learned.binary)
         if learned is None or wire is None:
             wire, learned = await self._preflight.first_row(rows, lease)
-        if learned.tested < min(learned.batch, len(rows)):
-            learned = await self._preflight.batch_size(wire, rows, learned, lease)
+        if learned.tested < min(learned.batch, most):
+            learned = await self._preflight.batch_size(wire, rows, most, learned, lease)
         if learned != self._learned:
             lease.remember(NOTE, as_note(learned))
         self._learned, self._wire = learned, wire
@@ -182,3 +187,8 @@ class EndpointClassifier:
 
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
+
+
+def _largest_first(rows: NDArray[Any], sizes: Sequence[int]) -> NDArray[Any]:
+    """The same rows, the largest part before the others: what it teaches of the size of requests holds for all."""
+    return np.roll(rows, -sum(sizes[: int(np.argmax(sizes))]), axis=0) if len(sizes) > 1 else rows

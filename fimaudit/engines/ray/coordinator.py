@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted
 from fimaudit.models.meter import Usage, over_budget
+from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
 __all__ = ["Desk", "SharedLedger"]
@@ -26,10 +27,22 @@ class Desk:
         spent: what earlier processes of the run asked, where no ledger knows it.
         ledger: path of the endpoint's ledger, which was begun, and its fingerprint; ``None`` for local models.
         rate: most sends a second over all workers, ``None`` for no limit.
+        answers: where answers of local models are kept until their input is done, and whether what is there is gone on
+            with; ``None`` keeps none.
     """
 
-    def __init__(self, budget: int | None, spent: Usage, ledger: tuple[str, str] | None, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        budget: int | None,
+        spent: Usage,
+        ledger: tuple[str, str] | None,
+        rate: float | None = None,
+        answers: tuple[str, bool] | None = None,
+    ) -> None:
         self._budget = budget
+        self._answers = AnswerLog(Path(answers[0]), resume=answers[1]) if answers is not None else None
+        self._tickets = 0
+        self._keys: dict[int, bytes] = {}
         self._ledger: RequestLedger | None = None
         if ledger is not None:
             self._ledger = open_ledger(Path(ledger[0]), ledger[1], resume=True)
@@ -75,7 +88,10 @@ class Desk:
         refused = over_budget(self._budget, self._usage.rows, rows)
         if refused is not None:
             return 0, refused
-        ticket = self._ledger.reserve(rows, key) if self._ledger is not None else 0
+        self._tickets += 1
+        ticket = self._ledger.reserve(rows, key) if self._ledger is not None else self._tickets
+        if self._answers is not None:
+            self._keys[ticket] = key
         self._usage.rows += rows
         self._usage.requests += 1
         return ticket, None
@@ -90,10 +106,18 @@ class Desk:
         self._usage.bytes += bytes
         if self._ledger is not None:
             self._ledger.commit(ticket, rows, answers, status, bytes)
+        elif self._answers is not None and answers is not None:
+            self._answers.keep(self._keys.pop(ticket), answers)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """The committed answers to a request."""
-        return self._ledger.recall(key) if self._ledger is not None else None
+        """The committed answers to a request, or to a local call of an earlier process."""
+        book = self._ledger or self._answers
+        return None if book is None else book.recall(key)
+
+    def finish_inputs(self, inputs: list[int]) -> None:
+        """The results of these inputs are kept."""
+        if self._answers is not None:
+            self._answers.finish(inputs)
 
     def note(self, name: str) -> Any:
         """A fact of this run."""
@@ -121,6 +145,8 @@ class Desk:
         """Close the ledger."""
         if self._ledger is not None:
             self._ledger.close()
+        if self._answers is not None:
+            self._answers.close()
 
 
 class SharedLedger:
@@ -129,7 +155,7 @@ class SharedLedger:
     Args:
         desk: the actor.
         get: ``ray.get``.
-        keeps: whether answers are kept there; those of local models are not, and are not sent there either.
+        keeps: whether answers are kept there; else they are not sent there either.
     """
 
     def __init__(self, desk: Any, get: Callable[[Any], Any], *, keeps: bool) -> None:
@@ -155,6 +181,11 @@ class SharedLedger:
         """See ``Ledger``; waits, so that an answer that was used is kept."""
         if self._keeps:
             self._get(self._desk.commit.remote(ticket, rows, answers, status, bytes))
+
+    def finish(self, inputs: Iterable[int]) -> None:
+        """See ``Ledger``."""
+        if self._keeps:
+            self._get(self._desk.finish_inputs.remote(list(inputs)))
 
     def note(self, name: str) -> Any:
         """See ``Ledger``."""

@@ -61,21 +61,30 @@ class RayEngine:
         self._model: Classifier | None = None
         self._desk: Any = None
         self._shipped: Any = None
+        self._shared = False
 
-    def prepare(self, model: Classifier, budget: int | None, spent: Usage, ledger: tuple[str, str] | None) -> Ledger:
+    def prepare(
+        self,
+        model: Classifier,
+        budget: int | None,
+        spent: Usage,
+        ledger: tuple[str, str] | None,
+        answers: tuple[str, bool] | None,
+    ) -> Ledger:
         """See ``RemoteEngine``: starts the actor that the workers share, on the driver's own node."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         network = isinstance(model, NetworkClassifier)
         rate = getattr(getattr(model, "endpoint", None), "rate", None)
         made: Any = ray.remote(Desk)
-        self._desk = made.options(num_cpus=0, scheduling_strategy=here).remote(budget, spent, ledger, rate)
+        self._desk = made.options(num_cpus=0, scheduling_strategy=here).remote(budget, spent, ledger, rate, answers)
         ray.get(self._desk.usage.remote())
         external = model.info.details.get("external_data") or {}
         self._shipped = ray.put(ship_model(self._target, self._link, self._options, ray.put, external))
         self._model = model
         if network:
             share_turns(model, self._desk, self._seats.workers + 1)
-        return SharedLedger(self._desk, ray.get, keeps=network)
+        self._shared = network or answers is not None
+        return SharedLedger(self._desk, ray.get, keeps=self._shared)
 
     def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
         """See ``Engine``. A piece whose worker died is done again; one that was done is not.
@@ -92,7 +101,9 @@ class RayEngine:
             left = np.ones(len(missing), dtype=bool)
             stop: tuple[str, str] | None = None
             cuts = cut(missing, work.block(self._model), work.source, workers)
-            for answer in self._round(Pass(work, missing, cuts, self._batch, workers), workers):
+            for answer in self._round(
+                Pass(work, missing, cuts, self._batch, workers, self._shared or work.budget is not None), workers
+            ):
                 piece = slice(int(cuts[answer["piece"]]), int(cuts[answer["piece"] + 1]))
                 if answer["stop"]:
                     ray.get(self._desk.stop.remote())  # the others finish the piece they are at
@@ -168,9 +179,9 @@ class RayEngine:
 
 
 def cut(indices: NDArray[np.int64], block: int, source: object, workers: int) -> NDArray[np.int64]:
-    """Where pieces begin in ``indices``, and their end: whole blocks of calls, within one file where there are files.
+    """Where pieces begin in ``indices``, and their end: whole blocks of inputs, within one file where there are files.
 
-    The numbers do not depend on it: what shares a call is fixed by index.
+    The numbers do not depend on it: no call holds rows of two inputs, and passes of derivatives hold whole blocks.
 
     >>> cut(np.arange(10), 4, None, 1).tolist()
     [0, 4, 8, 10]

@@ -40,6 +40,7 @@ class Pass:
         cuts: piece k is ``indices[cuts[k] : cuts[k + 1]]``.
         batch: rows a call, or ``None``.
         workers: how many share an endpoint's requests in flight.
+        shared: whether each call is counted, and its answers kept, beside the driver.
     """
 
     work: Work
@@ -47,6 +48,7 @@ class Pass:
     cuts: NDArray[np.int64]
     batch: int | None
     workers: int
+    shared: bool
 
 
 class Worker:
@@ -138,8 +140,8 @@ class Worker:
             network = isinstance(classifier, NetworkClassifier)
             if network:
                 share_turns(classifier, self._desk, self._pass.workers + 1)
-            self._shared = network or self._pass.work.budget is not None
-            ledger = SharedLedger(self._desk, ray.get, keeps=network) if self._shared else None
+            self._shared = self._pass.shared
+            ledger = SharedLedger(self._desk, ray.get, keeps=True) if self._shared else None
             self._meter = Meter(classifier, batch=self._pass.batch, ledger=ledger)
         return self._meter
 

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, O
 from fimaudit.models.classifier import Lease
 from fimaudit.models.meter import RowsFailed
 from fimaudit_adapters.http.answers import Reader
-from fimaudit_adapters.http.protocols.base import Answer, Malformed, WireFormat
+from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, WireFormat
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
 from fimaudit_adapters.http.sending.pacing import Pace
 from fimaudit_adapters.http.sending.transport import Transport
@@ -49,13 +49,16 @@ class GivenUp(ModelFailure):
 class _Batch:
     """One call of ``Sender.send``: what is asked, what came, what failed.
 
-    A row that stands in it several times is asked so often on purpose, to learn the endpoint's noise: ``times`` counts
-    the same row before each, and belongs to the key under which its answer is kept.
+    A row that stands in a part of it several times is asked so often on purpose, to learn the endpoint's noise: ``times``
+    counts the same row before each, and belongs to the key under which its answer is kept. Requests of one key wait for
+    each other, so that what stands in two parts is paid for once.
     """
 
     rows: NDArray[Any]
     lease: Lease
     read: Callable[[Answer, int], NDArray[np.float64]]
+    sizes: Sequence[int] = ()
+    waiting: dict[bytes, asyncio.Lock] = field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
     answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     stop: BaseException | None = None
@@ -64,11 +67,13 @@ class _Batch:
     def __post_init__(self) -> None:
         self.times = np.zeros(len(self.rows), dtype="<u4")
         contents = [hash(row.tobytes()) for row in self.rows]
-        if len(set(contents)) < len(contents):
+        if len(set(contents)) == len(contents):
+            return
+        for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(contents)], initial=0)):
             seen: collections.Counter[int] = collections.Counter()
-            for i, content in enumerate(contents):
-                self.times[i] = seen[content]
-                seen[content] += 1
+            for i in range(first, last):
+                self.times[i] = seen[contents[i]]
+                seen[contents[i]] += 1
 
 
 class Sender:
@@ -89,27 +94,34 @@ class Sender:
         self._pace.share(turn, pause, of)
 
     async def send(
-        self, wire: WireFormat, reader: Reader, rows: NDArray[Any], size: int, lease: Lease
+        self, wire: WireFormat, reader: Reader, rows: NDArray[Any], size: int, lease: Lease, sizes: Sequence[int]
     ) -> NDArray[np.float64]:
         """Answer all rows, in requests of ``size``, many at a time; the answers come back in the rows' order.
+
+        Args:
+            wire, reader: how rows are said and answers read.
+            rows: parts of ``sizes`` rows each; no request holds rows of two.
+            size: rows of a request at most.
+            lease: counts and recalls.
 
         Raises:
             BudgetExhausted: no more may be sent; everything in flight was awaited and committed.
             RowsFailed: some rows could not be answered, the others are in it.
             ModelFailure: the endpoint failed throughout, or the run's deadline passed.
         """
-        batch = _Batch(rows, lease, reader.probabilities)
-        starts = collections.deque(range(0, len(rows), size))
+        batch = _Batch(rows, lease, reader.probabilities, sizes)
+        ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+        pieces = collections.deque((at, min(at + size, last)) for first, last in ends for at in range(first, last, size))
 
         async def work() -> None:
-            while starts and batch.stop is None:
-                start = starts.popleft()
+            while pieces and batch.stop is None:
+                start, stop = pieces.popleft()
                 try:
-                    await self._piece(wire, batch, start, min(start + size, len(rows)), self.endpoint.attempts)
+                    await self._piece(wire, batch, start, stop, self.endpoint.attempts)
                 except Exception as exc:
                     batch.stop = batch.stop or exc
 
-        await asyncio.gather(*(work() for _ in range(min(self.endpoint.concurrency, len(starts)))))
+        await asyncio.gather(*(work() for _ in range(min(self.endpoint.concurrency, len(pieces)))))
         self._kept.clear()
         if batch.stop is not None:
             raise batch.stop
@@ -156,9 +168,15 @@ class Sender:
                 await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART))
 
     async def _request(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
-        count, number = stop - start, next(self._numbers)
         body = wire.encode(batch.rows[start:stop])
         key = self._key(body.content, batch.times[start:stop])
+        async with batch.waiting[key]:
+            return await self._answered(wire, batch, start, stop, attempts, body, key)
+
+    async def _answered(
+        self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int, body: Body, key: bytes
+    ) -> NDArray[np.float64]:
+        count, number = stop - start, next(self._numbers)
         known = self._kept.pop(key, None)
         if known is None:
             known = batch.lease.recall(key)
