@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fimaudit.domain import Box
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
+from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, QuestionsFailed, RowsFailed, Usage
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.perturbations.rows import JoinedRows, PlainRows
+from fimaudit.perturbations.rows import ApartRows, JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
 from fimaudit.storage.journal import Journal, Tally
 
@@ -164,6 +164,42 @@ def test_displaced_rows_go_to_the_device_and_nothing_else_does() -> None:
     meter.ask([JoinedRows([PlainRows(x[None]), rows])])
     assert device.batches[-1] == 10
     assert meter.usage.rows == 10
+
+
+class Endpoint(Echo):
+    """Counts each ``ask``; fails rows whose first feature is 99."""
+
+    def ask(self, batch: np.ndarray, lease: Any) -> np.ndarray:
+        ticket = lease.reserve(len(batch), batch.tobytes())
+        answers = self.probabilities(batch)
+        lease.commit(ticket, len(batch), answers, "ok", batch.nbytes)
+        sick = np.flatnonzero(batch[:, 0] == 99)
+        if sick.size:
+            answers[sick] = np.nan
+            raise RowsFailed(answers, {int(row): "the row is sick" for row in sick})
+        return answers
+
+
+@pytest.mark.parametrize("kind", [Echo, Endpoint])
+def test_rows_apart_share_no_call(kind: type[Echo]) -> None:
+    model = kind()
+    meter = Meter(model)
+    blocks = [block(3), ApartRows(block(1, seed=1).rows), block(2, seed=2), ApartRows(block(4, seed=3).rows)]
+    answers = meter.ask(blocks)
+    for question, answer in zip(blocks, answers, strict=True):
+        np.testing.assert_array_equal(answer, Echo().probabilities(question.build(0, len(question))))
+    assert model.batches == ([3, 1, 2, 4] if kind is Echo else [5, 1, 4])
+    assert meter.usage.rows == 10
+    assert Meter(model, batch=2).ask([blocks[3]])[0].shape == (4, 2)
+
+
+def test_a_row_apart_that_fails_leaves_the_others() -> None:
+    sick = block(1, seed=1).rows.copy()
+    sick[0, 0] = 99
+    with pytest.raises(QuestionsFailed, match="sick") as failed:
+        Meter(Endpoint()).ask([block(3), ApartRows(sick), block(2), ApartRows(block(4).rows)])
+    assert list(failed.value.reasons) == [1]
+    assert [answer is None for answer in failed.value.answers] == [False, True, False, False]
 
 
 def test_notes_are_kept_for_the_run() -> None:

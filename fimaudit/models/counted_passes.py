@@ -12,7 +12,7 @@ from fimaudit.errors import FimauditError, ModelFailure, TargetError
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.models.meter import Meter
-from fimaudit.perturbations.rows import PlainRows
+from fimaudit.perturbations.rows import ApartRows, PlainRows
 
 __all__ = ["LinearizedRows", "Passes", "logs"]
 
@@ -49,6 +49,12 @@ class Passes:
     def probabilities(self, rows: NDArray[Any]) -> Array:
         """(n, \\*shape) rows to (n, K) probabilities, cast to the model's dtype on the way."""
         answers = self._meter.ask([PlainRows(np.asarray(rows).astype(self.dtype))])[0]
+        self.forward += len(rows)
+        return answers
+
+    def apart(self, rows: NDArray[Any]) -> Array:
+        """The same in a call of their own, also where the questions of several tasks share calls."""
+        answers = self._meter.ask([ApartRows(np.asarray(rows).astype(self.dtype))])[0]
         self.forward += len(rows)
         return answers
 

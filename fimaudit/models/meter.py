@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
-from fimaudit.perturbations.rows import Rows, joined_rows
+from fimaudit.perturbations.rows import ApartRows, Rows, joined_rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
 __all__ = ["CountingLease", "Ledger", "Meter", "Occasion", "QuestionsFailed", "RowsFailed", "Usage", "over_budget"]
@@ -161,7 +161,7 @@ class Meter:
         return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
-        """Answer each block of rows with (n, K) probabilities; blocks share batches.
+        """Answer each block of rows with (n, K) probabilities; blocks share batches, but for those that go apart.
 
         Args:
             questions: blocks of rows.
@@ -174,14 +174,7 @@ class Meter:
             OutputError: wrong number of rows or columns, or values that are not finite.
         """
         if self._network is not None:
-            sizes = [len(rows) for rows in questions]
-            batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
-            cuts = np.cumsum(sizes)[:-1]
-            try:
-                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion))
-            except RowsFailed as exc:
-                raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
-            return np.split(self._checked(answers, len(batch)), cuts)
+            return self._ask_there(self._network, questions, occasion)
         return self._ask_here(questions)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
@@ -219,6 +212,33 @@ class Meter:
         else:
             self._notes[name] = value
 
+    def _ask_there(
+        self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
+    ) -> list[NDArray[np.float64]]:
+        """All questions in one go, but for those that go apart."""
+        shared = [place for place, rows in enumerate(questions) if not isinstance(rows, ApartRows)]
+        apart = [[place] for place, rows in enumerate(questions) if isinstance(rows, ApartRows)]
+        answers: list[NDArray[np.float64] | None] = [None] * len(questions)
+        reasons: dict[int, str] = {}
+        cause: Exception | None = None
+        for places in [shared, *apart] if shared else apart:
+            sizes = [len(questions[place]) for place in places]
+            batch = np.concatenate([questions[place].build(0, size) for place, size in zip(places, sizes, strict=True)])
+            cuts = np.cumsum(sizes)[:-1]
+            got: Sequence[NDArray[np.float64] | None]
+            try:
+                whole = network.ask(batch, self if occasion is None else Occasion(self, occasion))
+                got = np.split(self._checked(whole, len(batch)), cuts)
+            except RowsFailed as exc:
+                some = _by_question(exc, np.split(exc.answers, cuts), sizes)
+                got, cause = some.answers, exc
+                reasons |= {places[place]: reason for place, reason in some.reasons.items()}
+            for place, answer in zip(places, got, strict=True):
+                answers[place] = answer
+        if reasons:
+            raise QuestionsFailed(answers, reasons) from cause
+        return [answer for answer in answers if answer is not None]
+
     def _ask_here(self, questions: Sequence[Rows]) -> list[NDArray[np.float64]]:
         """Neighbouring questions that fit into one batch are asked together; where that fails, each on its own."""
         answers: list[NDArray[np.float64] | None] = []
@@ -251,11 +271,11 @@ class Meter:
         groups: list[list[Rows]] = []
         room = 0
         for rows in questions:
-            if not groups or len(rows) > room:
+            if not groups or len(rows) > room or isinstance(rows, ApartRows):
                 groups.append([])
                 room = self.batch_rows(rows.row_bytes)
             groups[-1].append(rows)
-            room -= len(rows)
+            room = 0 if isinstance(rows, ApartRows) else room - len(rows)
         return groups
 
     def _ask_local(self, rows: Rows) -> NDArray[np.float64]:

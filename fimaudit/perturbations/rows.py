@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.perturbations.sign_rows import RungRows
 
-__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows", "joined_rows"]
+__all__ = ["ApartRows", "CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows", "joined_rows"]
 
 
 class Rows(Protocol):
@@ -72,6 +72,23 @@ class CoordinateRows:
         rows = np.repeat(self.x.astype(self.dtype).reshape(1, -1), stop - start, axis=0)
         rows[np.arange(stop - start), self.feature[start:stop]] = self.value[start:stop]
         return rows.reshape(stop - start, *self.x.shape)
+
+
+@dataclass(frozen=True)
+class ApartRows:
+    """Rows that go to the model in a call of their own, whatever else is asked at the time: for what depends on company."""
+
+    rows: NDArray[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.rows[:1].nbytes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def build(self, start: int, stop: int) -> NDArray[Any]:
+        return self.rows[start:stop]
 
 
 @dataclass(frozen=True)
