@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +13,16 @@ from batch_sensitive import batch_sensitive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from typer.testing import CliRunner
 
-from fimaudit import open_classifier
+from fimaudit import audit, open_classifier
+from fimaudit.cli import app
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted
 from fimaudit.measurement.boundary import ALLOWANCE, CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
 from fimaudit.models.counted_passes import Passes
 from fimaudit.models.meter import Meter
+from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 from fimaudit.validation import validate
 from fimaudit.validation.parallel_attacks import run_together
 from fimaudit.validation.smallest_perturbation import smallest_perturbation
@@ -321,3 +325,98 @@ def test_a_spent_budget_ends_the_check_too() -> None:
     short = Passes(Meter(classifier, budget=whole.usage.rows - 1))
     with pytest.raises(BudgetExhausted):
         smallest_perturbation(short, case.x[0], space, 0.5, ["deepfool"], seed=0)
+
+
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_witnesses_hold_in_every_call_and_verify_agrees(name: str, tmp_path: Path) -> None:
+    case = FAMILY[name](3)
+    model = batch_sensitive(case.model)
+    d = case.domain
+    report = audit(
+        model, case.x, link=case.link, mode="black-box", queries=120, witness=True, out=tmp_path / "run",
+        lower=d.lower, upper=d.upper, quantum=d.quantum, frozen=d.frozen, scale=d.scale,
+    )  # fmt: skip
+    found = [s for s in report.inputs if s.witness is not None]
+    assert len(found) >= 2
+    space = resolved(case)
+    with np.load(tmp_path / "run" / WITNESS_FILE) as archive:
+        for i, row, before, distance in zip(*(archive[n] for n in ("index", "x", "before", "distance")), strict=True):
+            assert holds(model, case.link, row, int(before))
+            assert on_domain(row, case.x[i], space)
+            away = ((row.astype(float) - case.x[i].astype(space.dtype)) / space.scale)[~space.frozen]
+            assert distance == pytest.approx(float(np.linalg.norm(away)), rel=1e-9)
+    check = recheck_witnesses(tmp_path / "run", open_classifier(model, case.link))
+    assert check.failed.size == 0
+    assert (check.now != check.before).all()
+    assert (check.among != check.before).all()
+
+
+def test_a_witness_that_never_holds_is_not_kept(tmp_path: Path) -> None:
+    """A model that leaves its class in calls of several rows alone."""
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        ahead = np.tanh(0.3 * rows.reshape(len(rows), -1).sum(axis=1))
+        ahead = ahead if len(rows) > 1 else np.minimum(ahead, -1e-3)
+        return np.stack([0.5 - ahead / 2, 0.5 + ahead / 2], axis=1)
+
+    x = np.random.default_rng(0).uniform(-0.6, -0.3, (4, 3))
+    report = audit(answer, x, witness=True, queries=40, out=tmp_path / "run")
+    assert all(s.witness is None for s in report.inputs)
+    said = [
+        s.reason for s in report.inputs if s.reason is not None and "no witness is kept: the decision changed" in s.reason
+    ]
+    assert len(said) == 4
+    assert all("both alone and among others" in reason for reason in said)
+    assert not (tmp_path / "run" / WITNESS_FILE).exists()
+
+
+MODEL = """
+import numpy as np
+from batch_sensitive import batch_sensitive
+
+def honest():
+    return batch_sensitive(answer)
+
+def alone_only():
+    return lambda rows: answer(rows) if len(rows) == 1 else answer(rows - 9.0)
+
+def other():
+    return lambda rows: answer(rows - 1e-3)
+
+def answer(rows):
+    ahead = np.tanh(0.3 * rows.sum(axis=1))
+    return np.stack([0.5 - ahead / 2, 0.5 + ahead / 2], axis=1)
+"""
+
+
+def test_verify_fails_a_witness_that_holds_alone_only_and_one_that_is_false(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "callable_model.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import callable_model  # type: ignore[import-not-found]
+
+    x = np.random.default_rng(0).uniform(-0.6, -0.3, (4, 3))
+    out = tmp_path / "run"
+    audit(callable_model.honest(), x, witness=True, queries=40, out=out)
+
+    def verify(name: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["verify", str(out), "--model", f"callable_model:{name}"])
+        return done.exit_code, done.output
+
+    code, said = verify("honest")
+    assert code == 0
+    assert "4 of 4 witnesses" in said
+    code, said = verify("alone_only")
+    assert code == 1
+    assert "inputs 0, 1, 2, 3 keep their class" in said
+    with np.load(out / WITNESS_FILE) as archive:
+        kept = dict(archive)
+    kept["x"][2] = x[2]  # a lie: the input itself
+    np.savez(out / WITNESS_FILE, **kept)
+    code, said = verify("honest")
+    assert code == 1
+    assert "inputs 2 keep" in said
+    kept["x"][2] = x[2] + (0.999999 * -x[2].sum()) / 3  # a lie by a millionth of the way, which more than digits move
+    np.savez(out / WITNESS_FILE, **kept)
+    assert verify("honest")[0] == 1
