@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fimaudit.domain import Box
 from fimaudit.errors import BudgetExhausted, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, Usage
+from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, QuestionsFailed, RowsFailed, Usage
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -164,6 +165,45 @@ def test_displaced_rows_go_to_the_device_and_nothing_else_does() -> None:
     meter.ask([JoinedRows([PlainRows(x[None]), rows])])
     assert device.batches[-1] == 10
     assert meter.usage.rows == 10
+
+
+class Endpoint(Echo):
+    """Counts each ``ask``; fails rows whose first feature is 99."""
+
+    def ask(self, batch: np.ndarray, lease: Any, sizes: Sequence[int] = ()) -> np.ndarray:
+        parts = []
+        for part in np.split(batch, np.cumsum(sizes or [len(batch)])[:-1]):
+            ticket = lease.reserve(len(part), part.tobytes())
+            parts.append(self.probabilities(part))
+            lease.commit(ticket, len(part), parts[-1], "ok", part.nbytes)
+        answers = np.concatenate(parts)
+        sick = np.flatnonzero(batch[:, 0] == 99)
+        if sick.size:
+            answers[sick] = np.nan
+            raise RowsFailed(answers, {int(row): "the row is sick" for row in sick})
+        return answers
+
+
+@pytest.mark.parametrize("kind", [Echo, Endpoint])
+def test_blocks_share_no_call(kind: type[Echo]) -> None:
+    model = kind()
+    meter = Meter(model)
+    blocks = [block(3), block(1, seed=1), block(2, seed=2), block(4, seed=3)]
+    answers = meter.ask(blocks)
+    for question, answer in zip(blocks, answers, strict=True):
+        np.testing.assert_array_equal(answer, Echo().probabilities(question.build(0, len(question))))
+    assert model.batches == [3, 1, 2, 4]
+    assert meter.usage.rows == 10
+    assert Meter(model, batch=2).ask([blocks[3]])[0].shape == (4, 2)
+
+
+def test_a_block_that_fails_leaves_the_others() -> None:
+    sick = block(1, seed=1).rows.copy()
+    sick[0, 0] = 99
+    with pytest.raises(QuestionsFailed, match="sick") as failed:
+        Meter(Endpoint()).ask([block(3), PlainRows(sick), block(2), block(4)])
+    assert list(failed.value.reasons) == [1]
+    assert [answer is None for answer in failed.value.answers] == [False, True, False, False]
 
 
 def test_notes_are_kept_for_the_run() -> None:

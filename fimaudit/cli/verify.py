@@ -52,7 +52,9 @@ def _ask_again(console: Console, folder: Path, model: str | None, link: str) -> 
     finally:
         classifier.close()
     held = len(check.index) - len(check.failed)
-    console.print(f"{held} of {len(check.index)} witnesses change the decision when the model is asked again")
+    console.print(
+        f"{held} of {len(check.index)} witnesses change the decision when the model is asked again, alone and among others"
+    )
     if len(check.failed):
         console.print(f"mismatch: inputs {', '.join(map(str, check.failed.tolist()[:20]))} keep their class", style="red")
         raise typer.Exit(1)

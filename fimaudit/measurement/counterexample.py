@@ -1,4 +1,4 @@
-"""A counterexample: walk along the estimated gradient until the decision really changes, then halve the way.
+"""A counterexample: walk along the estimated gradient until the decision really changes, halve the way, make sure it holds.
 
 The gradient of log(p_rival / p_predicted) comes from secants that were asked already: sum_t l_t v_t. Found from m of d
 directions it has cos^2 ~ m / (m + d) with the true one, so the walk starts at the radius over that cosine.
@@ -15,16 +15,22 @@ from numpy.typing import NDArray
 from fimaudit.domain import Space
 from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import View
+from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.results import Witness
 
-__all__ = ["WITNESS_ROWS", "Slope", "find_witness"]
+__all__ = ["ROUNDS", "STEPPED_ROWS", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness"]
 
 Array = NDArray[np.float64]
 
 #: Rows asked at a time, and times.
 ASKED, ROUNDS = 4, 3
-WITNESS_ROWS = ASKED * ROUNDS
+WITNESS_ROWS = ASKED * ROUNDS + CHECK_ROWS
+#: Rows on top, where a witness on the decision boundary is stepped outwards.
+STEPS = 4
+STEPPED_ROWS = STEPS * CHECK_ROWS
+#: Requests that its checks take at most: two each.
+WITNESS_REQUESTS = 2 * (1 + STEPS)
 #: Lengths of the first round, in expected distances to the decision boundary.
 BRACKET = (0.75, 1.5, 3.0, 6.0)
 #: Largest share of the secants' rows that is turned into numbers at once.
@@ -64,8 +70,12 @@ class Slope:
         return cls(gradient, float(margin.radius.value / cosine))
 
 
-def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) -> Generator[Rows, Array, Witness | None]:
+def find_witness(
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int
+) -> Generator[Rows, Array, Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
+
+    It changes it both when it is asked alone and among others; if need be, it is stepped outwards until it does.
 
     Args:
         x: the input.
@@ -77,7 +87,8 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
     if not length > 0 or not np.isfinite(slope.expected) or slope.expected <= 0:
         return None
     unit = slope.gradient / length
-    low, found = 0.0, None
+    low, high, nearest = 0.0, np.inf, np.inf
+    found: NDArray[np.generic] | None = None
     lengths = slope.expected * np.array(BRACKET)
     for _ in range(ROUNDS):
         rows, distances = _walk(x, space, unit, lengths)
@@ -86,9 +97,8 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
         changed = np.flatnonzero((classes != top) & (distances > 0))
         if changed.size:
             first = int(changed[np.argmin(distances[changed])])
-            if found is None or distances[first] < found.distance:
-                found = Witness(distance=float(distances[first]), predicted_class=int(classes[first]))
-                found.keep(rows[first])
+            if distances[first] < nearest:
+                found, nearest = rows[first].copy(), float(distances[first])
                 high = float(lengths[first])
                 low = max(low, float(lengths[first - 1]) if first else low)
                 lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
@@ -99,7 +109,14 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
         else:
             low = float(lengths[-1])
             lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
-    return found
+    if found is None:
+        return None
+    held = yield from hold_row(x, found, space, top, CHECK_ROWS + STEPPED_ROWS)
+    if isinstance(held, NotHeld):
+        return held
+    witness = Witness(distance=held.distance, predicted_class=held.predicted_class)
+    witness.keep(held.row)
+    return witness
 
 
 def _walk(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:

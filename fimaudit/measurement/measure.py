@@ -20,6 +20,7 @@ from fimaudit.estimation.noise import DEVIATIONS, SIGNAL, Here, Quality, View
 from fimaudit.estimation.secants import contrasts, resolution
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
 from fimaudit.estimation.stopping import decide_threshold, half_width, next_look, sketch_serves
+from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.counterexample import WITNESS_ROWS, Slope, find_witness
 from fimaudit.measurement.deflation import RANDOM, deflated_rows, measure_deflated
 from fimaudit.measurement.deflation_trial import Lessons
@@ -45,7 +46,7 @@ from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows, RowRange, Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
-from fimaudit.results import SCREENED, Carrier, Sensitivity
+from fimaudit.results import SCREENED, Carrier, ScaleRung, Sensitivity, Witness
 
 __all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
 
@@ -119,12 +120,17 @@ def measure(
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
         lower, upper = estimate.spectral.lower, estimate.spectral.upper
         step.flags += ["above_threshold"] * (lower > settings.threshold) + ["below_threshold"] * (upper < settings.threshold)
-    profile, witness = [], None
+    profile: list[ScaleRung] = []
+    witness: Witness | None = None
     if settings.profile != "off" and estimate.margin is not None:
         local = None if told.at is None else (told.at, told.answers)
         profile = yield from measure_profile(x, index, space, steps, settings, here, step.rho, local)
     if settings.witness and told.slope is not None:
-        witness = yield from find_witness(x, space, told.slope, told.view.top)
+        walked = yield from find_witness(x, space, told.slope, told.view.top)
+        if isinstance(walked, NotHeld):
+            outcome = replace(outcome, no_witness=walked.reason)
+        else:
+            witness = walked
     carried: list[Carrier] = []
     if told.slope is not None and listed(x):
         drawn = None if told.method.startswith("basis") else told.used - 1

@@ -29,6 +29,7 @@ class Outcome:
         finite: why the value is one at a finite scale; ``None`` where it is local.
         profile: radius and flips over longer displacements.
         witness: a displacement that changed the decision.
+        no_witness: why one that did is not kept; ``None`` where none did, or it is.
         carried_by: the features of a table towards the nearest other answer.
     """
 
@@ -41,6 +42,7 @@ class Outcome:
     finite: str | None = None
     profile: list[ScaleRung] = field(default_factory=list)
     witness: Witness | None = None
+    no_witness: str | None = None
     carried_by: list[Carrier] = field(default_factory=list)
 
 
@@ -71,6 +73,8 @@ def found(outcome: Outcome, estimate: Estimate, quality: Quality) -> Sensitivity
             f"the radius falls to {100 * shrinks[0]:.0f} % of the local one at a displacement of {shrinks[1]:.3g}: "
             "the model is calmer at this input than around it, so the local radius overstates the distance"
         )
+    if outcome.no_witness is not None:
+        reasons.append(f"no witness is kept: {outcome.no_witness}")
     return Sensitivity(
         **_common(outcome, status),
         kind=kind,

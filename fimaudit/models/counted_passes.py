@@ -52,6 +52,10 @@ class Passes:
         self.forward += len(rows)
         return answers
 
+    def apart(self, rows: NDArray[Any]) -> Array:
+        """The same in a call of their own, also where the questions of several tasks share calls."""
+        return self.probabilities(rows)
+
     def linearized(self, rows: NDArray[Any]) -> LinearizedRows:
         """The model linearised at (n, \\*shape) rows: n forward rows.
 

@@ -152,7 +152,8 @@ def audit(
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
             the largest spectral norms; the report names them and says how sure it is (``report.data["focus"]``).
-        witness: look for a displacement that really changes the decision, 12 of each input's queries.
+        witness: look for a displacement that really changes the decision, alone and among others: 17 of each
+            input's queries, and up to 20 rows more where it lies on the boundary.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.

@@ -22,7 +22,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.noise import REPEATS
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
-from fimaudit.measurement.counterexample import WITNESS_ROWS
+from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS, WITNESS_ROWS
 from fimaudit.measurement.input_step import MOST_SPENT
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
@@ -51,7 +51,6 @@ START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each input, which asks so many times at most and shares no request.
 START_REQUESTS = 16
 ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 11}
-ASKED_FOR_WITNESS = 3
 #: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
 FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -166,7 +165,7 @@ def cost_of(
     rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
-        asked = ASKED[profile] + ASKED_FOR_WITNESS * witness
+        asked = ASKED[profile] + (ROUNDS + WITNESS_REQUESTS) * witness
         requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
@@ -257,8 +256,8 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
     """Most rows of a run, pilot, checks and sentinels included.
 
     From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries at most, and a second look,
-    whatever the model. With fewer, an input that needs a displacement of its own or answers at random may take much more:
-    its measurement keeps a share of the queries. All inputs may be such.
+    whatever the model; a witness on the decision boundary 20 more. With fewer, an input that needs a displacement of its own
+    or answers at random may take much more: its measurement keeps a share of the queries. All inputs may be such.
 
     Args:
         inputs, queries: inputs, and rows for each.
@@ -278,7 +277,7 @@ def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witnes
     found = MOST_SPENT + math.ceil(pilot / inputs)
     extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
     main = after_extras(after_finding(queries, found, REPEATS), extra)
-    return REPEATS + found + main - 1 + extra + WARY_LOOKS
+    return REPEATS + found + main - 1 + extra + WARY_LOOKS + STEPPED_ROWS * witness
 
 
 def _inputs_within(budget: int, queries: int, available: int | None) -> int:

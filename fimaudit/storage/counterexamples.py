@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
-from fimaudit.perturbations.rows import PlainRows
+from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.results import Sensitivity
 
 __all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "recheck_witnesses"]
@@ -51,22 +51,24 @@ class Recheck:
     Attributes:
         index: (n,) inputs.
         before, after: (n,) classes at the input and at the witness when they were found.
-        now: (n,) class at the witness now.
+        now: (n,) class at the witness now, asked alone.
+        among: (n,) the same, asked among the other witnesses.
     """
 
     index: NDArray[np.int64]
     before: NDArray[np.int64]
     after: NDArray[np.int64]
     now: NDArray[np.int64]
+    among: NDArray[np.int64]
 
     @property
     def failed(self) -> NDArray[np.int64]:
-        """Inputs whose witness no longer changes the decision."""
-        return np.asarray(self.index[self.now == self.before])
+        """Inputs whose witness no longer changes the decision, alone or among others."""
+        return np.asarray(self.index[(self.now == self.before) | (self.among == self.before)])
 
 
 def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
-    """Ask the model again about every witness of a run.
+    """Ask the model again about every witness of a run, alone and among others.
 
     Raises:
         DataError: the folder holds no witnesses.
@@ -76,5 +78,13 @@ def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
         raise DataError(f"{folder} holds no {WITNESS_FILE}; run the audit with --witness first")
     with np.load(path, allow_pickle=False) as archive:
         index, x, before, after = (archive[name] for name in ("index", "x", "before", "after"))
-    answers = Meter(classifier).ask([PlainRows(x.astype(classifier.info.dtype))])[0]
-    return Recheck(index, before, after, answers.argmax(axis=1))
+    rows = x.astype(classifier.info.dtype)
+    meter = Meter(classifier)
+    company = JoinedRows([PlainRows(rows), PlainRows(rows[:1])])  # a single one has itself for company
+    return Recheck(
+        index,
+        before,
+        after,
+        np.concatenate([meter.ask([PlainRows(rows[i : i + 1])])[0] for i in range(len(rows))]).argmax(axis=1),
+        meter.ask([company])[0][: len(rows)].argmax(axis=1),
+    )

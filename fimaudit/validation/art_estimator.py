@@ -104,8 +104,9 @@ class Asked:
         changed = np.flatnonzero(log_p.argmax(axis=1) != self.decision)
         if changed.size:
             distances = self.at.distances(rows[changed])
-            nearest = int(distances.argmin())
-            if distances[nearest] < self.distance:
+            # The input itself, decided otherwise among other rows, is no perturbation.
+            nearest = int(np.where(distances > 0, distances, np.inf).argmin())
+            if 0 < distances[nearest] < self.distance:
                 self.distance, self.row = float(distances[nearest]), rows[changed[nearest]].copy()
                 if self.until_nearer:
                     raise DecisionChanged

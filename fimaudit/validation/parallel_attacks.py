@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Question:
-    """Rows to answer or to linearise, or cotangents for rows that were linearised together with others'."""
+    """Rows to answer (together or apart) or to linearise, or cotangents for rows linearised together with others'."""
 
     kind: str
     payload: NDArray[Any]
@@ -117,8 +117,8 @@ class _Desk:
 
 
 def _serve(passes: Passes, questions: dict[int, _Question]) -> dict[int, Any]:
-    """Answer all questions with one call a kind, and one for each linearisation that is pulled back."""
-    out: dict[int, Any] = {}
+    """Answer all with one call a kind, one for each question apart, and one for each linearisation that is pulled back."""
+    out: dict[int, Any] = {place: passes.apart(q.payload) for place, q in questions.items() if q.kind == "apart"}
     for kind in ("probabilities", "linearized"):
         places = [place for place, q in questions.items() if q.kind == kind]
         if not places:
@@ -154,6 +154,10 @@ class _Shared(Passes):
     def probabilities(self, rows: NDArray[Any]) -> Array:
         self.forward += len(rows)
         return np.asarray(self._desk.ask(self._place, _Question("probabilities", np.asarray(rows).astype(self.dtype))))
+
+    def apart(self, rows: NDArray[Any]) -> Array:
+        self.forward += len(rows)
+        return np.asarray(self._desk.ask(self._place, _Question("apart", np.asarray(rows).astype(self.dtype))))
 
     def linearized(self, rows: NDArray[Any]) -> LinearizedRows:
         self.forward += len(rows)

@@ -21,6 +21,7 @@ class AttackedInput(_Data):
 
     ``smallest_perturbation`` is an l2 length in the unit of the input domain; ``None`` with the status ``censored`` says
     that no attack changed the decision, which is no distance and in particular not 0. ``attacks`` has each attack's own.
+    ``reason``: why an input failed, or why it is censored although attacks changed its decision.
     """
 
     index: int

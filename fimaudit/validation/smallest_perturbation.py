@@ -1,8 +1,8 @@
-"""The smallest perturbation that any attack finds at one input, asked again before it is believed."""
+"""The smallest perturbation that any attack finds at one input, believed once it holds alone and among others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.errors import UsageError
+from fimaudit.measurement.boundary import CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
 from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.perturbations.rows import Rows
 from fimaudit.validation.art_estimator import Asked, RowsSpent, quiet
 from fimaudit.validation.attacks import ATTACKS, Setting, seen_as_image
 from fimaudit.validation.coordinates import Coordinates
@@ -30,14 +32,15 @@ class Found:
 
     Attributes:
         decision: the class that the model gives the input.
-        distance: smallest l2 length, in units of the scale, of a displacement that changed the decision; ``None`` when no
-            attack did, which says nothing about 0.
+        distance: smallest l2 length, in units of the scale, of a displacement that changes the decision both alone and
+            among other rows; ``None`` when no attack found one, which says nothing about 0.
         attack: which attack found it.
         row: the row that was sent, with that other decision.
         changed_to: its class.
-        distances: each attack's own smallest length, ``None`` where it failed.
+        distances: each attack's own smallest length, ``None`` where it failed, or where its row did not hold.
         forward, backward: rows it took.
         unfinished: attacks that ran out of rows.
+        reason: why there is no distance although attacks changed the decision; ``None`` otherwise.
     """
 
     decision: int
@@ -49,6 +52,7 @@ class Found:
     forward: int
     backward: int
     unfinished: list[str] = field(default_factory=list)
+    reason: str | None = None
 
 
 def choose_attacks(asked: Sequence[str] | str, differentiable: bool, shape: tuple[int, ...]) -> list[str]:
@@ -91,6 +95,9 @@ def smallest_perturbation(
 ) -> Found:
     """Attack one input with each attack and keep the smallest displacement that changes the decision.
 
+    The nearest row is asked again, alone and among others, and stepped outwards until it holds (``hold_row``); where it
+    does not, the next attack's is.
+
     Args:
         passes: asks and counts.
         x: the input, shape \\*shape, within the domain.
@@ -99,7 +106,8 @@ def smallest_perturbation(
         attacks: names, as ``choose_attacks`` gives them.
         seed: of the attacks' random choices.
         others: (n, \\*shape) inputs and the (n,) decisions on them, among which boundary attacks look for a start.
-        most: rows, forward and backward, that this input may take, shared equally by the attacks.
+        most: rows, forward and backward, that this input may take: what the last check may need, and the rest shared
+            equally by the attacks.
 
     Raises:
         BudgetExhausted, ModelFailure: the model cannot be asked any more.
@@ -107,11 +115,12 @@ def smallest_perturbation(
     forward, backward = passes.forward, passes.backward
     at = Coordinates(x, space, unit)
     log_p = logs(passes.probabilities(x[None]))[0]
-    share = None if most is None else most // len(attacks)
+    share = None if most is None else max(0, most - 1 - _reserved(most)) // len(attacks)
     asked = Asked(passes, at, int(log_p.argmax()), share)
     distances: dict[str, float | None] = {}
     unfinished: list[str] = []
-    best: tuple[float, str, NDArray[Any]] | None = None
+    nearest: dict[str, NDArray[Any]] = {}
+    best: float | None = None
     start: NDArray[Any] | None = None
     for place, name in enumerate(attacks):
         needs, attack = ATTACKS[name]
@@ -121,22 +130,57 @@ def smallest_perturbation(
                 if not needs and start is None:
                     start = _start(asked, others)
                     asked.forget()
-                guess = 1.0 if best is None else best[0] / unit
+                guess = 1.0 if best is None else best / unit
                 attack(Setting(asked, log_p, guess, start, seed, share))
             except RowsSpent:
                 asked.until_nearer = False
                 unfinished.append(name)
         distances[name] = None if asked.row is None else asked.distance
-        if asked.row is not None and (best is None or asked.distance < best[0]):
-            best = (asked.distance, name, asked.row)
-    changed_to: int | None = None
-    if best is not None:
-        changed_to = int(passes.probabilities(best[2][None])[0].argmax())
-        if changed_to == asked.decision:  # a model that answers differently each time
-            best, changed_to = None, None
-    distance, attack_name, row = best if best is not None else (None, None, None)
+        if asked.row is not None:
+            nearest[name] = asked.row
+            best = asked.distance if best is None else min(best, asked.distance)
+
+    def left() -> int:
+        return HOLD_ROWS if most is None else most - (passes.forward - forward) - (passes.backward - backward)
+
+    found: tuple[str, Held] | None = None
+    reason: str | None = None
+    for name in sorted(nearest, key=lambda name: distances[name] or 0.0):
+        if found is not None and found[1].distance <= (distances[name] or 0.0):
+            break
+        if (found is not None or reason is not None) and left() < CHECK_ROWS:
+            distances[name] = None
+            unfinished += [] if name in unfinished else [name]
+            continue
+        held = _carry(hold_row(x, nearest[name], space, asked.decision, min(HOLD_ROWS, left())), passes)
+        if isinstance(held, NotHeld):
+            distances[name] = None
+            reason = held.reason if reason is None else reason
+            continue
+        distances[name] = held.distance
+        if found is None or held.distance < found[1].distance:
+            found = name, held
     counts = passes.forward - forward, passes.backward - backward
-    return Found(asked.decision, distance, attack_name, row, changed_to, distances, *counts, unfinished)
+    if found is None:
+        return Found(asked.decision, None, None, None, None, distances, *counts, unfinished, reason)
+    name, held = found
+    return Found(asked.decision, held.distance, name, held.row, held.predicted_class, distances, *counts, unfinished)
+
+
+def _reserved(most: int) -> int:
+    """Of so many rows, those that the last check may need."""
+    return min(HOLD_ROWS, most // 3)
+
+
+def _carry(conversation: Generator[Rows, Array, Held | NotHeld], passes: Passes) -> Held | NotHeld:
+    """Ask what it yields, to its end."""
+    try:
+        rows = next(conversation)
+        while True:
+            rows = conversation.send(passes.apart(rows.build(0, len(rows))))
+    except StopIteration as end:
+        result: Held | NotHeld = end.value
+        return result
 
 
 def _start(asked: Asked, others: tuple[NDArray[Any], NDArray[np.int64]] | None) -> NDArray[Any] | None:

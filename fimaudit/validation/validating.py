@@ -68,8 +68,9 @@ def validate(
     """Attack the inputs of an audit, and correlate its numbers with the smallest perturbation found.
 
     The smallest perturbation of an input is the least l2 length, in the unit of the domain, of a displacement after which
-    the model decides otherwise: the smallest over the attacks, asked again before it is believed. Attacks move in the
-    units that the model is fed, within the domain's bounds, quantum and frozen features, and nowhere else.
+    the model decides otherwise: the smallest over the attacks, asked again alone and among others before it is believed.
+    Attacks move in the units that the model is fed, within the domain's bounds, quantum and frozen features, and nowhere
+    else.
 
     Args:
         model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
@@ -255,6 +256,7 @@ def _attack(task: _Task, s: Sensitivity, passes: Passes, others: tuple[NDArray[A
         forward_rows=found.forward,
         backward_rows=found.backward,
         unfinished=found.unfinished,
+        reason=found.reason,
     )
 
 
@@ -284,11 +286,17 @@ def _checked(eps: Sequence[float], attack_rows: int) -> tuple[float, ...]:
 
 def _warnings(results: Sequence[AttackedInput], inputs: int, stopped: str | None) -> list[str]:
     out = []
-    censored = sum(s.status == "censored" for s in results)
+    censored = sum(s.status == "censored" and s.reason is None for s in results)
     if censored:
         out.append(
             f"no attack changed the decision of {censored} of {len(results)} inputs: they are censored, stand in no "
             "correlation, and their perturbation is unknown, not 0"
+        )
+    dropped = [s for s in results if s.status == "censored" and s.reason is not None]
+    if dropped:
+        out.append(
+            f"attacks changed the decision of {len(dropped)} of {len(results)} inputs, but not both alone and among other "
+            f"rows: they are censored too; input {dropped[0].index}: {dropped[0].reason}"
         )
     short = sum(bool(s.unfinished) for s in results)
     if short:

@@ -1,0 +1,248 @@
+"""A row beyond the decision boundary that holds: asked alone and among others, and stepped outwards until it does.
+
+The last digits of an answer depend on how many rows share the call (about 1e-7 of it, in float32). A row that was found on
+the boundary is therefore decided otherwise in the next call. One that lies beyond the boundary by a few times of what calls
+move is not, and its distance is a little longer, and true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.perturbations.rows import PlainRows, Rows
+
+__all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "Held", "NotHeld", "hold_row"]
+
+Array = NDArray[np.float64]
+
+#: Rows of one check: a call of one row, and one in which the row stands twice among others.
+CHECK_ROWS = 5
+#: Steps outwards, and halvings of the last one.
+STEPS, HALVINGS = 8, 2
+#: Most steps over features with levels, each with twice as many features a level farther as the one before.
+LEVEL_STEPS = 4
+#: Rows that one row takes at most.
+HOLD_ROWS = CHECK_ROWS * (1 + STEPS + HALVINGS)
+#: Steps end at this share of the distance, or at so many times the rounding of the row in float32, in which models
+#: compute; they begin at the least, or at one rounding.
+ALLOWANCE, ROUNDINGS = 0.02, 64
+LEAST = 1e-6
+#: What is longer by less than this share of the distance is not halved.
+SHORT = 1e-3
+FLOAT32 = float(np.finfo(np.float32).eps)
+#: How far, in log-odds, the other class leads in every call: 32 roundings, or so many times of what these calls moved.
+LEAD, BEYOND = 2.0**-18, 8.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A row that is decided otherwise both alone and among others.
+
+    Attributes:
+        row: as the model is sent it.
+        distance: its l2 distance from the input, in units of the scale.
+        predicted_class: its class when it is asked alone.
+    """
+
+    row: NDArray[Any]
+    distance: float
+    predicted_class: int
+
+
+@dataclass(frozen=True)
+class NotHeld:
+    """That no row within the allowance is decided otherwise both alone and among others.
+
+    Attributes:
+        reason: a clause for people.
+    """
+
+    reason: str
+
+
+def hold_row(
+    x: NDArray[Any], row: NDArray[Any], space: Space, decision: int, rows: int = HOLD_ROWS
+) -> Generator[Rows, Array, Held | NotHeld]:
+    """A conversation: the row, or the nearest one outwards from it that is decided otherwise alone and among others.
+
+    Rows lie on the line from the input through the row, within the domain: held features stay, features with levels move
+    by whole ones, a bound ends a feature's way. What is asked depends on the arguments and on the answers to it alone.
+
+    Args:
+        x: the input, shape \\*shape.
+        row: the row that was found, as the model is sent it.
+        space: the domain.
+        decision: the class that the model gives the input.
+        rows: most rows to ask; ``CHECK_ROWS`` are asked in any case, and ``HOLD_ROWS`` are enough.
+    """
+    line = _Line.through(x, row, space)
+    left = max(1, rows // CHECK_ROWS)
+    steps = [_Step(row, 0.0), *line.steps(min(STEPS, left - 1))]
+    company = (line.x, steps[-1].row)
+    moved, failed, plain = 0.0, 0.0, []
+    for step in steps:
+        left -= 1
+        check = yield from _check(step.row, company, decision, moved)
+        moved = check.moved
+        if check.clear:
+            break
+        if check.held:
+            plain.append(line.held(step, check))
+        failed = step.excess
+    else:
+        # Rounded or random answers may show no such lead. What holds, holds; the second one that does lies behind the first.
+        return plain[min(1, len(plain) - 1)] if plain else NotHeld(line.refusal(steps[-1].row))
+    found = line.held(step, check)
+    for _ in range(min(HALVINGS, left)):
+        if step.excess - failed <= SHORT * line.distance:
+            break
+        between = line.beyond(float(np.sqrt(failed * step.excess)) if failed > 0 else step.excess / 2)
+        check = yield from _check(between.row, company, decision, moved)
+        moved = check.moved
+        if check.clear:
+            step, found = between, line.held(between, check)
+        else:
+            failed = between.excess
+    return found
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A row, and how far beyond the found one it is meant to lie: 0 for that one itself and for steps by levels."""
+
+    row: NDArray[Any]
+    excess: float
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Answers to one row, alone and among others: whether all say otherwise, by a clear lead, and what calls moved."""
+
+    held: bool
+    clear: bool
+    moved: float
+    predicted_class: int
+
+
+def _check(
+    row: NDArray[Any], company: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
+) -> Generator[Rows, Array, _Check]:
+    """Ask a row twice among others, and alone if that was not in vain."""
+    answers = (yield PlainRows(np.stack([company[0], row, company[1], row])))[[1, 3]]
+    if (answers.argmax(axis=1) != decision).all():
+        answers = np.concatenate([answers, (yield PlainRows(row[None]))])
+    classes = answers.argmax(axis=1)
+    p = np.maximum(answers, np.finfo(np.float64).tiny)
+    ahead = np.log(np.delete(p, decision, axis=1).max(axis=1) / p[:, decision])
+    moved = max(moved, float(np.ptp(ahead)))
+    held = bool((classes != decision).all())
+    return _Check(held, held and float(ahead.min()) >= max(LEAD, BEYOND * moved), moved, int(classes[-1]))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """From an input through a row, and beyond it, over the features that may change.
+
+    Attributes:
+        x: the input as the model is sent it.
+        row: the row.
+        space: the domain.
+        free: (d,) which features may change.
+        here, there: those features of the two.
+        distance: between them, in units of the scale.
+    """
+
+    x: NDArray[Any]
+    row: NDArray[Any]
+    space: Space
+    free: NDArray[np.bool_]
+    here: Array
+    there: Array
+    distance: float
+
+    @classmethod
+    def through(cls, x: NDArray[Any], row: NDArray[Any], space: Space) -> _Line:
+        """From x through the row."""
+        free = ~space.frozen.ravel()
+        x = x.astype(space.dtype)
+        here, there = (one.ravel()[free].astype(np.float64) for one in (x, row))
+        distance = float(np.linalg.norm((there - here) / space.scale.ravel()[free]))
+        return cls(x, row, space, free, here, there, distance)
+
+    def held(self, step: _Step, check: _Check) -> Held:
+        """What was found."""
+        return Held(step.row, self._away(step.row), check.predicted_class)
+
+    def refusal(self, farthest: NDArray[Any]) -> str:
+        """That nothing up to there holds, in words."""
+        return (
+            f"the decision changed at a distance of {self.distance:.3g}, but no row asked from there to "
+            f"{self._away(farthest):.3g} on the same line is decided otherwise both alone and among others"
+        )
+
+    def beyond(self, excess: float) -> _Step:
+        """The row so much farther along the features without levels."""
+        move = (self.there - self.here) * (1.0 + excess / self.distance)
+        return _Step(self._row(np.where(self._levels > 0, self.there, self.here + move)), excess)
+
+    def steps(self, count: int) -> list[_Step]:
+        """At most so many rows, each farther out than the one before, to the end of the allowance."""
+        moves = (self.there - self.here) / self._feature(self.space.scale)
+        if count < 1 or not self.distance > 0:
+            return []
+        levels = self._movable(moves)
+        smooth = bool((moves[self._levels == 0] != 0).any())
+        by_levels = min(LEVEL_STEPS, count - smooth) if levels.size else 0
+        steps: list[_Step] = []
+        if smooth:
+            rounding = FLOAT32 * float(np.linalg.norm(self.there / self._feature(self.space.scale)))
+            least = max(LEAST * self.distance, rounding)
+            most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
+            lengths = np.geomspace(least, most, count - by_levels) if count - by_levels > 1 else [most]
+            steps = [self.beyond(float(length)) for length in lengths]
+        at = steps[-1].row.ravel()[self.free].astype(np.float64) if steps else self.there
+        farthest = (1.0 + ALLOWANCE) * (self._away(steps[-1].row) if steps else self.distance)
+        for power in range(by_levels):
+            chosen = levels[: 2**power]
+            moved = at.copy()
+            moved[chosen] += np.sign(moves[chosen]) * self._levels[chosen]
+            step = _Step(self._row(moved), 0.0)
+            if power and self._away(step.row) > farthest:
+                break
+            steps.append(step)
+        before = [self.row, *(step.row for step in steps)]
+        return [step for step, last in zip(steps, before, strict=False) if not np.array_equal(step.row, last)]
+
+    @property
+    def _levels(self) -> Array:
+        """Distance of neighbouring values of each free feature, 0 where there is none."""
+        return self._feature(self.space.quantum)
+
+    def _feature(self, values: NDArray[Any]) -> Array:
+        return np.asarray(values.ravel()[self.free], dtype=np.float64)
+
+    def _movable(self, moves: Array) -> NDArray[np.int64]:
+        """Features with levels that moved and can move one level more, those that moved most first."""
+        levels = self._levels
+        next_one = self.there + np.sign(moves) * levels
+        within = (next_one >= self._feature(self.space.lower)) & (next_one <= self._feature(self.space.upper))
+        places = np.flatnonzero((levels > 0) & (moves != 0) & within)
+        return places[np.argsort(-np.abs(moves[places]), kind="stable")]
+
+    def _row(self, features: Array) -> NDArray[Any]:
+        """A row within the domain with these free features."""
+        kept = np.clip(features, self._feature(self.space.lower), self._feature(self.space.upper))
+        row = self.x.ravel().copy()
+        row[self.free] = kept.astype(self.space.dtype)
+        return row.reshape(self.x.shape)
+
+    def _away(self, row: NDArray[Any]) -> float:
+        """Its distance from the input, in units of the scale."""
+        moved = (row.ravel()[self.free].astype(np.float64) - self.here) / self._feature(self.space.scale)
+        return float(np.linalg.norm(moved))
