@@ -18,6 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 #: With FIMAUDIT_TESTS_LAST_DIGITS=1 every local model of every test answers as tests/last_digits/sitecustomize.py says.
 LAST_DIGITS = Path(__file__).parent / "last_digits" / "sitecustomize.py"
 FORCED, SEEN = os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1", "FIMAUDIT_TESTS_LAST_DIGITS_SEEN"
+COUNTS = FORCED and SEEN not in os.environ  # this process began it, and says at its end how many there were
 if FORCED:
     os.environ.setdefault(SEEN, tempfile.mkdtemp(prefix="fimaudit-last-digits-"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(LAST_DIGITS.parent), os.environ.get("PYTHONPATH", "")]).rstrip(
@@ -72,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """How many tests asked a model whose last digits depend on its company, where that was forced on."""
-    if FORCED:
+    if COUNTS:
         folder = Path(os.environ[SEEN])
         terminalreporter.write_line(
             f"{len(list(folder.iterdir()))} tests asked local models whose last digits depend on the call"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.domain import Space
 from fimaudit.estimation.noise import Quality
 from fimaudit.measurement.energy import FACTOR
-from fimaudit.measurement.ladder import Asked, ask_ladder, look_again
+from fimaudit.measurement.ladder import Asked, Climb, ask_ladder, look_again
 from fimaudit.measurement.plateau import spread
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
@@ -28,8 +28,11 @@ LEVEL_CHANGE = 0.20
 NOISE_MATTERS = 1e-4
 #: Energy times h^2 is the same on the two shortest rungs, within this factor, where noise rules them.
 NOISE_FALLS = 0.6
-#: Answers that are exactly equal over this many rungs (a decade) are steps of the model, not rounding of its floats.
+#: Answers that are equal over this many rungs (a decade) are steps of the model, not rounding of its floats. Equal are
+#: those that differ by no more than so many roundings, which company in a call may move, where a smooth model with the
+#: first change beyond them would have moved them by several times that.
 SILENT_RUNGS = 4
+ROUNDINGS, EXPECTED = 8.0, 3.0
 #: Where the local value does not exist: displace each feature by this share of its spread.
 FINITE_SHARE = 0.1
 
@@ -93,7 +96,7 @@ def choose_steps(
         rho, reach = _level_step(asked)
         return Steps(rho, profile, share, reach, "local", span, finest, quality)
     rungs, energy, plateau = asked.rungs, asked.energy, asked.plateau
-    silent = float(np.median((asked.raw == 0).cumprod(axis=1).sum(axis=1)))
+    silent = float(np.median([_silent_rungs(climb, space.dtype) for climb in asked.climbs.values()]))
     restless = asked.restless
     if restless and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
         size, _ = spread(flat)
@@ -107,6 +110,20 @@ def choose_steps(
     middle = (plateau.first + plateau.last) // 2
     quality = replace(quality, relative=_relative(asked, middle, space.features))
     return Steps(plateau.displacement, profile, share, reach, "local", span, finest, quality)
+
+
+def _silent_rungs(climb: Climb, dtype: str) -> int:
+    """Over how many rungs an input's answers stand still, although they change later by more than rounding explains."""
+    exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
+    rounding = ROUNDINGS * float(np.finfo(exact).eps)
+    moved = np.abs(np.sqrt(np.maximum(climb.first, 0.0)) - np.sqrt(np.maximum(climb.base[0], 0.0))).max(axis=(1, 2))
+    equal = int((moved == 0).cumprod().sum())
+    loud = np.flatnonzero(moved > rounding)
+    if not loud.size:
+        return equal
+    before = slice(0, int(loud[0]))
+    expected = moved[loud[0]] * climb.rungs.lengths[before] / climb.rungs.lengths[loud[0]]
+    return max(equal, int((expected >= EXPECTED * rounding).sum()))
 
 
 def _level_step(asked: Asked) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -203,14 +204,7 @@ class Meter:
             OutputError: wrong number of rows or columns, or values that are not finite.
         """
         if self._network is not None:
-            sizes = [len(rows) for rows in questions]
-            batch = np.concatenate([rows.build(0, len(rows)) for rows in questions])
-            cuts = np.cumsum(sizes)[:-1]
-            try:
-                answers = self._network.ask(batch, self if occasion is None else Occasion(self, occasion), sizes)
-            except RowsFailed as exc:
-                raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
-            return np.split(self._checked(answers, len(batch)), cuts)
+            return self._ask_there(self._network, questions, occasion)
         return self._ask_here(questions, owners or [THE_RUN] * len(questions), occasion or "")
 
     def finish(self, inputs: Iterable[int]) -> None:
@@ -252,6 +246,22 @@ class Meter:
             self._ledger.remember(name, value)
         else:
             self._notes[name] = value
+
+    def _ask_there(
+        self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
+    ) -> list[NDArray[np.float64]]:
+        lease = self if occasion is None else Occasion(self, occasion)
+        parts = [rows.build(0, len(rows)) for rows in questions]
+        sizes = [len(part) for part in parts]
+        cuts = np.cumsum(sizes)[:-1]
+        try:
+            if len(parts) == 1 or "sizes" in inspect.signature(network.ask).parameters:
+                answers = network.ask(np.concatenate(parts), lease, *([sizes] if len(parts) > 1 else []))
+            else:  # an adapter from before parts were said
+                answers = _one_by_one(network, parts, lease)
+        except RowsFailed as exc:
+            raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
+        return np.split(self._checked(answers, sum(sizes)), cuts)
 
     def _ask_here(self, questions: Sequence[Rows], owners: Sequence[int], occasion: str) -> list[NDArray[np.float64]]:
         answers: list[NDArray[np.float64] | None] = []
@@ -331,6 +341,22 @@ def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
         f"the budget of {budget} rows is spent: {sent} were sent and the next call needs {rows}; "
         "go on with --resume and a larger --budget"
     )
+
+
+def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], lease: Lease) -> NDArray[np.float64]:
+    """Each part on its own, with the failures of all of them at the end."""
+    answers: list[NDArray[np.float64]] = []
+    reasons: dict[int, str] = {}
+    for part in parts:
+        first = sum(len(answer) for answer in answers)
+        try:
+            answers.append(network.ask(part, lease))
+        except RowsFailed as exc:
+            reasons |= {first + row: reason for row, reason in exc.reasons.items()}
+            answers.append(exc.answers)
+    if reasons:
+        raise RowsFailed(np.concatenate(answers), reasons)
+    return np.concatenate(answers)
 
 
 def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:

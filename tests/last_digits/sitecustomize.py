@@ -17,6 +17,8 @@ from pathlib import Path
 
 SWITCH, SEEN = "FIMAUDIT_TESTS_LAST_DIGITS", "FIMAUDIT_TESTS_LAST_DIGITS_SEEN"
 METER = "fimaudit.models.meter"
+#: Answers that show no more are those of a model that rounds.
+DECIMALS = 6
 
 
 def moved(answers, eps: float):
@@ -33,6 +35,8 @@ def install(meter) -> None:
     import numpy as np
 
     plain = meter.Meter._answer
+    if getattr(plain, "forced", False):
+        return  # this file was read twice: at the start of the process and by conftest.py
 
     def answer(self, rows, start: int, stop: int):
         seen, test = os.environ.get(SEEN), os.environ.get("PYTEST_CURRENT_TEST")
@@ -41,8 +45,11 @@ def install(meter) -> None:
         answers, dtype = np.asarray(plain(self, rows, start, stop)), np.dtype(self.model.info.dtype)
         if answers.ndim != 2 or answers.dtype.kind != "f":
             return answers  # no answers, as the meter will say
+        if np.array_equal(answers, answers.round(DECIMALS)):
+            return answers  # rounded on their way out, last digits and all
         return moved(answers, float(np.finfo(dtype if dtype.kind == "f" else "float32").eps))
 
+    answer.forced = True
     meter.Meter._answer = answer
 
 
