@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 from xdist.scheduler import LoadScopeScheduling
 
 from fimaudit.demo import Comparison, run_demo
 from fimaudit.engines.driver import small_algebra
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 #: What takes longest comes first, so that no worker is left with it at the end.
 LONGEST = (

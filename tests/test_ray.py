@@ -227,7 +227,7 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
 
 RUN = """
 import faulthandler
-faulthandler.dump_traceback_later(600, exit=True)  # a process that hangs says where
+faulthandler.dump_traceback_later(1500, exit=True)  # a process that hangs says where
 from fimaudit.cli import main
 main()
 """

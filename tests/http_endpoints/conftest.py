@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,6 @@ from tests.servers import manager
 from tests.servers.manager import CannotInstall, Server
 
 HERE = Path(__file__).resolve().parents[1] / "servers"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs the servers waits for their installation, which takes minutes on a busy machine."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(1200))
 
 
 @dataclass
@@ -237,16 +231,29 @@ class FaultProxy:
         return self.server.url
 
     def set(self, **faults: Any) -> None:
-        self._talk(json.dumps(faults).encode())
+        self._talk("__faults__", faults)
 
     def told(self) -> dict[str, Any]:
-        return self._talk(None)
+        found: dict[str, Any] = self._talk("__faults__")
+        return found
 
-    def _talk(self, body: bytes | None) -> dict[str, Any]:
+    def kill_after(self, posts: int, command: Sequence[str]) -> None:
+        """Run a program in a process group of its own and kill that while the request after so many stays unanswered."""
+        self._talk("__hold__", posts)
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            self._talk("__hold__")
+            assert process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._talk("__hold__", None)
+
+    def _talk(self, path: str, *body: Any) -> Any:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.url}/__faults__", data=body, timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        data = json.dumps(body[0]).encode() if body else None
+        with opener.open(f"{self.url}/{path}", data=data) as answer:
+            return json.load(answer)
 
 
 @pytest.fixture(scope="session")
