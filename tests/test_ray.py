@@ -370,7 +370,7 @@ def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, mo
     data = str(tmp_path / "*.npz")
     gate = tmp_path / "gate"
     gate.touch()
-    answers = functools.partial(held, str(gate), os.getpid(), 75 * 27)  # five pieces of 15 inputs
+    answers = functools.partial(held, str(gate), os.getpid(), 70 * 24)  # 70 inputs: four pieces and a part of one
     local = audit(answers, data, queries=24, batch=24, name="held", out=tmp_path / "local")
     lost_at: list[int] = []
 
