@@ -20,10 +20,10 @@ settings.load_profile("busy")
 
 #: What takes longest comes first, so that no worker is left with it at the end.
 LONGEST = (
-    "http_endpoints",
     "test_ray.py",
-    "test_study.py",
     "test_bounds_soundness.py",
+    "test_study.py",
+    "http_endpoints",
     "test_notebook_examples.py",
     "test_report.py",
     "test_validate.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -116,6 +118,22 @@ def _mlflow(function: str) -> Callable[[Path, Known, Known], Server]:
         return manager.start([*command, "--env-manager", "local"], port, here / f"{function}.log", ready="/ping", env=env)
 
     return start
+
+
+#: The environment that each server runs in, where it needs one of its own.
+INSTALLED = {"kserve": "kserve", "plain": "kserve", "triton": "pytriton", "mlflow": "mlflow", "mlflow_labels": "mlflow"}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the chosen tests need is installed while others run: it takes a minute or two, the first time."""
+    needed = {INSTALLED[name] for item in session.items for name in getattr(item, "fixturenames", ()) if name in INSTALLED}
+    for name in sorted(needed):
+        threading.Thread(target=_installed, args=(name,), daemon=True).start()
+
+
+def _installed(name: str) -> None:
+    with contextlib.suppress(CannotInstall):  # the test that needs it says so
+        manager.environment(name)
 
 
 STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
