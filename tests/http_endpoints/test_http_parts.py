@@ -163,7 +163,8 @@ def test_a_hostile_error_body_takes_hardly_more_work_than_another(body):
         assert len(excerpt(text, ["hunter2"])) <= 160
         return time.thread_time_ns() - started
 
-    assert work(body) < 100 * min(work(b"no more room " * 5_000) for _ in range(5))
+    # A pattern that goes over it for each of its characters takes ten thousand times as long.
+    assert work(body) < 1000 * min(work(b"no more room " * 5_000) for _ in range(5))
 
 
 def test_excerpts_tell_no_secrets_rows_or_paths():
