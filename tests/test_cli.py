@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import shlex
@@ -400,7 +401,8 @@ def held_process(*command: str, out: Path, inputs: int, cwd: Path) -> Iterator[s
     environment = {**os.environ, "HELD_JOURNAL": str(out / JOURNAL), "HELD_INPUTS": str(inputs)}
     words = [sys.executable, "-m", "fimaudit", *command]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, cwd=cwd, env=environment, text=True, **pipes) as process:
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(words, cwd=cwd, env=environment, text=True, preexec_fn=heard, **pipes) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"

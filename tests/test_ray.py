@@ -76,7 +76,8 @@ class Nodes:
 
         # A node that is gone refuses the question whether it lives at once; one that is only busy has a minute for it.
         often = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 60_000}
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000, "_system_config": often}
+        told = {**often, "worker_niceness": 0}  # else workers stand still while the other half of the tests computes
+        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000, "_system_config": told}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = str(self._cluster.address)
         self._other: Any = None
