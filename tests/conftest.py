@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 from xdist.scheduler import LoadScopeScheduling
 
@@ -29,12 +30,15 @@ if FORCED:
 from fimaudit.demo import Comparison, run_demo  # noqa: E402
 from fimaudit.engines.driver import small_algebra  # noqa: E402
 
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 #: What takes longest comes first, so that no worker is left with it at the end.
 LONGEST = (
-    "http_endpoints",
     "test_ray.py",
-    "test_study.py",
     "test_bounds_soundness.py",
+    "test_study.py",
+    "http_endpoints",
     "test_notebook_examples.py",
     "test_report.py",
     "test_validate.py",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import pickle
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from sklearn.linear_model import LogisticRegression
 
 import fimaudit.cli
 from fimaudit.results import Report
+from fimaudit.storage.journal import JOURNAL
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(fimaudit.cli.app).commands  # type: ignore[attr-defined]
 
 MODELS = """
-import time
+import os
+import threading
+from pathlib import Path
 import numpy as np
 
 def factory(function):
@@ -46,14 +50,13 @@ def few_rows(batch):
 def raises(batch):
     raise ValueError("no such feature")
 
-def slow(seconds=0.05):
-    def answer(batch):
-        time.sleep(seconds)
-        return good()(batch)
-    return answer
-
-def very_slow():
-    return slow(0.4)
+@factory
+def held(batch):
+    journal = Path(os.environ.get("HELD_JOURNAL", os.devnull))
+    if journal.is_file() and journal.read_text().count('"input": ') >= int(os.environ["HELD_INPUTS"]):
+        print("held", flush=True)
+        threading.Event().wait()  # a signal ends it
+    return good()(batch)
 
 @factory
 def late(batch):
@@ -101,6 +104,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
     np.savez(folder / "x.npz", x=x, y=np.arange(4) % 2)
     np.save(folder / "x.npy", x)
+    np.savez(folder / "blocks.npz", x=np.linspace(-1, 1, 120, dtype=np.float32).reshape(40, 3))  # two blocks of inputs
     save_onnx(folder / "good.onnx", softmax=True)
     save_onnx(folder / "logits.onnx", softmax=False)
     whole = (folder / "good.onnx").read_bytes()
@@ -391,34 +395,45 @@ def test_process_with_a_good_model(here: Path, tmp_path: Path) -> None:
     assert "margin radius" in done.stdout
 
 
-def test_killed_run_goes_on_to_the_same_report(here: Path, tmp_path: Path) -> None:
-    command = ["audit", "cli_models:slow", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out"]
+@contextlib.contextmanager
+def held_process(*command: str, out: Path, inputs: int, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run whose model answers no more once so many inputs are kept; it stands there until it gets a signal."""
+    environment = {**os.environ, "HELD_JOURNAL": str(out / JOURNAL), "HELD_INPUTS": str(inputs)}
+    words = [sys.executable, "-m", "fimaudit", *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(words, cwd=cwd, env=environment, text=True, preexec_fn=heard, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_killed_run_goes_on_to_the_same_report(inside: Path, run: Callable[..., int], tmp_path: Path) -> None:
+    command = ("audit", "cli_models:held", "--data", "blocks.npz", "--queries", "20", "--batch", "20", "--out")
     out, whole = tmp_path / "run", tmp_path / "whole"
-    with subprocess.Popen([sys.executable, "-m", "fimaudit", *command, str(out)], cwd=here) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            journal = out / "journal.jsonl"
-            if journal.exists() and journal.read_text().count('"input"') >= 2:
-                break
-            time.sleep(0.01)
+    with held_process(*command, str(out), out=out, inputs=1, cwd=inside) as process:
         process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < (out / JOURNAL).read_text().count('"input": ') < 40
     assert not (out / "report.json").exists()
-    assert fimaudit_process(*command, str(out), "--resume", cwd=here).returncode == 0
-    assert fimaudit_process(*command, str(whole), cwd=here).returncode == 0
+    assert run(*command, str(out), "--resume") == 0
+    assert run(*command, str(whole)) == 0
     resumed, once = Report.read(out), Report.read(whole)
     assert resumed.inputs == once.inputs
-    assert resumed.summary == once.summary
+    assert resumed.summary.requests == once.summary.requests + 1  # the call that the kill cut off is counted too
+    counts = {"queries": 0, "requests": 0}
+    assert resumed.summary.model_copy(update=counts) == once.summary.model_copy(update=counts)
 
 
 def test_an_interrupted_run_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["audit", "cli_models:very_slow", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "fimaudit", *command], cwd=here, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (out / "journal.jsonl").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    command = ["audit", "cli_models:held", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
+    with held_process(*command, out=out, inputs=0, cwd=here) as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
     assert process.returncode == 130
     assert said.splitlines()[-1] == f"resume with: fimaudit {shlex.join(command)} --resume"
     assert "interrupted" in said

@@ -55,7 +55,7 @@ def level_rows(x: np.ndarray, step: float, quantum: Any, lower: float, upper: fl
     seed=st.integers(0, 10**6),
     bounded=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_levels_are_whole_within_the_box_and_of_the_size_they_say(step: float, seed: int, bounded: bool) -> None:
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, 24).astype(float)

@@ -64,7 +64,7 @@ def covered(report: Report, pooled: Any = lambda p: None) -> float:
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rounding_is_found_in_either_precision(decimals: int, seed: int, short: bool) -> None:
     p = np.random.default_rng(seed).dirichlet(np.ones(5), 40)
     rounded = np.round(p, decimals)

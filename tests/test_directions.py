@@ -101,7 +101,7 @@ def blocks(draw: st.DrawFn) -> DisplacedRows:
 
 
 @given(blocks(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_displaced_rows_keep_to_the_box_and_are_what_was_sent(rows: DisplacedRows, data: st.DataObject) -> None:
     built = rows.build(0, len(rows))
     assert built.dtype == rows.dtype
@@ -185,7 +185,7 @@ def test_neighbouring_features_do_not_foretell_the_next_orthonormal_row() -> Non
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_orthonormal_rows_keep_to_the_box(data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from([(20,), (4, 6), (2, 3, 4)]))
     dtype = data.draw(DTYPES)

@@ -45,7 +45,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path, data: st.DataObject) -> None:
     file = tmp_path / "run" / JOURNAL
     if not file.exists():

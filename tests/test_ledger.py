@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -44,13 +45,15 @@ def test_answers_come_back_bit_for_bit(path):
 
 def test_failures_retries_and_unanswered_rows_are_counted(path):
     book = open_ledger(path, "f")
+    before = time.time()
     book.commit(book.reserve(3, key(1)), 3, None, "503", 10)
+    took = time.time() - before
     book.commit(book.reserve(3, key(1)), 3, np.ones((3, 2)) / 2, "ok", 20)
     book.reserve(4, key(2))
     sent = book.requests()
     assert [(r.rows, r.retry, r.status, r.bytes) for r in sent] == [(3, 0, "503", 10), (3, 1, "ok", 20), (4, 0, None, None)]
     assert sent[0].seconds is not None
-    assert sent[0].seconds < 5
+    assert 0 <= sent[0].seconds <= took
     assert sent[2].seconds is None
     book.close()
     book = open_ledger(path, "f", resume=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fimaudit.domain import Box
@@ -45,7 +45,6 @@ def block(count: int, features: int = 3, seed: int = 0) -> PlainRows:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 50))
-@settings(deadline=None)
 def test_answers_come_back_by_question_and_rows_are_counted_once(sizes: list[int], batch: int) -> None:
     model, told = Echo(), []
     meter = Meter(model, batch=batch, on_rows=told.append)

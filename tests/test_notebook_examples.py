@@ -6,11 +6,8 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -25,6 +22,7 @@ from fimaudit import Report
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Verdict
 from fimaudit.policy.rules import read_policy
+from tests.servers import manager
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAM = str(Path(sys.executable).with_name("fimaudit"))
@@ -48,20 +46,13 @@ def commands_of(text: str) -> list[str]:
 
 
 def test_vendor_review(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = manager.free_port()
     shutil.copy(EXAMPLES / "vendor_server.py", tmp_path)
     lines = [line.replace("8765", str(port)) for line in commands_of((EXAMPLES / "vendor_api_audit.md").read_text())]
     start, *rest = lines
-    server = subprocess.Popen([sys.executable, *shlex.split(start.rstrip(" &"))[1:]], cwd=tmp_path)
+    command = [sys.executable, *shlex.split(start.rstrip(" &"))[1:]]
+    server = manager.start(command, port, tmp_path / "server.log", ready="/ready")
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
         for line in rest:
             command, _, comment = line.partition("  # exit ")
             done = subprocess.run(
@@ -73,8 +64,7 @@ def test_vendor_review(tmp_path: Path) -> None:
             )
             assert done.returncode == int(comment or 0), f"{line}\n{done.stdout}{done.stderr}"
     finally:
-        server.terminate()
-        server.wait(10)
+        server.stop()
     assert len(Report.read(tmp_path / "runs" / "a").inputs) == 12
     assert "the median confidence differs" in (tmp_path / "runs" / "comparison" / "comparison.json").read_text()
 
@@ -103,7 +93,9 @@ def test_ci_gate(tmp_path: Path) -> None:
 
 def test_notebook(tmp_path: Path) -> None:
     book = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
-    NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(book, timeout=None, startup_timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.kernel_name = "python3"
+    client.execute()
     shown = [o.data for cell in book.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
     pages = [d["text/html"] for d in shown if "text/html" in d]
     assert len(pages) == 3

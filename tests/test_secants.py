@@ -12,7 +12,7 @@ from fimaudit.estimation.secants import complete, contrasts, log_probabilities, 
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.floats(-5, 5)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_contrasts_are_an_orthonormal_transform_of_the_centred_secants(y: np.ndarray) -> None:
     c = contrasts(y)
     centred = y - y.mean(axis=0)

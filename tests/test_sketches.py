@@ -47,7 +47,7 @@ def here_of(kind: str, base: np.ndarray, rng: np.random.Generator) -> Here:
     return Here(Quality(quantum=1e-4 if kind == "rounded" else 0.0, relative=1e-4 if kind == "relative" else 0.0), base)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(KINDS, st.sampled_from([2, 3, 10, 30, 90]), st.sampled_from([7, 40])), min_size=2, max_size=6),
     st.data(),
@@ -66,7 +66,7 @@ def test_sketches_at_once_are_those_alone(cases: list[tuple[str, int, int]], dat
         assert estimate_sketches(sketches) == alone
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(KINDS, st.sampled_from([2, 10])), min_size=2, max_size=6), st.integers(0, 999))
 def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) -> None:
     rng = np.random.default_rng(seed)

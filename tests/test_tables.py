@@ -50,7 +50,7 @@ RESULTS = st.builds(
 
 
 @given(st.lists(RESULTS, max_size=2))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_results_survive_the_table(tmp_path: Path, results: list[Sensitivity]) -> None:
     file = tmp_path / "inputs.parquet"
     write_inputs(file, results)

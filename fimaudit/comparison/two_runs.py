@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from fimaudit.errors import UsageError
 from fimaudit.results import Interval, Sensitivity
@@ -244,6 +243,8 @@ def _measured(both: tuple[Column, Column]) -> bool:
 
 
 def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
+    from scipy import stats  # takes half a second, which most commands need not wait for
+
     answered = [(a, b) for a, b in pairs if a.probability is not None and b.probability is not None]
     if not answered:
         return Answers(**dict.fromkeys(Answers.model_fields))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from fimaudit.results import Interval
 from fimaudit.statistics.one_sided import share_limits
@@ -137,6 +137,8 @@ def rank_correlation(first: Column, second: Column, confidence: float) -> Interv
     n = int(known.sum())
     if n < 3 or np.ptp(first.low[known]) == 0 or np.ptp(second.low[known]) == 0:
         return Interval()
+    from scipy import stats  # takes half a second, which most commands need not wait for
+
     r = float(stats.spearmanr(first.low[known], second.low[known]).statistic)
     if n < 5 or abs(r) >= 1:
         return Interval(value=r, lower=r if n >= 5 else None, upper=r if n >= 5 else None)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from fimaudit.results import Interval
 
@@ -52,7 +51,7 @@ def spearman(predicted: ArrayLike, found: ArrayLike, *, confidence: float = 0.95
         return Interval()
 
     def statistic(rows: NDArray[np.intp]) -> Array:
-        return _pearson(stats.rankdata(x[rows], axis=1), stats.rankdata(y[rows], axis=1))
+        return _pearson(_ranks(x[rows]), _ranks(y[rows]))
 
     return _interval(statistic, len(x), confidence, seed, digits=12)
 
@@ -112,7 +111,7 @@ def auc(
         return Interval(), near, far
 
     def statistic(rows: NDArray[np.intp]) -> Array:
-        ranks, hit = stats.rankdata(-x[rows], axis=1), flipped[rows]
+        ranks, hit = _ranks(-x[rows]), flipped[rows]
         a, b = hit.sum(axis=1), (~hit).sum(axis=1)
         area = (ranks * hit).sum(axis=1) - a * (a + 1) / 2
         return _quotient(area, a * b)
@@ -137,6 +136,13 @@ def _pairs(predicted: ArrayLike, found: ArrayLike) -> tuple[Array, Array]:
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(found, dtype=np.float64)
     known = ~(np.isnan(x) | np.isnan(y))
     return x[known], y[known]
+
+
+def _ranks(rows: Array) -> Array:
+    """Of each row's numbers, the mean rank where some are equal."""
+    from scipy import stats  # takes half a second, which most commands need not wait for
+
+    return np.asarray(stats.rankdata(rows, axis=1))
 
 
 def _pearson(a: Array, b: Array) -> Array:

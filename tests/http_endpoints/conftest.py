@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +31,6 @@ from tests.servers import manager
 from tests.servers.manager import CannotInstall, Server
 
 HERE = Path(__file__).resolve().parents[1] / "servers"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs the servers waits for their installation, which takes minutes on a busy machine."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(1200))
 
 
 @dataclass
@@ -122,6 +118,22 @@ def _mlflow(function: str) -> Callable[[Path, Known, Known], Server]:
         return manager.start([*command, "--env-manager", "local"], port, here / f"{function}.log", ready="/ping", env=env)
 
     return start
+
+
+#: The environment that each server runs in, where it needs one of its own.
+INSTALLED = {"kserve": "kserve", "plain": "kserve", "triton": "pytriton", "mlflow": "mlflow", "mlflow_labels": "mlflow"}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the chosen tests need is installed while others run: it takes a minute or two, the first time."""
+    needed = {INSTALLED[name] for item in session.items for name in getattr(item, "fixturenames", ()) if name in INSTALLED}
+    for name in sorted(needed):
+        threading.Thread(target=_installed, args=(name,), daemon=True).start()
+
+
+def _installed(name: str) -> None:
+    with contextlib.suppress(CannotInstall):  # the test that needs it says so
+        manager.environment(name)
 
 
 STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
@@ -237,16 +249,29 @@ class FaultProxy:
         return self.server.url
 
     def set(self, **faults: Any) -> None:
-        self._talk(json.dumps(faults).encode())
+        self._talk("__faults__", faults)
 
     def told(self) -> dict[str, Any]:
-        return self._talk(None)
+        found: dict[str, Any] = self._talk("__faults__")
+        return found
 
-    def _talk(self, body: bytes | None) -> dict[str, Any]:
+    def kill_after(self, posts: int, command: Sequence[str]) -> None:
+        """Run a program in a process group of its own and kill that while the request after so many stays unanswered."""
+        self._talk("__hold__", posts)
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            self._talk("__hold__")
+            assert process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._talk("__hold__", None)
+
+    def _talk(self, path: str, *body: Any) -> Any:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.url}/__faults__", data=body, timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        data = json.dumps(body[0]).encode() if body else None
+        with opener.open(f"{self.url}/{path}", data=data) as answer:
+            return json.load(answer)
 
 
 @pytest.fixture(scope="session")

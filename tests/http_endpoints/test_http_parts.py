@@ -157,10 +157,14 @@ def test_batch_caps_are_read_from_messages():
 @pytest.mark.parametrize(
     "body", [b"9" * 65_000 + b"_", b"1," * 32_000 + b"_", b"C:\\" * 20_000, b"<" * 65_000, b"/a" * 32_000]
 )
-def test_a_hostile_error_body_takes_no_time(body):
-    started = time.monotonic()
-    assert len(excerpt(body, ["hunter2"])) <= 160
-    assert time.monotonic() - started < 2.0
+def test_a_hostile_error_body_takes_hardly_more_work_than_another(body):
+    def work(text: bytes) -> int:
+        started = time.thread_time_ns()
+        assert len(excerpt(text, ["hunter2"])) <= 160
+        return time.thread_time_ns() - started
+
+    # A pattern that goes over it for each of its characters takes ten thousand times as long.
+    assert work(body) < 1000 * min(work(b"no more room " * 5_000) for _ in range(5))
 
 
 def test_excerpts_tell_no_secrets_rows_or_paths():

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 
 import numpy as np
@@ -18,7 +15,7 @@ from fimaudit import audit
 from fimaudit.storage.ledger import open_ledger
 
 BUDGET = 20_000
-OPTIONS = {"trust_env": False, "batch": 50, "timeout": 2.0, "concurrency": 4, "binary": False, "dtype": "float64"}
+OPTIONS = {"trust_env": False, "batch": 50, "concurrency": 4, "binary": False, "dtype": "float64"}
 WORKER = """
     import json, sys, numpy as np
     from fimaudit import audit
@@ -44,20 +41,6 @@ def rows(cancer, tmp_path_factory):
     return path
 
 
-def run_killed(command, faults, kills, posts):
-    for _ in range(kills):
-        process = subprocess.Popen(command, start_new_session=True)
-        before = sum(faults.told()["counts"].values())
-        deadline = time.monotonic() + 60
-        while (
-            sum(faults.told()["counts"].values()) < before + posts and process.poll() is None and time.monotonic() < deadline
-        ):
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return subprocess.run(command, timeout=200).returncode
-
-
 def test_three_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, tmp_path):
     url = f"{faults.url}/v2/models/cancer/infer"
     undisturbed = audit(url, np.load(rows), queries=60, budget=BUDGET, out=tmp_path / "calm", **OPTIONS)
@@ -66,7 +49,9 @@ def test_three_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, t
     script.write_text(textwrap.dedent(WORKER))
     out = tmp_path / "disturbed"
     command = [sys.executable, str(script), url, str(rows), str(out), json.dumps(OPTIONS)]
-    assert run_killed(command, faults, 3, 25) == 0
+    for _ in range(3):
+        faults.kill_after(25, command)
+    assert subprocess.run(command).returncode == 0
     disturbed = type(undisturbed).read(out)
     assert comparable(disturbed) == comparable(undisturbed)
     told = faults.told()

@@ -1,7 +1,9 @@
 """A loopback proxy that spoils answers: ``python fault_proxy.py PORT UPSTREAM_PORT``.
 
 ``POST /__faults__`` with ``{"rate": 0.2, "kinds": [...], "seed": 0}`` sets what goes wrong; ``GET /__faults__`` counts it
-and lists the SHA-256 of each request body that was answered untouched. Only POSTs are spoiled.
+and lists the SHA-256 of each request body that was answered untouched. Only POSTs are spoiled; ``after`` of them are not,
+nor are more than ``most``. ``POST /__hold__`` with a number: so many more POSTs pass and the others stay without an answer;
+``GET /__hold__`` answers as soon as one does; ``POST /__hold__`` with ``null`` lets them fail and the next ones pass.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import random
 import re
 import sys
 
-SPOILING = ("garbage", "half", "reset", "nan", "rows", "drip", "503", "429", "502", "504")
+SPOILING = ("garbage", "half", "reset", "nan", "rows", "503", "429", "502", "504")
 HOSTILE = ("endless", "deep", "bomb", "huge", "digits", "html")
 
 
@@ -22,8 +24,10 @@ class Proxy:
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.rate, self.kinds, self.random = 0.0, list(SPOILING), random.Random(0)
-        self.after = 0
+        self.after, self.most = 0, float("inf")
         self.posts = 0
+        self.passing: int | None = None
+        self.held, self.let_go = asyncio.Event(), asyncio.Event()
         self.counts: dict[str, int] = {}
         self.answered: list[str] = []
 
@@ -45,13 +49,30 @@ class Proxy:
                 wanted = json.loads(body)
                 self.rate, self.kinds = wanted.get("rate", 0.0), wanted.get("kinds", list(SPOILING))
                 self.random, self.after = random.Random(wanted.get("seed", 0)), wanted.get("after", 0)
+                self.most = wanted.get("most", float("inf"))
                 self.posts, self.counts, self.answered = 0, {}, []
             told = json.dumps({"counts": self.counts, "answered": self.answered}).encode()
             await self._answer(writer, b"200 OK", b"application/json", told)
             return True
+        if b"/__hold__" in head.split(b"\r\n")[0]:
+            if head.startswith(b"POST"):
+                self.passing = json.loads(body)
+                self.let_go.set()
+                self.held, self.let_go = asyncio.Event(), asyncio.Event()
+            else:
+                await self.held.wait()
+            await self._answer(writer, b"200 OK", b"application/json", b"null")
+            return True
         post = head.startswith(b"POST")
+        if post and self.passing is not None:
+            self.passing -= 1
+            if self.passing < 0:
+                self.held.set()
+                await self.let_go.wait()
+                return False
         self.posts += post
-        spoil = post and self.posts > self.after and self.random.random() < self.rate
+        spoiled = sum(self.counts.values()) - self.counts.get("none", 0)
+        spoil = post and self.posts > self.after and spoiled < self.most and self.random.random() < self.rate
         kind = self.random.choice(self.kinds) if spoil else ""
         self.counts[kind or "none"] = self.counts.get(kind or "none", 0) + post
         if kind == "reset":

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ PACKAGES = {
     "mlflow": ["mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "pandas", "fastapi", "uvicorn", "skops"],
     "pytriton": ["nvidia-pytriton==0.7.0", "scikit-learn==1.9.1"],
 }
+#: Seconds after which a server hangs: only so that a test run ends.
+PATIENCE = 900
 
 
 class CannotInstall(Exception):
@@ -77,7 +78,7 @@ def environment(name: str) -> Path:
             *PACKAGES[name],
         ]
         for command in ([sys.executable, "-m", "venv", str(home)], pip):
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
             if ran.returncode:
                 raise CannotInstall(f"{name} cannot be installed: {ran.stderr.strip()[-400:]}")
         done.write_text(wanted)
@@ -94,11 +95,11 @@ def nginx() -> Path:
         home.mkdir(parents=True, exist_ok=True)
         try:
             download = ["apt-get", "download", "-q", "nginx", "nginx-common"]
-            ran = subprocess.run(download, cwd=home, capture_output=True, text=True, timeout=120)
+            ran = subprocess.run(download, cwd=home, capture_output=True, text=True, timeout=PATIENCE)
             if ran.returncode:
                 raise CannotInstall(f"nginx cannot be downloaded: {ran.stderr.strip()[-400:]}")
             for package in home.glob("*.deb"):
-                subprocess.run(["dpkg", "-x", package.name, "."], cwd=home, check=True, capture_output=True, timeout=60)
+                subprocess.run(["dpkg", "-x", package.name, "."], cwd=home, check=True, capture_output=True)
         except (FileNotFoundError, subprocess.SubprocessError) as exc:
             raise CannotInstall(f"nginx cannot be unpacked: {exc}") from exc
         if not program.exists():
@@ -122,18 +123,16 @@ def start(
             env={**os.environ, **(env or {})}, cwd=log.parent,
         )  # fmt: skip
     server = Server(port, process, log)
-    deadline = time.monotonic() + 90
+    hung = time.monotonic() + PATIENCE
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
+    while process.poll() is None and time.monotonic() < hung:
+        with contextlib.suppress(OSError):
             if ready is None:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection(("127.0.0.1", port)).close()
             else:
-                opener.open(server.url + ready, timeout=2).close()
+                opener.open(server.url + ready, timeout=PATIENCE).close()
             return server
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.1)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it refuses, and it cannot be told to call when it is there
+            process.wait(0.1)
     server.stop()
     raise RuntimeError(f"{command[0]} did not become ready; its log ends: {log.read_text(errors='replace')[-1500:]}")
