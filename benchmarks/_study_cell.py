@@ -15,13 +15,13 @@ from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.domain import InputDomain, Space
 from fimaudit.models.classifier import Classifier
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.validation.art_estimator import quiet
 from fimaudit.validation.correlations import median_ratio, spearman
 from fimaudit.validation.parallel_attacks import run_together
-from fimaudit.validation.smallest_perturbation import Found, choose_attacks, smallest_perturbation
+from fimaudit.validation.smallest_perturbation import AttackResult, choose_attacks, smallest_perturbation
 
 __all__ = [
     "FLAG",
@@ -161,19 +161,19 @@ def _value(cell: Interval | float | None) -> float | None:
 def _baseline(
     name: str, classifier: Classifier, space: Space, x: np.ndarray, label: int, s: Sensitivity, sizes: Sizes, seed: int
 ) -> Any:
-    passes = Passes(Meter(classifier))
+    passes = CountedModel(Meter(classifier))
     displacement = s.displacement or 1e-2
     return measure_baseline(name, passes, Question(x, space, displacement, sizes.queries, 1000 * seed + s.index, label))
 
 
 def _attack(classifier: Classifier, space: Space, x: np.ndarray, inputs: Sequence[Sensitivity], seed: int) -> dict[str, Any]:
     """The smallest perturbation of each input, by which attack, and what each attack alone found."""
-    passes = Passes(Meter(classifier))
+    passes = CountedModel(Meter(classifier))
     names = choose_attacks("auto", passes.differentiable, x.shape[1:])
     radii = [s.margin_radius.value for s in inputs if s.margin_radius.value]
     usual = float(np.median(radii))
 
-    def task(s: Sensitivity) -> Callable[[Passes], Found]:
+    def task(s: Sensitivity) -> Callable[[CountedModel], AttackResult]:
         unit = s.margin_radius.value or usual
         return lambda own: smallest_perturbation(own, x[s.index], space, unit, names, seed=1000 * seed + s.index)
 

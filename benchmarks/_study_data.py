@@ -107,8 +107,8 @@ def medmnist(file: Path) -> Split:
 
 def _planes(images: np.ndarray) -> np.ndarray:
     """Bytes (n, h, w) or (n, h, w, 3) to float32 (n, channels, h, w) in [0, 1]."""
-    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(planes, dtype=np.float32) / 255
+    subspaces = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(subspaces, dtype=np.float32) / 255
 
 
 def _cifar_file(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.domain import InputDomain
 from fimaudit.errors import DataError
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
 from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_perturbation
 
@@ -58,7 +58,7 @@ def measure_folder_model(folder: Path, name: str, truth: dict[str, Any], sizes: 
     }
     classes = report.model["classes"]
     costs = {key: (1.0, float(classes)) if key.endswith("_white") else (queries, 0.0) for key in readings}
-    passes = Passes(Meter(classifier))
+    passes = CountedModel(Meter(classifier))
     for baseline in [key for key, of in BASELINES.items() if not of.derivatives]:
         found = [
             measure_baseline(

@@ -73,7 +73,7 @@ def tightness(draws: int = 40) -> Iterator[tuple[str, list[float]]]:
     module.SMALL_KERNEL_WORK, module.LARGE_KERNEL_WORK = kept
 
 
-def settled(network: nn.Module, batch: torch.Tensor) -> nn.Module:
+def setup(network: nn.Module, batch: torch.Tensor) -> nn.Module:
     """Batch norms take the statistics of a batch, so that random weights do not explode."""
     network.train()
     with torch.no_grad():
@@ -127,7 +127,7 @@ def _torchvision(models: Any, name: str) -> nn.Module:
 def measure_network(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[str, Any]:
     torch.manual_seed(0)
     large = shape[-1] > 100
-    network = make() if name.startswith("torchvision") else settled(make(), torch.rand(4 if large else 32, *shape))
+    network = make() if name.startswith("torchvision") else setup(make(), torch.rand(4 if large else 32, *shape))
     network.eval().requires_grad_(False)
     started = time.process_time()
     bound = lipschitz_bound(network, input_shape=shape)

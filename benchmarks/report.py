@@ -39,7 +39,7 @@ from fimaudit.report import render
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.one_sided import Cells, quantile_limits
 from fimaudit.statistics.summary import summarise
-from fimaudit.storage.run_folder import Run
+from fimaudit.storage.run_folder import RunFolder
 
 #: Eigenvalues over the largest.
 SPECTRA = {"rank one": [1.0], "falling": [0.6**k for k in range(9)], "two equal": [1.0, 1.0], "nine equal": [1.0] * 9}
@@ -94,7 +94,7 @@ def comparison_figures(runs: int) -> dict[str, Any]:
     audits = [audit(model, data, queries=80, seed=seed, lower=0.0, upper=1.0) for seed in range(2 * runs)]
     held: Counter[str] = Counter()
     for k in range(runs):
-        pair = [Run(Path("."), r, tuple(r.inputs)) for r in audits[2 * k : 2 * k + 2]]
+        pair = [RunFolder(Path("."), r, tuple(r.inputs)) for r in audits[2 * k : 2 * k + 2]]
         for name, quantity in compare_runs(*pair).quantities.items():
             for which, ratios in quantity.ratios.items():
                 for target in ("these_inputs", "population"):

@@ -80,16 +80,16 @@ def in_a_process(*arguments: str) -> Any:
 def simulate(pieces: int) -> dict[str, float]:
     """The driver alone: a thousand workers' parts, already packed, handed over one after the other."""
     from fimaudit.engines.ray.engine import MOST_INPUTS, cut
-    from fimaudit.results import Interval, Outcome, Sensitivity
+    from fimaudit.results import Interval, MeasuredInput, Sensitivity
     from fimaudit.statistics.summary import summarise
     from fimaudit.storage.journal import Journal
     from fimaudit.storage.parts import pack
-    from fimaudit.storage.result_store import Sharded
+    from fimaudit.storage.result_store import ParquetStore
 
     with tempfile.TemporaryDirectory() as name:
         inputs = pieces * MOST_INPUTS
         journal = Journal(Path(name) / "run", {"simulated": True}, resume=False, overwrite=False)
-        kept = Sharded(inputs, journal)
+        kept = ParquetStore(inputs, journal)
         start = time.perf_counter()
         cuts = cut(np.arange(inputs), 8, None, WORKERS)
         cutting = time.perf_counter() - start
@@ -98,7 +98,7 @@ def simulate(pieces: int) -> dict[str, float]:
             value = np.exp(rng.standard_normal(MOST_INPUTS))
             cells = [Interval(value=v, lower=v / 2, upper=v * 2) for v in value.tolist()]
             outcomes = [
-                Outcome(
+                MeasuredInput(
                     Sensitivity(
                         index=k * MOST_INPUTS + i, status="ok", method="rademacher", queries=200, spectral_norm=cell,
                         peak_spectral_norm=cell, margin_radius=cell, trace=cell, displacement=0.1, effective_rank=1.5,

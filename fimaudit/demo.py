@@ -28,7 +28,7 @@ from fimaudit.runs.auditing import audit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Comparison", "run_demo"]
+__all__ = ["DemoComparison", "run_demo"]
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ BASELINE = 101
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DemoComparison:
     """One audited model beside the truth.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Case:
     domain: dict[str, Any]
 
 
-def run_demo(out: Path, console: Console | None = None) -> list[Comparison]:
+def run_demo(out: Path, console: Console | None = None) -> list[DemoComparison]:
     """Train two small networks, export both to ONNX, audit each file from its probabilities, and print the truth beside it.
 
     A CNN on scikit-learn's digits (8 x 8, scaled up to 28 x 28) and an MLP on its breast cancer data, both seeded.
@@ -175,14 +175,14 @@ def _train(network: nn.Module, x: Tensor, labels: NDArray[Any], epochs: int) -> 
     return accuracy, test[:INPUTS].numpy()
 
 
-def _compare(case: _Case, out: Path) -> Comparison:
+def _compare(case: _Case, out: Path) -> DemoComparison:
     path, data, folder = out / f"{case.name}.onnx", out / f"{case.name}.npz", out / case.name
     _export(case.network, case.x, path)
     np.savez(data, x=case.x, y=case.y)
     report = audit(path, data, link="softmax", queries=QUERIES, seed=SEED, out=folder, overwrite=True, **case.domain)
     exact = _exact(case.network, case.x)
     published, rows = _published(path, case.x, [s.displacement for s in report.inputs])
-    return Comparison(case.name, case.accuracy, report, *exact, published, rows, folder)
+    return DemoComparison(case.name, case.accuracy, report, *exact, published, rows, folder)
 
 
 def _export(network: nn.Module, x: NDArray[np.float32], path: Path) -> None:
@@ -238,7 +238,7 @@ def _published(path: Path, x: NDArray[np.float32], displacements: list[float | N
         model.close()
 
 
-def _show(console: Console, case: _Case, one: Comparison) -> None:
+def _show(console: Console, case: _Case, one: DemoComparison) -> None:
     inputs, summary = one.report.inputs, one.report.summary
     console.print(f"[bold]{case.title}[/bold]", highlight=False)
     console.print(

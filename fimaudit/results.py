@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCREENED",
-    "Carrier",
     "Contrast",
+    "FeatureShare",
     "Interval",
     "Kind",
-    "Outcome",
+    "MeasuredInput",
     "Quantiles",
     "Report",
     "ScaleRung",
@@ -66,7 +66,7 @@ class Contrast(_Data):
     to: int
 
 
-class Carrier(_Data):
+class FeatureShare(_Data):
     """A feature of a table, by position, and its share of the squared gradient towards the nearest other answer."""
 
     feature: int
@@ -129,7 +129,7 @@ class Sensitivity(_Data):
     margin_radius: Interval = Interval()
     effective_rank: float | None = None
     contrast: Contrast | None = None
-    carried_by: list[Carrier] = []
+    carried_by: list[FeatureShare] = []
     flags: list[str] = []
     profile: list[ScaleRung] = []
     smallest_radius: float | None = None
@@ -149,13 +149,13 @@ class Sensitivity(_Data):
 
 #: Fields with a structure of their own are kept as JSON text.
 NESTED: dict[str, TypeAdapter[Any]] = {
-    "carried_by": TypeAdapter(list[Carrier]),
+    "carried_by": TypeAdapter(list[FeatureShare]),
     "profile": TypeAdapter(list[ScaleRung]),
     "witness": TypeAdapter(Witness | None),
 }
 
 
-class Outcome:
+class MeasuredInput:
     """One input's result with the rows and calls that it took."""
 
     def __init__(self, result: Sensitivity, rows: int, requests: int) -> None:

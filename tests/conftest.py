@@ -27,7 +27,7 @@ if FORCED:
     )
     runpy.run_path(str(LAST_DIGITS))
 
-from fimaudit.demo import Comparison, run_demo  # noqa: E402
+from fimaudit.demo import DemoComparison, run_demo  # noqa: E402
 from fimaudit.engines.driver import small_algebra  # noqa: E402
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -86,20 +86,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def _demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Comparison], str]:
+def _demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[DemoComparison], str]:
     printed = io.StringIO()
     compared = run_demo(tmp_path_factory.mktemp("demo"), Console(file=printed, width=80))
     return compared, printed.getvalue()
 
 
 @pytest.fixture(scope="session")
-def demo(_demo_run: tuple[list[Comparison], str]) -> list[Comparison]:
+def demo(_demo_run: tuple[list[DemoComparison], str]) -> list[DemoComparison]:
     """One run of ``fimaudit demo``."""
     return _demo_run[0]
 
 
 @pytest.fixture(scope="session")
-def demo_text(_demo_run: tuple[list[Comparison], str]) -> str:
+def demo_text(_demo_run: tuple[list[DemoComparison], str]) -> str:
     """What that run printed."""
     return _demo_run[1]
 

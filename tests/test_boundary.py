@@ -20,7 +20,7 @@ from fimaudit.cli import app
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted
 from fimaudit.measurement.boundary import ALLOWANCE, CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
 from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 from fimaudit.validation import validate
@@ -232,7 +232,7 @@ def test_the_attacks_result_holds_in_every_call(name: str, relative: float) -> N
     others = (x, classifier.probabilities(x).argmax(axis=1))
     for i in range(2 if names == ["hopskipjump"] else 1):
         meter = Meter(classifier)
-        found = smallest_perturbation(Passes(meter), x[i], space, 0.5, names, seed=i, others=others, most=3000)
+        found = smallest_perturbation(CountedModel(meter), x[i], space, 0.5, names, seed=i, others=others, most=3000)
         assert found.distance is not None, found.reason
         assert found.row is not None
         assert holds(model, case.link, found.row, found.decision)
@@ -262,7 +262,7 @@ def test_inputs_that_lie_by_the_boundary_keep_their_distance(nearness: float) ->
     x = (case.x[0] + (whole - nearness) * way).astype(np.float32)
     decision, truth, _ = nearest(x)
     names = ["deepfool", "carlini-wagner", "pgd"]
-    found = smallest_perturbation(Passes(Meter(classifier)), x, space, truth, names, seed=0)
+    found = smallest_perturbation(CountedModel(Meter(classifier)), x, space, truth, names, seed=0)
     assert found.decision == decision
     assert found.distance is not None, found.reason
     assert truth * (1 - 1e-3) <= found.distance <= 1.01 * truth + 8e-6
@@ -290,7 +290,7 @@ def test_side_by_side_the_last_check_is_alone_too() -> None:
         lambda own, i=i: smallest_perturbation(own, case.x[i], space, 0.5, ["deepfool"], seed=i)  # type: ignore[misc]
         for i in range(3)
     ]
-    found = run_together(Passes(Meter(classifier)), tasks)
+    found = run_together(CountedModel(Meter(classifier)), tasks)
     assert sorted(sizes[-6:]) == [1, 1, 1, 4, 4, 4]
     for one in found:
         assert one.row is not None
@@ -321,8 +321,8 @@ def test_a_spent_budget_ends_the_check_too() -> None:
     case = linear(0)
     classifier, space = open_classifier(case.model, case.link), resolved(case)
     whole = Meter(classifier)
-    smallest_perturbation(Passes(whole), case.x[0], space, 0.5, ["deepfool"], seed=0)
-    short = Passes(Meter(classifier, budget=whole.usage.rows - 1))
+    smallest_perturbation(CountedModel(whole), case.x[0], space, 0.5, ["deepfool"], seed=0)
+    short = CountedModel(Meter(classifier, budget=whole.usage.rows - 1))
     with pytest.raises(BudgetExhausted):
         smallest_perturbation(short, case.x[0], space, 0.5, ["deepfool"], seed=0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.estimation.attribution import carriers
+from fimaudit.estimation.attribution import feature_shares
 from fimaudit.results import Report
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table
@@ -69,7 +69,7 @@ def test_independent_directions_take_their_noise_off() -> None:
     found = []
     for _ in range(200):
         v = rng.choice([-1.0, 1.0], (100, 300))
-        found.append({c.feature: c.share for c in carriers(v.T @ (v @ gradient) / 100, np.arange(300), 100)})
+        found.append({c.feature: c.share for c in feature_shares(v.T @ (v @ gradient) / 100, np.arange(300), 100)})
     assert np.mean([f.get(0, 0) for f in found]) == pytest.approx(0.8, abs=0.03)
     assert sum(any(k > 1 for k in f) for f in found) <= 200 * 0.05 + 3 * np.sqrt(200 * 0.05)
 
@@ -79,7 +79,7 @@ def test_pictures_and_long_inputs_name_no_features() -> None:
         logistic(np.ones(16)), np.random.default_rng(0).random((2, 1, 4, 4)).reshape(2, 16)[:, None], queries=60
     )
     assert pictures.inputs[0].carried_by == []
-    nothing = carriers(np.zeros(3), np.arange(3), None)
+    nothing = feature_shares(np.zeros(3), np.arange(3), None)
     assert nothing == []
 
 

@@ -18,7 +18,7 @@ from fimaudit.errors import FimauditError, RunFolderError, UsageError
 from fimaudit.results import Interval
 from fimaudit.runs.comparing import compare
 from fimaudit.statistics.paired import changes, column, quantile_ratio, rank_correlation, rank_intervals
-from fimaudit.storage.run_folder import Run, read_run
+from fimaudit.storage.run_folder import RunFolder, read_run
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_ranks_carry_intervals(runs: Path, tmp_path: Path) -> None:
     made_run(folders[1], template, 100)
     plain = read_run(runs / "plain")
     nearer = [s.model_copy(update={"margin_radius": _scaled(s.margin_radius, 0.5)}) for s in plain.inputs]
-    fragile = Run(tmp_path, plain.report, tuple(nearer))
+    fragile = RunFolder(tmp_path, plain.report, tuple(nearer))
     ranking = rank_runs([fragile, plain, read_run(runs / "again")], population=False)
     assert [m.rank for m in ranking.models] == [1, 2, 3]
     assert ranking.models[2].folder == str(tmp_path)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from fimaudit import InputDomain, audit
-from fimaudit.estimation.noise import QUANTA, Quality, rounding
+from fimaudit.estimation.noise import QUANTA, OutputQuality, rounding
 from fimaudit.measurement.energy import displaced, draw_signs
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.results import Report
@@ -85,7 +85,7 @@ def test_answers_that_are_not_rounded_are_left_alone() -> None:
 
 def test_classes_below_ten_quanta_are_pooled_and_the_rest_is_one_minus_the_others() -> None:
     base = np.array([[0.9, 0.08, 0.009, 0.008, 0.003]])
-    view = Quality(quantum=1e-3).view(base, base[:0])
+    view = OutputQuality(quantum=1e-3).view(base, base[:0])
     assert view.classes.tolist() == [0, 1]
     assert view.rest
     np.testing.assert_allclose(view.table(base), [[0.9, 0.08, 0.02]])
@@ -95,7 +95,7 @@ def test_classes_below_ten_quanta_are_pooled_and_the_rest_is_one_minus_the_other
 
 def test_a_rest_below_ten_quanta_is_dropped() -> None:
     base = np.array([[0.9, 0.095, 0.003, 0.002]])
-    view = Quality(quantum=1e-3).view(base, base[:0])
+    view = OutputQuality(quantum=1e-3).view(base, base[:0])
     assert not view.rest
     assert view.table(base).shape == (1, 2)
 
@@ -103,7 +103,7 @@ def test_a_rest_below_ten_quanta_is_dropped() -> None:
 def test_top_k_pools_every_class_that_some_answer_hides() -> None:
     base = np.array([[0.6, 0.3, 0.06, 0.04]])
     rows = np.array([[0.5, 0.3, 0.0, 0.2], [0.5, 0.3, 0.1, 0.1]])
-    view = Quality(top_k=3).view(base, rows)
+    view = OutputQuality(top_k=3).view(base, rows)
     assert view.classes.tolist() == [0, 1]
     np.testing.assert_allclose(view.table(rows), [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
 
@@ -119,7 +119,7 @@ def test_pooling_never_raises_the_norm() -> None:
 
 def test_sampled_noise_is_the_covariance_of_repeats() -> None:
     base = np.abs(np.array([0.5, 0.3, 0.2]) + 1e-3 * RNG.standard_normal((8, 3)))
-    view = Quality(random=True).view(base, base[:0])
+    view = OutputQuality(random=True).view(base, base[:0])
     assert view.noise is not None
     expected = np.cov((2 * np.sqrt(base)).T)
     for u in np.eye(3):
@@ -290,7 +290,7 @@ def test_top_k_answers_give_a_lower_bound(k: int) -> None:
 
 def test_exact_answers_take_no_noise_path() -> None:
     base = softmax(X[:1])
-    view = Quality().view(base, base[:0])
+    view = OutputQuality().view(base, base[:0])
     assert view.noise is None
     assert view.whole
-    assert not view.blind
+    assert not view.unmeasurable

@@ -14,7 +14,7 @@ import pytest
 
 from fimaudit.domain import Box, InputDomain
 from fimaudit.estimation.margin import margin_limits
-from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits, upper_factor
@@ -160,7 +160,7 @@ def test_coordinate_basis_intervals_hold() -> None:
         for way, (rho, spare, each) in ways.items():
             rows = spare + each * d
             base = model(x[None])
-            talk = whole_jacobian(x, space, rho, rows, Quality().view(base, base[:0]))
+            talk = whole_jacobian(x, space, rho, rows, OutputQuality().view(base, base[:0]))
             asked = next(talk)
             try:
                 while True:

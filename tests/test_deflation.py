@@ -36,25 +36,25 @@ def plane_of(seed: int, q: int, d: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("q", "d"), [(1, 3), (2, 7), (3, 10), (8, 10)])
 def test_lifted_coordinates_keep_lengths_and_leave_the_plane(q: int, d: int) -> None:
-    plane = plane_of(q, q, d)
-    np.testing.assert_allclose(plane @ plane.T, np.eye(q), atol=1e-12)
-    axes = lift(np.eye(d - q), plane)
+    subspace = plane_of(q, q, d)
+    np.testing.assert_allclose(subspace @ subspace.T, np.eye(q), atol=1e-12)
+    axes = lift(np.eye(d - q), subspace)
     np.testing.assert_allclose(axes @ axes.T, np.eye(d - q), atol=1e-12)
-    np.testing.assert_allclose(axes @ plane.T, 0, atol=1e-12)
+    np.testing.assert_allclose(axes @ subspace.T, 0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("q", "d"), [(1, 4), (2, 7), (5, 10), (9, 10)])
 def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q: int, d: int) -> None:
     """The rows as they are sent, with a scale, a feature that is held and inputs at the edge: exact on average."""
     rng = np.random.default_rng(d)
-    jacobian, plane = rng.standard_normal((4, d)), plane_of(d, q, d)
+    jacobian, subspace = rng.standard_normal((4, d)), plane_of(d, q, d)
     scale, frozen = rng.uniform(0.5, 3, d + 1), np.arange(d + 1) == 2
     x = np.where(np.arange(d + 1) % 2, 0.0, 1.0)
     space = InputDomain(lower=0.0, upper=1.0, scale=scale, frozen=frozen).resolve(x[None], "float64")
-    rows = deflated_rows(x, 0, space, 1e-3, 2, 0, plane)
+    rows = deflated_rows(x, 0, space, 1e-3, 2, 0, subspace)
     assert rows is not None
     every = np.packbits(np.arange(2**d)[:, None] >> np.arange(d) & 1, axis=1).astype(np.uint8)
-    rows = type(rows)(x, plane, every, None, 1e-3 / np.sqrt(d), space)
+    rows = type(rows)(x, subspace, every, None, 1e-3 / np.sqrt(d), space)
     built = rows.build(0, 2**d)
     assert built.min() >= 0
     assert built.max() <= 1
@@ -63,7 +63,7 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
     sent = ((built - middle) / scale)[:, ~frozen] / rows.size
     placed, step = rows.exact
     along = ((placed[:q] - placed[q:]) / scale)[:, ~frozen] / (2 * step)
-    np.testing.assert_allclose(along, plane, atol=1e-9)
+    np.testing.assert_allclose(along, subspace, atol=1e-9)
     np.testing.assert_allclose((placed[:q] + placed[q:]) / 2, np.tile(middle, (q, 1)), atol=1e-12)
     caught, y = along @ jacobian.T, sent @ jacobian.T
     truth = jacobian @ jacobian.T
@@ -77,9 +77,9 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
 
 
 def test_all_orthonormal_directions_of_the_complement_leave_nothing_to_chance() -> None:
-    jacobian, plane = np.random.default_rng(0).standard_normal((5, 40)), plane_of(1, 4, 40)
-    axes = lift(np.sqrt(36) * np.eye(36), plane)
-    caught, y = plane @ jacobian.T, axes @ jacobian.T
+    jacobian, subspace = np.random.default_rng(0).standard_normal((5, 40)), plane_of(1, 4, 40)
+    axes = lift(np.sqrt(36) * np.eye(36), subspace)
+    caught, y = subspace @ jacobian.T, axes @ jacobian.T
     truth = float(np.linalg.eigvalsh(jacobian @ jacobian.T)[-1])
     limits, direction = spectral_limits(y, 0.95, 36, None, caught)
     assert limits.value == pytest.approx(truth)
@@ -165,15 +165,15 @@ def test_gradient_from_exact_and_random_directions_and_its_expected_distance() -
     rng = np.random.default_rng(5)
     d, m = 200, 60
     gradient = rng.standard_normal(d)
-    plane = leading(np.stack([gradient + rng.standard_normal(d), rng.standard_normal(d)]), 2)
+    subspace = leading(np.stack([gradient + rng.standard_normal(d), rng.standard_normal(d)]), 2)
     space = InputDomain().resolve(np.zeros((1, d)), "float64")
-    rows = deflated_rows(np.zeros(d), 0, space, 0.1, m, 0, plane)
+    rows = deflated_rows(np.zeros(d), 0, space, 0.1, m, 0, subspace)
     assert rows is not None
     placed, step = rows.exact
     odds, ends = rows.build(0, m) @ gradient, placed @ gradient
     found = deflated_gradient(rows, step, odds, ends[:2] - ends[2:])
-    share = float(((plane @ gradient) ** 2).sum() / (gradient**2).sum())
-    np.testing.assert_allclose(found.known, plane.T @ plane @ gradient, atol=1e-9)
+    share = float(((subspace @ gradient) ** 2).sum() / (gradient**2).sum())
+    np.testing.assert_allclose(found.known, subspace.T @ subspace @ gradient, atol=1e-9)
     assert found.like == pytest.approx(m / (1 - share), rel=0.3)
     slope = found.slope(1.0)
     cosine = slope.gradient @ gradient / np.linalg.norm(slope.gradient) / np.linalg.norm(gradient)
@@ -183,20 +183,20 @@ def test_gradient_from_exact_and_random_directions_and_its_expected_distance() -
 
 
 def test_a_box_without_room_and_numbers_too_coarse_go_without() -> None:
-    x, plane = np.full(30, 0.5), plane_of(2, 3, 30)
+    x, subspace = np.full(30, 0.5), plane_of(2, 3, 30)
     narrow = InputDomain(lower=0.4999, upper=0.5001).resolve(x[None], "float64")
-    assert deflated_rows(x, 0, narrow, 0.1, 20, 0, plane) is None
-    assert deflated_rows(x, 0, narrow, 1e-4, 20, 0, plane) is not None
+    assert deflated_rows(x, 0, narrow, 0.1, 20, 0, subspace) is None
+    assert deflated_rows(x, 0, narrow, 1e-4, 20, 0, subspace) is not None
     coarse = InputDomain().resolve(x[None], "float16")
-    assert deflated_rows(x, 0, coarse, 1e-3, 20, 0, plane) is None
+    assert deflated_rows(x, 0, coarse, 1e-3, 20, 0, subspace) is None
 
 
 @pytest.mark.parametrize("count", [8, 20])
 def test_rows_are_the_same_in_pieces_and_depend_on_seed_and_index_alone(count: int) -> None:
     """Eight of 40 are independent signs, twenty orthonormal."""
-    x, plane = np.linspace(0, 1, 40), plane_of(3, 3, 40)
+    x, subspace = np.linspace(0, 1, 40), plane_of(3, 3, 40)
     space = InputDomain(lower=0, upper=1).resolve(x[None], "float32")
-    rows, same, other = (deflated_rows(x, i, space, 0.01, count, s, plane) for i, s in ((4, 7), (4, 7), (5, 7)))
+    rows, same, other = (deflated_rows(x, i, space, 0.01, count, s, subspace) for i, s in ((4, 7), (4, 7), (5, 7)))
     assert rows is not None
     assert same is not None
     assert other is not None
@@ -205,14 +205,14 @@ def test_rows_are_the_same_in_pieces_and_depend_on_seed_and_index_alone(count: i
     assert whole.dtype == np.float32
     np.testing.assert_array_equal(np.concatenate([same.build(0, 3), same.build(3, count)]), whole)
     assert (other.build(0, count) != whole).any()
-    np.testing.assert_allclose(rows.directions(0, count) @ plane.T, 0, atol=1e-5)
+    np.testing.assert_allclose(rows.directions(0, count) @ subspace.T, 0, atol=1e-5)
 
 
 def test_signs_are_those_of_the_seed_projected() -> None:
-    x, plane = np.zeros(300), plane_of(4, 2, 300)
+    x, subspace = np.zeros(300), plane_of(4, 2, 300)
     space = InputDomain().resolve(x[None], "float64")
-    rows = deflated_rows(x, 9, space, 0.1, 12, 3, plane)
+    rows = deflated_rows(x, 9, space, 0.1, 12, 3, subspace)
     assert rows is not None
     signs = np.unpackbits(packed_signs(generator(3, 9), 12, 300), axis=1, count=300) * 2.0 - 1
-    np.testing.assert_allclose(rows.directions(0, 12), project(signs, plane), atol=1e-12)
+    np.testing.assert_allclose(rows.directions(0, 12), project(signs, subspace), atol=1e-12)
     assert energy_quantile(0.5, 12, rows.features) == energy_quantile(0.5, 12, None)

@@ -54,7 +54,7 @@ PLANS = [
 ]
 
 
-def planes(kind: str, jacobian: np.ndarray, q: int) -> np.ndarray:
+def subspaces(kind: str, jacobian: np.ndarray, q: int) -> np.ndarray:
     """Directions near the gradients, or random ones."""
     rng = np.random.default_rng(7)
     noise = rng.standard_normal((q, jacobian.shape[1]))
@@ -81,14 +81,14 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
         A = (U * np.sqrt(spectrum)) @ gradients(gradient, classes - 1, d).T
         truth = truth_of(A, logits)
         L = A - np.exp(log_p) @ A
-        plane = planes(kind, A, plan.q)
+        subspace = subspaces(kind, A, plan.q)
         missed: dict[str, int] = {}
         for index in range(plan.repetitions):
-            rows = deflated_rows(x, index, space, np.sqrt(d), plan.m, SEED + number, plane)
+            rows = deflated_rows(x, index, space, np.sqrt(d), plan.m, SEED + number, subspace)
             assert rows is not None
             V, features = rows.directions(0, plan.m), rows.features
             known = U[:, 0] if classes == 2 else None
-            y, caught, logs, caught_logs = contrasts(V @ A.T), plane @ A.T, contrasts(V @ L.T), plane @ L.T
+            y, caught, logs, caught_logs = contrasts(V @ A.T), subspace @ A.T, contrasts(V @ L.T), subspace @ L.T
             spectral, _ = spectral_limits(y, CONFIDENCE, features, known, caught)
             trace = trace_limits(y, CONFIDENCE, features, caught)
             peak, _ = peak_limits(logs, log_p, CONFIDENCE, features, caught_logs)

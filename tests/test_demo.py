@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fimaudit.demo import Comparison, run_demo
+from fimaudit.demo import DemoComparison, run_demo
 from fimaudit.errors import MissingExtraError
 from fimaudit.results import Interval, Report
 
@@ -27,7 +27,7 @@ def error(intervals: list[Interval], exact: np.ndarray) -> float:
     return float(np.median([abs(i.value / e - 1) for i, e in zip(intervals, exact, strict=True) if i.value is not None]))
 
 
-def test_networks_are_trained_and_audited(demo: list[Comparison]) -> None:
+def test_networks_are_trained_and_audited(demo: list[DemoComparison]) -> None:
     assert [one.name for one in demo] == ["digits", "breast_cancer"]
     for one in demo:
         assert one.accuracy > 0.9
@@ -40,27 +40,27 @@ def test_networks_are_trained_and_audited(demo: list[Comparison]) -> None:
 
 @pytest.mark.parametrize("name", ["spectral_norm", "peak_spectral_norm", "margin_radius"])
 @pytest.mark.parametrize(("place", "most"), [(0, 0.085), (1, 0.01)])
-def test_estimates_agree_with_the_exact_values(demo: list[Comparison], place: int, most: float, name: str) -> None:
+def test_estimates_agree_with_the_exact_values(demo: list[DemoComparison], place: int, most: float, name: str) -> None:
     intervals = [getattr(s, name) for s in demo[place].report.inputs]
     exact = getattr(demo[place], name)
     assert error(intervals, exact) <= most
     assert covered(intervals, exact) >= 0.90
 
 
-def test_published_estimator_reads_far_less(demo: list[Comparison]) -> None:
+def test_published_estimator_reads_far_less(demo: list[DemoComparison]) -> None:
     shares = [float(np.median(one.rayleigh_max / one.spectral_norm)) for one in demo]
     assert shares[0] < 0.03
     assert shares[0] < shares[1] < 0.6
 
 
-def test_printed(demo: list[Comparison], demo_text: str) -> None:
+def test_printed(demo: list[DemoComparison], demo_text: str) -> None:
     lines = demo_text.splitlines()
     assert max(map(len, lines[:-2])) <= 80
     assert lines[-2:] == [f"  {one.folder}" for one in demo]
     assert demo_text.count("intervals hold the exact value") == 6
 
 
-def test_again_gives_the_same(demo: list[Comparison]) -> None:
+def test_again_gives_the_same(demo: list[DemoComparison]) -> None:
     again = run_demo(demo[0].folder.parent, Console(file=io.StringIO()))
     for one, other in zip(demo, again, strict=True):
         assert one.report.inputs == other.report.inputs

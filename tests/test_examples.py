@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fimaudit.demo import Comparison
+from fimaudit.demo import DemoComparison
 from fimaudit.results import Report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -33,7 +33,7 @@ def test_example(name: str, says: str, tmp_path: Path) -> None:
     assert says in run(name, cwd=tmp_path)
 
 
-def test_onnx_example(demo: list[Comparison], tmp_path: Path) -> None:
+def test_onnx_example(demo: list[DemoComparison], tmp_path: Path) -> None:
     model = demo[0].folder.with_suffix(".onnx")
     said = run("audit_onnx.py", str(model), str(model.with_suffix(".npz")), "run", cwd=tmp_path)
     assert "closest to another decision" in said

@@ -11,8 +11,8 @@ import pytest
 from fimaudit import audit
 from fimaudit.errors import UsageError
 from fimaudit.results import QUANTITY_NAMES, SCREENED
-from fimaudit.runs.screening import likely_top, read_focus, standing
-from fimaudit.statistics.columns import Columns, Limits
+from fimaudit.runs.screening import likely_top, read_focus, top_k_result
+from fimaudit.statistics.columns import Columns, IntervalArray
 
 Z = 1.96
 DRAWN = {
@@ -25,7 +25,7 @@ DRAWN = {
 def seen(logs: np.ndarray, deviation: np.ndarray | float) -> Columns:
     """Columns of inputs whose log norms were measured so well."""
     n, wide = len(logs), np.broadcast_to(deviation, len(logs))
-    limits = Limits(np.exp(logs), np.exp(logs - Z * wide), np.exp(logs + Z * wide))
+    limits = IntervalArray(np.exp(logs), np.exp(logs - Z * wide), np.exp(logs + Z * wide))
     names, nobody = np.array(["ok"] * n), np.full(n, -1, np.int32)
     each = dict.fromkeys(QUANTITY_NAMES, limits)
     return Columns(np.arange(n), names, np.full(n, 32), np.full(n, 20), each, nobody, ())
@@ -42,7 +42,7 @@ def test_the_stated_confidence_is_not_too_high(kind: str) -> None:
         deviation = np.full(300, 0.33)
         deviation[chosen] = 0.1
         now = truth + deviation * rng.standard_normal(300)
-        found = standing(seen(now, deviation), chosen, chosen, k, 0.95, 1)
+        found = top_k_result(seen(now, deviation), chosen, chosen, k, 0.95, 1)
         top = set(np.argsort(-truth)[:k].tolist())
         said.append(found.confidence)
         true.append(set(found.named) == top)

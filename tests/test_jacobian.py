@@ -8,7 +8,7 @@ import pytest
 from fimaudit import audit
 from fimaudit.domain import InputDomain, Space
 from fimaudit.estimation.estimate import Estimate
-from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.full_jacobian import DECISIVE, fits, whole_jacobian
 from fimaudit.perturbations.rows import Rows
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
@@ -33,11 +33,11 @@ STEP = {
 }
 
 
-def converse(case: Case, index: int, rho: float, rows: int) -> tuple[str, Estimate, int, list[np.ndarray]]:
+def drive(case: Case, index: int, rho: float, rows: int) -> tuple[str, Estimate, int, list[np.ndarray]]:
     space = space_of(case)
     x = case.x[index]
     base = np.asarray(case.model(x.astype(case.dtype)[None]), np.float64)
-    talk = whole_jacobian(x, space, rho, rows, Quality().view(base, base[:0]))
+    talk = whole_jacobian(x, space, rho, rows, OutputQuality().view(base, base[:0]))
     sent: list[np.ndarray] = []
     asked: Rows = next(talk)
     while True:
@@ -67,7 +67,7 @@ def test_numbers_are_the_analytic_ones(case: Case, way: str) -> None:
     rho, error = STEP[precision]["forward" if way == "forward" else "central"]
     for index in range(len(case.x)):
         truth = case.truth(index)
-        method, estimate, used, sent = converse(case, index, rho, rows)
+        method, estimate, used, sent = drive(case, index, rho, rows)
         assert method == METHOD[way]
         assert used == 1 + sum(len(block) for block in sent) <= rows + 1
         assert estimate.spectral.value == pytest.approx(truth.spectral, rel=error)
@@ -108,7 +108,7 @@ def test_numbers_are_in_units_of_the_scale(scale: str) -> None:
     space = InputDomain(scale=scale).resolve(x, "float64")
     model = case.model
 
-    talk = whole_jacobian(x[0], space, 1e-3, 4 * 30, Quality().view(model(x[:1]), model(x[:1])[:0]))
+    talk = whole_jacobian(x[0], space, 1e-3, 4 * 30, OutputQuality().view(model(x[:1]), model(x[:1])[:0]))
     asked = next(talk)
     estimate = None
     while estimate is None:
@@ -124,7 +124,7 @@ def test_numbers_are_in_units_of_the_scale(scale: str) -> None:
 
 def test_a_constant_model_has_no_estimate() -> None:
     case = Case("constant", tanh_network(0, 3, 5, gain=0.0), normal_inputs(0, 1, 5))
-    _, estimate, _, _ = converse(case, 0, 1e-2, 20)
+    _, estimate, _, _ = drive(case, 0, 1e-2, 20)
     assert estimate is None
 
 

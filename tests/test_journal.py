@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
 from fimaudit.results import Interval, Sensitivity
-from fimaudit.storage.journal import FILES, FOLDERS, JOURNAL, REPORT, Journal, Tally
+from fimaudit.storage.journal import FILES, FOLDERS, JOURNAL, REPORT, CountingLedger, Journal
 from fimaudit.storage.replacement import ASIDE
 
 IDENTITY = {"model": "m", "data": "d", "settings": {"seed": 0, "queries": 200}}
@@ -230,7 +230,7 @@ def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path, flags: dict[str, 
 
 def test_rows_asked_since_the_last_kept_input_are_known_after_a_kill(tmp_path: Path) -> None:
     journal = Journal(tmp_path, IDENTITY, resume=False, overwrite=False)
-    tally = Tally(journal)
+    tally = CountingLedger(journal)
     tally.reserve(5, b"")
     assert not (tmp_path / JOURNAL).exists()  # still in the preflight: there is nothing to resume
     journal.keep_steps({})
@@ -238,7 +238,7 @@ def test_rows_asked_since_the_last_kept_input_are_known_after_a_kill(tmp_path: P
     journal.keep(result(0), 200, 1)
     tally.reserve(64, b"")
     journal.close()  # killed during that call
-    again = Tally(Journal(tmp_path, IDENTITY, resume=True, overwrite=False))
+    again = CountingLedger(Journal(tmp_path, IDENTITY, resume=True, overwrite=False))
     assert again.usage() == Usage(269, 3)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fimaudit import InputDomain, audit
-from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.least_squares import antipodal_pairs, estimate_pairs
 
 FEATURES, CLASSES = 12, 4
@@ -45,7 +45,7 @@ def test_intervals_hold_at_every_level_of_noise(sigma: float) -> None:
         base = probabilities(x[None])
         answers = probabilities(pairs.rows.build(0, len(pairs.rows)))
         answers = answers + sigma * rng.standard_normal(answers.shape)
-        view = Quality(quantum=1e-9 if sigma else 0.0).view(base, base[:0])
+        view = OutputQuality(quantum=1e-9 if sigma else 0.0).view(base, base[:0])
         found, descent = estimate_pairs(view, pairs, answers, 0.95)
         assert found is not None
         assert found.margin is not None

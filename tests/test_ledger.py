@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Occasion, Usage
+from fimaudit.models.meter import RepeatLease, Usage
 from fimaudit.storage.ledger import open_ledger
 
 
@@ -77,13 +77,13 @@ def test_notes_and_starts(path):
 
 def test_an_occasion_has_answers_of_its_own(path):
     book = open_ledger(path, "f")
-    once = Occasion(book, "check 1")
+    once = RepeatLease(book, "check 1")
     book.commit(book.reserve(1, key(1)), 1, np.array([[0.5, 0.5]]), "ok", 1)
     assert once.recall(key(1)) is None
     once.commit(once.reserve(1, key(1)), 1, np.array([[0.1, 0.9]]), "ok", 1)
     assert once.recall(key(1))[0, 0] == 0.1
     assert book.recall(key(1))[0, 0] == 0.5
-    assert Occasion(book, "check 2").recall(key(1)) is None
+    assert RepeatLease(book, "check 2").recall(key(1)) is None
     book.close()
 
 

@@ -18,7 +18,7 @@ from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, QuestionsFailed
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
-from fimaudit.storage.journal import Journal, Tally
+from fimaudit.storage.journal import CountingLedger, Journal
 
 
 class Echo:
@@ -84,7 +84,7 @@ def test_budget_ends_before_the_call_that_would_exceed_it() -> None:
 def test_rows_of_an_earlier_process_count_in_the_budget(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run", {}, resume=False, overwrite=False)
     journal.asked = Usage(rows=20, requests=2)
-    meter = Meter(Echo(), budget=25, ledger=Tally(journal))
+    meter = Meter(Echo(), budget=25, ledger=CountingLedger(journal))
     meter.ask([block(5)])
     assert meter.usage.rows == 25
     with pytest.raises(BudgetExhausted):

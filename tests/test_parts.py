@@ -12,7 +12,7 @@ import pytest
 from fimaudit import audit
 from fimaudit.errors import RunFolderError
 from fimaudit.report.wording import sample_sentences
-from fimaudit.results import Interval, Outcome, Sensitivity, Witness
+from fimaudit.results import Interval, MeasuredInput, Sensitivity, Witness
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.parts import Parts, pack, unpack
@@ -32,15 +32,15 @@ def result(index: int, status: str = "ok") -> Sensitivity:
     )
 
 
-def outcomes(indices: list[int], *, failing: tuple[int, ...] = ()) -> list[Outcome]:
-    return [Outcome(result(i, "failed" if i in failing else "ok"), 20, 1) for i in indices]
+def outcomes(indices: list[int], *, failing: tuple[int, ...] = ()) -> list[MeasuredInput]:
+    return [MeasuredInput(result(i, "failed" if i in failing else "ok"), 20, 1) for i in indices]
 
 
 def test_a_part_carries_everything() -> None:
     seen = result(3).model_copy(update={"witness": Witness(distance=0.5, predicted_class=2)})
     assert seen.witness is not None
     seen.witness.keep(np.arange(4.0))
-    part = pack([Outcome(seen, 20, 2), *outcomes([1], failing=(1,))])
+    part = pack([MeasuredInput(seen, 20, 2), *outcomes([1], failing=(1,))])
     assert part.index.tolist() == [1, 3]
     assert (part.failed, part.rows, part.requests) == (1, 40, 3)
     first, second = unpack(part)

@@ -10,7 +10,7 @@ import pytest
 
 from fimaudit import InputDomain, audit, open_classifier
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.ladder import SUSPECTS
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.settings import Settings
@@ -37,7 +37,7 @@ class Counted:
 
 
 def pilot(
-    model: Model, x: np.ndarray, quality: Quality | None = None, budget: int | None = None, queries: int = 200
+    model: Model, x: np.ndarray, quality: OutputQuality | None = None, budget: int | None = None, queries: int = 200
 ) -> tuple[Steps, Meter]:
     classifier = open_classifier(model, input_shape=x.shape[1:], dtype="float64")
     meter = Meter(classifier, budget=budget)
@@ -68,7 +68,7 @@ def test_a_second_pair_only_where_the_first_leaves_a_doubt() -> None:
     for model, quality, directions in (
         (SMOOTH, None, 2),
         (half, None, 4),
-        (rounded, Quality(1e-4), 4),
+        (rounded, OutputQuality(1e-4), 4),
         (rounded, None, 4),  # the preflight saw no rounding, the pilot does
     ):
         steps, meter = pilot(model, MANY, quality)
@@ -91,7 +91,7 @@ def test_no_verdict_on_the_whole_run_from_one_pair() -> None:
 
 
 def test_both_pairs_count_alike_in_one_go_and_in_two() -> None:
-    at_once, _ = pilot(rounded, MANY, Quality(1e-4))
+    at_once, _ = pilot(rounded, MANY, OutputQuality(1e-4))
     in_two, _ = pilot(rounded, MANY)
     assert in_two.displacement == at_once.displacement
     assert [r["energy"] for r in in_two.profile] == pytest.approx([r["energy"] for r in at_once.profile], rel=1e-9)
@@ -210,5 +210,5 @@ def test_behind_noise_the_two_longest_rungs_are_no_linear_range() -> None:
             p = np.clip(SMOOTH(batch) + 0.05 * rng.standard_normal((len(batch), 3)), 1e-9, None)
             return p / p.sum(axis=1, keepdims=True)
 
-        steps, _ = pilot(noisy, FEW, Quality(random=True))
+        steps, _ = pilot(noisy, FEW, OutputQuality(random=True))
         assert steps.reach < steps.profile[-1]["displacement"]

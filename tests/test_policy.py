@@ -20,7 +20,7 @@ from fimaudit.policy.gate import Verdict, cells_of, decide, gate, proposed_queri
 from fimaudit.policy.rules import parse_policy, read_policy
 from fimaudit.results import Interval
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
-from fimaudit.storage.run_folder import Run, read_run
+from fimaudit.storage.run_folder import RunFolder, read_run
 
 RADIUS = "{rule: quantile, metric: margin_radius, statistic: median, at_least: %s}"
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, template: Report) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Run:
+def run(folder: Path) -> RunFolder:
     return read_run(folder / "run")
 
 
@@ -91,7 +91,7 @@ def test_missing_policy_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "outcome"), [(0.2, "pass"), (0.9, "fail"), (0.37, "undecided")])
-def test_quantile_rule(run: Run, limit: float, outcome: str) -> None:
+def test_quantile_rule(run: RunFolder, limit: float, outcome: str) -> None:
     verdict = decide(run, policy_of(RADIUS % limit))
     (one,) = verdict.decisions
     assert one.outcome == verdict.outcome == outcome
@@ -105,7 +105,7 @@ def test_quantile_rule(run: Run, limit: float, outcome: str) -> None:
         assert "would" in one.sentence
 
 
-def test_undecided_names_queries_that_decide(run: Run) -> None:
+def test_undecided_names_queries_that_decide(run: RunFolder) -> None:
     worst = min(s.margin_radius.value or 1 for s in run.inputs)
     rule = f"{{rule: quantile, metric: margin_radius, statistic: min, at_least: {0.95 * worst:.6f}}}"
     (one,) = decide(run, policy_of(rule)).decisions
@@ -114,7 +114,7 @@ def test_undecided_names_queries_that_decide(run: Run) -> None:
     assert f"about {one.queries} queries" in one.sentence
 
 
-def test_rules_on_shares_groups_flags_and_accuracy(run: Run) -> None:
+def test_rules_on_shares_groups_flags_and_accuracy(run: RunFolder) -> None:
     verdict = decide(
         run,
         policy_of(
@@ -133,17 +133,17 @@ def test_rules_on_shares_groups_flags_and_accuracy(run: Run) -> None:
     assert len(verdict.decisions) == 11
 
 
-def test_failing_does_not_help_to_keep_a_flag_rare(run: Run) -> None:
+def test_failing_does_not_help_to_keep_a_flag_rare(run: RunFolder) -> None:
     """A failed input may or may not have carried the flag: neither counts as without it."""
     inputs = [s.model_copy(update={"status": "failed", "flags": []}) if s.index < 40 else s for s in run.inputs]
-    some = Run(run.folder, run.report, tuple(inputs))
+    some = RunFolder(run.folder, run.report, tuple(inputs))
     (one,) = decide(some, policy_of("{rule: flag, flag: unstable_step, at_most: 0.1}")).decisions
     assert one.outcome == "undecided"
     (one,) = decide(some, policy_of("{rule: flag, flag: unstable_step, at_most: 0.3}")).decisions
     assert one.outcome == "pass"
 
 
-def test_unknown_groups_labels_and_units_are_refused(run: Run) -> None:
+def test_unknown_groups_labels_and_units_are_refused(run: RunFolder) -> None:
     for rule, says in (("group: site 9", "site 9"), ("label: 77", "label 77")):
         with pytest.raises(UsageError, match=says):
             decide(run, policy_of(RADIUS % f"1, {rule}"))
@@ -156,7 +156,7 @@ def test_unknown_groups_labels_and_units_are_refused(run: Run) -> None:
         decide(bare, policy_of("{rule: accuracy, at_least: 0.5}"))
 
 
-def test_failing_or_unmeasured_inputs_do_not_help_to_pass(run: Run) -> None:
+def test_failing_or_unmeasured_inputs_do_not_help_to_pass(run: RunFolder) -> None:
     rule = "{rule: quantile, metric: peak_spectral_norm, statistic: p95, at_most: 60}"
     assert decide(run, policy_of(rule)).outcome == "pass"
     order = sorted(run.inputs, key=lambda s: -(s.peak_spectral_norm.value or 0))
@@ -169,7 +169,7 @@ def test_failing_or_unmeasured_inputs_do_not_help_to_pass(run: Run) -> None:
     assert decide(partial, policy_of("{rule: not_ok, at_most: 0.1}")).outcome == "fail"
 
 
-def test_population_rule_needs_enough_inputs(run: Run) -> None:
+def test_population_rule_needs_enough_inputs(run: RunFolder) -> None:
     few = replace(
         run,
         inputs=run.inputs[:50],
@@ -276,7 +276,7 @@ def test_share_and_mean_at_their_limits() -> None:
     assert wrong_mean <= 50
 
 
-def test_ratio_gate_at_its_limit(run: Run) -> None:
+def test_ratio_gate_at_its_limit(run: RunFolder) -> None:
     rng = np.random.default_rng(14)
     wrong, trials, n = 0, 150, 60
     report = run.report.model_copy(update={"data": {**run.report.data, "inputs": n, "measured": n}})
@@ -289,7 +289,7 @@ def test_ratio_gate_at_its_limit(run: Run) -> None:
                 s.model_copy(update={"margin_radius": around(v * np.exp(0.1 * rng.standard_normal()), 0.1)})
                 for s, v in zip(run.inputs[:n], true, strict=True)
             ]
-            runs.append(Run(run.folder, report, tuple(inputs)))
+            runs.append(RunFolder(run.folder, report, tuple(inputs)))
         wrong += decide(runs[0], policy, runs[1]).outcome == "pass"
     assert wrong <= 0.05 * trials + 3 * np.sqrt(0.05 * 0.95 * trials)
 
@@ -300,11 +300,11 @@ def test_limits_of_nothing_known() -> None:
     assert share_limits(0, 10, 10, 0.025, 0.05, population=False) == (0.0, 1.0)
 
 
-def test_junit_and_markdown_escape(run: Run, tmp_path: Path) -> None:
+def test_junit_and_markdown_escape(run: RunFolder, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script> | `x` \x00 @all"
     report = run.report.model_copy(update={"model": {**run.report.model, "name": evil}, "warnings": [evil]})
     verdict = decide(run, policy_of(RADIUS % 0.9, RADIUS % 0.37, RADIUS % 0.2, name='"a|b"'))
-    named = Run(run.folder, report, run.inputs)
+    named = RunFolder(run.folder, report, run.inputs)
     suite = ElementTree.fromstring(junit_xml(verdict, named))[0]
     assert suite.attrib | {"tests": "3", "failures": "1", "errors": "1"} == suite.attrib
     assert [len(case) for case in suite] == [1, 1, 0]

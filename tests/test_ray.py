@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.engines.ray.coordinator import Desk
+from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, UsageError
 from fimaudit.results import Report
 
@@ -211,7 +211,7 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
     url, asked = service
     turns = tmp_path / "turns.txt"
 
-    class Noting(Desk):
+    class Noting(Coordinator):
         """Keeps the moments that it gives out."""
 
         def turn(self) -> float:
@@ -220,7 +220,7 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
                 print(self._next_send - self._gap, file=file)
             return wait
 
-    monkeypatch.setattr("fimaudit.engines.ray.engine.Desk", Noting)
+    monkeypatch.setattr("fimaudit.engines.ray.engine.Coordinator", Noting)
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((128, 6))
     settings: dict[str, Any] = {

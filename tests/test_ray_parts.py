@@ -12,7 +12,7 @@ import pytest
 
 from fimaudit.data.streams import Shard, Stream
 from fimaudit.engines.ray import coordinator as ray_desk
-from fimaudit.engines.ray.coordinator import Desk, SharedLedger
+from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.errors import BudgetExhausted, TargetError, UsageError
 from fimaudit.models.meter import Usage
 from fimaudit.models.shipping import ship_model
@@ -21,7 +21,7 @@ from fimaudit.storage.ledger import open_ledger
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]")
 
 
-class Here:
+class BaseAnswers:
     """An actor's handle in one process: ``remote`` calls, and ``get`` is the identity."""
 
     def __init__(self, held: Any) -> None:
@@ -32,19 +32,19 @@ class Here:
         return type("Method", (), {"remote": staticmethod(method)})
 
 
-def shared(desk: Desk, *, keeps: bool) -> SharedLedger:
-    return SharedLedger(Here(desk), lambda value: value, keeps=keeps)
+def shared(coordinator: Coordinator, *, keeps: bool) -> SharedLedger:
+    return SharedLedger(BaseAnswers(coordinator), lambda value: value, keeps=keeps)
 
 
 def test_all_ledgers_of_a_desk_spend_one_budget() -> None:
-    desk = Desk(10, Usage(2, 1, 0), None)
-    one, two = shared(desk, keeps=False), shared(desk, keeps=False)
+    coordinator = Coordinator(10, Usage(2, 1, 0), None)
+    one, two = shared(coordinator, keeps=False), shared(coordinator, keeps=False)
     one.reserve(4, b"")
     two.reserve(4, b"")
     with pytest.raises(BudgetExhausted, match="the budget of 10 rows is spent: 10 were sent and the next call needs 1"):
         one.reserve(1, b"")
     assert one.usage() == two.usage() == Usage(10, 3, 0)
-    desk.count(3, 1)
+    coordinator.count(3, 1)
     assert two.usage().rows == 13
     one.remember("fact", [1])
     assert two.note("fact") == [1]
@@ -53,15 +53,15 @@ def test_all_ledgers_of_a_desk_spend_one_budget() -> None:
 def test_answers_go_through_one_file(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     open_ledger(path, "f").close()
-    desk = Desk(None, Usage(), (str(path), "f"))
-    one, two = shared(desk, keeps=True), shared(desk, keeps=True)
+    coordinator = Coordinator(None, Usage(), (str(path), "f"))
+    one, two = shared(coordinator, keeps=True), shared(coordinator, keeps=True)
     ticket = one.reserve(2, b"key")
     one.commit(ticket, 2, np.array([[0.5, 0.5], [0.1, 0.9]]), "ok", 7)
     known = two.recall(b"key")
     assert known is not None
     np.testing.assert_array_equal(known, [[0.5, 0.5], [0.1, 0.9]])
     assert two.usage() == Usage(2, 1, 7)
-    desk.close()
+    coordinator.close()
     again = open_ledger(path, "f", resume=True)
     assert again.usage().rows == 2
     again.close()
@@ -70,32 +70,32 @@ def test_answers_go_through_one_file(tmp_path: Path) -> None:
 def test_turns_are_a_gap_apart_and_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(ray_desk.time, "monotonic", lambda: now[0])
-    desk = Desk(None, Usage(), None, rate=4.0)
-    assert [desk.turn() for _ in range(3)] == [0.0, 0.25, 0.5]
+    coordinator = Coordinator(None, Usage(), None, rate=4.0)
+    assert [coordinator.turn() for _ in range(3)] == [0.0, 0.25, 0.5]
     now[0] = 101.0
-    assert desk.turn() == 0.0
-    desk.pause(5.0)
-    assert [desk.turn(), desk.turn()] == [5.0, 5.25]
-    free = Desk(None, Usage(), None)
+    assert coordinator.turn() == 0.0
+    coordinator.pause(5.0)
+    assert [coordinator.turn(), coordinator.turn()] == [5.0, 5.25]
+    free = Coordinator(None, Usage(), None)
     assert [free.turn(), free.turn()] == [0.0, 0.0]
 
 
 def test_the_desk_knows_what_was_begun_and_not_finished() -> None:
-    desk = Desk(None, Usage(), None)
-    assert [desk.begin("piece", 3), desk.begin("piece", 3), desk.begin("block", 3)] == [0, 1, 0]
-    desk.finish("piece", 3)
-    assert desk.begin("piece", 3) == 0
-    desk.stop()
-    assert desk.begin("piece", 4) == -1
+    coordinator = Coordinator(None, Usage(), None)
+    assert [coordinator.begin("piece", 3), coordinator.begin("piece", 3), coordinator.begin("block", 3)] == [0, 1, 0]
+    coordinator.finish("piece", 3)
+    assert coordinator.begin("piece", 3) == 0
+    coordinator.stop()
+    assert coordinator.begin("piece", 4) == -1
 
 
 def test_workers_of_lost_nodes_are_named_once() -> None:
-    desk = Desk(None, Usage(), None)
+    coordinator = Coordinator(None, Usage(), None)
     for name, node in (("a", "north"), ("b", "south"), ("c", "south")):
-        desk.move_in(name, f"handle {name}", node)
-    desk.move_in("c", "handle c", "north")  # restarted there
-    assert desk.homeless(["north"]) == ["handle b"]
-    assert desk.homeless(["north"]) == []
+        coordinator.move_in(name, f"handle {name}", node)
+    coordinator.move_in("c", "handle c", "north")  # restarted there
+    assert coordinator.homeless(["north"]) == ["handle b"]
+    assert coordinator.homeless(["north"]) == []
 
 
 def test_a_model_file_travels_with_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

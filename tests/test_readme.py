@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fimaudit.cli
-from fimaudit.demo import Comparison
+from fimaudit.demo import DemoComparison
 from fimaudit.results import Report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def test_the_pasted_run_is_of_this_demo(demo_text: str) -> None:
     ]
 
 
-def test_exit_codes_are_those_of_the_errors(demo: list[Comparison]) -> None:
+def test_exit_codes_are_those_of_the_errors(demo: list[DemoComparison]) -> None:
     from fimaudit import errors
 
     codes = {getattr(errors, name).exit_code for name in errors.__all__}

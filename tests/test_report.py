@@ -29,7 +29,7 @@ from fimaudit.report.wording import interval_text, moved_share, named_change, nu
 from fimaudit.results import Interval
 from fimaudit.statistics.subgroups import calibration, divisions, share_interval
 from fimaudit.statistics.summary import summarise
-from fimaudit.storage.run_folder import Run, read_run
+from fimaudit.storage.run_folder import RunFolder, read_run
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><b>bold"
 FLAGS = [
@@ -381,7 +381,7 @@ def test_words_for_what_was_not_measured(folder: Path, tmp_path: Path) -> None:
     blank = {"status": "below_detection", "peak_spectral_norm": Interval(), "margin_radius": Interval(), "contrast": None}
     quiet = [s.model_copy(update={**blank, "spectral_norm": Interval(lower=0, upper=0.5)}) for s in run.inputs]
     report = run.report.model_copy(update={"inputs": quiet, "summary": summarise(quiet, 0.95, 0, 0)})
-    text = page_html(Run(tmp_path, report, tuple(quiet)))
+    text = page_html(RunFolder(tmp_path, report, tuple(quiet)))
     assert "≤ 0.5" in text
     assert "only limits are known" in text
     assert f"<b>{len(quiet)}</b> of {len(quiet)} inputs: below detection" in text
@@ -391,7 +391,7 @@ def test_the_first_failure_says_why(folder: Path, tmp_path: Path) -> None:
     run = read_run(folder / "pictures")
     failed = [s.model_copy(update={"status": "failed", "reason": "it says <no>"}) for s in run.inputs]
     report = run.report.model_copy(update={"inputs": failed, "summary": summarise(failed, 0.95, 0, 0)})
-    assert f"input {failed[0].index} failed: it says &lt;no&gt;" in page_html(Run(tmp_path, report, tuple(failed)))
+    assert f"input {failed[0].index} failed: it says &lt;no&gt;" in page_html(RunFolder(tmp_path, report, tuple(failed)))
 
 
 METHODS = {"table": {"basis-central"}, "pictures": {"rademacher"}}

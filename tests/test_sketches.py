@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.noise import Here, Quality
+from fimaudit.estimation.noise import BaseAnswers, OutputQuality
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
-from fimaudit.measurement.energy import Answered, Rungs, heard_each
-from fimaudit.measurement.protocol import AtOnce, do_at_once
+from fimaudit.measurement.energy import Answered, Rungs, energies_above_noise_each
+from fimaudit.measurement.protocol import BatchedStep, run_batched
 from fimaudit.measurement.scale_profile import margin_radii
 from fimaudit.perturbations.rows import PlainRows
 
@@ -39,12 +39,14 @@ def answers(rng: np.random.Generator, classes: int, rows: int, kind: str) -> tup
 KINDS = st.sampled_from(["plain", "plain", "hidden", "still", "float32", "rounded", "random", "relative"])
 
 
-def here_of(kind: str, base: np.ndarray, rng: np.random.Generator) -> Here:
+def here_of(kind: str, base: np.ndarray, rng: np.random.Generator) -> BaseAnswers:
     """What is known of such answers."""
     if kind == "random":
         base = np.abs(base + 1e-5 * rng.standard_normal((8, base.shape[1])))
-        return Here(Quality(random=True), base / base.sum(axis=1, keepdims=True))
-    return Here(Quality(quantum=1e-4 if kind == "rounded" else 0.0, relative=1e-4 if kind == "relative" else 0.0), base)
+        return BaseAnswers(OutputQuality(random=True), base / base.sum(axis=1, keepdims=True))
+    return BaseAnswers(
+        OutputQuality(quantum=1e-4 if kind == "rounded" else 0.0, relative=1e-4 if kind == "relative" else 0.0), base
+    )
 
 
 @settings(max_examples=60)
@@ -58,7 +60,7 @@ def test_sketches_at_once_are_those_alone(cases: list[tuple[str, int, int]], dat
     for kind, classes, rows in cases:
         base, around = answers(rng, classes, rows, kind)
         features = data.draw(st.sampled_from([None, 300]))
-        sketches.append(Sketch(here_of(kind, base, rng).still, around, 0.01 * (1 + rng.random()), 0.95, features))
+        sketches.append(Sketch(here_of(kind, base, rng).view, around, 0.01 * (1 + rng.random()), 0.95, features))
     alone = [estimate_sketches([one])[0] for one in sketches]
     assert estimate_sketches(sketches) == alone
     with pytest.MonkeyPatch.context() as patch:  # too many for the cache: some at a time
@@ -75,7 +77,7 @@ def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) 
         base, around = answers(rng, classes, 8, kind)
         rungs = Rungs(PlainRows(np.zeros((8, 3))), np.array([0.01, 0.03]), np.array([True, True]))
         told.append(Answered(rungs, around, here_of(kind, base, rng)))
-    together, alone = heard_each(told), [heard_each([one])[0] for one in told]
+    together, alone = energies_above_noise_each(told), [energies_above_noise_each([one])[0] for one in told]
     for (energy, clear), (its_energy, its_clear) in zip(together, alone, strict=True):
         np.testing.assert_array_equal(energy, its_energy)
         np.testing.assert_array_equal(clear, its_clear)
@@ -92,9 +94,9 @@ def test_work_is_done_once_for_all_who_want_it() -> None:
     def negative(parts: Any) -> list[int]:
         return [-part for part in parts]
 
-    told = do_at_once({4: AtOnce(double, 1), 7: AtOnce(negative, 5), 9: AtOnce(double, 3)})
+    told = run_batched({4: BatchedStep(double, 1), 7: BatchedStep(negative, 5), 9: BatchedStep(double, 3)})
     assert told == {4: 2, 7: -5, 9: 6}
     assert calls == [[1, 3]]
     with pytest.raises(ValueError, match="zip"):
-        do_at_once({0: AtOnce(lambda parts: [], 1)})  # one result for each, or a fault
+        run_batched({0: BatchedStep(lambda parts: [], 1)})  # one result for each, or a fault
     assert alike([]) == []

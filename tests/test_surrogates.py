@@ -16,7 +16,7 @@ from fimaudit.data.arrays import Inputs
 from fimaudit.domain import InputDomain
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import RunFolderError, TargetError, UsageError
-from fimaudit.measurement.deflation_trial import Lessons, Structure, prefix
+from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner, prefix
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import choose_surrogates, leading, open_surrogates
@@ -120,7 +120,7 @@ def test_an_input_alone_has_the_numbers_of_its_place() -> None:
     space = InputDomain().resolve(INPUTS, "float64")
     steps = Steps(0.1, [], 1)
     work = Work(Inputs(INPUTS[:12]), space, Settings(60, profile="off"), steps)
-    planned = Structure(3, surrogates, None, 0, 0.1, 30, 12)
+    planned = DeflationPlan(3, surrogates, None, 0, 0.1, 30, 12)
     with_plane = Work(work.source, space, work.settings, steps, structure=planned)
     meter = Meter(Counted(TARGET))
     whole = [outcome.result for outcome in measure_inputs(range(12), with_plane, meter)]
@@ -192,13 +192,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(source: str, tmp_pat
 
 
 def test_what_is_learned_is_the_same_from_pieces_of_any_order() -> None:
-    lessons, other = Lessons(), Lessons()
+    learner, other = JacobianLearner(), JacobianLearner()
     rng = np.random.default_rng(3)
     for index in (2, 0, 1):
-        other.rows[index] = lessons.rows.setdefault(index, rng.standard_normal((2, 30)).astype(np.float32))
+        other.rows[index] = learner.rows.setdefault(index, rng.standard_normal((2, 30)).astype(np.float32))
     other.rows = dict(sorted(other.rows.items()))
-    np.testing.assert_array_equal(lessons.directions(3), other.directions(3))
-    assert Lessons().directions(3).shape[0] == 0
+    np.testing.assert_array_equal(learner.directions(3), other.directions(3))
+    assert JacobianLearner().directions(3).shape[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_derivatives_of_a_torch_surrogate_are_those_of_differences(tmp_path: Pat
         assert found.shape == (3, D - 7)
         np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-9)
         np.testing.assert_allclose(np.linalg.norm(found @ truth.T, axis=0), 1, atol=2e-2)
-        elsewhere = pickle.loads(pickle.dumps(surrogates.travelling()))
+        elsewhere = pickle.loads(pickle.dumps(surrogates.portable()))
         np.testing.assert_allclose(elsewhere.directions(x, space, 0.02, 3), found, atol=1e-6)
         surrogates.close()
         elsewhere.close()

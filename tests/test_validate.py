@@ -19,7 +19,7 @@ from torch import nn
 import fimaudit.cli
 from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, RunFolderError, UsageError
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 from fimaudit.validation import Validation, validate
 from fimaudit.validation.parallel_attacks import run_together
 
@@ -256,19 +256,19 @@ def test_side_by_side_is_as_alone_and_an_error_ends_all() -> None:
     classifier = open_classifier(small_network(), "softmax")
     space = InputDomain().resolve(X, "float32")
     names = ["deepfool", "carlini-wagner", "pgd"]
-    alone = [smallest_perturbation(Passes(Meter(classifier)), x, space, 0.5, names, seed=i) for i, x in enumerate(X)]
+    alone = [smallest_perturbation(CountedModel(Meter(classifier)), x, space, 0.5, names, seed=i) for i, x in enumerate(X)]
     tasks = [
         lambda own, i=i: smallest_perturbation(own, X[i], space, 0.5, names, seed=i)  # type: ignore[misc]
         for i in range(len(X))
     ]
     meter = Meter(classifier)
     with quiet(0):
-        together = run_together(Passes(meter), tasks)
+        together = run_together(CountedModel(meter), tasks)
     # The same but for float32 rounding, which a batch's size changes and a chain of decisions can magnify a little.
     assert [t.distance for t in together] == pytest.approx([a.distance for a in alone], rel=0.03)
     assert meter.usage.requests < sum(a.forward + a.backward for a in alone) / 4
     with pytest.raises(BudgetExhausted), quiet(0):
-        run_together(Passes(Meter(classifier, budget=100)), tasks)
+        run_together(CountedModel(Meter(classifier, budget=100)), tasks)
 
 
 class _Serving(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from fimaudit import open_classifier
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, UsageError
 from fimaudit.models.classifier import Classifier
-from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.models.counted_passes import CountedModel, logs
 from fimaudit.models.meter import Meter
 from fimaudit.validation.coordinates import Coordinates
 from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_perturbation
@@ -57,7 +57,7 @@ def test_each_attack_finds_the_known_distance_in_any_unit(linear: nn.Module, att
     decisions = classifier.probabilities(x).argmax(axis=1)
     assert len(set(decisions)) > 1  # so that a boundary attack has a start
     truth = factor * exact(linear, x[0] / factor)
-    passes = Passes(Meter(classifier))
+    passes = CountedModel(Meter(classifier))
     # The unit is off on purpose: it sets a scale, not an answer.
     found = smallest_perturbation(
         passes, x[0], unbounded(x), 1.7 * truth, [attack], seed=0, others=(x, decisions), most=30_000
@@ -72,7 +72,7 @@ def test_each_attack_finds_the_known_distance_in_any_unit(linear: nn.Module, att
 
 def test_normalised_inputs_are_not_clipped_to_0_1(linear: nn.Module) -> None:
     x = inputs(2) - 3.0
-    passes = Passes(Meter(open_classifier(linear, "softmax")))
+    passes = CountedModel(Meter(open_classifier(linear, "softmax")))
     found = smallest_perturbation(passes, x[0], unbounded(x), 1.0, ["deepfool", "pgd"], seed=0)
     assert found.row is not None
     assert found.row.min() < -1.0
@@ -92,7 +92,7 @@ def test_bounds_frozen_features_and_scale_hold_for_every_row(linear: nn.Module) 
             asked.append(rows.detach().numpy().copy())
             return 3.0 * linear(rows)
 
-    passes = Passes(Meter(open_classifier(Watched().eval(), "softmax")))
+    passes = CountedModel(Meter(open_classifier(Watched().eval(), "softmax")))
     truth = exact(linear, x[0], ~frozen) / 2.0
     names = ["deepfool", "carlini-wagner", "pgd", "hopskipjump", "square"]
     found = smallest_perturbation(passes, x[0], space, truth, names, seed=0, most=20_000)
@@ -122,7 +122,7 @@ def test_no_success_is_no_distance() -> None:
             return np.tile([0.9, 0.1], (len(x), 1))
 
     x = inputs(2)
-    passes = Passes(Meter(open_classifier(Constant(), "identity")))
+    passes = CountedModel(Meter(open_classifier(Constant(), "identity")))
     found = smallest_perturbation(passes, x[0], unbounded(x), 1.0, ["hopskipjump", "square"], seed=0, most=1000)
     assert found.distance is None
     assert found.attack is None
@@ -132,12 +132,12 @@ def test_no_success_is_no_distance() -> None:
 def test_rows_are_counted_and_capped(linear: nn.Module) -> None:
     x = inputs(2)
     meter = Meter(open_classifier(linear, "softmax"))
-    passes = Passes(meter)
+    passes = CountedModel(meter)
     found = smallest_perturbation(passes, x[0], unbounded(x), 1.0, ["pgd", "deepfool"], seed=0, most=120)
     assert found.forward + found.backward == meter.usage.rows
     assert meter.usage.rows <= 122  # the decision and the check at the end are no attack's
     assert found.unfinished
-    short = Passes(Meter(open_classifier(linear, "softmax"), budget=50))
+    short = CountedModel(Meter(open_classifier(linear, "softmax"), budget=50))
     with pytest.raises(BudgetExhausted):
         smallest_perturbation(short, x[0], unbounded(x), 1.0, ["pgd"], seed=0)
 
@@ -147,7 +147,9 @@ def test_the_same_seed_finds_the_same(linear: nn.Module) -> None:
     classifier = open_classifier(linear, "softmax")
     state = np.random.get_state()[1].copy()  # type: ignore[union-attr]
     runs = [
-        smallest_perturbation(Passes(Meter(classifier)), x[0], unbounded(x), 1.0, ["hopskipjump", "pgd"], seed=s, most=4000)
+        smallest_perturbation(
+            CountedModel(Meter(classifier)), x[0], unbounded(x), 1.0, ["hopskipjump", "pgd"], seed=s, most=4000
+        )
         for s in (1, 1, 2)
     ]
     assert runs[0].distances == runs[1].distances
@@ -190,7 +192,7 @@ def test_a_classifier_is_all_that_is_needed(linear: nn.Module) -> None:
         def close(self) -> None: ...
 
     assert isinstance(Plain(), Classifier)
-    passes = Passes(Meter(Plain()))
+    passes = CountedModel(Meter(Plain()))
     assert not passes.differentiable
     x = inputs(2)
     found = smallest_perturbation(passes, x[0], unbounded(x), 1.0, ["hopskipjump"], seed=0, most=8000)

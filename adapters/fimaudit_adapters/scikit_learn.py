@@ -26,7 +26,7 @@ class ScikitLearnAdapter:
     """Opens estimators with ``predict_proba``: in memory, from ``.skops``, or with ``trust_pickle`` from a pickle."""
 
     def accepts(self, target: object) -> bool:
-        """An estimator, told by the names of its classes or by its ``predict_proba``, or a path with a known ending."""
+        """An estimator, known by the names of its classes or by its ``predict_proba``, or a path with a known ending."""
         if isinstance(target, str):
             return os.path.splitext(target)[1].lower() in SUFFIXES
         if isinstance(target, type):
@@ -53,10 +53,10 @@ class ScikitLearnAdapter:
         if isinstance(target, str):
             require_file(target, "an estimator")
             name, details["sha256"] = os.path.basename(target), file_fingerprint(target)
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings(record=True) as raised:
                 warnings.simplefilter("always")
                 target = _read(target, options.trust_pickle)
-            notes = [" ".join(str(w.message).split()) for w in caught if "version" in type(w.message).__name__.lower()]
+            notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
         _require_classifier(target)
         return EstimatorClassifier(target, options, name=name, details=details, notes=notes)
 

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 
 from fimaudit.baselines.question import Question
-from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.models.counted_passes import CountedModel, logs
 from fimaudit.validation.art_estimator import Asked, WhiteBoxEstimator, quiet
 from fimaudit.validation.coordinates import Coordinates
 
@@ -25,7 +25,7 @@ RADIUS = 5.0
 BATCHES, SAMPLES, POOL = 50, 8, 16
 
 
-def clever_score(passes: Passes, question: Question) -> float:
+def clever_score(passes: CountedModel, question: Question) -> float:
     """CLEVER for an untargeted attack in l2: min over classes of the margin over the estimated local Lipschitz constant.
 
     Source: Weng et al., ICLR 2018, arXiv 1801.10578.

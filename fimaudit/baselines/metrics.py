@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.baselines.question import Question
 from fimaudit.baselines.rayleigh import rayleigh_max, rayleigh_max_white
 from fimaudit.errors import UsageError
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 
 __all__ = ["BASELINES", "Baseline", "Reading", "measure_baseline"]
 
@@ -42,14 +42,14 @@ class Baseline:
         source: where it was published.
     """
 
-    measure: Callable[[Passes, Question], float]
+    measure: Callable[[CountedModel, Question], float]
     derivatives: bool
     sensitivity: bool
     source: str
     extra: str | None = None
 
 
-def measure_baseline(name: str, passes: Passes, question: Question) -> Reading:
+def measure_baseline(name: str, passes: CountedModel, question: Question) -> Reading:
     """Measure one input by a named baseline.
 
     Raises:
@@ -65,40 +65,40 @@ def measure_baseline(name: str, passes: Passes, question: Question) -> Reading:
     return Reading(value, passes.forward - forward, passes.backward - backward)
 
 
-def _rayleigh_black(passes: Passes, q: Question) -> float:
+def _rayleigh_black(passes: CountedModel, q: Question) -> float:
     p, lengths = _around(passes, q, q.displacement)
     return rayleigh_max(2.0 * (np.sqrt(p[1:]) - np.sqrt(p[0])) / lengths[:, None])
 
 
-def _rayleigh_white(passes: Passes, q: Question) -> float:
+def _rayleigh_white(passes: CountedModel, q: Question) -> float:
     rows, p = _root_rows(passes, q)
     probes = np.random.default_rng(q.seed).standard_normal((PROBES, len(p)))
     return rayleigh_max_white(4.0 * rows @ rows.T, probes)
 
 
-def _trace(passes: Passes, q: Question) -> float:
+def _trace(passes: CountedModel, q: Question) -> float:
     rows, _ = _root_rows(passes, q)
     return float(4.0 * (rows**2).sum())
 
 
-def _great_score(passes: Passes, q: Question) -> float:
+def _great_score(passes: CountedModel, q: Question) -> float:
     ranked = np.sort(passes.probabilities(q.x[None])[0])
     return float(np.sqrt(np.pi / 2) * (ranked[-1] - ranked[-2]))
 
 
-def _local_lipschitz(passes: Passes, q: Question) -> float:
+def _local_lipschitz(passes: CountedModel, q: Question) -> float:
     p, lengths = _around(passes, q, q.displacement)
     return float((np.linalg.norm(p[1:] - p[0], axis=1) / lengths).max())
 
 
-def _loss_gradient(passes: Passes, q: Question) -> float:
+def _loss_gradient(passes: CountedModel, q: Question) -> float:
     at = passes.linearized(q.x[None])
     label = int(at.log_probabilities[0].argmax()) if q.label is None else q.label
     gradient = at.pull(np.eye(at.log_probabilities.shape[1])[[label]])[0] * q.space.scale
     return float(np.linalg.norm(np.where(q.space.frozen, 0.0, gradient)))
 
 
-def _clever(passes: Passes, q: Question) -> float:
+def _clever(passes: CountedModel, q: Question) -> float:
     from fimaudit.baselines.clever import clever_score
 
     return clever_score(passes, q)
@@ -116,7 +116,7 @@ BASELINES: Mapping[str, Baseline] = {
 }
 
 
-def _around(passes: Passes, q: Question, length: float) -> tuple[Array, Array]:
+def _around(passes: CountedModel, q: Question, length: float) -> tuple[Array, Array]:
     """Probabilities at the input and at random displacements of one l2 length, and the lengths that were really sent."""
     rng = np.random.default_rng(q.seed)
     free = ~q.space.frozen
@@ -131,7 +131,7 @@ def _around(passes: Passes, q: Question, length: float) -> tuple[Array, Array]:
     return np.concatenate([p[:1], p[1:][sent]]), lengths[sent]
 
 
-def _root_rows(passes: Passes, q: Question) -> tuple[Array, Array]:
+def _root_rows(passes: CountedModel, q: Question) -> tuple[Array, Array]:
     """The Jacobian of sqrt(p) over the free features, (K, d), in units of the scale, and p."""
     at = passes.linearized(q.x[None])
     p = np.exp(at.log_probabilities[0])

@@ -61,8 +61,8 @@ def bounds(
     bound = lipschitz_bound(network, input_shape=shape, input_bound=input_bound, hold=held)
     rows = [] if x is None else _measured(network, bound, x, link, queries, held)
     if as_json:
-        told = bound.to_dict() | ({"inputs": rows} if x is not None else {})
-        print(json.dumps(told, indent=1, allow_nan=False))
+        facts = bound.to_dict() | ({"inputs": rows} if x is not None else {})
+        print(json.dumps(facts, indent=1, allow_nan=False))
         return
     _show(Console(), target, bound, rows)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from fimaudit.errors import RunError
 from fimaudit.results import SCREENED, Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
-from fimaudit.runs.screening import Standing
+from fimaudit.runs.screening import TopKResult
 from fimaudit.storage.journal import JOURNAL
 
 __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumable", "show_report"]
@@ -122,7 +122,7 @@ def show_report(console: Console, report: Report) -> None:
         highlight=False,
     )
     if report.data.get("focus") is not None:
-        console.print(Standing(**report.data["focus"]).sentence(), highlight=False)
+        console.print(TopKResult(**report.data["focus"]).sentence(), highlight=False)
     statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
     if statuses:
         console.print("not ok: " + ", ".join(f"{v} {k}" for k, v in statuses.items()), highlight=False)

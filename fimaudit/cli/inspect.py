@@ -75,7 +75,7 @@ def inspect(
         inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
         seen = look(meter, inputs.x, info.dtype, thorough=True)
-        info = classifier.info  # the first answers may have settled how rows are sent
+        info = classifier.info  # the first answers may have decided how rows are sent
         facts = {**model_facts(classifier, seen), "link": link, "notes": [*info.notes, *seen.warnings()]}
         if identity:
             facts["identity"] = _identity(classifier, inputs.x)

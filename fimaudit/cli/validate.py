@@ -38,7 +38,7 @@ def validate(
     ] = ATTACK_ROWS,
     eps: Annotated[
         list[float] | None,
-        typer.Option("--eps", help="Say how well inputs flipped within it are told. Repeatable."),
+        typer.Option("--eps", help="Say how well inputs flipped within it are recognised. Repeatable."),
     ] = None,
     queries: Annotated[int, typer.Option(help="Rows an input of the measurement, base row included.")] = 200,
     mode: Annotated[str, typer.Option(help="Of the measurement: black-box, white-box or auto.")] = "black-box",

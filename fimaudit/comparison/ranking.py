@@ -12,7 +12,7 @@ from fimaudit.comparison.two_runs import STREAM, run_names
 from fimaudit.errors import UsageError
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
-from fimaudit.storage.run_folder import Run
+from fimaudit.storage.run_folder import RunFolder
 
 __all__ = ["RankedModel", "Ranking", "rank_runs"]
 
@@ -54,7 +54,7 @@ class Ranking(BaseModel):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def rank_runs(runs: Sequence[Run], metric: Metric = "margin_radius", *, population: bool = True) -> Ranking:
+def rank_runs(runs: Sequence[RunFolder], metric: Metric = "margin_radius", *, population: bool = True) -> Ranking:
     """Rank models by the median of a quantity; intervals on the ranks hold for all models at once.
 
     Args:

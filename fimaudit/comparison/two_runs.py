@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from fimaudit.errors import UsageError
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.paired import Column, changes, column, larger_share, quantile_ratio, rank_correlation
-from fimaudit.storage.run_folder import Run
+from fimaudit.storage.run_folder import RunFolder
 
 __all__ = [
     "Answers",
@@ -37,7 +37,7 @@ CONFIDENCE_GAP = 0.1
 ACCURACY_GAP = 0.01
 STREAM = 60
 
-Verdict = Literal["more sensitive", "less sensitive", "not told apart"]
+Difference = Literal["more sensitive", "less sensitive", "not told apart"]
 
 
 class _Data(BaseModel):
@@ -61,7 +61,7 @@ class QuantityComparison(_Data):
         spearman: correlation of the two rankings of inputs.
     """
 
-    verdict: Verdict
+    verdict: Difference
     ratios: dict[str, Ratios]
     more_sensitive: Interval
     surely_more: int
@@ -116,7 +116,7 @@ class Comparison(_Data):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def compare_runs(first: Run, second: Run, *, confidence: float | None = None) -> Comparison:
+def compare_runs(first: RunFolder, second: RunFolder, *, confidence: float | None = None) -> Comparison:
     """Compare two runs that were read; ``confidence`` defaults to the first run's."""
     level = confidence if confidence is not None else float(first.report.settings["confidence"])
     pairs, left_out = paired(first, second)
@@ -142,14 +142,14 @@ def compare_runs(first: Run, second: Run, *, confidence: float | None = None) ->
     )
 
 
-def paired(first: Run, second: Run) -> tuple[list[tuple[Sensitivity, Sensitivity]], int]:
+def paired(first: RunFolder, second: RunFolder) -> tuple[list[tuple[Sensitivity, Sensitivity]], int]:
     """Inputs that both runs measured, by index, and how many of the data are left out."""
     there = {s.index: s for s in second.inputs if s.status != "failed"}
     pairs = [(s, there[s.index]) for s in first.inputs if s.status != "failed" and s.index in there]
     return pairs, int(first.report.data.get("inputs", len(pairs))) - len(pairs)
 
 
-def check_same(first: Run, second: Run) -> None:
+def check_same(first: RunFolder, second: RunFolder) -> None:
     """Refuse runs that cannot be paired.
 
     Raises:
@@ -170,7 +170,9 @@ def check_same(first: Run, second: Run) -> None:
             )
 
 
-def _columns(first: Run, second: Run, pairs: Sequence[tuple[Sensitivity, Sensitivity]], name: str) -> tuple[Column, Column]:
+def _columns(
+    first: RunFolder, second: RunFolder, pairs: Sequence[tuple[Sensitivity, Sensitivity]], name: str
+) -> tuple[Column, Column]:
     levels = (float(r.report.settings["confidence"]) for r in (first, second))
     return (
         column([getattr(a, name) for a, _ in pairs], next(levels)),
@@ -200,7 +202,7 @@ def _quantity(
     )
 
 
-def _verdict(ratio: Interval, larger_is_worse: bool) -> Verdict:
+def _verdict(ratio: Interval, larger_is_worse: bool) -> Difference:
     above = ratio.lower is not None and ratio.lower > 1
     below = ratio.upper is not None and ratio.upper < 1
     if not above and not below:
@@ -276,7 +278,7 @@ def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
 
 
 def _warnings(
-    first: Run, second: Run, quantities: dict[str, QuantityComparison], answers: Answers, left_out: int
+    first: RunFolder, second: RunFolder, quantities: dict[str, QuantityComparison], answers: Answers, left_out: int
 ) -> list[str]:
     out = []
     gap = answers.confidence_log_odds_difference
@@ -294,8 +296,11 @@ def _warnings(
                 f"the accuracy differs ({answers.first_accuracy:.1%} against {answers.second_accuracy:.1%}, {chance} on "
                 "these inputs, McNemar): a model that is wrong more often can still be less sensitive"
             )
-    told = {name: q.verdict for name, q in quantities.items()}
-    if told["spectral_norm"] != "not told apart" and told["peak_spectral_norm"] == told["margin_radius"] == "not told apart":
+    verdicts = {name: q.verdict for name, q in quantities.items()}
+    if (
+        verdicts["spectral_norm"] != "not told apart"
+        and verdicts["peak_spectral_norm"] == verdicts["margin_radius"] == "not told apart"
+    ):
         out.append(
             "only the spectral norm tells the two apart; the peak norm and the margin radius, which no rescaling of logits "
             "changes, do not: the difference is one of confidence, not of how far an input is from another answer"
@@ -310,13 +315,13 @@ def _warnings(
     return out
 
 
-def run_names(runs: Sequence[Run]) -> list[str]:
+def run_names(runs: Sequence[RunFolder]) -> list[str]:
     """The models' names; where two are alike, each with the name of its folder."""
     names = [str(run.report.model.get("name")) for run in runs]
     return [f"{n} ({run.folder.name})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
 
 
-def _about(run: Run, name: str) -> dict[str, Any]:
+def _about(run: RunFolder, name: str) -> dict[str, Any]:
     report = run.report
     return {
         "name": name,

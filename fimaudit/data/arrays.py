@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fimaudit.domain import Space
 from fimaudit.errors import DataError
 
-__all__ = ["Inputs", "Row", "Source", "check_inputs", "fitting", "read_inputs"]
+__all__ = ["InputSource", "Inputs", "Row", "check_inputs", "fitting", "read_inputs"]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 
@@ -46,7 +46,7 @@ class Row:
     reason: str | None = None
 
 
-class Source(Protocol):
+class InputSource(Protocol):
     """Inputs 0 to n - 1, read a few at a time; pickles, so that other processes can read them too."""
 
     def __len__(self) -> int: ...
@@ -80,7 +80,7 @@ class Inputs:
         return len(self.x)
 
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
-        """See ``Source``."""
+        """See ``InputSource``."""
         for i in indices:
             y = None if self.y is None else int(self.y[i])
             yield Row(self.x[i], y, None if self.group is None else str(self.group[i]))

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fimaudit.data.arrays import Inputs, Source, check_inputs, fitting
+from fimaudit.data.arrays import Inputs, InputSource, check_inputs, fitting
 from fimaudit.data.streams import Counter, Stream, look_at, open_data
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import DataError
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.results import Sensitivity
 
-__all__ = ["Subject", "as_data", "open_subject"]
+__all__ = ["AuditDataset", "as_data", "open_subject"]
 
 #: Bounds of decoded images that are fed as floats.
 IMAGE_BOUNDS = {"lower": 0.0, "upper": 1.0}
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditDataset:
     """The data of an audit.
 
     Attributes:
@@ -38,7 +38,7 @@ class Subject:
     """
 
     data: Inputs | Stream
-    source: Source
+    source: InputSource
     reference: Inputs
     x: NDArray[Any]
     numbers: NDArray[np.int64]
@@ -68,7 +68,7 @@ def as_data(x: Any, y: ArrayLike | None, group: ArrayLike | None, counter: Count
     return Inputs(array, labels, None if group is None else np.asarray(group))
 
 
-def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, free: Sequence[str]) -> Subject:
+def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, free: Sequence[str]) -> AuditDataset:
     """Check the data against the model and fix the domain.
 
     Args:
@@ -88,7 +88,7 @@ def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, fr
         reference = check_inputs(data, info.input_shape)
         space = domain.resolve(reference.x, info.dtype)
         x = space.admit(reference.x)
-        return Subject(reference, replace(reference, x=x), reference, x, np.arange(len(x)), domain, space)
+        return AuditDataset(reference, replace(reference, x=x), reference, x, np.arange(len(x)), domain, space)
     stream = data.for_model(info.input_shape, info.dtype)
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
@@ -96,7 +96,7 @@ def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, fr
     space = domain.resolve(reference.x, info.dtype)
     good = [i for i in range(len(reference)) if _fits(reference.x[i], space)]
     x = space.admit(reference.x[good] if good else reference.x)  # where none fits, says why
-    return Subject(stream, stream, reference, x, numbers[good], domain, space)
+    return AuditDataset(stream, stream, reference, x, numbers[good], domain, space)
 
 
 def _fits(x: NDArray[Any], space: Space) -> bool:

@@ -11,13 +11,13 @@ from typing import IO, Any
 
 from fimaudit.errors import DataError, MissingExtraError
 
-__all__ = ["Found", "find_files", "is_url", "open_file"]
+__all__ = ["FoundFiles", "find_files", "is_url", "open_file"]
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """A file: its path or URL, and its size in bytes."""
 
     path: str
@@ -33,7 +33,7 @@ def is_url(spec: str) -> bool:
     return "://" in spec
 
 
-def find_files(spec: str) -> list[Found]:
+def find_files(spec: str) -> list[FoundFiles]:
     """All files under a path, a folder (with its subfolders), a glob (``**`` too) or ``name-{000..099}.tar``, by name.
 
     Raises:
@@ -53,16 +53,16 @@ def open_file(path: str) -> IO[bytes]:
     return opened
 
 
-def _local(spec: str) -> Iterator[Found]:
+def _local(spec: str) -> Iterator[FoundFiles]:
     if os.path.isdir(spec):
         spec = os.path.join(glob.escape(spec), "**")
     names = [spec] if os.path.exists(spec) else glob.glob(spec, recursive=True)
     for name in names:
         if os.path.isfile(name):
-            yield Found(name, os.path.getsize(name))
+            yield FoundFiles(name, os.path.getsize(name))
 
 
-def _remote(spec: str) -> Iterator[Found]:
+def _remote(spec: str) -> Iterator[FoundFiles]:
     place, inside = _file_system(spec)
     try:
         if any(sign in inside for sign in "*?["):
@@ -76,7 +76,7 @@ def _remote(spec: str) -> Iterator[Found]:
         raise DataError(f"cannot list {spec}: {type(exc).__name__}: {what}") from exc
     for name, detail in details.items():
         if detail.get("type") == "file":
-            yield Found(place.unstrip_protocol(name), int(detail.get("size") or 0))
+            yield FoundFiles(place.unstrip_protocol(name), int(detail.get("size") or 0))
 
 
 def _file_system(url: str) -> tuple[Any, str]:

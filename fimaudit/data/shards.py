@@ -336,8 +336,8 @@ class _Tar:
         text = self._bytes(sample.label).decode("utf-8")
         if sample.label.name.endswith(".cls"):
             return int(text)
-        told = json.loads(text)
-        return _integer(told.get("label")) if isinstance(told, dict) else None
+        parsed = json.loads(text)
+        return _integer(parsed.get("label")) if isinstance(parsed, dict) else None
 
     def _bytes(self, member: tarfile.TarInfo) -> bytes:
         opened = self._tar.extractfile(member)

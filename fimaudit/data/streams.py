@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, read_inputs
-from fimaudit.data.filesystems import Found, find_files, is_url, open_file
+from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
 from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, open_shard, table_columns
 from fimaudit.errors import DataError
@@ -134,7 +134,7 @@ class Stream:
 
 
 def first_size(data: Inputs | Stream) -> int:
-    """How many numbers the first input holds; 1 where it cannot be told."""
+    """How many numbers the first input holds; 1 where it is unknown."""
     first = next(data.rows([0]), None) if len(data) else None
     return max(1, first.x.size) if first is not None and first.x is not None else 1
 
@@ -230,8 +230,8 @@ def _told_counts(shards: Sequence[Shard]) -> list[int] | None:
     folder = shards[0].path.rpartition("/")[0]
     try:
         with open_file(f"{folder}/{SIZES_FILE}" if folder else SIZES_FILE) as file:
-            told = json.loads(file.read())
-        return [int(told[shard.name]) for shard in shards]
+            parsed = json.loads(file.read())
+        return [int(parsed[shard.name]) for shard in shards]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -241,7 +241,7 @@ def _kind(path: str) -> str:
     return "images" if suffix in IMAGE_SUFFIXES else suffix
 
 
-def _image_shards(spec: str, found: Sequence[Found]) -> list[Shard]:
+def _image_shards(spec: str, found: Sequence[FoundFiles]) -> list[Shard]:
     """Image files in order; in a folder of folders each folder is a class, numbered by name, and a group."""
     parents = [PurePosixPath(f.path).parent for f in found]
     folders = sorted(set(parents))

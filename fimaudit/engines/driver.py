@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.measurement.measure import Conversation
-from fimaudit.measurement.protocol import AtOnce, do_at_once
+from fimaudit.measurement.measure import MeasurementFlow
+from fimaudit.measurement.protocol import BatchedStep, run_batched
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import Meter, QuestionsFailed, Usage
 from fimaudit.perturbations.rows import Rows
-from fimaudit.results import Outcome, Sensitivity
+from fimaudit.results import MeasuredInput, Sensitivity
 
-__all__ = ["batched", "block_size", "converse", "run_inputs"]
+__all__ = ["batched", "block_size", "drive", "run_inputs"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def small_algebra() -> AbstractContextManager[object]:
     return limit
 
 
-def converse(conversation: Any, meter: Meter) -> Any:
+def drive(conversation: Any, meter: Meter) -> Any:
     """Carry one conversation to its end: ask what it yields, hand it the answers, return what it returns."""
     try:
         rows = next(conversation)
@@ -63,11 +63,11 @@ def converse(conversation: Any, meter: Meter) -> Any:
 
 def run_inputs(
     indices: Iterable[int],
-    start: Callable[[int], Conversation],
+    start: Callable[[int], MeasurementFlow],
     failed: Callable[[int, FimauditError], Sensitivity],
     meter: Meter,
     size: int = 1,
-) -> Iterator[Outcome]:
+) -> Iterator[MeasuredInput]:
     """Measure inputs in order and yield each as it finishes; an input that fails is a result, an empty budget is not.
 
     Args:
@@ -114,10 +114,10 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _run_block(
     block: list[int],
-    start: Callable[[int], Conversation],
+    start: Callable[[int], MeasurementFlow],
     failed: Callable[[int, FimauditError], Sensitivity],
     meter: Meter,
-) -> Iterator[Outcome]:
+) -> Iterator[MeasuredInput]:
     """Rounds: every open conversation's next rows go to the meter together, in the order of the inputs."""
     took = {index: Usage() for index in block}
     talks = {index: start(index) for index in block}
@@ -143,27 +143,29 @@ def _run_block(
             answers = [None] * len(order)
             reasons = dict.fromkeys(range(len(order)), error)
         results |= {order[place]: failed(order[place], reason) for place, reason in reasons.items()}
-        told = {index: answer for index, answer in zip(order, answers, strict=True) if answer is not None}
-        wanted = _go_on(talks, told, results)
+        received = {index: answer for index, answer in zip(order, answers, strict=True) if answer is not None}
+        wanted = _go_on(talks, received, results)
     for index in block:
-        yield Outcome(results[index], took[index].rows, took[index].requests)
+        yield MeasuredInput(results[index], took[index].rows, took[index].requests)
 
 
-def _go_on(talks: Mapping[int, Conversation], told: Mapping[int, Any], results: dict[int, Sensitivity]) -> dict[int, Rows]:
+def _go_on(
+    talks: Mapping[int, MeasurementFlow], received: Mapping[int, Any], results: dict[int, Sensitivity]
+) -> dict[int, Rows]:
     """Tell conversations what they wait for, in the order of the inputs: the rows that they want next, or their results."""
     wanted: dict[int, Rows] = {}
     with small_algebra():
-        while told:
-            arithmetic: dict[int, AtOnce] = {}
-            for index, answer in told.items():
+        while received:
+            arithmetic: dict[int, BatchedStep] = {}
+            for index, answer in received.items():
                 try:
                     next_one = talks[index].send(answer)
                 except StopIteration as stop:
                     results[index] = stop.value
                     continue
-                if isinstance(next_one, AtOnce):
+                if isinstance(next_one, BatchedStep):
                     arithmetic[index] = next_one
                 else:
                     wanted[index] = next_one
-            told = do_at_once(arithmetic)
+            received = run_batched(arithmetic)
     return dict(sorted(wanted.items()))

@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.arrays import Row, Source, fitting
+from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
-from fimaudit.measurement.deflation_trial import Lessons, Structure
-from fimaudit.measurement.measure import Conversation, measure
+from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
+from fimaudit.measurement.measure import MeasurementFlow, measure
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
-from fimaudit.results import Outcome, Sensitivity
+from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import Part
 from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 
@@ -54,13 +54,13 @@ class Work:
         structure: which directions are measured exactly in each input; ``None`` for none.
     """
 
-    source: Source
+    source: InputSource
     space: Space
     settings: Settings
     steps: Steps | None
     exact: Derivatives | None = None
     budget: int | None = None
-    structure: Structure | None = None
+    structure: DeflationPlan | None = None
 
     def block(self, model: Classifier) -> int:
         """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
@@ -74,7 +74,7 @@ class Work:
 class Engine(Protocol):
     """Where a pass runs. Screening first and measuring the most sensitive inputs after are two passes of one engine."""
 
-    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
+    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[MeasuredInput | Part, None, None]:
         """Measure the inputs at ``indices`` (rising) and yield them as they finish, in any order.
 
         No number of an input depends on which others are measured, or on their order.
@@ -91,19 +91,21 @@ class LocalEngine:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
-    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
+    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[MeasuredInput | Part, None, None]:
         """See ``Engine``; in the order of the inputs."""
         yield from measure_inputs(indices.tolist(), work, self._meter)
 
 
-def measure_inputs(indices: Iterable[int], work: Work, meter: Meter, lessons: Lessons | None = None) -> Iterator[Outcome]:
+def measure_inputs(
+    indices: Iterable[int], work: Work, meter: Meter, learner: JacobianLearner | None = None
+) -> Iterator[MeasuredInput]:
     """Read and measure inputs, some side by side; one that cannot be read or does not fit is a failed result.
 
     Args:
         indices: rising.
         work: what is measured and how.
         meter: the door to this process's model.
-        lessons: learns from their random rows.
+        learner: learns from their random rows.
     """
     listed = list(indices)
     if work.steps is None:
@@ -116,15 +118,15 @@ def measure_inputs(indices: Iterable[int], work: Work, meter: Meter, lessons: Le
         x: dict[int, NDArray[Any]] = {}
         for index, row in block.items():
             one = _fitted(index, row, work)
-            if isinstance(one, Outcome):
+            if isinstance(one, MeasuredInput):
                 yield _labelled(one, row)
             else:
                 x[index] = one
-        for outcome in run_inputs(x, _opener(x, work, work.steps, lessons), _failed, meter, size):
+        for outcome in run_inputs(x, _opener(x, work, work.steps, learner), _failed, meter, size):
             yield _labelled(outcome, block[outcome.result.index])
 
 
-def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator[Outcome]:
+def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator[MeasuredInput]:
     """Passes hold whole blocks, fixed by index, whichever of their inputs are wanted: digits depend on their company."""
     exact = work.exact or Derivatives()
     wanted = set(listed)
@@ -134,37 +136,37 @@ def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator
     for _, members in groupby(company, key=lambda index: index // BLOCK):
         block = {index: next(rows) for index in members}
         fitted = {index: _fitted(index, row, work) for index, row in block.items()}
-        x = {index: one for index, one in fitted.items() if not isinstance(one, Outcome)}
+        x = {index: one for index, one in fitted.items() if not isinstance(one, MeasuredInput)}
         found = exact_inputs(
             list(x), np.stack(list(x.values())), meter,
             wanted=wanted, tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
         ) if x else iter(())  # fmt: skip
-        for outcome in chain((one for one in fitted.values() if isinstance(one, Outcome)), found):
+        for outcome in chain((one for one in fitted.values() if isinstance(one, MeasuredInput)), found):
             if outcome.result.index in wanted:
                 yield _labelled(outcome, block[outcome.result.index])
 
 
-def _fitted(index: int, row: Row, work: Work) -> NDArray[Any] | Outcome:
+def _fitted(index: int, row: Row, work: Work) -> NDArray[Any] | MeasuredInput:
     """The input as the model is fed, or why it cannot be."""
     try:
         if row.x is None:
             raise DataError(row.reason or "the input could not be read")
         return fitting(row.x, work.space)
     except DataError as error:
-        return Outcome(_failed(index, error), 0, 0)
+        return MeasuredInput(_failed(index, error), 0, 0)
 
 
 def _opener(
-    x: Mapping[int, NDArray[Any]], work: Work, steps: Steps, lessons: Lessons | None
-) -> Callable[[int], Conversation]:
+    x: Mapping[int, NDArray[Any]], work: Work, steps: Steps, learner: JacobianLearner | None
+) -> Callable[[int], MeasurementFlow]:
     """What opens the conversation of each of these inputs."""
     structure = work.structure
 
-    def begin(i: int) -> Conversation:
-        plane, own = None, steps
+    def begin(i: int) -> MeasurementFlow:
+        subspace, own = None, steps
         if structure is not None:
-            plane, own = structure.plane(x[i], i, work.space), structure.steps(steps, i)
-        return measure(x[i], i, work.space, own, work.settings, plane, lessons)
+            subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)
+        return measure(x[i], i, work.space, own, work.settings, subspace, learner)
 
     return begin
 
@@ -173,8 +175,8 @@ def _failed(index: int, error: FimauditError) -> Sensitivity:
     return Sensitivity(index=index, status="failed", method="none", reason=str(error))
 
 
-def _labelled(outcome: Outcome, row: Row) -> Outcome:
+def _labelled(outcome: MeasuredInput, row: Row) -> MeasuredInput:
     if row.y is None and row.group is None:
         return outcome
     result = outcome.result.model_copy(update={"label": row.y, "group": row.group})
-    return Outcome(result, outcome.rows, outcome.requests)
+    return MeasuredInput(result, outcome.rows, outcome.requests)

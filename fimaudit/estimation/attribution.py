@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.results import Carrier
+from fimaudit.results import FeatureShare
 
-__all__ = ["MOST_SKETCHED", "carriers", "listed"]
+__all__ = ["MOST_SKETCHED", "feature_shares", "listed"]
 
 Array = NDArray[np.float64]
 
@@ -31,9 +31,9 @@ def listed(x: NDArray[np.generic], most: int = MOST_FEATURES) -> bool:
     return x.ndim == 1 and x.size <= most
 
 
-def carriers(
+def feature_shares(
     gradient: Array, features: NDArray[np.int64], directions: int | None, *, orthogonal: bool = False
-) -> list[Carrier]:
+) -> list[FeatureShare]:
     """The features with the largest shares g_j^2 / |g|^2, the largest first.
 
     From m random directions each component of the estimated gradient carries noise of variance |g|^2 / m, or of
@@ -64,7 +64,7 @@ def carriers(
     order = np.argsort(-energy, kind="stable")[:KEPT]
     shares = np.clip((energy[order] - noise) / total, 0.0, 1.0)
     return [
-        Carrier(feature=int(features[j]), share=round(float(share), 4))
+        FeatureShare(feature=int(features[j]), share=round(float(share), 4))
         for j, share in zip(order, shares, strict=True)
         if energy[j] > least and share >= LEAST
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.margin import Margin
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import contrasts, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
@@ -58,7 +58,7 @@ class Estimate:
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
 
 
-def named_contrast(view: View, direction: Array, p: Array) -> Contrast | None:
+def named_contrast(view: VisibleClasses, direction: Array, p: Array) -> Contrast | None:
     """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
     top = int(view.place[0]) if view.place.size else 0
     columns = class_contrast(direction, p, top)
@@ -111,7 +111,7 @@ def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[n
     return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])
 
 
-def estimate_basis(view: View, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
+def estimate_basis(view: VisibleClasses, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
     """Numbers from the whole Jacobian, measured with two step sizes.
 
     The half-width of each interval is three times the disagreement of the two plus 0.1 % of the value: their plain
@@ -153,7 +153,7 @@ def _agreement(fine: float, coarse: float) -> Limits:
 
 
 def undetected(
-    view: View, rows: Array, quantum: float, length: float, confidence: float, factor: float | None = None
+    view: VisibleClasses, rows: Array, quantum: float, length: float, confidence: float, factor: float | None = None
 ) -> tuple[float, float]:
     """Limits that hold when nothing could be resolved: spectral norm from above, margin radius from below.
 
@@ -178,7 +178,7 @@ def undetected(
     low, high = np.maximum(everything.min(axis=0) - width / 2, 0.0), everything.max(axis=0) + width / 2
     slack = np.sqrt(high) - np.sqrt(low)
     measured = 0.0
-    if not view.blind and len(rows) > 1:
+    if not view.unmeasurable and len(rows) > 1:
         table = view.table(rows)
         if (table != table[0]).any():
             measured = factor * float(sample_spectrum(contrasts(np.sqrt(table) * (2.0 / length)))[0])

@@ -48,7 +48,7 @@ def margin_limits(
     confidence: float,
     features: int | None = None,
     noise: Array | None = None,
-    caught: Array | None = None,
+    exact_part: Array | None = None,
     caught_noise: float = 0.0,
 ) -> Margin | None:
     """min over k != c of log(p_c / p_k) / |grad log(p_c / p_k)|, an estimate of the distance, not a bound on it.
@@ -66,7 +66,7 @@ def margin_limits(
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones.
         noise: (K,) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
-        caught: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        exact_part: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
         caught_noise: noise that they add to each squared norm, in multiples of ``noise``.
 
     Returns:
@@ -79,7 +79,7 @@ def margin_limits(
         confidence,
         features,
         None if noise is None else noise[None],
-        None if caught is None or not len(caught) else caught[None],
+        None if exact_part is None or not len(exact_part) else exact_part[None],
         caught_noise,
     )[0]
 
@@ -91,7 +91,7 @@ def many_margins(
     confidence: float,
     features: int | None = None,
     noise: Array | None = None,
-    caught: Array | None = None,
+    exact_part: Array | None = None,
     caught_noise: float = 0.0,
 ) -> list[Margin | None]:
     """``margin_limits`` of (n, m, K) contrasts, (n, K) log probabilities and noise, (n,) classes, (n, q, K) exact rows."""
@@ -101,7 +101,11 @@ def many_margins(
     gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
     odds2 = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs) ** 2
     energy = odds2.sum(axis=1)
-    exact = None if caught is None else ((np.take_along_axis(caught, top[:, None, None], axis=2) - caught) ** 2).sum(axis=1)
+    exact = (
+        None
+        if exact_part is None
+        else ((np.take_along_axis(exact_part, top[:, None, None], axis=2) - exact_part) ** 2).sum(axis=1)
+    )
     moved = other & (energy > 0 if exact is None else energy + exact > 0)
     added = np.zeros_like(energy) if noise is None else noise + noise[i, top][:, None]
     norms2 = np.where(other, np.maximum(energy / terms - added, 0.0), 0.0)

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.secants import complete, resolution
 
-__all__ = ["REPEATABLE", "REPEATABLE_LOGS", "REPEATS", "SIGNAL", "Here", "Noise", "Quality", "View", "rounding"]
+__all__ = [
+    "REPEATABLE",
+    "REPEATABLE_LOGS",
+    "REPEATS",
+    "SIGNAL",
+    "BaseAnswers",
+    "Noise",
+    "OutputQuality",
+    "VisibleClasses",
+    "rounding",
+]
 
 Array = NDArray[np.float64]
 
@@ -57,7 +67,7 @@ def rounding(answers: Array) -> float:
 
 
 @dataclass(frozen=True)
-class Quality:
+class OutputQuality:
     """What the first questions showed about the model's answers.
 
     Attributes:
@@ -66,8 +76,8 @@ class Quality:
         top_k: only so many labels are shown in an answer, the last column being the rest; ``None`` when all are.
         relative: standard deviation of log p, as half-precision arithmetic gives it; 0 when it hardly matters.
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
-        unseen: the answers were all 0 and 1, so that their rounding could not be told.
-        company, company_logs: largest difference of probability, and of its logarithm, that other rows in a call made.
+        quantum_unknown: the answers were all 0 and 1, so that their rounding is unknown.
+        batch_effect, batch_effect_logs: largest difference of probability, and of its log, that other rows in a call made.
     """
 
     quantum: float = 0.0
@@ -75,42 +85,44 @@ class Quality:
     top_k: int | None = None
     relative: float = 0.0
     deviation: float = 0.0
-    unseen: bool = False
-    company: float = 0.0
-    company_logs: float = 0.0
+    quantum_unknown: bool = False
+    batch_effect: float = 0.0
+    batch_effect_logs: float = 0.0
 
     @property
     def repeats(self) -> int:
         """How often the base row is asked."""
         return REPEATS if self.random else 1
 
-    def view(self, base: Array, answers: Array) -> View:
+    def view(self, base: Array, answers: Array) -> VisibleClasses:
         """What can be measured at one input.
 
         Args:
             base: (repeats, K) answers to the input itself.
             answers: (m, K) answers to its neighbours: they matter where labels drop out of a list.
         """
-        here = base[0] if len(base) == 1 else base.mean(axis=0)
-        quantum = max(self.quantum, resolution(here[None]))
+        base_answers = base[0] if len(base) == 1 else base.mean(axis=0)
+        quantum = max(self.quantum, resolution(base_answers[None]))
         if quantum == 0 and not self.random and self.top_k is None:
-            view = View(here, int(np.argmax(here)), np.arange(len(here)))
+            view = VisibleClasses(base_answers, int(np.argmax(base_answers)), np.arange(len(base_answers)))
             if self.relative == 0:
                 return view
-            return replace(view, noise=Noise(self.relative**2 * here * (1 - here), None))
-        deviation = np.maximum(base.std(axis=0, ddof=1), self.deviation / 2) if len(base) > 1 else np.zeros(len(here))
+            return replace(view, noise=Noise(self.relative**2 * base_answers * (1 - base_answers), None))
+        deviation = (
+            np.maximum(base.std(axis=0, ddof=1), self.deviation / 2) if len(base) > 1 else np.zeros(len(base_answers))
+        )
         least = np.maximum(QUANTA * quantum, DEVIATIONS * deviation)
         if self.top_k is None:
-            top, kept = int(np.argmax(here)), here >= least
-            most = (here + quantum / 2 + 3 * deviation)[~kept]
+            top, kept = int(np.argmax(base_answers)), base_answers >= least
+            most = (base_answers + quantum / 2 + 3 * deviation)[~kept]
             ceiling = float(most.max()) if most.size else 0.0
         else:
-            top = int(np.argmax(here[:-1]))
+            top = int(np.argmax(base_answers[:-1]))
             shown = np.append((base[:, :-1] > 0).all(axis=0) & (answers[:, :-1] > 0).all(axis=0), False)
-            ceiling = float(here[shown].min()) if shown.any() else 1.0
-            kept = shown & (here >= least)
+            ceiling = float(base_answers[shown].min()) if shown.any() else 1.0
+            kept = shown & (base_answers >= least)
         noisy = quantum > 0 or self.random
-        view = View(here, top, np.flatnonzero(kept), ceiling, rest=not kept.all(), noisy=noisy)
+        view = VisibleClasses(base_answers, top, np.flatnonzero(kept), ceiling, rest=not kept.all(), noisy=noisy)
         if view.rest:
             left = view.table(base)[:, -1]
             spread = float(left.std(ddof=1)) if len(left) > 1 else 0.0
@@ -120,7 +132,7 @@ class Quality:
             return view
         variance = residuals = None
         if quantum > 0:
-            p = np.maximum(view.table(here[None])[0], quantum)
+            p = np.maximum(view.table(base_answers[None])[0], quantum)
             terms = np.ones(len(p))
             if view.rest:
                 terms[-1] = max(1, len(view.classes))  # the rest is 1 minus all others, each of them rounded
@@ -132,7 +144,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Here:
+class BaseAnswers:
     """What is known at one input before it is displaced.
 
     Attributes:
@@ -140,20 +152,20 @@ class Here:
         base: (repeats, K) answers to the input itself.
     """
 
-    quality: Quality
+    quality: OutputQuality
     base: Array
 
-    def view(self, answers: Array) -> View:
+    def view_of(self, answers: Array) -> VisibleClasses:
         """What can be measured, given the answers (m, K) to neighbours, which matter where labels drop out."""
-        return self.still if self.quality.top_k is None else self.quality.view(self.base, answers)
+        return self.view if self.quality.top_k is None else self.quality.view(self.base, answers)
 
     @cached_property
     def plain(self) -> bool:
         """Whether every class can be measured, so that the columns are those of the completed answers."""
-        return self.quality.top_k is None and self.still.whole and not self.still.noisy and not self.still.blind
+        return self.quality.top_k is None and self.view.whole and not self.view.noisy and not self.view.unmeasurable
 
     @cached_property
-    def still(self) -> View:
+    def view(self) -> VisibleClasses:
         """What can be measured as far as the answers to the input itself tell."""
         return self.quality.view(self.base, self.base[:0])
 
@@ -201,7 +213,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class View:
+class VisibleClasses:
     """The measurable classes of one input, the rest pooled, and the noise of an answer.
 
     Attributes:
@@ -228,7 +240,7 @@ class View:
         return len(self.classes) == len(self.base)
 
     @cached_property
-    def blind(self) -> bool:
+    def unmeasurable(self) -> bool:
         """Whether nothing can be measured: the predicted class is hidden, or stands alone."""
         return len(self.classes) + self.rest < 2 or not self.place.size
 
@@ -250,15 +262,15 @@ class View:
         table = np.hstack([kept, left])
         return complete(table, int(self.place[0])) if self.place.size else table
 
-    def with_noise_of(self, answers: Array, repeats: int) -> View:
+    def with_noise_of(self, answers: Array, repeats: int) -> VisibleClasses:
         """With the noise that repeated answers (rows, each ``repeats`` times in a row) show, where that is the larger."""
-        if self.blind or self.noise is None:
+        if self.unmeasurable or self.noise is None:
             return self
         roots = 2 * np.sqrt(self.table(answers)).reshape(-1, repeats, len(self.classes) + self.rest)
         scatter = (roots - roots.mean(axis=1, keepdims=True)).reshape(len(answers), -1)
-        told = Noise(None, scatter / np.sqrt(len(roots) * (repeats - 1)))
-        return replace(self, noise=told) if told.total > self.noise.total else self
+        measured = Noise(None, scatter / np.sqrt(len(roots) * (repeats - 1)))
+        return replace(self, noise=measured) if measured.total > self.noise.total else self
 
-    def resolved(self, energy: float, step: float) -> bool:
+    def above_noise(self, energy: float, step: float) -> bool:
         """Whether the energy of secants over ``step`` (of one feature) stands out from the noise."""
         return energy > 0 and (self.noise is None or energy * step**2 >= SIGNAL * self.noise.cautious)

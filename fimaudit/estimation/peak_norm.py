@@ -127,13 +127,13 @@ def _summit(grid: Array, tops: Array) -> Array:
 def start_temperature(log_p: Array) -> Array:
     """Where the peak of the two leading classes alone would lie, for (..., K) log probabilities."""
     leading = np.partition(log_p, log_p.shape[-1] - 2, axis=-1)[..., -2:]
-    spread = leading[..., 1] - log_p.mean(axis=-1)  # a tie is told from the scale of the logits by the other classes
+    spread = leading[..., 1] - log_p.mean(axis=-1)  # a tie is known from the scale of the logits by the other classes
     gap = np.maximum(np.maximum(leading[..., 1] - leading[..., 0], 0.0), 0.1 * spread)
     return np.asarray(np.where(gap > 0, gap, 0.5) / TWO_CLASS_GAP)
 
 
 def peak_limits(
-    logs: Array, log_p: Array, confidence: float, features: int | None = None, caught: Array | None = None
+    logs: Array, log_p: Array, confidence: float, features: int | None = None, exact_part: Array | None = None
 ) -> tuple[Limits, float]:
     """The peak spectral norm from contrasts of log p.
 
@@ -146,14 +146,14 @@ def peak_limits(
         log_p: (K,) log probabilities at the input.
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
-        caught: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        exact_part: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
 
     Returns:
         the limits, and the temperature of the peak.
     """
-    if caught is not None and len(caught):
+    if exact_part is not None and len(exact_part):
         tail = (1.0 - confidence) / 2
-        return _joint_peak(logs, log_p, caught, upper_factor(tail, len(logs), features), 1.0 - tail, features)
+        return _joint_peak(logs, log_p, exact_part, upper_factor(tail, len(logs), features), 1.0 - tail, features)
     limits, temperatures = many_peak_limits(logs[None], log_p[None], confidence, features)
     return limits.each()[0], float(temperatures[0])
 
@@ -167,21 +167,21 @@ def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int
 
 
 def _joint_peak(
-    logs: Array, log_p: Array, caught: Array, factor: float, probability: float, features: int | None
+    logs: Array, log_p: Array, exact_part: Array, factor: float, probability: float, features: int | None
 ) -> tuple[Limits, float]:
     """The same beside exact rows: ``spectral_limits`` at the temperature of the peak, or of the upper limit's own peak."""
     terms = len(logs)
-    temperature = float(peak_temperature(joint_rows(logs, caught), log_p))
-    exact = temper(caught, log_p, temperature)
+    temperature = float(peak_temperature(joint_rows(logs, exact_part), log_p))
+    exact = temper(exact_part, log_p, temperature)
     value, _ = joint_top(temper(logs, log_p, temperature), exact, features)
     upper = np.inf
     if np.isfinite(factor):
-        wide = joint_rows(logs, caught, factor)
+        wide = joint_rows(logs, exact_part, factor)
         upper = float(sample_spectrum(temper(wide, log_p, peak_temperature(wide, log_p)), terms)[0])
     starts = joint_starts(terms)
-    forms = _predicted_forms(logs, log_p, starts, caught)
+    forms = _predicted_forms(logs, log_p, starts, exact_part)
     floor = float(sample_spectrum(exact, 1)[0])
-    lower = predicted_lower(forms, logs, starts, caught, energy_quantile(probability, terms, features), floor)
+    lower = predicted_lower(forms, logs, starts, exact_part, energy_quantile(probability, terms, features), floor)
     return Limits(max(value, lower), lower, max(upper, value, lower)), temperature
 
 
@@ -194,18 +194,18 @@ def _predicted_peak(logs: Array, log_p: Array) -> tuple[Array, int]:
     return predicted_sum(_predicted_forms(logs, log_p, starts), logs, starts), m - LEARNING
 
 
-def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
     """u . z_t as a linear form of L_t, for each block, (..., blocks, K)."""
-    temperatures = _past_temperatures(logs, log_p, starts, caught)
-    seed = seed_direction(logs, caught)[..., None, :]
+    temperatures = _past_temperatures(logs, log_p, starts, exact_part)
+    seed = seed_direction(logs, exact_part)[..., None, :]
     if logs.shape[-1] <= DENSE_CLASSES:
         q, root = _tempered(log_p, temperatures)
         seeds = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
-        grams = tempered_grams(past_grams(logs, starts, caught), log_p, temperatures)
+        grams = tempered_grams(past_grams(logs, starts, exact_part), log_p, temperatures)
         return _forms(leading_directions(grams, seeds), q, root)
     forms, steps = [], FIRST_STEPS
     for block, start in enumerate(starts):
-        past = past_rows(logs, start, caught)
+        past = past_rows(logs, start, exact_part)
         seed = np.where(seed.any(axis=-1, keepdims=True), seed, past[..., -1:, :])
         found, _, seed = _power_steps(past, log_p, temperatures[..., block : block + 1], seed, steps)
         forms.append(found)
@@ -213,15 +213,15 @@ def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], caught: A
     return np.concatenate(forms, axis=-2)
 
 
-def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
     """Temperature for each block (..., blocks), from log p alone at first, or from exact rows, and renewed from the past."""
     temperature = start_temperature(log_p)
     out = np.repeat(temperature[..., None], len(starts), axis=-1)
-    renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if caught is None else (0, *RENEWALS)))
+    renewals = (bisect_left(starts, renewal) for renewal in (RENEWALS if exact_part is None else (0, *RENEWALS)))
     for block in renewals:
         if block < len(starts):
             grid = temperature[..., None] * GRID
-            best = _highest(_Search(past_rows(logs, starts[block], caught), log_p).rough(grid))
+            best = _highest(_Search(past_rows(logs, starts[block], exact_part), log_p).rough(grid))
             temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
             out[..., block:] = temperature[..., None]
     return out

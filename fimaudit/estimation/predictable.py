@@ -1,8 +1,8 @@
-"""What earlier contrasts foretell: directions for the terms of a lower limit, each from the terms before it.
+"""What earlier contrasts predict: directions for the terms of a lower limit, each from the terms before it.
 
 Given the past, the square of the next contrast along a direction found from it is at most lambda times a chi squared with
 one degree of freedom, whatever the spectrum: any direction will do, and a good one makes the limit sharp. Shapes are as
-in ``spectrum``: contrasts (m, K), exact rows ``caught`` (q, K).
+in ``spectrum``: contrasts (m, K), exact rows ``exact_part`` (q, K).
 """
 
 from __future__ import annotations
@@ -130,18 +130,18 @@ def joint_starts(m: int) -> tuple[int, ...]:
     return (0, *(start for start in block_starts(m) if start < m))
 
 
-def past_rows(y: Array, start: int, caught: Array | None = None) -> Array:
+def past_rows(y: Array, start: int, exact_part: Array | None = None) -> Array:
     """The rows (..., t, K) before a start; of a single input also its exact rows, which count t times."""
-    return y[..., :start, :] if caught is None else np.vstack([np.sqrt(max(start, 1)) * caught, y[:start]])
+    return y[..., :start, :] if exact_part is None else np.vstack([np.sqrt(max(start, 1)) * exact_part, y[:start]])
 
 
-def past_grams(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+def past_grams(y: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
     """Gram of the rows before each start, (..., blocks, K, K); of t rows and t times C^T C where there are exact ones."""
     parts = [y[..., a:b, :] for a, b in itertools.pairwise((0, *starts))]
     grams = np.cumsum(np.stack([np.swapaxes(part, -1, -2) @ part for part in parts], axis=-3), axis=-3)
-    if caught is None:
+    if exact_part is None:
         return grams
-    return np.asarray(grams + np.maximum(starts, 1)[:, None, None] * (caught.T @ caught))
+    return np.asarray(grams + np.maximum(starts, 1)[:, None, None] * (exact_part.T @ exact_part))
 
 
 def leading_directions(grams: Array, seeds: Array) -> Array:
@@ -158,9 +158,9 @@ def leading_directions(grams: Array, seeds: Array) -> Array:
     return unit_vectors(np.where(found.any(axis=-1, keepdims=True), found, longest_row(power)))
 
 
-def seed_direction(y: Array, caught: Array | None = None) -> Array:
+def seed_direction(y: Array, exact_part: Array | None = None) -> Array:
     """(..., K) what the search for a top direction starts from: the longest exact row, or contrast before any prediction."""
-    return longest_row(y[..., :LEARNING, :] if caught is None else caught)
+    return longest_row(y[..., :LEARNING, :] if exact_part is None else exact_part)
 
 
 def longest_row(rows: Array) -> Array:
@@ -169,16 +169,16 @@ def longest_row(rows: Array) -> Array:
     return np.asarray(np.take_along_axis(rows, longest[..., None, None], axis=-2)[..., 0, :])
 
 
-def past_directions(y: Array, starts: Sequence[int], caught: Array | None = None) -> Array:
+def past_directions(y: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
     """Leading direction of the rows before each start, (..., blocks, K), with the exact rows of a single input, if any."""
-    seed = seed_direction(y, caught)
+    seed = seed_direction(y, exact_part)
     if y.shape[-1] <= DENSE_CLASSES:
-        grams = past_grams(y, starts, caught)
+        grams = past_grams(y, starts, exact_part)
         whole = np.maximum(grams[..., -1, :, :].trace(axis1=-2, axis2=-1), TINY)
         return leading_directions(grams / whole[..., None, None, None], seed[..., None, :])
     out, steps = [], FIRST_STEPS
     for start in starts:
-        past = past_rows(y, start, caught)
+        past = past_rows(y, start, exact_part)
         for _ in range(steps):
             seed = unit_vectors(((seed[..., None, :] @ np.swapaxes(past, -1, -2)) @ past)[..., 0, :])
         seed = np.where(seed.any(axis=-1, keepdims=True), seed, unit_vectors(past[..., -1, :]))
@@ -193,9 +193,11 @@ def unit_vectors(vectors: Array) -> Array:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
 
 
-def predicted_lower(forms: Array, y: Array, starts: Sequence[int], caught: Array, quantile: float, floor: float) -> float:
+def predicted_lower(
+    forms: Array, y: Array, starts: Sequence[int], exact_part: Array, quantile: float, floor: float
+) -> float:
     """``least_norm`` from predicted forms (blocks, K) of the contrasts and of the exact rows; ``floor`` is certain."""
-    offsets = ((forms @ caught.T) ** 2).sum(axis=1)
+    offsets = ((forms @ exact_part.T) ** 2).sum(axis=1)
     return least_norm(
         [float(e) for e in block_energies(forms, y, starts)], offsets.tolist(), quantile, max(floor, float(offsets.max()))
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, many_margins
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import many_peak_limits, peak_limits, temper
 from fimaudit.estimation.secants import complete, contrasts, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
@@ -63,7 +63,7 @@ class Sketch:
         exact: what was measured one by one, where ``answers`` come from directions of its complement.
     """
 
-    view: View
+    view: VisibleClasses
     answers: Array
     length: float
     confidence: float
@@ -73,8 +73,8 @@ class Sketch:
     @property
     def rows(self) -> list[Array]:
         """All answers: at the input, at random displacements, along exact directions."""
-        here = [self.view.base[None], self.answers]
-        return here if self.exact is None else [*here, self.exact.ahead, self.exact.behind]
+        base_answers = [self.view.base[None], self.answers]
+        return base_answers if self.exact is None else [*base_answers, self.exact.ahead, self.exact.behind]
 
     @property
     def alone(self) -> bool:
@@ -116,8 +116,8 @@ def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
 
 def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
     """All answers to each in measurable columns, (rows, C); ``None`` for a blind view."""
-    out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.blind else None for s in sketches]
-    for places in alike(None if s.alone or s.view.blind else s.answers.shape for s in sketches):
+    out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.unmeasurable else None for s in sketches]
+    for places in alike(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
         rows = np.stack([np.vstack(sketches[i].rows) for i in places])
         for i, table in zip(places, complete(rows, np.array([sketches[i].view.top for i in places])), strict=True):
             out[i] = table
@@ -134,10 +134,10 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
         found, directions = many_spectral_limits(y, first.confidence, first.features, known)
         spectral, trace = found.each(), many_trace_limits(y, first.confidence, first.features).each()
     else:
-        caught, certain = _halves(np.sqrt(p[0, m:])) / first.exact.step, None if known is None else known[0]
-        one, direction = spectral_limits(y[0], first.confidence, first.features, certain, caught)
+        exact_part, certain = _halves(np.sqrt(p[0, m:])) / first.exact.step, None if known is None else known[0]
+        one, direction = spectral_limits(y[0], first.confidence, first.features, certain, exact_part)
         spectral, directions = [one], direction[None]
-        trace = [trace_limits(y[0], first.confidence, first.features, caught)]
+        trace = [trace_limits(y[0], first.confidence, first.features, exact_part)]
     scatter = _scatter((y @ directions[:, :, None])[:, :, 0])
     out = []
     for i, (sketch, (peak, margin, hidden)) in enumerate(zip(sketches, _log_odds(sketches, p), strict=True)):
@@ -183,13 +183,13 @@ def _halves(rows: Array) -> Array:
 
 
 #: Peak, margin, and whether a hidden class may be the nearest rival.
-_Told = tuple[Limits | None, Margin | None, bool]
+_LogOdds = tuple[Limits | None, Margin | None, bool]
 
 
-def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_Told]:
+def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
     """Peak and margin of each from its visible classes; those with as many of them are worked on together."""
     keep = visible_classes(p)
-    out: list[_Told] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
+    out: list[_LogOdds] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
 
     def kind(i: int) -> Hashable:
         view, count = sketches[i].view, int(keep[i].sum())
@@ -199,12 +199,12 @@ def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_Told]:
     for places in alike(kind(i) for i in range(len(sketches))):
         some, seen = [sketches[i] for i in places], keep[places]
         rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
-        for i, told in zip(places, _of_visible(some, p[places], seen, rivals), strict=True):
-            out[i] = told
+        for i, value in zip(places, _of_visible(some, p[places], seen, rivals), strict=True):
+            out[i] = value
     return out
 
 
-def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int) -> list[_Told]:
+def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int) -> list[_LogOdds]:
     """The same for sketches with as many visible classes, of which the first ``rivals`` may be the nearest."""
     first, m = sketches[0], len(sketches[0].answers) + 1
     lengths = np.array([s.length for s in sketches])[:, None, None]
@@ -213,20 +213,20 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
     seen = p if keep.all() else _stacked([one[:, c] for one, c in zip(p, columns, strict=True)])
     logs = log_probabilities(seen, top)
     slopes = contrasts(logs[:, 1:m] / lengths)
-    caught, more = None, 0.0
+    exact_part, more = None, 0.0
     if first.exact is None:
         found, temperatures = many_peak_limits(slopes, logs[:, 0], first.confidence, first.features)
         peaks = found.each()
     else:
-        caught, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
-        one, temperature = peak_limits(slopes[0], logs[0, 0], first.confidence, first.features, caught)
+        exact_part, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
+        one, temperature = peak_limits(slopes[0], logs[0, 0], first.confidence, first.features, exact_part)
         peaks, temperatures = [one], np.array([temperature])
     noise = None
     if first.view.noise is not None:  # variance of the slopes of log p
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
         noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2
         for i, sketch in enumerate(sketches):
-            rows = slopes[i] if caught is None else joint_rows(slopes[i], caught)
+            rows = slopes[i] if exact_part is None else joint_rows(slopes[i], exact_part)
             _, direction = top_pair(temper(rows, logs[i, 0], temperatures[i]))
             carried = temper(np.diag(np.sqrt(noise[i])), logs[i, 0], temperatures[i]) @ direction
             spread = sketch.view.noise.spread if sketch.view.noise is not None else 0.0
@@ -240,11 +240,11 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             first.confidence,
             first.features,
             None if noise is None else noise[:, :rivals],
-            None if caught is None else caught[None, :, :rivals],
+            None if exact_part is None else exact_part[None, :, :rivals],
             more,
         )
-    moved = [bool(one.any()) or (caught is not None and bool(caught.any())) for one in slopes]
-    out: list[_Told] = []
+    moved = [bool(one.any()) or (exact_part is not None and bool(exact_part.any())) for one in slopes]
+    out: list[_LogOdds] = []
     for i, (sketch, margin) in enumerate(zip(sketches, margins, strict=True)):
         view = sketch.view
         if not moved[i] or rivals < 2:

@@ -3,7 +3,7 @@
 Input everywhere: ``y`` (m, K), contrasts of 2 sqrt(p) for directions with E[v v^T] = I, so that S = y^T y / m estimates
 G = 4 J_s J_s^T, whose top eigenvalue is the spectral norm of the Fisher information.
 
-Where some directions were measured exactly (``deflation``), ``caught`` (q, K) holds C = 2 J_s U^T transposed for their
+Where some directions were measured exactly (``deflation``), ``exact_part`` (q, K) holds C = 2 J_s U^T transposed for their
 orthonormal rows U, the contrasts come from directions of their complement, and G = C^T C + E[S]. Only the second part is
 sampled, so only it is corrected, and only it has quantiles.
 """
@@ -160,12 +160,12 @@ def corrected_top(values: Array, terms: int, features: int | None) -> Array:
     return np.asarray(np.where(tied, top, corrected))
 
 
-def joint_rows(y: Array, caught: Array, factor: float = 1.0) -> Array:
+def joint_rows(y: Array, exact_part: Array, factor: float = 1.0) -> Array:
     """Rows (q + m, K) whose Gram over m is C^T C + factor * S."""
-    return np.vstack([np.sqrt(len(y)) * caught, np.sqrt(factor) * y])
+    return np.vstack([np.sqrt(len(y)) * exact_part, np.sqrt(factor) * y])
 
 
-def joint_top(y: Array, caught: Array, features: int | None) -> tuple[float, Array]:
+def joint_top(y: Array, exact_part: Array, features: int | None) -> tuple[float, Array]:
     """The top eigenvalue of C^T C + S without its first-order bias, and its unit eigenvector.
 
     The second-order term of the eigenvalue, taken over the Wishart law of S alone (Lawley 1956):
@@ -176,10 +176,10 @@ def joint_top(y: Array, caught: Array, features: int | None) -> tuple[float, Arr
 
     Args:
         y: (m, K) contrasts in the complement.
-        caught: (q, K) exact secants.
+        exact_part: (q, K) exact secants.
         features: dimension of the complement for orthonormal directions in it, ``None`` for independent ones.
     """
-    terms, rows = len(y), joint_rows(y, caught)
+    terms, rows = len(y), joint_rows(y, exact_part)
     if rows.shape[1] <= len(rows):
         rising, basis = np.linalg.eigh(rows.T @ rows / terms)
         values, vectors = rising[::-1], basis[:, ::-1]
@@ -202,7 +202,7 @@ def spectral_limits(
     confidence: float,
     features: int | None = None,
     known: Array | None = None,
-    caught: Array | None = None,
+    exact_part: Array | None = None,
 ) -> tuple[Limits, Array]:
     """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
 
@@ -215,20 +215,20 @@ def spectral_limits(
         confidence: of the two-sided interval, for example 0.95.
         features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
         known: (K,) unit class direction of the top eigenvector, where it is known without data.
-        caught: (q, K) exact secants of 2 sqrt(p) along orthonormal directions; ``None`` for none.
+        exact_part: (q, K) exact secants of 2 sqrt(p) along orthonormal directions; ``None`` for none.
 
     Returns:
         the limits and the (K,) unit top eigenvector in class space.
     """
     terms, tail = len(y), (1.0 - confidence) / 2
-    if caught is not None and len(caught):
+    if exact_part is not None and len(exact_part):
         factor = upper_factor(tail, terms, features)
-        value, direction = joint_top(y, caught, features)
-        upper = float(sample_spectrum(joint_rows(y, caught, factor), terms)[0]) if np.isfinite(factor) else np.inf
+        value, direction = joint_top(y, exact_part, features)
+        upper = float(sample_spectrum(joint_rows(y, exact_part, factor), terms)[0]) if np.isfinite(factor) else np.inf
         starts = joint_starts(terms) if known is None else (0,)
-        forms = past_directions(y, starts, caught) if known is None else known[None]
-        floor = float(sample_spectrum(caught, 1)[0])
-        lower = predicted_lower(forms, y, starts, caught, energy_quantile(1.0 - tail, terms, features), floor)
+        forms = past_directions(y, starts, exact_part) if known is None else known[None]
+        floor = float(sample_spectrum(exact_part, 1)[0])
+        lower = predicted_lower(forms, y, starts, exact_part, energy_quantile(1.0 - tail, terms, features), floor)
         return Limits(max(value, lower), lower, max(upper, value, lower)), direction
     limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])
     return limits.each()[0], directions[0]
@@ -251,9 +251,9 @@ def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail:
     return ManyLimits(value, lower, np.maximum(_times(values[:, 0], upper_factor(tail, terms, features)), value))
 
 
-def trace_limits(y: Array, confidence: float, features: int | None = None, caught: Array | None = None) -> Limits:
+def trace_limits(y: Array, confidence: float, features: int | None = None, exact_part: Array | None = None) -> Limits:
     """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case."""
-    known = 0.0 if caught is None else float((caught**2).sum())
+    known = 0.0 if exact_part is None else float((exact_part**2).sum())
     value, lower, upper = (float(part[0]) for part in many_trace_limits(y[None], confidence, features))
     return Limits(known + value, known + lower, known + upper)
 

@@ -32,7 +32,7 @@ from fimaudit.evidence.bundle import (
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
 from fimaudit.statistics.summary import summarise
-from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, Run, read_for_page, read_run, read_table
+from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_for_page, read_run, read_table
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = ["Finding", "is_bundle", "verify_bundle"]
@@ -211,9 +211,9 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
         yield Finding("groups", False, f"{REPORT} has groups {sorted(report.groups)}, the inputs {names}")
     for name in names:
         of = [s for s in table if s.group == name]
-        told = report.groups[name]
-        own = summarise(of, confidence, told.queries, told.requests)
-        yield _equal("groups", told, own, f"{REPORT}'s group {name!r}", "the one computed from the inputs")
+        reported = report.groups[name]
+        own = summarise(of, confidence, reported.queries, reported.requests)
+        yield _equal("groups", reported, own, f"{REPORT}'s group {name!r}", "the one computed from the inputs")
     yield Finding("summary", True, "summary and groups, computed again from the inputs")
     if (POLICY in members) != (VERDICT in members):
         yield Finding("verdict", False, f"the bundle holds only one of {POLICY} and {VERDICT}")
@@ -228,8 +228,8 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
         return
     baseline = read_run(place / BASELINE) if policy.needs_baseline() else None
     if baseline is not None:
-        baseline = Run(baseline.folder, baseline.report, tuple(read_table(place / BASELINE / INPUTS_FILE)))
-    own_verdict = decide(Run(place, report, tuple(table)), policy, baseline)
+        baseline = RunFolder(baseline.folder, baseline.report, tuple(read_table(place / BASELINE / INPUTS_FILE)))
+    own_verdict = decide(RunFolder(place, report, tuple(table)), policy, baseline)
     own_verdict = own_verdict.model_copy(update={"baseline": verdict.baseline})
     yield _equal("verdict", verdict, own_verdict, VERDICT, "the one decided again from the inputs")
     yield Finding("verdict", True, f"{verdict.outcome}, decided again from the inputs under {policy.name!r}")
@@ -252,8 +252,8 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     yield Finding("page", same, f"{PAGE} {'shows' if same else 'does not show'} what the data say")
 
 
-def _equal(check: str, told: Any, own: Any, named: str, other: str) -> Finding:
-    place = _difference(_plain(told), _plain(own))
+def _equal(check: str, reported: Any, own: Any, named: str, other: str) -> Finding:
+    place = _difference(_plain(reported), _plain(own))
     if place is None:
         return Finding(check, True, f"{named} fits {other}")
     return Finding(check, False, f"{named} differs from {other} at {place}")

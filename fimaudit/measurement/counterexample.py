@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.estimation.margin import Margin
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.results import Witness
@@ -50,7 +50,9 @@ class Slope:
     expected: float
 
     @classmethod
-    def of_rows(cls, rows: Rows, x: NDArray[np.floating], space: Space, view: View, answers: Array, margin: Margin) -> Slope:
+    def of_rows(
+        cls, rows: Rows, x: NDArray[np.floating], space: Space, view: VisibleClasses, answers: Array, margin: Margin
+    ) -> Slope:
         """From the secants of the main rows: sum_t l_t v_t."""
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (margin.rival, view.top)]
         p = np.maximum(view.table(answers)[:, kept], 1e-300)
@@ -123,11 +125,11 @@ def _walk(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) ->
     """Rows at these lengths within the domain, and how far each really is from x in units of the scale."""
     free = ~space.frozen.ravel()
     scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
-    here = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    base_answers = x.astype(space.dtype).ravel()[free].astype(np.float64)
     move = lengths[:, None] * unit[None] * scale
     move = np.where(quantum > 0, np.round(move / np.where(quantum > 0, quantum, 1.0)) * quantum, move)
     low, high = space.lower.ravel()[free], space.upper.ravel()[free]
     rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(lengths), axis=0)
-    rows[:, free] = np.clip(here + move, low, high).astype(space.dtype)
-    distances = np.linalg.norm((rows[:, free].astype(np.float64) - here) / scale, axis=1)
+    rows[:, free] = np.clip(base_answers + move, low, high).astype(space.dtype)
+    distances = np.linalg.norm((rows[:, free].astype(np.float64) - base_answers) / scale, axis=1)
     return rows.reshape(len(lengths), *x.shape), distances

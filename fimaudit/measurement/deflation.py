@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Box, Space
 from fimaudit.estimation.estimate import Estimate
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch
 from fimaudit.measurement.counterexample import Slope
@@ -54,21 +54,21 @@ RANDOM = 8
 DOUBLINGS, DISTORTION = 4, 0.05
 
 
-def project(directions: NDArray[Any], plane: NDArray[Any]) -> NDArray[Any]:
+def project(directions: NDArray[Any], subspace: NDArray[Any]) -> NDArray[Any]:
     """v - U^T U v for each row v: (m, d) and orthonormal (q, d) to (m, d)."""
-    out = (directions @ plane.T) @ plane
+    out = (directions @ subspace.T) @ subspace
     return np.asarray(np.subtract(directions, out, out=out))
 
 
-def lift(coordinates: Array, plane: Array) -> Array:
+def lift(coordinates: Array, subspace: Array) -> Array:
     """Rows (m, d - q) as vectors of the complement of orthonormal (q, d), by a map that keeps lengths and angles.
 
     A block reflection H = I - 2 Z (Z^T Z)^-1 Z^T takes the first q axes E to B R, B = U^T: Z = B R - E, with R such that
     E^T B R = -P is negative semidefinite. Then Z^T Z = 2 (I + P), which is never near singular.
     """
-    q = len(plane)
-    left, _, right = np.linalg.svd(plane[:, :q].T)
-    z = plane.T @ -(right.T @ left.T)
+    q = len(subspace)
+    left, _, right = np.linalg.svd(subspace[:, :q].T)
+    z = subspace.T @ -(right.T @ left.T)
     z[:q] -= np.eye(q)
     out = np.hstack([np.zeros((len(coordinates), q)), coordinates])
     out -= 2.0 * (coordinates @ z[q:]) @ np.linalg.solve(z.T @ z, z.T)
@@ -77,13 +77,13 @@ def lift(coordinates: Array, plane: Array) -> Array:
 
 @dataclass(frozen=True)
 class DeflatedRows:
-    """Rows base + step * direction with random directions of the complement of a plane; ``exact`` holds those along it.
+    """Rows base + step * direction with random directions of the complement of a subspace; ``exact`` holds those along it.
 
     The base is x moved inward just enough for all of them to lie in the box.
 
     Attributes:
         x: the input.
-        plane: (q, d) orthonormal rows over the features that may change, in units of the scale.
+        subspace: (q, d) orthonormal rows over the features that may change, in units of the scale.
         packed: (m, ceil(d / 8)) sign bits; ``None`` for orthonormal directions.
         table: (m, d) orthonormal directions of length sqrt(d - q); ``None`` for signs.
         size: step of each feature, in units of the scale.
@@ -91,7 +91,7 @@ class DeflatedRows:
     """
 
     x: NDArray[Any]
-    plane: Array
+    subspace: Array
     packed: NDArray[np.uint8] | None
     table: Array | None
     size: float
@@ -104,7 +104,7 @@ class DeflatedRows:
     @property
     def features(self) -> int | None:
         """Dimension of the complement where directions are orthonormal in it, else ``None``."""
-        return None if self.table is None else self.plane.shape[1] - len(self.plane)
+        return None if self.table is None else self.subspace.shape[1] - len(self.subspace)
 
     def __len__(self) -> int:
         return len(self.table) if self.table is not None else len(self._bits)
@@ -121,11 +121,11 @@ class DeflatedRows:
 
     def _projected(self, start: int) -> NDArray[Any]:
         """One block of projected signs."""
-        signs = np.unpackbits(self._bits[start : start + self.height], axis=1, count=self.plane.shape[1])
+        signs = np.unpackbits(self._bits[start : start + self.height], axis=1, count=self.subspace.shape[1])
         directions = signs.astype(self._work)
         directions *= 2
         directions -= 1
-        return project(directions, self._plane)
+        return project(directions, self._subspace)
 
     @property
     def _work(self) -> type[np.floating[Any]]:
@@ -133,8 +133,8 @@ class DeflatedRows:
         return np.float32 if np.dtype(self.space.dtype).itemsize <= 4 else np.float64
 
     @cached_property
-    def _plane(self) -> NDArray[Any]:
-        return np.asarray(self.plane, dtype=self._work)
+    def _subspace(self) -> NDArray[Any]:
+        return np.asarray(self.subspace, dtype=self._work)
 
     @property
     def height(self) -> int:
@@ -155,10 +155,10 @@ class DeflatedRows:
         """(2 q, \\*shape) rows a step along each direction and a step against it, and its l2 length; 0 when too coarse."""
         for doubling in range(DOUBLINGS):
             step = EXACT_STEP * self.size * 2.0**doubling
-            rows = self._placed(step * np.concatenate([self.plane, -self.plane]))
+            rows = self._placed(step * np.concatenate([self.subspace, -self.subspace]))
             flat = rows.reshape(len(rows), -1)[:, self._free].astype(np.float64)
-            sent = (flat[: len(self.plane)] - flat[len(self.plane) :]) / (2.0 * step * self._scale)
-            if float(np.abs(((sent - self.plane) ** 2).sum(axis=1)).max()) <= DISTORTION**2:
+            sent = (flat[: len(self.subspace)] - flat[len(self.subspace) :]) / (2.0 * step * self._scale)
+            if float(np.abs(((sent - self.subspace) ** 2).sum(axis=1)).max()) <= DISTORTION**2:
                 return rows, step
         return rows[:0], 0.0
 
@@ -203,7 +203,7 @@ class DeflatedRows:
     @cached_property
     def _room(self) -> Array:
         """The longest displacement of each feature, in units of the input."""
-        most = EXACT_STEP * np.abs(self.plane).max(axis=0)
+        most = EXACT_STEP * np.abs(self.subspace).max(axis=0)
         for start in range(0, len(self), self.height):
             most = np.maximum(most, np.abs(self.directions(start, min(start + self.height, len(self)))).max(axis=0))
         return np.asarray(self.size * self._scale * most)
@@ -224,7 +224,7 @@ def deflated_rows(
     rho: float,
     count: int,
     seed: int,
-    plane: Array,
+    subspace: Array,
     stream: int = MAIN,
     *,
     orthogonal: bool = True,
@@ -236,11 +236,11 @@ def deflated_rows(
         rho: l2 length that a random displacement of all features has, in units of the scale.
         count: random directions.
         seed: of the audit.
-        plane: (q, d) orthonormal rows.
+        subspace: (q, d) orthonormal rows.
         stream: of random numbers.
         orthogonal: whether the random directions may be orthogonal to each other, as serves linear answers.
     """
-    d, left = plane.shape[1], plane.shape[1] - len(plane)
+    d, left = subspace.shape[1], subspace.shape[1] - len(subspace)
     size = rho / float(np.sqrt(d))
     rng = generator(seed, index, stream)
     if orthogonal and orthonormal_fits(min(count, left - 1), left):
@@ -249,9 +249,9 @@ def deflated_rows(
         inner = OrthonormalRows(
             np.zeros(left), *orthonormal_signs(rng, count, left), np.ones(left), Box(-open_box, open_box), "float64"
         )
-        rows = DeflatedRows(x, plane, None, lift(inner.build(0, count), plane), size, space)
+        rows = DeflatedRows(x, subspace, None, lift(inner.build(0, count), subspace), size, space)
     else:
-        rows = DeflatedRows(x, plane, packed_signs(rng, count, d), None, size, space)
+        rows = DeflatedRows(x, subspace, packed_signs(rng, count, d), None, size, space)
     return rows if (not space.bounded or rows.fits) and rows.exact[1] > 0 else None
 
 
@@ -260,7 +260,7 @@ class Gradient:
     """The gradient of a log-odds from exact and random secants, over the features that may change, in units of the scale.
 
     Attributes:
-        known: (d,) its part in the plane.
+        known: (d,) its part in the subspace.
         sampled: (d,) an unbiased estimate of the rest.
         like: how many random directions alone would leave as much noise.
         weight: of the second part, for the direction nearest to the true one: its share that is no noise.
@@ -295,24 +295,24 @@ def deflated_gradient(rows: DeflatedRows, step: float, odds: Array, ends: Array)
         odds: (m,).
         ends: (q,).
     """
-    caught = ends / (2.0 * step)
+    exact_part = ends / (2.0 * step)
     secants = (odds - odds.mean()) / rows.size
-    m, left = len(odds), rows.plane.shape[1] - len(rows.plane)
-    total = np.zeros(rows.plane.shape[1])
+    m, left = len(odds), rows.subspace.shape[1] - len(rows.subspace)
+    total = np.zeros(rows.subspace.shape[1])
     for start in range(0, m, rows.height):
         stop = min(start + rows.height, m)
         total += secants[start:stop] @ rows.directions(start, stop)
-    exact, rest = float((caught**2).sum()), float((secants**2).sum()) / max(m - 1, 1)
+    exact, rest = float((exact_part**2).sum()), float((secants**2).sum()) / max(m - 1, 1)
     noise = max(left / m - (0.0 if rows.features is None else 1.0), 0.0)
     whole, weight = max(exact + rest, TINY), 1.0 / (1.0 + noise)
     cosine = float(np.sqrt(max((exact + weight * rest) / whole, TINY)))
     like = round(m * whole / max(rest, 1e-3 * whole))
-    return Gradient(caught @ rows.plane, total / max(m - 1, 1), like, weight, cosine)
+    return Gradient(exact_part @ rows.subspace, total / max(m - 1, 1), like, weight, cosine)
 
 
 @dataclass(frozen=True)
 class Deflated:
-    """What the rows of one input told.
+    """What the rows of one input say.
 
     Attributes:
         estimate: the numbers; ``None`` when no answer differs from another.
@@ -330,7 +330,7 @@ class Deflated:
 
 
 def measure_deflated(
-    rows: DeflatedRows, view: View, confidence: float, *, gradient: bool
+    rows: DeflatedRows, view: VisibleClasses, confidence: float, *, gradient: bool
 ) -> Generator[Rows, Array, Deflated]:
     """Ask the exact and the random rows together, and estimate.
 
@@ -341,7 +341,7 @@ def measure_deflated(
         gradient: whether that of the nearest rival's log-odds is wanted.
     """
     placed, step = rows.exact
-    q = len(rows.plane)
+    q = len(rows.subspace)
     answers = yield JoinedRows([PlainRows(placed), rows])
     exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
     estimate = estimate_sketch(Sketch(view, drawn, rows.size, confidence, rows.features, exact))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
-from fimaudit.estimation.noise import Here, Quality, View
+from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.spectral_norm import energy_quantile, top_pair, upper_factor
 from fimaudit.measurement.counterexample import WITNESS_ROWS
@@ -33,7 +33,16 @@ from fimaudit.perturbations.orthonormal_rows import orthonormal_fits
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 
-__all__ = ["Lessons", "Structure", "Trial", "expected_width", "hindrance", "most_directions", "prefix", "try_directions"]
+__all__ = [
+    "DeflationPlan",
+    "JacobianLearner",
+    "Trial",
+    "expected_width",
+    "hindrance",
+    "most_directions",
+    "prefix",
+    "try_directions",
+]
 
 Array = NDArray[np.float64]
 
@@ -51,7 +60,7 @@ TAUGHT = 2
 
 
 @dataclass(frozen=True)
-class Structure:
+class DeflationPlan:
     """What a run measures exactly; pickles, so that workers have the same.
 
     Attributes:
@@ -72,7 +81,7 @@ class Structure:
     tried: int = 0
     inputs: int = 1
 
-    def plane(self, x: NDArray[Any], index: int, space: Space) -> Array | None:
+    def subspace(self, x: NDArray[Any], index: int, space: Space) -> Array | None:
         """Orthonormal rows (q, d) over the features that may change; ``None`` where the input is measured without."""
         if self.directions == 0 or index < self.first:
             return None
@@ -91,9 +100,9 @@ class Structure:
         own = (place + 1) * self.tried // among - place * self.tried // among
         return replace(steps, share=steps.share + own)
 
-    def travelling(self) -> Structure:
+    def portable(self) -> DeflationPlan:
         """The same for processes on other machines."""
-        return self if self.surrogates is None else replace(self, surrogates=self.surrogates.travelling())
+        return self if self.surrogates is None else replace(self, surrogates=self.surrogates.portable())
 
 
 def hindrance(space: Space, steps: Steps, settings: Settings) -> str | None:
@@ -139,14 +148,14 @@ class Trial:
 
     Attributes:
         directions: how many pay; 0 for none.
-        caught: the share of the secants' energy that they catch, or all would if none pays; ``None`` where nothing could
+        exact_share: the share of the secants' energy that they hold, or all would if none pays; ``None`` where nothing could
             be tried.
         gain: expected width of an interval with them over that without.
         rows: asked.
     """
 
     directions: int
-    caught: float | None = None
+    exact_share: float | None = None
     gain: float = 1.0
     rows: int = 0
 
@@ -154,17 +163,17 @@ class Trial:
         """Why there is no deflation."""
         if self.directions:
             return None
-        if self.caught is None:
+        if self.exact_share is None:
             return "no pilot input could be tried"
         return (
-            f"the best {most} directions catch {100 * self.caught:.0f} % of the secants' energy at the pilot inputs, "
+            f"the best {most} directions catch {100 * self.exact_share:.0f} % of the secants' energy at the pilot inputs, "
             "which is worth less than the rows that they take"
         )
 
 
 def try_directions(
     x: Mapping[int, NDArray[Any]],
-    planes: Callable[[int, NDArray[Any]], Array],
+    subspaces: Callable[[int, NDArray[Any]], Array],
     space: Space,
     steps: Steps,
     settings: Settings,
@@ -189,10 +198,10 @@ def try_directions(
     indices = np.array(sorted(x))
     lost, asked = [], 0
     for index in np.unique(indices[np.linspace(0, len(x) - 1, count).round().astype(int)]).tolist():
-        plane = planes(index, x[index])[:most]
+        subspace = subspaces(index, x[index])[:most]
         rows = None
-        if len(plane):
-            rows = deflated_rows(x[index], index, space, steps.displacement, TRIAL_ROWS, settings.seed, plane, TRIAL)
+        if len(subspace):
+            rows = deflated_rows(x[index], index, space, steps.displacement, TRIAL_ROWS, settings.seed, subspace, TRIAL)
         if rows is None:
             continue
         placed, step = rows.exact
@@ -202,7 +211,7 @@ def try_directions(
         except FimauditError:  # its own measurement will say so
             continue
         asked += len(answers)
-        found = _energies(answers, quality, len(plane), step, rows.size)
+        found = _energies(answers, quality, len(subspace), step, rows.size)
         if found is not None:
             lost.append(_lost(*found, most))
     if not lost:
@@ -218,11 +227,11 @@ def try_directions(
     return Trial(best, float(1 - lost_share[best]), float(gain), asked)
 
 
-def _energies(answers: Array, quality: Quality, q: int, step: float, size: float) -> tuple[Array, float] | None:
+def _energies(answers: Array, quality: OutputQuality, q: int, step: float, size: float) -> tuple[Array, float] | None:
     """Energy along each exact direction, and of random ones in the complement."""
     repeats = quality.repeats
-    view = Here(quality, answers[:repeats]).still
-    if view.blind:
+    view = BaseAnswers(quality, answers[:repeats]).view
+    if view.unmeasurable:
         return None
     roots = 2.0 * np.sqrt(view.table(answers[repeats:]))
     along = (roots[:q] - roots[q : 2 * q]) / (2.0 * step)
@@ -254,7 +263,7 @@ def prefix(inputs: int) -> int:
 
 
 @dataclass
-class Lessons:
+class JacobianLearner:
     """Estimated Jacobians of the inputs that directions are learned from.
 
     Attributes:
@@ -263,7 +272,7 @@ class Lessons:
 
     rows: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
-    def take(self, index: int, rows: Rows, space: Space, view: View, answers: Array, length: float) -> None:
+    def take(self, index: int, rows: Rows, space: Space, view: VisibleClasses, answers: Array, length: float) -> None:
         """The leading class directions u of one input's secants y over directions v: u^T y^T V / m.
 
         Args:
@@ -274,7 +283,7 @@ class Lessons:
             answers: (m, K) to the rows.
             length: step of one feature.
         """
-        if view.blind or length <= 0 or len(answers) < 3:
+        if view.unmeasurable or length <= 0 or len(answers) < 3:
             return
         roots = np.sqrt(view.table(answers)) * (2.0 / length)
         roots = roots - roots.mean(axis=0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.noise import Here
+from fimaudit.estimation.noise import BaseAnswers
 from fimaudit.estimation.secants import complete
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
 from fimaudit.perturbations.quantised_rows import LevelRows
@@ -33,9 +33,9 @@ __all__ = [
     "draw_pairs",
     "draw_signs",
     "energies",
+    "energies_above_noise",
+    "energies_above_noise_each",
     "energy",
-    "heard",
-    "heard_each",
     "joined",
 ]
 
@@ -139,11 +139,11 @@ def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> R
 
 
 def energies(
-    x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, here: Here
+    x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, base_answers: BaseAnswers
 ) -> Generator[Rows, Array, tuple[Array, NDArray[np.bool_]]]:
     """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
     rungs = displaced_rungs(x, space, signs, rhos)
-    return heard(Answered(rungs, (yield rungs.rows), here))
+    return energies_above_noise(Answered(rungs, (yield rungs.rows), base_answers))
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Answered:
 
     rungs: Rungs
     answers: Array
-    here: Here
+    base_answers: BaseAnswers
 
     @property
     def pieces(self) -> Array:
@@ -166,19 +166,19 @@ class Answered:
         return self.answers.reshape(len(self.rungs.lengths), -1, self.answers.shape[1])
 
 
-def heard(asked: Answered) -> tuple[Array, NDArray[np.bool_]]:
+def energies_above_noise(asked: Answered) -> tuple[Array, NDArray[np.bool_]]:
     """Energy on each rung, and whether it stands out from the noise."""
-    return heard_each([asked])[0]
+    return energies_above_noise_each([asked])[0]
 
 
-def heard_each(asked: Sequence[Answered]) -> list[tuple[Array, NDArray[np.bool_]]]:
-    """``heard`` of each; those of one shape are worked on together."""
+def energies_above_noise_each(asked: Sequence[Answered]) -> list[tuple[Array, NDArray[np.bool_]]]:
+    """``energies_above_noise`` of each; those of one shape are worked on together."""
     found: list[Array] = [np.empty(0)] * len(asked)
-    for places in alike(one.answers.shape if one.here.plain else i for i, one in enumerate(asked)):
+    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
         some = [asked[i] for i in places]
         lengths = np.stack([one.rungs.lengths for one in some])
-        if some[0].here.plain:
-            tables = complete(np.stack([one.answers for one in some]), np.array([one.here.still.top for one in some]))
+        if some[0].base_answers.plain:
+            tables = complete(np.stack([one.answers for one in some]), np.array([one.base_answers.view.top for one in some]))
             energies_of_all = energy(tables.reshape(*lengths.shape, -1, tables.shape[-1]), lengths)
         else:
             energies_of_all = np.array([[_energy(one, rung) for rung in range(len(one.pieces))] for one in some])
@@ -190,15 +190,15 @@ def heard_each(asked: Sequence[Answered]) -> list[tuple[Array, NDArray[np.bool_]
 def _energy(one: Answered, rung: int) -> float:
     """On one rung, in what is measurable there: labels may drop out of the list on some."""
     piece = one.pieces[rung]
-    view = one.here.view(piece)
-    return 0.0 if view.blind else float(energy(view.table(piece), one.rungs.lengths[rung]))
+    view = one.base_answers.view_of(piece)
+    return 0.0 if view.unmeasurable else float(energy(view.table(piece), one.rungs.lengths[rung]))
 
 
 def _loud(one: Answered, found: Array) -> NDArray[np.bool_]:
     """Which rungs' energy stands out from the noise."""
     lengths = one.rungs.lengths.tolist()
     each = zip(one.pieces, found.tolist(), lengths, strict=True)
-    return np.array([one.here.view(piece).resolved(e, length) for piece, e, length in each])
+    return np.array([one.base_answers.view_of(piece).above_noise(e, length) for piece, e, length in each])
 
 
 def energy(tables: Array, lengths: Array) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, estimate_basis
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.perturbations.rows import CoordinateRows, PlainRows, Rows
@@ -69,7 +69,7 @@ def coordinate_reach(space: Space) -> float:
 
 
 def whole_jacobian(
-    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: View
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses
 ) -> Generator[Rows, Array, WholeJacobian]:
     """Measure every feature.
 
@@ -116,7 +116,7 @@ def _steps(space: Space, rho: float) -> tuple[Array, Array]:
     )
 
 
-def _features(p: Array, view: View, visible: NDArray[np.bool_]) -> Array:
+def _features(p: Array, view: VisibleClasses, visible: NDArray[np.bool_]) -> Array:
     """(m, 2 C): 2 sqrt(p) of the measurable columns beside log p, NaN where a class is not visible."""
     logs = np.full_like(p, np.nan)
     place = int(view.place[0])
@@ -133,7 +133,7 @@ def _halves(jacobian: Array) -> tuple[Array, Array]:
     return jacobian[:, :k], jacobian[:, k:]
 
 
-def _descent(jacobian: Array, estimate: Estimate | None, view: View) -> Array | None:
+def _descent(jacobian: Array, estimate: Estimate | None, view: VisibleClasses) -> Array | None:
     if estimate is None or estimate.margin is None:
         return None
     logs = _halves(jacobian)[1]
@@ -147,7 +147,9 @@ def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[n
     return free, low.ravel()[free], high.ravel()[free]
 
 
-def _central(x: NDArray[np.floating], space: Space, step: Array, view: View) -> Generator[Rows, Array, tuple[Array, int]]:
+def _central(
+    x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses
+) -> Generator[Rows, Array, tuple[Array, int]]:
     free, low, high = _ends(x, space, step)
     answers = view.table((yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)))
     table = _features(answers, view, visible_classes(answers))
@@ -155,19 +157,23 @@ def _central(x: NDArray[np.floating], space: Space, step: Array, view: View) -> 
     return (table[len(free) :] - table[: len(free)]) / np.where(sent == 0, np.inf, sent)[:, None], 2 * len(free)
 
 
-def _forward(x: NDArray[np.floating], space: Space, step: Array, view: View) -> Generator[Rows, Array, tuple[Array, int]]:
+def _forward(
+    x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses
+) -> Generator[Rows, Array, tuple[Array, int]]:
     free, low, high = _ends(x, space, step)
-    here = x.astype(space.dtype).ravel()[free].astype(np.float64)
-    far = np.where(np.abs(high.astype(np.float64) - here) >= np.abs(low.astype(np.float64) - here), high, low)
+    base_answers = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    far = np.where(
+        np.abs(high.astype(np.float64) - base_answers) >= np.abs(low.astype(np.float64) - base_answers), high, low
+    )
     answers = yield CoordinateRows(x, free, far, space.dtype)
     both = view.table(np.vstack([view.base[None], answers]))
     table = _features(both, view, visible_classes(both))
-    sent = (far.astype(np.float64) - here) / space.scale.ravel()[free]
+    sent = (far.astype(np.float64) - base_answers) / space.scale.ravel()[free]
     return (table[1:] - table[0]) / np.where(sent == 0, np.inf, sent)[:, None], len(free)
 
 
 def _along(
-    x: NDArray[np.floating], space: Space, rho: float, first: Array, view: View
+    x: NDArray[np.floating], space: Space, rho: float, first: Array, view: VisibleClasses
 ) -> Generator[Rows, Array, tuple[Array, int]]:
     """The Jacobian corrected along the directions that decide norm, peak and radius, by direct central differences."""
     free = ~space.frozen.ravel()
@@ -181,11 +187,11 @@ def _along(
         move *= np.maximum(1.0, LEVELS / np.maximum(levels, 1e-12))[:, None]
         move = np.where(stepped, np.round(move / np.where(stepped, quantum, 1.0)) * quantum, move)
     lower, upper = space.lower.ravel()[free], space.upper.ravel()[free]
-    here = x.ravel()[free].astype(np.float64)
+    base_answers = x.ravel()[free].astype(np.float64)
     ends = []
     for sign in (-1.0, 1.0):
         rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(unit), axis=0)
-        rows[:, free] = np.clip(here + sign * move, lower, upper).astype(space.dtype)
+        rows[:, free] = np.clip(base_answers + sign * move, lower, upper).astype(space.dtype)
         ends.append(rows)
     answers = view.table((yield PlainRows(np.concatenate(ends).reshape(2 * len(unit), *x.shape))))
     table = _features(answers, view, visible_classes(answers))
@@ -194,16 +200,16 @@ def _along(
     return first + np.linalg.pinv(sent) @ miss, 2 * len(unit)
 
 
-def _decisive(jacobian: Array, view: View) -> Array:
+def _decisive(jacobian: Array, view: VisibleClasses) -> Array:
     """Unit input directions, in units of the scale: top of the Fisher information, of its peak, and the nearest margin."""
     roots, logs = _halves(jacobian)
     found = [np.linalg.svd(roots, full_matrices=False)[0][:, 0]]
-    here = view.table(view.base[None])[0]
-    classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (here > 0))  # a class may be nought at the input alone
+    base_answers = view.table(view.base[None])[0]
+    classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (base_answers > 0))  # a class may be nought at the input alone
     top = int(view.place[0])
     if len(classes) >= 2 and top in classes and logs[:, classes].any():
         place = int(np.searchsorted(classes, top))
-        slopes, log_p = logs[:, classes], log_probabilities(here[None, classes], place)[0]
+        slopes, log_p = logs[:, classes], log_probabilities(base_answers[None, classes], place)[0]
         z = temper(slopes, log_p, peak_temperature(slopes, log_p))
         found.append(np.linalg.svd(z, full_matrices=False)[0][:, 0])
         others = np.delete(np.arange(len(classes)), place)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.estimation.noise import SIGNAL, Here, Quality, View
+from fimaudit.estimation.noise import SIGNAL, BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.measurement.energy import (
     FACTOR,
     Answered,
@@ -19,16 +19,16 @@ from fimaudit.measurement.energy import (
     displaced_rungs,
     draw_pairs,
     energies,
-    heard,
-    heard_each,
+    energies_above_noise,
+    energies_above_noise_each,
 )
 from fimaudit.measurement.ladder import CHECK_PAIRS
 from fimaudit.measurement.pilot import LEVEL_CHANGE, Steps
 from fimaudit.measurement.plateau import STILL, find_plateau
-from fimaudit.measurement.protocol import AtOnce
+from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
-__all__ = ["MOST_SPENT", "Displacement", "choose_displacement"]
+__all__ = ["MOST_SPENT", "InputStep", "choose_displacement"]
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ NOISE_FREE = 1e3
 
 
 @dataclass
-class Displacement:
+class InputStep:
     """The displacement of one input, and what finding it took.
 
     Attributes:
@@ -62,7 +62,7 @@ class Displacement:
     finite: str | None = None
     spent: int = 0
     energy: float = 0.0
-    clear: bool = True
+    above_noise: bool = True
     heavy: bool = False
     flags: list[str] = field(default_factory=list)
 
@@ -73,8 +73,8 @@ class Displacement:
 
 
 def choose_displacement(
-    x: NDArray[np.floating], index: int, space: Space, steps: Steps, seed: int, quality: Quality
-) -> Generator[Rows | AtOnce, Any, tuple[Here, Displacement]]:
+    x: NDArray[np.floating], index: int, space: Space, steps: Steps, seed: int, quality: OutputQuality
+) -> Generator[Rows | BatchedStep, Any, tuple[BaseAnswers, InputStep]]:
     """The answers to the input itself, and a displacement at which it answers linearly and above the noise.
 
     Args:
@@ -87,47 +87,47 @@ def choose_displacement(
     if steps.kind == "finite_scale":
         base = yield itself
         why = "the answers are piecewise constant, so a local value does not exist"
-        return Here(quality, base), Displacement(rho, finite=why, heavy=True)
+        return BaseAnswers(quality, base), InputStep(rho, finite=why, heavy=True)
     signs = draw_pairs(seed, index, 2 * CHECK_PAIRS, x.size)
     rungs = around(x, space, signs, rho)
     answers = yield JoinedRows([itself, rungs.rows])
-    here, around_it = Here(quality, answers[: quality.repeats]), answers[quality.repeats :]
-    energy, clear = yield AtOnce(heard_each, Answered(rungs, around_it, here))
+    base_answers, around_it = BaseAnswers(quality, answers[: quality.repeats]), answers[quality.repeats :]
+    energy, above_noise = yield BatchedStep(energies_above_noise_each, Answered(rungs, around_it, base_answers))
     spent = 2 * len(signs)
-    view = here.view(around_it)
-    if view.noise is not None and not clear[0]:
-        step = yield from _above_noise(x, space, signs, steps, here, view, (float(energy[1]), bool(clear[1])))
+    view = base_answers.view_of(around_it)
+    if view.noise is not None and not above_noise[0]:
+        step = yield from _above_noise(x, space, signs, steps, base_answers, view, (float(energy[1]), bool(above_noise[1])))
         step.spent += spent
-        return here, step
+        return base_answers, step
     change = _change(*energy)
     if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
-        return here, Displacement(rho, change, spent=spent, energy=float(energy.mean()))
+        return base_answers, InputStep(rho, change, spent=spent, energy=float(energy.mean()))
     if view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(float(energy[0]), float(energy[1]), FACTOR**2)
         step = _least(view, float(rungs.lengths[0]), space, (float(energy[0]), float(energy[1])), growth, steps.finest)
     elif space.quantised:
-        step = yield from _own_levels(x, space, signs, rho, change, here)
+        step = yield from _own_levels(x, space, signs, rho, change, base_answers)
     else:
-        step = yield from _own_step(x, space, signs, rho, energy, clear, here)
+        step = yield from _own_step(x, space, signs, rho, energy, above_noise, base_answers)
     step.spent += spent
-    return here, step
+    return base_answers, step
 
 
 def _own_levels(
-    x: NDArray[np.floating], space: Space, signs: Signs, rho: float, change: float, here: Here
-) -> Generator[Rows, Array, Displacement]:
+    x: NDArray[np.floating], space: Space, signs: Signs, rho: float, change: float, base_answers: BaseAnswers
+) -> Generator[Rows, Array, InputStep]:
     """With levels: go down to the sparsest directions, and if even they do not answer linearly, name the scale."""
     spent, energy = 0, 0.0
     if rho > space.shortest:
         rho = space.shortest
         rungs = around(x, space, signs, rho)
         answers = yield rungs.rows
-        found, clear = heard(Answered(rungs, answers, here))
-        spent, energy, change = len(answers), float(found[0]), _change(*np.where(clear, found, 0.0))
+        found, above_noise = energies_above_noise(Answered(rungs, answers, base_answers))
+        spent, energy, change = len(answers), float(found[0]), _change(*np.where(above_noise, found, 0.0))
     if change <= 2 * LEVEL_CHANGE:
-        return Displacement(rho, change, spent=spent, energy=energy, flags=["own_step"])
+        return InputStep(rho, change, spent=spent, energy=energy, flags=["own_step"])
     why = "the shortest displacement that the input's levels allow is past the linear range"
-    return Displacement(rho, 0.0, why, spent, energy, heavy=True)
+    return InputStep(rho, 0.0, why, spent, energy, heavy=True)
 
 
 def _above_noise(
@@ -135,32 +135,32 @@ def _above_noise(
     space: Space,
     signs: Signs,
     steps: Steps,
-    here: Here,
-    view: View,
+    base_answers: BaseAnswers,
+    view: VisibleClasses,
     long: tuple[float, bool],
-) -> Generator[Rows, Array, Displacement]:
+) -> Generator[Rows, Array, InputStep]:
     """The shortest displacement from the common one on at which the signal is 25 times the noise."""
     rho, at = steps.displacement, FACTOR * steps.displacement
     shortest, reach, before = rho, np.inf, 0.0
-    energy, clear = long
+    energy, above_noise = long
     spent, following = 0, 0.0
-    if not view.blind:
-        powers = np.array([2.0]) if clear else np.arange(2.0, OWN_RUNGS + 1)
+    if not view.unmeasurable:
+        powers = np.array([2.0]) if above_noise else np.arange(2.0, OWN_RUNGS + 1)
         rungs = rho * FACTOR**powers
-        more, hear = yield from energies(x, space, signs, rungs, here)
+        more, more_above = yield from energies(x, space, signs, rungs, base_answers)
         spent = len(rungs) * len(signs)
-        if clear:
+        if above_noise:
             following = float(more[0])
-        elif hear.any():
-            first = int(np.argmax(hear))
+        elif more_above.any():
+            first = int(np.argmax(more_above))
             before = float(more[first - 1]) if first else energy
-            clear, energy, at = True, float(more[first]), float(rungs[first])
+            above_noise, energy, at = True, float(more[first]), float(rungs[first])
             # It did not stand out at a third of that, and what is seen so far away may be of there alone.
             shortest, reach = at / FACTOR, steps.reach if _change(before, energy) <= 2 * CHECK_CHANGE else 0.0
             following = float(more[first + 1]) if first + 1 < len(rungs) else 0.0
-    if not clear or view.noise is None:
+    if not above_noise or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
-        return Displacement(far, spent=spent, clear=False)
+        return InputStep(far, spent=spent, above_noise=False)
     h = float(displaced_rungs(x, space, signs, [at]).lengths[0])
     growth = max(_growth(energy, following, FACTOR), _growth(before, energy, FACTOR))
     step = _least(view, h, space, (energy, following), growth, shortest, reach)
@@ -169,14 +169,14 @@ def _above_noise(
 
 
 def _least(
-    view: View,
+    view: VisibleClasses,
     h: float,
     space: Space,
     energy: tuple[float, float],
     growth: float,
     shortest: float,
     reach: float = np.inf,
-) -> Displacement:
+) -> InputStep:
     """The shortest displacement at which the signal is 25 times the noise, from the energies at steps h and beyond.
 
     The energy is taken to fall below h as steeply as it rises about it, by the power ``growth``. The value found is local up
@@ -188,9 +188,9 @@ def _least(
     # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:
     bend = _change(*energy) / 2 * min(1.0, own / at)
     if bend <= CHECK_CHANGE and own <= reach:
-        return Displacement(own, 2 * bend, energy=energy[0], heavy=True, flags=["own_step"])
+        return InputStep(own, 2 * bend, energy=energy[0], heavy=True, flags=["own_step"])
     why = "the noise of the answers hides the local value"
-    return Displacement(own, finite=why, energy=energy[0], heavy=True, flags=["own_step"])
+    return InputStep(own, finite=why, energy=energy[0], heavy=True, flags=["own_step"])
 
 
 def _growth(short: float, long: float, factor: float) -> float:
@@ -211,24 +211,24 @@ def _own_step(
     signs: Signs,
     rho: float,
     known: Array,
-    clear: NDArray[np.bool_],
-    here: Here,
-) -> Generator[Rows, Array, Displacement]:
+    above_noise: NDArray[np.bool_],
+    base_answers: BaseAnswers,
+) -> Generator[Rows, Array, InputStep]:
     """The best rung of one input, on a ladder of thirds around the common displacement, and the change of energy there."""
     powers = np.arange(-OWN_RUNGS, OWN_RUNGS + 1)
     rungs = rho * FACTOR ** powers.astype(float)
     energy = np.zeros(len(rungs))
     beside = np.abs(powers) == 1
-    energy[beside] = np.where(clear, known, 0.0)
+    energy[beside] = np.where(above_noise, known, 0.0)
     missing = ~beside
-    more, hear = yield from energies(x, space, signs, rungs[missing], here)
-    energy[missing] = np.where(hear, more, 0.0)
+    more, more_above = yield from energies(x, space, signs, rungs[missing], base_answers)
+    energy[missing] = np.where(more_above, more, 0.0)
     spent = int(missing.sum()) * len(signs)
     plateau = find_plateau(energy[None], rungs, CHECK_CHANGE)
     if plateau is None:
-        return Displacement(rho, float("inf"), spent=spent, energy=float(known.max()), flags=["unstable_step"])
+        return InputStep(rho, float("inf"), spent=spent, energy=float(known.max()), flags=["unstable_step"])
     change, own, level = plateau.change, plateau.displacement, float(energy[plateau.first])
     if change <= UNSTABLE:
-        return Displacement(own, change, None, spent, level, flags=["own_step"])
-    quiet = here.still.noise is None  # with noise an energy that never stands still is noise
-    return Displacement(own, change, None, spent, level, clear=quiet, flags=["unstable_step"])
+        return InputStep(own, change, None, spent, level, flags=["own_step"])
+    quiet = base_answers.view.noise is None  # with noise an energy that never stands still is noise
+    return InputStep(own, change, None, spent, level, above_noise=quiet, flags=["unstable_step"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
-from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality, rounding
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality, rounding
 from fimaudit.measurement.energy import (
     FACTOR,
     Answered,
@@ -21,7 +21,7 @@ from fimaudit.measurement.energy import (
     displaced,
     displaced_rungs,
     draw_pairs,
-    heard_each,
+    energies_above_noise_each,
     joined,
 )
 from fimaudit.measurement.plateau import STILL, Plateau, find_plateau, ladder
@@ -32,7 +32,16 @@ from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter, QuestionsFailed
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
-__all__ = ["CHECK_PAIRS", "LEAST_PILOT", "PILOT_INPUTS", "SUSPECTS", "Asked", "Climb", "ask_ladder", "look_again"]
+__all__ = [
+    "CHECK_PAIRS",
+    "LEAST_PILOT",
+    "PILOT_INPUTS",
+    "SUSPECTS",
+    "LadderAnswers",
+    "PilotLadder",
+    "ask_ladder",
+    "look_again",
+]
 
 Array = NDArray[np.float64]
 
@@ -57,22 +66,22 @@ RESTLESS = 0.15
 
 
 @dataclass(frozen=True)
-class Asked:
+class PilotLadder:
     """Pilot answers: energy (inputs, rungs), whether it stands out, the same stretched, the base probabilities, and all."""
 
     rungs: Array
     raw: Array
-    clear: NDArray[np.bool_]
+    above_noise: NDArray[np.bool_]
     stretched: Array
     base: Array
-    quality: Quality
+    quality: OutputQuality
     rows: int
-    climbs: Mapping[int, Climb]
+    ladders: Mapping[int, LadderAnswers]
 
     @cached_property
     def energy(self) -> Array:
         """What stands out, 0 elsewhere."""
-        return np.where(self.clear, self.raw, 0.0)
+        return np.where(self.above_noise, self.raw, 0.0)
 
     @cached_property
     def plateau(self) -> Plateau | None:
@@ -94,8 +103,8 @@ class Asked:
 
 
 def ask_ladder(
-    meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, settings: Settings, quality: Quality
-) -> Asked:
+    meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, settings: Settings, quality: OutputQuality
+) -> PilotLadder:
     """Energies at about five inputs; a second pair of directions where the first leaves a doubt.
 
     Args:
@@ -122,14 +131,14 @@ def ask_ladder(
 
     signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
     first = 1 if _exact(quality) and not space.quantised else pairs(allowed)
-    climbs = _climb(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
-    asked = _heard(rungs, climbs, quality)
+    ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+    asked = _pilot_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
     most = pairs(most_rows if asked.restless and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked
     try:
-        others = _climb(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in climbs}, 0)
+        others = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
     except BudgetExhausted:
         raise
     except FimauditError as error:
@@ -137,11 +146,11 @@ def ask_ladder(
         if asked.restless or _down(meter, error):
             raise
         return asked
-    both = {i: replace(climbs[i], answers=np.concatenate([climbs[i].answers, others[i].answers], axis=1)) for i in others}
-    return _heard(rungs, {**climbs, **both}, quality)
+    both = {i: replace(ladders[i], answers=np.concatenate([ladders[i].answers, others[i].answers], axis=1)) for i in others}
+    return _pilot_ladder(rungs, {**ladders, **both}, quality)
 
 
-def look_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> Asked:
+def look_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder) -> PilotLadder:
     """The same, with what asking a few rows again says of the model: that it is random, or what other rows in a call do.
 
     A model that answers at random now and then has most likely done so at the answers farthest from those to the inputs.
@@ -166,8 +175,10 @@ def _down(meter: Meter, error: FimauditError) -> bool:
     return isinstance(meter.model, NetworkClassifier) and not isinstance(error, QuestionsFailed)
 
 
-def _looked_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> Asked:
-    suspects = [one for climb in asked.climbs.values() for one in _farthest(climb)]
+def _looked_again(
+    meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder
+) -> PilotLadder:
+    suspects = [one for of_input in asked.ladders.values() for one in _farthest(of_input)]
     if not suspects:
         return asked
     question = PlainRows(np.concatenate([one.row for one in suspects]))
@@ -179,7 +190,7 @@ def _looked_again(meter: Meter, x: NDArray[np.floating], space: Space, settings:
         asked = replace(asked, rows=asked.rows + len(suspects))
         if np.abs(once_more - again).max() > REPEATABLE or _at_random(meter, x, space, settings, asked):
             return _repeated(meter, x, space, asked)
-        quality = replace(quality, company=max(quality.company, float(of_p)), company_logs=float(of_logs))
+        quality = replace(quality, batch_effect=max(quality.batch_effect, float(of_p)), batch_effect_logs=float(of_logs))
     return replace(asked, quality=quality)
 
 
@@ -191,39 +202,39 @@ class _Far:
     answer: Array
 
 
-def _farthest(climb: Climb) -> list[_Far]:
+def _farthest(of_input: LadderAnswers) -> list[_Far]:
     """The few answers farthest from that to the input, but for those that are the same."""
-    base = climb.base.mean(axis=0)
-    near = climb.first[: -(-len(climb.answers) // 2)].reshape(-1, len(base))
+    base = of_input.base.mean(axis=0)
+    near = of_input.first[: -(-len(of_input.answers) // 2)].reshape(-1, len(base))
     squares = squared_distances(near, base)
     places = [int(place) for place in np.argsort(squares)[-SUSPECTS:] if squares[place] > 0]
-    return [_Far(climb.rungs.rows.build(place, place + 1), near[place]) for place in places]
+    return [_Far(of_input.rungs.rows.build(place, place + 1), near[place]) for place in places]
 
 
-def _at_random(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: Asked) -> bool:
+def _at_random(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder) -> bool:
     """Whether the very questions of the first pair, asked in the same calls, are answered differently the second time.
 
     Other answers in other company may be the company's doing: a sum in another order, or a scale that a call shares.
     """
-    rows = sum(len(climb.base) + len(climb.rungs.rows) for climb in asked.climbs.values())
+    rows = sum(len(of_input.base) + len(of_input.rungs.rows) for of_input in asked.ladders.values())
     if asked.rows + rows > max(ON_TOP * len(x) * settings.queries, LEAST_PILOT):
-        return asked.quality.company <= REPEATABLE
-    questions = [_question(x[i], space, climb.rungs, len(climb.base)) for i, climb in asked.climbs.items()]
-    both = zip(asked.climbs.values(), _answers(meter, questions, AGAIN), strict=True)
-    return any(a is not None and np.abs(a - climb.asked).max() > REPEATABLE for climb, a in both)
+        return asked.quality.batch_effect <= REPEATABLE
+    questions = [_question(x[i], space, of_input.rungs, len(of_input.base)) for i, of_input in asked.ladders.items()]
+    both = zip(asked.ladders.values(), _answers(meter, questions, AGAIN), strict=True)
+    return any(a is not None and np.abs(a - of_input.asked).max() > REPEATABLE for of_input, a in both)
 
 
-def _repeated(meter: Meter, x: NDArray[np.floating], space: Space, asked: Asked) -> Asked:
+def _repeated(meter: Meter, x: NDArray[np.floating], space: Space, asked: PilotLadder) -> PilotLadder:
     """What the ladder says of a random model, whose answers to the input itself are several."""
     quality = replace(asked.quality, quantum=0.0, random=True)
-    itself = [PlainRows(np.repeat(x[i].astype(space.dtype)[None], quality.repeats, axis=0)) for i in asked.climbs]
-    both = zip(asked.climbs.items(), _answers(meter, itself, AGAIN), strict=True)
-    climbs = {i: replace(climb, base=base) for (i, climb), base in both if base is not None}
-    return replace(_heard(asked.rungs, climbs, quality), rows=asked.rows + len(itself) * quality.repeats)
+    itself = [PlainRows(np.repeat(x[i].astype(space.dtype)[None], quality.repeats, axis=0)) for i in asked.ladders]
+    both = zip(asked.ladders.items(), _answers(meter, itself, AGAIN), strict=True)
+    ladders = {i: replace(of_input, base=base) for (i, of_input), base in both if base is not None}
+    return replace(_pilot_ladder(asked.rungs, ladders, quality), rows=asked.rows + len(itself) * quality.repeats)
 
 
 @dataclass(frozen=True)
-class Climb:
+class LadderAnswers:
     """One pilot input: what was asked, and the answers to itself (repeats, K) and on its rungs (rungs, m, K)."""
 
     rungs: Rungs
@@ -241,7 +252,7 @@ class Climb:
         return np.concatenate([self.base, self.first.reshape(-1, self.base.shape[1])])
 
 
-def _exact(quality: Quality) -> bool:
+def _exact(quality: OutputQuality) -> bool:
     """Whether nothing is known of the answers but that they are numbers as the model has them."""
     return quality.quantum == 0 and not quality.random and quality.top_k is None
 
@@ -253,15 +264,15 @@ def _pairs(signs: Signs, first: int, last: int) -> Signs:
     return Signs(signs.packed[rows], signs.phase[rows], signs.key)
 
 
-def _climb(
+def _ask_inputs(
     meter: Meter, x: NDArray[np.floating], space: Space, rhos: Array, signs: Mapping[int, Signs], repeats: int
-) -> dict[int, Climb]:
+) -> dict[int, LadderAnswers]:
     """The ladder at each input; inputs at which the model has no answers are left out."""
-    climbed = [_climbed(x[i], space, directions, rhos) for i, directions in signs.items()]
-    answers = _answers(meter, [_question(x[i], space, these, repeats) for i, these in zip(signs, climbed, strict=True)])
+    blocks = [_ladder_rows(x[i], space, directions, rhos) for i, directions in signs.items()]
+    answers = _answers(meter, [_question(x[i], space, these, repeats) for i, these in zip(signs, blocks, strict=True)])
     return {
-        i: Climb(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
-        for i, these, a in zip(signs, climbed, answers, strict=True)
+        i: LadderAnswers(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
+        for i, these, a in zip(signs, blocks, answers, strict=True)
         if a is not None
     }
 
@@ -272,20 +283,22 @@ def _question(x: NDArray[np.floating], space: Space, rungs: Rungs, repeats: int)
     return JoinedRows([*itself, rungs.rows])
 
 
-def _heard(rungs: Array, climbs: Mapping[int, Climb], quality: Quality) -> Asked:
+def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: OutputQuality) -> PilotLadder:
     """Energies, and what the answers show of their own quality."""
-    seen = list(climbs.values())
-    every = np.concatenate([a.reshape(-1, a.shape[-1]) for climb in seen for a in (climb.base, climb.answers)])
+    seen = list(ladders.values())
+    every = np.concatenate([a.reshape(-1, a.shape[-1]) for of_input in seen for a in (of_input.base, of_input.answers)])
     quantum = 0.0 if quality.random else rounding(every[:, :-1] if quality.top_k is not None else every)
-    deviation = float(np.median([climb.base.std(axis=0, ddof=1) for climb in seen])) if quality.random else 0.0
+    deviation = float(np.median([of_input.base.std(axis=0, ddof=1) for of_input in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
-    quality = replace(quality, quantum=quantum, deviation=deviation, unseen=not inside)
-    found = heard_each([Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), Here(quality, c.base)) for c in seen])
-    raw, clear = np.array([e for e, _ in found]), np.array([c for _, c in found])
-    base = np.array([climb.base.mean(axis=0) for climb in seen])
+    quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside)
+    found = energies_above_noise_each(
+        [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
+    )
+    raw, above_noise = np.array([e for e, _ in found]), np.array([c for _, c in found])
+    base = np.array([of_input.base.mean(axis=0) for of_input in seen])
     some = len(rungs)
-    stretched = np.where(clear, raw, 0.0)[:, some:]
-    return Asked(rungs, raw[:, :some], clear[:, :some], stretched, base, quality, len(every), climbs)
+    stretched = np.where(above_noise, raw, 0.0)[:, some:]
+    return PilotLadder(rungs, raw[:, :some], above_noise[:, :some], stretched, base, quality, len(every), ladders)
 
 
 def _answers(meter: Meter, questions: Sequence[Rows], occasion: str | None = None) -> list[Array | None]:
@@ -314,7 +327,7 @@ def _answers(meter: Meter, questions: Sequence[Rows], occasion: str | None = Non
     return answers
 
 
-def _climbed(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -> Rungs:
+def _ladder_rows(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array) -> Rungs:
     """The ladder; with levels, behind it the same directions at three times the length."""
     if not space.quantised:
         return displaced_rungs(x, space, signs, rhos)

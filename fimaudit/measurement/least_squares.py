@@ -21,7 +21,7 @@ from scipy import special
 from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.margin import Margin
-from fimaudit.estimation.noise import View
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import Limits
@@ -81,7 +81,9 @@ def antipodal_pairs(x: NDArray[np.floating], index: int, space: Space, rho: floa
     return Pairs(asked, space.length(asked.sent()), moved, (vectors / values) @ vectors.T)
 
 
-def estimate_pairs(view: View, pairs: Pairs, answers: Array, confidence: float) -> tuple[Estimate | None, Array | None]:
+def estimate_pairs(
+    view: VisibleClasses, pairs: Pairs, answers: Array, confidence: float
+) -> tuple[Estimate | None, Array | None]:
     """The numbers, and the (d,) gradient of log(p_rival / p_predicted).
 
     Args:
@@ -108,17 +110,17 @@ def estimate_pairs(view: View, pairs: Pairs, answers: Array, confidence: float) 
         return Estimate(spectral, everything, None, None, contrast, hidden), None
     columns = np.flatnonzero(keep)
     place = int(np.searchsorted(columns, top))
-    logs, here = log_probabilities(table[:, columns], place), log_probabilities(base[None, columns], place)[0]
+    logs, base_answers = log_probabilities(table[:, columns], place), log_probabilities(base[None, columns], place)[0]
     slopes = _fit(pairs, (logs[:count] - logs[count:]) / 2)
-    temperature = peak_temperature(slopes.jacobian, here)
-    jacobian, residuals = (temper(part, here, temperature) for part in (slopes.jacobian, slopes.residuals))
+    temperature = peak_temperature(slopes.jacobian, base_answers)
+    jacobian, residuals = (temper(part, base_answers, temperature) for part in (slopes.jacobian, slopes.residuals))
     peak, _ = _top(_Fit(jacobian, residuals, slopes.freedom), pairs.inverse, z)
-    margin, descent = _margin(slopes, pairs.inverse, here, place, z)
+    margin, descent = _margin(slopes, pairs.inverse, base_answers, place, z)
     if margin is None:
         return Estimate(spectral, everything, peak, None, contrast, hidden), None
     unseen = base[: len(view.classes)][~keep[: len(view.classes)]]
     ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
-    hidden = ceiling > 0 and margin.beaten_by(float(here[place] - np.log(ceiling)))
+    hidden = ceiling > 0 and margin.beaten_by(float(base_answers[place] - np.log(ceiling)))
     labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
     return Estimate(spectral, everything, peak, labelled, contrast, hidden), descent
 

@@ -14,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.estimation.attribution import MOST_SKETCHED, carriers, listed
+from fimaudit.estimation.attribution import MOST_SKETCHED, feature_shares, listed
 from fimaudit.estimation.estimate import Estimate, undetected
-from fimaudit.estimation.noise import DEVIATIONS, SIGNAL, Here, Quality, View
+from fimaudit.estimation.noise import DEVIATIONS, SIGNAL, BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import contrasts, resolution
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
 from fimaudit.estimation.stopping import decide_threshold, half_width, next_look, sketch_serves
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.counterexample import WITNESS_ROWS, Slope, find_witness
 from fimaudit.measurement.deflation import RANDOM, deflated_rows, measure_deflated
-from fimaudit.measurement.deflation_trial import Lessons
+from fimaudit.measurement.deflation_trial import JacobianLearner
 from fimaudit.measurement.energy import MAIN, Rungs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.measurement.full_jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
-from fimaudit.measurement.input_step import Displacement, choose_displacement
+from fimaudit.measurement.input_step import InputStep, choose_displacement
 from fimaudit.measurement.least_squares import antipodal_pairs, estimate_pairs
-from fimaudit.measurement.outcome import Outcome, found, not_found, not_repeated
+from fimaudit.measurement.outcome import MeasurementOutcome, below_detection, measured, unrepeatable
 from fimaudit.measurement.pilot import Steps, choose_steps
-from fimaudit.measurement.protocol import AtOnce
+from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.measurement.query_split import after_extras, after_finding
-from fimaudit.measurement.recheck import Listener
+from fimaudit.measurement.recheck import OutlierRecheck
 from fimaudit.measurement.scale_profile import Redisplaced, measure_profile, profile_rows
 from fimaudit.measurement.settings import Settings
 from fimaudit.perturbations.orthonormal_rows import (
@@ -46,12 +46,12 @@ from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows, RowRange, Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
-from fimaudit.results import SCREENED, Carrier, ScaleRung, Sensitivity, Witness
+from fimaudit.results import SCREENED, FeatureShare, ScaleRung, Sensitivity, Witness
 
-__all__ = ["Conversation", "Quality", "Settings", "Steps", "choose_steps", "measure"]
+__all__ = ["MeasurementFlow", "OutputQuality", "Settings", "Steps", "choose_steps", "measure"]
 
 Array = NDArray[np.float64]
-Conversation = Generator[Rows | AtOnce, Any, "Sensitivity"]
+MeasurementFlow = Generator[Rows | BatchedStep, Any, "Sensitivity"]
 
 #: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
 #: directions that leaves at least: six or fewer have no finite upper limit.
@@ -70,9 +70,9 @@ def measure(
     space: Space,
     steps: Steps,
     settings: Settings,
-    plane: Array | None = None,
-    lessons: Lessons | None = None,
-) -> Conversation:
+    subspace: Array | None = None,
+    learner: JacobianLearner | None = None,
+) -> MeasurementFlow:
     """Measure one input.
 
     Args:
@@ -81,41 +81,41 @@ def measure(
         space: the domain.
         steps: the pilot's choice.
         settings: queries (rows, the base row included), confidence, seed.
-        plane: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
-        lessons: learns from the random rows.
+        subspace: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
+        learner: learns from the random rows.
 
     Returns:
         the finished ``Sensitivity``; limits cover the sampling of directions.
     """
     quality = steps.quality
-    if quality.unseen:  # answers of 0 and 1 alone are rounded, nobody knows how far
+    if quality.quantum_unknown:  # answers of 0 and 1 alone are rounded, nobody knows how far
         quality = replace(quality, quantum=UNSEEN_QUANTUM)
-    here, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
+    base_answers, step = yield from choose_displacement(x, index, space, steps, settings.seed, quality)
     step.flags += [SCREENED] * settings.screening
     queries = after_finding(settings.queries, steps.share + step.spent, quality.repeats)
     whole = fits(space.features, queries - 1)
-    if whole or not _deflates(here, step):
-        plane = None
-    extra = profile_rows(settings, whole or plane is not None) + (WITNESS_ROWS if settings.witness else 0)
+    if whole or not _deflates(base_answers, step):
+        subspace = None
+    extra = profile_rows(settings, whole or subspace is not None) + (WITNESS_ROWS if settings.witness else 0)
     queries = after_extras(queries, extra)
-    listener = Listener(x.astype(space.dtype)[None], here)
-    told = None
-    if plane is not None:
-        told = yield from listener.hear(_deflated(x, index, space, step, queries, settings, here, plane))
-    if told is None:
-        told = yield from listener.hear(_estimate(x, index, space, steps, step, queries, settings, here, lessons))
-    outcome = Outcome(index, told.view, told.method, step.rho, told.used, step.flags, finite=step.finite)
-    estimate = told.estimate
-    if estimate is None or not step.clear:
-        limits = undetected(told.view, told.answers, _quantum(here), told.length, settings.confidence, told.factor)
-        return not_found(outcome, limits, _noise_reason(told, step, settings, here))
-    doubt = told.method.startswith("basis") and _disagree(estimate)
-    difference = yield from listener.look_again(doubt=doubt, left=queries - told.used)
+    recheck = OutlierRecheck(x.astype(space.dtype)[None], base_answers)
+    main = None
+    if subspace is not None:
+        main = yield from recheck.record(_deflated(x, index, space, step, queries, settings, base_answers, subspace))
+    if main is None:
+        main = yield from recheck.record(_estimate(x, index, space, steps, step, queries, settings, base_answers, learner))
+    outcome = MeasurementOutcome(index, main.view, main.method, step.rho, main.used, step.flags, finite=step.finite)
+    estimate = main.estimate
+    if estimate is None or not step.above_noise:
+        limits = undetected(main.view, main.answers, _quantum(base_answers), main.length, settings.confidence, main.factor)
+        return below_detection(outcome, limits, _noise_reason(main, step, settings, base_answers))
+    doubt = main.method.startswith("basis") and _disagree(estimate)
+    difference = yield from recheck.ask_again(doubt=doubt, left=queries - main.used)
     if difference is not None:
-        return not_repeated(index, told.method, step.flags, difference)
-    if lessons is not None and told.drawn is not None:
-        lessons.take(index, told.drawn, space, told.view, told.answers, told.length)
-    error = step.change if told.method.startswith("basis") else step.error  # a basis has its own second step
+        return unrepeatable(index, main.method, step.flags, difference)
+    if learner is not None and main.drawn is not None:
+        learner.take(index, main.drawn, space, main.view, main.answers, main.length)
+    error = step.change if main.method.startswith("basis") else step.error  # a basis has its own second step
     estimate = _widened(estimate, error, step)
     if settings.threshold is not None and not any(flag.endswith("_threshold") for flag in step.flags):
         lower, upper = estimate.spectral.lower, estimate.spectral.upper
@@ -123,21 +123,21 @@ def measure(
     profile: list[ScaleRung] = []
     witness: Witness | None = None
     if settings.profile != "off" and estimate.margin is not None:
-        local = None if told.at is None else (told.at, told.answers)
-        profile = yield from measure_profile(x, index, space, steps, settings, here, step.rho, local)
-    if settings.witness and told.slope is not None:
-        walked = yield from find_witness(x, space, told.slope, told.view.top)
+        local = None if main.at is None else (main.at, main.answers)
+        profile = yield from measure_profile(x, index, space, steps, settings, base_answers, step.rho, local)
+    if settings.witness and main.slope is not None:
+        walked = yield from find_witness(x, space, main.slope, main.view.top)
         if isinstance(walked, NotHeld):
             outcome = replace(outcome, no_witness=walked.reason)
         else:
             witness = walked
-    carried: list[Carrier] = []
-    if told.slope is not None and listed(x):
-        drawn = None if told.method.startswith("basis") else told.used - 1
-        orthogonal = told.method == "orthonormal"
-        unbiased, drawn = told.carried or (told.slope.gradient, drawn)
-        carried = carriers(unbiased, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
-    return found(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
+    carried: list[FeatureShare] = []
+    if main.slope is not None and listed(x):
+        drawn = None if main.method.startswith("basis") else main.used - 1
+        orthogonal = main.method == "orthonormal"
+        unbiased, drawn = main.carried or (main.slope.gradient, drawn)
+        carried = feature_shares(unbiased, np.flatnonzero(~space.frozen), drawn, orthogonal=orthogonal)
+    return measured(replace(outcome, profile=profile, witness=witness, carried_by=carried), estimate, quality)
 
 
 def _disagree(estimate: Estimate) -> bool:
@@ -147,11 +147,11 @@ def _disagree(estimate: Estimate) -> bool:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _MainAnswers:
     """What the main rows said."""
 
     method: str
-    view: View
+    view: VisibleClasses
     estimate: Estimate | None
     answers: Array
     length: float
@@ -163,37 +163,39 @@ class _Told:
     drawn: DisplacedRows | LevelRows | OrthonormalRows | None = None
 
 
-def _deflates(here: Here, step: Displacement) -> bool:
+def _deflates(base_answers: BaseAnswers, step: InputStep) -> bool:
     """Whether the input answers linearly and above the noise, class by class: else there is no Jacobian to catch."""
-    still = here.quality.top_k is None and not here.still.blind
-    return still and step.clear and step.finite is None and step.energy > 0
+    still = base_answers.quality.top_k is None and not base_answers.view.unmeasurable
+    return still and step.above_noise and step.finite is None and step.energy > 0
 
 
 def _deflated(
     x: NDArray[np.floating],
     index: int,
     space: Space,
-    step: Displacement,
+    step: InputStep,
     queries: int,
     settings: Settings,
-    here: Here,
-    plane: Array,
-) -> Generator[Rows, Array, _Told | None]:
+    base_answers: BaseAnswers,
+    subspace: Array,
+) -> Generator[Rows, Array, _MainAnswers | None]:
     """Exact directions and random ones in their complement; ``None`` where they do not fit."""
-    plane = plane[: max(0, (queries - 1 - RANDOM) // 2)]  # the leading ones come first
-    count = queries - 1 - 2 * len(plane)
-    if not len(plane):
+    subspace = subspace[: max(0, (queries - 1 - RANDOM) // 2)]  # the leading ones come first
+    count = queries - 1 - 2 * len(subspace)
+    if not len(subspace):
         return None
-    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, plane, orthogonal=not step.heavy)
+    rows = deflated_rows(x, index, space, step.rho, count, settings.seed, subspace, orthogonal=not step.heavy)
     if rows is None:
         return None
     wanted = settings.witness or listed(x, MOST_SKETCHED)
-    found = yield from measure_deflated(rows, here.still, settings.confidence, gradient=wanted)
-    told = _Told("deflated", here.still, found.estimate, found.answers, found.length, found.used + 1)
-    if found.gradient is None or found.estimate is None or found.estimate.margin is None:
-        return told
-    slope = found.gradient.slope(found.estimate.margin.radius.value)
-    return replace(told, slope=slope, carried=(found.gradient.whole, found.gradient.like))
+    measured = yield from measure_deflated(rows, base_answers.view, settings.confidence, gradient=wanted)
+    main = _MainAnswers(
+        "deflated", base_answers.view, measured.estimate, measured.answers, measured.length, measured.used + 1
+    )
+    if measured.gradient is None or measured.estimate is None or measured.estimate.margin is None:
+        return main
+    slope = measured.gradient.slope(measured.estimate.margin.radius.value)
+    return replace(main, slope=slope, carried=(measured.gradient.whole, measured.gradient.like))
 
 
 def _estimate(
@@ -201,27 +203,29 @@ def _estimate(
     index: int,
     space: Space,
     steps: Steps,
-    step: Displacement,
+    step: InputStep,
     queries: int,
     settings: Settings,
-    here: Here,
-    lessons: Lessons | None,
-) -> Generator[Rows | AtOnce, Any, _Told]:
+    base_answers: BaseAnswers,
+    learner: JacobianLearner | None,
+) -> Generator[Rows | BatchedStep, Any, _MainAnswers]:
     """Choose the kind of directions, ask them, and estimate."""
     d, m = space.features, queries - 1
-    view, quality = here.still, here.quality
+    view, quality = base_answers.view, base_answers.quality
     few = fits(d, m) and not sketch_serves(settings.precision, settings.threshold, settings.confidence, fewest_rows(d))
-    if not view.blind and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
+    if not view.unmeasurable and few and _basis_serves(view, step, steps, space) and quality.top_k is None:
         whole = yield from _whole(x, space, step.rho, m, view, settings.precision)
         slope = _downhill(whole.descent, whole.estimate)
-        return _Told(whole.method, view, whole.estimate, here.base, whole.length, whole.rows, 4.0 * d, slope)
-    steady = step.finite is None and step.clear and step.rho == steps.displacement  # a step of its own may bend the answers
-    if steady and not view.blind and quality.top_k is None and not settings.adaptive:
+        return _MainAnswers(whole.method, view, whole.estimate, base_answers.base, whole.length, whole.rows, 4.0 * d, slope)
+    steady = (
+        step.finite is None and step.above_noise and step.rho == steps.displacement
+    )  # a step of its own may bend the answers
+    if steady and not view.unmeasurable and quality.top_k is None and not settings.adaptive:
         pairs = antipodal_pairs(x, index, space, step.rho, m, settings.seed)
         if pairs is not None:
             answers = yield pairs.rows
             estimate, descent = estimate_pairs(view, pairs, answers, settings.confidence)
-            return _Told(
+            return _MainAnswers(
                 "least-squares", view, estimate, answers, pairs.length, len(answers) + 1, slope=_downhill(descent, estimate)
             )
     if ORTHONORMAL_LEAST < d <= m <= ORTHONORMAL_FEATURES and not fits(d, m) and not space.quantised and not step.heavy:
@@ -234,7 +238,11 @@ def _estimate(
     length = space.length(rows.sent())
 
     def sketch(answers: Array) -> Sketch:
-        view = here.view(answers) if louder is None else here.view(answers).with_noise_of(louder, FAR_REPEATS)
+        view = (
+            base_answers.view_of(answers)
+            if louder is None
+            else base_answers.view_of(answers).with_noise_of(louder, FAR_REPEATS)
+        )
         return Sketch(view, answers, length, settings.confidence, features)
 
     if not settings.adaptive:
@@ -244,11 +252,11 @@ def _estimate(
         m = len(answers)
     done = sketch(answers)
     view = done.view
-    estimate = yield AtOnce(estimate_sketches, done)
+    estimate = yield BatchedStep(estimate_sketches, done)
     slope = None
     if (settings.witness or listed(x, MOST_SKETCHED)) and estimate is not None and estimate.margin is not None:
         slope = Slope.of_rows(rows, x, space, view, answers, estimate.margin)
-    return _Told(method, view, estimate, answers, length, m + 1, slope=slope, at=at, drawn=rows)
+    return _MainAnswers(method, view, estimate, answers, length, m + 1, slope=slope, at=at, drawn=rows)
 
 
 def _downhill(descent: Array | None, estimate: Estimate | None) -> Slope | None:
@@ -259,7 +267,7 @@ def _downhill(descent: Array | None, estimate: Estimate | None) -> Slope | None:
 
 
 def _whole(
-    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: View, precision: float | None
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses, precision: float | None
 ) -> Generator[Rows, Array, WholeJacobian]:
     """The whole Jacobian, as well as ``rows`` allow; with a precision, from as few as serve it."""
     least = fewest_rows(space.features)
@@ -273,19 +281,19 @@ def _whole(
 
 
 def _until(
-    rows: Rows, sketch: Callable[[Array], Sketch], settings: Settings, step: Displacement
-) -> Generator[Rows | AtOnce, Any, Array]:
+    rows: Rows, sketch: Callable[[Array], Sketch], settings: Settings, step: InputStep
+) -> Generator[Rows | BatchedStep, Any, Array]:
     """Ask bit by bit until the interval is narrow enough, or the threshold is decided, or all rows are asked."""
     answers: Array = yield RowRange(rows, 0, next_look(0, len(rows)))
     while True:
         so_far, away = sketch(answers), None
         if settings.precision is not None:
-            estimate = yield AtOnce(estimate_sketches, so_far)
+            estimate = yield BatchedStep(estimate_sketches, so_far)
             if estimate is not None:
                 away = half_width(_widened(estimate, step.error, step).spectral) / settings.precision
                 if away <= 1.0:
                     return answers
-        if settings.threshold is not None and not so_far.view.blind and so_far.length > 0:
+        if settings.threshold is not None and not so_far.view.unmeasurable and so_far.length > 0:
             y = contrasts(np.sqrt(so_far.view.table(answers)) * (2.0 / so_far.length))
             verdict = decide_threshold(y, settings.threshold, 1.0 - settings.confidence)
             if verdict is not None:
@@ -297,13 +305,13 @@ def _until(
         answers = np.concatenate([answers, more])
 
 
-def _widened(estimate: Estimate, error: float, step: Displacement) -> Estimate:
+def _widened(estimate: Estimate, error: float, step: InputStep) -> Estimate:
     """Limits that also allow for the step's error, and for heavy scatter where there may be some."""
     return estimate.widened(error + step.heavy * estimate.heaviness)
 
 
 def _sketch(
-    x: NDArray[np.floating], index: int, space: Space, step: Displacement, count: int, settings: Settings
+    x: NDArray[np.floating], index: int, space: Space, step: InputStep, count: int, settings: Settings
 ) -> tuple[DisplacedRows | LevelRows | OrthonormalRows, Redisplaced, str, int | None]:
     """Random directions of the kind that serves best, at its displacement and at others, its name, and d if orthogonal.
 
@@ -329,7 +337,7 @@ def _sketch(
     return displaced(x, space, signs, step.rho), independent, "levels" if space.quantised else "rademacher", None
 
 
-def _basis_serves(view: View, step: Displacement, steps: Steps, space: Space) -> bool:
+def _basis_serves(view: VisibleClasses, step: InputStep, steps: Steps, space: Space) -> bool:
     """Whether one feature at a time gives the local value: its change, sqrt(d) times smaller, must drown the noise."""
     if step.finite is not None or (space.quantised and coordinate_reach(space) > steps.reach):
         return False
@@ -338,25 +346,25 @@ def _basis_serves(view: View, step: Displacement, steps: Steps, space: Space) ->
     return space.features**2 * view.noise.total <= 2 * BASIS_NOISE * step.rho**2 * step.energy
 
 
-def _quantum(here: Here) -> float:
-    return max(here.quality.quantum, resolution(here.base))
+def _quantum(base_answers: BaseAnswers) -> float:
+    return max(base_answers.quality.quantum, resolution(base_answers.base))
 
 
-def _noise_reason(told: _Told, step: Displacement, settings: Settings, here: Here) -> str:
+def _noise_reason(main: _MainAnswers, step: InputStep, settings: Settings, base_answers: BaseAnswers) -> str:
     """What stood in the way, and what would help."""
-    quality, base = here.quality, here.base
+    quality, base = base_answers.quality, base_answers.base
     at = f"at a displacement of {step.rho:.3g}"
     tail = "the spectral norm lies between 0 and the upper limit"
-    noise = told.view.noise
-    if told.view.blind and quality.random:
+    noise = main.view.noise
+    if main.view.unmeasurable and quality.random:
         deviation = np.sort(DEVIATIONS * base.std(axis=0, ddof=1) / np.maximum(base.mean(axis=0), 1e-12))
         wanted = settings.queries * max(1.0, float(deviation[1])) ** 2
         return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them; {tail}"
-    if told.view.blind and quality.quantum > 0:
+    if main.view.unmeasurable and quality.quantum > 0:
         return f"rounding to {quality.quantum:g} hides every class but the predicted one; {tail}"
-    if noise is None or noise.total == 0 or told.estimate is None or not told.length:
+    if noise is None or noise.total == 0 or main.estimate is None or not main.length:
         return f"the answers did not change measurably {at}; {tail}"
-    share = max(told.estimate.trace.value, 1e-300) * told.length**2 / noise.total
+    share = max(main.estimate.trace.value, 1e-300) * main.length**2 / noise.total
     if quality.random:
         needed = settings.queries * ((1 + 1 / max(share, 1e-3)) / (1 + 1 / SIGNAL)) ** 2
         more = "more than " if share <= 1e-3 else "about "
@@ -366,6 +374,6 @@ def _noise_reason(told: _Told, step: Displacement, settings: Settings, here: Her
         )
     decimals = int(np.ceil(0.5 * np.log10(SIGNAL / min(max(share, 1e-8), SIGNAL / 10))))
     return (
-        f"rounding to {_quantum(here):.2g} drowns the changes of the answers {at}; "
+        f"rounding to {_quantum(base_answers):.2g} drowns the changes of the answers {at}; "
         f"about {max(1, decimals)} more decimals would resolve them; {tail}"
     )

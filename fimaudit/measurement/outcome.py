@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fimaudit.estimation.estimate import Estimate
-from fimaudit.estimation.noise import Quality, View
+from fimaudit.estimation.noise import OutputQuality, VisibleClasses
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
-from fimaudit.results import Carrier, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
+from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
-__all__ = ["Outcome", "found", "not_found", "not_repeated"]
+__all__ = ["MeasurementOutcome", "below_detection", "measured", "unrepeatable"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasurementOutcome:
     """How one input's measurement went.
 
     Attributes:
@@ -34,7 +34,7 @@ class Outcome:
     """
 
     index: int
-    view: View
+    view: VisibleClasses
     method: str
     displacement: float
     used: int
@@ -43,10 +43,10 @@ class Outcome:
     profile: list[ScaleRung] = field(default_factory=list)
     witness: Witness | None = None
     no_witness: str | None = None
-    carried_by: list[Carrier] = field(default_factory=list)
+    carried_by: list[FeatureShare] = field(default_factory=list)
 
 
-def found(outcome: Outcome, estimate: Estimate, quality: Quality) -> Sensitivity:
+def measured(outcome: MeasurementOutcome, estimate: Estimate, quality: OutputQuality) -> Sensitivity:
     """A measured input."""
     view, value = outcome.view, estimate.spectral.value
     partial = quality.top_k is not None and not view.whole
@@ -93,7 +93,7 @@ def found(outcome: Outcome, estimate: Estimate, quality: Quality) -> Sensitivity
     )
 
 
-def not_found(outcome: Outcome, limits: tuple[float, float], reason: str) -> Sensitivity:
+def below_detection(outcome: MeasurementOutcome, limits: tuple[float, float], reason: str) -> Sensitivity:
     """An input whose answers did not change measurably: limits, and why there is no value."""
     return Sensitivity(
         **_common(outcome, "below_detection"),
@@ -104,7 +104,7 @@ def not_found(outcome: Outcome, limits: tuple[float, float], reason: str) -> Sen
     )
 
 
-def not_repeated(index: int, method: str, flags: list[str], difference: float) -> Sensitivity:
+def unrepeatable(index: int, method: str, flags: list[str], difference: float) -> Sensitivity:
     """An input with an answer that is another one each time, although the model had seemed to repeat itself."""
     return Sensitivity(
         index=index,
@@ -117,7 +117,7 @@ def not_repeated(index: int, method: str, flags: list[str], difference: float) -
     )
 
 
-def _common(outcome: Outcome, status: Status) -> dict[str, object]:
+def _common(outcome: MeasurementOutcome, status: Status) -> dict[str, object]:
     top = outcome.view.top
     return {
         "index": outcome.index,

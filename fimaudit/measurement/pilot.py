@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.estimation.noise import Quality
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.energy import FACTOR
-from fimaudit.measurement.ladder import Asked, Climb, ask_ladder, look_again
+from fimaudit.measurement.ladder import LadderAnswers, PilotLadder, ask_ladder, look_again
 from fimaudit.measurement.plateau import spread
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
@@ -59,15 +59,15 @@ class Steps:
     kind: Literal["local", "finite_scale"] = "local"
     span: float = 1.0
     finest: float = 0.0
-    quality: Quality = field(default_factory=Quality)
+    quality: OutputQuality = field(default_factory=OutputQuality)
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, dict):  # as read from a journal
-            object.__setattr__(self, "quality", Quality(**self.quality))
+            object.__setattr__(self, "quality", OutputQuality(**self.quality))
 
 
 def choose_steps(
-    meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, quality: Quality | None = None
+    meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, quality: OutputQuality | None = None
 ) -> Steps:
     """The pilot: secant energy over a ladder of displacements at about five inputs, same directions on each rung.
 
@@ -83,7 +83,7 @@ def choose_steps(
         FimauditError: the model answers at none of the inputs, or at none a second time where the first found no plateau.
     """
     flat = _flat(x, space)
-    asked = ask_ladder(meter, x, flat, space, settings, quality or Quality())
+    asked = ask_ladder(meter, x, flat, space, settings, quality or OutputQuality())
     if not asked.quality.random:
         asked = look_again(meter, x, space, settings, asked)
     quality = asked.quality
@@ -96,7 +96,7 @@ def choose_steps(
         rho, reach = _level_step(asked)
         return Steps(rho, profile, share, reach, "local", span, finest, quality)
     rungs, energy, plateau = asked.rungs, asked.energy, asked.plateau
-    silent = float(np.median([_silent_rungs(climb, space.dtype) for climb in asked.climbs.values()]))
+    silent = float(np.median([_silent_rungs(of_input, space.dtype) for of_input in asked.ladders.values()]))
     restless = asked.restless
     if restless and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
         size, _ = spread(flat)
@@ -112,35 +112,35 @@ def choose_steps(
     return Steps(plateau.displacement, profile, share, reach, "local", span, finest, quality)
 
 
-def _silent_rungs(climb: Climb, dtype: str) -> int:
+def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
     """Over how many rungs an input's answers stand still, although they change later by more than rounding explains."""
     exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
     rounding = ROUNDINGS * float(np.finfo(exact).eps)
-    moved = np.abs(np.sqrt(np.maximum(climb.first, 0.0)) - np.sqrt(np.maximum(climb.base[0], 0.0))).max(axis=(1, 2))
+    moved = np.abs(np.sqrt(np.maximum(of_input.first, 0.0)) - np.sqrt(np.maximum(of_input.base[0], 0.0))).max(axis=(1, 2))
     equal = int((moved == 0).cumprod().sum())
     loud = np.flatnonzero(moved > rounding)
     if not loud.size:
         return equal
     before = slice(0, int(loud[0]))
-    expected = moved[loud[0]] * climb.rungs.lengths[before] / climb.rungs.lengths[loud[0]]
+    expected = moved[loud[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[loud[0]]
     return max(equal, int((expected >= EXPECTED * rounding).sum()))
 
 
-def _level_step(asked: Asked) -> tuple[float, float]:
+def _level_step(asked: PilotLadder) -> tuple[float, float]:
     """With levels: the longest rung whose directions answer the same at three times their length, and the linear range."""
     energy = asked.energy
-    heard = ((energy > 0) & (asked.stretched > 0)).mean(axis=0) >= 0.5
+    above_noise = ((energy > 0) & (asked.stretched > 0)).mean(axis=0) >= 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.abs(np.log(asked.stretched / energy))
     typical = np.array([np.median(c[np.isfinite(c)]) if np.isfinite(c).any() else np.inf for c in change.T])
-    linear = np.flatnonzero(heard & (typical <= LEVEL_CHANGE))
+    linear = np.flatnonzero(above_noise & (typical <= LEVEL_CHANGE))
     if linear.size:
         rho = float(asked.rungs[linear[-1]])
         return rho, FACTOR * rho
-    return (float(asked.rungs[int(np.argmax(heard))]) if heard.any() else float(asked.rungs[-1])), 0.0
+    return (float(asked.rungs[int(np.argmax(above_noise))]) if above_noise.any() else float(asked.rungs[-1])), 0.0
 
 
-def _relative(asked: Asked, middle: int, features: int) -> float:
+def _relative(asked: PilotLadder, middle: int, features: int) -> float:
     """Standard deviation of log p that the model's own arithmetic adds: what the shortest rungs show above the plateau.
 
     Secants over h carry the energy E + n / h^2, with n about sigma^2 sum p (1 - p). Returned only where it matters at the

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AtOnce", "do_at_once"]
+__all__ = ["BatchedStep", "run_batched"]
 
 
 @dataclass(frozen=True)
-class AtOnce:
+class BatchedStep:
     """What a conversation yields instead of rows: it receives its own result of ``work``.
 
     Attributes:
@@ -22,7 +22,7 @@ class AtOnce:
     part: Any
 
 
-def do_at_once(wanted: Mapping[int, AtOnce]) -> dict[int, Any]:
+def run_batched(wanted: Mapping[int, BatchedStep]) -> dict[int, Any]:
     """The results of all, by input: those that want the same work get it together."""
     out: dict[int, Any] = {}
     for work in dict.fromkeys(one.work for one in wanted.values()):

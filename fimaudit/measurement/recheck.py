@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, Here, Quality
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality
 from fimaudit.estimation.secants import FLOAT32_FLOOR
-from fimaudit.measurement.protocol import AtOnce
+from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows
 
-__all__ = ["LOOKS", "WARY_LOOKS", "Listener", "answered_differently", "differences", "spread", "squared_distances"]
+__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck", "answered_differently", "differences", "spread", "squared_distances"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class _Suspect:
     ratio: float
 
 
-class Listener:
+class OutlierRecheck:
     """Overhears an input's conversation for the rows whose answers stand out most.
 
     Args:
@@ -62,26 +62,26 @@ class Listener:
         here: the answers to it.
     """
 
-    def __init__(self, x: NDArray[Any], here: Here) -> None:
-        self._here = here
+    def __init__(self, x: NDArray[Any], base_answers: BaseAnswers) -> None:
+        self._base_answers = base_answers
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
-        self._wary = here.quality.random and bool((np.ptp(here.base, axis=0) <= REPEATABLE).all())
+        self._wary = base_answers.quality.random and bool((np.ptp(base_answers.base, axis=0) <= REPEATABLE).all())
         self._drawn: _Suspect | None = None
-        self._chosen = [_Suspect(x, here.base[0], 0.0, 0.0)]
+        self._chosen = [_Suspect(x, base_answers.base[0], 0.0, 0.0)]
         self._alone = False
 
-    def hear(self, talk: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def record(self, talk: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         """The same conversation."""
-        told: Any = None
+        reply: Any = None
         while True:
             try:
-                wanted = talk.send(told)
+                wanted = talk.send(reply)
             except StopIteration as end:
                 result: T = end.value
                 return result
-            told = yield wanted
-            if not isinstance(wanted, AtOnce):
-                self._take(wanted, told)
+            reply = yield wanted
+            if not isinstance(wanted, BatchedStep):
+                self._take(wanted, reply)
 
     def _take(self, rows: Rows, answers: Array) -> None:
         if isinstance(rows, JoinedRows):
@@ -98,14 +98,14 @@ class Listener:
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
         """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
-        here, half = self._here.base[0], len(answers) // 2
-        distances = squared_distances(answers, here)
+        base_answers, half = self._base_answers.base[0], len(answers) // 2
+        distances = squared_distances(answers, base_answers)
         places = [int(distances.argmax())]
         if isinstance(rows, CoordinateRows):
             self._alone |= bool(distances.max() > FAR_ALONE * np.median(distances))
         if isinstance(rows, CoordinateRows) and rows.both_ways:
             roots = np.sqrt(np.maximum(answers, 0.0))
-            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(here, 0.0))) ** 2).sum(axis=1)
+            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base_answers, 0.0))) ** 2).sum(axis=1)
             worst = int(uneven.argmax())
             places, distances = [worst, half + worst], np.tile(uneven, 2)
         return [_Suspect(rows.build(i, i + 1), answers[i], float(distances[i]), 0.0) for i in places]
@@ -120,11 +120,11 @@ class Listener:
         if middle == 0 or self._wary:
             return place, largest, np.inf
         ratio = largest / middle
-        if self._here.quality.random:
+        if self._base_answers.quality.random:
             return place, largest, ratio if ratio > FAR_IN_NOISE else 0.0
         return place, largest, ratio if ratio > FAR or float(distances.mean()) > FAR_MEAN * middle else 0.0
 
-    def look_again(self, *, doubt: bool, left: int) -> Generator[Rows, Array, float | None]:
+    def ask_again(self, *, doubt: bool, left: int) -> Generator[Rows, Array, float | None]:
         """Ask for the answer that stands out again, if one does.
 
         Args:
@@ -141,14 +141,14 @@ class Listener:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
         each = zip(suspects, again.reshape(len(suspects), looks, -1), strict=True)
-        base = self._here.base
+        base = self._base_answers.base
         noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
         least = FAR_IN_NOISE / MOVED * noise
-        found = [answered_differently(s.answer, a, max(s.distance, least), self._here.quality) for s, a in each]
+        found = [answered_differently(s.answer, a, max(s.distance, least), self._base_answers.quality) for s, a in each]
         return max((difference for difference in found if difference is not None), default=None)
 
 
-def answered_differently(answer: Array, again: Array, distance: float, quality: Quality) -> float | None:
+def answered_differently(answer: Array, again: Array, distance: float, quality: OutputQuality) -> float | None:
     """The largest difference of probability between an answer (K,) and further ones (m, K) to its row, if it is another.
 
     Args:
@@ -157,9 +157,9 @@ def answered_differently(answer: Array, again: Array, distance: float, quality: 
         quality: what the answers are worth.
     """
     of_p, of_logs = differences(answer, again)
-    least = max(REPEATABLE, BEYOND * quality.company, 1.5 * quality.quantum, BEYOND_NOISE * quality.deviation)
+    least = max(REPEATABLE, BEYOND * quality.batch_effect, 1.5 * quality.quantum, BEYOND_NOISE * quality.deviation)
     telling = quality.quantum == 0 and quality.top_k is None and not quality.random  # of small probabilities
-    other = of_p > least or (telling and of_logs > max(REPEATABLE_LOGS, BEYOND * quality.company_logs))
+    other = of_p > least or (telling and of_logs > max(REPEATABLE_LOGS, BEYOND * quality.batch_effect_logs))
     return of_p if other and squared_distances(again, answer).max() > MOVED * distance else None
 
 

@@ -16,12 +16,12 @@ from scipy import special
 
 from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.noise import Here, View
+from fimaudit.estimation.noise import BaseAnswers, VisibleClasses
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import complete, log_probabilities, visible_classes
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.protocol import AtOnce
+from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.measurement.settings import Settings
 from fimaudit.perturbations.rows import RowRange, Rows
 from fimaudit.results import ScaleRung
@@ -57,10 +57,10 @@ def measure_profile(
     space: Space,
     steps: Steps,
     settings: Settings,
-    here: Here,
+    base_answers: BaseAnswers,
     rho: float,
     local: tuple[Redisplaced, Array] | None,
-) -> Generator[Rows | AtOnce, Any, list[ScaleRung]]:
+) -> Generator[Rows | BatchedStep, Any, list[ScaleRung]]:
     """Radius and flips on each rung; the first entry is the local displacement.
 
     Args:
@@ -77,12 +77,12 @@ def measure_profile(
     for first in range(0, len(rhos), ahead):
         some = rhos[first : first + ahead]
         rungs = at(some, count)
-        answers = here.base[:0] if known is None or first else known
+        answers = base_answers.base[:0] if known is None or first else known
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
-        told = Answered(rungs, answers, here)
-        radii = yield AtOnce(margin_radii, told)
-        for rung in _read(space, told, radii, settings.confidence):
+        answered = Answered(rungs, answers, base_answers)
+        radii = yield BatchedStep(margin_radii, answered)
+        for rung in _read(space, answered, radii, settings.confidence):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
@@ -92,10 +92,10 @@ def measure_profile(
     return out
 
 
-def _read(space: Space, told: Answered, radii: list[float | None], confidence: float) -> list[ScaleRung]:
+def _read(space: Space, answered: Answered, radii: list[float | None], confidence: float) -> list[ScaleRung]:
     """Radius and flips of each rung."""
-    lengths, pieces = told.rungs.lengths, told.pieces
-    flips = (pieces.argmax(axis=2) != told.here.still.top).sum(axis=1)
+    lengths, pieces = answered.rungs.lengths, answered.pieces
+    flips = (pieces.argmax(axis=2) != answered.base_answers.view.top).sum(axis=1)
     return [
         ScaleRung(
             displacement=float(length) * math.sqrt(space.features),
@@ -108,23 +108,23 @@ def _read(space: Space, told: Answered, radii: list[float | None], confidence: f
     ]
 
 
-def margin_radii(told: Sequence[Answered]) -> list[list[float | None]]:
+def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
     """The margin radius on each rung of each input, from the classes visible there, without limits; ``None`` for none.
 
     Inputs of one shape are worked on together.
     """
-    out: list[list[float | None]] = [[] for _ in told]
-    for places in alike(one.answers.shape if one.here.plain else i for i, one in enumerate(told)):
-        some, (rungs, m, _) = [told[i] for i in places], told[places[0]].pieces.shape
+    out: list[list[float | None]] = [[] for _ in answered]
+    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(answered)):
+        some, (rungs, m, _) = [answered[i] for i in places], answered[places[0]].pieces.shape
         lengths = np.stack([one.rungs.lengths for one in some])
-        if some[0].here.plain:
-            views = [one.here.still for one in some]
+        if some[0].base_answers.plain:
+            views = [one.base_answers.view for one in some]
             table = complete(np.stack([one.answers for one in some]), np.array([view.top for view in views]))
             radii = _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
         else:  # labels may drop out of the list on some rungs
-            each = [(one.here.view(piece), piece) for one in some for piece in one.pieces]
+            each = [(one.base_answers.view_of(piece), piece) for one in some for piece in one.pieces]
             by_rung = [
-                _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.blind else np.inf
+                _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.unmeasurable else np.inf
                 for rung, (view, piece) in enumerate(each)
             ]
             radii = np.array([by_rung])
@@ -133,7 +133,7 @@ def margin_radii(told: Sequence[Answered]) -> list[list[float | None]]:
     return out
 
 
-def _radii(views: Sequence[View], p: Array, lengths: Array) -> Array:
+def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     """Radii (n, rungs), infinite for none, from measurable columns (n, rungs, m, C) at ``lengths`` (n, rungs)."""
     n, rungs, m, _ = p.shape
     base = np.concatenate([view.table(view.base[None]) for view in views])
@@ -154,8 +154,8 @@ def _radii(views: Sequence[View], p: Array, lengths: Array) -> Array:
         norms2 -= (added + added[i, top][:, None])[:, None] / safe**2
     keep &= keep[i, :, top][:, :, None] & (norms2 > 0)
     keep[i, :, top] = False
-    here = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
-    gaps = np.maximum(here[i, top][:, None] - here, 0.0)[:, None]
+    base_answers = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
+    gaps = np.maximum(base_answers[i, top][:, None] - base_answers, 0.0)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(keep, gaps / np.sqrt(norms2), np.inf).min(axis=2))
 

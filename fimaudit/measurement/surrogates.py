@@ -55,7 +55,7 @@ class Surrogates:
     def __getstate__(self) -> dict[str, Any]:
         return {"_models": self._models, "_opened": None}
 
-    def travelling(self) -> Surrogates:
+    def portable(self) -> Surrogates:
         """The same with the models' files inside, for processes that may run on other machines."""
         open_here = self._open()
         return Surrogates(
@@ -206,8 +206,8 @@ def _ask(model: Classifier, x: NDArray[Any]) -> None:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        told = said if isinstance(error, FimauditError) else f"{type(error).__name__}: {said}"
-        raise TargetError(f"the surrogate {model.info.name} does not answer inputs of shape {x.shape}: {told}") from error
+        reason = said if isinstance(error, FimauditError) else f"{type(error).__name__}: {said}"
+        raise TargetError(f"the surrogate {model.info.name} does not answer inputs of shape {x.shape}: {reason}") from error
 
 
 def _check(model: Classifier, x: NDArray[Any]) -> None:

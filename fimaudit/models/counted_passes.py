@@ -14,7 +14,7 @@ from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 
-__all__ = ["LinearizedRows", "Passes", "logs"]
+__all__ = ["CountedModel", "LinearizedRows", "logs"]
 
 Array = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 LEAST_PROBABILITY = 1e-300
 
 
-class Passes:
+class CountedModel:
     """Asks a model for probabilities and derivatives; one row is one input through it, forwards or backwards.
 
     Args:

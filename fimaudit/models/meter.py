@@ -23,8 +23,8 @@ __all__ = [
     "CountingLease",
     "Ledger",
     "Meter",
-    "Occasion",
     "QuestionsFailed",
+    "RepeatLease",
     "RowsFailed",
     "Usage",
     "over_budget",
@@ -113,7 +113,7 @@ class CountingLease:
         self._notes[name] = value
 
 
-class Occasion:
+class RepeatLease:
     """A lease under which rows that were answered before are sent again, once for each name.
 
     A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
@@ -194,7 +194,7 @@ class Meter:
 
         Args:
             questions: blocks of rows.
-            occasion: ask even what was answered before, once under this name (``Occasion``).
+            occasion: ask even what was answered before, once under this name (``RepeatLease``).
             owners: the input that each block belongs to; ``THE_RUN`` when left out.
 
         Raises:
@@ -250,7 +250,7 @@ class Meter:
     def _ask_there(
         self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
     ) -> list[NDArray[np.float64]]:
-        lease = self if occasion is None else Occasion(self, occasion)
+        lease = self if occasion is None else RepeatLease(self, occasion)
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
         cuts = np.cumsum(sizes)[:-1]

@@ -41,7 +41,7 @@ def orthonormal_signs(
     """Rows drawn without replacement from the DCT, a random place and sign a feature, and a random sign a direction.
 
     Without the sign a direction, subtracting the mean over directions would no longer leave independent terms. Without the
-    place, rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would foretell the
+    place, rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would predict the
     next, and the predictable lower limit would fail (8 % misses at nominal 2.5 %, flat spectrum on 39 neighbours of 300).
     """
     chosen, place = rng.permutation(features)[:count], rng.permutation(features)

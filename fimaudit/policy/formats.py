@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from fimaudit.errors import RunFolderError
 from fimaudit.policy.gate import Decision, Outcome, Verdict
-from fimaudit.storage.run_folder import REPORT, VERDICT, Run
+from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "markdown_summary"]
@@ -25,7 +25,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
 
 
-def junit_xml(verdict: Verdict, run: Run) -> str:
+def junit_xml(verdict: Verdict, run: RunFolder) -> str:
     """One test case a decision; a failed rule is a failure, an undecided one an error, because neither may pass a gate."""
     outcomes = [d.outcome for d in verdict.decisions]
     suite = ElementTree.Element(
@@ -54,7 +54,7 @@ def junit_xml(verdict: Verdict, run: Run) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
 
 
-def markdown_summary(verdict: Verdict, run: Run) -> str:
+def markdown_summary(verdict: Verdict, run: RunFolder) -> str:
     """A heading, a table of decisions, and what the numbers rest on."""
     report = run.report
     lines = [

@@ -25,7 +25,7 @@ from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.confidence import contrast_counts
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.statistics.paired import column, quantile_ratio
-from fimaudit.storage.run_folder import Run, read_run
+from fimaudit.storage.run_folder import RunFolder, read_run
 
 __all__ = ["Decision", "Outcome", "Verdict", "baseline_folder", "decide", "gate", "proposed_queries"]
 
@@ -116,7 +116,7 @@ def baseline_folder(checked: Policy, policy: str | Path, baseline: str | Path | 
     return Path(policy).parent / checked.baseline
 
 
-def decide(run: Run, policy: Policy, baseline: Run | None = None) -> Verdict:
+def decide(run: RunFolder, policy: Policy, baseline: RunFolder | None = None) -> Verdict:
     """Decide a policy over a run that was read."""
     unit = str(run.report.domain.get("unit"))
     if policy.unit is not None and policy.unit != unit:
@@ -140,7 +140,7 @@ def decide(run: Run, policy: Policy, baseline: Run | None = None) -> Verdict:
     return Verdict(policy=policy.name, confidence=policy.confidence, outcome=outcome, baseline=about, decisions=decisions)
 
 
-def _selections(run: Run, group: str | None, label: int | None) -> Iterator[tuple[str, list[Sensitivity]]]:
+def _selections(run: RunFolder, group: str | None, label: int | None) -> Iterator[tuple[str, list[Sensitivity]]]:
     """Each selection with its name. Unmeasured inputs belong to every one: nobody knows what they are."""
     inputs = list(run.inputs)
     if label is not None:
@@ -162,7 +162,9 @@ def _selections(run: Run, group: str | None, label: int | None) -> Iterator[tupl
             yield " and ".join([f"group {name}", *words]), chosen
 
 
-def _decision(name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity], run: Run, confidence: float) -> Decision:
+def _decision(
+    name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity], run: RunFolder, confidence: float
+) -> Decision:
     missing, error = run.unmeasured, 1 - confidence
     miss = (1 - float(run.report.settings["confidence"])) / 2
     n, spent = len(inputs) + missing, int(run.report.settings["queries"])
@@ -218,7 +220,7 @@ def _decision(name: str, rule: Any, selection: str, inputs: Sequence[Sensitivity
     return _made(common, what, outcome, rule.at_most, found / n, lower, upper, True, None, hint)
 
 
-def _ratio(name: str, rule: RatioRule, run: Run, baseline: Run, confidence: float) -> Decision:
+def _ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, confidence: float) -> Decision:
     """Inputs that failed, in either run, are unknown rather than left out: failing must not help to pass."""
     there = {s.index: s for s in baseline.inputs}
     here = {s.index: s for s in run.inputs}

@@ -26,7 +26,7 @@ from fimaudit.report.shown import most_sensitive, read_shown
 from fimaudit.results import Report, Sensitivity, flat_row
 from fimaudit.statistics.paired import column
 from fimaudit.statistics.subgroups import calibration, divisions
-from fimaudit.storage.run_folder import PAGE, VERDICT, Run, first_error, read_for_page
+from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
 
 __all__ = ["feature_name", "has_pictures", "made_here", "page_html", "render", "render_comparison"]
 
@@ -79,7 +79,7 @@ def render(folder: str | Path, *, pictures: bool = True) -> Path:
     return path
 
 
-def page_html(run: Run, *, pictures: bool = True) -> str:
+def page_html(run: RunFolder, *, pictures: bool = True) -> str:
     """The page of a run; the same folder gives the same page."""
     report, inputs = run.report, run.inputs
     confidence = float(report.settings["confidence"])
@@ -149,7 +149,7 @@ def made_here(page: str) -> bool:
     return f'<meta name="generator" content="{_generator()}">' in page
 
 
-def render_comparison(comparison: Comparison, first: Run, second: Run, path: str | Path) -> Path:
+def render_comparison(comparison: Comparison, first: RunFolder, second: RunFolder, path: str | Path) -> Path:
     """Write a comparison as a page of its own."""
     out = Path(path)
     pairs, _ = paired(first, second)
@@ -211,11 +211,11 @@ def _verdict(folder: Path) -> Verdict | None:
         raise RunFolderError(f"{path} is no verdict of this version of fimaudit: {first_error(exc)}") from exc
 
 
-def _shown_words(run: Run) -> list[dict[str, Any]]:
+def _shown_words(run: RunFolder) -> list[dict[str, Any]]:
     return [_card(run, s) for s in most_sensitive(run.ranked)]
 
 
-def _shown(run: Run) -> list[dict[str, Any]]:
+def _shown(run: RunFolder) -> list[dict[str, Any]]:
     kept = read_shown(run.folder)
     bounds = [v if isinstance(v, int | float) else None for v in (run.report.domain[k] for k in ("lower", "upper"))]
     cards = []
@@ -239,7 +239,7 @@ def _shown(run: Run) -> list[dict[str, Any]]:
     return cards
 
 
-def _card(run: Run, s: Sensitivity) -> dict[str, Any]:
+def _card(run: RunFolder, s: Sensitivity) -> dict[str, Any]:
     return {
         "input": s,
         "sentences": wording.decision_words(run.report, s),
@@ -311,7 +311,7 @@ def _contrasts(report: Report, inputs: Sequence[Sensitivity]) -> dict[str, Any] 
     return {"matrix": rows, "most": most, "pairs": listed, "left_out": 0}
 
 
-def _table(run: Run) -> dict[str, Any]:
+def _table(run: RunFolder) -> dict[str, Any]:
     """The inputs as columns, the most sensitive first where there are too many for the page."""
     inputs: Sequence[Sensitivity] = run.ranked
     if len(inputs) > MOST_ROWS:

@@ -16,7 +16,7 @@ __all__ = ["as_picture", "heat_uri", "is_picture", "picture_uri"]
 LONGEST = 128
 SMALLEST_SIDE = 4
 CHANNELS = (1, 3)
-#: Ends of the heat map: falls, nothing, rises (blue, white, red; told apart by people who see red and green alike).
+#: Ends of the heat map: falls, nothing, rises (blue, white, red; distinct for people who see red and green alike).
 COLD, MIDDLE, HOT = np.array([33, 102, 172]), np.array([247, 247, 247]), np.array([178, 24, 43])
 
 

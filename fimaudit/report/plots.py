@@ -11,7 +11,7 @@ import numpy as np
 from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.report.pictures import as_picture
 from fimaudit.report.shown import most_sensitive, read_shown
-from fimaudit.storage.run_folder import Run, read_run
+from fimaudit.storage.run_folder import RunFolder, read_run
 
 __all__ = ["KINDS", "PlotKind", "plot"]
 
@@ -66,7 +66,7 @@ def plot(folder: str | Path, kind: PlotKind, out: str | Path) -> Path:
     return path
 
 
-def _profile(figure: Any, run: Run) -> None:
+def _profile(figure: Any, run: RunFolder) -> None:
     rungs = [r for r in run.report.step.profile if r.get("energy", 0) > 0]
     if len(rungs) < 2:
         raise UsageError("this run holds no step profile: it was measured white-box, or nothing changed on any rung")
@@ -79,7 +79,7 @@ def _profile(figure: Any, run: Run) -> None:
     axes.set(xlabel=f"displacement ({run.report.domain['unit']})", ylabel="secant energy")
 
 
-def _distribution(figure: Any, run: Run) -> None:
+def _distribution(figure: Any, run: RunFolder) -> None:
     unit = run.report.domain["unit"]
     figure.set_size_inches(9, 3)
     drawn = (
@@ -108,7 +108,7 @@ def _distribution(figure: Any, run: Run) -> None:
         axes.set(title=title, xlabel="share of inputs (%)", ylabel=label, xlim=(0, 100))
 
 
-def _contrast(figure: Any, run: Run) -> None:
+def _contrast(figure: Any, run: RunFolder) -> None:
     pairs = Counter((s.contrast.from_, s.contrast.to) for s in run.inputs if s.contrast is not None)
     if not pairs:
         raise UsageError("this run holds no contrast: no input's answer changed measurably")
@@ -125,7 +125,7 @@ def _contrast(figure: Any, run: Run) -> None:
     figure.colorbar(image, ax=axes, label="inputs", shrink=0.8)
 
 
-def _worst(figure: Any, run: Run) -> None:
+def _worst(figure: Any, run: RunFolder) -> None:
     chosen = most_sensitive(run.inputs)
     if not chosen:
         raise UsageError("this run holds no input that could be measured")

@@ -27,9 +27,9 @@ from fimaudit.report import keep_shown, render
 from fimaudit.report.shown import MOST_SHOWN
 from fimaudit.results import Report, Sensitivity, StepReport
 from fimaudit.runs import metadata as facts
-from fimaudit.runs.deflation_setup import Source as Directions
+from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.run import Derivatives, Progress, Run, Task
-from fimaudit.runs.screening import read_focus, standing
+from fimaudit.runs.screening import read_focus, top_k_result
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.journal import REPORT, Journal
@@ -236,7 +236,7 @@ def audit(
         results = run.finish(SHOWN)
         named = {}
         if top is not None and run.focus is not None:
-            named["focus"] = standing(results.columns, run.focus, run.measured, top, confidence, seed).facts()
+            named["focus"] = top_k_result(results.columns, run.focus, run.measured, top, confidence, seed).facts()
         report = Report(
             model={**facts.model_facts(classifier, preflight), **run.facts()},
             data={**facts.data_facts(subject.data, subject.reference, len(results.columns)), **named},
@@ -251,7 +251,7 @@ def audit(
                 *(preflight.warnings() if preflight else []),
                 *run.warnings(),
                 *([hindrance] if hindrance else []),
-                *facts.doubts(subject.reference, subject.space, subject.domain, steps),
+                *facts.domain_warnings(subject.reference, subject.space, subject.domain, steps),
             ],
             inputs=results.inputs,
             inputs_file=INPUTS_FILE if out is not None else None,

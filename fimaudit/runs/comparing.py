@@ -9,7 +9,7 @@ from typing import Any
 from fimaudit.comparison.two_runs import Comparison, check_same, compare_runs
 from fimaudit.errors import UsageError
 from fimaudit.runs.auditing import audit
-from fimaudit.storage.run_folder import REPORT, Run, is_run, read_run
+from fimaudit.storage.run_folder import REPORT, RunFolder, is_run, read_run
 
 __all__ = ["compare", "open_runs"]
 
@@ -42,7 +42,7 @@ def compare(
 
 def open_runs(
     targets: Sequence[object], data: object, out: str | Path | None, options: Sequence[Mapping[str, Any]]
-) -> list[Run]:
+) -> list[RunFolder]:
     """Read run folders and audit what is none yet; all must rest on the same inputs in the same unit.
 
     Args:
@@ -70,6 +70,6 @@ def open_runs(
             name = ("first", "second")[place] if len(targets) == 2 else f"model{place + 1}"
             folder = None if out is None else Path(out) / name
             report = audit(target, data, out=folder, **own)  # type: ignore[arg-type]
-            runs.append(read_run(folder) if folder is not None else Run(Path(name), report, tuple(report.inputs)))
+            runs.append(read_run(folder) if folder is not None else RunFolder(Path(name), report, tuple(report.inputs)))
         check_same(runs[0], runs[-1])
     return runs

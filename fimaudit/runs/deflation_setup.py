@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.engines.driver import converse
+from fimaudit.engines.driver import drive
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.measurement.deflation_trial import (
-    Lessons,
-    Structure,
+    DeflationPlan,
+    JacobianLearner,
     Trial,
     hindrance,
     most_directions,
@@ -23,20 +23,20 @@ from fimaudit.measurement.deflation_trial import (
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.surrogates import Surrogates
 from fimaudit.models.meter import Meter
-from fimaudit.results import Outcome
+from fimaudit.results import MeasuredInput
 from fimaudit.storage.journal import Journal
 
-__all__ = ["Settled", "Source", "settle"]
+__all__ = ["DeflationSetup", "Directions", "set_up_deflation"]
 
 Array = NDArray[np.float64]
 #: Models, or the first inputs of the audit itself.
-Source = Surrogates | Literal["learned"]
+Directions = Surrogates | Literal["learned"]
 
 WITHOUT = "derivatives give the exact value without"
 
 
 @dataclass(frozen=True)
-class Settled:
+class DeflationSetup:
     """What a run measures exactly.
 
     Attributes:
@@ -45,9 +45,9 @@ class Settled:
         outcomes: of the inputs that were measured to learn from; all of them, or none.
     """
 
-    structure: Structure | None
+    structure: DeflationPlan | None
     facts: dict[str, Any]
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[MeasuredInput] = ()
 
     def warnings(self) -> list[str]:
         """Why nothing is measured exactly."""
@@ -55,14 +55,14 @@ class Settled:
         return [f"--surrogate is off: {note}"] if note else []
 
 
-def settle(
-    source: Source,
+def set_up_deflation(
+    source: Directions,
     work: Work,
     x: NDArray[Any],
     numbers: NDArray[np.int64],
     meter: Meter,
     journal: Journal | None,
-) -> Settled:
+) -> DeflationSetup:
     """Learn directions where they are to be learned, try them on a few inputs, and keep what was found.
 
     The inputs that are learned from are handed over when all of them are measured: an earlier process that was stopped
@@ -76,48 +76,48 @@ def settle(
         journal: of the run folder.
     """
     if work.steps is None:
-        return Settled(None, _facts(source, note=WITHOUT))
+        return DeflationSetup(None, _facts(source, note=WITHOUT))
     steps, settings, space = work.steps, work.settings, work.space
     if journal is not None and journal.structure is not None:
         before = journal.structure
-        return Settled(_structure(source, steps, before, journal.learned() if before["kept"] else None), before)
+        return DeflationSetup(_structure(source, steps, before, journal.learned() if before["kept"] else None), before)
     inputs, most = len(work.source), most_directions(work.settings, space.features)
     note = hindrance(space, steps, settings)
-    first, outcomes, learned = 0, list[Outcome](), None
+    first, outcomes, learned = 0, list[MeasuredInput](), None
     if note is None and source == "learned":
         first = prefix(inputs)
-        lessons = Lessons()
-        outcomes = list(measure_inputs(range(first), work, meter, lessons))
-        learned = lessons.directions(most)
+        learner = JacobianLearner()
+        outcomes = list(measure_inputs(range(first), work, meter, learner))
+        learned = learner.directions(most)
         if not len(learned):
             note = f"{inputs} inputs are too few to learn directions from"
     trial = Trial(0)
     if note is None:
         some = {int(number): one for number, one in zip(numbers, x, strict=True) if number >= first}
 
-        def planes(_: int, one: NDArray[Any]) -> Array:
+        def subspaces(_: int, one: NDArray[Any]) -> Array:
             if isinstance(source, Surrogates):
                 return source.directions(one, space, steps.displacement, most)
             assert learned is not None
             return learned
 
-        trial = converse(try_directions(some, planes, space, steps, settings, inputs), meter)
+        trial = drive(try_directions(some, subspaces, space, steps, settings, inputs), meter)
         note = trial.note(most)
     kept = learned if trial.directions else None
     facts = _facts(source, trial, first, inputs, kept=kept is not None, note=note)
     if journal is not None:
         journal.keep_structure(facts, kept)
-    return Settled(_structure(source, steps, facts, kept), facts, outcomes)
+    return DeflationSetup(_structure(source, steps, facts, kept), facts, outcomes)
 
 
-def _structure(source: Source, steps: Steps, facts: dict[str, Any], learned: Array | None) -> Structure:
+def _structure(source: Directions, steps: Steps, facts: dict[str, Any], learned: Array | None) -> DeflationPlan:
     models = source if isinstance(source, Surrogates) and facts["directions"] else None
     tried, inputs = facts["tried"], facts["inputs"]
-    return Structure(facts["directions"], models, learned, facts["first"], steps.displacement, tried, inputs)
+    return DeflationPlan(facts["directions"], models, learned, facts["first"], steps.displacement, tried, inputs)
 
 
 def _facts(
-    source: Source,
+    source: Directions,
     trial: Trial | None = None,
     first: int = 0,
     inputs: int = 1,
@@ -125,13 +125,13 @@ def _facts(
     kept: bool = False,
     note: str | None = None,
 ) -> dict[str, Any]:
-    """Plain data; ``caught`` and ``gain`` as in ``Trial``."""
+    """Plain data; ``exact_share`` and ``gain`` as in ``Trial``."""
     trial = trial or Trial(0)
     return {
         "source": "learned" if source == "learned" else "surrogate",
         "models": source.facts() if isinstance(source, Surrogates) else [],
         "directions": trial.directions,
-        "caught": trial.caught,
+        "caught": trial.exact_share,
         "expected_width": trial.gain,
         "first": first,
         "tried": trial.rows,
@@ -141,6 +141,6 @@ def _facts(
     }
 
 
-def travelling(settled: Settled) -> Settled:
+def portable(setup: DeflationSetup) -> DeflationSetup:
     """The same for processes on other machines."""
-    return replace(settled, structure=settled.structure and settled.structure.travelling())
+    return replace(setup, structure=setup.structure and setup.structure.portable())

@@ -21,14 +21,14 @@ from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
 from fimaudit.runs.preflight import Preflight
 
-__all__ = ["data_facts", "domain_facts", "doubts", "environment", "identity", "model_facts", "settings_facts"]
+__all__ = ["data_facts", "domain_facts", "domain_warnings", "environment", "identity", "model_facts", "settings_facts"]
 
 OWN = "fimaudit"
 PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "skops", "httpx")
 
 
 def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str, Any]:
-    """The adapter's declaration and what the first answers told."""
+    """The adapter's declaration and what the first answers showed."""
     info = classifier.info
     return {
         "name": info.name,
@@ -139,7 +139,7 @@ def _fingerprint(data: Inputs | Stream) -> str:
     return data.fingerprint() if isinstance(data, Inputs) else data.manifest()
 
 
-def doubts(inputs: Inputs, space: Space, domain: InputDomain, steps: Steps | None) -> list[str]:
+def domain_warnings(inputs: Inputs, space: Space, domain: InputDomain, steps: Steps | None) -> list[str]:
     """Sentences about data, domain and model that the numbers depend on."""
     out = []
     if steps is not None and steps.kind == "finite_scale":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
-from fimaudit.estimation.noise import REPEATABLE, REPEATS, Quality, rounding
+from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality, rounding
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
@@ -45,11 +45,11 @@ class Preflight:
         """Whether the same row asked twice is answered differently."""
         return self.repeat_difference > REPEATABLE
 
-    def quality(self, top_k: int | None) -> Quality:
+    def quality(self, top_k: int | None) -> OutputQuality:
         """What the answers are worth, for the measurement."""
-        if self.random:  # neither rounding nor company can be told from noise
-            return Quality(random=True, top_k=top_k)
-        return Quality(self.output_quantum, top_k=top_k, company=self.batch_difference)
+        if self.random:  # neither rounding nor company can be known beside noise
+            return OutputQuality(random=True, top_k=top_k)
+        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=self.batch_difference)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""

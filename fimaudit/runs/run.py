@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.arrays import Source
+from fimaudit.data.arrays import InputSource
 from fimaudit.domain import Space
 from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
@@ -20,18 +20,18 @@ from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
-from fimaudit.results import Outcome
-from fimaudit.runs.deflation_setup import Settled, settle, travelling
-from fimaudit.runs.deflation_setup import Source as Directions
+from fimaudit.results import MeasuredInput
+from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
+from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
 from fimaudit.runs.preflight import Preflight, look, not_deterministic
 from fimaudit.runs.screening import likely_top, screening
 from fimaudit.runs.server_preprocessing import detect_preprocessing
 from fimaudit.storage.answers import ANSWERS
-from fimaudit.storage.journal import LEDGER, Journal, Tally
+from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 from fimaudit.storage.parts import Part
-from fimaudit.storage.result_store import Finished, Kept, Listed, Sharded
+from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
 
 __all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
 
@@ -84,7 +84,7 @@ class Task:
         surrogates: where directions come from that are measured exactly; ``None`` for none.
     """
 
-    source: Source
+    source: InputSource
     x: NDArray[Any]
     numbers: NDArray[np.int64]
     space: Space
@@ -126,9 +126,9 @@ class Run:
         self._budget, self._most_failures = budget, most_failures
         self._start = dict(journal.steps) if journal is not None and journal.steps else None
         self._network = isinstance(classifier, NetworkClassifier)
-        self._ledger: RequestLedger | Tally | None = None
+        self._ledger: RequestLedger | CountingLedger | None = None
         if journal is not None:
-            self._ledger = _opened(classifier, journal) if self._network else Tally(journal)
+            self._ledger = _opened(classifier, journal) if self._network else CountingLedger(journal)
         self._counts: Ledger | None = self._ledger
         if engine is not None:
             place, answers = None, None
@@ -136,8 +136,8 @@ class Run:
                 self._ledger.close()  # one process at a time, and now it is the one that the workers share
             if isinstance(self._ledger, RequestLedger):
                 place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
-            elif journal is not None and (budget is not None or (journal.goes_on and (journal.folder / ANSWERS).exists())):
-                answers = (str((journal.folder / ANSWERS).absolute()), journal.goes_on)
+            elif journal is not None and (budget is not None or (journal.resuming and (journal.folder / ANSWERS).exists())):
+                answers = (str((journal.folder / ANSWERS).absolute()), journal.resuming)
             spent = Usage() if journal is None else journal.asked
             self._counts = engine.prepare(classifier, budget, spent, place, answers)
         own = None if engine is not None else budget
@@ -146,17 +146,17 @@ class Run:
         self._remote = engine
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
-        self._kept: Kept = (
-            Sharded(len(task.source), journal, self._meter.finish)
+        self._store: ResultStore = (
+            ParquetStore(len(task.source), journal, self._meter.finish)
             if parts and journal is not None
-            else Listed(len(task.source), journal, self._meter.finish)
+            else MemoryStore(len(task.source), journal, self._meter.finish)
         )
-        if journal is not None and journal.goes_on:
+        if journal is not None and journal.resuming:
             if journal.focus is not None:
-                self._kept.reopen(np.array(journal.focus, dtype=np.int64))
-            self._meter.finish(np.flatnonzero(self._kept.done).tolist())
+                self._store.reopen(np.array(journal.focus, dtype=np.int64))
+            self._meter.finish(np.flatnonzero(self._store.done).tolist())
         self._notes: list[str] = []
-        self._settled = Settled(None, {})
+        self._deflation = DeflationSetup(None, {})
         self._expected: int | None = None
         self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
@@ -173,13 +173,13 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._begin()
-            work = self._settle(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
+            work = self._set_up_deflation(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
             if task.focus is None:
-                self._measure(np.flatnonzero(~self._kept.done), work)
+                self._measure(np.flatnonzero(~self._store.done), work)
             else:
                 if self._journal is None or self._journal.focus is None:
                     screen = replace(work, settings=screening(task.settings), structure=None)
-                    self._measure(np.flatnonzero(~self._kept.done), screen)
+                    self._measure(np.flatnonzero(~self._store.done), screen)
                 self._measure_focus(task.focus, work)
         except BudgetExhausted as exc:
             if self._journal is not None:  # it may be spent before the first line was kept
@@ -187,7 +187,7 @@ class Run:
                 self._meter.finish([])
             self.exhausted = str(exc)
         except ModelFailure as exc:
-            if not self._kept.count:
+            if not self._store.count:
                 aside = self._journal.replaced if self._journal is not None else None
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
             logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
@@ -199,7 +199,7 @@ class Run:
                 self._journal.discard()
             raise
         finally:
-            self._kept.flush()
+            self._store.flush()
         return steps, preflight
 
     def finish(self, most: int) -> Finished:
@@ -209,20 +209,20 @@ class Run:
             most: of the most sensitive inputs wanted.
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
-        return self._kept.finish({i for drift in drifts for i in drift.inputs}, most)
+        return self._store.finish({i for drift in drifts for i in drift.inputs}, most)
 
     @property
     def measured(self) -> NDArray[np.int64]:
         """Of the inputs in focus, those that were measured in full."""
-        return np.empty(0, dtype=np.int64) if self.focus is None else self.focus[self._kept.done[self.focus]]
+        return np.empty(0, dtype=np.int64) if self.focus is None else self.focus[self._store.done[self.focus]]
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
-        out = [*self._notes, *self._settled.warnings()]
+        out = [*self._notes, *self._deflation.warnings()]
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
         if self.exhausted is not None:
-            out.append(f"{self._kept.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
+            out.append(f"{self._store.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Run:
 
     def structure(self) -> dict[str, Any] | None:
         """For the report: which directions were measured exactly in each input, and what they catch."""
-        return self._settled.facts or None
+        return self._deflation.facts or None
 
     def close(self) -> None:
         """Close the ledger, and end what workers share; may be called twice."""
@@ -274,17 +274,17 @@ class Run:
             self._meter.finish([THE_RUN])
         return preflight, steps
 
-    def _settle(self, work: Work) -> Work:
+    def _set_up_deflation(self, work: Work) -> Work:
         """Find out which directions are measured exactly; inputs that were measured on the way are kept."""
         task = self._task
         if task.surrogates is None:
             return work
-        settled = settle(task.surrogates, work, task.x, task.numbers, self._meter, self._journal)
+        setup = set_up_deflation(task.surrogates, work, task.x, task.numbers, self._meter, self._journal)
         self._meter.finish([THE_RUN])
-        self._settled = travelling(settled) if self._remote else settled
-        for outcome in settled.outcomes:
+        self._deflation = portable(setup) if self._remote else setup
+        for outcome in setup.outcomes:
             self._keep(outcome)
-        return replace(work, structure=self._settled.structure)
+        return replace(work, structure=self._deflation.structure)
 
     def _server_side(self, preflight: Preflight) -> list[str]:
         """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
@@ -318,12 +318,12 @@ class Run:
         ranked = None if self._journal is None else self._journal.focus
         if ranked is None:
             settings = work.settings
-            ranked = likely_top(self._kept.columns(), count, settings.confidence, settings.seed).tolist()
+            ranked = likely_top(self._store.columns(), count, settings.confidence, settings.seed).tolist()
             if self._journal is not None:
                 self._journal.keep_focus(ranked)
         self.focus = np.sort(np.array(ranked, dtype=np.int64))
-        self._kept.reopen(self.focus)
-        missing = np.array([i for i in ranked if not self._kept.done[i]], dtype=np.int64)
+        self._store.reopen(self.focus)
+        missing = np.array([i for i in ranked if not self._store.done[i]], dtype=np.int64)
         affordable = len(missing)
         if self._budget is not None:
             queries = work.settings.queries
@@ -332,8 +332,8 @@ class Run:
             if len(some):
                 self._measure(np.sort(some), work)
 
-    def _keep(self, item: Outcome | Part) -> None:
-        self._kept.add(item)
+    def _keep(self, item: MeasuredInput | Part) -> None:
+        self._store.add(item)
         self._count_workers()
         self._tell(0)
 
@@ -345,7 +345,7 @@ class Run:
                 self._journal.count_all(self._meter.usage)
 
     def _check_failures(self) -> None:
-        most, failed = self._most_failures, self._kept.failed
+        most, failed = self._most_failures, self._store.failed
         if most is not None and failed > most:
             raise ModelFailure(
                 f"{failed} inputs failed, more than the {most} that --max-failures allows; "
@@ -354,12 +354,12 @@ class Run:
 
     def _check_sentinels(self) -> None:
         assert self._sentinels is not None
-        self._kept.flush()
-        self._sentinels.check(np.flatnonzero(self._kept.done).tolist())
+        self._store.flush()
+        self._sentinels.check(np.flatnonzero(self._store.done).tolist())
 
     def _tell(self, _rows: int) -> None:
         if self._progress is not None:
-            inputs, done, rows = len(self._task.source), self._kept.count, self._meter.usage.rows
+            inputs, done, rows = len(self._task.source), self._store.count, self._meter.usage.rows
             expected = self._expected or inputs * self._task.settings.queries
             if self._task.settings.adaptive and done:  # what they took so far says more than the most they may take
                 expected = min(expected, inputs * -(-rows // done))
@@ -375,7 +375,7 @@ def _opened(classifier: Classifier, journal: Journal) -> RequestLedger:
     """The ledger beside the journal; where it cannot be had, the run folder is as it was."""
     try:
         journal.begin()
-        return open_ledger(journal.folder / LEDGER, fingerprint_of(classifier), resume=journal.goes_on)
+        return open_ledger(journal.folder / LEDGER, fingerprint_of(classifier), resume=journal.resuming)
     except UsageError:
         journal.discard()
         raise

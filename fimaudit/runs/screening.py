@@ -19,7 +19,7 @@ from fimaudit.errors import UsageError
 from fimaudit.measurement.settings import Settings
 from fimaudit.statistics.columns import Columns
 
-__all__ = ["Standing", "likely_top", "read_focus", "screening", "standing"]
+__all__ = ["TopKResult", "likely_top", "read_focus", "screening", "top_k_result"]
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Standing:
+class TopKResult:
     """Which inputs are named the top, and how sure that is.
 
     Attributes:
@@ -106,9 +106,9 @@ def likely_top(columns: Columns, count: int, confidence: float, seed: int) -> ND
     return np.asarray(columns.index[likely[columns.status[likely] != "failed"]])
 
 
-def standing(
+def top_k_result(
     columns: Columns, chosen: NDArray[np.int64], measured: NDArray[np.int64], count: int, confidence: float, seed: int
-) -> Standing:
+) -> TopKResult:
     """The largest of what was measured in full, against everything else.
 
     Args:
@@ -122,7 +122,7 @@ def standing(
     norm = np.where(full, columns.limits["spectral_norm"].value, np.nan)
     named = np.argsort(-np.nan_to_num(norm, nan=-1.0), kind="stable")[: min(count, int(np.isfinite(norm).sum()))]
     chances, together = _draw(columns, measured, count, confidence, seed, named)
-    return Standing(
+    return TopKResult(
         top=count,
         named=columns.index[named].tolist(),
         confidence=together,

@@ -81,14 +81,14 @@ def detect_preprocessing(meter: Meter, x: NDArray[Any], dtype: str, span: float,
     base, tiny, random, fine = (answers[i::4] for i in range(4))
     quiet = max(4.0 * noise**2, 1e-14)
     moved = ((random - base) ** 2).sum(axis=1)
-    heard = moved > 16 * quiet
-    if not heard.any():
+    above_noise = moved > 16 * quiet
+    if not above_noise.any():
         return ServerSide(False, None, len(rows))
     # Of a change a tenth as long, a hundredth of the energy would be left.
-    still = ((tiny - base) ** 2).sum(axis=1)[heard] <= quiet
-    detectable = moved[heard] * 0.01 > 4 * quiet
-    cast = not whole and bool(detectable.any() and still[detectable].all())
-    detail = float((((fine - base) ** 2).sum(axis=1)[heard] / moved[heard]).max())
+    unmoved = ((tiny - base) ** 2).sum(axis=1)[above_noise] <= quiet
+    detectable = moved[above_noise] * 0.01 > 4 * quiet
+    cast = not whole and bool(detectable.any() and unmoved[detectable].all())
+    detail = float((((fine - base) ** 2).sum(axis=1)[above_noise] / moved[above_noise]).max())
     return ServerSide(cast, detail, len(rows))
 
 

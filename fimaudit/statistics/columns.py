@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from fimaudit.results import QUANTITY_NAMES, Interval, Sensitivity
 from fimaudit.statistics.confidence import contrast_counts, contrast_sign
 
-__all__ = ["Columns", "Limits"]
+__all__ = ["Columns", "IntervalArray"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Limits:
+class IntervalArray:
     """One quantity of n inputs: values (NaN unmeasured), lower limits (0 unknown), upper limits (inf unknown), each (n,)."""
 
     value: Array
@@ -45,7 +45,7 @@ class Columns:
     status: NDArray[np.str_]
     queries: NDArray[np.int64]
     contrasts: NDArray[np.int64]
-    limits: dict[str, Limits]
+    limits: dict[str, IntervalArray]
     group: NDArray[np.int32]
     groups: tuple[str, ...]
 
@@ -96,7 +96,7 @@ class Columns:
             queries,
             signs[methods.indices.to_numpy()] * np.maximum(queries - 2, 0),
             {
-                n: Limits(numbers(n, np.nan), numbers(f"{n}_lower", 0.0), numbers(f"{n}_upper", np.inf))
+                n: IntervalArray(numbers(n, np.nan), numbers(f"{n}_lower", 0.0), numbers(f"{n}_upper", np.inf))
                 for n in QUANTITY_NAMES
             },
             place[np.asarray(pc.fill_null(named.indices, -1).to_numpy())],
@@ -110,7 +110,7 @@ class Columns:
             self.status[mask],
             self.queries[mask],
             self.contrasts[mask],
-            {n: Limits(c.value[mask], c.lower[mask], c.upper[mask]) for n, c in self.limits.items()},
+            {n: IntervalArray(c.value[mask], c.lower[mask], c.upper[mask]) for n, c in self.limits.items()},
             self.group[mask],
             self.groups,
         )
@@ -123,8 +123,8 @@ class Columns:
         return np.asarray(measured[np.lexsort([key[measured] for key in keys])][:count], dtype=np.int64)
 
 
-def _limits(cells: Sequence[Interval]) -> Limits:
-    return Limits(
+def _limits(cells: Sequence[Interval]) -> IntervalArray:
+    return IntervalArray(
         np.array([np.nan if c.value is None else c.value for c in cells], dtype=np.float64),
         np.array([0.0 if c.lower is None else c.lower for c in cells], dtype=np.float64),
         np.array([np.inf if c.upper is None else c.upper for c in cells], dtype=np.float64),

@@ -12,7 +12,7 @@ from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile, upper_factor
 from fimaudit.results import Sensitivity
 
-__all__ = ["contrast_counts", "contrast_sign", "restated", "spread_of_logs"]
+__all__ = ["contrast_counts", "contrast_sign", "rescaled_limits", "spread_of_logs"]
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def contrast_sign(method: str) -> int:
     return 1 if method.startswith(("rademacher", "levels")) else -int(method.startswith("orthonormal"))
 
 
-def restated(counts: NDArray[np.int64], tail: float, level: float, *, norm: bool, above: bool) -> Array:
+def rescaled_limits(counts: NDArray[np.int64], tail: float, level: float, *, norm: bool, above: bool) -> Array:
     """Factors that turn limits which miss with ``tail`` into limits which miss with ``level``.
 
     A norm's limit from above and a radius's from below come from all of the energy, the other two from the predicted

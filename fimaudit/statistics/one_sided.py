@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.statistics.confidence import restated, spread_of_logs
+from fimaudit.statistics.confidence import rescaled_limits, spread_of_logs
 
 __all__ = ["Cells", "mean_limit", "quantile_limits", "share_limits"]
 
@@ -79,7 +79,7 @@ class Cells:
         """The upper (or lower) limits as they are when each misses with probability ``level``."""
         counts = np.zeros(len(self), dtype=np.int64) if self.counts is None else self.counts
         limits = self.upper if above else self.lower
-        return np.asarray(limits * restated(counts, self.miss, level, norm=self.norm, above=above))
+        return np.asarray(limits * rescaled_limits(counts, self.miss, level, norm=self.norm, above=above))
 
 
 def quantile_limits(cells: Cells, p: float, error: float, *, population: bool) -> tuple[float, float]:

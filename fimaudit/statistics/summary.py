@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
-from fimaudit.statistics.columns import Columns, Limits
-from fimaudit.statistics.confidence import restated, spread_of_logs
+from fimaudit.statistics.columns import Columns, IntervalArray
+from fimaudit.statistics.confidence import rescaled_limits, spread_of_logs
 
 __all__ = ["population_ranks", "summarise"]
 
@@ -64,14 +64,16 @@ def _stricter(counts: NDArray[np.int64], confidence: float, norm: bool) -> dict[
     n, tail = len(counts), (1.0 - confidence) / 2
     return {
         p: (
-            restated(counts, tail, _level(n, p, tail), norm=norm, above=False),
-            restated(counts, tail, _level(n, 1.0 - p, tail), norm=norm, above=True),
+            rescaled_limits(counts, tail, _level(n, p, tail), norm=norm, above=False),
+            rescaled_limits(counts, tail, _level(n, 1.0 - p, tail), norm=norm, above=True),
         )
         for p in THESE
     }
 
 
-def _these(quantity: Limits, points: Mapping[float, float], factors: Mapping[float, tuple[Array, Array]]) -> Quantiles:
+def _these(
+    quantity: IntervalArray, points: Mapping[float, float], factors: Mapping[float, tuple[Array, Array]]
+) -> Quantiles:
     """[Q_p(lower_i), Q_p(upper_i)], in the tails from stricter limits; point values there corrected for noise."""
     value, lower, upper = quantity.value, quantity.lower, quantity.upper
 
@@ -138,7 +140,7 @@ def _quantile(ordered: Array, p: float) -> float:
         return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
 
 
-def _without_noise(quantity: Limits, contrasts: NDArray[np.int64], confidence: float, norm: bool) -> Array:
+def _without_noise(quantity: IntervalArray, contrasts: NDArray[np.int64], confidence: float, norm: bool) -> Array:
     """Values drawn towards their median in logs by the share of their variance that is measurement noise.
 
     The noise of a norm from m random directions is that of log(chi2_m / m): variance psi'(m / 2), or that of its interval

@@ -39,8 +39,8 @@ class AnswerLog:
         self._held: dict[bytes, deque[NDArray[np.float64]]] = defaultdict(deque)
         self._owners: set[int] = set()
         self._early: list[tuple[bytes, NDArray[np.float64]]] | None = []
-        self._goes_on = resume and path.exists()
-        if self._goes_on:
+        self._resuming = resume and path.exists()
+        if self._resuming:
             self._read()
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
@@ -59,7 +59,7 @@ class AnswerLog:
         whole = np.ascontiguousarray(answers, dtype="<f8")
         rest = _HEAD.pack(0, len(key), *whole.shape)[4:] + key + whole.tobytes()
         if self._file is None:
-            if not self._goes_on:
+            if not self._resuming:
                 self._path.unlink(missing_ok=True)
             self._file = open(self._path, "ab")  # noqa: SIM115
         self._file.write(struct.pack("<I", zlib.crc32(rest)) + rest)

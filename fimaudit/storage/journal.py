@@ -17,7 +17,7 @@ from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
 from fimaudit.storage.replacement import ASIDE, MOVING, lock, put_back, remove, set_aside
 
-__all__ = ["Journal", "Tally"]
+__all__ = ["CountingLedger", "Journal"]
 
 JOURNAL = "journal.jsonl"
 REPORT = "report.json"
@@ -72,7 +72,7 @@ class Journal:
             raise RunFolderError(f"cannot write to {at}: permission denied")
         self._recover()
         held = folder.exists() and any((folder / name).exists() for name in (JOURNAL, REPORT))
-        self._goes_on = held and resume and self._read(identity)
+        self._resuming = held and resume and self._read(identity)
         if held and not resume and not overwrite:
             raise RunFolderError(f"{folder} already holds a run; use --resume to go on with it or --overwrite to replace it")
         if folder.exists() and not held and any(folder.iterdir()) and not overwrite:
@@ -84,7 +84,7 @@ class Journal:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._goes_on:
+            if not self._resuming:
                 self._replace()
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
             lock(self._file, self.folder)
@@ -93,7 +93,7 @@ class Journal:
             raise
         except OSError as exc:
             raise RunFolderError(f"cannot write to {self.folder}: {exc.strerror or exc}") from exc
-        if not self._goes_on:
+        if not self._resuming:
             self._write({"run": self._identity})
             if self.asked.requests:
                 self._write_asked()
@@ -155,7 +155,7 @@ class Journal:
         """Count a call before it is made; kept at once, where the run has come so far that it can be resumed."""
         self.asked.rows += rows
         self.asked.requests += 1
-        if self.begun or self._goes_on:
+        if self.begun or self._resuming:
             self._write_asked()
 
     @property
@@ -169,15 +169,15 @@ class Journal:
         return self._file is not None
 
     @property
-    def goes_on(self) -> bool:
+    def resuming(self) -> bool:
         """Whether this run goes on with an earlier one."""
-        return self._goes_on
+        return self._resuming
 
     def discard(self) -> None:
         """Take back what ``begin`` made and put back what it moved: the run was refused before anything was measured."""
         begun = self.begun
         self.close()
-        if not begun or self._goes_on or self.done or self.parts:
+        if not begun or self._resuming or self.done or self.parts:
             return
         remove(self.folder, FILES)
         put_back(self.folder, FILES)
@@ -278,7 +278,7 @@ class Journal:
         return True
 
 
-class Tally:
+class CountingLedger:
     """A ``Ledger`` of the meter for a model on this machine.
 
     Calls are counted in the journal before they are made; answers are kept beside it until their input is done.
@@ -287,7 +287,7 @@ class Tally:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._notes: dict[str, Any] = {}
-        self._answers = AnswerLog(journal.folder / ANSWERS, resume=journal.goes_on)
+        self._answers = AnswerLog(journal.folder / ANSWERS, resume=journal.resuming)
         self._keys: dict[int, bytes] = {}
         self._tickets = 0
 

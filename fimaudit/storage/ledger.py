@@ -23,7 +23,7 @@ __all__ = ["RequestLedger", "SentRequest", "open_ledger"]
 
 #: Pages of 4 KiB in the log before it is folded into the file, which waits for the disk.
 LOG_PAGES = 8192
-#: "fima" as SQLite's application id: a foreign database is told apart before anything is written.
+#: "fima" as SQLite's application id: a foreign database is recognised before anything is written.
 APPLICATION_ID = 0x66696D61
 VERSION = 1
 _TABLES = """

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.results import SCREENED, Outcome, Witness
+from fimaudit.results import SCREENED, MeasuredInput, Witness
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
 __all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
@@ -44,7 +44,7 @@ class Part:
     requests: int
 
 
-def pack(outcomes: Sequence[Outcome]) -> Part:
+def pack(outcomes: Sequence[MeasuredInput]) -> Part:
     """Finished inputs as a part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,19 +65,19 @@ def pack(outcomes: Sequence[Outcome]) -> Part:
     return Part(out.getvalue(), index, failed, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
 
 
-def unpack(part: Part) -> list[Outcome]:
+def unpack(part: Part) -> list[MeasuredInput]:
     """The finished inputs of a part."""
     import pyarrow.parquet as pq
 
     return list(_outcomes(pq.read_table(io.BytesIO(part.data))))
 
 
-def _outcomes(table: Any) -> Iterator[Outcome]:
+def _outcomes(table: Any) -> Iterator[MeasuredInput]:
     costs = zip(*(table.column(name).to_pylist() for name in ("rows", "requests", "witness_x")), strict=True)
     for result, (rows, requests, witness) in zip(from_table(table), costs, strict=True):
         if witness is not None and result.witness is not None:
             result.witness.keep(np.load(io.BytesIO(witness), allow_pickle=False))
-        yield Outcome(result, rows, requests)
+        yield MeasuredInput(result, rows, requests)
 
 
 class Parts:
@@ -180,7 +180,7 @@ class Parts:
         if self.done.all():
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def witnesses(self) -> Iterator[Outcome]:
+    def witnesses(self) -> Iterator[MeasuredInput]:
         """Finished inputs with a witness, its displaced input attached."""
         import pyarrow.parquet as pq
 

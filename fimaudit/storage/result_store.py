@@ -10,14 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.results import SCREENED, Outcome, Sensitivity
+from fimaudit.results import SCREENED, MeasuredInput, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.counterexamples import gather_witnesses, keep_witness
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.parts import Part, Parts, pack, unpack
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
-__all__ = ["MOST_INLINE", "Finished", "Kept", "Listed", "Sharded"]
+__all__ = ["MOST_INLINE", "Finished", "MemoryStore", "ParquetStore", "ResultStore"]
 
 #: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
 MOST_INLINE = 10_000
@@ -43,7 +43,7 @@ class Finished:
     first_reason: str | None
 
 
-class Kept(Protocol):
+class ResultStore(Protocol):
     """Takes finished inputs, knows which there are, and hands all of them over at the end."""
 
     @property
@@ -61,7 +61,7 @@ class Kept(Protocol):
         """How many of them failed."""
         ...
 
-    def add(self, item: Outcome | Part) -> None:
+    def add(self, item: MeasuredInput | Part) -> None:
         """Take finished inputs; they survive a kill of this process soon after, at the latest after ``PART_SECONDS``."""
         ...
 
@@ -87,7 +87,7 @@ class Kept(Protocol):
         ...
 
 
-class Listed:
+class MemoryStore:
     """All results in memory and, where there is a journal, a line of it for each.
 
     Args:
@@ -106,11 +106,11 @@ class Listed:
 
     @property
     def count(self) -> int:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         return len(self._results)
 
-    def add(self, item: Outcome | Part) -> None:
-        """See ``Kept``."""
+    def add(self, item: MeasuredInput | Part) -> None:
+        """See ``ResultStore``."""
         for outcome in unpack(item) if isinstance(item, Part) else (item,):
             if self.done[outcome.result.index]:
                 continue  # it was handed over before
@@ -125,16 +125,16 @@ class Listed:
         """Nothing waits."""
 
     def columns(self) -> Columns:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         return Columns.of([self._results[i] for i in sorted(self._results)])
 
     def reopen(self, indices: NDArray[np.int64]) -> None:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         for index in indices.tolist():
             self.done[index] = SCREENED not in self._results[index].flags
 
     def finish(self, drifted: Collection[int], most: int) -> Finished:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         results = [_flagged(self._results[i], drifted) for i in sorted(self._results)]
         if self._journal is not None:
             self._journal.begin()
@@ -153,32 +153,32 @@ class Listed:
         self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
 
 
-class Sharded:
-    """Results in parts on disk; in memory there is one bit for each, and columns at the end. Arguments as of ``Listed``."""
+class ParquetStore:
+    """Results in parts on disk; in memory there is one bit for each, and columns at the end; see ``MemoryStore``."""
 
     def __init__(self, inputs: int, journal: Journal, kept: OnKept | None = None) -> None:
         self._journal, self._on_kept = journal, kept
-        self._parts = Parts(journal.folder, inputs, resume=journal.goes_on)
-        self._waiting: list[Outcome] = []
+        self._parts = Parts(journal.folder, inputs, resume=journal.resuming)
+        self._waiting: list[MeasuredInput] = []
         self._since = time.monotonic()
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         return self._parts.done
 
     @property
     def count(self) -> int:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         return self._parts.count + len(self._waiting)
 
     @property
     def failed(self) -> int:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         return self._parts.failed + sum(o.result.status == "failed" for o in self._waiting)
 
-    def add(self, item: Outcome | Part) -> None:
-        """See ``Kept``."""
+    def add(self, item: MeasuredInput | Part) -> None:
+        """See ``ResultStore``."""
         if isinstance(item, Part):
             self._keep(item)
             return
@@ -189,23 +189,23 @@ class Sharded:
             self.flush()
 
     def columns(self) -> Columns:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         self.flush()
         return Columns.read(self._parts.files())
 
     def reopen(self, indices: NDArray[np.int64]) -> None:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         self.flush()
         self._parts.reopen(indices)
 
     def flush(self) -> None:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
         if waiting:
             self._keep(pack(waiting))
 
     def finish(self, drifted: Collection[int], most: int) -> Finished:
-        """See ``Kept``."""
+        """See ``ResultStore``."""
         self.flush()
         self._journal.begin()
         path = self._journal.folder / INPUTS_FILE

@@ -14,7 +14,7 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
 
-__all__ = ["PAGE", "REPORT", "VERDICT", "Run", "first_error", "is_run", "read_for_page", "read_run"]
+__all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run"]
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -24,7 +24,7 @@ PAGE_SAMPLE, PAGE_WORST = 2_000, 500
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder that was read.
 
     Attributes:
@@ -55,7 +55,7 @@ def is_run(target: object) -> TypeGuard[str | Path]:
     return isinstance(target, str | Path) and (Path(target) / REPORT).exists()
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> RunFolder:
     """Read a run folder.
 
     Raises:
@@ -63,11 +63,11 @@ def read_run(folder: str | Path) -> Run:
     """
     path, report = _report(folder)
     if report.inputs or not report.inputs_file:
-        return Run(path, report, tuple(report.inputs))
-    return Run(path, report, tuple(read_table(path / INPUTS_FILE)))
+        return RunFolder(path, report, tuple(report.inputs))
+    return RunFolder(path, report, tuple(read_table(path / INPUTS_FILE)))
 
 
-def read_for_page(folder: str | Path) -> Run:
+def read_for_page(folder: str | Path) -> RunFolder:
     """Read as much of a run as a page can show: all inputs of a small one; of a large one a sample and the worst.
 
     Raises:
@@ -87,7 +87,7 @@ def read_for_page(folder: str | Path) -> Run:
     except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
         what = " ".join(str(exc).split())[:200]
         raise RunFolderError(f"{table} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
-    return Run(path, report, tuple(sample), tuple(worst))
+    return RunFolder(path, report, tuple(sample), tuple(worst))
 
 
 def _report(folder: str | Path) -> tuple[Path, Report]:

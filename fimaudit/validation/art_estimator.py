@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import MissingExtraError
-from fimaudit.models.counted_passes import LinearizedRows, Passes, logs
+from fimaudit.models.counted_passes import CountedModel, LinearizedRows, logs
 from fimaudit.validation.coordinates import Coordinates
 
 try:
@@ -53,7 +53,7 @@ class Asked:
         until_nearer: raise ``DecisionChanged`` at each such row.
     """
 
-    def __init__(self, passes: Passes, at: Coordinates, decision: int, most: int | None = None) -> None:
+    def __init__(self, passes: CountedModel, at: Coordinates, decision: int, most: int | None = None) -> None:
         self.passes, self.at, self.decision = passes, at, decision
         self.distance: float = np.inf
         self.row: NDArray[Any] | None = None

@@ -45,12 +45,12 @@ class AttackJournal:
         if folder is None:
             return
         path = folder / ATTACKS_JOURNAL
-        goes_on = resume and path.exists() and self._read(path, identity)
+        resuming = resume and path.exists() and self._read(path, identity)
         try:
-            self._file = open(path, "a" if goes_on else "w", encoding="utf-8")  # noqa: SIM115
+            self._file = open(path, "a" if resuming else "w", encoding="utf-8")  # noqa: SIM115
         except OSError as exc:
             raise RunFolderError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
-        if not goes_on:
+        if not resuming:
             self._write({"run": dict(identity)})
 
     def usage(self) -> Usage:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.models.counted_passes import LinearizedRows, Passes
+from fimaudit.models.counted_passes import CountedModel, LinearizedRows
 
 __all__ = ["run_together"]
 
@@ -42,7 +42,7 @@ class _Slice:
     stop: int
 
 
-def run_together(passes: Passes, tasks: Sequence[Callable[[Passes], T]]) -> list[T]:
+def run_together(passes: CountedModel, tasks: Sequence[Callable[[CountedModel], T]]) -> list[T]:
     """Run tasks that ask a model, their questions put together; results in the order of the tasks.
 
     Args:
@@ -53,27 +53,27 @@ def run_together(passes: Passes, tasks: Sequence[Callable[[Passes], T]]) -> list
     Raises:
         whatever the first task that failed raised; the others are ended.
     """
-    desk = _Desk(len(tasks))
+    exchange = _Exchange(len(tasks))
     results: list[Any] = [None] * len(tasks)
     failures: list[BaseException | None] = [None] * len(tasks)
 
     def work(place: int) -> None:
         try:
-            results[place] = tasks[place](_Shared(passes, desk, place))
+            results[place] = tasks[place](_Shared(passes, exchange, place))
         except BaseException as exc:
             failures[place] = exc
         finally:
-            desk.leave(place)
+            exchange.leave(place)
 
     threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(tasks))]
     for thread in threads:
         thread.start()
-    while waiting := desk.collect():
+    while waiting := exchange.collect():
         try:
             answers = _serve(passes, waiting)
         except Exception as exc:
             answers = dict.fromkeys(waiting, exc)
-        desk.answer(answers)
+        exchange.answer(answers)
     for thread in threads:
         thread.join()
     for failure in failures:
@@ -82,7 +82,7 @@ def run_together(passes: Passes, tasks: Sequence[Callable[[Passes], T]]) -> list
     return results
 
 
-class _Desk:
+class _Exchange:
     """Where tasks leave questions and wait; ``collect`` gives them once every task that still runs waits."""
 
     def __init__(self, tasks: int) -> None:
@@ -116,7 +116,7 @@ class _Desk:
             self._outboxes[place].put(one)
 
 
-def _serve(passes: Passes, questions: dict[int, _Question]) -> dict[int, Any]:
+def _serve(passes: CountedModel, questions: dict[int, _Question]) -> dict[int, Any]:
     """Answer all with one call a kind, one for each question apart, and one for each linearisation that is pulled back."""
     out: dict[int, Any] = {place: passes.apart(q.payload) for place, q in questions.items() if q.kind == "apart"}
     for kind in ("probabilities", "linearized"):
@@ -142,32 +142,32 @@ def _serve(passes: Passes, questions: dict[int, _Question]) -> dict[int, Any]:
     return out
 
 
-class _Shared(Passes):
+class _Shared(CountedModel):
     """One task's view of the model."""
 
-    def __init__(self, passes: Passes, desk: _Desk, place: int) -> None:
-        self._desk, self._place = desk, place
+    def __init__(self, passes: CountedModel, exchange: _Exchange, place: int) -> None:
+        self._exchange, self._place = exchange, place
         self._meter = passes._meter
         self.dtype, self.differentiable = passes.dtype, passes.differentiable
         self.forward = self.backward = 0
 
     def probabilities(self, rows: NDArray[Any]) -> Array:
         self.forward += len(rows)
-        return np.asarray(self._desk.ask(self._place, _Question("probabilities", np.asarray(rows).astype(self.dtype))))
+        return np.asarray(self._exchange.ask(self._place, _Question("probabilities", np.asarray(rows).astype(self.dtype))))
 
     def apart(self, rows: NDArray[Any]) -> Array:
         self.forward += len(rows)
-        return np.asarray(self._desk.ask(self._place, _Question("apart", np.asarray(rows).astype(self.dtype))))
+        return np.asarray(self._exchange.ask(self._place, _Question("apart", np.asarray(rows).astype(self.dtype))))
 
     def linearized(self, rows: NDArray[Any]) -> LinearizedRows:
         self.forward += len(rows)
-        at: _Slice = self._desk.ask(self._place, _Question("linearized", np.asarray(rows).astype(self.dtype)))
+        at: _Slice = self._exchange.ask(self._place, _Question("linearized", np.asarray(rows).astype(self.dtype)))
         return _SharedRows(self, at)
 
     def pull(self, at: _Slice, cotangents: Array) -> Array:
         """Cotangents of this task's rows pulled back."""
         self.backward += len(cotangents)
-        return np.asarray(self._desk.ask(self._place, _Question("pull", cotangents, at)))
+        return np.asarray(self._exchange.ask(self._place, _Question("pull", cotangents, at)))
 
 
 class _SharedRows(LinearizedRows):

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from fimaudit.domain import Space
 from fimaudit.errors import UsageError
 from fimaudit.measurement.boundary import CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
-from fimaudit.models.counted_passes import Passes, logs
+from fimaudit.models.counted_passes import CountedModel, logs
 from fimaudit.perturbations.rows import Rows
 from fimaudit.validation.art_estimator import Asked, RowsSpent, quiet
 from fimaudit.validation.attacks import ATTACKS, Setting, seen_as_image
 from fimaudit.validation.coordinates import Coordinates
 
-__all__ = ["Found", "choose_attacks", "smallest_perturbation"]
+__all__ = ["AttackResult", "choose_attacks", "smallest_perturbation"]
 
 Array = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ RANDOM_ROWS, RANDOM_REACH = 10, (4.0, 16.0, 64.0, 256.0)
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackResult:
     """What the attacks found at one input.
 
     Attributes:
@@ -83,7 +83,7 @@ def choose_attacks(asked: Sequence[str] | str, differentiable: bool, shape: tupl
 
 
 def smallest_perturbation(
-    passes: Passes,
+    passes: CountedModel,
     x: NDArray[Any],
     space: Space,
     unit: float,
@@ -92,7 +92,7 @@ def smallest_perturbation(
     seed: int,
     others: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
     most: int | None = None,
-) -> Found:
+) -> AttackResult:
     """Attack one input with each attack and keep the smallest displacement that changes the decision.
 
     The nearest row is asked again, alone and among others, and stepped outwards until it holds (``hold_row``); where it
@@ -162,9 +162,9 @@ def smallest_perturbation(
             found = name, held
     counts = passes.forward - forward, passes.backward - backward
     if found is None:
-        return Found(asked.decision, None, None, None, None, distances, *counts, unfinished, reason)
+        return AttackResult(asked.decision, None, None, None, None, distances, *counts, unfinished, reason)
     name, held = found
-    return Found(asked.decision, held.distance, name, held.row, held.predicted_class, distances, *counts, unfinished)
+    return AttackResult(asked.decision, held.distance, name, held.row, held.predicted_class, distances, *counts, unfinished)
 
 
 def _reserved(most: int) -> int:
@@ -172,7 +172,7 @@ def _reserved(most: int) -> int:
     return min(HOLD_ROWS, most // 3)
 
 
-def _carry(conversation: Generator[Rows, Array, Held | NotHeld], passes: Passes) -> Held | NotHeld:
+def _carry(conversation: Generator[Rows, Array, Held | NotHeld], passes: CountedModel) -> Held | NotHeld:
     """Ask what it yields, to its end."""
     try:
         rows = next(conversation)

@@ -18,7 +18,7 @@ from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
 from fimaudit.models.classifier import Classifier, NetworkClassifier, open_classifier
-from fimaudit.models.counted_passes import Passes
+from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Meter, Usage
 from fimaudit.results import Sensitivity
@@ -111,7 +111,7 @@ def validate(
         inputs = check_inputs(inputs, classifier.info.input_shape)
         if len(inputs) > MOST_INPUTS:
             raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")
-        passes = Passes(Meter(classifier))
+        passes = CountedModel(Meter(classifier))
         names = choose_attacks(attacks, passes.differentiable, inputs.x.shape[1:])
         folder = None if out is None else Path(out)
         report = audit(
@@ -194,7 +194,7 @@ class _Task:
 
 def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Progress | None) -> str | None:
     """Attack the inputs that are not done yet; why it stopped early, or ``None``."""
-    passes = Passes(meter)
+    passes = CountedModel(meter)
     known = [s for s in task.measured if s.predicted_class is not None]
     others = (task.x[[s.index for s in known]], np.array([s.predicted_class for s in known], dtype=np.int64))
     radii = [s.margin_radius.value for s in known if s.margin_radius.value]
@@ -226,7 +226,9 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
     return None
 
 
-def _attack(task: _Task, s: Sensitivity, passes: Passes, others: tuple[NDArray[Any], Any], unit: float) -> AttackedInput:
+def _attack(
+    task: _Task, s: Sensitivity, passes: CountedModel, others: tuple[NDArray[Any], Any], unit: float
+) -> AttackedInput:
     from fimaudit.validation.smallest_perturbation import smallest_perturbation
 
     found = smallest_perturbation(

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError, TargetError
-from fimaudit.estimation.attribution import carriers, listed
+from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
-from fimaudit.results import Contrast, Interval, Outcome, Sensitivity
+from fimaudit.results import Contrast, Interval, MeasuredInput, Sensitivity
 
 __all__ = ["BLOCK", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
 
@@ -64,7 +64,7 @@ def exact_inputs(
     tolerance: float,
     seed: int,
     worst_directions: Path | None,
-) -> Iterator[Outcome]:
+) -> Iterator[MeasuredInput]:
     """Measure inputs by derivatives, in blocks fixed by index.
 
     Args:
@@ -92,7 +92,7 @@ def _block(
     tolerance: float,
     seed: int,
     folder: Path | None,
-) -> Iterator[Outcome]:
+) -> Iterator[MeasuredInput]:
     from fimaudit.whitebox.measure import measure
 
     model = cast(Differentiable, meter.model)
@@ -114,7 +114,7 @@ def _block(
                 if index in wanted:
                     yield from _block([index], x[place : place + 1], meter, wanted, tolerance, seed, folder)
             return
-        yield Outcome(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
+        yield MeasuredInput(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
         return
     for index, one in zip(block, found, strict=True):
         if index not in wanted:
@@ -126,8 +126,8 @@ def _block(
             np.save(folder / f"{index:05d}.npy", one.direction)
         result = _sensitivity(index, one, ROUNDING.get(width, 1e-3))
         if one.direction is not None and listed(x[0]):
-            result = result.model_copy(update={"carried_by": carriers(one.direction, np.arange(x[0].size), None)})
-        yield Outcome(result, one.passes, 1)
+            result = result.model_copy(update={"carried_by": feature_shares(one.direction, np.arange(x[0].size), None)})
+        yield MeasuredInput(result, one.passes, 1)
 
 
 def _sensitivity(index: int, one: Any, rounding: float) -> Sensitivity:

@@ -165,7 +165,7 @@ def _classes(model: Differentiable, x: NDArray[Any]) -> int:
 
 
 def _out_of_memory(exc: Exception) -> bool:
-    """torch's error, told by its name: the core imports no torch."""
+    """torch's error, known by its name: the core imports no torch."""
     return type(exc).__name__ == "OutOfMemoryError"
 
 

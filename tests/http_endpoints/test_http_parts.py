@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from fimaudit_adapters.http import ADAPTER
-from fimaudit_adapters.http.answers import Reader
+from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Reply, Scores, Tensor
 from fimaudit_adapters.http.protocols.encoding import as_png
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
@@ -182,14 +182,14 @@ def test_excerpts_tell_no_secrets_rows_or_paths():
 
 
 def test_label_scores_are_aligned_and_rest_is_kept():
-    reader = Reader("auto", None, None)
+    reader = AnswerReader("auto", None, None)
     full = Scores([{"b": 0.75, "a": 0.25}, {"a": 0.5, "b": 0.5}])
     reader.learn(full)
     assert reader.labels == ("a", "b")
     assert reader.probabilities(full, 2).tolist() == [[0.25, 0.75], [0.5, 0.5]]
     with pytest.raises(OutputError, match="differs in 'b'"):
         reader.probabilities(Scores([{"a": 0.5, "c": 0.5}]), 1)
-    top, grown = Reader("auto", None, None), []
+    top, grown = AnswerReader("auto", None, None), []
     top.on_growth = grown.append
     top.learn(Scores([{"L10": 0.5, "L2": 0.25}, {"L2": 0.5, "L1": 0.25}]))
     assert top.labels == ("L1", "L2", "L10")
@@ -200,25 +200,25 @@ def test_label_scores_are_aligned_and_rest_is_kept():
     assert grown == [("L1", "L2", "L10", "new")]
     assert top.columns[:5] == ("L1", "L2", "L10", "new", "")
     assert top.columns[-1] == "(rest)"
-    again = Reader("auto", None, None)
+    again = AnswerReader("auto", None, None)
     again.restore(grown[0], 2)
     assert again.probabilities(Scores([{"new": 0.5}]), 1)[0, 3] == 0.5
-    declared = Reader("auto", None, ["a", "b", "c"], 2)
+    declared = AnswerReader("auto", None, ["a", "b", "c"], 2)
     assert declared.probabilities(Scores([{"c": 0.5, "a": 0.25}]), 1).tolist() == [[0.25, 0, 0.5, 0.25]]
     with pytest.raises(LinkError, match="kind: logits"):
         declared.probabilities(Scores([{"c": 5.0}]), 1)
 
 
 def test_wrong_numbers_of_rows_and_kinds():
-    reader = Reader("auto", None, None)
+    reader = AnswerReader("auto", None, None)
     with pytest.raises(OutputError, match="expected 3 rows"):
         reader.probabilities(Tensor(np.ones((2, 2)) / 2), 3)
     with pytest.raises(OutputError, match="class labels"):
         reader.probabilities(Tensor(np.array([1, 2])), 2)
     with pytest.raises(OutputError, match="1 NaN"):
         reader.probabilities(Tensor(np.array([[np.nan, 1.0]])), 1)
-    assert Reader("auto", "logits", None).probabilities(Tensor(np.zeros((1, 4))), 1).tolist() == [[0.25] * 4]
-    assert Reader("auto", "logits", None).probabilities(Tensor(np.zeros((2, 1))), 2).tolist() == [[0.5, 0.5]] * 2
+    assert AnswerReader("auto", "logits", None).probabilities(Tensor(np.zeros((1, 4))), 1).tolist() == [[0.25] * 4]
+    assert AnswerReader("auto", "logits", None).probabilities(Tensor(np.zeros((2, 1))), 2).tolist() == [[0.5, 0.5]] * 2
 
 
 @pytest.mark.parametrize(

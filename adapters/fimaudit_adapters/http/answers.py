@@ -11,7 +11,7 @@ from fimaudit.errors import LinkError, OutputError
 from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, output_resolution, to_probabilities
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores
 
-__all__ = ["REST", "Reader"]
+__all__ = ["REST", "AnswerReader"]
 
 #: Name of the last column where answers hold the top few labels only: all the probability that is not shown.
 REST = "(rest)"
@@ -21,7 +21,7 @@ PLACES = 256
 WHOLE = 1e-5
 
 
-class Reader:
+class AnswerReader:
     """Turns answers into (rows, K) probabilities with K fixed from the first answer on.
 
     Answers with all labels have a column for each. Top-k answers have ``PLACES`` columns (or one for each label that was

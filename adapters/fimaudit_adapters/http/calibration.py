@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import FimauditError, LinkError, OutputError, TargetError
 from fimaudit.models.classifier import Lease
 from fimaudit.models.links import output_resolution
-from fimaudit_adapters.http.answers import Reader
+from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Scores, WireFormat
 from fimaudit_adapters.http.protocols.encoding import BareBody
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
@@ -23,7 +23,7 @@ from fimaudit_adapters.http.sending.faults import Fault
 from fimaudit_adapters.http.sending.sender import RESUME, GivenUp, Sender
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["Learned", "Preflight", "wire_for"]
+__all__ = ["Calibrator", "Learned", "wire_for"]
 
 #: Note of the labels in the first answer: kept before that answer is, which can then be recalled and read at any time.
 SEEN = "http labels seen"
@@ -53,10 +53,10 @@ class Learned:
     resolution: float
 
 
-class Preflight:
+class Calibrator:
     """Asks one row, then lets the first full batch find the size that the endpoint takes."""
 
-    def __init__(self, endpoint: Endpoint, url: str, sender: Sender, reader: Reader) -> None:
+    def __init__(self, endpoint: Endpoint, url: str, sender: Sender, reader: AnswerReader) -> None:
         self._endpoint, self._url, self._sender, self._reader = endpoint, url, sender, reader
         self._resolution = 0.0
 

@@ -17,7 +17,7 @@ from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import PROTOCOLS, Endpoint
 
-__all__ = ["Found", "discover"]
+__all__ = ["Discovered", "discover"]
 
 TRIES = 6
 _V2 = re.compile(r"^(?P<root>.*)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/infer)?/?$")
@@ -26,7 +26,7 @@ _DTYPES = {"FP32": "float32", "FP64": "float64", "UINT8": "uint8"}
 
 
 @dataclass(frozen=True)
-class Found:
+class Discovered:
     """The settings with every gap filled, where to post, and what to tell the user."""
 
     endpoint: Endpoint
@@ -36,7 +36,7 @@ class Found:
     classes: int | None = None
 
 
-async def discover(endpoint: Endpoint, transport: Transport) -> Found:
+async def discover(endpoint: Endpoint, transport: Transport) -> Discovered:
     """Find what was not said.
 
     Raises:
@@ -60,10 +60,10 @@ async def discover(endpoint: Endpoint, transport: Transport) -> Found:
         path = parts.path if found else f"{parts.path.rstrip('/')}/v1/models/{quote(model, safe='')}"
         path = path.rstrip("/")
         path = path if path.endswith(":predict") else path + ":predict"
-        return Found(endpoint.model_copy(update={"model_name": model}), _with_path(endpoint.url, path))
+        return Discovered(endpoint.model_copy(update={"model_name": model}), _with_path(endpoint.url, path))
     if protocol == "mlflow" and not parts.path.rstrip("/").endswith("/invocations"):
-        return Found(endpoint, _with_path(endpoint.url, parts.path.rstrip("/") + "/invocations"))
-    return Found(endpoint, endpoint.url)
+        return Discovered(endpoint, _with_path(endpoint.url, parts.path.rstrip("/") + "/invocations"))
+    return Discovered(endpoint, endpoint.url)
 
 
 def _by_url(endpoint: Endpoint, path: str) -> str | None:
@@ -87,11 +87,11 @@ async def _by_probe(endpoint: Endpoint, transport: Transport) -> tuple[str, dict
     if ping is not None and await _get(transport, _with_path(endpoint.url, path + "/version")) is not None:
         return "mlflow", {}
     raise TargetError(
-        f"the protocol cannot be told from the URL or the server's metadata; say it with --protocol {'|'.join(PROTOCOLS)}"
+        f"the protocol cannot be seen from the URL or the server's metadata; say it with --protocol {'|'.join(PROTOCOLS)}"
     )
 
 
-async def _open_inference(endpoint: Endpoint, transport: Transport) -> Found:
+async def _open_inference(endpoint: Endpoint, transport: Transport) -> Discovered:
     parts = urlsplit(endpoint.url)
     found = _V2.match(parts.path)
     model = endpoint.model_name or (unquote(found["model"]) if found else None)
@@ -127,7 +127,9 @@ async def _open_inference(endpoint: Endpoint, transport: Transport) -> Found:
     if endpoint.input_shape is not None:
         shape = None  # rows are reshaped on their way, so the data may have any shape of that size
     filled["output"], classes = _output(endpoint, outputs)
-    return Found(endpoint.model_copy(update=filled), _with_path(endpoint.url, path + "/infer"), tuple(notes), shape, classes)
+    return Discovered(
+        endpoint.model_copy(update=filled), _with_path(endpoint.url, path + "/infer"), tuple(notes), shape, classes
+    )
 
 
 def _output(endpoint: Endpoint, outputs: Sequence[Mapping[str, Any]]) -> tuple[str | None, int | None]:

@@ -14,9 +14,9 @@ from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.models.classifier import Lease, ModelInfo, Options
 from fimaudit.models.links import Link
 from fimaudit.models.meter import CountingLease
-from fimaudit_adapters.http.answers import Reader
-from fimaudit_adapters.http.calibration import Learned, Preflight, as_note, from_note, wire_for
-from fimaudit_adapters.http.discovery import Found, discover
+from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
+from fimaudit_adapters.http.discovery import Discovered, discover
 from fimaudit_adapters.http.protocols.base import WireFormat
 from fimaudit_adapters.http.protocols.encoding import BareBody
 from fimaudit_adapters.http.sending.event_loop import Loop
@@ -42,7 +42,7 @@ def open_endpoint(target: str, options: Options) -> EndpointClassifier:
     return EndpointClassifier(found, transport, loop, options.link)
 
 
-async def _connect(endpoint: Endpoint) -> tuple[Transport, Found]:
+async def _connect(endpoint: Endpoint) -> tuple[Transport, Discovered]:
     transport = Transport(endpoint)
     try:
         return transport, await discover(endpoint, transport)
@@ -54,13 +54,13 @@ async def _connect(endpoint: Endpoint) -> tuple[Transport, Found]:
 class EndpointClassifier:
     """A deployed model behind HTTP. The first question carries the preflight; ``info`` tells more after it."""
 
-    def __init__(self, found: Found, transport: Transport, loop: Loop, link: Link) -> None:
+    def __init__(self, found: Discovered, transport: Transport, loop: Loop, link: Link) -> None:
         self.endpoint = found.endpoint
         self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
         self._found, self._transport, self._loop = found, transport, loop
         self._sender = Sender(found.endpoint, self.fingerprint, transport)
-        self._reader = Reader(link, found.endpoint.kind, found.endpoint.labels, found.endpoint.top_k)
-        self._preflight = Preflight(found.endpoint, found.url, self._sender, self._reader)
+        self._reader = AnswerReader(link, found.endpoint.kind, found.endpoint.labels, found.endpoint.top_k)
+        self._preflight = Calibrator(found.endpoint, found.url, self._sender, self._reader)
         self._learned: Learned | None = None
         self._wire: WireFormat | None = None
         self._classes = found.classes

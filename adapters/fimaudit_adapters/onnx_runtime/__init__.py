@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.links import Link, chosen_step, to_probabilities
-from fimaudit_adapters.onnx_runtime.batch_axis import Verdict, probe_rows, repeatable, same_answers
+from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
-from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, Source, read_source, serialised, short
-from fimaudit_adapters.onnx_runtime.ports import Held, Port, choose_input, choose_output, held_inputs
+from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
+from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, choose_input, choose_output, held_inputs
 from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
 from fimaudit_adapters.options import refuse_unused
 
@@ -78,10 +78,12 @@ class OnnxClassifier:
             raw = choice.batching(rows)
             verdict = same_answers(raw[picked], alone, choice.tolerance)
         except FimauditError:
-            verdict = Verdict.DIFFERENT
+            verdict = BatchAxisVerdict.DIFFERENT
         else:
-            if verdict is not Verdict.DIFFERENT or not repeatable(choice.reference, rows[:1], alone[:1], choice.tolerance):
-                self._checks = 0 if verdict is Verdict.SAME else self._checks - 1
+            if verdict is not BatchAxisVerdict.DIFFERENT or not repeatable(
+                choice.reference, rows[:1], alone[:1], choice.tolerance
+            ):
+                self._checks = 0 if verdict is BatchAxisVerdict.SAME else self._checks - 1
                 if self._checks == 0:
                     self._choice = replace(choice, reference=choice.batching)  # lets an original graph go
                 return raw
@@ -161,7 +163,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     return OnnxClassifier(choice, info, options.link, options.output_step)
 
 
-def _loaded(ort: Any, source: Source, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:
+def _loaded(ort: Any, source: OnnxSource, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:
     """The graph and its session; operator sets that onnxruntime has no kernels for are converted first."""
     model = source.path if source.path is not None else serialised(source.proto, source.name)
     try:
@@ -181,7 +183,7 @@ def _loaded(ort: Any, source: Source, device: tuple[str, int] | None) -> tuple[A
         return converted, session, {"converted_to_opset": OLDEST_OPSET}
 
 
-def _session(ort: Any, source: Source, model: str | bytes, device: tuple[str, int] | None) -> Any:
+def _session(ort: Any, source: OnnxSource, model: str | bytes, device: tuple[str, int] | None) -> Any:
     try:
         return new_session(ort, model, source.folder, device)
     except FimauditError:
@@ -205,7 +207,7 @@ def _classes(choice: Choice, port: Port) -> int | None:
     return None
 
 
-def _facts(ort: Any, source: Source, runner: Runner, held: list[Held]) -> dict[str, Any]:
+def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "sha256": source.sha256,
         "opset": source.opset,

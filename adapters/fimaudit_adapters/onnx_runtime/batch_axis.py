@@ -20,8 +20,8 @@ from fimaudit_adapters.onnx_runtime.ports import Port
 __all__ = [
     "HALF_TOLERANCE",
     "TOLERANCE",
+    "BatchAxisVerdict",
     "Batching",
-    "Verdict",
     "agreement",
     "by_rows",
     "probe_rows",
@@ -41,7 +41,7 @@ _MOST_ELEMENTS = 1 << 26
 TOLERANCE, HALF_TOLERANCE = 1e-4, 5e-3
 
 
-class Verdict(Enum):
+class BatchAxisVerdict(Enum):
     """What a comparison of a batch with single rows shows."""
 
     SAME = "same"
@@ -137,12 +137,12 @@ def probe_rows(port: Port, shape: tuple[int | None, ...] | None, count: int = PR
         yield (rows * scale).astype(port.dtype)
 
 
-def agreement(batched: Ask, single: Ask, probes: Iterable[NDArray[Any]], tolerance: float = TOLERANCE) -> Verdict:
+def agreement(batched: Ask, single: Ask, probes: Iterable[NDArray[Any]], tolerance: float = TOLERANCE) -> BatchAxisVerdict:
     """Whether ``batched`` answers rows together as ``single`` answers each of them, on the first telling probes.
 
     Both take (B, \\*shape) rows and give B answers; ``single`` is only asked for one row at a time.
     """
-    verdict = Verdict.UNTESTED
+    verdict = BatchAxisVerdict.UNTESTED
     for rows in probes:
         try:
             alone = np.concatenate([single(rows[i : i + 1]) for i in range(len(rows))])
@@ -151,35 +151,39 @@ def agreement(batched: Ask, single: Ask, probes: Iterable[NDArray[Any]], toleran
         try:
             together = [(batched(rows), alone), (batched(rows[:0:-1]), alone[:0:-1])]
         except FimauditError:
-            return Verdict.DIFFERENT
+            return BatchAxisVerdict.DIFFERENT
         verdicts = [same_answers(answer, truth, tolerance) for answer, truth in together]
-        if Verdict.DIFFERENT in verdicts:
-            return Verdict.DIFFERENT if repeatable(single, rows[:1], alone[:1], tolerance) else Verdict.UNCLEAR
+        if BatchAxisVerdict.DIFFERENT in verdicts:
+            return (
+                BatchAxisVerdict.DIFFERENT
+                if repeatable(single, rows[:1], alone[:1], tolerance)
+                else BatchAxisVerdict.UNCLEAR
+            )
         verdict = verdicts[0]
-        if verdict is Verdict.SAME:
+        if verdict is BatchAxisVerdict.SAME:
             break
     return verdict
 
 
-def same_answers(answer: NDArray[Any], truth: NDArray[Any], share: float = TOLERANCE) -> Verdict:
-    """Compare two sets of answers row for row; ``UNCLEAR`` where the rows of ``truth`` cannot be told apart."""
+def same_answers(answer: NDArray[Any], truth: NDArray[Any], share: float = TOLERANCE) -> BatchAxisVerdict:
+    """Compare two sets of answers row for row; ``UNCLEAR`` where the rows of ``truth`` are all alike."""
     if answer.shape != truth.shape:
-        return Verdict.DIFFERENT
+        return BatchAxisVerdict.DIFFERENT
     a, b = answer.astype(np.float64), truth.astype(np.float64)
     finite = np.isfinite(b)
     if not np.array_equal(finite, np.isfinite(a)):
-        return Verdict.DIFFERENT
+        return BatchAxisVerdict.DIFFERENT
     if not finite.any():
-        return Verdict.UNCLEAR
+        return BatchAxisVerdict.UNCLEAR
     a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
     tolerance = share * max(float(np.abs(b).max()), 1e-30)
     if np.abs(a - b).max() > tolerance:
-        return Verdict.DIFFERENT
+        return BatchAxisVerdict.DIFFERENT
     flat = b.reshape(len(b), -1)
     apart = min((float(np.abs(flat[i] - flat[j]).max()) for i in range(len(flat)) for j in range(i)), default=0.0)
-    return Verdict.SAME if apart > 10 * tolerance else Verdict.UNCLEAR
+    return BatchAxisVerdict.SAME if apart > 10 * tolerance else BatchAxisVerdict.UNCLEAR
 
 
 def repeatable(single: Ask, row: NDArray[Any], first: NDArray[Any], tolerance: float = TOLERANCE) -> bool:
     """Whether the model answers the same row twice alike; if not, a disagreement says nothing about batches."""
-    return same_answers(single(row), first, tolerance) is not Verdict.DIFFERENT
+    return same_answers(single(row), first, tolerance) is not BatchAxisVerdict.DIFFERENT

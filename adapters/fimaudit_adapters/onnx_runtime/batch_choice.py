@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from fimaudit.errors import FimauditError, TargetError
-from fimaudit_adapters.onnx_runtime.batch_axis import HALF_TOLERANCE, TOLERANCE, Batching, Verdict, agreement, probe_rows
+from fimaudit_adapters.onnx_runtime.batch_axis import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    BatchAxisVerdict,
+    Batching,
+    agreement,
+    probe_rows,
+)
 from fimaudit_adapters.onnx_runtime.graph_rewrite import with_free_batch
 from fimaudit_adapters.onnx_runtime.session import Runner
 
@@ -65,16 +72,16 @@ def choose_batching(name: str, proto: Any, runner: Runner, load: Callable[[Any],
     shape = port.shape[1:]
     # The reference: each row alone, as many times over as the graph wants.
     single = Batching("row by row", runner, size=fixed or 1, padded=True, spread=fixed in (None, 1))
-    verdict, dynamic = Verdict.DIFFERENT, Batching("dynamic", runner)
+    verdict, dynamic = BatchAxisVerdict.DIFFERENT, Batching("dynamic", runner)
     if fixed is None:
         verdict = agreement(dynamic, single, probe_rows(port, shape), tolerance)
-        if verdict is Verdict.UNTESTED and None not in shape:
+        if verdict is BatchAxisVerdict.UNTESTED and None not in shape:
             # Not even one row goes through as it is (a first axis declared as 0, say): perhaps it does once freed.
             verdict, dynamic, single = _freed_alone(proto, runner, load, dynamic, single, tolerance)
-    if verdict is Verdict.DIFFERENT:
+    if verdict is BatchAxisVerdict.DIFFERENT:
         verdict, dynamic = _freed(proto, runner, load, single, tolerance)
-    if verdict is not Verdict.DIFFERENT:
-        checks = 1 if verdict is Verdict.SAME else _CHECKS
+    if verdict is not BatchAxisVerdict.DIFFERENT:
+        checks = 1 if verdict is BatchAxisVerdict.SAME else _CHECKS
         return Choice(dynamic, single, checks, shape, None, tolerance)
     why = "the rows of a batch influence each other's answers, or a constant inside fixes their number"
     if fixed is None:
@@ -85,23 +92,23 @@ def choose_batching(name: str, proto: Any, runner: Runner, load: Callable[[Any],
         return Choice(single, single, 0, shape, f"{note}; rows go one by one, which takes longer", tolerance)
     padded = Batching(f"fixed {fixed}", runner, size=fixed, padded=True)
     verdict = agreement(padded, single, probe_rows(port, shape), tolerance)
-    if verdict is Verdict.DIFFERENT:
+    if verdict is BatchAxisVerdict.DIFFERENT:
         note = f"{note}, and {why}; each row is sent alone, {fixed} times over, which takes longer"
         return Choice(single, single, 0, shape, note, tolerance)
     note = f"{note}; rows go {fixed} at a time, the last call filled up with copies of its last row"
-    return Choice(padded, single, 1 if verdict is Verdict.SAME else _CHECKS, shape, note, tolerance)
+    return Choice(padded, single, 1 if verdict is BatchAxisVerdict.SAME else _CHECKS, shape, note, tolerance)
 
 
 def _freed(
     proto: Any, runner: Runner, load: Callable[[Any], Runner], single: Batching | None, tolerance: float
-) -> tuple[Verdict, Batching]:
+) -> tuple[BatchAxisVerdict, Batching]:
     """The graph with its batch axis made free, and whether it answers as ``single`` (as its own single rows, without it)."""
     port = runner.port
     names = [port.name, *(held.name for held in runner.held if held.batched)]
     try:
         freed = Batching("made dynamic", load(with_free_batch(proto, names, port.batch or 1)))
     except TargetError:
-        return Verdict.DIFFERENT, Batching("dynamic", runner)
+        return BatchAxisVerdict.DIFFERENT, Batching("dynamic", runner)
     shape = (port.shape or ())[1:]
     single = single or Batching("row by row", freed.ask, size=1)
     return agreement(freed, single, probe_rows(port, shape), tolerance), freed
@@ -109,12 +116,12 @@ def _freed(
 
 def _freed_alone(
     proto: Any, runner: Runner, load: Callable[[Any], Runner], dynamic: Batching, single: Batching, tolerance: float
-) -> tuple[Verdict, Batching, Batching]:
+) -> tuple[BatchAxisVerdict, Batching, Batching]:
     """For an original that answers nothing: the freed graph compared with its own single rows, if they are answered."""
     verdict, freed = _freed(proto, runner, load, None, tolerance)
-    if verdict in (Verdict.SAME, Verdict.UNCLEAR):
+    if verdict in (BatchAxisVerdict.SAME, BatchAxisVerdict.UNCLEAR):
         return verdict, freed, Batching("row by row", freed.ask, size=1)
-    return Verdict.UNTESTED, dynamic, single
+    return BatchAxisVerdict.UNTESTED, dynamic, single
 
 
 def _answers_once(runner: Runner, fixed: int) -> bool:

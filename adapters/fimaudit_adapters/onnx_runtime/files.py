@@ -12,7 +12,7 @@ from typing import Any
 from fimaudit.errors import TargetError
 from fimaudit_adapters.options import file_fingerprint, require_file
 
-__all__ = ["Source", "read_source", "serialised", "short"]
+__all__ = ["OnnxSource", "read_source", "serialised", "short"]
 
 #: The oldest operator set that onnxruntime has kernels for; older graphs are converted to it.
 OLDEST_OPSET = 7
@@ -20,7 +20,7 @@ _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 
 @dataclass(frozen=True)
-class Source:
+class OnnxSource:
     """A model that was read and is a graph, not yet a session.
 
     Attributes:
@@ -48,7 +48,7 @@ class Source:
         return max((int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
-def read_source(target: Any) -> Source:
+def read_source(target: Any) -> OnnxSource:
     """Read a path that ends in ``.onnx``, or take a ``ModelProto``.
 
     Raises:
@@ -56,7 +56,7 @@ def read_source(target: Any) -> Source:
     """
     if not isinstance(target, (str, os.PathLike)):
         data = serialised(target, target.graph.name or "the model in memory")
-        source = Source(target.graph.name or "onnx model", None, target, hashlib.sha256(data).hexdigest(), {})
+        source = OnnxSource(target.graph.name or "onnx model", None, target, hashlib.sha256(data).hexdigest(), {})
         _require_graph(source)
         if next(_external_files(target), None) is not None:
             raise TargetError(
@@ -65,7 +65,7 @@ def read_source(target: Any) -> Source:
         return source
     path = require_file(target, "an ONNX file")
     proto = _parsed(path)
-    source = Source(os.path.basename(path), path, proto, file_fingerprint(path), {})
+    source = OnnxSource(os.path.basename(path), path, proto, file_fingerprint(path), {})
     _require_graph(source)
     for location in sorted(set(_external_files(proto))):
         source.external[location] = file_fingerprint(_external_path(source, location))
@@ -99,7 +99,7 @@ def _parsed(path: str) -> Any:
         ) from exc
 
 
-def _require_graph(source: Source) -> None:
+def _require_graph(source: OnnxSource) -> None:
     graph = source.proto.graph
     if not source.proto.ir_version or not graph.output or not (graph.node or graph.initializer):
         what = "the model" if source.path is None else repr(source.path)
@@ -139,7 +139,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
-def _external_path(source: Source, location: str) -> Path:
+def _external_path(source: OnnxSource, location: str) -> Path:
     folder = Path(str(source.folder))
     path = (folder / location).resolve()
     if not location or not path.is_relative_to(folder.resolve()):

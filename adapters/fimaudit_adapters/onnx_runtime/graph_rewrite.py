@@ -1,6 +1,6 @@
 """Rewriting an ONNX graph whose batch axis is fixed, so that it takes any number of rows.
 
-The declared shapes are loosened, and each Reshape to a constant shape is told which axis is the batch: the one that
+The declared shapes are loosened, and each Reshape to a constant shape learns which axis is the batch: the one that
 grows when shapes are inferred for more rows. The rewritten graph is a guess all the same: ``onnx_choice`` keeps it only
 when it gives the same answers row for row as the original.
 """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 
-__all__ = ["Held", "Port", "choose_input", "choose_output", "held_inputs"]
+__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "held_inputs"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -38,7 +38,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldInput:
     """An input that stays constant: the value goes in as it is, or is repeated along a batch axis."""
 
     name: str
@@ -81,7 +81,7 @@ def choose_input(inputs: Sequence[Any], graph: Any, wanted: str | None, hold: Ma
     return Port(chosen.name, _DTYPES[chosen.type], shape)
 
 
-def held_inputs(inputs: Sequence[Any], graph: Any, port: Port, hold: Mapping[str, Any]) -> list[Held]:
+def held_inputs(inputs: Sequence[Any], graph: Any, port: Port, hold: Mapping[str, Any]) -> list[HeldInput]:
     """The values of every other input, in its type; each has the shape of one input, without the batch axis.
 
     Raises:
@@ -125,7 +125,7 @@ def choose_output(outputs: Sequence[Any], wanted: str | int | None) -> Any:
     raise TargetError(f"the model has several outputs that could be read, {_described(scores)}; name one with --output NAME")
 
 
-def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, given: Any) -> Held:
+def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, given: Any) -> HeldInput:
     name = declaration.name
     if declaration.type not in _HELD_DTYPES:
         raise TargetError(f"input {name!r} is a {declaration.type} and cannot be held; expected a tensor")
@@ -135,13 +135,13 @@ def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, gi
     except (TypeError, ValueError) as exc:
         raise TargetError(f"the value held for input {name!r} does not convert to {dtype}: {exc}") from exc
     if shape is None:
-        return Held(name, value, batched=True)
+        return HeldInput(name, value, batched=True)
     if shape and shape[0] in (None, port.batch) and _fits(value.shape, shape[1:]):
-        return Held(name, value, batched=True)
+        return HeldInput(name, value, batched=True)
     if shape and shape[0] is None and value.shape[:1] == (1,) and _fits(value.shape[1:], shape[1:]):
-        return Held(name, value[0], batched=True)
+        return HeldInput(name, value[0], batched=True)
     if _fits(value.shape, shape):
-        return Held(name, value, batched=False)
+        return HeldInput(name, value, batched=False)
     expected = shape[1:] if shape and shape[0] in (None, port.batch) else shape
     raise TargetError(f"the value held for input {name!r} has shape {value.shape}, expected {_spelled(expected)}")
 

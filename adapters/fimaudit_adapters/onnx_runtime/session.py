@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import MissingExtraError, ModelFailure, OutputError, TargetError
 from fimaudit_adapters.onnx_runtime.files import short
-from fimaudit_adapters.onnx_runtime.ports import Held, Port
+from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port
 
 __all__ = ["Runner", "import_onnx", "new_session", "parse_device"]
 
@@ -139,7 +139,7 @@ class Runner:
     session: Any
     port: Port
     output: Any
-    held: Sequence[Held]
+    held: Sequence[HeldInput]
     ort: Any
     classes: list[Any] | None = None
     provider: str = field(init=False)

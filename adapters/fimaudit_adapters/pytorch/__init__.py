@@ -20,7 +20,7 @@ class PytorchAdapter:
     """Opens torch modules and torch's own file formats; see ``torch_classifier.TorchClassifier`` for what comes out."""
 
     def accepts(self, target: object) -> bool:
-        """A torch module or exported program, told by the names of its classes, or a path with one of torch's endings."""
+        """A torch module or exported program, known by the names of its classes, or a path with one of torch's endings."""
         if isinstance(target, str):
             return os.path.splitext(target)[1].lower() in SUFFIXES
         return any((c.__module__, c.__name__) in _MODEL_TYPES for c in type(target).__mro__)
@@ -34,7 +34,7 @@ class PytorchAdapter:
 
         Raises:
             MissingExtraError: torch is not installed.
-            TargetError: no file there, not a model, weights that do not fit, arguments or outputs that cannot be told.
+            TargetError: no file there, not a model, weights that do not fit, arguments or outputs that cannot be identified.
             UntrustedPickleError: the file is a pickled module and ``trust_pickle`` is not set.
         """
         refuse_unused(

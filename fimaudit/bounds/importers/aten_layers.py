@@ -10,12 +10,12 @@ import numpy as np
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph import nonlinear_builders as nonlinear
 from fimaudit.bounds.graph.ir import Node, activation, reindex
-from fimaudit.bounds.importers.aten_registry import Call, many, on
+from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
 __all__ = ["FUNCTIONS"]
 
 
-def _axes(call: Call) -> list[int] | None:
+def _axes(call: AtenCall) -> list[int] | None:
     dims = call.get("dim")
     return None if dims is None or dims == [] else many(dims, 1)
 
@@ -28,53 +28,53 @@ FUNCTIONS = {
 
 
 @on(*FUNCTIONS)
-def _function(c: Call) -> Any:
+def _function(c: AtenCall) -> Any:
     node = activation(c.x, FUNCTIONS[c.name], name=c.layer)
     return [node, None] if c.name == "log_sigmoid_forward" else node
 
 
 @on("dropout", "alias", "clone", "contiguous", "detach", "_to_copy", "to", "lift_fresh_copy", "feature_dropout", "type_as",
     "alpha_dropout", "feature_alpha_dropout")  # fmt: skip
-def _same(c: Call) -> Any:
+def _same(c: AtenCall) -> Any:
     return c.x
 
 
 @on("leaky_relu")
-def _leaky_relu(c: Call) -> Node:
+def _leaky_relu(c: AtenCall) -> Node:
     return activation(c.x, "leaky_relu", float(c["negative_slope"]), name=c.layer)
 
 
 @on("prelu", "_prelu_kernel")
-def _prelu(c: Call) -> Node:
+def _prelu(c: AtenCall) -> Node:
     return activation(c.x, "leaky_relu", float(np.abs(c["weight"]).max()), name=c.layer)
 
 
 @on("elu", "celu")
-def _elu(c: Call) -> Node:
+def _elu(c: AtenCall) -> Node:
     alpha = float(c["alpha"])
     scales = (1.0, 1 / alpha) if c.name == "celu" else (float(c["scale"]), float(c["input_scale"]))
     return activation(c.x, "elu", alpha, *scales, name=c.layer)
 
 
 @on("softplus")
-def _softplus(c: Call) -> Node:
+def _softplus(c: AtenCall) -> Node:
     return activation(c.x, "softplus", *(() if c["beta"] == 1 else (float(c["beta"]),)), name=c.layer)
 
 
 @on("hardtanh", "clamp", "clamp_min", "clamp_max")
-def _clamp(c: Call) -> Node:
+def _clamp(c: AtenCall) -> Node:
     low, high = (c.get("min_val", c.get("min")), c.get("max_val", c.get("max")))
     ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
     return activation(c.x, "relu") if ends == (0.0, math.inf) else activation(c.x, "clamp", *ends, name=c.layer)
 
 
 @on("linear")
-def _linear(c: Call) -> Any:
+def _linear(c: AtenCall) -> Any:
     return c.unknown() if isinstance(c["weight"], Node) else linear.dense(c.x, c["weight"], c.get("bias"), c.layer)
 
 
 @on("addmm")
-def _addmm(c: Call) -> Any:
+def _addmm(c: AtenCall) -> Any:
     product = linear.affine(nonlinear.matmul(c["mat1"], c["mat2"], c.layer), float(c["alpha"]))
     if isinstance(c["self"], Node):
         return nonlinear.add(product, linear.affine(c["self"], float(c["beta"])))
@@ -82,7 +82,7 @@ def _addmm(c: Call) -> Any:
 
 
 @on("baddbmm")
-def _baddbmm(c: Call) -> Any:
+def _baddbmm(c: AtenCall) -> Any:
     product = linear.affine(nonlinear.matmul(c["batch1"], c["batch2"], c.layer), float(c["alpha"]))
     if isinstance(c["self"], Node):
         return nonlinear.add(product, linear.affine(c["self"], float(c["beta"])))
@@ -90,7 +90,7 @@ def _baddbmm(c: Call) -> Any:
 
 
 @on("mm", "bmm", "matmul")
-def _matmul(c: Call) -> Any:
+def _matmul(c: AtenCall) -> Any:
     second = c.get("mat2", c.get("other"))
     if any(len(part.shape) < 2 for part in (c["self"], second)):
         return c.unknown()
@@ -98,7 +98,7 @@ def _matmul(c: Call) -> Any:
 
 
 @on("conv1d", "conv2d", "conv3d", "convolution", "_convolution")
-def _conv(c: Call) -> Any:
+def _conv(c: AtenCall) -> Any:
     if isinstance(c["weight"], Node):
         return c.unknown()
     axes = c["weight"].ndim - 2
@@ -116,7 +116,7 @@ def _conv(c: Call) -> Any:
 
 
 @on("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def _conv_transpose(c: Call) -> Node:
+def _conv_transpose(c: AtenCall) -> Node:
     axes = c["weight"].ndim - 2
     stride, extra, dilation = (many(c[key], axes) for key in ("stride", "output_padding", "dilation"))
     pads = [(p, p) for p in many(c["padding"], axes)]
@@ -126,7 +126,7 @@ def _conv_transpose(c: Call) -> Node:
 @on(
     "batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit"
 )
-def _batch_norm(c: Call) -> Any:
+def _batch_norm(c: AtenCall) -> Any:
     if c.get("running_mean") is None or c.get("training"):
         return c.unknown()  # statistics of the batch: no function of one input
     node = linear.batch_norm(c.x, c["weight"], c["bias"], c["running_mean"], c["running_var"], c["eps"], c.layer)
@@ -134,7 +134,7 @@ def _batch_norm(c: Call) -> Any:
 
 
 @on("layer_norm", "native_layer_norm", "rms_norm")
-def _layer_norm(c: Call) -> Any:
+def _layer_norm(c: AtenCall) -> Any:
     eps = c["eps"] if c.get("eps") is not None else float(np.finfo(np.float32).eps)
     axes = len(c["normalized_shape"])
     node = nonlinear.layer_norm(c.x, axes, c["weight"], c.get("bias"), eps, c.name != "rms_norm", c.layer)
@@ -142,14 +142,14 @@ def _layer_norm(c: Call) -> Any:
 
 
 @on("group_norm", "native_group_norm")
-def _group_norm(c: Call) -> Any:
+def _group_norm(c: AtenCall) -> Any:
     groups = c.get("num_groups", c.get("group"))
     node = nonlinear.group_norm(c.x, groups, c["weight"], c["bias"], c["eps"], c.layer)
     return [node, None, None] if c.name == "native_group_norm" else node
 
 
 @on("instance_norm")
-def _instance_norm(c: Call) -> Any:
+def _instance_norm(c: AtenCall) -> Any:
     if not c["use_input_stats"]:
         return linear.batch_norm(c.x, c["weight"], c["bias"], c["running_mean"], c["running_var"], c["eps"], c.layer)
     return nonlinear.group_norm(c.x, c.x.shape[1], c["weight"], c["bias"], c["eps"], c.layer)
@@ -158,7 +158,7 @@ def _instance_norm(c: Call) -> Any:
 @on(
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool1d_with_indices", "max_pool3d_with_indices"
 )
-def _max_pool(c: Call) -> Any:
+def _max_pool(c: AtenCall) -> Any:
     axes = int(c.name[8])
     kernel, pads = many(c["kernel_size"], axes), [(p, p) for p in many(c["padding"], axes)]
     stride = many(c["stride"], axes) if c["stride"] else kernel
@@ -167,7 +167,7 @@ def _max_pool(c: Call) -> Any:
 
 
 @on("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def _avg_pool(c: Call) -> Node:
+def _avg_pool(c: AtenCall) -> Node:
     axes = int(c.name[8])
     kernel, pads = many(c["kernel_size"], axes), [(p, p) for p in many(c["padding"], axes)]
     stride = many(c["stride"], axes) if c["stride"] else kernel
@@ -176,28 +176,28 @@ def _avg_pool(c: Call) -> Node:
 
 
 @on("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
-def _adaptive_avg_pool(c: Call) -> Node:
+def _adaptive_avg_pool(c: AtenCall) -> Node:
     return linear.adaptive_pool(c.x, "average", c["output_size"])
 
 
 @on("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-def _adaptive_max_pool(c: Call) -> Any:
+def _adaptive_max_pool(c: AtenCall) -> Any:
     return [linear.adaptive_pool(c.x, "max", c["output_size"]), None]
 
 
 @on("mean", "sum")
-def _reduce(c: Call) -> Node:
+def _reduce(c: AtenCall) -> Node:
     reduce = linear.reduce_mean if c.name == "mean" else linear.reduce_sum
     return reduce(c.x, _axes(c), bool(c.get("keepdim", False)))
 
 
 @on("amax", "amin")
-def _extreme(c: Call) -> Node:
+def _extreme(c: AtenCall) -> Node:
     return linear.reduce_max(c.x, _axes(c), bool(c["keepdim"]))
 
 
 @on("add", "sub", "rsub")
-def _add(c: Call) -> Node:
+def _add(c: AtenCall) -> Node:
     a, b, alpha = c["self"], c["other"], float(c.get("alpha", 1.0))
     if c.name == "rsub":
         a, b = b, a
@@ -210,7 +210,7 @@ def _add(c: Call) -> Node:
 
 
 @on("mul")
-def _mul(c: Call) -> Node:
+def _mul(c: AtenCall) -> Node:
     a, b = c["self"], c["other"]
     if isinstance(a, Node) and isinstance(b, Node):
         return nonlinear.multiply(a, b)
@@ -218,7 +218,7 @@ def _mul(c: Call) -> Node:
 
 
 @on("div")
-def _div(c: Call) -> Any:
+def _div(c: AtenCall) -> Any:
     a, b = c["self"], c["other"]
     if c.get("rounding_mode") is not None or not isinstance(a, Node):
         return c.unknown()
@@ -226,24 +226,24 @@ def _div(c: Call) -> Any:
 
 
 @on("neg")
-def _neg(c: Call) -> Node:
+def _neg(c: AtenCall) -> Node:
     return linear.affine(c.x, -1.0)
 
 
 @on("pow")
-def _pow(c: Call) -> Any:
+def _pow(c: AtenCall) -> Any:
     if isinstance(c["exponent"], Node) or np.size(c["exponent"]) > 1:
         return c.unknown()
     return nonlinear.power(c["self"], float(c["exponent"]))
 
 
 @on("sqrt", "rsqrt", "reciprocal", "square")
-def _root(c: Call) -> Node:
+def _root(c: AtenCall) -> Node:
     return nonlinear.power(c.x, {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}[c.name])
 
 
 @on("maximum", "minimum")
-def _maximum(c: Call) -> Any:
+def _maximum(c: AtenCall) -> Any:
     return (
         nonlinear.maximum(c["self"], c["other"])
         if isinstance(c["self"], Node) and isinstance(c["other"], Node)
@@ -252,17 +252,17 @@ def _maximum(c: Call) -> Any:
 
 
 @on("softmax", "_softmax")
-def _softmax(c: Call) -> Node:
+def _softmax(c: AtenCall) -> Node:
     return nonlinear.softmax(c.x, c["dim"], c.layer)
 
 
 @on("full_like", "zeros_like", "ones_like")
-def _full_like(c: Call) -> Any:
+def _full_like(c: AtenCall) -> Any:
     return np.full(c.x.shape, c.get("fill_value", 1.0 if c.name == "ones_like" else 0.0))
 
 
 @on("where")
-def _where(c: Call) -> Any:
+def _where(c: AtenCall) -> Any:
     """Known only as the end of a safe softmax, which answers 0 in rows whose scores are all -inf, masked by a constant."""
     condition, other = c.get("condition"), c.get("other")
     while isinstance(condition, Node) and condition.op in ("aten.logical_not", "aten.any", "view"):
@@ -275,12 +275,12 @@ def _where(c: Call) -> Any:
 
 
 @on("log_softmax", "_log_softmax")
-def _log_softmax(c: Call) -> Node:
+def _log_softmax(c: AtenCall) -> Node:
     return Node("log_softmax", (c.x,), c.x.shape, {}, c.layer)
 
 
 @on("scaled_dot_product_attention")
-def _attention(c: Call) -> Any:
+def _attention(c: AtenCall) -> Any:
     query, key, value = c["query"], c["key"], c["value"]
     mask = c.get("attn_mask")
     if isinstance(mask, Node) or not all(isinstance(part, Node) for part in (query, key, value)):
@@ -293,7 +293,7 @@ def _attention(c: Call) -> Any:
 
 
 @on("embedding")
-def _embedding(c: Call) -> Any:
+def _embedding(c: AtenCall) -> Any:
     """Token numbers are read as one-hot rows: the bound is with respect to those."""
     if isinstance(c["weight"], Node) or not isinstance(c["indices"], Node):
         return c.unknown()

@@ -8,11 +8,11 @@ from typing import Any
 
 from fimaudit.bounds.graph.ir import Node
 
-__all__ = ["BUILDERS", "Call", "many", "on"]
+__all__ = ["BUILDERS", "AtenCall", "many", "on"]
 
 
 @dataclass(frozen=True)
-class Call:
+class AtenCall:
     """An operator with its arguments by name; tensors that do not depend on the input are numpy arrays."""
 
     name: str
@@ -43,7 +43,7 @@ class Call:
         return nodes if isinstance(self.meta, list | tuple) else nodes[0]
 
 
-Builder = Callable[[Call], Any]
+Builder = Callable[[AtenCall], Any]
 BUILDERS: dict[str, Builder] = {}
 
 

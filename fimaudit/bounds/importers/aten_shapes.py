@@ -10,7 +10,7 @@ import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph.ir import Node, concat, expand, reindex, reshape
-from fimaudit.bounds.importers.aten_registry import Call, many, on
+from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
 __all__ = ["PADDING_MODES"]
 
@@ -18,19 +18,19 @@ PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "cir
 
 
 @on("view", "reshape", "_unsafe_view")
-def _view(c: Call) -> Node:
+def _view(c: AtenCall) -> Node:
     return reshape(c.x, [int(n) for n in (c.get("size") or c.get("shape"))])
 
 
 @on("flatten")
-def _flatten(c: Call) -> Node:
+def _flatten(c: AtenCall) -> Node:
     rank = len(c.x.shape)
     start, end = c["start_dim"] % rank, c["end_dim"] % rank
     return reshape(c.x, (*c.x.shape[:start], math.prod(c.x.shape[start : end + 1]), *c.x.shape[end + 1 :]))
 
 
 @on("unflatten")
-def _unflatten(c: Call) -> Node:
+def _unflatten(c: AtenCall) -> Node:
     axis = c["dim"] % len(c.x.shape)
     sizes = [int(n) for n in c["sizes"]]
     rest = math.prod(n for n in sizes if n != -1)
@@ -39,7 +39,7 @@ def _unflatten(c: Call) -> Node:
 
 
 @on("transpose", "t", "numpy_T", "permute", "movedim", "adjoint", "mT")
-def _transpose(c: Call) -> Node:
+def _transpose(c: AtenCall) -> Node:
     if c.name == "permute":
         return reindex(c.x, lambda p: p.transpose(c["dims"]))
     if c.name == "movedim":
@@ -51,40 +51,40 @@ def _transpose(c: Call) -> Node:
 
 
 @on("squeeze")
-def _squeeze(c: Call) -> Node:
+def _squeeze(c: AtenCall) -> Node:
     dims = range(len(c.x.shape)) if c.get("dim") is None else [d % len(c.x.shape) for d in many(c["dim"], 1)]
     return reshape(c.x, [n for i, n in enumerate(c.x.shape) if i not in dims or n != 1])
 
 
 @on("unsqueeze")
-def _unsqueeze(c: Call) -> Node:
+def _unsqueeze(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: np.expand_dims(p, c["dim"]))
 
 
 @on("slice")
-def _slice(c: Call) -> Node:
+def _slice(c: AtenCall) -> Node:
     axis = c["dim"] % len(c.x.shape)
     place = (slice(None),) * axis + (slice(c.get("start"), c.get("end"), c.get("step") or 1),)
     return reindex(c.x, lambda p: p[place])
 
 
 @on("select")
-def _select(c: Call) -> Node:
+def _select(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
 
 @on("narrow")
-def _narrow(c: Call) -> Node:
+def _narrow(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(range(c["start"], c["start"] + c["length"]), axis=c["dim"]))
 
 
 @on("index_select")
-def _index_select(c: Call) -> Node:
+def _index_select(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
 
 @on("index")
-def _index(c: Call) -> Any:
+def _index(c: AtenCall) -> Any:
     if any(isinstance(item, Node) for item in c["indices"]):
         return c.unknown()
     place = tuple(slice(None) if item is None else np.asarray(item) for item in c["indices"])
@@ -92,7 +92,7 @@ def _index(c: Call) -> Any:
 
 
 @on("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
-def _split(c: Call) -> list[Node]:
+def _split(c: AtenCall) -> list[Node]:
     axis = c["dim"]
     length = c.x.shape[axis]
     if c.name == "unbind":
@@ -108,13 +108,13 @@ def _split(c: Call) -> list[Node]:
 
 
 @on("cat", "concat", "concatenate")
-def _cat(c: Call) -> Node:
+def _cat(c: AtenCall) -> Node:
     parts = [part for part in c["tensors"] if isinstance(part, Node) or np.size(part)]
     return concat(parts, c["dim"])
 
 
 @on("stack")
-def _stack(c: Call) -> Node:
+def _stack(c: AtenCall) -> Node:
     axis = c["dim"]
     rank = next(len(part.shape) for part in c["tensors"]) + 1
     parts: Sequence[Any] = [
@@ -125,7 +125,7 @@ def _stack(c: Call) -> Node:
 
 
 @on("expand", "expand_as")
-def _expand(c: Call) -> Node:
+def _expand(c: AtenCall) -> Node:
     if c.name == "expand_as":
         return expand(c.x, c["other"].shape)
     sizes = [int(n) for n in c["size"]]
@@ -134,24 +134,24 @@ def _expand(c: Call) -> Node:
 
 
 @on("repeat")
-def _repeat(c: Call) -> Node:
+def _repeat(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: np.tile(p, c["repeats"]))
 
 
 @on("repeat_interleave")
-def _repeat_interleave(c: Call) -> Node:
+def _repeat_interleave(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: np.repeat(p, c["repeats"], axis=c.get("dim")))
 
 
 @on("flip", "roll")
-def _move(c: Call) -> Node:
+def _move(c: AtenCall) -> Node:
     if c.name == "flip":
         return reindex(c.x, lambda p: np.flip(p, c["dims"]))
     return reindex(c.x, lambda p: np.roll(p, c["shifts"], c["dims"] or None))
 
 
 @on("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
-def _pad(c: Call) -> Any:
+def _pad(c: AtenCall) -> Any:
     mode = c.get("mode") or {"con": "constant", "ref": "reflect", "rep": "replicate"}[c.name[:3]]
     given = [int(n) for n in (c["pad"] if "pad" in c.arguments else c["padding"])]
     pairs = list(zip(given[::2], given[1::2], strict=True))
@@ -165,7 +165,7 @@ def _pad(c: Call) -> Any:
 
 
 @on("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
-def _upsample(c: Call) -> Node:
+def _upsample(c: AtenCall) -> Node:
     axes = int(c.name[16])
     size = c.get("output_size")
     factors = c.get("scale_factors")
@@ -174,7 +174,7 @@ def _upsample(c: Call) -> Node:
 
 
 @on("pixel_shuffle", "channel_shuffle", "pixel_unshuffle")
-def _shuffle(c: Call) -> Any:
+def _shuffle(c: AtenCall) -> Any:
     n, channels, *size = c.x.shape
     if c.name == "channel_shuffle":
         groups = c["groups"]

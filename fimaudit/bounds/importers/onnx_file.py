@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.importers import onnx_layers, onnx_shapes
-from fimaudit.bounds.importers.onnx_registry import BUILDERS, Call
+from fimaudit.bounds.importers.onnx_registry import BUILDERS, OnnxCall
 from fimaudit.errors import FimauditError, TargetError
 
 __all__ = ["graph_of_file", "graph_of_proto"]
@@ -78,7 +78,7 @@ class _Reader:
         attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
         domain = "" if proto.domain in ("", "ai.onnx") else proto.domain + "::"
         name = domain + proto.op_type
-        call = Call(name, inputs, attributes, self.version, self._layer(proto), len(proto.output))
+        call = OnnxCall(name, inputs, attributes, self.version, self._layer(proto), len(proto.output))
         if name == "Shape" and isinstance(inputs[0], Node):
             made: Any = np.array(inputs[0].shape[attributes.get("start", 0) : attributes.get("end")], dtype=np.int64)
         elif name == "Size" and isinstance(inputs[0], Node):

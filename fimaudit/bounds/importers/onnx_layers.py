@@ -10,7 +10,7 @@ import numpy as np
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph import nonlinear_builders as nonlinear
 from fimaudit.bounds.graph.ir import Node, activation, reindex, reshape, transpose_last
-from fimaudit.bounds.importers.onnx_registry import Call, on
+from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__ = ["FUNCTIONS"]
 
@@ -22,23 +22,23 @@ FUNCTIONS = {
 
 
 @on(*FUNCTIONS)
-def _function(c: Call) -> Any:
+def _function(c: OnnxCall) -> Any:
     return activation(c.x, FUNCTIONS[c.name]) if c.constant_tail else c.unknown()
 
 
 @on("Identity", "Dropout", "Cast", "CastLike")
-def _same(c: Call) -> Any:
+def _same(c: OnnxCall) -> Any:
     return c.x
 
 
 @on("LeakyRelu", "PRelu")
-def _leaky_relu(c: Call) -> Any:
+def _leaky_relu(c: OnnxCall) -> Any:
     slope = c.attribute("alpha", 0.01) if c.name == "LeakyRelu" else float(np.abs(c[1]).max())
     return activation(c.x, "leaky_relu", float(slope))
 
 
 @on("Elu", "Celu", "Selu")
-def _elu(c: Call) -> Node:
+def _elu(c: OnnxCall) -> Node:
     alpha = float(c.attribute("alpha", 1.6732632423543772 if c.name == "Selu" else 1.0))
     scale = float(c.attribute("gamma", 1.0507009873554805)) if c.name == "Selu" else 1.0
     if c.name == "Selu" and abs(alpha - 1.6732632) < 1e-5 and abs(scale - 1.050701) < 1e-5:
@@ -47,7 +47,7 @@ def _elu(c: Call) -> Node:
 
 
 @on("HardSigmoid")
-def _hard_sigmoid(c: Call) -> Node:
+def _hard_sigmoid(c: OnnxCall) -> Node:
     alpha, beta = float(c.attribute("alpha", 0.2)), float(c.attribute("beta", 0.5))
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return activation(c.x, "hard_sigmoid")
@@ -55,14 +55,14 @@ def _hard_sigmoid(c: Call) -> Node:
 
 
 @on("Clip")
-def _clip(c: Call) -> Node:
+def _clip(c: OnnxCall) -> Node:
     low, high = (c[i + 1] if c[i + 1] is not None else c.attribute(name) for i, name in enumerate(("min", "max")))
     ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
     return activation(c.x, "relu") if ends == (0.0, math.inf) else activation(c.x, "clamp", *ends)
 
 
 @on("Gemm")
-def _gemm(c: Call) -> Any:
+def _gemm(c: OnnxCall) -> Any:
     a, b, bias = c[0], c[1], c[2]
     if not isinstance(a, Node) or isinstance(b, Node) or isinstance(bias, Node):
         return c.unknown()
@@ -77,14 +77,14 @@ def _gemm(c: Call) -> Any:
 
 
 @on("MatMul")
-def _matmul(c: Call) -> Any:
+def _matmul(c: OnnxCall) -> Any:
     if any(len(part.shape) < 2 for part in c.inputs):
         return c.unknown()
     return nonlinear.matmul(c[0], c[1], c.layer)
 
 
 def _pads(
-    c: Call, size: tuple[int, ...], kernel: list[int], stride: list[int], dilation: list[int]
+    c: OnnxCall, size: tuple[int, ...], kernel: list[int], stride: list[int], dilation: list[int]
 ) -> list[tuple[int, int]]:
     auto, axes = c.attribute("auto_pad", "NOTSET"), len(kernel)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -98,7 +98,7 @@ def _pads(
 
 
 @on("Conv", "ConvTranspose")
-def _conv(c: Call) -> Any:
+def _conv(c: OnnxCall) -> Any:
     weight = c[1]
     if isinstance(weight, Node) or isinstance(c[2], Node) or not isinstance(c.x, Node):
         return c.unknown()
@@ -116,7 +116,7 @@ def _conv(c: Call) -> Any:
 
 
 @on("MaxPool", "AveragePool")
-def _pool(c: Call) -> Any:
+def _pool(c: OnnxCall) -> Any:
     kernel = list(c.attribute("kernel_shape"))
     ones = [1] * len(kernel)
     stride, dilation = list(c.attribute("strides", ones)), list(c.attribute("dilations", ones))
@@ -128,20 +128,20 @@ def _pool(c: Call) -> Any:
 
 
 @on("GlobalAveragePool", "GlobalMaxPool")
-def _global_pool(c: Call) -> Node:
+def _global_pool(c: OnnxCall) -> Node:
     axes = range(2, len(c.x.shape))
     return (linear.reduce_mean if c.name == "GlobalAveragePool" else linear.reduce_max)(c.x, list(axes), True)
 
 
 @on("BatchNormalization")
-def _batch_norm(c: Call) -> Any:
+def _batch_norm(c: OnnxCall) -> Any:
     if c.attribute("training_mode", 0) or not c.constant_tail:
         return c.unknown()
     return [linear.batch_norm(c.x, c[1], c[2], c[3], c[4], c.attribute("epsilon", 1e-5), c.layer)]
 
 
 @on("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
-def _layer_norm(c: Call) -> Any:
+def _layer_norm(c: OnnxCall) -> Any:
     axes = len(c.x.shape) - c.attribute("axis", -1) % len(c.x.shape)
     centred = c.name == "LayerNormalization"
     node = nonlinear.layer_norm(c.x, axes, c[1], c[2], c.attribute("epsilon", 1e-5), centred, c.layer)
@@ -149,7 +149,7 @@ def _layer_norm(c: Call) -> Any:
 
 
 @on("InstanceNormalization", "GroupNormalization")
-def _group_norm(c: Call) -> Node:
+def _group_norm(c: OnnxCall) -> Node:
     channels = c.x.shape[1]
     groups = c.attribute("num_groups", channels)
     scale, shift = (np.asarray(c[place], dtype=np.float64) for place in (1, 2))
@@ -159,7 +159,7 @@ def _group_norm(c: Call) -> Node:
 
 
 @on("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
-def _reduce(c: Call) -> Any:
+def _reduce(c: OnnxCall) -> Any:
     axes = c.numbers(1, "axes")
     if not axes and c.attribute("noop_with_empty_axes", 0):
         return c.x
@@ -168,7 +168,7 @@ def _reduce(c: Call) -> Any:
 
 
 @on("Add", "Sub", "Sum")
-def _add(c: Call) -> Any:
+def _add(c: OnnxCall) -> Any:
     sign = -1.0 if c.name == "Sub" else 1.0
     made = c.inputs[0]
     for other in c.inputs[1:]:
@@ -184,7 +184,7 @@ def _add(c: Call) -> Any:
 
 
 @on("Mul")
-def _mul(c: Call) -> Node:
+def _mul(c: OnnxCall) -> Node:
     a, b = c.inputs
     if isinstance(a, Node) and isinstance(b, Node):
         return nonlinear.multiply(a, b)
@@ -192,7 +192,7 @@ def _mul(c: Call) -> Node:
 
 
 @on("Div")
-def _div(c: Call) -> Any:
+def _div(c: OnnxCall) -> Any:
     a, b = c.inputs
     if not isinstance(a, Node):
         if isinstance(b, Node) and np.size(a) == 1:
@@ -202,19 +202,19 @@ def _div(c: Call) -> Any:
 
 
 @on("Neg", "Sqrt", "Reciprocal")
-def _unary(c: Call) -> Node:
+def _unary(c: OnnxCall) -> Node:
     return linear.affine(c.x, -1.0) if c.name == "Neg" else nonlinear.power(c.x, 0.5 if c.name == "Sqrt" else -1.0)
 
 
 @on("Pow")
-def _pow(c: Call) -> Any:
+def _pow(c: OnnxCall) -> Any:
     if not c.constant_tail or np.size(c[1]) > 1:
         return c.unknown()
     return nonlinear.power(c.x, float(np.ravel(c[1])[0]))
 
 
 @on("Max", "Min")
-def _extreme(c: Call) -> Any:
+def _extreme(c: OnnxCall) -> Any:
     nodes = [value for value in c.inputs if isinstance(value, Node)]
     constants = [value for value in c.inputs if not isinstance(value, Node)]
     if len(nodes) == 1 and all(np.size(value) == 1 for value in constants):
@@ -230,7 +230,7 @@ def _extreme(c: Call) -> Any:
 
 
 @on("Softmax", "LogSoftmax")
-def _softmax(c: Call) -> Node:
+def _softmax(c: OnnxCall) -> Node:
     if c.name == "LogSoftmax":
         return Node("log_softmax", (c.x,), c.x.shape, {}, c.layer)
     rank = len(c.x.shape)
@@ -242,7 +242,7 @@ def _softmax(c: Call) -> Node:
 
 
 @on("Where")
-def _where(c: Call) -> Any:
+def _where(c: OnnxCall) -> Any:
     """Known only as the softplus of torch's exporter, which answers x above a threshold."""
     condition, x, soft = c[0], c[1], c[2]
     nodes = all(isinstance(part, Node) for part in (condition, x, soft))
@@ -251,7 +251,7 @@ def _where(c: Call) -> Any:
 
 
 @on("Attention")
-def _attention(c: Call) -> Any:
+def _attention(c: OnnxCall) -> Any:
     query, key, value = c.inputs[:3]
     plain = c.outputs == 1 and not c.attribute("softcap") and all(part is None for part in c.inputs[4:])
     if not plain or isinstance(c[3], Node) or not all(isinstance(part, Node) for part in (query, key, value)):

@@ -10,11 +10,11 @@ import numpy as np
 
 from fimaudit.bounds.graph.ir import Node
 
-__all__ = ["BUILDERS", "Call", "on"]
+__all__ = ["BUILDERS", "OnnxCall", "on"]
 
 
 @dataclass(frozen=True)
-class Call:
+class OnnxCall:
     """An operator with its inputs (nodes, arrays, or ``None`` where left out) and attributes."""
 
     name: str
@@ -54,7 +54,7 @@ class Call:
         return nodes[0] if self.outputs == 1 else nodes
 
 
-Builder = Callable[[Call], Any]
+Builder = Callable[[OnnxCall], Any]
 BUILDERS: dict[str, Builder] = {}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph.ir import Node, concat, reindex, reshape
-from fimaudit.bounds.importers.onnx_registry import Call, on
+from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__ = ["PADDING_MODES"]
 
@@ -17,7 +17,7 @@ PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "
 
 
 @on("Reshape")
-def _reshape(c: Call) -> Node:
+def _reshape(c: OnnxCall) -> Node:
     target = c.numbers(1, "shape") or []
     if not c.attribute("allowzero", 0):
         target = [c.x.shape[i] if n == 0 else n for i, n in enumerate(target)]
@@ -32,31 +32,31 @@ def _reshape(c: Call) -> Node:
 
 
 @on("Flatten")
-def _flatten(c: Call) -> Node:
+def _flatten(c: OnnxCall) -> Node:
     axis = c.attribute("axis", 1)
     axis = axis + len(c.x.shape) if axis < 0 else axis
     return reshape(c.x, (math.prod(c.x.shape[:axis]), -1))
 
 
 @on("Transpose")
-def _transpose(c: Call) -> Node:
+def _transpose(c: OnnxCall) -> Node:
     return reindex(c.x, lambda p: p.transpose(c.attribute("perm")))
 
 
 @on("Squeeze")
-def _squeeze(c: Call) -> Node:
+def _squeeze(c: OnnxCall) -> Node:
     rank, axes = len(c.x.shape), c.numbers(1, "axes")
     chosen = range(rank) if axes is None else [axis % rank for axis in axes]
     return reshape(c.x, [n for i, n in enumerate(c.x.shape) if i not in chosen or n != 1])
 
 
 @on("Unsqueeze")
-def _unsqueeze(c: Call) -> Node:
+def _unsqueeze(c: OnnxCall) -> Node:
     return reindex(c.x, lambda p: np.expand_dims(p, tuple(c.numbers(1, "axes") or [])))
 
 
 @on("Slice")
-def _slice(c: Call) -> Node:
+def _slice(c: OnnxCall) -> Node:
     starts, ends = c.numbers(1, "starts") or [], c.numbers(2, "ends") or []
     axes = c.numbers(3, "axes") or list(range(len(starts)))
     steps = c.numbers(4, "steps") or [1] * len(starts)
@@ -68,7 +68,7 @@ def _slice(c: Call) -> Node:
 
 
 @on("Gather")
-def _gather(c: Call) -> Any:
+def _gather(c: OnnxCall) -> Any:
     indices = c[1]
     if isinstance(indices, Node):
         if isinstance(c.x, Node) or c.attribute("axis", 0) != 0 or c.x.ndim != 2:
@@ -80,7 +80,7 @@ def _gather(c: Call) -> Any:
 
 
 @on("GatherND")
-def _gather_nd(c: Call) -> Any:
+def _gather_nd(c: OnnxCall) -> Any:
     if not c.constant_tail or c.attribute("batch_dims", 0):
         return c.unknown()
     place = tuple(np.moveaxis(np.asarray(c[1]), -1, 0))
@@ -88,14 +88,14 @@ def _gather_nd(c: Call) -> Any:
 
 
 @on("GatherElements")
-def _gather_elements(c: Call) -> Any:
+def _gather_elements(c: OnnxCall) -> Any:
     if not c.constant_tail:
         return c.unknown()
     return reindex(c.x, lambda p: np.take_along_axis(p, c[1], axis=c.attribute("axis", 0)))
 
 
 @on("Split")
-def _split(c: Call) -> list[Node]:
+def _split(c: OnnxCall) -> list[Node]:
     axis = c.attribute("axis", 0)
     length, sizes = c.x.shape[axis], c.numbers(1, "split")
     if sizes is None:
@@ -106,23 +106,23 @@ def _split(c: Call) -> list[Node]:
 
 
 @on("Concat")
-def _concat(c: Call) -> Node:
+def _concat(c: OnnxCall) -> Node:
     return concat([part for part in c.inputs if isinstance(part, Node) or np.size(part)], c.attribute("axis"))
 
 
 @on("Expand")
-def _expand(c: Call) -> Node:
+def _expand(c: OnnxCall) -> Node:
     target = np.broadcast_shapes(c.x.shape, tuple(c.numbers(1, "shape") or ()))
     return reindex(c.x, lambda p: np.broadcast_to(p, target))
 
 
 @on("Tile")
-def _tile(c: Call) -> Node:
+def _tile(c: OnnxCall) -> Node:
     return reindex(c.x, lambda p: np.tile(p, c.numbers(1, "repeats") or []))
 
 
 @on("Pad")
-def _pad(c: Call) -> Any:
+def _pad(c: OnnxCall) -> Any:
     rank, mode = len(c.x.shape), c.attribute("mode", "constant")
     given, axes = c.numbers(1, "pads") or [], c.numbers(3, "axes") or list(range(rank))
     if any(isinstance(value, Node) for value in c.inputs[1:]):
@@ -139,7 +139,7 @@ def _pad(c: Call) -> Any:
 
 
 @on("DepthToSpace", "SpaceToDepth")
-def _depth(c: Call) -> Node:
+def _depth(c: OnnxCall) -> Node:
     n, channels, height, width = c.x.shape
     r = c.attribute("blocksize")
     if c.name == "SpaceToDepth":
@@ -156,7 +156,7 @@ def _depth(c: Call) -> Node:
 
 
 @on("Resize", "Upsample")
-def _resize(c: Call) -> Any:
+def _resize(c: OnnxCall) -> Any:
     rank = len(c.x.shape)
     plain = c.attribute("coordinate_transformation_mode", "half_pixel") == "asymmetric"
     plain = plain and c.attribute("nearest_mode", "round_prefer_floor") == "floor"

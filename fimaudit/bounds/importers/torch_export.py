@@ -11,7 +11,7 @@ import numpy as np
 
 from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.importers import aten_layers, aten_shapes
-from fimaudit.bounds.importers.aten_registry import BUILDERS, Call
+from fimaudit.bounds.importers.aten_registry import BUILDERS, AtenCall
 from fimaudit.errors import MissingExtraError, TargetError
 
 __all__ = ["graph_of_module", "graph_of_program", "load_program"]
@@ -143,7 +143,9 @@ class _Reader:
         name = schema.name.split("::")[-1]
         named = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
         named |= dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
-        call = Call(name, {key: _plain(value) for key, value in named.items()}, self.layer(fx_node), fx_node.meta.get("val"))
+        call = AtenCall(
+            name, {key: _plain(value) for key, value in named.items()}, self.layer(fx_node), fx_node.meta.get("val")
+        )
         if name == "size" or name == "sym_size":
             sizes = call["self"].shape
             return sizes if call.get("dim") is None else sizes[call["dim"]]

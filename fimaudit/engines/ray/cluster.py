@@ -153,7 +153,7 @@ def _check_address(address: str) -> None:
 
 
 def _silence_raylet(ray: Any) -> None:
-    """Ray prints each death of a worker to stderr whatever it is told; the run reports and repairs those itself."""
+    """Ray prints each death of a worker to stderr whatever its settings; the run reports and repairs those itself."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "print_to_stdstream"):

@@ -16,10 +16,10 @@ from fimaudit.models.meter import Usage, over_budget
 from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
-__all__ = ["Desk", "SharedLedger"]
+__all__ = ["Coordinator", "SharedLedger"]
 
 
-class Desk:
+class Coordinator:
     """One object that every worker asks before it sends rows; it runs one call at a time, so nothing is counted twice.
 
     Args:
@@ -150,29 +150,29 @@ class Desk:
 
 
 class SharedLedger:
-    """The desk as a ``fimaudit.models.meter.Ledger`` for one worker's meter, or the driver's.
+    """The coordinator as a ``fimaudit.models.meter.Ledger`` for one worker's meter, or the driver's.
 
     Args:
-        desk: the actor.
+        coordinator: the actor.
         get: ``ray.get``.
         keeps: whether answers are kept there; else they are not sent there either.
     """
 
-    def __init__(self, desk: Any, get: Callable[[Any], Any], *, keeps: bool) -> None:
-        self._desk, self._get, self._keeps = desk, get, keeps
+    def __init__(self, coordinator: Any, get: Callable[[Any], Any], *, keeps: bool) -> None:
+        self._coordinator, self._get, self._keeps = coordinator, get, keeps
 
     def usage(self) -> Usage:
         """Of all workers together."""
-        return Usage(*self._get(self._desk.usage.remote()))
+        return Usage(*self._get(self._coordinator.usage.remote()))
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """See ``Ledger``."""
-        known: NDArray[np.float64] | None = self._get(self._desk.recall.remote(key)) if self._keeps else None
+        known: NDArray[np.float64] | None = self._get(self._coordinator.recall.remote(key)) if self._keeps else None
         return known
 
     def reserve(self, rows: int, key: bytes) -> int:
         """See ``Ledger``; raises ``BudgetExhausted`` when all workers together have spent the budget."""
-        ticket, refused = self._get(self._desk.reserve.remote(rows, key))
+        ticket, refused = self._get(self._coordinator.reserve.remote(rows, key))
         if refused is not None:
             raise BudgetExhausted(refused)
         return int(ticket)
@@ -180,17 +180,17 @@ class SharedLedger:
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
         """See ``Ledger``; waits, so that an answer that was used is kept."""
         if self._keeps:
-            self._get(self._desk.commit.remote(ticket, rows, answers, status, bytes))
+            self._get(self._coordinator.commit.remote(ticket, rows, answers, status, bytes))
 
     def finish(self, inputs: Iterable[int]) -> None:
         """See ``Ledger``."""
         if self._keeps:
-            self._get(self._desk.finish_inputs.remote(list(inputs)))
+            self._get(self._coordinator.finish_inputs.remote(list(inputs)))
 
     def note(self, name: str) -> Any:
         """See ``Ledger``."""
-        return self._get(self._desk.note.remote(name))
+        return self._get(self._coordinator.note.remote(name))
 
     def remember(self, name: str, value: Any) -> None:
         """See ``Ledger``."""
-        self._get(self._desk.remember.remote(name, value))
+        self._get(self._coordinator.remember.remote(name, value))

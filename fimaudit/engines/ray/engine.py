@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fimaudit.data.streams import Shard, Stream, count_inputs
 from fimaudit.engines.ray.cluster import Seats, alive_nodes, capacity
-from fimaudit.engines.ray.coordinator import Desk, SharedLedger
+from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.engines.ray.worker import Pass, Worker, share_turns
 from fimaudit.engines.work import Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError
@@ -25,7 +25,7 @@ from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Usage
 from fimaudit.models.shipping import ship_model
-from fimaudit.results import Outcome
+from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 
 __all__ = ["RayEngine", "count_on_ray", "cut"]
@@ -59,7 +59,7 @@ class RayEngine:
         self._seats, self._batch = seats, batch
         self._target, self._link, self._options = target, link, options
         self._model: Classifier | None = None
-        self._desk: Any = None
+        self._coordinator: Any = None
         self._shipped: Any = None
         self._shared = False
 
@@ -75,18 +75,18 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         network = isinstance(model, NetworkClassifier)
         rate = getattr(getattr(model, "endpoint", None), "rate", None)
-        made: Any = ray.remote(Desk)
-        self._desk = made.options(num_cpus=0, scheduling_strategy=here).remote(budget, spent, ledger, rate, answers)
-        ray.get(self._desk.usage.remote())
+        made: Any = ray.remote(Coordinator)
+        self._coordinator = made.options(num_cpus=0, scheduling_strategy=here).remote(budget, spent, ledger, rate, answers)
+        ray.get(self._coordinator.usage.remote())
         external = model.info.details.get("external_data") or {}
         self._shipped = ray.put(ship_model(self._target, self._link, self._options, ray.put, external))
         self._model = model
         if network:
-            share_turns(model, self._desk, self._seats.workers + 1)
+            share_turns(model, self._coordinator, self._seats.workers + 1)
         self._shared = network or answers is not None
-        return SharedLedger(self._desk, ray.get, keeps=self._shared)
+        return SharedLedger(self._coordinator, ray.get, keeps=self._shared)
 
-    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[Outcome | Part, None, None]:
+    def run(self, indices: NDArray[np.int64], work: Work) -> Generator[MeasuredInput | Part, None, None]:
         """See ``Engine``. A piece whose worker died is done again; one that was done is not.
 
         Raises:
@@ -106,8 +106,8 @@ class RayEngine:
             ):
                 piece = slice(int(cuts[answer["piece"]]), int(cuts[answer["piece"] + 1]))
                 if answer["stop"]:
-                    ray.get(self._desk.stop.remote())  # the others finish the piece they are at
-                    stop = stop or (answer["stop"], answer["told"])
+                    ray.get(self._coordinator.stop.remote())  # the others finish the piece they are at
+                    stop = stop or (answer["stop"], answer["message"])
                 elif answer["index"]:
                     left[piece] = False
                 if answer["index"]:
@@ -125,11 +125,11 @@ class RayEngine:
 
     def close(self) -> None:
         """End the shared actor, which lets go of the ledger; may be called twice."""
-        if self._desk is not None:
-            desk, self._desk = self._desk, None
+        if self._coordinator is not None:
+            coordinator, self._coordinator = self._coordinator, None
             with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(desk.close.remote())
-                ray.kill(desk)
+                ray.get(coordinator.close.remote())
+                ray.kill(coordinator)
 
     def _round(self, given: Pass, workers: int) -> Iterator[dict[str, Any]]:
         """One dataset over the pieces that are missing; a piece that is lost with its worker for good just does not come."""
@@ -139,7 +139,7 @@ class RayEngine:
             Worker,
             batch_size=1,
             batch_format="numpy",
-            fn_constructor_args=([self._shipped, ray.put(given)], self._desk),
+            fn_constructor_args=([self._shipped, ray.put(given)], self._coordinator),
             compute=ray.data.ActorPoolStrategy(
                 size=min(workers, len(pieces)), max_tasks_in_flight_per_actor=AHEAD, max_concurrent_calls_per_actor=1
             ),
@@ -172,7 +172,7 @@ class RayEngine:
                 short = capacity(self._seats.gpus) < workers
                 short_since = (clock if short_since is None else short_since) if short else None
                 if short_since is not None and clock - short_since >= GRACE:
-                    for lost in ray.get(self._desk.homeless.remote([node["NodeID"] for node in alive_nodes()])):
+                    for lost in ray.get(self._coordinator.homeless.remote([node["NodeID"] for node in alive_nodes()])):
                         ray.kill(lost, no_restart=True)
             except ray.exceptions.RayError:
                 return

@@ -22,7 +22,7 @@ from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageE
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter
 from fimaudit.models.shipping import ShippedModel
-from fimaudit.results import Outcome, Sensitivity
+from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import pack
 
 __all__ = ["Pass", "Worker", "share_turns"]
@@ -56,18 +56,18 @@ class Worker:
 
     Args:
         held: handles of the ``ShippedModel`` and of the ``Pass``.
-        desk: the actor that the workers share.
+        coordinator: the actor that the workers share.
     """
 
-    def __init__(self, held: list[Any], desk: Any) -> None:
-        self._desk = desk
+    def __init__(self, held: list[Any], coordinator: Any) -> None:
+        self._coordinator = coordinator
         self._model: ShippedModel = ray.get(held[0])
         self._pass: Pass = ray.get(held[1])
         self._meter: Meter | None = None
         self._shared = False
         self._where = socket.gethostname()
         here = ray.get_runtime_context()
-        desk.move_in.remote(here.get_actor_id(), here.current_actor, here.get_node_id())
+        coordinator.move_in.remote(here.get_actor_id(), here.current_actor, here.get_node_id())
         tags = {"node": self._where}
         self._rows = metrics.Counter("fimaudit_rows", "Rows that the model answered", ("node",)).set_default_tags(tags)
         self._inputs = metrics.Counter("fimaudit_inputs", "Inputs measured", ("node",)).set_default_tags(tags)
@@ -76,8 +76,8 @@ class Worker:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         """Measure one piece; what stops the run is part of the answer, so that the inputs before it are not lost."""
         piece = int(batch["piece"][0])
-        before = int(ray.get(self._desk.begin.remote("piece", piece)))
-        outcomes: list[Outcome] = []
+        before = int(ray.get(self._coordinator.begin.remote("piece", piece)))
+        outcomes: list[MeasuredInput] = []
         stop: tuple[str, str] | None = None
         started = time.perf_counter()
         if before >= 0:
@@ -92,8 +92,8 @@ class Worker:
                 stop = ("usage", str(exc))
             except Exception as exc:
                 log.exception("piece %d", piece)
-                told = str(exc) if isinstance(exc, FimauditError) else f"{type(exc).__name__}: {exc}"
-                stop = ("failure", f"a worker on {self._where} failed: {told}; go on with --resume")
+                message = str(exc) if isinstance(exc, FimauditError) else f"{type(exc).__name__}: {exc}"
+                stop = ("failure", f"a worker on {self._where} failed: {message}; go on with --resume")
         seconds = time.perf_counter() - started
         part = pack(outcomes)
         if outcomes:
@@ -101,16 +101,16 @@ class Worker:
             self._inputs.inc(len(outcomes))
             self._speed.set(part.rows / max(seconds, 1e-9))
         if not self._shared:
-            ray.get(self._desk.count.remote(part.rows, part.requests))
-        ray.get(self._desk.finish.remote("piece", piece))
-        kind, told = stop or ("", "")
+            ray.get(self._coordinator.count.remote(part.rows, part.requests))
+        ray.get(self._coordinator.finish.remote("piece", piece))
+        kind, message = stop or ("", "")
         cells = {
             "piece": piece, "data": part.data, "index": part.index.tobytes(), "failed": part.failed, "rows": part.rows,
-            "requests": part.requests, "seconds": seconds, "stop": kind, "told": told, "where": self._where,
+            "requests": part.requests, "seconds": seconds, "stop": kind, "message": message, "where": self._where,
         }  # fmt: skip
         return pa.table({name: [value] for name, value in cells.items()})
 
-    def _outcomes(self, piece: int, *, careful: bool) -> Iterator[Outcome]:
+    def _outcomes(self, piece: int, *, careful: bool) -> Iterator[MeasuredInput]:
         meter, given = self._opened(), self._pass
         indices = given.indices[given.cuts[piece] : given.cuts[piece + 1]].tolist()
         if not careful:
@@ -119,17 +119,17 @@ class Worker:
         # A process that held this piece died, perhaps of one of its inputs: find out which, and leave only that one out.
         size = given.work.block(meter.model)
         for block, members in groupby(indices, key=lambda index: index // size):
-            if ray.get(self._desk.begin.remote("block", block)) == 0:
+            if ray.get(self._coordinator.begin.remote("block", block)) == 0:
                 yield from measure_inputs(members, given.work, meter)
-                ray.get(self._desk.finish.remote("block", block))
+                ray.get(self._coordinator.finish.remote("block", block))
                 continue
             for index in members:
-                if ray.get(self._desk.begin.remote("input", index)) == 0:
+                if ray.get(self._coordinator.begin.remote("input", index)) == 0:
                     yield from measure_inputs([index], given.work, meter)
-                    ray.get(self._desk.finish.remote("input", index))
+                    ray.get(self._coordinator.finish.remote("input", index))
                 else:
                     why = "each process that measured this input died on it; look for a crash or too little memory there"
-                    yield Outcome(Sensitivity(index=index, status="failed", method="none", reason=why), 0, 0)
+                    yield MeasuredInput(Sensitivity(index=index, status="failed", method="none", reason=why), 0, 0)
 
     def _opened(self) -> Meter:
         if self._meter is None:
@@ -139,15 +139,17 @@ class Worker:
                 raise UsageError(f"a worker on {self._where} cannot open the model: {exc}") from exc
             network = isinstance(classifier, NetworkClassifier)
             if network:
-                share_turns(classifier, self._desk, self._pass.workers + 1)
+                share_turns(classifier, self._coordinator, self._pass.workers + 1)
             self._shared = self._pass.shared
-            ledger = SharedLedger(self._desk, ray.get, keeps=True) if self._shared else None
+            ledger = SharedLedger(self._coordinator, ray.get, keeps=True) if self._shared else None
             self._meter = Meter(classifier, batch=self._pass.batch, ledger=ledger)
         return self._meter
 
 
-def share_turns(classifier: Any, desk: Any, workers: int) -> None:
+def share_turns(classifier: Any, coordinator: Any, workers: int) -> None:
     """Let an endpoint's sends take turns with those of the other workers, and share the requests in flight."""
     if not hasattr(classifier, "share"):
         raise ModelFailure(f"the {classifier.info.adapter} adapter cannot share a rate between workers; use --engine local")
-    classifier.share(lambda: ray.get(desk.turn.remote()), lambda seconds: ray.get(desk.pause.remote(seconds)), workers)
+    classifier.share(
+        lambda: ray.get(coordinator.turn.remote()), lambda seconds: ray.get(coordinator.pause.remote(seconds)), workers
+    )

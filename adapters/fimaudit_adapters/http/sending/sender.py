@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import Lease
 from fimaudit.models.meter import RowsFailed
-from fimaudit_adapters.http.answers import Reader
+from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, WireFormat
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
 from fimaudit_adapters.http.sending.pacing import Pace
@@ -94,7 +94,7 @@ class Sender:
         self._pace.share(turn, pause, of)
 
     async def send(
-        self, wire: WireFormat, reader: Reader, rows: NDArray[Any], size: int, lease: Lease, sizes: Sequence[int]
+        self, wire: WireFormat, reader: AnswerReader, rows: NDArray[Any], size: int, lease: Lease, sizes: Sequence[int]
     ) -> NDArray[np.float64]:
         """Answer all rows, in requests of ``size``, many at a time; the answers come back in the rows' order.
 
