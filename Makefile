@@ -28,10 +28,11 @@ demo: venv ## Train two small networks, audit them from their probabilities, com
 test: venv ## Run the whole test suite.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-check: venv ## Lint, format and types.
+check: venv ## Lint, format, types, and what may import what.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 fix: venv ## Repair what lint and format can repair.
 	$(BIN)/ruff check --fix .
