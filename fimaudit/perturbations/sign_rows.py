@@ -25,7 +25,8 @@ __all__ = [
     "moved_inward",
 ]
 
-#: Elements of a block of rows that stays in the cache while it is built.
+#: Elements of a block of rows that stays in the cache while it is built. That blocks join without a seam:
+#: test_directions.test_wide_rows_are_chosen_by_their_bits_across_blocks.
 BLOCK_ELEMENTS = 2**17
 
 

@@ -26,6 +26,7 @@ FEWEST_REPLICATES = 400
 #: Below this many inputs a population p95 (or p05) has no finite limit at 95 % (``summary.population_ranks``):
 #: test_summary.test_a_population_p95_needs_72_inputs_for_an_upper_limit.
 FOR_TAIL = 72
+#: And a population median has none below this many (the example of ``summary.population_ranks``).
 FOR_MEDIAN = 6
 
 

@@ -134,6 +134,8 @@ def population_ranks(n: int, p: float, confidence: float) -> Ranks:
 
     >>> population_ranks(71, 0.95, 0.95)[1] is None, population_ranks(72, 0.95, 0.95)[1]
     (True, 71)
+    >>> population_ranks(5, 0.5, 0.95), population_ranks(6, 0.5, 0.95)
+    ((None, None), (0, 5))
     """
     tail = (1.0 - confidence) / 2
     counts = np.arange(n + 1)
