@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-#: Their examples are out of date.
-LEFT_OUT = {"fimaudit.estimation.attribution", "fimaudit.estimation.stopping"}
 
 
 def modules_with_examples() -> list[str]:
@@ -19,7 +17,7 @@ def modules_with_examples() -> list[str]:
         for package in root.glob("fimaudit*"):
             files = [file for file in package.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8")]
             found += [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
-    return sorted(set(found) - LEFT_OUT)
+    return sorted(set(found))
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
