@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.measurement.measure import MeasurementFlow
-from fimaudit.measurement.protocol import BatchedStep, run_batched
+from fimaudit.measurement.protocol import BatchedStep, MeasurementFlow, run_batched
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import Meter, QuestionsFailed, Usage
 from fimaudit.perturbations.rows import Rows

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality, rounding
+from fimaudit.measurement.distances import differences, squared_distances
 from fimaudit.measurement.energy import (
     FACTOR,
     Answered,
@@ -26,7 +27,6 @@ from fimaudit.measurement.energy import (
 )
 from fimaudit.measurement.plateau import STILL, Plateau, find_plateau, ladder
 from fimaudit.measurement.query_split import ON_TOP
-from fimaudit.measurement.recheck import differences, squared_distances
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter, QuestionsFailed
@@ -121,7 +121,7 @@ def ask_ladder(
     most_rows = int(ON_TOP * n * settings.queries)
     allowed = most_rows - n * 2 * 2 * CHECK_PAIRS  # the inputs' checks
     if allowed < 2 * len(rungs) * ways:
-        rungs = rungs[::-2][::-1]
+        rungs = rungs[(len(rungs) - 1) % 2 :: 2]  # every other one, the longest among them
     blocks_each = len(rungs) * ways
     count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
     chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int)).tolist()
