@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
+from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
 from fimaudit.perturbations.rows import Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -23,7 +23,6 @@ __all__ = [
     "CountingLease",
     "Ledger",
     "Meter",
-    "QuestionsFailed",
     "RepeatLease",
     "RowsFailed",
     "Usage",
@@ -84,19 +83,6 @@ class RowsFailed(ModelFailure):
         first = next(iter(reasons.values()))
         super().__init__(f"{int(np.isnan(answers).any(axis=1).sum())} of {len(answers)} rows were not answered: {first}")
         self.answers, self.reasons = answers, dict(reasons)
-
-
-class QuestionsFailed(ModelFailure):
-    """``Meter.ask`` got answers to some of its questions only.
-
-    Attributes:
-        answers: as ``Meter.ask`` returns them, ``None`` for a question with a failed row.
-        reasons: a sentence for each failed question, by position.
-    """
-
-    def __init__(self, answers: Sequence[NDArray[np.float64] | None], reasons: Mapping[int, str]) -> None:
-        super().__init__(next(iter(reasons.values())))
-        self.answers, self.reasons = list(answers), dict(reasons)
 
 
 class CountingLease:
@@ -227,7 +213,28 @@ class Meter:
     def ask(
         self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
     ) -> list[NDArray[np.float64]]:
-        """Answer each block of rows with (n, K) probabilities.
+        """Answer each block of rows with (n, K) probabilities, or fail with the first that fails.
+
+        Args:
+            questions, occasion, owners: as for ``ask_each``.
+
+        Raises:
+            InputFailed: one of several questions cannot be answered.
+            BudgetExhausted: before the call that would exceed the budget.
+            ModelFailure: the model raised.
+            OutputError: wrong number of rows or columns, or values that are not finite.
+        """
+        answers: list[NDArray[np.float64]] = []
+        for answer in self.ask_each(questions, occasion=occasion, owners=owners):
+            if isinstance(answer, InputFailed):
+                raise answer.error
+            answers.append(answer)
+        return answers
+
+    def ask_each(
+        self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
+    ) -> list[NDArray[np.float64] | InputFailed]:
+        """Answer each block of rows with (n, K) probabilities, or with why it has none.
 
         No call holds rows of two blocks: an answer's last digits may depend on what else is in its call, and so what is
         asked of an input depends on that input alone.
@@ -238,10 +245,8 @@ class Meter:
             owners: the input that each block belongs to; ``THE_RUN`` when left out.
 
         Raises:
-            QuestionsFailed: of several questions, some were answered and some cannot be.
             BudgetExhausted: before the call that would exceed the budget.
-            ModelFailure: the model raised.
-            OutputError: wrong number of rows or columns, fewer than two classes, or values that are not finite.
+            ModelFailure, UsageError: an endpoint fails as a whole.
         """
         if self._network is not None:
             return self._ask_there(self._network, questions, occasion)
@@ -289,7 +294,7 @@ class Meter:
 
     def _ask_there(
         self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
-    ) -> list[NDArray[np.float64]]:
+    ) -> list[NDArray[np.float64] | InputFailed]:
         lease = self if occasion is None else RepeatLease(self, occasion)
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
@@ -300,25 +305,19 @@ class Meter:
             else:  # an adapter from before parts were said
                 answers = _one_by_one(network, parts, lease)
         except RowsFailed as exc:
-            raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
-        return np.split(self._checked(answers, sum(sizes)), cuts)
+            return _by_question(exc, np.split(exc.answers, cuts), sizes)
+        return [*np.split(self._checked(answers, sum(sizes)), cuts)]
 
-    def _ask_here(self, questions: Sequence[Rows], owners: Sequence[int], occasion: str) -> list[NDArray[np.float64]]:
-        answers: list[NDArray[np.float64] | None] = []
-        reasons: dict[int, str] = {}
+    def _ask_here(
+        self, questions: Sequence[Rows], owners: Sequence[int], occasion: str
+    ) -> list[NDArray[np.float64] | InputFailed]:
+        answers: list[NDArray[np.float64] | InputFailed] = []
         for rows, owner in zip(questions, owners, strict=True):
             try:
                 answers.append(self._ask_local(rows, owner, occasion))
-            except BudgetExhausted:
-                raise
-            except FimauditError as error:
-                if len(questions) == 1:
-                    raise
-                reasons[len(answers)] = str(error)
-                answers.append(None)
-        if reasons:
-            raise QuestionsFailed(answers, reasons)
-        return [answer for answer in answers if answer is not None]
+            except InputFailed as failure:
+                answers.append(failure if len(questions) == 1 else InputFailed(str(failure)))
+        return answers
 
     def _ask_local(self, rows: Rows, owner: int, occasion: str) -> NDArray[np.float64]:
         count = len(rows)
@@ -331,24 +330,26 @@ class Meter:
         count = stop - start
         key = b"" if self._ledger is None else _local_key(rows, start, stop, owner, occasion)
         known = self.recall(key) if key else None
-        if known is not None:
-            return self._checked(known, count)
-        ticket = self.reserve(count, key)
+        ticket = self.reserve(count, key) if known is None else None
         try:
-            answers = self._answer(rows, start, stop)
+            answers = self._checked(self._answer(rows, start, stop) if known is None else known, count)
+        except FimauditError as error:
+            raise InputFailed(str(error), error) from error
+        if ticket is not None:
+            self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
+        return answers
+
+    def _answer(self, rows: Rows, start: int, stop: int) -> Any:
+        """One call of the local model."""
+        try:
+            if self._device is not None and isinstance(rows, DisplacedRows):
+                return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
+            return self.model.probabilities(rows.build(start, stop))
         except FimauditError:
             raise
         except Exception as exc:
-            raise ModelFailure(f"the model raised {type(exc).__name__} on a batch of {count} rows: {_short(exc)}") from exc
-        answers = self._checked(answers, count)
-        self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
-        return answers
-
-    def _answer(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
-        """One call of the local model."""
-        if self._device is not None and isinstance(rows, DisplacedRows):
-            return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
-        return self.model.probabilities(rows.build(start, stop))
+            what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
+            raise ModelFailure(f"{what}: {_short(exc)}") from exc
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)
@@ -403,15 +404,19 @@ def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], lease
     return np.concatenate(answers)
 
 
-def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:
+def _by_question(
+    exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]
+) -> list[NDArray[np.float64] | InputFailed]:
     """The rows' failures as the questions' failures."""
     starts = np.cumsum([0, *sizes])
-    reasons: dict[int, str] = {}
+    answers: list[NDArray[np.float64] | InputFailed] = []
     for i, block in enumerate(blocks):
         if np.isnan(block).any():
             within = [text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]]
-            reasons[i] = within[0] if within else next(iter(exc.reasons.values()))
-    return QuestionsFailed([None if i in reasons else block for i, block in enumerate(blocks)], reasons)
+            answers.append(InputFailed(within[0] if within else next(iter(exc.reasons.values()))))
+        else:
+            answers.append(block)
+    return answers
 
 
 def _short(exc: BaseException, most: int = 300) -> str:
