@@ -13,7 +13,7 @@ from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.whitebox.krylov_basis import InputBasis, input_basis, margin_candidates, peak_norm, tempered_rows
 from fimaudit.whitebox.lanczos import Krylov, lanczos_top, power_top, random_start, relative_residual
-from fimaudit.whitebox.result import WhiteBox, contrast_of, margin_of
+from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_of
 from fimaudit.whitebox.trace import trace_xtrace
 
 __all__ = ["measure_krylov"]
@@ -50,9 +50,8 @@ def measure_krylov(
     start = np.concatenate([random_start(roots[i : i + 1], generator(*key, START_STREAM)) for i, key in enumerate(keys)])
     iterate, most = (power_top, MOST_POWER_STEPS) if method == "power" else (lanczos_top, MOST_STEPS)
     found = iterate(batch.product, roots, start, tolerance=tolerance, most=most)
-    tops = [contrast_of(s, u) for s, u in zip(roots, found.vector, strict=True)]
-    signs = np.array([sign for _, sign in tops])
-    directions = at.direction(signs[:, None] * roots * found.vector) if worst_direction else None
+    contrasts, cotangents = contrasts_and_cotangents(roots, found.vector)
+    directions = at.direction(cotangents) if worst_direction else None
     partial: list[dict[str, Any]]
     if norm_only:
         partial = [dict(_NOTHING) for _ in keys]
@@ -66,7 +65,7 @@ def measure_krylov(
             spectral_norm=float(found.value[i]),
             residual=float(found.residual[i]),
             effective_rank=_ratio(partial[i]["trace"], found.value[i]),
-            contrast=tops[i][0] if found.value[i] > 0 else None,
+            contrast=contrasts[i] if found.value[i] > 0 else None,
             direction=None if directions is None else directions[i],
             passes=int(batch.passes[i]),
             hidden_classes=int(np.isneginf(log_p[i]).sum()),
