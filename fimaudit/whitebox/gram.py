@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.models.linearization import Linearization
-from fimaudit.whitebox.krylov_basis import peak_norm
 from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_of
 
 __all__ = ["measure_gram"]
