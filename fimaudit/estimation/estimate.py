@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.margin import Margin, first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import contrasts, log_probabilities
@@ -110,8 +110,7 @@ def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[n
         others = np.delete(np.arange(len(classes)), place)
         norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)
         if norms.any():
-            with np.errstate(divide="ignore", invalid="ignore"):
-                radii = np.where(norms > 0, (log_p[place] - log_p[others]) / norms, np.inf)
+            radii = first_order_radii(log_p[place] - log_p[others], norms)
             radius, steepest = float(radii.min()), float(norms.max())
             rival = int(classes[others[int(radii.argmin())]])
     return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])

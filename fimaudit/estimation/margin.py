@@ -11,7 +11,7 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["Margin", "many_margins", "margin_limits"]
+__all__ = ["Margin", "first_order_radii", "many_margins", "margin_limits"]
 
 Array = NDArray[np.float64]
 
@@ -39,6 +39,23 @@ class Margin:
         It would need a steeper gradient than any visible class has, by more than the factor ``STEEPER``.
         """
         return gap < STEEPER * self.steepest * self.radius.value
+
+
+def first_order_radii(gaps: Array, norms: Array) -> Array:
+    """The l2 distance at which a linear function changes its decision: gap / |gradient|, infinite for a gradient of 0.
+
+    Args:
+        gaps: log(p_c / p_k) >= 0, c the predicted class; a gap below 0, which only noise makes, counts as 0.
+        norms: |grad log(p_c / p_k)|, of a shape that goes with that of ``gaps``, in 1 / unit of the input.
+
+    Returns:
+        radii in units of the input.
+
+    >>> first_order_radii(np.array([2.0, 1.0, 3.0]), np.array([4.0, 0.5, 0.0]))
+    array([0.5, 2. , inf])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(norms > 0, np.maximum(gaps, 0.0) / norms, np.inf)
 
 
 def margin_limits(
@@ -115,8 +132,8 @@ def many_margins(
             upper2 = upper2 + exact
             exact = np.maximum(exact - caught_noise * added, 0.0)
             norms2 = norms2 + exact
-        radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
-        lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf).min(axis=1)
+    radii = first_order_radii(gaps, np.sqrt(norms2))
+    lowers = first_order_radii(gaps, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
     uppers = np.maximum(_upper(odds2, gaps, tail, features, added, exact), lowers)
     nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
     limits = ManyLimits(radii[i, nearest], lowers, uppers).each()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.peak_norm import peak_norm, temper, tempered_cotangent
 from fimaudit.estimation.spectral_norm import top_pair
 from fimaudit.models.classifier import Differentiable
@@ -190,7 +191,7 @@ def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[Input
     for i, basis in enumerate(bases):
         guess, highest = margin_candidates(basis, basis.outside(pushed[:, i]), log_p[i])
         for radii, sizes in ((estimate, guess), (lower, highest)):
-            radii[i] = np.divide(gaps[i], sizes, out=np.full(classes, np.inf), where=sizes > 0)
+            radii[i] = first_order_radii(gaps[i], sizes)
             radii[i, tops[i]] = np.inf
     active = np.flatnonzero(np.isfinite(lower).any(axis=1))
     best = np.full(count, np.inf)
@@ -206,9 +207,7 @@ def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[Input
         cotangents[np.arange(len(active)), chosen] = -1.0
         norms[active, chosen] = np.sqrt(batch.squared_norms(cotangents, active))
         lower[active, chosen] = np.inf
-        sizes = norms[active, chosen]
-        reached = np.divide(gaps[active, chosen], sizes, out=np.full(len(active), np.inf), where=sizes > 0)
-        best[active] = np.minimum(best[active], reached)
+        best[active] = np.minimum(best[active], first_order_radii(gaps[active, chosen], norms[active, chosen]))
     for i in range(count):
         radius, rival = margin_of(log_p[i], norms[i])
         nearest = float(lower[i].min())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import class_contrast
+from fimaudit.estimation.margin import first_order_radii
 from fimaudit.results import Contrast
 
 __all__ = ["WhiteBox", "contrasts_and_cotangents", "margin_of"]
@@ -77,8 +78,7 @@ def contrasts_and_cotangents(roots: Array, vectors: Array) -> tuple[list[Contras
 def margin_of(log_p: Array, norms: Array) -> tuple[float | None, int | None]:
     """min over k != c of log(p_c / p_k) / norm_k, and the class; ``None`` where no norm is positive."""
     top = int(np.argmax(log_p))
-    gaps = log_p[top] - log_p
-    radii = np.divide(gaps, norms, out=np.full_like(gaps, np.inf), where=norms > 0)
+    radii = first_order_radii(log_p[top] - log_p, norms)
     radii[top] = np.inf
     rival = int(np.argmin(radii))
     return (float(radii[rival]), rival) if np.isfinite(radii[rival]) else (None, None)
