@@ -7,7 +7,6 @@ import pytest
 from scipy import optimize
 
 from fimaudit.estimation.peak_norm import (
-    many_peak_limits,
     peak_limits,
     peak_norm,
     peak_temperature,
@@ -110,7 +109,7 @@ def test_two_likely_classes_that_move_alike_leave_nothing_to_overflow() -> None:
     """At low temperatures only they count, and what they leave is 0 to rounding, of either sign."""
     logs = np.array([[[0.03473874960161538, -3.0765310876195144, 0.03473874960172907]]])
     log_p = np.array([[-0.5868217859302846, -4.49493070658959, -0.8376119825877993]])
-    limits, _ = many_peak_limits(logs, log_p, 0.95)
+    limits, _ = peak_limits(logs, log_p, 0.95)
     best = max(float(top_pair(temper(logs[0], log_p[0], t))[0][0]) for t in np.geomspace(0.01, 100, 2000))
     assert limits.value[0] == pytest.approx(best, rel=5e-3)
 

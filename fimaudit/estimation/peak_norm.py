@@ -45,7 +45,6 @@ from fimaudit.estimation.spectral_norm import (
 )
 
 __all__ = [
-    "many_peak_limits",
     "peak_limits",
     "peak_norm",
     "peak_temperature",
@@ -233,7 +232,7 @@ def start_temperature(log_p: Array) -> Array:
 
 def peak_limits(
     logs: Array, log_p: Array, confidence: float, features: int | None = None, exact_part: Array | None = None
-) -> tuple[Limits, float]:
+) -> tuple[ManyLimits, Array]:
     """The peak spectral norm from contrasts of log p.
 
     upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
@@ -241,28 +240,28 @@ def peak_limits(
     term of which is at most peak chi2_1.
 
     Args:
-        logs: (m, K) contrasts of log p.
-        log_p: (K,) log probabilities at the input.
+        logs: (..., m, K) contrasts of log p, of as many inputs as the first axes say.
+        log_p: (..., K) log probabilities at the input.
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
-        exact_part: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        exact_part: (q, K) exact secants of log p along orthonormal directions, of a single input; ``None`` for none.
 
     Returns:
-        the limits, and the temperature of the peak.
+        the limits (...) in 1 / unit of the input squared, and the temperature (...) of the peak.
+
+    >>> rows = np.random.default_rng(0).standard_normal((40, 3))
+    >>> limits, temperature = peak_limits(rows, np.log([0.7, 0.2, 0.1]), 0.95)
+    >>> bool(limits.lower < limits.value < limits.upper), round(float(temperature), 1)
+    (True, 0.6)
     """
+    tail, terms = (1.0 - confidence) / 2, logs.shape[-2]
     if exact_part is not None and len(exact_part):
-        tail = (1.0 - confidence) / 2
-        return _joint_peak(logs, log_p, exact_part, upper_factor(tail, len(logs), features), 1.0 - tail, features)
-    limits, temperatures = many_peak_limits(logs[None], log_p[None], confidence, features)
-    return limits.each()[0], float(temperatures[0])
-
-
-def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[ManyLimits, Array]:
-    """``peak_limits`` of (n, m, K) contrasts and (n, K) log probabilities without exact rows; temperatures (n,)."""
-    tail = (1.0 - confidence) / 2
+        one, factor = (logs.reshape(logs.shape[-2:]), log_p.reshape(-1)), upper_factor(tail, terms, features)
+        limits, temperature = _joint_peak(*one, exact_part, factor, 1.0 - tail, features)
+        return ManyLimits.of_one(limits, logs.shape[:-2]), np.full(logs.shape[:-2], temperature)
     temperatures = peak_temperature(logs, log_p)
     values = sample_spectrum(temper(logs, log_p, temperatures))
-    return sketch_limits(values, _predicted_peak(logs, log_p), logs.shape[-2], tail, features), temperatures
+    return sketch_limits(values, _predicted_peak(logs, log_p), terms, tail, features), temperatures
 
 
 def _joint_peak(
