@@ -60,7 +60,7 @@ class Interval(_Data):
 
 
 class Contrast(_Data):
-    """The two classes that trade most probability along the most sensitive direction."""
+    """The two classes that trade most probability along the most sensitive direction, the more probable of them first."""
 
     from_: int = Field(alias="from")
     to: int

@@ -6,9 +6,12 @@ Each case is a model, its inputs and its domain; tests cross the cases with the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fimaudit.estimation.margin import Margin, margin_limits
 
 Array = NDArray[np.float64]
 
@@ -153,3 +156,11 @@ CASES = [
         "tanh K=3 d=3000 float32", tanh_network(13, 3, 3000, answers="float32"), normal_inputs(13, 3, 3000), dtype="float32"
     ),
 ]
+
+
+def margin_of(
+    logs: np.ndarray, log_p: np.ndarray, top: int, confidence: float, features: int | None = None, **more: Any
+) -> Margin | None:
+    """``margin_limits`` of one input."""
+    stacked = {name: value[None] if isinstance(value, np.ndarray) else value for name, value in more.items()}
+    return margin_limits(logs[None], log_p[None], np.array([top]), confidence, features, **stacked)[0]

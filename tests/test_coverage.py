@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fimaudit.domain import Box, InputDomain
-from fimaudit.estimation.margin import margin_limits
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import contrasts
@@ -21,7 +20,7 @@ from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits, upp
 from fimaudit.measurement.full_jacobian import whole_jacobian
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from tests.cases import log_softmax, normal_inputs, tanh_network, truth_of
+from tests.cases import log_softmax, margin_of, normal_inputs, tanh_network, truth_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,7 +132,7 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str) -> None:
             spectral, _ = spectral_limits(y, CONFIDENCE, features, known)
             trace = trace_limits(y, CONFIDENCE, features)
             peak, _ = peak_limits(logs, log_p, CONFIDENCE, features)
-            margin = margin_limits(logs, log_p, top, CONFIDENCE, features)
+            margin = margin_of(logs, log_p, top, CONFIDENCE, features)
             assert margin is not None
             for quantity, limits, value in (
                 ("norm", spectral, 1.0),

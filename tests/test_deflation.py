@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fimaudit.domain import InputDomain
-from fimaudit.estimation.margin import margin_limits
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.predictable import DENSE_CLASSES, joint_starts, least_norm, past_directions
 from fimaudit.estimation.spectral_norm import (
@@ -22,7 +21,7 @@ from fimaudit.estimation.spectral_norm import (
 from fimaudit.measurement.deflation import deflated_gradient, deflated_rows, lift, project
 from fimaudit.measurement.surrogates import leading
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from tests.cases import log_softmax
+from tests.cases import log_softmax, margin_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +69,7 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
     np.testing.assert_allclose(caught.T @ caught + y.T @ y / 2**d, truth, rtol=1e-6, atol=1e-8)
     assert trace_limits(y, 0.95, None, caught).value == pytest.approx(np.trace(truth), rel=1e-6)
     logs = np.log([0.4, 0.3, 0.2, 0.1])
-    found = margin_limits(y, logs, 0, 0.95, exact_part=caught)
+    found = margin_of(y, logs, 0, 0.95, exact_part=caught)
     assert found is not None
     expected = min((logs[0] - logs[k]) / np.linalg.norm(jacobian[0] - jacobian[k]) for k in (1, 2, 3))
     assert found.radius.value == pytest.approx(expected, rel=1e-6)
@@ -96,7 +95,7 @@ def test_without_exact_rows_the_formulas_are_the_plain_ones(classes: int) -> Non
     assert spectral_limits(y, 0.95, exact_part=nothing)[0] == spectral_limits(y, 0.95)[0]
     assert trace_limits(y, 0.95, exact_part=nothing) == trace_limits(y, 0.95)
     assert peak_limits(y, log_p, 0.95, exact_part=nothing) == peak_limits(y, log_p, 0.95)
-    assert margin_limits(y, log_p, 0, 0.95, exact_part=nothing) == margin_limits(y, log_p, 0, 0.95)
+    assert margin_of(y, log_p, 0, 0.95, exact_part=nothing) == margin_of(y, log_p, 0, 0.95)
 
 
 @pytest.mark.parametrize("classes", [3, 10, 60])

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from fimaudit.domain import InputDomain
-from fimaudit.estimation.margin import margin_limits
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits
 from fimaudit.measurement.deflation import deflated_rows
 from fimaudit.measurement.surrogates import leading
-from tests.cases import log_softmax, truth_of
+from tests.cases import log_softmax, margin_of, truth_of
 from tests.test_coverage import CONFIDENCE, NOMINAL, class_directions, gradients, spectra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,7 +101,7 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
             spectral, _ = spectral_limits(y, CONFIDENCE, features, known, caught)
             trace = trace_limits(y, CONFIDENCE, features, caught)
             peak, _ = peak_limits(logs, log_p, CONFIDENCE, features, caught_logs)
-            margin = margin_limits(logs, log_p, top, CONFIDENCE, features, None, caught_logs)
+            margin = margin_of(logs, log_p, top, CONFIDENCE, features, exact_part=caught_logs)
             assert margin is not None
             for quantity, limits, value in (
                 ("norm", spectral, 1.0),

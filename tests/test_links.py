@@ -66,6 +66,14 @@ def test_rounded_rows_pass_and_keep_their_quantum(classes: int, decimals: int, s
     assert output_resolution(p) in (0.0, *(10.0**-t for t in range(1, decimals + 1)))
 
 
+def test_sure_answers_are_not_taken_for_rounded_ones() -> None:
+    """Seen of float32 answers near 0 and 1: taken for rounded to 0.1."""
+    for dtype in (np.float32, np.float64):
+        assert output_resolution(np.array([[1.0, 1e-9], [1.0, 3e-9]], dtype)) == 0
+        assert output_resolution(np.round(np.random.default_rng(0).random((9, 3)), 2).astype(dtype)) == 0.01
+    assert output_resolution(np.array([0.5, 0.25], np.float16)) == 2.0**-10
+
+
 def test_saturated_answers_keep_their_small_probabilities() -> None:
     p = to_probabilities(np.array([[0.0, 700.0]]), "softmax", rows=1)
     assert p[0, 0] == pytest.approx(np.exp(-700.0), rel=1e-12)

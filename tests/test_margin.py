@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.estimation.margin import margin_limits
 from fimaudit.estimation.predictable import LEARNING
-from tests.cases import CASES, Case, linear, log_softmax, normal_inputs
+from tests.cases import CASES, Case, linear, log_softmax, margin_of, normal_inputs
 
 LINEAR = [
     Case(f"linear K={k} d={d}", linear(k, k, d, gain), normal_inputs(k, 3, d))
@@ -29,7 +28,7 @@ def test_value_is_the_distance_to_the_nearest_hyperplane(case: Case) -> None:
     for index in range(len(case.x)):
         truth = case.truth(index)
         logs, log_p, top = slopes(case, index, np.sqrt(d) * np.eye(d))
-        found = margin_limits(logs, log_p, top, 0.95, d)
+        found = margin_of(logs, log_p, top, 0.95, d)
         assert found is not None
         assert found.radius.value == pytest.approx(truth.radius, rel=1e-9)
         assert found.rival == truth.rival
@@ -45,7 +44,7 @@ def test_value_is_the_distance_to_the_nearest_hyperplane(case: Case) -> None:
 def test_limits_hold_the_value_and_narrow_with_directions(case: Case) -> None:
     d = case.x[0].size
     V = np.sign(np.random.default_rng(0).standard_normal((400, d)))
-    wide, narrow = (margin_limits(*slopes(case, 0, V[:m]), 0.95) for m in (30, 400))
+    wide, narrow = (margin_of(*slopes(case, 0, V[:m]), 0.95) for m in (30, 400))
     assert wide is not None
     assert narrow is not None
     for found in (wide, narrow):
@@ -58,12 +57,12 @@ def test_radius_scales_with_the_unit_and_not_with_the_logits() -> None:
     case = LINEAR[1]
     V = np.sign(np.random.default_rng(0).standard_normal((60, 40)))
     logs, log_p, top = slopes(case, 0, V)
-    one = margin_limits(logs, log_p, top, 0.95)
+    one = margin_of(logs, log_p, top, 0.95)
     z = case.model.logits(case.x[0][None])[0]
-    sharper = margin_limits(
+    sharper = margin_of(
         V @ (5 * case.model.V - np.exp(log_softmax(5 * z)) @ (5 * case.model.V)).T, log_softmax(5 * z), top, 0.95
     )
-    doubled = margin_limits(2 * logs, log_p, top, 0.95)
+    doubled = margin_of(2 * logs, log_p, top, 0.95)
     assert one is not None
     assert sharper is not None
     assert doubled is not None
@@ -74,7 +73,7 @@ def test_radius_scales_with_the_unit_and_not_with_the_logits() -> None:
 
 def test_a_tie_is_a_changed_decision_at_distance_zero() -> None:
     logs = np.random.default_rng(0).standard_normal((20, 3))
-    found = margin_limits(logs, np.log([0.4, 0.4, 0.2]), 0, 0.95)
+    found = margin_of(logs, np.log([0.4, 0.4, 0.2]), 0, 0.95)
     assert found is not None
     assert (found.radius.value, found.radius.lower, found.radius.upper) == (0, 0, 0)
     assert found.rival == 1
@@ -82,9 +81,9 @@ def test_a_tie_is_a_changed_decision_at_distance_zero() -> None:
 
 def test_classes_that_do_not_move_are_never_the_nearest() -> None:
     logs = np.zeros((20, 3))
-    assert margin_limits(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95) is None
+    assert margin_of(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95) is None
     logs[:, 2] = np.random.default_rng(0).standard_normal(20)
-    found = margin_limits(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95)
+    found = margin_of(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95)
     assert found is not None
     assert found.rival == 2
     assert np.isfinite([found.radius.value, found.radius.lower, found.radius.upper]).all()
@@ -92,7 +91,7 @@ def test_classes_that_do_not_move_are_never_the_nearest() -> None:
 
 def test_too_few_contrasts_leave_the_upper_limit_open() -> None:
     logs = np.random.default_rng(0).standard_normal((LEARNING, 3))
-    found = margin_limits(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95)
+    found = margin_of(logs, np.log([0.6, 0.3, 0.1]), 0, 0.95)
     assert found is not None
     assert found.radius.upper == np.inf
     assert found.radius.lower == 0  # few sign vectors: no upper limit of any norm

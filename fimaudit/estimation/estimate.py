@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.margin import Margin, first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import contrasts, log_probabilities
@@ -60,23 +60,29 @@ class Estimate:
 
 def named_contrast(view: VisibleClasses, direction: Array, p: Array) -> Contrast | None:
     """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
-    top = int(view.place[0]) if view.place.size else 0
-    columns = class_contrast(direction, p, top)
+    columns = class_contrast(direction, p)
     if max(columns.from_, columns.to) >= len(view.classes):
         return None
     return Contrast(from_=int(view.classes[columns.from_]), to=int(view.classes[columns.to]))
 
 
-def class_contrast(direction: Array, p: Array, top: int) -> Contrast:
-    """Which classes trade probability along the top eigenvector u of G: dp_k is proportional to sqrt(p_k) u_k.
+def class_contrast(direction: Array, p: Array) -> Contrast:
+    """Which two classes trade the most probability along the top eigenvector u of G: dp_k is proportional to sqrt(p_k) u_k.
 
-    Oriented so that the predicted class, where it takes part, is the one that loses.
+    They are the classes of the largest and of the smallest dp_k. An eigenvector has no sign, so the more probable of the two
+    is named first, as the one that loses: an order that no noise in u can turn, and that names the predicted class first
+    wherever it takes part.
+
+    Args:
+        direction: (K,) unit top eigenvector u in class space, of either sign.
+        p: (K,) probabilities at the input.
+
+    >>> class_contrast(np.array([0.8, -0.6, 0.0]), np.array([0.36, 0.48, 0.16])).model_dump()
+    {'from_': 1, 'to': 0}
     """
     flow = np.sqrt(p) * direction
-    loses, gains = int(np.argmin(flow)), int(np.argmax(flow))
-    if gains == top or (loses != top and abs(flow[gains]) > abs(flow[loses])):
-        loses, gains = gains, loses
-    return Contrast(from_=loses, to=gains)
+    first, second = sorted((int(flow.argmin()), int(flow.argmax())))
+    return Contrast(from_=first, to=second) if p[first] >= p[second] else Contrast(from_=second, to=first)
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,7 @@ def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[n
         others = np.delete(np.arange(len(classes)), place)
         norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)
         if norms.any():
-            with np.errstate(divide="ignore", invalid="ignore"):
-                radii = np.where(norms > 0, (log_p[place] - log_p[others]) / norms, np.inf)
+            radii = first_order_radii(log_p[place] - log_p[others], norms)
             radius, steepest = float(radii.min()), float(norms.max())
             rival = int(classes[others[int(radii.argmin())]])
     return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])

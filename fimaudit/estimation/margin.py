@@ -11,7 +11,7 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["Margin", "many_margins", "margin_limits"]
+__all__ = ["Margin", "first_order_radii", "margin_limits"]
 
 Array = NDArray[np.float64]
 
@@ -41,16 +41,33 @@ class Margin:
         return gap < STEEPER * self.steepest * self.radius.value
 
 
+def first_order_radii(gaps: Array, norms: Array) -> Array:
+    """The l2 distance at which a linear function changes its decision: gap / |gradient|, infinite for a gradient of 0.
+
+    Args:
+        gaps: log(p_c / p_k) >= 0, c the predicted class; a gap below 0, which only noise makes, counts as 0.
+        norms: |grad log(p_c / p_k)|, of a shape that goes with that of ``gaps``, in 1 / unit of the input.
+
+    Returns:
+        radii in units of the input.
+
+    >>> first_order_radii(np.array([2.0, 1.0, 3.0]), np.array([4.0, 0.5, 0.0]))
+    array([0.5, 2. , inf])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(norms > 0, np.maximum(gaps, 0.0) / norms, np.inf)
+
+
 def margin_limits(
     logs: Array,
     log_p: Array,
-    top: int,
+    top: NDArray[np.int64],
     confidence: float,
     features: int | None = None,
     noise: Array | None = None,
     exact_part: Array | None = None,
-    caught_noise: float = 0.0,
-) -> Margin | None:
+    exact_noise: float = 0.0,
+) -> list[Margin | None]:
     """min over k != c of log(p_c / p_k) / |grad log(p_c / p_k)|, an estimate of the distance, not a bound on it.
 
     The squared norm of each gradient is the mean square of its secants. Lower limit: the smallest over k of the gap over the
@@ -60,41 +77,25 @@ def margin_limits(
     any limits; the upper limit then follows from ``least_norm`` for 1 / radius^2.
 
     Args:
-        logs: (m, K) contrasts of log p over the visible classes.
-        log_p: (K,) log probabilities at the input.
-        top: the predicted class, a position among the K.
+        logs: (n, m, K) contrasts of log p over the visible classes, of n inputs.
+        log_p: (n, K) log probabilities at the input.
+        top: (n,) the predicted class, a position among the K.
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones.
-        noise: (K,) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
-        exact_part: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
-        caught_noise: noise that they add to each squared norm, in multiples of ``noise``.
+        noise: (n, K) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
+        exact_part: (n, q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        exact_noise: noise that they add to each squared norm, in multiples of ``noise``.
 
     Returns:
-        ``None`` when no class's log-odds moved at all.
+        (n,) each in units of the input; ``None`` where no class's log-odds moved at all.
+
+    >>> rows = np.random.default_rng(0).standard_normal((1, 50, 3))
+    >>> (margin,) = margin_limits(rows, np.log([[0.7, 0.2, 0.1]]), np.array([0]), 0.95)
+    >>> margin.rival, margin.radius.lower < margin.radius.value < margin.radius.upper
+    (1, True)
     """
-    return many_margins(
-        logs[None],
-        log_p[None],
-        np.array([top]),
-        confidence,
-        features,
-        None if noise is None else noise[None],
-        None if exact_part is None or not len(exact_part) else exact_part[None],
-        caught_noise,
-    )[0]
-
-
-def many_margins(
-    logs: Array,
-    log_p: Array,
-    top: NDArray[np.int64],
-    confidence: float,
-    features: int | None = None,
-    noise: Array | None = None,
-    exact_part: Array | None = None,
-    caught_noise: float = 0.0,
-) -> list[Margin | None]:
-    """``margin_limits`` of (n, m, K) contrasts, (n, K) log probabilities and noise, (n,) classes, (n, q, K) exact rows."""
+    if exact_part is not None and not exact_part.shape[1]:
+        exact_part = None
     n, terms, tail = len(logs), logs.shape[-2], (1.0 - confidence) / 2
     i = np.arange(n)
     other = np.arange(logs.shape[-1]) != top[:, None]
@@ -113,10 +114,10 @@ def many_margins(
         upper2 = energy / terms * upper_factor(tail, terms, features)
         if exact is not None:
             upper2 = upper2 + exact
-            exact = np.maximum(exact - caught_noise * added, 0.0)
+            exact = np.maximum(exact - exact_noise * added, 0.0)
             norms2 = norms2 + exact
-        radii = np.where(norms2 > 0, gaps / np.sqrt(norms2), np.inf)
-        lowers = np.where(moved, gaps / np.sqrt(upper2), np.inf).min(axis=1)
+    radii = first_order_radii(gaps, np.sqrt(norms2))
+    lowers = first_order_radii(gaps, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
     uppers = np.maximum(_upper(odds2, gaps, tail, features, added, exact), lowers)
     nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
     limits = ManyLimits(radii[i, nearest], lowers, uppers).each()

@@ -41,18 +41,18 @@ DEVIATIONS = 8.0
 SIGNAL = 26.0
 
 
-#: Answers of more decimals than this count as not rounded.
+#: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
 MOST_DECIMALS = 6
 
 
-def rounding(answers: Array) -> float:
+def rounding(answers: NDArray[np.floating]) -> float:
     """10^-t when all answers are rounded to t decimals, else 0: exactly, or to one unit of float32 or float64.
 
     >>> rounding(np.array([[0.25, 0.75], [0.1, 0.9]]))
     0.01
     """
-    p = answers
-    if p.shape[1] == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
+    p = answers.astype(np.float64)
+    if p.shape[-1] == 2 and p.ndim == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
         p = p[:, 1:]
     short = p.astype(np.float32)
     values: NDArray[np.floating] = np.unique(short if np.array_equal(short, p) else p)

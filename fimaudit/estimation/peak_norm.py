@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from types import EllipsisType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,14 @@ from fimaudit.estimation.spectral_norm import (
     upper_factor,
 )
 
-__all__ = ["many_peak_limits", "peak_limits", "peak_temperature", "start_temperature", "temper", "tempered_grams"]
+__all__ = [
+    "peak_limits",
+    "peak_norm",
+    "peak_temperature",
+    "start_temperature",
+    "temper",
+    "tempered_cotangent",
+]
 
 Array = NDArray[np.float64]
 #: Of inputs worked on together, all or some.
@@ -55,6 +63,19 @@ Tops = Callable[[Array, Which], Array]
 TWO_CLASS_GAP = 2.4
 GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 7))
 FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
+
+
+class Grid(NamedTuple):
+    """Temperatures as factors of one in their middle, and the factor by which they are moved towards a maximum at an end."""
+
+    factors: Array
+    shift: float
+
+
+COARSE, FINE = Grid(GRID, float(GRID[-2])), Grid(FINER, float(FINER[-2] / FINER[1]))
+#: Without sampling error, as from derivatives: more cells to begin with, and two more parabolas, the last to rounding.
+WIDE = Grid(np.exp(np.linspace(-2.8, 2.8, 17)), float(np.exp(1.4)))
+SHARPENED = tuple(Grid(np.exp([-step, 0.0, step]), float(np.exp(step))) for step in (0.02, 1e-3))
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
 #: Many classes: rows, spread over all, from which a coarse grid is placed.
@@ -77,19 +98,91 @@ def temper(logs: Array, log_p: Array, temperature: float | Array) -> Array:
     return np.asarray(out)
 
 
-def peak_temperature(logs: Array, log_p: Array) -> Array:
-    """The temperature at which the sample's lambda_T is largest: a grid over log T, a finer one, and a parabola.
+def tempered_cotangent(direction: Array, log_p: Array, temperature: float) -> Array:
+    """The transpose of ``temper``: a class-side vector z at a temperature to a cotangent of log p, both (K,)."""
+    q, root = _tempered(log_p, np.array([temperature]))
+    return _forms(direction, q[0], root[0])
 
-    The first grid lies around the peak of the two largest log p alone.
+
+def peak_temperature(logs: Array, log_p: Array) -> Array:
+    """The temperature at which the sample's lambda_T is largest: a coarse grid over log T, a finer one in each of its two
+    best cells, and a parabola.
+
+    The coarse grid lies around the peak of the two largest log p alone.
 
     Args:
         logs: (..., m, K) rows whose Gram stands for J_L J_L^T; rows of a Jacobian's transpose serve as well.
         log_p: (..., K) log probabilities.
     """
-    search = _Search(logs, log_p)
-    grid, tops = _climb(search.rough, start_temperature(log_p)[..., None] * GRID, GRID[-2])
-    best = np.take_along_axis(grid, _highest(tops)[..., None], axis=-1)
-    return _summit(*_climb(search.beside(best), FINER * best, FINER[-2] / FINER[1]))
+    search = _TemperatureSearch(logs, log_p)
+    return _highest_peak(search.rough, search.beside, start_temperature(log_p), COARSE, (FINE,))
+
+
+def peak_norm(rows: Array, log_p: Array, around: float | None = None) -> tuple[float, float]:
+    """The largest lambda_T of one input to rounding: (value, temperature), by the search of ``peak_temperature``.
+
+    Args:
+        rows: (n, K) with rows^T rows = J_L J_L^T: images of an orthonormal basis, or any factor.
+        log_p: (K,) log probabilities; classes at ``-inf`` take no part.
+        around: a temperature near the peak, in place of the coarse grid.
+    """
+    seen = np.isfinite(log_p)
+    rows, log_p = rows[:, seen], log_p[seen]
+    if len(log_p) < 2 or not rows.any():
+        return 0.0, 1.0
+
+    def tops_at(temperatures: Array, which: Which = ...) -> Array:
+        tops = [sample_spectrum(temper(rows, log_p, t), 1)[0] for t in temperatures.ravel()]
+        return np.array(tops).reshape(temperatures.shape)
+
+    start, grid = (start_temperature(log_p), WIDE) if around is None else (np.array(around), FINE)
+    found = float(_highest_peak(tops_at, lambda centre, which: tops_at, start, grid, (FINE, *SHARPENED)))
+    return float(tops_at(np.array(found))), found
+
+
+def _highest_peak(
+    rough: Tops, beside: Callable[[Array, Which], Tops], start: Array, grid: Grid, finer: Sequence[Grid]
+) -> Array:
+    """The temperature (...) of the highest maximum: the two best cells of a grid are looked at closely.
+
+    lambda_T of several classes may have more than one maximum, and on a coarse grid a lower one may seem the highest.
+
+    Args:
+        rough: lambda_T roughly.
+        beside: gives lambda_T precisely near temperatures (..., 1) of some inputs.
+        start: (...) temperatures in the middle of the first grid.
+        grid: the first grid.
+        finer: those that follow, each around what the one before found.
+    """
+    best, second, several = _two_best(*_moved_inside(rough, start[..., None] * grid.factors, grid.shift))
+    found, height = _refined(beside(best, ...), best, finer)
+    if several.any():
+        other, higher = _refined(beside(second[several], several), second[several], finer)
+        found[several] = np.where(higher > height[several], other, found[several])
+    return found
+
+
+def _refined(tops_at: Tops, centre: Array, finer: Sequence[Grid]) -> tuple[Array, Array]:
+    """Temperature and lambda_T (...) of the maximum near (..., 1) temperatures."""
+    for factors, shift in finer:
+        found, height = _summit(*_moved_inside(tops_at, factors * centre, shift))
+        centre = found[..., None]
+    return found, height
+
+
+def _two_best(grid: Array, tops: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Temperatures (..., 1) of the two highest maxima among (..., n) values, and whether (...) there is a second one."""
+    best = _highest(tops)[..., None]
+    walls = np.full((*tops.shape[:-1], 1), -np.inf)
+    padded = np.concatenate([walls, tops, walls], axis=-1)
+    maxima = (tops > padded[..., :-2]) & (tops >= padded[..., 2:]) & (tops > 0)
+    np.put_along_axis(maxima, best, False, axis=-1)
+    second = np.where(maxima, tops, -np.inf).argmax(axis=-1)[..., None]
+    return (
+        np.take_along_axis(grid, best, axis=-1),
+        np.take_along_axis(grid, second, axis=-1),
+        np.asarray(maxima.any(axis=-1)),
+    )
 
 
 def _highest(tops: Array) -> NDArray[np.intp]:
@@ -97,7 +190,7 @@ def _highest(tops: Array) -> NDArray[np.intp]:
     return np.asarray(np.where(tops.max(axis=-1) > 0, tops.argmax(axis=-1), tops.shape[-1] // 2))
 
 
-def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
+def _moved_inside(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
     """lambda_T over the grid, moved by the factor ``shift`` until its largest value does not lie at an end."""
     last = grid.shape[-1] - 1
     tops = tops_at(grid, ...)
@@ -111,17 +204,22 @@ def _climb(tops_at: Tops, grid: Array, shift: float) -> tuple[Array, Array]:
     return grid, tops
 
 
-def _summit(grid: Array, tops: Array) -> Array:
-    """Top of the parabola in log T through the largest value and its neighbours."""
-    best = _highest(tops)
-    inside = (best > 0) & (best < grid.shape[-1] - 1)
-    middle = np.clip(best, 1, grid.shape[-1] - 2)[..., None]
-    before, at, after = (np.take_along_axis(tops, middle + i, axis=-1)[..., 0] for i in (-1, 0, 1))
+def _summit(grid: Array, tops: Array) -> tuple[Array, Array]:
+    """The highest top of a parabola in log T through a maximum and its neighbours: where it lies, and how high."""
+    best, last = _highest(tops), grid.shape[-1] - 1
+    before, at, after = tops[..., :-2], tops[..., 1:-1], tops[..., 2:]
     bend = 2 * at - before - after
-    offset = np.where(bend > 0, 0.5 * (after - before) / np.where(bend > 0, bend, 1.0), 0.0)
-    ratio = (np.take_along_axis(grid, middle + 1, axis=-1) / np.take_along_axis(grid, middle, axis=-1))[..., 0]
-    found = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
-    return np.asarray(np.where(inside, found * ratio**offset, found))
+    maxima = (at >= before) & (at >= after)
+    offset = np.where(maxima & (bend > 0), 0.5 * (after - before) / np.where(bend > 0, bend, 1.0), 0.0)
+    heights = np.where(maxima, at + 0.25 * (after - before) * offset, -np.inf)
+    ratio = grid[..., 2:] / grid[..., 1:-1]
+    inside = np.asarray((best > 0) & (best < last) & (tops.max(axis=-1) > 0))[..., None]
+    place = np.where(inside, heights.argmax(axis=-1)[..., None], 0)
+    found = np.take_along_axis(grid[..., 1:-1] * ratio**offset, place, axis=-1)
+    found = np.where(inside, found, np.take_along_axis(grid, best[..., None], axis=-1))
+    return found[..., 0], np.where(inside, np.take_along_axis(heights, place, axis=-1), tops.max(axis=-1, keepdims=True))[
+        ..., 0
+    ]
 
 
 def start_temperature(log_p: Array) -> Array:
@@ -134,7 +232,7 @@ def start_temperature(log_p: Array) -> Array:
 
 def peak_limits(
     logs: Array, log_p: Array, confidence: float, features: int | None = None, exact_part: Array | None = None
-) -> tuple[Limits, float]:
+) -> tuple[ManyLimits, Array]:
     """The peak spectral norm from contrasts of log p.
 
     upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
@@ -142,28 +240,28 @@ def peak_limits(
     term of which is at most peak chi2_1.
 
     Args:
-        logs: (m, K) contrasts of log p.
-        log_p: (K,) log probabilities at the input.
+        logs: (..., m, K) contrasts of log p, of as many inputs as the first axes say.
+        log_p: (..., K) log probabilities at the input.
         confidence: of the two-sided interval.
         features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
-        exact_part: (q, K) exact secants of log p along orthonormal directions; ``None`` for none.
+        exact_part: (q, K) exact secants of log p along orthonormal directions, of a single input; ``None`` for none.
 
     Returns:
-        the limits, and the temperature of the peak.
+        the limits (...) in 1 / unit of the input squared, and the temperature (...) of the peak.
+
+    >>> rows = np.random.default_rng(0).standard_normal((40, 3))
+    >>> limits, temperature = peak_limits(rows, np.log([0.7, 0.2, 0.1]), 0.95)
+    >>> bool(limits.lower < limits.value < limits.upper), round(float(temperature), 1)
+    (True, 0.6)
     """
+    tail, terms = (1.0 - confidence) / 2, logs.shape[-2]
     if exact_part is not None and len(exact_part):
-        tail = (1.0 - confidence) / 2
-        return _joint_peak(logs, log_p, exact_part, upper_factor(tail, len(logs), features), 1.0 - tail, features)
-    limits, temperatures = many_peak_limits(logs[None], log_p[None], confidence, features)
-    return limits.each()[0], float(temperatures[0])
-
-
-def many_peak_limits(logs: Array, log_p: Array, confidence: float, features: int | None = None) -> tuple[ManyLimits, Array]:
-    """``peak_limits`` of (n, m, K) contrasts and (n, K) log probabilities without exact rows; temperatures (n,)."""
-    tail = (1.0 - confidence) / 2
+        one, factor = (logs.reshape(logs.shape[-2:]), log_p.reshape(-1)), upper_factor(tail, terms, features)
+        limits, temperature = _joint_peak(*one, exact_part, factor, 1.0 - tail, features)
+        return ManyLimits.of_one(limits, logs.shape[:-2]), np.full(logs.shape[:-2], temperature)
     temperatures = peak_temperature(logs, log_p)
     values = sample_spectrum(temper(logs, log_p, temperatures))
-    return sketch_limits(values, _predicted_peak(logs, log_p), logs.shape[-2], tail, features), temperatures
+    return sketch_limits(values, _predicted_peak(logs, log_p), terms, tail, features), temperatures
 
 
 def _joint_peak(
@@ -201,7 +299,7 @@ def _predicted_forms(logs: Array, log_p: Array, starts: Sequence[int], exact_par
     if logs.shape[-1] <= DENSE_CLASSES:
         q, root = _tempered(log_p, temperatures)
         seeds = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
-        grams = tempered_grams(past_grams(logs, starts, exact_part), log_p, temperatures)
+        grams = _tempered_grams(past_grams(logs, starts, exact_part), log_p, temperatures)
         return _forms(leading_directions(grams, seeds), q, root)
     forms, steps = [], FIRST_STEPS
     for block, start in enumerate(starts):
@@ -221,7 +319,7 @@ def _past_temperatures(logs: Array, log_p: Array, starts: Sequence[int], exact_p
     for block in renewals:
         if block < len(starts):
             grid = temperature[..., None] * GRID
-            best = _highest(_Search(past_rows(logs, starts[block], exact_part), log_p).rough(grid))
+            best = _highest(_TemperatureSearch(past_rows(logs, starts[block], exact_part), log_p).rough(grid))
             temperature = np.take_along_axis(grid, best[..., None], axis=-1)[..., 0]
             out[..., block:] = temperature[..., None]
     return out
@@ -236,7 +334,7 @@ def _tempered(log_p: Array, temperatures: Array) -> tuple[Array, Array]:
     return q, np.sqrt(q) / t
 
 
-class _Search:
+class _TemperatureSearch:
     """lambda_T at temperatures (..., n) of (..., m, K) log-probability gradients, up to one common factor.
 
     Few classes: from their Gram matrix, (..., 1, K, K), which serves every temperature; many: by power steps.
@@ -262,28 +360,25 @@ class _Search:
         """
         if self._gram is None:
             return _power_steps(self._some[which], self._log_p[which], temperatures, self._seed[which], ROUGH_STEPS)[1]
-        fisher = tempered_grams(self._gram[which], self._log_p[which], temperatures)
+        fisher = _tempered_grams(self._gram[which], self._log_p[which], temperatures)
         size = np.maximum(np.sqrt((fisher * fisher).sum(axis=(-2, -1))), TINY)
         power = fisher / size[..., None, None]
         for _ in range(2):
             power = power @ power
         return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
 
-    def beside(self, centre: Array) -> Tops:
-        """The same as precisely as a parabola needs it, at temperatures near (..., 1) others."""
+    def beside(self, centre: Array, which: Which) -> Tops:
+        """The same, of inputs ``which``, as precisely as a parabola needs it, at temperatures near (..., 1) others."""
+        log_p = self._log_p[which]
         if self._gram is not None:
-            return self._exact
-        seed = _power_steps(self._logs, self._log_p, centre, self._seed, SETTLING)[2]
-        return lambda temperatures, which: _power_steps(
-            self._logs[which], self._log_p[which], temperatures, seed[which], BESIDE
-        )[1]
-
-    def _exact(self, temperatures: Array, which: Which) -> Array:
-        grams = tempered_grams(np.asarray(self._gram)[which], self._log_p[which], temperatures)
-        return np.asarray(np.linalg.eigvalsh(grams)[..., -1])
+            gram = self._gram[which]
+            return lambda at, some: np.asarray(np.linalg.eigvalsh(_tempered_grams(gram[some], log_p[some], at))[..., -1])
+        logs = self._logs[which]
+        seed = _power_steps(logs, log_p, centre, self._seed[which], SETTLING)[2]
+        return lambda at, some: _power_steps(logs[some], log_p[some], at, seed[some], BESIDE)[1]
 
 
-def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
+def _tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
     """diag(sqrt q) (I - 1 q^T) C (I - q 1^T) diag(sqrt q) / T^2 at each temperature, for one or as many Grams C.
 
     Args:

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import Margin, many_margins
+from fimaudit.estimation.margin import Margin, margin_limits
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import many_peak_limits, peak_limits, temper
+from fimaudit.estimation.peak_norm import peak_limits, temper
 from fimaudit.estimation.secants import complete, contrasts, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
     Limits,
     joint_rows,
-    many_spectral_limits,
-    many_trace_limits,
     spectral_limits,
     top_pair,
     trace_limits,
@@ -130,14 +128,9 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
     lengths = np.array([s.length for s in sketches])[:, None, None]
     y = contrasts(np.sqrt(p[:, 1:m]) * (2.0 / lengths))
     known = np.stack([np.sqrt(p[:, 0, 1]), -np.sqrt(p[:, 0, 0])], axis=1) if p.shape[2] == 2 else None
-    if first.exact is None:
-        found, directions = many_spectral_limits(y, first.confidence, first.features, known)
-        spectral, trace = found.each(), many_trace_limits(y, first.confidence, first.features).each()
-    else:
-        exact_part, certain = _halves(np.sqrt(p[0, m:])) / first.exact.step, None if known is None else known[0]
-        one, direction = spectral_limits(y[0], first.confidence, first.features, certain, exact_part)
-        spectral, directions = [one], direction[None]
-        trace = [trace_limits(y[0], first.confidence, first.features, exact_part)]
+    exact_part = None if first.exact is None else _halves(np.sqrt(p[0, m:])) / first.exact.step
+    found, directions = spectral_limits(y, first.confidence, first.features, known, exact_part)
+    spectral, trace = found.each(), trace_limits(y, first.confidence, first.features, exact_part).each()
     scatter = _scatter((y @ directions[:, :, None])[:, :, 0])
     out = []
     for i, (sketch, (peak, margin, hidden)) in enumerate(zip(sketches, _log_odds(sketches, p), strict=True)):
@@ -214,13 +207,10 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
     logs = log_probabilities(seen, top)
     slopes = contrasts(logs[:, 1:m] / lengths)
     exact_part, more = None, 0.0
-    if first.exact is None:
-        found, temperatures = many_peak_limits(slopes, logs[:, 0], first.confidence, first.features)
-        peaks = found.each()
-    else:
+    if first.exact is not None:
         exact_part, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
-        one, temperature = peak_limits(slopes[0], logs[0, 0], first.confidence, first.features, exact_part)
-        peaks, temperatures = [one], np.array([temperature])
+    found, temperatures = peak_limits(slopes, logs[:, 0], first.confidence, first.features, exact_part)
+    peaks = found.each()
     noise = None
     if first.view.noise is not None:  # variance of the slopes of log p
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
@@ -233,7 +223,7 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             peaks[i] = _less(peaks[i], float((carried**2).sum()) * (1.0 + more), spread)
     margins: list[Margin | None] = [None] * len(sketches)
     if rivals >= 2:
-        margins = many_margins(
+        margins = margin_limits(
             slopes[:, :, :rivals],
             logs[:, 0, :rivals],
             top,

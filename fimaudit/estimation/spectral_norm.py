@@ -34,8 +34,6 @@ __all__ = [
     "energy_quantile",
     "joint_rows",
     "joint_top",
-    "many_spectral_limits",
-    "many_trace_limits",
     "sample_spectrum",
     "sketch_limits",
     "spectral_limits",
@@ -57,14 +55,19 @@ class Limits:
 
 
 class ManyLimits(NamedTuple):
-    """The same for many inputs, (n,) each."""
+    """The same for as many inputs as the arrays' axes say."""
 
     value: Array
     lower: Array
     upper: Array
 
+    @classmethod
+    def of_one(cls, limits: Limits, shape: tuple[int, ...]) -> ManyLimits:
+        """Of a single input, in a shape of axes of length 1."""
+        return cls(*(np.full(shape, of) for of in (limits.value, limits.lower, limits.upper)))
+
     def each(self) -> list[Limits]:
-        """One by one."""
+        """One by one, of (n,) each."""
         return [Limits(*of) for of in zip(self.value.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)]
 
 
@@ -203,7 +206,7 @@ def spectral_limits(
     features: int | None = None,
     known: Array | None = None,
     exact_part: Array | None = None,
-) -> tuple[Limits, Array]:
+) -> tuple[ManyLimits, Array]:
     """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
 
     upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top direction u_1;
@@ -211,59 +214,64 @@ def spectral_limits(
     C^T C + S m / chi2_{m, alpha/2}, lower = ``least_norm`` with a_t = |C u_t|^2.
 
     Args:
-        y: (m, K) contrasts of 2 sqrt(p), m >= 1.
+        y: (..., m, K) contrasts of 2 sqrt(p), m >= 1, of as many inputs as the first axes say.
         confidence: of the two-sided interval, for example 0.95.
         features: d for orthonormal directions, ``None`` for independent ones; that of the complement beside exact rows.
-        known: (K,) unit class direction of the top eigenvector, where it is known without data.
-        exact_part: (q, K) exact secants of 2 sqrt(p) along orthonormal directions; ``None`` for none.
+        known: (..., K) unit class direction of the top eigenvector, where it is known without data.
+        exact_part: (q, K) exact secants of 2 sqrt(p) along orthonormal directions, of a single input; ``None`` for none.
 
     Returns:
-        the limits and the (K,) unit top eigenvector in class space.
+        the limits (...) in 1 / unit of the input squared, and the (..., K) unit top eigenvectors in class space.
+
+    >>> limits, direction = spectral_limits(np.diag([3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]), 0.95)
+    >>> bool(limits.lower < limits.value < limits.upper), abs(direction).round().tolist()
+    (True, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     """
-    terms, tail = len(y), (1.0 - confidence) / 2
-    if exact_part is not None and len(exact_part):
-        factor = upper_factor(tail, terms, features)
-        value, direction = joint_top(y, exact_part, features)
-        upper = float(sample_spectrum(joint_rows(y, exact_part, factor), terms)[0]) if np.isfinite(factor) else np.inf
-        starts = joint_starts(terms) if known is None else (0,)
-        forms = past_directions(y, starts, exact_part) if known is None else known[None]
-        floor = float(sample_spectrum(exact_part, 1)[0])
-        lower = predicted_lower(forms, y, starts, exact_part, energy_quantile(1.0 - tail, terms, features), floor)
-        return Limits(max(value, lower), lower, max(upper, value, lower)), direction
-    limits, directions = many_spectral_limits(y[None], confidence, features, None if known is None else known[None])
-    return limits.each()[0], directions[0]
-
-
-def many_spectral_limits(
-    y: Array, confidence: float, features: int | None = None, known: Array | None = None
-) -> tuple[ManyLimits, Array]:
-    """``spectral_limits`` of (n, m, K) contrasts without exact rows, ``known`` (n, K); directions (n, K)."""
     tail = (1.0 - confidence) / 2
+    if exact_part is not None and len(exact_part):
+        limits, direction = _joint_limits(y.reshape(y.shape[-2:]), tail, features, known, exact_part)
+        return ManyLimits.of_one(limits, y.shape[:-2]), np.broadcast_to(direction, (*y.shape[:-2], y.shape[-1]))
     values, directions = top_pair(y)
     return sketch_limits(values, predicted_energy(y, known), y.shape[-2], tail, features), directions
 
 
+def _joint_limits(
+    y: Array, tail: float, features: int | None, known: Array | None, exact_part: Array
+) -> tuple[Limits, Array]:
+    """``spectral_limits`` of (m, K) contrasts beside exact rows."""
+    terms, factor = len(y), upper_factor(tail, len(y), features)
+    value, direction = joint_top(y, exact_part, features)
+    upper = float(sample_spectrum(joint_rows(y, exact_part, factor), terms)[0]) if np.isfinite(factor) else np.inf
+    starts = joint_starts(terms) if known is None else (0,)
+    forms = past_directions(y, starts, exact_part) if known is None else known.reshape(1, -1)
+    floor = float(sample_spectrum(exact_part, 1)[0])
+    lower = predicted_lower(forms, y, starts, exact_part, energy_quantile(1.0 - tail, terms, features), floor)
+    return Limits(max(value, lower), lower, max(upper, value, lower)), direction
+
+
 def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail: float, features: int | None) -> ManyLimits:
-    """The limits from the eigenvalues (n, r) of the sample, falling, and the predicted energy with its terms."""
+    """The limits from the eigenvalues (..., r) of the sample, falling, and the predicted energy with its terms."""
     energy, n = predicted
-    lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(len(values))
+    lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(values.shape[:-1])
     value = np.maximum(corrected_top(values, terms, features), lower)
-    return ManyLimits(value, lower, np.maximum(_times(values[:, 0], upper_factor(tail, terms, features)), value))
+    return ManyLimits(value, lower, np.maximum(_times(values[..., 0], upper_factor(tail, terms, features)), value))
 
 
-def trace_limits(y: Array, confidence: float, features: int | None = None, exact_part: Array | None = None) -> Limits:
-    """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case."""
-    known = 0.0 if exact_part is None else float((exact_part**2).sum())
-    value, lower, upper = (float(part[0]) for part in many_trace_limits(y[None], confidence, features))
-    return Limits(known + value, known + lower, known + upper)
+def trace_limits(y: Array, confidence: float, features: int | None = None, exact_part: Array | None = None) -> ManyLimits:
+    """trace(F) = |C|^2 + mean |y|^2; the limits take all of the second part as one eigenvalue, which is the widest case.
 
+    Args:
+        y, confidence, features, exact_part: as for ``spectral_limits``.
 
-def many_trace_limits(y: Array, confidence: float, features: int | None = None) -> ManyLimits:
-    """``trace_limits`` of (n, m, K) contrasts without exact rows."""
+    >>> float(trace_limits(np.eye(8, 3), 0.95).value)
+    0.375
+    """
     terms, tail = y.shape[-2], (1.0 - confidence) / 2
+    known = 0.0 if exact_part is None else float((exact_part**2).sum())
     total = (y * y).sum(axis=(-2, -1))
     lower = total / energy_quantile(1.0 - tail, terms, features)
-    return ManyLimits(total / terms, lower, _times(total / terms, upper_factor(tail, terms, features)))
+    upper = _times(total / terms, upper_factor(tail, terms, features))
+    return ManyLimits(known + total / terms, known + lower, known + upper)
 
 
 def _times(values: Array, factor: float) -> Array:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, estimate_basis
+from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -209,8 +210,7 @@ def _decisive(jacobian: Array, view: VisibleClasses) -> Array:
         others = np.delete(np.arange(len(classes)), place)
         odds = slopes[:, [place]] - slopes[:, others]
         norms = np.linalg.norm(odds, axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            nearest = int(np.argmin(np.where(norms > 0, (log_p[place] - log_p[others]) / norms, np.inf)))
+        nearest = int(np.argmin(first_order_radii(log_p[place] - log_p[others], norms)))
         if norms[nearest] > 0:
             found.append(odds[:, nearest] / norms[nearest])
     return np.array(found)

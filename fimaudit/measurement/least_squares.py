@@ -20,7 +20,7 @@ from scipy import special
 
 from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.margin import Margin
+from fimaudit.estimation.margin import Margin, first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -172,19 +172,16 @@ def _trace(fit: _Fit, inverse: Array, z: float) -> Limits:
 
 def _margin(fit: _Fit, inverse: Array, log_p: Array, place: int, z: float) -> tuple[Margin | None, Array | None]:
     """The nearest rival's first-order distance; the smallest lower limit over all rivals."""
-    found: list[tuple[float, float, float, int, float]] = []
-    for k in range(len(log_p)):
-        if k == place:
-            continue
+    squares, rivals = [], [k for k in range(len(log_p)) if k != place]
+    for k in rivals:
         odds = np.zeros(len(log_p))
         odds[place], odds[k] = 1.0, -1.0
-        square = _square(fit.jacobian @ odds, fit.variance(odds), inverse, z)
-        gap = max(float(log_p[place] - log_p[k]), 0.0)
-        radius, low, high = (gap / np.sqrt(v) if v > 0 else np.inf for v in (square.value, square.upper, square.lower))
-        found.append((float(radius), float(low), float(high), k, float(np.sqrt(square.value))))
-    value, _, upper, rival, _ = min(found)
-    if not np.isfinite(value):
+        squares.append(_square(fit.jacobian @ odds, fit.variance(odds), inverse, z))
+    norms = np.sqrt([(square.value, square.upper, square.lower) for square in squares]).T
+    radii, lowers, uppers = first_order_radii(log_p[place] - log_p[rivals], norms)
+    nearest = int(radii.argmin())
+    if not np.isfinite(radii[nearest]):
         return None, None
-    lower = min(low for _, low, _, _, _ in found)
-    steepest = max(norm for *_, norm in found)
-    return Margin(Limits(value, lower, upper), rival, steepest), fit.jacobian[:, rival] - fit.jacobian[:, place]
+    radius = Limits(float(radii[nearest]), float(lowers.min()), float(uppers[nearest]))
+    rival = rivals[nearest]
+    return Margin(radius, rival, float(norms[0].max())), fit.jacobian[:, rival] - fit.jacobian[:, place]

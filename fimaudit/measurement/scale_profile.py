@@ -15,6 +15,7 @@ from scipy import special
 
 from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import complete, log_probabilities, visible_classes
@@ -139,9 +140,8 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     keep &= keep[i, :, top][:, :, None] & (norms2 > 0)
     keep[i, :, top] = False
     base_answers = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
-    gaps = np.maximum(base_answers[i, top][:, None] - base_answers, 0.0)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(keep, gaps / np.sqrt(norms2), np.inf).min(axis=2))
+    gaps = (base_answers[i, top][:, None] - base_answers)[:, None]
+    return np.asarray(first_order_radii(gaps, np.sqrt(np.where(keep, norms2, 0.0))).min(axis=2))
 
 
 def _own_directions(ctx: DisplacedContext) -> Redisplaced:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.estimation.secants import log_probabilities
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.models.meter import Meter
@@ -112,11 +113,4 @@ class LinearizedRows:
 def logs(probabilities: Array) -> Array:
     """log p of each row, finite, the top class by 1 minus the others: (n, K) to (n, K)."""
     p = np.maximum(probabilities, LEAST_PROBABILITY)
-    rows, top = np.arange(len(p)), p.argmax(axis=1)
-    others = p.copy()
-    others[rows, top] = 0.0
-    rest = others.sum(axis=1)
-    out = np.log(p)
-    sure = rest < 0.5  # a float32 answer of 1 - 1e-9 reads 1: the others say what was lost
-    out[rows[sure], top[sure]] = np.log1p(-rest[sure])
-    return np.asarray(out)
+    return log_probabilities(p[:, None], p.argmax(axis=1))[:, 0]

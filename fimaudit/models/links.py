@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError
+from fimaudit.estimation.noise import rounding
 
 __all__ = ["LINKS", "Link", "as_rows", "chosen_step", "output_resolution", "to_probabilities"]
 
@@ -16,8 +17,6 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
-#: Decimals that count as rounding: beyond them float32 itself looks rounded.
-MOST_DECIMALS = 6
 
 
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
@@ -123,15 +122,7 @@ def output_resolution(values: NDArray[Any]) -> float:
     0.01
     """
     array = np.asarray(values)
-    if array.dtype == np.float16:
-        return 2.0**-10
-    v = array.astype(np.float64).ravel()
-    slack = 4e-8 if array.dtype.itemsize <= 4 else 1e-12
-    for decimals in range(1, MOST_DECIMALS + 1):
-        if np.all(np.abs(v - np.round(v, decimals)) <= slack):
-            inside = (v > 0) & (v < 1)
-            return 10.0**-decimals if inside.any() else 0.0
-    return 0.0
+    return 2.0**-10 if array.dtype == np.float16 else rounding(array)
 
 
 def describe_nonfinite(values: NDArray[Any]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.models.linearization import Linearization
-from fimaudit.whitebox.krylov_basis import peak_norm
-from fimaudit.whitebox.result import WhiteBox, contrast_of, margin_of
+from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_of
 
 __all__ = ["measure_gram"]
 
@@ -26,11 +26,8 @@ def measure_gram(at: Linearization, *, worst_direction: bool = False, method: st
     gram = scaled * inverse[:, :, None] * inverse[:, None, :]
     fisher = gram * roots[:, :, None] * roots[:, None, :]
     values, vectors = np.linalg.eigh(fisher)
-    tops = [contrast_of(s, u) for s, u in zip(roots, vectors[:, :, -1], strict=True)]
-    directions = None
-    if worst_direction:
-        signs = np.array([sign for _, sign in tops])
-        directions = at.direction(signs[:, None] * roots * vectors[:, :, -1])
+    contrasts, cotangents = contrasts_and_cotangents(roots, vectors[:, :, -1])
+    directions = at.direction(cotangents) if worst_direction else None
     results = []
     for i in range(len(roots)):
         top = max(float(values[i, -1]), 0.0)
@@ -48,7 +45,7 @@ def measure_gram(at: Linearization, *, worst_direction: bool = False, method: st
                 trace=trace,
                 trace_error=0.0,
                 effective_rank=trace / top if top > 0 else None,
-                contrast=tops[i][0] if top > 0 else None,
+                contrast=contrasts[i] if top > 0 else None,
                 margin_radius=radius,
                 rival=rival,
                 margin_slack=0.0,

@@ -15,7 +15,7 @@ from fimaudit.errors import BudgetExhausted, FimauditError, TargetError
 from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
-from fimaudit.results import Contrast, Interval, MeasuredInput, Sensitivity
+from fimaudit.results import Interval, MeasuredInput, Sensitivity
 
 __all__ = ["BLOCK", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
 
@@ -149,7 +149,7 @@ def _sensitivity(index: int, one: Any, rounding: float) -> Sensitivity:
         if radius is None
         else Interval(value=radius, lower=radius * (1 - one.margin_slack) * (1 - rounding), upper=radius * (1 + rounding)),
         effective_rank=one.effective_rank,
-        contrast=None if one.contrast is None else Contrast(from_=one.contrast[0], to=one.contrast[1]),
+        contrast=one.contrast,
     )
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.margin import first_order_radii
+from fimaudit.estimation.peak_norm import peak_norm, temper, tempered_cotangent
+from fimaudit.estimation.spectral_norm import top_pair
 from fimaudit.models.classifier import Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.whitebox.krylov_basis import InputBasis, input_basis, margin_candidates, peak_norm, tempered_rows
+from fimaudit.whitebox.krylov_basis import InputBasis, input_basis, margin_candidates
 from fimaudit.whitebox.lanczos import Krylov, lanczos_top, power_top, random_start, relative_residual
-from fimaudit.whitebox.result import WhiteBox, contrast_of, margin_of
-from fimaudit.whitebox.trace import trace_xtrace
+from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_of
 
 __all__ = ["measure_krylov"]
 
@@ -23,11 +25,10 @@ Array = NDArray[np.float64]
 MOST_STEPS, MOST_POWER_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 2000, 40, 64
 #: Random input directions, which serve the trace and the search for the nearest class.
 DIRECTIONS = 16
-XTRACE_PRODUCTS = 20
 #: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
 PEAK_SLACK, MOST_PEAK_RESIDUAL = 30.0, 1e-2
 #: Streams of the generator that no black-box measurement uses.
-START_STREAM, DIRECTION_STREAM, TRACE_STREAM = 101, 102, 103
+START_STREAM, DIRECTION_STREAM = 101, 102
 
 
 def measure_krylov(
@@ -50,15 +51,14 @@ def measure_krylov(
     start = np.concatenate([random_start(roots[i : i + 1], generator(*key, START_STREAM)) for i, key in enumerate(keys)])
     iterate, most = (power_top, MOST_POWER_STEPS) if method == "power" else (lanczos_top, MOST_STEPS)
     found = iterate(batch.product, roots, start, tolerance=tolerance, most=most)
-    tops = [contrast_of(s, u) for s, u in zip(roots, found.vector, strict=True)]
-    signs = np.array([sign for _, sign in tops])
-    directions = at.direction(signs[:, None] * roots * found.vector) if worst_direction else None
+    contrasts, cotangents = contrasts_and_cotangents(roots, found.vector)
+    directions = at.direction(cotangents) if worst_direction else None
     partial: list[dict[str, Any]]
     if norm_only:
         partial = [dict(_NOTHING) for _ in keys]
     else:
         bases, partial = _peaks(batch, found, log_p, min(PEAK_SLACK * tolerance, MOST_PEAK_RESIDUAL))
-        _add_traces(partial, batch, bases, pushed, roots, trace, keys)
+        _add_traces(partial, bases, pushed, roots, trace)
         _add_margins(partial, batch, bases, pushed, log_p)
     return [
         WhiteBox(
@@ -66,7 +66,7 @@ def measure_krylov(
             spectral_norm=float(found.value[i]),
             residual=float(found.residual[i]),
             effective_rank=_ratio(partial[i]["trace"], found.value[i]),
-            contrast=tops[i][0] if found.value[i] > 0 else None,
+            contrast=contrasts[i] if found.value[i] > 0 else None,
             direction=None if directions is None else directions[i],
             passes=int(batch.passes[i]),
             hidden_classes=int(np.isneginf(log_p[i]).sum()),
@@ -155,14 +155,12 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
         for i in active.tolist():
             _, temperature = peak_norm(bases[i].images, log_p[i], best[i])
             best[i] = temperature
-            rows = tempered_rows(bases[i].images, log_p[i], temperature)
-            z = np.linalg.eigh(rows @ rows.T)[1][:, -1] @ rows
-            z /= np.linalg.norm(z)
-            steps.append((i, temperature, z, *bases[i].split(_tempered_cotangent(z, log_p[i], temperature))))
+            z = top_pair(temper(bases[i].images, log_p[i], temperature))[1]
+            steps.append((i, temperature, z, *bases[i].split(tempered_cotangent(z, log_p[i], temperature))))
         answers, squared = batch.product(np.array([outside for *_, outside, _ in steps]), active)
         going = []
         for (i, temperature, z, outside, inside), answer, length in zip(steps, answers, squared, strict=True):
-            applied = tempered_rows((answer + inside @ bases[i].images)[None], log_p[i], temperature)
+            applied = temper((answer + inside @ bases[i].images)[None], log_p[i], temperature)
             value, larger = float((applied @ z)[0]), bases[i].extended(outside, answer, float(length))
             residual = float(relative_residual(applied, z[None], applied @ z)[0])
             # The Rayleigh quotient, not the Ritz value: rounding in the basis cannot raise it.
@@ -174,34 +172,9 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
     return bases, partial
 
 
-def _tempered_cotangent(z: Array, log_p: Array, temperature: float) -> Array:
-    """The transpose of ``tempered_rows``: a class-side vector at temperature T to a cotangent of log p."""
-    q = np.exp((log_p - log_p.max()) / temperature)
-    q /= q.sum()
-    w = z * np.sqrt(q)
-    return np.asarray((w - q * w.sum()) / temperature)
-
-
-def _add_traces(
-    partial: list[dict[str, Any]],
-    batch: _Batch,
-    bases: list[InputBasis],
-    pushed: Array,
-    roots: Array,
-    trace: str,
-    keys: Sequence[tuple[int, int]],
-) -> None:
+def _add_traces(partial: list[dict[str, Any]], bases: list[InputBasis], pushed: Array, roots: Array, trace: str) -> None:
     for i, basis in enumerate(bases):
         inside, terms = 0.0, ((roots[i] * pushed[:, i]) ** 2).sum(axis=1)
-        if trace == "xtrace":
-            here = np.array([i])
-
-            def matvec(v: Array, s: Array = roots[i], here: NDArray[np.intp] = here) -> Array:
-                return np.asarray(s * batch.product((s * v)[None], here)[0][0])
-
-            found = trace_xtrace(matvec, roots.shape[1], XTRACE_PRODUCTS, generator(*keys[i], TRACE_STREAM))
-            partial[i].update(trace=found.value, trace_error=found.standard_error)
-            continue
         if trace == "auto":
             inside = float(((roots[i] * basis.images) ** 2).sum())
             terms = ((roots[i] * basis.outside(pushed[:, i])) ** 2).sum(axis=1)
@@ -218,7 +191,7 @@ def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[Input
     for i, basis in enumerate(bases):
         guess, highest = margin_candidates(basis, basis.outside(pushed[:, i]), log_p[i])
         for radii, sizes in ((estimate, guess), (lower, highest)):
-            radii[i] = np.divide(gaps[i], sizes, out=np.full(classes, np.inf), where=sizes > 0)
+            radii[i] = first_order_radii(gaps[i], sizes)
             radii[i, tops[i]] = np.inf
     active = np.flatnonzero(np.isfinite(lower).any(axis=1))
     best = np.full(count, np.inf)
@@ -234,9 +207,7 @@ def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[Input
         cotangents[np.arange(len(active)), chosen] = -1.0
         norms[active, chosen] = np.sqrt(batch.squared_norms(cotangents, active))
         lower[active, chosen] = np.inf
-        sizes = norms[active, chosen]
-        reached = np.divide(gaps[active, chosen], sizes, out=np.full(len(active), np.inf), where=sizes > 0)
-        best[active] = np.minimum(best[active], reached)
+        best[active] = np.minimum(best[active], first_order_radii(gaps[active, chosen], norms[active, chosen]))
     for i in range(count):
         radius, rival = margin_of(log_p[i], norms[i])
         nearest = float(lower[i].min())

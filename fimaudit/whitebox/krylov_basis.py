@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
 from numpy.typing import NDArray
 
-__all__ = ["InputBasis", "input_basis", "margin_candidates", "peak_norm", "tempered_rows", "top_of_rows"]
+from fimaudit.estimation.spectral_norm import energy_quantile
+
+__all__ = ["InputBasis", "input_basis", "margin_candidates"]
 
 Array = NDArray[np.float64]
 
@@ -69,59 +69,6 @@ def input_basis(cotangents: Array, images: Array, squared: Array) -> InputBasis:
     return InputBasis(mixing @ a, mixing @ w)
 
 
-def tempered_rows(rows: Array, log_p: Array, temperature: float) -> Array:
-    """(L - L q_T) sqrt(q_T) / T for (n, K) rows L of log-probability changes, q_T ~ p^(1/T)."""
-    scaled = (log_p - log_p.max()) / temperature
-    q = np.exp(scaled)
-    q /= q.sum()
-    return np.asarray((rows - (rows @ q)[:, None]) * (np.sqrt(q) / temperature))
-
-
-def top_of_rows(rows: Array) -> float:
-    """Largest eigenvalue of Z^T Z for (n, K) rows Z, on the smaller side."""
-    if rows.size == 0:
-        return 0.0
-    gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-    return float(max(np.linalg.eigvalsh(gram)[-1], 0.0))
-
-
-def peak_norm(rows: Array, log_p: Array, around: float | None = None) -> tuple[float, float]:
-    """The largest lambda_T over temperature: (value, T), by a grid over log T and Brent's method within it.
-
-    Args:
-        rows: (n, K) with rows^T rows = C: images of an orthonormal basis, or any factor of C.
-        log_p: (K,) log-probabilities; classes at ``-inf`` take no part.
-        around: a temperature near the peak, which narrows the grid.
-    """
-    seen = np.isfinite(log_p)
-    rows, log_p = rows[:, seen], log_p[seen]
-    if rows.size == 0 or len(log_p) < 2 or not rows.any():
-        return 0.0, 1.0
-
-    def negative(log_temperature: float) -> float:
-        return -top_of_rows(tempered_rows(rows, log_p, float(np.exp(log_temperature))))
-
-    if around is None:
-        leading = np.sort(log_p)[-2:]
-        grid = np.log(max(leading[1] - leading[0], 0.5) / 2.4) + np.linspace(-2.8, 2.8, 17)
-    else:
-        grid = np.log(around) + np.array([-0.7, -0.35, 0.0, 0.35, 0.7])
-    heights = [negative(t) for t in grid]
-    for _ in range(40):
-        best = int(np.argmin(heights))
-        if 0 < best < len(grid) - 1:
-            break
-        # The peak lies beyond the grid: walk on.
-        spacing = grid[1] - grid[0]
-        grid = np.append(grid, grid[-1] + spacing) if best else np.insert(grid, 0, grid[0] - spacing)
-        heights.insert(0 if best == 0 else len(heights), negative(grid[0] if best == 0 else grid[-1]))
-    best = int(np.argmin(heights))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = scipy.optimize.minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 1e-5})
-    value, at = (found.fun, found.x) if found.fun < heights[best] else (heights[best], grid[best])
-    return -float(value), float(np.exp(at))
-
-
 def margin_candidates(basis: InputBasis, outside: Array, log_p: Array) -> tuple[Array, Array]:
     """For every class k: an estimate of |grad log(p_c / p_k)|, c the top class, and an upper limit on it.
 
@@ -135,4 +82,4 @@ def margin_candidates(basis: InputBasis, outside: Array, log_p: Array) -> tuple[
     top, count = int(np.argmax(log_p)), len(outside)
     inside = ((basis.images - basis.images[:, [top]]) ** 2).sum(axis=0)
     rest = ((outside - outside[:, [top]]) ** 2).mean(axis=0)
-    return np.sqrt(inside + rest), np.sqrt(inside + rest * count / scipy.stats.chi2.ppf(MISS, count))
+    return np.sqrt(inside + rest), np.sqrt(inside + rest * count / energy_quantile(MISS, count, None))

@@ -29,7 +29,7 @@ from fimaudit.whitebox.result import WhiteBox
 __all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "measure", "obstacle"]
 
 Method = Literal["auto", "gram", "lanczos", "power"]
-TraceMethod = Literal["auto", "hutchinson", "xtrace"]
+TraceMethod = Literal["auto", "hutchinson"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 #: Most classes for which K backward passes cost less than Lanczos and what follows it (benchmarks/whitebox.py).
@@ -61,7 +61,7 @@ def measure(
         tolerance: relative residual |G u - lambda u| / lambda at which an input's iteration stops.
         method: ``gram`` (K backward passes, exact), ``lanczos``, ``power`` (power iteration, for comparison), or ``auto``,
             which takes ``gram`` up to ``CROSSOVER`` classes.
-        trace: with an iteration, ``auto`` (exact on its subspace, Hutchinson outside it), ``hutchinson`` or ``xtrace``.
+        trace: with an iteration, ``auto`` (exact on its subspace, Hutchinson outside it) or ``hutchinson``.
         worst_direction: also give the input direction of unit l2 norm along which the output changes most.
         norm_only: leave out peak, trace and margin, which ``gram`` gives anyway.
         seed, indices: key of the random vectors of an iteration, and each input's number in it (0, 1, ... when left out).

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WhiteBox", "contrast_of", "margin_of"]
+from fimaudit.estimation.estimate import class_contrast
+from fimaudit.estimation.margin import first_order_radii
+from fimaudit.results import Contrast
+
+__all__ = ["WhiteBox", "contrasts_and_cotangents", "margin_of"]
 
 Array = NDArray[np.float64]
 
@@ -27,7 +31,7 @@ class WhiteBox:
         trace: trace of the Fisher information.
         trace_error: its standard error; 0 where it is exact.
         effective_rank: trace / lambda; ``None`` where lambda is 0.
-        contrast: the classes that trade probability along the worst direction, (from, to); ``None`` where lambda is 0.
+        contrast: the classes that trade probability along the worst direction; ``None`` where lambda is 0.
         margin_radius: first-order l2 distance to a changed decision; ``None`` where no class can be reached.
         rival: the class it leads to.
         margin_slack: the radius may be smaller by this fraction; 0 where every class that could be nearer was measured.
@@ -46,7 +50,7 @@ class WhiteBox:
     trace: float | None
     trace_error: float | None
     effective_rank: float | None
-    contrast: tuple[int, int] | None
+    contrast: Contrast | None
     margin_radius: float | None
     rival: int | None
     margin_slack: float
@@ -56,25 +60,25 @@ class WhiteBox:
     method: str
 
 
-def contrast_of(roots: Array, vector: Array) -> tuple[tuple[int, int], float]:
-    """(from, to) for a top eigenvector u of G, and the sign that makes it so.
+def contrasts_and_cotangents(roots: Array, vectors: Array) -> tuple[list[Contrast], Array]:
+    """The contrast of each input, and the cotangent s u of its worst direction, signed towards the class that gains.
 
-    Along u the probabilities change as dp_k ~ s_k u_k. The sign is chosen so that the predicted class loses, or, where it
-    takes no part, the class that changes most.
+    Args:
+        roots: (n, K) s = sqrt(p).
+        vectors: (n, K) top eigenvectors u of G, of either sign.
     """
-    flow = roots * vector
-    top = int(np.argmax(roots))
-    leading = top if flow[top] != 0 else int(np.argmax(np.abs(flow)))
-    sign = -1.0 if flow[leading] > 0 else 1.0
-    flow = sign * flow
-    return (int(np.argmin(flow)), int(np.argmax(flow))), sign
+    contrasts = [class_contrast(u, s**2) for s, u in zip(roots, vectors, strict=True)]
+    flows = roots * vectors
+    for contrast, flow in zip(contrasts, flows, strict=True):
+        if flow[contrast.to] < flow[contrast.from_]:
+            flow *= -1.0
+    return contrasts, flows
 
 
 def margin_of(log_p: Array, norms: Array) -> tuple[float | None, int | None]:
     """min over k != c of log(p_c / p_k) / norm_k, and the class; ``None`` where no norm is positive."""
     top = int(np.argmax(log_p))
-    gaps = log_p[top] - log_p
-    radii = np.divide(gaps, norms, out=np.full_like(gaps, np.inf), where=norms > 0)
+    radii = first_order_radii(log_p[top] - log_p, norms)
     radii[top] = np.inf
     rival = int(np.argmin(radii))
     return (float(radii[rival]), rival) if np.isfinite(radii[rival]) else (None, None)
