@@ -138,8 +138,8 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
         norms2 -= (added + added[i, top][:, None])[:, None] / safe**2
     keep &= keep[i, :, top][:, :, None] & (norms2 > 0)
     keep[i, :, top] = False
-    base_answers = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
-    gaps = np.maximum(base_answers[i, top][:, None] - base_answers, 0.0)[:, None]
+    base_logs = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
+    gaps = np.maximum(base_logs[i, top][:, None] - base_logs, 0.0)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(keep, gaps / np.sqrt(norms2), np.inf).min(axis=2))
 
