@@ -70,7 +70,7 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
     np.testing.assert_allclose(caught.T @ caught + y.T @ y / 2**d, truth, rtol=1e-6, atol=1e-8)
     assert trace_limits(y, 0.95, None, caught).value == pytest.approx(np.trace(truth), rel=1e-6)
     logs = np.log([0.4, 0.3, 0.2, 0.1])
-    found = margin_limits(y, logs, 0, 0.95, caught=caught)
+    found = margin_limits(y, logs, 0, 0.95, exact_part=caught)
     assert found is not None
     expected = min((logs[0] - logs[k]) / np.linalg.norm(jacobian[0] - jacobian[k]) for k in (1, 2, 3))
     assert found.radius.value == pytest.approx(expected, rel=1e-6)
@@ -93,10 +93,10 @@ def test_without_exact_rows_the_formulas_are_the_plain_ones(classes: int) -> Non
     y = np.random.default_rng(0).standard_normal((40, classes)) * np.r_[3.0, np.ones(classes - 1)]
     nothing = np.zeros((0, classes))
     log_p = log_softmax(np.arange(classes) / 3.0)
-    assert spectral_limits(y, 0.95, caught=nothing)[0] == spectral_limits(y, 0.95)[0]
-    assert trace_limits(y, 0.95, caught=nothing) == trace_limits(y, 0.95)
-    assert peak_limits(y, log_p, 0.95, caught=nothing) == peak_limits(y, log_p, 0.95)
-    assert margin_limits(y, log_p, 0, 0.95, caught=nothing) == margin_limits(y, log_p, 0, 0.95)
+    assert spectral_limits(y, 0.95, exact_part=nothing)[0] == spectral_limits(y, 0.95)[0]
+    assert trace_limits(y, 0.95, exact_part=nothing) == trace_limits(y, 0.95)
+    assert peak_limits(y, log_p, 0.95, exact_part=nothing) == peak_limits(y, log_p, 0.95)
+    assert margin_limits(y, log_p, 0, 0.95, exact_part=nothing) == margin_limits(y, log_p, 0, 0.95)
 
 
 @pytest.mark.parametrize("classes", [3, 10, 60])

@@ -115,7 +115,10 @@ def test_rows_that_say_nothing_change_little(classes: int) -> None:
     logs, log_p = np.random.default_rng(1).standard_normal((60, J.shape[1])) @ log_slopes(J, z), log_softmax(z)
     silent = np.zeros((3, classes))
     alone, _ = peak_limits(logs, log_p, 0.95)
-    for limits, _ in (peak_limits(logs, log_p, 0.95, caught=silent), peak_limits(np.vstack([silent, logs]), log_p, 0.95)):
+    for limits, _ in (
+        peak_limits(logs, log_p, 0.95, exact_part=silent),
+        peak_limits(np.vstack([silent, logs]), log_p, 0.95),
+    ):
         assert limits.lower <= limits.value <= limits.upper
         assert limits.value == pytest.approx(alone.value, rel=0.2)
         assert limits.upper == pytest.approx(alone.upper, rel=0.1)

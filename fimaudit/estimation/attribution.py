@@ -46,8 +46,8 @@ def feature_shares(
         directions: m; ``None`` where every feature was measured.
         orthogonal: whether the directions are orthogonal to each other.
 
-    >>> carriers(np.array([0.0, 2.0, 1.0]), np.array([0, 1, 4]), None)
-    [Carrier(feature=1, share=0.8), Carrier(feature=4, share=0.2)]
+    >>> feature_shares(np.array([0.0, 2.0, 1.0]), np.array([0, 1, 4]), None)
+    [FeatureShare(feature=1, share=0.8), FeatureShare(feature=4, share=0.2)]
     """
     energy = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0) ** 2
     total, d = float(energy.sum()), len(energy)

@@ -79,7 +79,7 @@ def most_queries(precision: float | None, threshold: float | None, confidence: f
         UsageError: neither a precision nor a threshold says when to stop.
 
     >>> most_queries(0.1, None, 0.95, 3072)
-    3074
+    3075
     """
     if precision is None and threshold is None:
         raise UsageError("expected --precision or --threshold beside --queries auto: they say when an input has enough")

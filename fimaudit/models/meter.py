@@ -29,7 +29,8 @@ __all__ = [
     "over_budget",
 ]
 
-#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
+#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries; and are this many at most.
+#: test_meter.test_batches_are_bounded_in_bytes_and_rows.
 BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
 #: Whose answers a call's are, where they are no input's own: those to the run's first questions.
@@ -45,15 +46,25 @@ class Ledger(Protocol):
         """Rows, requests and bytes of this run so far, earlier processes included."""
         ...
 
-    def recall(self, key: bytes) -> NDArray[np.float64] | None: ...
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """See ``Lease``."""
+        ...
 
-    def reserve(self, rows: int, key: bytes) -> int: ...
+    def reserve(self, rows: int, key: bytes) -> int:
+        """See ``Lease``; the budget is the meter's."""
+        ...
 
-    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None: ...
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """See ``Lease``."""
+        ...
 
-    def note(self, name: str) -> Any: ...
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        ...
 
-    def remember(self, name: str, value: Any) -> None: ...
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        ...
 
     def finish(self, inputs: Iterable[int]) -> None:
         """The results of these inputs are kept (``THE_RUN``: what the run's first questions said)."""
@@ -75,27 +86,36 @@ class RowsFailed(ModelFailure):
 
 
 class CountingLease:
-    """A lease without budget or ledger, for asking outside of a run."""
+    """A lease without budget or ledger, for asking outside of a run; recalls nothing. For one thread.
+
+    Attributes:
+        usage: what was reserved and committed so far.
+    """
 
     def __init__(self) -> None:
         self.usage = Usage()
         self._notes: dict[str, Any] = {}
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """Always ``None``."""
         return None
 
     def reserve(self, rows: int, key: bytes) -> int:
+        """Count the rows and one request; never refused."""
         self.usage.rows += rows
         self.usage.requests += 1
         return self.usage.requests
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Count the bytes, and keep nothing else."""
         self.usage.bytes += bytes
 
     def note(self, name: str) -> Any:
+        """See ``Lease``; as long as this object lives."""
         return self._notes.get(name)
 
     def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``; as long as this object lives."""
         self._notes[name] = value
 
 
@@ -104,6 +124,10 @@ class RepeatLease:
 
     A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
     recalled rather than sent. Within one occasion, a resumed run still recalls what it has.
+
+    Args:
+        lease: the lease to go through; ``note``, ``remember`` and ``commit`` are its own.
+        name: of the occasion, hashed into every key.
     """
 
     def __init__(self, lease: Lease, name: str) -> None:
@@ -111,9 +135,11 @@ class RepeatLease:
         self.note, self.remember, self.commit = lease.note, lease.remember, lease.commit
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """What was answered under this name."""
         return self._lease.recall(self._key(key))
 
     def reserve(self, rows: int, key: bytes) -> int:
+        """See ``Lease``; ``BudgetExhausted`` as there."""
         return self._lease.reserve(rows, self._key(key))
 
     def _key(self, key: bytes) -> bytes:
@@ -122,7 +148,13 @@ class RepeatLease:
 
 @dataclass
 class Usage:
-    """What has been asked so far."""
+    """What has been asked so far.
+
+    Attributes:
+        rows: sent, those of failed and repeated sends included.
+        requests: calls of a local model, or sends.
+        bytes: of rows that a local model answered, or of bodies sent and received.
+    """
 
     rows: int = 0
     requests: int = 0
@@ -138,6 +170,10 @@ class Meter:
         batch: rows a call; the adapter's preference or a bound in bytes when left out.
         ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
         on_rows: called with the number of rows after each answered call (progress).
+
+    Attributes:
+        usage: so far, of earlier processes too where there is a ledger.
+        classes: K, from the model or the first answer.
     """
 
     def __init__(
@@ -162,12 +198,16 @@ class Meter:
         self._notes: dict[str, Any] = {}
 
     def batch_rows(self, row_bytes: int) -> int:
-        """Rows of one call for inputs of ``row_bytes`` bytes."""
+        """Rows of one call for inputs of ``row_bytes`` bytes.
+
+        ``batch``, else the model's preference, else as many as fit its ``call_bytes`` or ``BATCH_BYTES``, from 1 to
+        ``MOST_ROWS``.
+        """
         chosen = self._batch or self.model.info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def calls(self, rows: Rows) -> int:
-        """How many calls a block of rows takes."""
+        """How many calls a block of rows takes: ceil(rows / batch_rows)."""
         return -(-len(rows) // self.batch_rows(rows.row_bytes))
 
     def ask(
@@ -218,11 +258,11 @@ class Meter:
             self._ledger.finish(inputs)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """See ``Lease``."""
+        """See ``Lease``; always ``None`` without a ledger."""
         return self._ledger.recall(key) if self._ledger is not None else None
 
     def reserve(self, rows: int, key: bytes = b"") -> int:
-        """See ``Lease``."""
+        """See ``Lease``; ``BudgetExhausted`` as there."""
         with self._lock:
             refused = over_budget(self.budget, self.usage.rows, rows)
             if refused is not None:
@@ -335,7 +375,11 @@ def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> 
 
 
 def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
-    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them."""
+    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them: sent + rows <= budget.
+
+    >>> over_budget(100, 80, 20) is None, over_budget(None, 80, 21) is None, over_budget(100, 80, 21) is None
+    (True, True, False)
+    """
     if budget is None or sent + rows <= budget:
         return None
     return (
