@@ -129,14 +129,14 @@ def measure_inputs(
 
 
 def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator[MeasuredInput]:
-    """Passes hold whole blocks, fixed by index, whichever of their inputs are wanted: digits depend on their company."""
+    """Passes hold whole blocks, fixed by index, whichever inputs are wanted: last digits depend on who shares a pass."""
     exact = work.exact or Derivatives()
     wanted = set(listed)
     starts = sorted({index // BLOCK * BLOCK for index in listed})
-    company = [i for start in starts for i in range(start, min(start + BLOCK, len(work.source)))]
-    rows = work.source.rows(company)
-    for _, members in groupby(company, key=lambda index: index // BLOCK):
-        block = {index: next(rows) for index in members}
+    members = [i for start in starts for i in range(start, min(start + BLOCK, len(work.source)))]
+    rows = work.source.rows(members)
+    for _, block_indices in groupby(members, key=lambda index: index // BLOCK):
+        block = {index: next(rows) for index in block_indices}
         fitted = {index: _fitted(index, row, work) for index, row in block.items()}
         x = {index: one for index, one in fitted.items() if not isinstance(one, MeasuredInput)}
         found = exact_inputs(
@@ -161,7 +161,7 @@ def _fitted(index: int, row: Row, work: Work) -> NDArray[Any] | MeasuredInput:
 def _opener(
     x: Mapping[int, NDArray[Any]], work: Work, steps: Steps, learner: JacobianLearner | None
 ) -> Callable[[int], MeasurementFlow]:
-    """What opens the conversation of each of these inputs."""
+    """What opens the flow of each of these inputs."""
     structure = work.structure
 
     def begin(i: int) -> MeasurementFlow:

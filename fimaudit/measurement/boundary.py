@@ -69,7 +69,7 @@ class NotHeld:
 def hold_row(
     x: NDArray[Any], row: NDArray[Any], space: Space, decision: int, rows: int = HOLD_ROWS
 ) -> Generator[Rows, Array, Held | NotHeld]:
-    """A conversation: the row, or the nearest one outwards from it that is decided otherwise alone and among others.
+    """The row, or the nearest one outwards from it that is decided otherwise alone and among others.
 
     Rows lie on the line from the input through the row, within the domain: held features stay, features with levels move
     by whole ones, a bound ends a feature's way. What is asked depends on the arguments and on the answers to it alone.
@@ -84,11 +84,11 @@ def hold_row(
     line = _Line.through(x, row, space)
     left = max(1, rows // CHECK_ROWS)
     steps = [_Step(row, 0.0), *line.steps(min(STEPS, left - 1))]
-    company = (line.x, steps[-1].row)
+    others = (line.x, steps[-1].row)
     moved, failed, plain = 0.0, 0.0, []
     for step in steps:
         left -= 1
-        check = yield from _check(step.row, company, decision, moved)
+        check = yield from _check(step.row, others, decision, moved)
         moved = check.moved
         if check.clear:
             break
@@ -103,7 +103,7 @@ def hold_row(
         if step.excess - failed <= SHORT * line.distance:
             break
         between = line.beyond(float(np.sqrt(failed * step.excess)) if failed > 0 else step.excess / 2)
-        check = yield from _check(between.row, company, decision, moved)
+        check = yield from _check(between.row, others, decision, moved)
         moved = check.moved
         if check.clear:
             step, found = between, line.held(between, check)
@@ -131,10 +131,10 @@ class _Check:
 
 
 def _check(
-    row: NDArray[Any], company: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
+    row: NDArray[Any], others: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
 ) -> Generator[Rows, Array, _Check]:
     """Ask a row twice among others, and alone if that was not in vain."""
-    answers = (yield PlainRows(np.stack([company[0], row, company[1], row])))[[1, 3]]
+    answers = (yield PlainRows(np.stack([others[0], row, others[1], row])))[[1, 3]]
     if (answers.argmax(axis=1) != decision).all():
         answers = np.concatenate([answers, (yield PlainRows(row[None]))])
     classes = answers.argmax(axis=1)
@@ -154,7 +154,7 @@ class _Line:
         row: the row.
         space: the domain.
         free: (d,) which features may change.
-        here, there: those features of the two.
+        start, end: those features of the two.
         distance: between them, in units of the scale.
     """
 
@@ -162,8 +162,8 @@ class _Line:
     row: NDArray[Any]
     space: Space
     free: NDArray[np.bool_]
-    here: Array
-    there: Array
+    start: Array
+    end: Array
     distance: float
 
     @classmethod
@@ -171,9 +171,9 @@ class _Line:
         """From x through the row."""
         free = ~space.frozen.ravel()
         x = x.astype(space.dtype)
-        here, there = (one.ravel()[free].astype(np.float64) for one in (x, row))
-        distance = float(np.linalg.norm((there - here) / space.scale.ravel()[free]))
-        return cls(x, row, space, free, here, there, distance)
+        start, end = (one.ravel()[free].astype(np.float64) for one in (x, row))
+        distance = float(np.linalg.norm((end - start) / space.scale.ravel()[free]))
+        return cls(x, row, space, free, start, end, distance)
 
     def held(self, step: _Step, check: _Check) -> Held:
         """What was found."""
@@ -188,12 +188,12 @@ class _Line:
 
     def beyond(self, excess: float) -> _Step:
         """The row so much farther along the features without levels."""
-        move = (self.there - self.here) * (1.0 + excess / self.distance)
-        return _Step(self._row(np.where(self._levels > 0, self.there, self.here + move)), excess)
+        move = (self.end - self.start) * (1.0 + excess / self.distance)
+        return _Step(self._row(np.where(self._levels > 0, self.end, self.start + move)), excess)
 
     def steps(self, count: int) -> list[_Step]:
         """At most so many rows, each farther out than the one before, to the end of the allowance."""
-        moves = (self.there - self.here) / self._feature(self.space.scale)
+        moves = (self.end - self.start) / self._feature(self.space.scale)
         if count < 1 or not self.distance > 0:
             return []
         levels = self._movable(moves)
@@ -201,12 +201,12 @@ class _Line:
         by_levels = min(LEVEL_STEPS, count - smooth) if levels.size else 0
         steps: list[_Step] = []
         if smooth:
-            rounding = FLOAT32 * float(np.linalg.norm(self.there / self._feature(self.space.scale)))
+            rounding = FLOAT32 * float(np.linalg.norm(self.end / self._feature(self.space.scale)))
             least = max(LEAST * self.distance, rounding)
             most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
             lengths = np.geomspace(least, most, count - by_levels) if count - by_levels > 1 else [most]
             steps = [self.beyond(float(length)) for length in lengths]
-        at = steps[-1].row.ravel()[self.free].astype(np.float64) if steps else self.there
+        at = steps[-1].row.ravel()[self.free].astype(np.float64) if steps else self.end
         farthest = (1.0 + ALLOWANCE) * (self._away(steps[-1].row) if steps else self.distance)
         for power in range(by_levels):
             chosen = levels[: 2**power]
@@ -230,7 +230,7 @@ class _Line:
     def _movable(self, moves: Array) -> NDArray[np.int64]:
         """Features with levels that moved and can move one level more, those that moved most first."""
         levels = self._levels
-        next_one = self.there + np.sign(moves) * levels
+        next_one = self.end + np.sign(moves) * levels
         within = (next_one >= self._feature(self.space.lower)) & (next_one <= self._feature(self.space.upper))
         places = np.flatnonzero((levels > 0) & (moves != 0) & within)
         return places[np.argsort(-np.abs(moves[places]), kind="stable")]
@@ -244,5 +244,5 @@ class _Line:
 
     def _away(self, row: NDArray[Any]) -> float:
         """Its distance from the input, in units of the scale."""
-        moved = (row.ravel()[self.free].astype(np.float64) - self.here) / self._feature(self.space.scale)
+        moved = (row.ravel()[self.free].astype(np.float64) - self.start) / self._feature(self.space.scale)
         return float(np.linalg.norm(moved))

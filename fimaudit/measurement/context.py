@@ -15,7 +15,7 @@ from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import resolution
 from fimaudit.measurement.full_jacobian import fits
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.plateau import STILL
+from fimaudit.measurement.plateau import FLAT
 from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows
 from fimaudit.measurement.settings import Settings
 from fimaudit.results import SCREENED
@@ -55,7 +55,7 @@ class InputStep:
     @property
     def error(self) -> float:
         """Relative error that the step leaves: what a plateau may move, half to either side, and what the check saw."""
-        return STILL / 2 + self.change
+        return FLAT / 2 + self.change
 
     def widened(self, estimate: Estimate, *, exact: bool = False) -> Estimate:
         """Limits that also allow for the step's error, and for heavy scatter where there may be some.

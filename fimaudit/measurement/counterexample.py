@@ -123,11 +123,11 @@ def _walk(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) ->
     """Rows at these lengths within the domain, and how far each really is from x in units of the scale."""
     free = ~space.frozen.ravel()
     scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
-    base_answers = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    base = x.astype(space.dtype).ravel()[free].astype(np.float64)
     move = lengths[:, None] * unit[None] * scale
     move = np.where(quantum > 0, np.round(move / np.where(quantum > 0, quantum, 1.0)) * quantum, move)
     low, high = space.lower.ravel()[free], space.upper.ravel()[free]
     rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(lengths), axis=0)
-    rows[:, free] = np.clip(base_answers + move, low, high).astype(space.dtype)
-    distances = np.linalg.norm((rows[:, free].astype(np.float64) - base_answers) / scale, axis=1)
+    rows[:, free] = np.clip(base + move, low, high).astype(space.dtype)
+    distances = np.linalg.norm((rows[:, free].astype(np.float64) - base) / scale, axis=1)
     return rows.reshape(len(lengths), *x.shape), distances

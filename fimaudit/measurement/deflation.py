@@ -18,28 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Box, Space
-from fimaudit.estimation.estimate import Estimate
-from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
-from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.energy import MAIN
-from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_fits, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 
 __all__ = [
     "EXACT_STEP",
     "RANDOM",
-    "DeflatedAnswers",
     "DeflatedRows",
     "Gradient",
     "deflated_gradient",
     "deflated_rows",
     "lift",
-    "measure_deflated",
     "project",
 ]
 
@@ -308,47 +301,3 @@ def deflated_gradient(rows: DeflatedRows, step: float, odds: Array, ends: Array)
     cosine = float(np.sqrt(max((exact + weight * rest) / whole, TINY)))
     like = round(m * whole / max(rest, 1e-3 * whole))
     return Gradient(exact_part @ rows.subspace, total / max(m - 1, 1), like, weight, cosine)
-
-
-@dataclass(frozen=True)
-class DeflatedAnswers:
-    """What the rows of one input say.
-
-    Attributes:
-        estimate: the numbers; ``None`` when no answer differs from another.
-        answers: (m, K) of the random rows.
-        length: step of one feature.
-        used: rows, the base row not counted.
-        gradient: of the log-odds of the nearest other answer, where it was wanted.
-    """
-
-    estimate: Estimate | None
-    answers: Array
-    length: float
-    used: int
-    gradient: Gradient | None
-
-
-def measure_deflated(
-    rows: DeflatedRows, view: VisibleClasses, confidence: float, *, gradient: bool
-) -> Flow[DeflatedAnswers]:
-    """Ask the exact and the random rows together, and estimate.
-
-    Args:
-        rows: of one input.
-        view: the measurable classes there.
-        confidence: of each two-sided interval.
-        gradient: whether that of the nearest rival's log-odds is wanted.
-    """
-    placed, step = rows.exact
-    q = len(rows.subspace)
-    answers = yield JoinedRows([PlainRows(placed), rows])
-    exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
-    estimate = estimate_sketch(Sketch(view, drawn, rows.size, confidence, rows.features, exact))
-    way = None
-    if gradient and estimate is not None and estimate.margin is not None:
-        kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (estimate.margin.rival, view.top)]
-        logs = np.log(np.maximum(view.table(answers)[:, kept], TINY))
-        odds = logs[:, 0] - logs[:, 1]
-        way = deflated_gradient(rows, step, odds[2 * q :], odds[:q] - odds[q : 2 * q])
-    return DeflatedAnswers(estimate, drawn, rows.size, len(answers), way)

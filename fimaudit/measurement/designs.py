@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import contrasts
-from fimaudit.estimation.sketch import Sketch, estimate_sketches
+from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch, estimate_sketches
 from fimaudit.estimation.stopping import Decision, decide_threshold, half_width, next_look, sketch_serves
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.counterexample import Slope
-from fimaudit.measurement.deflation import RANDOM, DeflatedRows, deflated_rows, measure_deflated
+from fimaudit.measurement.deflation import RANDOM, DeflatedRows, deflated_gradient, deflated_rows
 from fimaudit.measurement.energy import MAIN, Rungs, Signs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.measurement.full_jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.measurement.least_squares import Pairs, antipodal_pairs, estimate_pairs
@@ -32,7 +33,7 @@ from fimaudit.perturbations.orthonormal_rows import (
 )
 from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator
-from fimaudit.perturbations.rows import PlainRows, RowRange
+from fimaudit.perturbations.rows import JoinedRows, PlainRows, RowRange
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
 __all__ = ["DESIGNS", "Design", "MainAnswers", "RandomDesign", "first_applicable"]
@@ -144,14 +145,21 @@ class Deflated(Design):
         return self.rows is not None
 
     def measure(self) -> Flow[MainAnswers]:
-        ctx = self.ctx
-        assert self.rows is not None
-        found = yield from measure_deflated(self.rows, ctx.view, ctx.settings.confidence, gradient=ctx.wants_slope)
-        main = MainAnswers(self, self.name, ctx.view, found.estimate, found.answers, found.length, found.used + 1)
-        if found.gradient is None or found.estimate is None or found.estimate.margin is None:
+        ctx, rows = self.ctx, self.rows
+        assert rows is not None
+        placed, step = rows.exact
+        q, view = len(rows.subspace), ctx.view
+        answers: Array = yield JoinedRows([PlainRows(placed), rows])
+        exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
+        estimate = estimate_sketch(Sketch(view, drawn, rows.size, ctx.settings.confidence, rows.features, exact))
+        main = MainAnswers(self, self.name, view, estimate, drawn, rows.size, len(answers) + 1)
+        if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
-        slope = found.gradient.slope(found.estimate.margin.radius.value)
-        return replace(main, slope=slope, gradient=(found.gradient.whole, found.gradient.like))
+        kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (estimate.margin.rival, view.top)]
+        logs = np.log(np.maximum(view.table(answers)[:, kept], TINY))
+        odds = logs[:, 0] - logs[:, 1]
+        found = deflated_gradient(rows, step, odds[2 * q :], odds[:q] - odds[q : 2 * q])
+        return replace(main, slope=found.slope(estimate.margin.radius.value), gradient=(found.whole, found.like))
 
 
 class FullJacobian(Design):
@@ -179,18 +187,10 @@ class FullJacobian(Design):
         ctx = self.ctx
         found = yield from self._jacobian()
         slope = _known_slope(found.descent, found.estimate)
-        return MainAnswers(
-            self,
-            found.method,
-            ctx.view,
-            found.estimate,
-            ctx.base_answers.base,
-            found.length,
-            found.rows,
-            factor=4.0 * ctx.space.features,
-            slope=slope,
-            gradient=None if slope is None else (slope.gradient, None),
-        )
+        gradient = None if slope is None else (slope.gradient, None)
+        base, factor = ctx.base_answers.base, 4.0 * ctx.space.features
+        numbers = (found.estimate, base, found.length, found.rows, factor, slope, gradient)
+        return MainAnswers(self, found.method, ctx.view, *numbers)
 
     def _jacobian(self) -> Flow[WholeJacobian]:
         """As well as the rows allow; with a precision, from as few as serve it."""
@@ -229,17 +229,8 @@ class LeastSquares(Design):
         estimate, descent = estimate_pairs(self.ctx.view, self.pairs, answers, self.ctx.settings.confidence)
         slope = _known_slope(descent, estimate)
         gradient = None if slope is None else (slope.gradient, len(answers))
-        return MainAnswers(
-            self,
-            self.name,
-            self.ctx.view,
-            estimate,
-            answers,
-            self.pairs.length,
-            len(answers) + 1,
-            slope=slope,
-            gradient=gradient,
-        )
+        main = MainAnswers(self, self.name, self.ctx.view, estimate, answers, self.pairs.length, len(answers) + 1)
+        return replace(main, slope=slope, gradient=gradient)
 
 
 class RandomDesign(Design):

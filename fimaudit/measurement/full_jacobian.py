@@ -8,6 +8,7 @@ error of a norm is the error of the Jacobian along its own top direction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,13 +143,15 @@ def _descent(jacobian: Array, estimate: Estimate | None, view: VisibleClasses) -
     return np.asarray(logs[:, rival] - logs[:, int(view.place[0])])
 
 
-def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[np.int64], NDArray, NDArray]:  # type: ignore[type-arg]
+def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    """Positions (d,) of the features that may change, and their values a step down and a step up, within the box."""
     low, high = displaced_bounds(x, step, space.box, space.dtype)
     free = np.flatnonzero(~space.frozen.ravel())
     return free, low.ravel()[free], high.ravel()[free]
 
 
 def _central(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
+    """(d, 2 C) central differences of ``_features``, one feature at a time, in units of the scale; and the rows asked."""
     free, low, high = _ends(x, space, step)
     answers = view.table((yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)))
     table = _features(answers, view, visible_classes(answers))
@@ -157,15 +160,14 @@ def _central(x: NDArray[np.floating], space: Space, step: Array, view: VisibleCl
 
 
 def _forward(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
+    """The same by forward differences towards the end that lies farther, with half the rows."""
     free, low, high = _ends(x, space, step)
-    base_answers = x.astype(space.dtype).ravel()[free].astype(np.float64)
-    far = np.where(
-        np.abs(high.astype(np.float64) - base_answers) >= np.abs(low.astype(np.float64) - base_answers), high, low
-    )
+    base = x.astype(space.dtype).ravel()[free].astype(np.float64)
+    far = np.where(np.abs(high.astype(np.float64) - base) >= np.abs(low.astype(np.float64) - base), high, low)
     answers = yield CoordinateRows(x, free, far, space.dtype)
     both = view.table(np.vstack([view.base[None], answers]))
     table = _features(both, view, visible_classes(both))
-    sent = (far.astype(np.float64) - base_answers) / space.scale.ravel()[free]
+    sent = (far.astype(np.float64) - base) / space.scale.ravel()[free]
     return (table[1:] - table[0]) / np.where(sent == 0, np.inf, sent)[:, None], len(free)
 
 
@@ -182,11 +184,11 @@ def _along(x: NDArray[np.floating], space: Space, rho: float, first: Array, view
         move *= np.maximum(1.0, LEVELS / np.maximum(levels, 1e-12))[:, None]
         move = np.where(stepped, np.round(move / np.where(stepped, quantum, 1.0)) * quantum, move)
     lower, upper = space.lower.ravel()[free], space.upper.ravel()[free]
-    base_answers = x.ravel()[free].astype(np.float64)
+    base = x.ravel()[free].astype(np.float64)
     ends = []
     for sign in (-1.0, 1.0):
         rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(unit), axis=0)
-        rows[:, free] = np.clip(base_answers + sign * move, lower, upper).astype(space.dtype)
+        rows[:, free] = np.clip(base + sign * move, lower, upper).astype(space.dtype)
         ends.append(rows)
     answers = view.table((yield PlainRows(np.concatenate(ends).reshape(2 * len(unit), *x.shape))))
     table = _features(answers, view, visible_classes(answers))
@@ -199,12 +201,12 @@ def _decisive(jacobian: Array, view: VisibleClasses) -> Array:
     """Unit input directions, in units of the scale: top of the Fisher information, of its peak, and the nearest margin."""
     roots, logs = _halves(jacobian)
     found = [np.linalg.svd(roots, full_matrices=False)[0][:, 0]]
-    base_answers = view.table(view.base[None])[0]
-    classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (base_answers > 0))  # a class may be nought at the input alone
+    base = view.table(view.base[None])[0]
+    classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (base > 0))  # a class may be nought at the input alone
     top = int(view.place[0])
     if len(classes) >= 2 and top in classes and logs[:, classes].any():
         place = int(np.searchsorted(classes, top))
-        slopes, log_p = logs[:, classes], log_probabilities(base_answers[None, classes], place)[0]
+        slopes, log_p = logs[:, classes], log_probabilities(base[None, classes], place)[0]
         z = temper(slopes, log_p, peak_temperature(slopes, log_p))
         found.append(np.linalg.svd(z, full_matrices=False)[0][:, 0])
         others = np.delete(np.arange(len(classes)), place)

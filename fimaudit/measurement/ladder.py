@@ -25,7 +25,7 @@ from fimaudit.measurement.energy import (
     energies_above_noise_each,
     joined,
 )
-from fimaudit.measurement.plateau import STILL, Plateau, find_plateau, ladder
+from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau, ladder
 from fimaudit.measurement.query_split import ON_TOP
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
@@ -50,7 +50,7 @@ CHECK_PAIRS = 2
 #: tells apart and some, and a random model's repeats.
 LEAST_PILOT = 80
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second could only move the
-#: displacement along it, where the energy stands still. Rounding scatters the energies themselves, so that a plateau may
+#: displacement along it, where the energy is flat. Rounding scatters the energies themselves, so that a plateau may
 #: end by chance; two pairs average that.
 PLAIN_RUNGS = 4
 #: Rows of each pilot input that are asked again, to see whether they are answered the same.
@@ -61,7 +61,7 @@ TOGETHER_BYTES = 64 * 2**20
 #: A step must be this many times the spacing of the model's floating-point numbers, so that it is really sent.
 SPACINGS = 4.0
 #: An energy that changes more than this from rung to rung has no plateau at all.
-RESTLESS = 0.15
+NO_PLATEAU = 0.15
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class PilotLadder:
         return find_plateau(self.energy, self.rungs)
 
     @property
-    def restless(self) -> bool:
-        """Whether the energy stands still nowhere."""
-        return self.plateau is None or self.plateau.change > RESTLESS
+    def without_plateau(self) -> bool:
+        """Whether the energy is flat nowhere."""
+        return self.plateau is None or self.plateau.change > NO_PLATEAU
 
     @property
     def plain(self) -> bool:
         """Whether answers are exact and their plateau cannot be mistaken."""
         found = self.plateau
         return (
-            _exact(self.quality) and found is not None and found.change <= STILL and found.last - found.first >= PLAIN_RUNGS
+            _exact(self.quality) and found is not None and found.change <= FLAT and found.last - found.first >= PLAIN_RUNGS
         )
 
 
@@ -133,18 +133,18 @@ def ask_ladder(
     try:
         ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
     except InputFailed as failure:
-        raise failure.error from failure
+        raise failure.error from failure.error.__cause__
     asked = _pilot_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
-    most = pairs(most_rows if asked.restless and not space.quantised else allowed)
+    most = pairs(most_rows if asked.without_plateau and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked
     try:
         others = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
     except InputFailed as failure:
         # The first pair's energies are right, only less sure, unless a verdict rests on them.
-        if asked.restless:
-            raise failure.error from failure
+        if asked.without_plateau:
+            raise failure.error from failure.error.__cause__
         return asked
     both = {i: replace(ladders[i], answers=np.concatenate([ladders[i].answers, others[i].answers], axis=1)) for i in others}
     return _pilot_ladder(rungs, {**ladders, **both}, quality)
@@ -205,7 +205,7 @@ def _farthest(of_input: LadderAnswers) -> list[_Far]:
 def _at_random(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder) -> bool:
     """Whether the very questions of the first pair, asked in the same calls, are answered differently the second time.
 
-    Other answers in other company may be the company's doing: a sum in another order, or a scale that a call shares.
+    Other answers among other rows may be those rows' doing: a sum in another order, or a scale that a call shares.
     """
     rows = sum(len(of_input.base) + len(of_input.rungs.rows) for of_input in asked.ladders.values())
     if asked.rows + rows > max(ON_TOP * len(x) * settings.queries, LEAST_PILOT):

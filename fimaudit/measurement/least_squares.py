@@ -62,7 +62,7 @@ def antipodal_pairs(x: NDArray[np.floating], index: int, space: Space, rho: floa
     """As many pairs as ``rows`` allow; ``None`` where they are too few, or do not determine every feature.
 
     Args:
-        x, index, space, seed: as for ``measurement.measure``.
+        x, index, space, seed: as for ``InputContext``.
         rho: l2 length of a displacement.
         rows: displaced rows allowed.
     """
@@ -110,17 +110,17 @@ def estimate_pairs(
         return Estimate(spectral, everything, None, None, contrast, hidden), None
     columns = np.flatnonzero(keep)
     place = int(np.searchsorted(columns, top))
-    logs, base_answers = log_probabilities(table[:, columns], place), log_probabilities(base[None, columns], place)[0]
+    logs, base_logs = log_probabilities(table[:, columns], place), log_probabilities(base[None, columns], place)[0]
     slopes = _fit(pairs, (logs[:count] - logs[count:]) / 2)
-    temperature = peak_temperature(slopes.jacobian, base_answers)
-    jacobian, residuals = (temper(part, base_answers, temperature) for part in (slopes.jacobian, slopes.residuals))
+    temperature = peak_temperature(slopes.jacobian, base_logs)
+    jacobian, residuals = (temper(part, base_logs, temperature) for part in (slopes.jacobian, slopes.residuals))
     peak, _ = _top(_Fit(jacobian, residuals, slopes.freedom), pairs.inverse, z)
-    margin, descent = _margin(slopes, pairs.inverse, base_answers, place, z)
+    margin, descent = _margin(slopes, pairs.inverse, base_logs, place, z)
     if margin is None:
         return Estimate(spectral, everything, peak, None, contrast, hidden), None
-    unseen = base[: len(view.classes)][~keep[: len(view.classes)]]
-    ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
-    hidden = ceiling > 0 and margin.beaten_by(float(base_answers[place] - np.log(ceiling)))
+    hidden_p = base[: len(view.classes)][~keep[: len(view.classes)]]
+    ceiling = max(view.ceiling, float(hidden_p.max(initial=0.0)))
+    hidden = ceiling > 0 and margin.beaten_by(float(base_logs[place] - np.log(ceiling)))
     labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
     return Estimate(spectral, everything, peak, labelled, contrast, hidden), descent
 

@@ -29,7 +29,7 @@ NOISE_MATTERS = 1e-4
 #: Energy times h^2 is the same on the two shortest rungs, within this factor, where noise rules them.
 NOISE_FALLS = 0.6
 #: Answers that are equal over this many rungs (a decade) are steps of the model, not rounding of its floats. Equal are
-#: those that differ by no more than so many roundings, which company in a call may move, where a smooth model with the
+#: those that differ by no more than so many roundings, which other rows in a call may move, where a smooth model with the
 #: first change beyond them would have moved them by several times that.
 SILENT_RUNGS = 4
 ROUNDINGS, EXPECTED = 8.0, 3.0
@@ -45,7 +45,7 @@ class Steps:
         displacement: l2 length in units of the scale.
         profile: per rung its displacement and the mean energy over pilot inputs.
         share: pilot rows for each input of the audit, rounded up.
-        reach: the longest displacement over which the pilot inputs still answer linearly.
+        reach: the longest displacement over which the pilot inputs answer linearly.
         kind: ``finite_scale`` where the answers are piecewise constant, so that a local value does not exist.
         span: range of one feature, the unit of the scale profile's displacements.
         finest: the shortest displacement that the model's numbers or the input's levels can tell.
@@ -97,15 +97,15 @@ def choose_steps(
         return Steps(rho, profile, share, reach, "local", span, finest, quality)
     rungs, energy, plateau = asked.rungs, asked.energy, asked.plateau
     silent = float(np.median([_silent_rungs(of_input, space.dtype) for of_input in asked.ladders.values()]))
-    restless = asked.restless
-    if restless and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
+    without_plateau = asked.without_plateau
+    if without_plateau and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
         size, _ = spread(flat)
         rho = FINITE_SHARE * size * float(np.sqrt(space.features))
         return Steps(rho, profile, share, 0.0, "finite_scale", span, finest, quality)
     # Behind noise two last rungs that agree may stand where the energy turns from rising to falling.
     at_the_end = plateau is not None and plateau.first + 1 == plateau.last == len(rungs) - 1
-    if plateau is None or ((restless or at_the_end) and (quality.quantum > 0 or quality.random)):
-        return Steps(_loudest(energy, rungs), profile, share, 0.0, "local", span, finest, quality)
+    if plateau is None or ((without_plateau or at_the_end) and (quality.quantum > 0 or quality.random)):
+        return Steps(_shortest_above_noise(energy, rungs), profile, share, 0.0, "local", span, finest, quality)
     reach = _reach(energy, rungs, plateau.first, plateau.last)
     middle = (plateau.first + plateau.last) // 2
     quality = replace(quality, relative=_relative(asked, middle, space.features))
@@ -113,16 +113,16 @@ def choose_steps(
 
 
 def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
-    """Over how many rungs an input's answers stand still, although they change later by more than rounding explains."""
+    """Over how many rungs an input's answers are equal, although they change later by more than rounding explains."""
     exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
     rounding = ROUNDINGS * float(np.finfo(exact).eps)
     moved = np.abs(np.sqrt(np.maximum(of_input.first, 0.0)) - np.sqrt(np.maximum(of_input.base[0], 0.0))).max(axis=(1, 2))
     equal = int((moved == 0).cumprod().sum())
-    loud = np.flatnonzero(moved > rounding)
-    if not loud.size:
+    visible = np.flatnonzero(moved > rounding)
+    if not visible.size:
         return equal
-    before = slice(0, int(loud[0]))
-    expected = moved[loud[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[loud[0]]
+    before = slice(0, int(visible[0]))
+    expected = moved[visible[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[visible[0]]
     return max(equal, int((expected >= EXPECTED * rounding).sum()))
 
 
@@ -193,7 +193,7 @@ def _reach(energy: Array, rungs: Array, first: int, last: int) -> float:
     return float(rungs[reach])
 
 
-def _loudest(energy: Array, rungs: Array) -> float:
+def _shortest_above_noise(energy: Array, rungs: Array) -> float:
     """Without any plateau: the shortest displacement that most pilot inputs answer at all, else the longest."""
     found = (energy > 0).mean(axis=0) >= 0.5
     return float(rungs[int(np.argmax(found))]) if found.any() else float(rungs[-1])

@@ -1,7 +1,7 @@
 """How far to displace: the plateau of the secant energy over a ladder of displacements.
 
 ``rho`` is the l2 length of a displacement of all features. Too short and rounding of the answers dominates, too
-long and the model is no longer linear; between the two the energy E(rho) of the secants stands still.
+long and the model is no longer linear; between the two the energy E(rho) of the secants is flat.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STILL", "Plateau", "find_plateau", "ladder", "spread"]
+__all__ = ["FLAT", "Plateau", "find_plateau", "ladder", "spread"]
 
 Array = NDArray[np.float64]
 
 #: Quarter decades.
 RUNG = 10.0**0.25
-STILL = 0.03
-STILL_FACTOR = 1.5
+FLAT = 0.03
+FLAT_FACTOR = 1.5
 PERCENTILE = 80.0
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """The longest run of rungs over which the energy stands still.
+    """The longest run of rungs over which the energy is flat.
 
     Attributes:
         displacement: geometric middle of the run.
@@ -72,11 +72,11 @@ def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0) -> Array
     return np.asarray(10.0 ** (high - 0.25 * np.arange(rungs)[::-1]) * np.sqrt(features))
 
 
-def find_plateau(energy: Array, rungs: Array, still: float = STILL) -> Plateau | None:
-    """Place the displacement in the middle of the longest run of rungs over which the energy stands still.
+def find_plateau(energy: Array, rungs: Array, flat: float = FLAT) -> Plateau | None:
+    """Place the displacement in the middle of the longest run of rungs over which the energy is flat.
 
     A pair of neighbouring rungs belongs to a run when the 80th percentile over inputs of |log E(next) / E| is within
-    max(still, 1.5 x its minimum over the ladder). Zero energies never count: rounded answers have zero energy, then
+    max(flat, 1.5 x its minimum over the ladder). Zero energies never count: rounded answers have zero energy, then
     overshoot, then a plateau.
 
     Args:
@@ -96,7 +96,7 @@ def find_plateau(energy: Array, rungs: Array, still: float = STILL) -> Plateau |
     least = float(typical.min())
     if not np.isfinite(least):
         return None
-    good = typical <= max(still, STILL_FACTOR * least)
+    good = typical <= max(flat, FLAT_FACTOR * least)
     best = (0, 0.0, 0)
     start = 0
     while start < len(good):

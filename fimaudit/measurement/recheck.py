@@ -64,7 +64,6 @@ class OutlierRecheck:
 
     def __init__(self, ctx: DisplacedContext) -> None:
         self._ctx = ctx
-        self._base_answers = ctx.base_answers
         base = ctx.base_answers.base
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
         self._wary = ctx.quality.random and bool((np.ptp(base, axis=0) <= REPEATABLE).all())
@@ -100,14 +99,14 @@ class OutlierRecheck:
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
         """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
-        base_answers, half = self._base_answers.base[0], len(answers) // 2
-        distances = squared_distances(answers, base_answers)
+        base, half = self._ctx.base_answers.base[0], len(answers) // 2
+        distances = squared_distances(answers, base)
         places = [int(distances.argmax())]
         if isinstance(rows, CoordinateRows):
             self._alone |= bool(distances.max() > FAR_ALONE * np.median(distances))
         if isinstance(rows, CoordinateRows) and rows.both_ways:
             roots = np.sqrt(np.maximum(answers, 0.0))
-            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base_answers, 0.0))) ** 2).sum(axis=1)
+            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)
             worst = int(uneven.argmax())
             places, distances = [worst, half + worst], np.tile(uneven, 2)
         return [_Suspect(rows.build(i, i + 1), answers[i], float(distances[i]), 0.0) for i in places]
@@ -122,7 +121,7 @@ class OutlierRecheck:
         if middle == 0 or self._wary:
             return place, largest, np.inf
         ratio = largest / middle
-        if self._base_answers.quality.random:
+        if self._ctx.quality.random:
             return place, largest, ratio if ratio > FAR_IN_NOISE else 0.0
         return place, largest, ratio if ratio > FAR or float(distances.mean()) > FAR_MEAN * middle else 0.0
 
@@ -146,10 +145,10 @@ class OutlierRecheck:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
         each = zip(suspects, again.reshape(len(suspects), looks, -1), strict=True)
-        base = self._base_answers.base
+        base = self._ctx.base_answers.base
         noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
         least = FAR_IN_NOISE / MOVED * noise
-        found = [answered_differently(s.answer, a, max(s.distance, least), self._base_answers.quality) for s, a in each]
+        found = [answered_differently(s.answer, a, max(s.distance, least), self._ctx.quality) for s, a in each]
         return max((difference for difference in found if difference is not None), default=None)
 
 

@@ -139,8 +139,8 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
         norms2 -= (added + added[i, top][:, None])[:, None] / safe**2
     keep &= keep[i, :, top][:, :, None] & (norms2 > 0)
     keep[i, :, top] = False
-    base_answers = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
-    gaps = (base_answers[i, top][:, None] - base_answers)[:, None]
+    base_logs = log_probabilities(np.maximum(base, TINY)[:, None], top)[:, 0]
+    gaps = (base_logs[i, top][:, None] - base_logs)[:, None]
     return np.asarray(first_order_radii(gaps, np.sqrt(np.where(keep, norms2, 0.0))).min(axis=2))
 
 
