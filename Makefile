@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Models that benchmarks/realmodels.py measures; the benchmark is left out where the folder is not there.
 REALMODELS ?=
+# Threads of each of the two test processes.
+THREADS ?= 1
 
-.PHONY: help venv demo test check fix bench readme lock
+.PHONY: help venv demo test coverage check fix bench readme lock
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -25,13 +27,17 @@ $(STAMP): requirements.lock pyproject.toml
 demo: venv ## Train two small networks, audit them from their probabilities, compare with the exact values.
 	$(BIN)/fimaudit demo
 
-test: venv ## Run the whole test suite.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+test: venv ## Run the test suite.
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not coverage"
 
-check: venv ## Lint, format and types.
+coverage: venv ## Simulate whether intervals hold, at length.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m coverage
+
+check: venv ## Lint, format, types, and what may import what.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 fix: venv ## Repair what lint and format can repair.
 	$(BIN)/ruff check --fix .

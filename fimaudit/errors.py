@@ -15,6 +15,7 @@
     └── RunError                  exit 3: the measurement started and could not go on
         ├── BudgetExhausted       the next rows would exceed the budget
         └── ModelFailure          the model raised or answered wrongly after the measurement started
+            └── InputFailed           it did so for the rows of one input; others can be asked
 
 A sentence says what was expected, what came, and what to do.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "DataError",
     "DomainError",
     "FimauditError",
+    "InputFailed",
     "LinkError",
     "MissingExtraError",
     "ModelFailure",
@@ -109,3 +111,17 @@ class ModelFailure(RunError):
     def __init__(self, message: str, *, kept: str | None = None) -> None:
         super().__init__(message)
         self.kept = message if kept is None else kept
+
+
+class InputFailed(ModelFailure):
+    """The rows of one input were not answered, or answered wrongly; other inputs can be asked.
+
+    A spent budget is no such failure, and neither is an endpoint that is down as a whole.
+
+    Attributes:
+        error: the same as it was raised, where nothing else was asked with these rows.
+    """
+
+    def __init__(self, message: str, error: FimauditError | None = None) -> None:
+        super().__init__(message)
+        self.error: FimauditError = error or self

@@ -92,8 +92,19 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("gradient", ["dense", "one feature", "two features"])
-@pytest.mark.parametrize("plan", PLANS, ids=str)
+COVERAGE = pytest.mark.coverage
+#: What is simulated with every change; ``make coverage`` runs all.
+QUICK = {("rademacher K=10 m=20 d=200", "dense"), ("orthonormal K=10 m=60 d=300", "one feature")}
+CELLS = [
+    pytest.param(
+        plan, gradient, id=f"{plan}-{gradient}", marks=[] if (str(plan), gradient) in QUICK else pytest.mark.coverage
+    )
+    for plan in PLANS
+    for gradient in ("dense", "one feature", "two features")
+]
+
+
+@pytest.mark.parametrize(("plan", "gradient"), CELLS)
 def test_each_side_of_each_interval_holds(plan: Plan, gradient: str) -> None:
     classes, d, m = plan.classes, plan.d, plan.m
     features = d if plan.kind == "orthonormal" else None
@@ -142,8 +153,9 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str) -> None:
     assert max(rates.values()) <= allowed, rates
 
 
-def test_coordinate_basis_intervals_hold() -> None:
-    """Whole Jacobians of 60 curved networks, each way, with steps from good to far too long: intervals for step bias."""
+@pytest.mark.parametrize("networks", [20, pytest.param(60, marks=COVERAGE)])
+def test_coordinate_basis_intervals_hold(networks: int) -> None:
+    """Whole Jacobians of curved networks, each way, with steps from good to far too long: intervals for step bias."""
     missed: dict[str, int] = {}
     ways = {
         "central twice, short": (0.01, 200, 0),
@@ -151,7 +163,7 @@ def test_coordinate_basis_intervals_hold() -> None:
         "central once": (0.3, 6, 2),
         "forward": (0.05, 6, 1),
     }
-    for seed in range(60):
+    for seed in range(networks):
         d = 3 + seed % 6
         model, x = tanh_network(seed, 4, d, gain=1.0 + seed % 3), normal_inputs(seed, 1, d)[0]
         space = InputDomain().resolve(x[None], "float64")
@@ -174,4 +186,4 @@ def test_coordinate_basis_intervals_hold() -> None:
             ):
                 cell = f"{name}, {way}"
                 missed[cell] = missed.get(cell, 0) + (not limits.lower <= value <= limits.upper)
-    assert max(missed.values()) / 60 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60), missed
+    assert max(missed.values()) / networks <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / networks), missed

@@ -64,8 +64,18 @@ def subspaces(kind: str, jacobian: np.ndarray, q: int) -> np.ndarray:
     return leading(rows + 0.7 * noise / np.linalg.norm(noise, axis=1, keepdims=True), q)
 
 
-@pytest.mark.parametrize(("gradient", "kind"), [("dense", "good"), ("one feature", "good"), ("dense", "useless")])
-@pytest.mark.parametrize("plan", PLANS, ids=str)
+#: What is simulated with every change; ``make coverage`` runs all.
+QUICK = {("K=10 q=4 m=20 d=300", "dense", "good")}
+CELLS = [
+    pytest.param(
+        plan, *way, id="-".join([str(plan), *way]), marks=[] if (str(plan), *way) in QUICK else pytest.mark.coverage
+    )
+    for plan in PLANS
+    for way in (("dense", "good"), ("one feature", "good"), ("dense", "useless"))
+]
+
+
+@pytest.mark.parametrize(("plan", "gradient", "kind"), CELLS)
 def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) -> None:
     classes, d = plan.classes, plan.d
     U = class_directions(classes)

@@ -656,12 +656,12 @@ def test_answers_that_are_not_finite() -> None:
 
 def test_equal_answers_are_told_from_unclear_ones() -> None:
     a = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert onnx_batch.same_answers(a, a) is onnx_batch.Verdict.SAME
-    assert onnx_batch.same_answers(a[:1], a[:1]) is onnx_batch.Verdict.UNCLEAR
-    assert onnx_batch.same_answers(a, a[::-1]) is onnx_batch.Verdict.DIFFERENT
-    assert onnx_batch.same_answers(a, a[:1]) is onnx_batch.Verdict.DIFFERENT
-    assert onnx_batch.same_answers(a * np.nan, a) is onnx_batch.Verdict.DIFFERENT
-    assert onnx_batch.same_answers(a * np.nan, a * np.nan) is onnx_batch.Verdict.UNCLEAR
+    assert onnx_batch.same_answers(a, a) is onnx_batch.BatchAxisVerdict.SAME
+    assert onnx_batch.same_answers(a[:1], a[:1]) is onnx_batch.BatchAxisVerdict.UNCLEAR
+    assert onnx_batch.same_answers(a, a[::-1]) is onnx_batch.BatchAxisVerdict.DIFFERENT
+    assert onnx_batch.same_answers(a, a[:1]) is onnx_batch.BatchAxisVerdict.DIFFERENT
+    assert onnx_batch.same_answers(a * np.nan, a) is onnx_batch.BatchAxisVerdict.DIFFERENT
+    assert onnx_batch.same_answers(a * np.nan, a * np.nan) is onnx_batch.BatchAxisVerdict.UNCLEAR
 
 
 # --- files that are no models ------------------------------------------------------------------------------------------

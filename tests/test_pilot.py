@@ -123,9 +123,9 @@ def test_a_spent_budget_ends_the_pilot() -> None:
 def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = pilot(SMOOTH, FEW)
     asked: list[int] = []
-    ask = Meter.ask
+    ask = Meter.ask_each
     monkeypatch.setattr(
-        Meter, "ask", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
+        Meter, "ask_each", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
     )
     monkeypatch.setattr("fimaudit.measurement.ladder.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
     assert pilot(SMOOTH, FEW)[0] == whole

@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
 from fimaudit.errors import ModelFailure
+from fimaudit.measurement.distances import spread
 from fimaudit.measurement.ladder import SUSPECTS
-from fimaudit.measurement.recheck import LOOKS, spread
+from fimaudit.measurement.recheck import LOOKS
 from fimaudit.results import Report
 
 X, Y = load_digits(return_X_y=True)

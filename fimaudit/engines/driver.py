@@ -1,4 +1,4 @@
-"""Run conversations with a model on this machine, through the meter."""
+"""Drive the flows of many inputs with a model on this machine, through the meter."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
-from fimaudit.measurement.measure import MeasurementFlow
-from fimaudit.measurement.protocol import BatchedStep, run_batched
+from fimaudit.errors import FimauditError, InputFailed, ModelFailure, UsageError
+from fimaudit.measurement.protocol import BatchedStep, Flow, MeasurementFlow, run_batched
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import Meter, QuestionsFailed, Usage
+from fimaudit.models.meter import Meter, Usage
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import MeasuredInput, Sensitivity
 
@@ -43,22 +42,22 @@ def small_algebra() -> AbstractContextManager[object]:
     return limit
 
 
-def drive(conversation: Any, meter: Meter) -> Any:
-    """Carry one conversation to its end: ask what it yields, hand it the answers, return what it returns."""
+def drive(flow: Flow[T], meter: Meter) -> T:
+    """Carry one flow of rows to its end: ask what it yields, hand it the answers, return what it returns."""
     try:
-        rows = next(conversation)
+        rows = next(flow)
         while True:
+            assert not isinstance(rows, BatchedStep)
             try:
                 answers = meter.ask([rows])[0]
-            except BudgetExhausted:
-                raise
-            except FimauditError as error:
-                rows = conversation.throw(error)  # it may have other rows to ask
+            except (ModelFailure, UsageError) as error:
+                rows = flow.throw(error)  # it may have other rows to ask
                 continue
             with small_algebra():
-                rows = conversation.send(answers)
+                rows = flow.send(answers)
     except StopIteration as stop:
-        return stop.value
+        found: T = stop.value
+        return found
 
 
 def run_inputs(
@@ -72,7 +71,7 @@ def run_inputs(
 
     Args:
         indices: the inputs to measure.
-        start: opens an input's conversation.
+        start: opens an input's flow.
         failed: what an input that failed looks like.
         meter: the door to the model.
         size: inputs side by side (``block_size``); no number depends on it.
@@ -118,54 +117,44 @@ def _run_block(
     failed: Callable[[int, FimauditError], Sensitivity],
     meter: Meter,
 ) -> Iterator[MeasuredInput]:
-    """Rounds: every open conversation's next rows go to the meter together, in the order of the inputs."""
+    """Rounds: every open flow's next rows go to the meter together, in the order of the inputs."""
     took = {index: Usage() for index in block}
-    talks = {index: start(index) for index in block}
+    flows = {index: start(index) for index in block}
     results: dict[int, Sensitivity] = {}
-    wanted = _go_on(talks, dict.fromkeys(block), results)
+    wanted = _advance(flows, dict.fromkeys(block), results)
     while wanted:
         order = list(wanted)
         for index, rows in wanted.items():
             took[index].rows += len(rows)
             took[index].requests += meter.calls(rows)
-        answers: list[NDArray[np.float64] | None]
-        reasons: dict[int, FimauditError] = {}
-        try:
-            answers = list(meter.ask([wanted[index] for index in order], owners=order))
-        except BudgetExhausted:
-            raise
-        except QuestionsFailed as some:
-            answers = some.answers
-            reasons = {place: ModelFailure(reason) for place, reason in some.reasons.items()}
-        except FimauditError as error:
-            if isinstance(meter.model, NetworkClassifier):
-                raise  # the endpoint as a whole: the inputs stay unmeasured and can be resumed
-            answers = [None] * len(order)
-            reasons = dict.fromkeys(range(len(order)), error)
-        results |= {order[place]: failed(order[place], reason) for place, reason in reasons.items()}
-        received = {index: answer for index, answer in zip(order, answers, strict=True) if answer is not None}
-        wanted = _go_on(talks, received, results)
+        received: dict[int, NDArray[np.float64]] = {}
+        for index, answer in zip(order, meter.ask_each([wanted[index] for index in order], owners=order), strict=True):
+            if isinstance(answer, InputFailed):
+                results[index] = failed(index, answer)
+            else:
+                received[index] = answer
+        wanted = _advance(flows, received, results)
     for index in block:
         yield MeasuredInput(results[index], took[index].rows, took[index].requests)
 
 
-def _go_on(
-    talks: Mapping[int, MeasurementFlow], received: Mapping[int, Any], results: dict[int, Sensitivity]
+def _advance(
+    flows: Mapping[int, MeasurementFlow], received: Mapping[int, Any], results: dict[int, Sensitivity]
 ) -> dict[int, Rows]:
-    """Tell conversations what they wait for, in the order of the inputs: the rows that they want next, or their results."""
+    """Hand flows what they wait for, in the order of the inputs; returns the rows that they want next, and keeps results."""
     wanted: dict[int, Rows] = {}
     with small_algebra():
         while received:
-            arithmetic: dict[int, BatchedStep] = {}
+            steps: dict[int, BatchedStep] = {}
             for index, answer in received.items():
                 try:
-                    next_one = talks[index].send(answer)
+                    next_one = flows[index].send(answer)
                 except StopIteration as stop:
                     results[index] = stop.value
                     continue
                 if isinstance(next_one, BatchedStep):
-                    arithmetic[index] = next_one
+                    steps[index] = next_one
                 else:
                     wanted[index] = next_one
-            received = run_batched(arithmetic)
+            received = run_batched(steps)
     return dict(sorted(wanted.items()))

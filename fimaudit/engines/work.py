@@ -15,9 +15,11 @@ from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
+from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
-from fimaudit.measurement.measure import MeasurementFlow, measure
+from fimaudit.measurement.measure import measure_input
 from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
@@ -166,7 +168,7 @@ def _opener(
         subspace, own = None, steps
         if structure is not None:
             subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)
-        return measure(x[i], i, work.space, own, work.settings, subspace, learner)
+        return measure_input(InputContext(x[i], i, work.space, own, work.settings, subspace), learner)
 
     return begin
 

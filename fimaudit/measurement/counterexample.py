@@ -6,7 +6,6 @@ directions it has cos^2 ~ m / (m + d) with the true one, so the walk starts at t
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from fimaudit.domain import Space
 from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
+from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.results import Witness
 
@@ -72,9 +72,7 @@ class Slope:
         return cls(gradient, float(margin.radius.value / cosine))
 
 
-def find_witness(
-    x: NDArray[np.floating], space: Space, slope: Slope, top: int
-) -> Generator[Rows, Array, Witness | NotHeld | None]:
+def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) -> Flow[Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
 
     It changes it both when it is asked alone and among others; if need be, it is stepped outwards until it does.

@@ -10,7 +10,6 @@ catches more of the energy than the rows that it costs are worth. Exact secants 
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,15 +24,16 @@ from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.energy import MAIN
+from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_fits, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
+from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 
 __all__ = [
     "EXACT_STEP",
     "RANDOM",
-    "Deflated",
+    "DeflatedAnswers",
     "DeflatedRows",
     "Gradient",
     "deflated_gradient",
@@ -311,7 +311,7 @@ def deflated_gradient(rows: DeflatedRows, step: float, odds: Array, ends: Array)
 
 
 @dataclass(frozen=True)
-class Deflated:
+class DeflatedAnswers:
     """What the rows of one input say.
 
     Attributes:
@@ -331,7 +331,7 @@ class Deflated:
 
 def measure_deflated(
     rows: DeflatedRows, view: VisibleClasses, confidence: float, *, gradient: bool
-) -> Generator[Rows, Array, Deflated]:
+) -> Flow[DeflatedAnswers]:
     """Ask the exact and the random rows together, and estimate.
 
     Args:
@@ -351,4 +351,4 @@ def measure_deflated(
         logs = np.log(np.maximum(view.table(answers)[:, kept], TINY))
         odds = logs[:, 0] - logs[:, 1]
         way = deflated_gradient(rows, step, odds[2 * q :], odds[:q] - odds[q : 2 * q])
-    return Deflated(estimate, drawn, rows.size, len(answers), way)
+    return DeflatedAnswers(estimate, drawn, rows.size, len(answers), way)

@@ -7,7 +7,7 @@ direction costs, two rows, must be less than what it catches. From there on they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,14 +19,13 @@ from fimaudit.errors import FimauditError
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.spectral_norm import energy_quantile, top_pair, upper_factor
-from fimaudit.measurement.counterexample import WITNESS_ROWS
 from fimaudit.measurement.deflation import deflated_rows
 from fimaudit.measurement.energy import TRIAL
 from fimaudit.measurement.full_jacobian import fits
 from fimaudit.measurement.ladder import CHECK_PAIRS
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
-from fimaudit.measurement.scale_profile import profile_rows
+from fimaudit.measurement.protocol import Flow
+from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, leading
 from fimaudit.perturbations.orthonormal_rows import orthonormal_fits
@@ -138,8 +137,7 @@ def expected_width(rows: int, features: int, confidence: float) -> float:
 def usual_rows(settings: Settings, steps: Steps, q: int) -> int:
     """Random rows that an input has beside q exact directions, as a rule."""
     queries = after_finding(settings.queries, steps.share + 4 * CHECK_PAIRS, steps.quality.repeats)
-    extra = profile_rows(settings, q > 0) + (WITNESS_ROWS if settings.witness else 0)
-    return after_extras(queries, extra) - 1 - 2 * q
+    return after_extras(queries, extra_rows(settings, q > 0)) - 1 - 2 * q
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def try_directions(
     steps: Steps,
     settings: Settings,
     inputs: int,
-) -> Generator[Rows, Array, Trial]:
+) -> Flow[Trial]:
     """Measure the energy along each direction and in the complement at a few inputs, and choose how many directions pay.
 
     The interval of a norm narrows with the share f of its energy that is measured exactly: its width is (1 - f) times that
@@ -186,7 +184,7 @@ def try_directions(
 
     Args:
         x: candidates by index.
-        planes: (index, input) to its directions, orthonormal, the leading one first.
+        subspaces: (index, input) to its directions, orthonormal, the leading one first.
         space, steps, settings: of the audit.
         inputs: number of the audit's inputs.
     """

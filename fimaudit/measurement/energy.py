@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.noise import BaseAnswers
 from fimaudit.estimation.secants import complete
+from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
 from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator, packed_signs
@@ -140,7 +141,7 @@ def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> R
 
 def energies(
     x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, base_answers: BaseAnswers
-) -> Generator[Rows, Array, tuple[Array, NDArray[np.bool_]]]:
+) -> Flow[tuple[Array, NDArray[np.bool_]]]:
     """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
     rungs = displaced_rungs(x, space, signs, rhos)
     return energies_above_noise(Answered(rungs, (yield rungs.rows), base_answers))
@@ -153,7 +154,7 @@ class Answered:
     Attributes:
         rungs: the displacements.
         answers: (rows of all rungs, K) in their order.
-        here: the answers to the input itself.
+        base_answers: the answers to the input itself.
     """
 
     rungs: Rungs
@@ -184,7 +185,7 @@ def energies_above_noise_each(asked: Sequence[Answered]) -> list[tuple[Array, ND
             energies_of_all = np.array([[_energy(one, rung) for rung in range(len(one.pieces))] for one in some])
         for i, row in zip(places, energies_of_all, strict=True):
             found[i] = row
-    return [(e, one.rungs.full & _loud(one, e)) for one, e in zip(asked, found, strict=True)]
+    return [(e, one.rungs.full & _above_noise(one, e)) for one, e in zip(asked, found, strict=True)]
 
 
 def _energy(one: Answered, rung: int) -> float:
@@ -194,7 +195,7 @@ def _energy(one: Answered, rung: int) -> float:
     return 0.0 if view.unmeasurable else float(energy(view.table(piece), one.rungs.lengths[rung]))
 
 
-def _loud(one: Answered, found: Array) -> NDArray[np.bool_]:
+def _above_noise(one: Answered, found: Array) -> NDArray[np.bool_]:
     """Which rungs' energy stands out from the noise."""
     lengths = one.rungs.lengths.tolist()
     each = zip(one.pieces, found.tolist(), lengths, strict=True)

@@ -7,7 +7,6 @@ error of a norm is the error of the Jacobian along its own top direction.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,8 @@ from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
-from fimaudit.perturbations.rows import CoordinateRows, PlainRows, Rows
+from fimaudit.measurement.protocol import Flow
+from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 from fimaudit.perturbations.sign_rows import displaced_bounds
 
 __all__ = ["WholeJacobian", "coordinate_reach", "fewest_rows", "fits", "whole_jacobian"]
@@ -71,7 +71,7 @@ def coordinate_reach(space: Space) -> float:
 
 def whole_jacobian(
     x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses
-) -> Generator[Rows, Array, WholeJacobian]:
+) -> Flow[WholeJacobian]:
     """Measure every feature.
 
     Args:
@@ -148,9 +148,7 @@ def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[n
     return free, low.ravel()[free], high.ravel()[free]
 
 
-def _central(
-    x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses
-) -> Generator[Rows, Array, tuple[Array, int]]:
+def _central(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
     free, low, high = _ends(x, space, step)
     answers = view.table((yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)))
     table = _features(answers, view, visible_classes(answers))
@@ -158,9 +156,7 @@ def _central(
     return (table[len(free) :] - table[: len(free)]) / np.where(sent == 0, np.inf, sent)[:, None], 2 * len(free)
 
 
-def _forward(
-    x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses
-) -> Generator[Rows, Array, tuple[Array, int]]:
+def _forward(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
     free, low, high = _ends(x, space, step)
     base_answers = x.astype(space.dtype).ravel()[free].astype(np.float64)
     far = np.where(
@@ -173,9 +169,7 @@ def _forward(
     return (table[1:] - table[0]) / np.where(sent == 0, np.inf, sent)[:, None], len(free)
 
 
-def _along(
-    x: NDArray[np.floating], space: Space, rho: float, first: Array, view: VisibleClasses
-) -> Generator[Rows, Array, tuple[Array, int]]:
+def _along(x: NDArray[np.floating], space: Space, rho: float, first: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
     """The Jacobian corrected along the directions that decide norm, peak and radius, by direct central differences."""
     free = ~space.frozen.ravel()
     scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]

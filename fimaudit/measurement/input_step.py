@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.estimation.noise import SIGNAL, BaseAnswers, OutputQuality, VisibleClasses
+from fimaudit.estimation.noise import SIGNAL, BaseAnswers, VisibleClasses
+from fimaudit.measurement.context import InputContext, InputStep
 from fimaudit.measurement.energy import (
     FACTOR,
     Answered,
@@ -23,12 +22,12 @@ from fimaudit.measurement.energy import (
     energies_above_noise_each,
 )
 from fimaudit.measurement.ladder import CHECK_PAIRS
-from fimaudit.measurement.pilot import LEVEL_CHANGE, Steps
-from fimaudit.measurement.plateau import STILL, find_plateau
-from fimaudit.measurement.protocol import BatchedStep
-from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
+from fimaudit.measurement.pilot import LEVEL_CHANGE
+from fimaudit.measurement.plateau import find_plateau
+from fimaudit.measurement.protocol import BatchedStep, Flow
+from fimaudit.perturbations.rows import JoinedRows, PlainRows
 
-__all__ = ["MOST_SPENT", "InputStep", "choose_displacement"]
+__all__ = ["MOST_SPENT", "find_step"]
 
 Array = NDArray[np.float64]
 
@@ -42,113 +41,89 @@ UNSTABLE = 0.5
 NOISE_FREE = 1e3
 
 
-@dataclass
-class InputStep:
-    """The displacement of one input, and what finding it took.
+@dataclass(frozen=True)
+class _Check:
+    """What is known of an input whose displacement is looked for.
 
     Attributes:
-        rho: l2 length in units of the scale.
-        change: of log energy between a third and three times the displacement, what a value may be off by.
-        finite: why the value is one at a finite scale; ``None`` where it is local.
-        spent: rows that finding it took, the base row not counted.
-        energy: of the secants there.
-        clear: whether the answers stand out from the noise.
-        heavy: whether secants may scatter more than those of a linear function.
-        flags: what was out of the ordinary.
+        ctx: the input.
+        signs: directions of the check.
+        base_answers: the answers to the input itself.
     """
 
-    rho: float
-    change: float = 0.0
-    finite: str | None = None
-    spent: int = 0
-    energy: float = 0.0
-    above_noise: bool = True
-    heavy: bool = False
-    flags: list[str] = field(default_factory=list)
+    ctx: InputContext
+    signs: Signs
+    base_answers: BaseAnswers
 
-    @property
-    def error(self) -> float:
-        """Relative error that the step leaves: what a plateau may move, half to either side, and what the check saw."""
-        return STILL / 2 + self.change
+    def energies(self, rungs: Array) -> Flow[tuple[Array, NDArray[np.bool_]]]:
+        """Energy along these directions at each displacement, and whether it stands out from the noise."""
+        return energies(self.ctx.x, self.ctx.space, self.signs, rungs, self.base_answers)
 
 
-def choose_displacement(
-    x: NDArray[np.floating], index: int, space: Space, steps: Steps, seed: int, quality: OutputQuality
-) -> Generator[Rows | BatchedStep, Any, tuple[BaseAnswers, InputStep]]:
-    """The answers to the input itself, and a displacement at which it answers linearly and above the noise.
-
-    Args:
-        x, index, space, steps: as for ``measurement.measure``.
-        seed: of the audit.
-        quality: what the answers are worth.
-    """
-    itself = PlainRows(np.repeat(x.astype(space.dtype)[None], quality.repeats, axis=0))
-    rho = steps.displacement
-    if steps.kind == "finite_scale":
+def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
+    """The answers to the input itself, and a displacement at which it answers linearly and above the noise."""
+    quality, space, rho = ctx.quality, ctx.space, ctx.steps.displacement
+    itself = PlainRows(ctx.repeated(quality.repeats))
+    if ctx.steps.kind == "finite_scale":
         base = yield itself
         why = "the answers are piecewise constant, so a local value does not exist"
         return BaseAnswers(quality, base), InputStep(rho, finite=why, heavy=True)
-    signs = draw_pairs(seed, index, 2 * CHECK_PAIRS, x.size)
-    rungs = around(x, space, signs, rho)
+    signs = draw_pairs(ctx.settings.seed, ctx.index, 2 * CHECK_PAIRS, ctx.x.size)
+    rungs = around(ctx.x, space, signs, rho)
     answers = yield JoinedRows([itself, rungs.rows])
     base_answers, around_it = BaseAnswers(quality, answers[: quality.repeats]), answers[quality.repeats :]
     energy, above_noise = yield BatchedStep(energies_above_noise_each, Answered(rungs, around_it, base_answers))
     spent = 2 * len(signs)
-    view = base_answers.view_of(around_it)
+    short, long = float(energy[0]), float(energy[1])
+    check, view, change = _Check(ctx, signs, base_answers), base_answers.view_of(around_it), _change(short, long)
     if view.noise is not None and not above_noise[0]:
-        step = yield from _above_noise(x, space, signs, steps, base_answers, view, (float(energy[1]), bool(above_noise[1])))
-        step.spent += spent
-        return base_answers, step
-    change = _change(*energy)
-    if change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
-        return base_answers, InputStep(rho, change, spent=spent, energy=float(energy.mean()))
-    if view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
-        growth = _growth(float(energy[0]), float(energy[1]), FACTOR**2)
-        step = _least(view, float(rungs.lengths[0]), space, (float(energy[0]), float(energy[1])), growth, steps.finest)
+        step = yield from _step_above_noise(check, view, long, bool(above_noise[1]))
+    elif change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE):
+        step = InputStep(rho, change, energy=float(energy.mean()))
+    elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
+        growth = _growth(short, long, FACTOR**2)
+        step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)
     elif space.quantised:
-        step = yield from _own_levels(x, space, signs, rho, change, base_answers)
+        step = yield from _own_levels(check, change)
     else:
-        step = yield from _own_step(x, space, signs, rho, energy, above_noise, base_answers)
-    step.spent += spent
-    return base_answers, step
+        step = yield from _own_step(check, energy, above_noise)
+    return base_answers, replace(step, spent=step.spent + spent)
 
 
-def _own_levels(
-    x: NDArray[np.floating], space: Space, signs: Signs, rho: float, change: float, base_answers: BaseAnswers
-) -> Generator[Rows, Array, InputStep]:
+def _own_levels(check: _Check, change: float) -> Flow[InputStep]:
     """With levels: go down to the sparsest directions, and if even they do not answer linearly, name the scale."""
-    spent, energy = 0, 0.0
-    if rho > space.shortest:
-        rho = space.shortest
-        rungs = around(x, space, signs, rho)
+    ctx = check.ctx
+    rho, spent, energy = ctx.steps.displacement, 0, 0.0
+    if rho > ctx.space.shortest:
+        rho = ctx.space.shortest
+        rungs = around(ctx.x, ctx.space, check.signs, rho)
         answers = yield rungs.rows
-        found, above_noise = energies_above_noise(Answered(rungs, answers, base_answers))
+        found, above_noise = energies_above_noise(Answered(rungs, answers, check.base_answers))
         spent, energy, change = len(answers), float(found[0]), _change(*np.where(above_noise, found, 0.0))
     if change <= 2 * LEVEL_CHANGE:
-        return InputStep(rho, change, spent=spent, energy=energy, flags=["own_step"])
+        return InputStep(rho, change, spent=spent, energy=energy, flags=("own_step",))
     why = "the shortest displacement that the input's levels allow is past the linear range"
     return InputStep(rho, 0.0, why, spent, energy, heavy=True)
 
 
-def _above_noise(
-    x: NDArray[np.floating],
-    space: Space,
-    signs: Signs,
-    steps: Steps,
-    base_answers: BaseAnswers,
-    view: VisibleClasses,
-    long: tuple[float, bool],
-) -> Generator[Rows, Array, InputStep]:
-    """The shortest displacement from the common one on at which the signal is 25 times the noise."""
+def _step_above_noise(check: _Check, view: VisibleClasses, energy: float, above_noise: bool) -> Flow[InputStep]:
+    """The shortest displacement from the common one on at which the signal is 25 times the noise.
+
+    Args:
+        check: the input.
+        view: the measurable classes there.
+        energy: at three times the common displacement.
+        above_noise: whether that stands out.
+    """
+    ctx, steps = check.ctx, check.ctx.steps
     rho, at = steps.displacement, FACTOR * steps.displacement
     shortest, reach, before = rho, np.inf, 0.0
-    energy, above_noise = long
     spent, following = 0, 0.0
     if not view.unmeasurable:
         powers = np.array([2.0]) if above_noise else np.arange(2.0, OWN_RUNGS + 1)
         rungs = rho * FACTOR**powers
-        more, more_above = yield from energies(x, space, signs, rungs, base_answers)
-        spent = len(rungs) * len(signs)
+        more, more_above = yield from check.energies(rungs)
+        spent = len(rungs) * len(check.signs)
         if above_noise:
             following = float(more[0])
         elif more_above.any():
@@ -161,11 +136,9 @@ def _above_noise(
     if not above_noise or view.noise is None:
         far = steps.reach if np.isfinite(steps.reach) and steps.reach > 0 else rho
         return InputStep(far, spent=spent, above_noise=False)
-    h = float(displaced_rungs(x, space, signs, [at]).lengths[0])
+    h = float(displaced_rungs(ctx.x, ctx.space, check.signs, [at]).lengths[0])
     growth = max(_growth(energy, following, FACTOR), _growth(before, energy, FACTOR))
-    step = _least(view, h, space, (energy, following), growth, shortest, reach)
-    step.spent = spent
-    return step
+    return replace(_least(view, h, ctx.space, (energy, following), growth, shortest, reach), spent=spent)
 
 
 def _least(
@@ -188,9 +161,9 @@ def _least(
     # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:
     bend = _change(*energy) / 2 * min(1.0, own / at)
     if bend <= CHECK_CHANGE and own <= reach:
-        return InputStep(own, 2 * bend, energy=energy[0], heavy=True, flags=["own_step"])
+        return InputStep(own, 2 * bend, energy=energy[0], heavy=True, flags=("own_step",))
     why = "the noise of the answers hides the local value"
-    return InputStep(own, finite=why, energy=energy[0], heavy=True, flags=["own_step"])
+    return InputStep(own, finite=why, energy=energy[0], heavy=True, flags=("own_step",))
 
 
 def _growth(short: float, long: float, factor: float) -> float:
@@ -205,30 +178,29 @@ def _change(short: float, long: float) -> float:
     return abs(float(np.log(short / long)))
 
 
-def _own_step(
-    x: NDArray[np.floating],
-    space: Space,
-    signs: Signs,
-    rho: float,
-    known: Array,
-    above_noise: NDArray[np.bool_],
-    base_answers: BaseAnswers,
-) -> Generator[Rows, Array, InputStep]:
-    """The best rung of one input, on a ladder of thirds around the common displacement, and the change of energy there."""
+def _own_step(check: _Check, known: Array, above_noise: NDArray[np.bool_]) -> Flow[InputStep]:
+    """The best rung of one input, on a ladder of thirds around the common displacement, and the change of energy there.
+
+    Args:
+        check: the input.
+        known: (2,) energies at a third and at three times the common displacement.
+        above_noise: (2,) whether they stand out.
+    """
+    rho = check.ctx.steps.displacement
     powers = np.arange(-OWN_RUNGS, OWN_RUNGS + 1)
     rungs = rho * FACTOR ** powers.astype(float)
     energy = np.zeros(len(rungs))
     beside = np.abs(powers) == 1
     energy[beside] = np.where(above_noise, known, 0.0)
     missing = ~beside
-    more, more_above = yield from energies(x, space, signs, rungs[missing], base_answers)
+    more, more_above = yield from check.energies(rungs[missing])
     energy[missing] = np.where(more_above, more, 0.0)
-    spent = int(missing.sum()) * len(signs)
+    spent = int(missing.sum()) * len(check.signs)
     plateau = find_plateau(energy[None], rungs, CHECK_CHANGE)
     if plateau is None:
-        return InputStep(rho, float("inf"), spent=spent, energy=float(known.max()), flags=["unstable_step"])
+        return InputStep(rho, float("inf"), spent=spent, energy=float(known.max()), flags=("unstable_step",))
     change, own, level = plateau.change, plateau.displacement, float(energy[plateau.first])
     if change <= UNSTABLE:
-        return InputStep(own, change, None, spent, level, flags=["own_step"])
-    quiet = base_answers.view.noise is None  # with noise an energy that never stands still is noise
-    return InputStep(own, change, None, spent, level, above_noise=quiet, flags=["unstable_step"])
+        return InputStep(own, change, None, spent, level, flags=("own_step",))
+    exact = check.base_answers.view.noise is None  # with noise an energy that has no plateau is noise
+    return InputStep(own, change, None, spent, level, above_noise=exact, flags=("unstable_step",))

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.errors import BudgetExhausted, FimauditError
+from fimaudit.errors import FimauditError, InputFailed, ModelFailure, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality, rounding
+from fimaudit.measurement.distances import differences, squared_distances
 from fimaudit.measurement.energy import (
     FACTOR,
     Answered,
@@ -26,10 +27,8 @@ from fimaudit.measurement.energy import (
 )
 from fimaudit.measurement.plateau import STILL, Plateau, find_plateau, ladder
 from fimaudit.measurement.query_split import ON_TOP
-from fimaudit.measurement.recheck import differences, squared_distances
 from fimaudit.measurement.settings import Settings
-from fimaudit.models.classifier import NetworkClassifier
-from fimaudit.models.meter import Meter, QuestionsFailed
+from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
 __all__ = [
@@ -121,7 +120,7 @@ def ask_ladder(
     most_rows = int(ON_TOP * n * settings.queries)
     allowed = most_rows - n * 2 * 2 * CHECK_PAIRS  # the inputs' checks
     if allowed < 2 * len(rungs) * ways:
-        rungs = rungs[::-2][::-1]
+        rungs = rungs[(len(rungs) - 1) % 2 :: 2]  # every other one, the longest among them
     blocks_each = len(rungs) * ways
     count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
     chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int)).tolist()
@@ -131,7 +130,10 @@ def ask_ladder(
 
     signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
     first = 1 if _exact(quality) and not space.quantised else pairs(allowed)
-    ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+    try:
+        ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+    except InputFailed as failure:
+        raise failure.error from failure
     asked = _pilot_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
     most = pairs(most_rows if asked.restless and not space.quantised else allowed)
@@ -139,12 +141,10 @@ def ask_ladder(
         return asked
     try:
         others = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
-    except BudgetExhausted:
-        raise
-    except FimauditError as error:
+    except InputFailed as failure:
         # The first pair's energies are right, only less sure, unless a verdict rests on them.
-        if asked.restless or _down(meter, error):
-            raise
+        if asked.restless:
+            raise failure.error from failure
         return asked
     both = {i: replace(ladders[i], answers=np.concatenate([ladders[i].answers, others[i].answers], axis=1)) for i in others}
     return _pilot_ladder(rungs, {**ladders, **both}, quality)
@@ -162,17 +162,8 @@ def look_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Se
     """
     try:
         return _looked_again(meter, x, space, settings, asked)
-    except BudgetExhausted:
-        raise
-    except FimauditError as error:
-        if _down(meter, error):
-            raise
+    except InputFailed:
         return asked
-
-
-def _down(meter: Meter, error: FimauditError) -> bool:
-    """Whether an endpoint is, as a whole: the run ends, and resumed it is asked the same."""
-    return isinstance(meter.model, NetworkClassifier) and not isinstance(error, QuestionsFailed)
 
 
 def _looked_again(
@@ -182,11 +173,11 @@ def _looked_again(
     if not suspects:
         return asked
     question = PlainRows(np.concatenate([one.row for one in suspects]))
-    again = meter.ask([question], occasion=AGAIN)[0]
+    again = _answer(meter, question, AGAIN)
     asked, quality = replace(asked, rows=asked.rows + len(suspects)), asked.quality
     of_p, of_logs = np.array([differences(one.answer, b[None]) for one, b in zip(suspects, again, strict=True)]).max(axis=0)
     if of_p > REPEATABLE or of_logs > REPEATABLE_LOGS:
-        once_more = meter.ask([question], occasion=ONCE_MORE)[0]
+        once_more = _answer(meter, question, ONCE_MORE)
         asked = replace(asked, rows=asked.rows + len(suspects))
         if np.abs(once_more - again).max() > REPEATABLE or _at_random(meter, x, space, settings, asked):
             return _repeated(meter, x, space, asked)
@@ -301,11 +292,20 @@ def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: O
     return PilotLadder(rungs, raw[:, :some], above_noise[:, :some], stretched, base, quality, len(every), ladders)
 
 
+def _answer(meter: Meter, question: Rows, occasion: str) -> Array:
+    """Answers to one question; raises ``InputFailed`` where the model has none."""
+    answer = meter.ask_each([question], occasion=occasion)[0]
+    if isinstance(answer, InputFailed):
+        raise answer
+    return answer
+
+
 def _answers(meter: Meter, questions: Sequence[Rows], occasion: str | None = None) -> list[Array | None]:
     """Answers to each question, asked together; ``None`` where the model has none, as that input's measurement will say.
 
     Raises:
-        FimauditError: there is no answer to any.
+        InputFailed: there is no answer to any.
+        FimauditError: the same, because an endpoint failed as a whole.
     """
     answers: list[Array | None] = []
     refused: FimauditError | None = None
@@ -313,15 +313,13 @@ def _answers(meter: Meter, questions: Sequence[Rows], occasion: str | None = Non
     for first in range(0, len(questions), together):
         some = questions[first : first + together]
         try:
-            answers += meter.ask(some, occasion=occasion)
-        except BudgetExhausted:
-            raise
-        except QuestionsFailed as error:
-            refused = error
-            answers += error.answers
-        except FimauditError as error:
+            found = meter.ask_each(some, occasion=occasion)
+        except (ModelFailure, UsageError) as error:
             refused = error
             answers += [None] * len(some)
+            continue
+        answers += [None if isinstance(answer, InputFailed) else answer for answer in found]
+        refused = next((answer for answer in found if isinstance(answer, InputFailed)), refused)
     if refused is not None and all(answer is None for answer in answers):
         raise refused
     return answers

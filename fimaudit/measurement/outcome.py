@@ -1,82 +1,66 @@
-"""From an input's estimate to its ``Sensitivity``: status, kind, flags and the sentence that goes with them."""
+"""From what one input's answers showed to its ``Sensitivity``: status, kind, flags and the sentence that goes with them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from fimaudit.estimation.estimate import Estimate
-from fimaudit.estimation.noise import OutputQuality, VisibleClasses
+from fimaudit.estimation.attribution import feature_shares, listed
+from fimaudit.estimation.estimate import Estimate, undetected
 from fimaudit.estimation.spectral_norm import Limits
+from fimaudit.measurement.boundary import NotHeld
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.designs import MainAnswers, RandomDesign
+from fimaudit.measurement.explain import OVERSTATED, PARTIAL, RIVAL_HIDDEN, UNREPEATABLE, undetected_reason
 from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
-__all__ = ["MeasurementOutcome", "below_detection", "measured", "unrepeatable"]
+__all__ = ["below_detection", "measured", "unrepeatable"]
 
 
-@dataclass(frozen=True)
-class MeasurementOutcome:
-    """How one input's measurement went.
+def measured(
+    ctx: DisplacedContext,
+    main: MainAnswers,
+    estimate: Estimate,
+    profile: list[ScaleRung],
+    witness: Witness | NotHeld | None,
+) -> Sensitivity:
+    """A measured input.
 
-    Attributes:
-        index: of the input.
-        view: its measurable classes.
-        method: kind of directions.
-        displacement: l2 length that was used.
-        used: rows of the estimate, the base row included.
-        flags: what was out of the ordinary.
-        finite: why the value is one at a finite scale; ``None`` where it is local.
+    Args:
+        ctx: the input.
+        main: what the main directions showed.
+        estimate: the same numbers, with limits that allow for the step's error.
         profile: radius and flips over longer displacements.
-        witness: a displacement that changed the decision.
-        no_witness: why one that did is not kept; ``None`` where none did, or it is.
-        carried_by: the features of a table towards the nearest other answer.
+        witness: a displacement that changed the decision, or why one that did is not kept.
     """
-
-    index: int
-    view: VisibleClasses
-    method: str
-    displacement: float
-    used: int
-    flags: list[str] = field(default_factory=list)
-    finite: str | None = None
-    profile: list[ScaleRung] = field(default_factory=list)
-    witness: Witness | None = None
-    no_witness: str | None = None
-    carried_by: list[FeatureShare] = field(default_factory=list)
-
-
-def measured(outcome: MeasurementOutcome, estimate: Estimate, quality: OutputQuality) -> Sensitivity:
-    """A measured input."""
-    view, value = outcome.view, estimate.spectral.value
-    partial = quality.top_k is not None and not view.whole
+    view, value = main.view, estimate.spectral.value
+    partial = ctx.quality.top_k is not None and not view.whole
     radius, peak = interval(None if estimate.margin is None else estimate.margin.radius), interval(estimate.peak)
-    reasons, flags = [], list(outcome.flags)
+    reasons, flags = [], [*_flags(ctx, main, estimate)]
     kind: Kind = "local"
     status: Status = "ok"
     if partial:
         kind = "lower_bound"
-        reasons.append("the answers show some labels only, so the spectral norm is a lower bound of the model's")
-    if outcome.finite is not None:
+        reasons.append(PARTIAL)
+    if ctx.step.finite is not None:
         kind = "finite_scale"
-        reasons.append(f"{outcome.finite}; the numbers are those at a displacement of {outcome.displacement:.3g}")
+        reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
     if estimate.rival_hidden and not view.whole and (estimate.margin is None or not partial):
         status = "no_rival_visible"
-        reasons.append("a class that the answers hide may be the nearest rival, so the margin radius has no value")
+        reasons.append(RIVAL_HIDDEN)
     if partial or status == "no_rival_visible":
         radius, peak = Interval(upper=radius.upper), Interval()
-    shrinks = overstatement(outcome.profile)
-    smallest = min((r.radius for r in outcome.profile if r.radius is not None), default=None)
+    shrinks = overstatement(profile)
+    smallest = min((rung.radius for rung in profile if rung.radius is not None), default=None)
     if shrinks is not None and shrinks[0] < OVERSTATES:
         flags.append("local_radius_overstates")
-        reasons.append(
-            f"the radius falls to {100 * shrinks[0]:.0f} % of the local one at a displacement of {shrinks[1]:.3g}: "
-            "the model is calmer at this input than around it, so the local radius overstates the distance"
-        )
-    if outcome.no_witness is not None:
-        reasons.append(f"no witness is kept: {outcome.no_witness}")
+        reasons.append(OVERSTATED.format(share=100 * shrinks[0], at=shrinks[1]))
+    if isinstance(witness, NotHeld):
+        reasons.append(f"no witness is kept: {witness.reason}")
     return Sensitivity(
-        **_common(outcome, status),
+        **_common(ctx, main, status),
         kind=kind,
         spectral_norm=interval(estimate.spectral),
         peak_spectral_norm=peak,
@@ -84,49 +68,66 @@ def measured(outcome: MeasurementOutcome, estimate: Estimate, quality: OutputQua
         margin_radius=radius,
         effective_rank=estimate.trace.value / value if value > 0 else None,
         contrast=estimate.contrast,
-        carried_by=outcome.carried_by,
+        carried_by=_carried_by(ctx, main),
         flags=flags,
-        profile=outcome.profile,
+        profile=profile,
         smallest_radius=smallest if shrinks is not None else None,
-        witness=outcome.witness,
+        witness=witness if isinstance(witness, Witness) else None,
         reason="; ".join(reasons) or None,
     )
 
 
-def below_detection(outcome: MeasurementOutcome, limits: tuple[float, float], reason: str) -> Sensitivity:
+def below_detection(ctx: DisplacedContext, main: MainAnswers) -> Sensitivity:
     """An input whose answers did not change measurably: limits, and why there is no value."""
+    upper, lower = undetected(main.view, main.answers, ctx.quantum, main.length, ctx.settings.confidence, main.factor)
     return Sensitivity(
-        **_common(outcome, "below_detection"),
-        spectral_norm=interval(Limits(np.nan, 0.0, limits[0])),
-        margin_radius=interval(Limits(np.nan, limits[1], np.nan)),
-        flags=outcome.flags,
-        reason=reason,
+        **_common(ctx, main, "below_detection"),
+        spectral_norm=interval(Limits(np.nan, 0.0, upper)),
+        margin_radius=interval(Limits(np.nan, lower, np.nan)),
+        flags=_flags(ctx, main),
+        reason=undetected_reason(ctx, main),
     )
 
 
-def unrepeatable(index: int, method: str, flags: list[str], difference: float) -> Sensitivity:
-    """An input with an answer that is another one each time, although the model had seemed to repeat itself."""
-    return Sensitivity(
-        index=index,
-        status="failed",
-        method=method,
-        flags=[flag for flag in flags if not flag.endswith("_threshold")],  # decided from what is in doubt
-        reason=f"asked again, one row around the input was answered differently (by {difference:.2g} in probability), which "
-        "noise of one size does not explain: perhaps two versions of the model answer, and each can be audited alone; or an "
-        "answer depends on the rows beside it",
-    )
+def unrepeatable(ctx: DisplacedContext, main: MainAnswers, difference: float) -> Sensitivity:
+    """An input with an answer that is another one each time, although the model had seemed to repeat itself.
+
+    No threshold is decided from what is in doubt.
+    """
+    reason = UNREPEATABLE.format(difference=difference)
+    return Sensitivity(index=ctx.index, status="failed", method=main.method, flags=ctx.flags, reason=reason)
 
 
-def _common(outcome: MeasurementOutcome, status: Status) -> dict[str, object]:
-    top = outcome.view.top
+def _flags(ctx: DisplacedContext, main: MainAnswers, estimate: Estimate | None = None) -> list[str]:
+    """What was out of the ordinary, and the side of the threshold: as decided while asking, else as the limits tell."""
+    threshold, decision = ctx.settings.threshold, main.threshold
+    if threshold is not None and decision is None and estimate is not None:
+        if estimate.spectral.lower > threshold:
+            decision = "above"
+        elif estimate.spectral.upper < threshold:
+            decision = "below"
+    return ctx.flags if decision is None else [*ctx.flags, f"{decision}_threshold"]
+
+
+def _carried_by(ctx: DisplacedContext, main: MainAnswers) -> list[FeatureShare]:
+    """The features of a table towards the nearest other answer."""
+    if main.gradient is None or not listed(ctx.x):
+        return []
+    gradient, directions = main.gradient
+    orthogonal = isinstance(main.design, RandomDesign) and main.design.orthogonal
+    return feature_shares(gradient, np.flatnonzero(~ctx.space.frozen), directions, orthogonal=orthogonal)
+
+
+def _common(ctx: DisplacedContext, main: MainAnswers, status: Status) -> dict[str, Any]:
+    top = main.view.top
     return {
-        "index": outcome.index,
+        "index": ctx.index,
         "status": status,
-        "method": outcome.method,
+        "method": main.method,
         "predicted_class": top,
-        "probability": float(outcome.view.base[top]),
-        "displacement": outcome.displacement,
-        "queries": outcome.used,
+        "probability": float(main.view.base[top]),
+        "displacement": ctx.step.rho,
+        "queries": main.used,
     }
 
 

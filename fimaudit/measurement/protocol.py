@@ -1,31 +1,41 @@
-"""Arithmetic that a conversation leaves to whoever carries it, because for many inputs at once it takes little longer."""
+"""What a measurement is to whoever drives it: a generator that yields rows to be asked, or a batched step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["BatchedStep", "run_batched"]
+from fimaudit.perturbations.rows import Rows
+from fimaudit.results import Sensitivity
+
+__all__ = ["BatchedStep", "Flow", "MeasurementFlow", "run_batched"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class BatchedStep:
-    """What a conversation yields instead of rows: it receives its own result of ``work``.
+    """Arithmetic that takes little longer for many inputs than for one; the flow receives its own result.
 
     Attributes:
-        work: from the parts of many inputs to their results, one each; a part alone gives the same result.
-        part: this input's.
+        function: from the arguments of many inputs to their results, one each; an argument alone gives the same result.
+        argument: this input's.
     """
 
-    work: Callable[[Sequence[Any]], Sequence[Any]]
-    part: Any
+    function: Callable[[Sequence[Any]], Sequence[Any]]
+    argument: Any
 
 
-def run_batched(wanted: Mapping[int, BatchedStep]) -> dict[int, Any]:
-    """The results of all, by input: those that want the same work get it together."""
+#: Yields rows, for which it receives their (rows, K) answers, or a batched step, for which it receives its result.
+Flow: TypeAlias = Generator[Rows | BatchedStep, Any, T]
+MeasurementFlow: TypeAlias = Flow[Sensitivity]
+
+
+def run_batched(steps: Mapping[int, BatchedStep]) -> dict[int, Any]:
+    """The results of all, by input: those with the same function are worked on together."""
     out: dict[int, Any] = {}
-    for work in dict.fromkeys(one.work for one in wanted.values()):
-        inputs = [index for index, one in wanted.items() if one.work == work]
-        out.update(zip(inputs, work([wanted[index].part for index in inputs]), strict=True))
+    for function in dict.fromkeys(step.function for step in steps.values()):
+        inputs = [index for index, step in steps.items() if step.function == function]
+        out.update(zip(inputs, function([steps[index].argument for index in inputs]), strict=True))
     return out

@@ -6,19 +6,20 @@ The first questions miss that, and a single strange answer divided by a short st
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality
-from fimaudit.estimation.secants import FLOAT32_FLOOR
-from fimaudit.measurement.protocol import BatchedStep
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, OutputQuality
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.designs import MainAnswers
+from fimaudit.measurement.distances import differences, spread, squared_distances
+from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows
 
-__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck", "answered_differently", "differences", "spread", "squared_distances"]
+__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck", "answered_differently"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -55,27 +56,28 @@ class _Suspect:
 
 
 class OutlierRecheck:
-    """Overhears an input's conversation for the rows whose answers stand out most.
+    """Reads along while one input is measured, and remembers the rows whose answers stand out most.
 
     Args:
-        x: the input as the model is fed, (1, \\*shape).
-        here: the answers to it.
+        ctx: the input.
     """
 
-    def __init__(self, x: NDArray[Any], base_answers: BaseAnswers) -> None:
-        self._base_answers = base_answers
+    def __init__(self, ctx: DisplacedContext) -> None:
+        self._ctx = ctx
+        self._base_answers = ctx.base_answers
+        base = ctx.base_answers.base
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
-        self._wary = base_answers.quality.random and bool((np.ptp(base_answers.base, axis=0) <= REPEATABLE).all())
+        self._wary = ctx.quality.random and bool((np.ptp(base, axis=0) <= REPEATABLE).all())
         self._drawn: _Suspect | None = None
-        self._chosen = [_Suspect(x, base_answers.base[0], 0.0, 0.0)]
+        self._chosen = [_Suspect(ctx.repeated(1), base[0], 0.0, 0.0)]
         self._alone = False
 
-    def record(self, talk: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """The same conversation."""
+    def record(self, flow: Flow[T]) -> Flow[T]:
+        """The same flow."""
         reply: Any = None
         while True:
             try:
-                wanted = talk.send(reply)
+                wanted = flow.send(reply)
             except StopIteration as end:
                 result: T = end.value
                 return result
@@ -124,19 +126,22 @@ class OutlierRecheck:
             return place, largest, ratio if ratio > FAR_IN_NOISE else 0.0
         return place, largest, ratio if ratio > FAR or float(distances.mean()) > FAR_MEAN * middle else 0.0
 
-    def ask_again(self, *, doubt: bool, left: int) -> Generator[Rows, Array, float | None]:
+    def ask_again(self, main: MainAnswers) -> Flow[float | None]:
         """Ask for the answer that stands out again, if one does.
 
+        Where the two steps of a whole Jacobian disagree, the farthest rows along chosen directions and the input are asked
+        too. Rows that the measurement did not take pay for them; one row's looks may be added.
+
         Args:
-            doubt: whether the numbers themselves disagree: then the farthest rows along chosen directions, and the input.
-            left: rows that the measurement did not take; one row's looks may be added to them.
+            main: what the main directions showed.
 
         Returns:
             the largest difference of probability where a row is answered in another way, else ``None``.
         """
         suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
-        if doubt or self._alone:
-            suspects += self._chosen[-min(SUSPECTED, 1 + max(0, left) // looks) :]
+        if main.steps_disagree or self._alone:
+            left = max(0, self._ctx.queries - main.used)
+            suspects += self._chosen[-min(SUSPECTED, 1 + left // looks) :]
         if not suspects:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
@@ -161,27 +166,3 @@ def answered_differently(answer: Array, again: Array, distance: float, quality: 
     telling = quality.quantum == 0 and quality.top_k is None and not quality.random  # of small probabilities
     other = of_p > least or (telling and of_logs > max(REPEATABLE_LOGS, BEYOND * quality.batch_effect_logs))
     return of_p if other and squared_distances(again, answer).max() > MOVED * distance else None
-
-
-def differences(answer: Array, again: Array) -> tuple[float, float]:
-    """The largest difference of probability and of its logarithm between an answer (K,) and further ones (m, K)."""
-    seen = (answer > FLOAT32_FLOOR) & (again > FLOAT32_FLOOR)
-    logs = np.log(np.where(seen, again, 1.0)) - np.log(np.where(seen, answer, 1.0))
-    return float(np.abs(again - answer).max()), float(np.abs(logs).max())
-
-
-def squared_distances(answers: Array, centre: Array) -> Array:
-    """Squared distances in sqrt(p) of (m, K) answers from one; what is left of 1 may be a rounding below 0."""
-    return np.asarray(((np.sqrt(np.maximum(answers, 0.0)) - np.sqrt(np.maximum(centre, 0.0))) ** 2).sum(axis=1))
-
-
-def spread(answers: Array) -> Array:
-    """Squared distances in sqrt(p) of (m, K) answers from their mean.
-
-    >>> spread(np.array([[0.5, 0.5], [0.5, 0.5]])).tolist()
-    [0.0, 0.0]
-    """
-    roots = np.sqrt(np.maximum(answers, 0.0))  # what is left of 1 may be a rounding below 0
-    roots -= roots[:1]  # equal answers lie at no distance, not even that of rounding
-    roots -= roots.mean(axis=0)
-    return np.asarray((roots * roots).sum(axis=1))

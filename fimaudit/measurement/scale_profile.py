@@ -7,8 +7,7 @@ longer displacements of the same directions: where it falls below three quarters
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +16,23 @@ from scipy import special
 from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import first_order_radii
-from fimaudit.estimation.noise import BaseAnswers, VisibleClasses
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import complete, log_probabilities, visible_classes
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
-from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.protocol import BatchedStep
-from fimaudit.measurement.settings import Settings
-from fimaudit.perturbations.rows import RowRange, Rows
+from fimaudit.measurement.protocol import BatchedStep, Flow
+from fimaudit.measurement.query_split import PROFILE_DIRECTIONS, PROFILE_RUNGS
+from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
-__all__ = ["OVERSTATES", "flips_upper", "measure_profile", "overstatement", "profile_rows"]
+__all__ = ["OVERSTATES", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
 
 Array = NDArray[np.float64]
-#: The first so many of the main directions, at other displacements: (displacements, count) to rungs.
+#: The first so many directions at several displacements: (displacements, count) to rungs.
 Redisplaced = Callable[[Sequence[float], int], Rungs]
 
-#: Directions a rung. The cheap profile is on by default and paid from the queries: 16 a rung would cost 16 % of them and
-#: take the median error of the spectral norm from 6.6 to 7.4 %, too near to what is promised; 8 leave it at 7.0 %.
-DIRECTIONS = {"off": 0, "cheap": 8, "full": 16}
-#: l2 displacements in ranges of one feature: what 0.3 to 8 is for images in [0, 1].
-RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
 #: The profile ends where more than this share of the answers flip: the secants then say little of the decision.
 MOST_FLIPS = 0.25
 #: At the edge of the box the base moves inward; beyond this share of the radius it is another input.
@@ -46,49 +41,38 @@ MOST_INWARD = 0.5
 OVERSTATES = 0.75
 
 
-def profile_rows(settings: Settings, separate: bool) -> int:
-    """Rows that the profile takes out of an input's queries; ``separate`` when it needs its own rows at the local step."""
-    rungs = len(RUNGS[settings.profile])
-    return DIRECTIONS[settings.profile] * (rungs + separate) if rungs else 0
-
-
-def measure_profile(
-    x: NDArray[np.floating],
-    index: int,
-    space: Space,
-    steps: Steps,
-    settings: Settings,
-    base_answers: BaseAnswers,
-    rho: float,
-    local: tuple[Redisplaced, Array] | None,
-) -> Generator[Rows | BatchedStep, Any, list[ScaleRung]]:
-    """Radius and flips on each rung; the first entry is the local displacement.
+def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[ScaleRung]]:
+    """Radius and flips on each rung, the local displacement first; none where no radius is known or no profile wanted.
 
     Args:
-        x, index, space, steps, settings: as for ``measure``.
-        here: the answers to the input.
-        rho: the local displacement.
-        local: the main directions and the answers at the local displacement, where these are random directions.
+        ctx: the input.
+        main: what the main directions showed. Random ones go on to be displaced further, and their answers at the local
+            displacement are known.
     """
-    count = DIRECTIONS[settings.profile]
-    at, known = (_own(x, index, space, settings), None) if local is None else (local[0], local[1][:count])
-    rhos = [rho, *(r for r in (factor * steps.span for factor in RUNGS[settings.profile]) if r > rho)]
-    ahead = len(rhos) if settings.profile == "cheap" else 1  # the full profile stops asking where the answers flip
+    settings, choice = ctx.settings, ctx.settings.profile
+    if choice == "off" or main.estimate is None or main.estimate.margin is None:
+        return []
+    count, rho = PROFILE_DIRECTIONS[choice], ctx.step.rho
+    rungs_at, known = _own_directions(ctx), main.answers[:0]
+    if isinstance(main.design, RandomDesign):
+        rungs_at, known = main.design.first_at, main.answers[:count]
+    longer = [factor * ctx.steps.span for factor in PROFILE_RUNGS[choice]]
+    rhos = [rho, *(one for one in longer if one > rho)]
+    ahead = len(rhos) if choice == "cheap" else 1  # the full profile stops asking where the answers flip
     out: list[ScaleRung] = []
     for first in range(0, len(rhos), ahead):
-        some = rhos[first : first + ahead]
-        rungs = at(some, count)
-        answers = base_answers.base[:0] if known is None or first else known
+        rungs = rungs_at(rhos[first : first + ahead], count)
+        answers = known[:0] if first else known
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
-        answered = Answered(rungs, answers, base_answers)
+        answered = Answered(rungs, answers, ctx.base_answers)
         radii = yield BatchedStep(margin_radii, answered)
-        for rung in _read(space, answered, radii, settings.confidence):
+        for rung in _read(ctx.space, answered, radii, settings.confidence):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
                 return out
-            if out[1:] and space.inward(x, rhos[len(out) - 1]) > MOST_INWARD * (out[0].radius or 0.0):
+            if out[1:] and ctx.space.inward(ctx.x, rhos[len(out) - 1]) > MOST_INWARD * (out[0].radius or 0.0):
                 out[-1] = rung.model_copy(update={"radius": None})
     return out
 
@@ -160,13 +144,14 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     return np.asarray(first_order_radii(gaps, np.sqrt(np.where(keep, norms2, 0.0))).min(axis=2))
 
 
-def _own(x: NDArray[np.floating], index: int, space: Space, settings: Settings) -> Redisplaced:
-    signs = draw_signs(settings.seed, index, PROFILE, DIRECTIONS[settings.profile], x.size)
+def _own_directions(ctx: DisplacedContext) -> Redisplaced:
+    """Random directions of the profile alone."""
+    signs = draw_signs(ctx.settings.seed, ctx.index, PROFILE, PROFILE_DIRECTIONS[ctx.settings.profile], ctx.x.size)
 
-    def at(rhos: Sequence[float], first: int) -> Rungs:
-        return displaced_rungs(x, space, signs.first(first), rhos)
+    def rungs_at(rhos: Sequence[float], count: int) -> Rungs:
+        return displaced_rungs(ctx.x, ctx.space, signs.first(count), rhos)
 
-    return at
+    return rungs_at
 
 
 def flips_upper(flips: int, directions: int, confidence: float) -> float:

@@ -39,15 +39,27 @@ class Lease(Protocol):
     """What a network adapter is handed for one batch: counting, budget and recall live behind it. Thread-safe."""
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """The committed answers to exactly this request body, from this run or the one it resumes."""
+        """The committed (rows, K) answers to exactly this request body, from this run or the one it resumes, or ``None``."""
         ...
 
     def reserve(self, rows: int, key: bytes) -> int:
-        """Count ``rows`` as sent and return a ticket; raises ``BudgetExhausted`` when the budget does not allow it."""
+        """Count ``rows`` as sent and return a ticket.
+
+        Raises:
+            BudgetExhausted: the budget does not allow it; nothing is counted then.
+        """
         ...
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """Record how a reserved send ended; ``answers`` is ``None`` when it failed."""
+        """Record how a reserved send ended.
+
+        Args:
+            ticket: from ``reserve``.
+            rows: as reserved.
+            answers: (rows, K) probabilities, ``None`` when it failed.
+            status: ``ok``, an HTTP status or a fault's name.
+            bytes: sent and received.
+        """
         ...
 
     def note(self, name: str) -> Any:
@@ -55,7 +67,7 @@ class Lease(Protocol):
         ...
 
     def remember(self, name: str, value: Any) -> None:
-        """Keep a fact for the rest of the run, resumed processes included: a batch size, say."""
+        """Keep a fact (plain JSON) for the rest of the run, resumed processes included: a batch size, say."""
         ...
 
 
@@ -99,7 +111,7 @@ class Classifier(Protocol):
         ...
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Answer (B, \\*shape) inputs of ``info.dtype`` with (B, K) probabilities in float64."""
+        """Answer (B, \\*shape) inputs of ``info.dtype``, in the input's unit, with (B, K) probabilities in float64."""
         ...
 
     def close(self) -> None:
@@ -111,7 +123,9 @@ class Classifier(Protocol):
 class Differentiable(Classifier, Protocol):
     """A classifier that also gives derivatives of ``s = sqrt(p)``; arrays are torch tensors on its device.
 
-    F = 4 J_s^T J_s with J_s the (K, d) Jacobian of s; both products are batched over inputs.
+    F = 4 J_s^T J_s with J_s the (K, d) Jacobian of s, in 1 / unit, that of the input; both products are batched over inputs.
+
+    Source: arXiv 2606.04767.
     """
 
     def vjp(self, batch: Any, cotangents: Any) -> Any:
@@ -130,12 +144,12 @@ class DeviceClassifier(Classifier, Protocol):
     def displaced(
         self, x: NDArray[Any], packed_signs: NDArray[np.uint8], step: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]
     ) -> NDArray[np.float64]:
-        """Answer the rows of ``displaced.displaced_rows`` (its numpy reference) without building them on the host.
+        """Answer the rows of ``sign_rows.displaced_rows`` (its numpy reference) without building them on the host.
 
         Args:
             x: one input, shape \\*shape.
             packed_signs: (m, ceil(d / 8)) bits, most significant first, 1 for +.
-            step: displacement of each feature, shape \\*shape or scalar; 0 holds a feature.
+            step: displacement of each feature in the input's unit, shape \\*shape or scalar; 0 holds a feature.
             lower: lower bound of each feature, shape \\*shape or scalar, ``-inf`` for none.
             upper: upper bound likewise.
 
@@ -156,6 +170,13 @@ class NetworkClassifier(Classifier, Protocol):
             batch: the inputs.
             lease: counts and recalls.
             sizes: the batch is of parts of so many rows each, of which no request may hold two; one part when empty.
+
+        Returns:
+            (B, K) probabilities in float64.
+
+        Raises:
+            BudgetExhausted: from ``lease.reserve``.
+            RowsFailed: some rows could not be answered (``fimaudit.models.meter``).
         """
         ...
 
@@ -195,12 +216,19 @@ class Adapter(Protocol):
         ...
 
     def open(self, target: Any, options: Options) -> Classifier:
-        """Open it, or raise ``TargetError`` with one clear sentence."""
+        """Open it with these options.
+
+        Raises:
+            TargetError: with one clear sentence.
+        """
         ...
 
 
 def adapters() -> dict[str, Adapter]:
-    """The registered adapters by name, in alphabetical order, ``function`` (which takes any callable) last."""
+    """The registered adapters by name, in alphabetical order, ``function`` (which takes any callable) last.
+
+    What an adapter's import raises is passed on.
+    """
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     names = sorted(found, key=lambda name: (name == "function", name))
     return {name: found[name].load() for name in names}
@@ -220,7 +248,10 @@ def open_classifier(
     hold: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> Classifier:
-    """Open a model as a ``Classifier``.
+    """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
+
+    The first of ``adapters()`` that accepts the target opens it. ``package.module:factory`` is imported, from the current
+    folder too, and called without arguments unless it is a model already.
 
     Args:
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a

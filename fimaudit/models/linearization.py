@@ -22,7 +22,12 @@ Array = NDArray[np.float64]
 
 
 class Linearization(Protocol):
-    """A model linearised at (B, \\*shape) inputs. Class-side arrays are numpy float64; input-side ones stay inside."""
+    """A model linearised at (B, \\*shape) inputs. Class-side arrays are numpy float64; input-side ones stay inside.
+
+    J_L is in 1 / unit, that of the input, and C and F in 1 / unit^2.
+
+    Source: arXiv 2606.04767.
+    """
 
     @property
     def log_probabilities(self) -> Array:
@@ -73,25 +78,39 @@ class Linearizable(Differentiable, Protocol):
     """A differentiable classifier that linearises itself, which spares passes and keeps saturated answers."""
 
     def linearize(self, batch: NDArray[Any]) -> Linearization:
-        """Record what is needed for derivatives at (B, \\*shape) inputs."""
+        """The model linearised at (B, \\*shape) inputs: records what is needed for derivatives."""
         ...
 
     def derivative_rows(self, row_bytes: int) -> int:
-        """How many inputs of ``row_bytes`` bytes to linearise together."""
+        """How many inputs of ``row_bytes`` bytes to linearise together, at least 1."""
         ...
 
 
 def linearize(model: Differentiable, batch: NDArray[Any]) -> Linearization:
-    """The model's own linearisation where it has one, else one made of its ``vjp`` and ``jvp``."""
+    """The model's own linearisation where it has one, else one made of its ``vjp`` and ``jvp``.
+
+    That the two agree: test_whitebox.test_products_of_the_root_alone_give_the_same.
+
+    Args:
+        model: where it makes its own, what it raises is passed on.
+        batch: (B, \\*shape) inputs.
+    """
     return model.linearize(batch) if isinstance(model, Linearizable) else RootLinearization(model, batch)
 
 
 class RootLinearization:
     """A linearisation from products with J_s alone: J_L = 2 diag(1/s) J_s.
 
+    A class that the model answers with exactly 0 has no row: it counts as one that does not change.
+
     Args:
         model: any ``Differentiable``; its arrays are torch tensors.
         batch: (B, \\*shape) inputs.
+
+    Attributes:
+        log_probabilities: (B, K), ``-inf`` where the model answers exactly 0.
+        row_scale: (B, K) s, the factors r of ``Linearization``.
+        passes: one for the answers, one for each cotangent and one for each push so far.
     """
 
     def __init__(self, model: Differentiable, batch: NDArray[Any]) -> None:
@@ -107,33 +126,40 @@ class RootLinearization:
         self.passes = 1
 
     def product(self, cotangents: Array) -> tuple[Array, Array]:
+        """C w, (B, K), and |J_L^T w|^2, (B,), of (B, K) cotangents; two passes."""
         back = self._pull(cotangents[:, None])
         return self._push(back), _host(back.double().flatten(1).square().sum(1))
 
     def squared_norms(self, cotangents: Array) -> Array:
+        """|J_L^T w|^2: (B, K) to (B,); one pass."""
         return _host(self._pull(cotangents[:, None]).double().flatten(1).square().sum(1))
 
     def pull(self, cotangents: Array) -> Array:
+        """J_L^T w: (B, K) to (B, \\*shape); one pass."""
         return _host(self._pull(cotangents[:, None])[:, 0])
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
+        """J_L z for signs z given as (B, ceil(d / 8)) bits, 1 for +: (B, K); one pass."""
         import torch
 
         signs = np.unpackbits(packed, axis=1, count=self._batch[0].numel()).astype(np.float64) * 2 - 1
         return self._push(torch.tensor(signs, device=self._batch.device).view(len(packed), 1, *self._batch.shape[1:]))
 
     def gram(self) -> Array:
+        """r C r = 4 J_s J_s^T: (B, K, K), from all K rows at once, (B, K, d) in memory; K passes."""
         classes = self.row_scale.shape[1]
         rows = self._pull(self.row_scale[:, :, None] * np.eye(classes)).double().flatten(2)
         return _host(rows @ rows.mT)
 
     def fisher_product(self, tangents: NDArray[Any]) -> Array:
+        """F v = J_L^T (p * J_L v): (B, \\*shape) to (B, \\*shape); two passes."""
         import torch
 
         v = torch.tensor(tangents, device=self._batch.device).view(self._batch.shape).unsqueeze(1)
         return _host(self._pull((self.row_scale**2 * self._push(v))[:, None])[:, 0])
 
     def direction(self, cotangents: Array) -> NDArray[Any]:
+        """J_L^T w scaled to unit l2 norm: (B, K) to (B, \\*shape), zeros where it vanishes; one pass."""
         back = _host(self._pull(cotangents[:, None])[:, 0])
         size = np.linalg.norm(back.reshape(len(back), -1), axis=1).reshape(-1, *(1,) * (back.ndim - 1))
         return np.asarray(np.divide(back, size, out=np.zeros_like(back), where=size > 0))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, OutputError
+from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
 from fimaudit.perturbations.rows import Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -23,14 +23,14 @@ __all__ = [
     "CountingLease",
     "Ledger",
     "Meter",
-    "QuestionsFailed",
     "RepeatLease",
     "RowsFailed",
     "Usage",
     "over_budget",
 ]
 
-#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries.
+#: Rows of one call fit this many bytes, so that memory does not grow with the number of queries; and are this many at most.
+#: test_meter.test_batches_are_bounded_in_bytes_and_rows.
 BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
 #: Whose answers a call's are, where they are no input's own: those to the run's first questions.
@@ -46,15 +46,25 @@ class Ledger(Protocol):
         """Rows, requests and bytes of this run so far, earlier processes included."""
         ...
 
-    def recall(self, key: bytes) -> NDArray[np.float64] | None: ...
+    def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """See ``Lease``."""
+        ...
 
-    def reserve(self, rows: int, key: bytes) -> int: ...
+    def reserve(self, rows: int, key: bytes) -> int:
+        """See ``Lease``; the budget is the meter's."""
+        ...
 
-    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None: ...
+    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """See ``Lease``."""
+        ...
 
-    def note(self, name: str) -> Any: ...
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        ...
 
-    def remember(self, name: str, value: Any) -> None: ...
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        ...
 
     def finish(self, inputs: Iterable[int]) -> None:
         """The results of these inputs are kept (``THE_RUN``: what the run's first questions said)."""
@@ -75,41 +85,37 @@ class RowsFailed(ModelFailure):
         self.answers, self.reasons = answers, dict(reasons)
 
 
-class QuestionsFailed(ModelFailure):
-    """``Meter.ask`` got answers to some of its questions only.
+class CountingLease:
+    """A lease without budget or ledger, for asking outside of a run; recalls nothing. For one thread.
 
     Attributes:
-        answers: as ``Meter.ask`` returns them, ``None`` for a question with a failed row.
-        reasons: a sentence for each failed question, by position.
+        usage: what was reserved and committed so far.
     """
-
-    def __init__(self, answers: Sequence[NDArray[np.float64] | None], reasons: Mapping[int, str]) -> None:
-        super().__init__(next(iter(reasons.values())))
-        self.answers, self.reasons = list(answers), dict(reasons)
-
-
-class CountingLease:
-    """A lease without budget or ledger, for asking outside of a run."""
 
     def __init__(self) -> None:
         self.usage = Usage()
         self._notes: dict[str, Any] = {}
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """Always ``None``."""
         return None
 
     def reserve(self, rows: int, key: bytes) -> int:
+        """Count the rows and one request; never refused."""
         self.usage.rows += rows
         self.usage.requests += 1
         return self.usage.requests
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
+        """Count the bytes, and keep nothing else."""
         self.usage.bytes += bytes
 
     def note(self, name: str) -> Any:
+        """See ``Lease``; as long as this object lives."""
         return self._notes.get(name)
 
     def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``; as long as this object lives."""
         self._notes[name] = value
 
 
@@ -118,6 +124,10 @@ class RepeatLease:
 
     A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
     recalled rather than sent. Within one occasion, a resumed run still recalls what it has.
+
+    Args:
+        lease: the lease to go through; ``note``, ``remember`` and ``commit`` are its own.
+        name: of the occasion, hashed into every key.
     """
 
     def __init__(self, lease: Lease, name: str) -> None:
@@ -125,9 +135,11 @@ class RepeatLease:
         self.note, self.remember, self.commit = lease.note, lease.remember, lease.commit
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
+        """What was answered under this name."""
         return self._lease.recall(self._key(key))
 
     def reserve(self, rows: int, key: bytes) -> int:
+        """See ``Lease``; ``BudgetExhausted`` as there."""
         return self._lease.reserve(rows, self._key(key))
 
     def _key(self, key: bytes) -> bytes:
@@ -136,7 +148,13 @@ class RepeatLease:
 
 @dataclass
 class Usage:
-    """What has been asked so far."""
+    """What has been asked so far.
+
+    Attributes:
+        rows: sent, those of failed and repeated sends included.
+        requests: calls of a local model, or sends.
+        bytes: of rows that a local model answered, or of bodies sent and received.
+    """
 
     rows: int = 0
     requests: int = 0
@@ -152,6 +170,10 @@ class Meter:
         batch: rows a call; the adapter's preference or a bound in bytes when left out.
         ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
         on_rows: called with the number of rows after each answered call (progress).
+
+    Attributes:
+        usage: so far, of earlier processes too where there is a ledger.
+        classes: K, from the model or the first answer.
     """
 
     def __init__(
@@ -176,18 +198,43 @@ class Meter:
         self._notes: dict[str, Any] = {}
 
     def batch_rows(self, row_bytes: int) -> int:
-        """Rows of one call for inputs of ``row_bytes`` bytes."""
+        """Rows of one call for inputs of ``row_bytes`` bytes.
+
+        ``batch``, else the model's preference, else as many as fit its ``call_bytes`` or ``BATCH_BYTES``, from 1 to
+        ``MOST_ROWS``.
+        """
         chosen = self._batch or self.model.info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def calls(self, rows: Rows) -> int:
-        """How many calls a block of rows takes."""
+        """How many calls a block of rows takes: ceil(rows / batch_rows)."""
         return -(-len(rows) // self.batch_rows(rows.row_bytes))
 
     def ask(
         self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
     ) -> list[NDArray[np.float64]]:
-        """Answer each block of rows with (n, K) probabilities.
+        """Answer each block of rows with (n, K) probabilities, or fail with the first that fails.
+
+        Args:
+            questions, occasion, owners: as for ``ask_each``.
+
+        Raises:
+            InputFailed: one of several questions cannot be answered.
+            BudgetExhausted: before the call that would exceed the budget.
+            ModelFailure: the model raised.
+            OutputError: wrong number of rows or columns, or values that are not finite.
+        """
+        answers: list[NDArray[np.float64]] = []
+        for answer in self.ask_each(questions, occasion=occasion, owners=owners):
+            if isinstance(answer, InputFailed):
+                raise answer.error
+            answers.append(answer)
+        return answers
+
+    def ask_each(
+        self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
+    ) -> list[NDArray[np.float64] | InputFailed]:
+        """Answer each block of rows with (n, K) probabilities, or with why it has none.
 
         No call holds rows of two blocks: an answer's last digits may depend on what else is in its call, and so what is
         asked of an input depends on that input alone.
@@ -198,10 +245,8 @@ class Meter:
             owners: the input that each block belongs to; ``THE_RUN`` when left out.
 
         Raises:
-            QuestionsFailed: of several questions, some were answered and some cannot be.
             BudgetExhausted: before the call that would exceed the budget.
-            ModelFailure: the model raised.
-            OutputError: wrong number of rows or columns, or values that are not finite.
+            ModelFailure, UsageError: an endpoint fails as a whole.
         """
         if self._network is not None:
             return self._ask_there(self._network, questions, occasion)
@@ -213,11 +258,11 @@ class Meter:
             self._ledger.finish(inputs)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """See ``Lease``."""
+        """See ``Lease``; always ``None`` without a ledger."""
         return self._ledger.recall(key) if self._ledger is not None else None
 
     def reserve(self, rows: int, key: bytes = b"") -> int:
-        """See ``Lease``."""
+        """See ``Lease``; ``BudgetExhausted`` as there."""
         with self._lock:
             refused = over_budget(self.budget, self.usage.rows, rows)
             if refused is not None:
@@ -249,7 +294,7 @@ class Meter:
 
     def _ask_there(
         self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
-    ) -> list[NDArray[np.float64]]:
+    ) -> list[NDArray[np.float64] | InputFailed]:
         lease = self if occasion is None else RepeatLease(self, occasion)
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
@@ -260,25 +305,19 @@ class Meter:
             else:  # an adapter from before parts were said
                 answers = _one_by_one(network, parts, lease)
         except RowsFailed as exc:
-            raise _by_question(exc, np.split(exc.answers, cuts), sizes) from exc
-        return np.split(self._checked(answers, sum(sizes)), cuts)
+            return _by_question(exc, np.split(exc.answers, cuts), sizes)
+        return [*np.split(self._checked(answers, sum(sizes)), cuts)]
 
-    def _ask_here(self, questions: Sequence[Rows], owners: Sequence[int], occasion: str) -> list[NDArray[np.float64]]:
-        answers: list[NDArray[np.float64] | None] = []
-        reasons: dict[int, str] = {}
+    def _ask_here(
+        self, questions: Sequence[Rows], owners: Sequence[int], occasion: str
+    ) -> list[NDArray[np.float64] | InputFailed]:
+        answers: list[NDArray[np.float64] | InputFailed] = []
         for rows, owner in zip(questions, owners, strict=True):
             try:
                 answers.append(self._ask_local(rows, owner, occasion))
-            except BudgetExhausted:
-                raise
-            except FimauditError as error:
-                if len(questions) == 1:
-                    raise
-                reasons[len(answers)] = str(error)
-                answers.append(None)
-        if reasons:
-            raise QuestionsFailed(answers, reasons)
-        return [answer for answer in answers if answer is not None]
+            except InputFailed as failure:
+                answers.append(failure if len(questions) == 1 else InputFailed(str(failure)))
+        return answers
 
     def _ask_local(self, rows: Rows, owner: int, occasion: str) -> NDArray[np.float64]:
         count = len(rows)
@@ -291,24 +330,26 @@ class Meter:
         count = stop - start
         key = b"" if self._ledger is None else _local_key(rows, start, stop, owner, occasion)
         known = self.recall(key) if key else None
-        if known is not None:
-            return self._checked(known, count)
-        ticket = self.reserve(count, key)
+        ticket = self.reserve(count, key) if known is None else None
         try:
-            answers = self._answer(rows, start, stop)
+            answers = self._checked(self._answer(rows, start, stop) if known is None else known, count)
+        except FimauditError as error:
+            raise InputFailed(str(error), error) from error
+        if ticket is not None:
+            self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
+        return answers
+
+    def _answer(self, rows: Rows, start: int, stop: int) -> Any:
+        """One call of the local model."""
+        try:
+            if self._device is not None and isinstance(rows, DisplacedRows):
+                return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
+            return self.model.probabilities(rows.build(start, stop))
         except FimauditError:
             raise
         except Exception as exc:
-            raise ModelFailure(f"the model raised {type(exc).__name__} on a batch of {count} rows: {_short(exc)}") from exc
-        answers = self._checked(answers, count)
-        self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
-        return answers
-
-    def _answer(self, rows: Rows, start: int, stop: int) -> NDArray[np.float64]:
-        """One call of the local model."""
-        if self._device is not None and isinstance(rows, DisplacedRows):
-            return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
-        return self.model.probabilities(rows.build(start, stop))
+            what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
+            raise ModelFailure(f"{what}: {_short(exc)}") from exc
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)
@@ -334,7 +375,11 @@ def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> 
 
 
 def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
-    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them."""
+    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them: sent + rows <= budget.
+
+    >>> over_budget(100, 80, 20) is None, over_budget(None, 80, 21) is None, over_budget(100, 80, 21) is None
+    (True, True, False)
+    """
     if budget is None or sent + rows <= budget:
         return None
     return (
@@ -359,15 +404,19 @@ def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], lease
     return np.concatenate(answers)
 
 
-def _by_question(exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]) -> QuestionsFailed:
+def _by_question(
+    exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]
+) -> list[NDArray[np.float64] | InputFailed]:
     """The rows' failures as the questions' failures."""
     starts = np.cumsum([0, *sizes])
-    reasons: dict[int, str] = {}
+    answers: list[NDArray[np.float64] | InputFailed] = []
     for i, block in enumerate(blocks):
         if np.isnan(block).any():
             within = [text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]]
-            reasons[i] = within[0] if within else next(iter(exc.reasons.values()))
-    return QuestionsFailed([None if i in reasons else block for i, block in enumerate(blocks)], reasons)
+            answers.append(InputFailed(within[0] if within else next(iter(exc.reasons.values()))))
+        else:
+            answers.append(block)
+    return answers
 
 
 def _short(exc: BaseException, most: int = 300) -> str:

@@ -41,8 +41,13 @@ class ShippedModel:
     def open(self, fetch: Callable[[Any], bytes]) -> Classifier:
         """Open the model here; files that are not here under their own path are written to a temporary folder, once.
 
+        A file counts as here when its path exists and has its size. An object is unpickled, which runs what it says.
+
+        Args:
+            fetch: from a handle to its bytes.
+
         Raises:
-            TargetError: as ``open_classifier``.
+            TargetError: as ``open_classifier``, or the object does not unpickle here.
         """
         sys.path.extend(path for path in self.paths if path not in sys.path and os.path.exists(path))
         target, options = self.target, dict(self.options)
@@ -75,7 +80,7 @@ class ShippedModel:
 def ship_model(
     target: object, link: Link, options: Mapping[str, Any], put: Callable[[bytes], Any], external: Mapping[str, Any]
 ) -> ShippedModel:
-    """Prepare a model for other processes.
+    """Prepare a model for other processes: read its files, or pickle it.
 
     Args:
         target, link, options: as for ``open_classifier``.
@@ -84,6 +89,8 @@ def ship_model(
 
     Raises:
         UsageError: an object that cannot be sent to another process.
+        ModuleNotFoundError: an object, and ray is not installed.
+        OSError: a file that cannot be read.
     """
     target = os.fspath(target) if isinstance(target, os.PathLike) else target
     files: dict[str, tuple[Any, int, str]] = {}

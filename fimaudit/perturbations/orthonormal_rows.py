@@ -16,12 +16,23 @@ __all__ = ["ORTHONORMAL_FEATURES", "ORTHONORMAL_LEAST", "OrthonormalRows", "orth
 
 #: Orthonormal directions pay once they cover this share of the space, and their table is kept below this many features.
 ORTHONORMAL_SHARE, ORTHONORMAL_FEATURES = 0.1, 2048
-#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10).
+#: Fewer orthonormal directions are not random enough for their limits (6 % misses at nominal 2.5 % with 2 of 10). That 16
+#: are: test_coverage.test_each_side_of_each_interval_holds (16 of 100 features).
 ORTHONORMAL_LEAST = 16
 
 
 def orthonormal_fits(count: int, features: int) -> bool:
-    """Whether ``count`` random directions of so many features are better orthogonal to each other."""
+    """Whether ``count`` random directions of so many features are better orthogonal to each other.
+
+    max(``ORTHONORMAL_SHARE`` features, ``ORTHONORMAL_LEAST``) <= count < features <= ``ORTHONORMAL_FEATURES``.
+
+    Args:
+        count: directions.
+        features: those that move.
+
+    >>> orthonormal_fits(15, 100), orthonormal_fits(16, 100), orthonormal_fits(16, 200)
+    (False, True, False)
+    """
     return max(ORTHONORMAL_SHARE * features, ORTHONORMAL_LEAST) <= count < features <= ORTHONORMAL_FEATURES
 
 
@@ -43,6 +54,17 @@ def orthonormal_signs(
     Without the sign a direction, subtracting the mean over directions would no longer leave independent terms. Without the
     place, rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would predict the
     next, and the predictable lower limit would fail (8 % misses at nominal 2.5 %, flat spectrum on 39 neighbours of 300).
+
+    Args:
+        rng: of the input.
+        count: directions, ``features`` at most.
+        features: d, those that move.
+
+    Returns:
+        ``chosen`` (count,), ``place`` (d,), ``per_feature`` (d,) and ``per_row`` (count,) of ``OrthonormalRows``.
+
+    >>> [part.shape for part in orthonormal_signs(np.random.default_rng(0), 4, 16)]
+    [(4,), (16,), (16,), (4,)]
     """
     chosen, place = rng.permutation(features)[:count], rng.permutation(features)
     per_feature = np.where(rng.integers(0, 2, features, dtype=np.uint8), 1, -1).astype(np.float32)
@@ -52,7 +74,28 @@ def orthonormal_signs(
 
 @dataclass(frozen=True)
 class OrthonormalRows:
-    """Rows base + step * direction with directions orthogonal to each other and of length sqrt(d)."""
+    """Rows base + step * direction with directions orthogonal to each other and of length sqrt(d).
+
+    Direction t has the entries per_row[t] per_feature[i] C[chosen[t], place[i]], C the orthonormal DCT-II matrix times
+    sqrt(d), i over the d features that move: V V^T = d I, and E[v v^T] = I over the draws. The base is the input moved
+    inward so far that sqrt(2) steps, the longest of an entry, fit on both sides of it.
+
+    Attributes:
+        x: one input, shape \\*shape.
+        chosen: (m,) rows of C.
+        place: (d,) columns of C, a permutation.
+        per_feature: (d,) signs.
+        per_row: (m,) signs.
+        step: root mean square displacement of each feature in the input's unit, shape \\*shape or scalar, 0 where held.
+        box: bounds.
+        dtype: what the model is fed.
+
+    >>> drawn = orthonormal_signs(np.random.default_rng(0), 2, 8)
+    >>> rows = OrthonormalRows(np.zeros(8), *drawn, np.ones(8), Box(np.full(8, -np.inf), np.full(8, np.inf)), "float64")
+    >>> v = rows.build(0, 2)
+    >>> np.abs(v @ v.T).round(4).tolist()
+    [[8.0, 0.0], [0.0, 8.0]]
+    """
 
     x: NDArray[Any]
     chosen: NDArray[np.int64]
@@ -65,12 +108,14 @@ class OrthonormalRows:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, (stop - start, \\*shape), inside the box."""
         middle, amplitude = self._frame
         count = len(self.per_feature)
         signed = self.chosen[start:stop] + np.where(self.per_row[start:stop] < 0, count, 0)
@@ -90,15 +135,15 @@ class OrthonormalRows:
         return rows.reshape(stop - start, *self.x.shape)
 
     def first(self, count: int) -> OrthonormalRows:
-        """The first ``count`` directions."""
+        """The same rows, of the first ``count`` directions only."""
         return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])
 
     def free(self) -> NDArray[np.bool_]:
-        """Features that move."""
+        """Whether each feature of the flattened input moves."""
         return np.asarray(np.broadcast_to(self.step, self.x.shape).ravel() != 0)
 
     def sent(self) -> NDArray[np.float64]:
-        """Root mean square displacement of each feature, shape \\*shape."""
+        """Root mean square displacement of each feature as the box allows it, in the input's unit, shape \\*shape."""
         low, high = self._bounds
         return np.asarray((high - low) / np.sqrt(8.0))
 

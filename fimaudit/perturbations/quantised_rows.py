@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 GOLDEN = (np.sqrt(5.0) - 1) / 2
-#: At an edge of the box a feature moves one way while (h / q)^2 is below this, and the base moves inward above it.
+#: At an edge of the box a feature moves one way while (h / q)^2 is below this, and the base moves inward above it. Both keep
+#: to the levels and to h: test_conditions_inputs.test_levels_are_whole_within_the_box_and_of_the_size_they_say.
 ONE_WAY = 3 / 16
 
 
@@ -31,15 +32,24 @@ ONE_WAY = 3 / 16
 class LevelRows:
     """Rows base + whole levels, by packed signs.
 
+    With t = (h / q)^2 and f = floor(h / q), a feature moves by f levels, and in the share (t - f^2) / (2 f + 1) of the rows
+    by f + 1. At an edge, for small t, it moves one level one way in the share p of the rows, p (1 - p) = t. A continuous
+    feature moves by h.
+
     Attributes:
-        x: one input; its values count as levels.
+        x: one input, shape \\*shape, d features; its values count as levels.
         packed: (m, ceil(d / 8)) sign bits.
         phase: (m,) place of each row in the sequence; rows of equal phase move the same features.
         start: (d,) random starts in [0, 1).
-        step: root mean square displacement of each feature, shape \\*shape, 0 where it is held.
-        quantum: distance of neighbouring values, 0 for continuous features.
+        step: h, root mean square displacement of each feature in the input's unit, shape \\*shape, 0 where it is held.
+        quantum: q, distance of neighbouring values likewise, 0 for continuous features.
         lower, upper: bounds, shape \\*shape.
         dtype: what the model is fed.
+
+    >>> x, ones = np.array([0.0, 128.0, 255.0]), np.ones(3)
+    >>> packed = np.array([[0b10100000], [0b01000000]], np.uint8)
+    >>> LevelRows(x, packed, np.arange(2), np.zeros(3), ones, ones, 0 * ones, 255 * ones, "uint8").build(0, 2).tolist()
+    [[2, 127, 255], [0, 129, 253]]
     """
 
     x: NDArray[Any]
@@ -54,12 +64,14 @@ class LevelRows:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.packed)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, (stop - start, \\*shape), rounded for whole-number dtypes."""
         centre, unit, floor, share, way = self._plan
         up = np.unpackbits(self.packed[start:stop], axis=1, count=self.x.size).view(np.bool_)
         place = (self.start[None] + GOLDEN * self.phase[start:stop, None]) % 1.0
@@ -72,7 +84,10 @@ class LevelRows:
         return np.asarray(rows.astype(kind).reshape(stop - start, *self.x.shape))
 
     def sent(self) -> NDArray[np.float64]:
-        """Root mean square displacement of each feature, shape \\*shape."""
+        """Root mean square displacement of each feature as levels and box allow it, in the input's unit, shape \\*shape.
+
+        sqrt((1 - s) f^2 + s (f + 1)^2) q with s the share of the rows that move one level more; sqrt(p (1 - p)) q one way.
+        """
         _, unit, floor, share, way = self._plan
         both = (1 - share) * floor**2 + share * (floor + 1) ** 2
         one = share / 2 * (1 - share / 2)

@@ -18,13 +18,32 @@ def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
         seed: audit seed, any integer; taken modulo 2^64.
         index: input index, likewise.
         stream: separates uses that must not share numbers (main directions 0, pilot 1, ...).
+
+    >>> generator(7, 3).integers(0, 100, 3).tolist() == generator(7 - 2**64, 3).integers(0, 100, 3).tolist()
+    True
     """
     key = np.array([seed % 2**64, index % 2**64], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
 
 
 def packed_signs(rng: np.random.Generator, count: int, features: int) -> NDArray[np.uint8]:
-    """``count`` Rademacher directions as (count, ceil(features / 8)) bits, most significant first, 1 for +."""
+    """``count`` Rademacher directions as (count, ceil(features / 8)) bits, most significant first, 1 for +.
+
+    Raw 64-bit words in little-endian order, so that they are the same on every machine; E[v v^T] = I. The last bits of a row
+    stand for no feature.
+
+    Args:
+        rng: of a bit generator with 64-bit words, as ``generator`` gives.
+        count: directions.
+        features: bits of each that count.
+
+    Returns:
+        uint8; ``np.unpackbits(packed, axis=1, count=features)`` are the signs.
+
+    >>> packed = packed_signs(generator(0, 0), 3, 10)
+    >>> packed.shape, np.unpackbits(packed, axis=1, count=10)[0].tolist()
+    ((3, 2), [1, 0, 0, 1, 1, 0, 1, 1, 1, 1])
+    """
     width = (features + 7) // 8
     words = rng.bit_generator.random_raw(-(-count * width // 8)).astype("<u8", copy=False)
     return words.view(np.uint8)[: count * width].reshape(count, width)

@@ -25,30 +25,46 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop`` as one array (stop - start, \\*shape)."""
+        """Rows ``start:stop`` as one array (stop - start, \\*shape), in the input's unit and the model's dtype."""
         ...
 
 
 @dataclass(frozen=True)
 class PlainRows:
-    """Rows that exist already."""
+    """Rows that exist already.
+
+    Attributes:
+        rows: (n, \\*shape).
+    """
 
     rows: NDArray[Any]
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.rows[:1].nbytes)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` as they are, not a copy."""
         return self.rows[start:stop]
 
 
 @dataclass(frozen=True)
 class CoordinateRows:
-    """One feature replaced a row: x with x[feature[t]] = value[t]."""
+    """One feature replaced a row: x with x[feature[t]] = value[t].
+
+    Attributes:
+        x: one input, shape \\*shape.
+        feature: (n,) positions in the flattened input.
+        value: (n,) in the input's unit.
+        dtype: what the model is fed.
+
+    >>> CoordinateRows(np.zeros(3), np.array([2, 0]), np.array([0.5, -0.5]), "float32").build(0, 2).tolist()
+    [[0.0, 0.0, 0.5], [-0.5, 0.0, 0.0]]
+    """
 
     x: NDArray[Any]
     feature: NDArray[np.int64]
@@ -57,6 +73,7 @@ class CoordinateRows:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     @property
@@ -69,6 +86,7 @@ class CoordinateRows:
         return len(self.feature)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, (stop - start, \\*shape)."""
         rows = np.repeat(self.x.astype(self.dtype).reshape(1, -1), stop - start, axis=0)
         rows[np.arange(stop - start), self.feature[start:stop]] = self.value[start:stop]
         return rows.reshape(stop - start, *self.x.shape)
@@ -76,7 +94,11 @@ class CoordinateRows:
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows ``first:last`` of a block, for asking it bit by bit."""
+    """Rows ``first:last`` of a block, for asking it bit by bit.
+
+    >>> RowRange(PlainRows(np.arange(4)[:, None]), 1, 3).build(0, 2).tolist()
+    [[1], [2]]
+    """
 
     rows: Rows
     first: int
@@ -84,29 +106,40 @@ class RowRange:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return self.rows.row_bytes
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` of the range, counted from ``first``."""
         return self.rows.build(self.first + start, self.first + stop)
 
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """A few small blocks asked as one."""
+    """A few small blocks asked as one, one after the other.
+
+    Attributes:
+        blocks: at least one; of one shape and dtype.
+
+    >>> JoinedRows([PlainRows(np.zeros((2, 1))), PlainRows(np.ones((2, 1)))]).build(1, 3).tolist()
+    [[0.0], [1.0]]
+    """
 
     blocks: Sequence[Rows]
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return self.blocks[0].row_bytes
 
     def __len__(self) -> int:
         return sum(len(block) for block in self.blocks)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop`` of all blocks, (stop - start, \\*shape); at least one row."""
         parts, first = [], 0
         for block in self.blocks:
             low, high = max(start - first, 0), min(stop - first, len(block))

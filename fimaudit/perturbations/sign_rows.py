@@ -25,7 +25,8 @@ __all__ = [
     "moved_inward",
 ]
 
-#: Elements of a block of rows that stays in the cache while it is built.
+#: Elements of a block of rows that stays in the cache while it is built. That blocks join without a seam:
+#: test_directions.test_wide_rows_are_chosen_by_their_bits_across_blocks.
 BLOCK_ELEMENTS = 2**17
 
 
@@ -34,7 +35,21 @@ def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) 
 
     The base is x moved inward just enough for both to lie in [lower, upper]: at the edge of the box the two values are the
     edge and the edge plus two steps inward. Their mean drops out of the Helmert contrasts, and half their difference is
-    what was really sent. ``step`` may have axes before those of x, one entry a displacement; so have the two values then.
+    what was really sent.
+
+    Args:
+        x: one input, shape \\*shape.
+        step: 0 and above in the input's unit, shape \\*shape or what broadcasts to it; it may have axes before those of x,
+            one entry a displacement, and so have the two values then. 0 holds a feature.
+        box: bounds.
+        dtype: the model's, of floats.
+
+    Returns:
+        (low, high), (..., \\*shape) in ``dtype``.
+
+    >>> low, high = displaced_bounds(np.array([0.0, 0.5]), np.full(2, 0.25), Box(np.zeros(2), np.ones(2)), "float32")
+    >>> low.tolist(), high.tolist()
+    ([0.0, 0.25], [0.5, 0.75])
     """
     if box.boundless:
         own = np.asarray(step, dtype)
@@ -57,7 +72,16 @@ def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) 
 def moved_inward(
     x: NDArray[np.float64], step: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """x moved just so far that the step fits on both sides of it, and the step, shortened where the box is too narrow."""
+    """x moved just so far that the step fits on both sides of it, and the step, shortened where the box is too narrow.
+
+    h = min(step, (upper - lower) / 2), and x clipped to [lower + h, upper - h].
+
+    Args:
+        x, step, lower, upper: in the input's unit, of shapes that broadcast; ``step`` 0 and above, bounds may be infinite.
+
+    >>> [part.tolist() for part in moved_inward(np.array([0.0, 0.5]), np.array([0.25, 2.0]), np.zeros(2), np.ones(2))]
+    [[0.25, 0.5], [0.25, 0.5]]
+    """
     narrow = np.minimum(step, (upper - lower) / 2)
     return np.clip(x, lower + narrow, upper - narrow), narrow
 
@@ -70,7 +94,18 @@ def displaced_rows(
     upper: NDArray[Any],
     dtype: str,
 ) -> NDArray[Any]:
-    """Rows base +- step by the sign bits: (m, \\*shape) in the model's dtype. The reference for device classifiers."""
+    """Rows base +- step by the sign bits: (m, \\*shape) in the model's dtype. The reference for device classifiers.
+
+    Args:
+        x: one input, shape \\*shape, d features.
+        packed: (m, ceil(d / 8)) bits, most significant first, 1 for +.
+        step, lower, upper: in the input's unit, shape \\*shape or scalar; see ``displaced_bounds``.
+        dtype: the model's, of floats.
+
+    >>> open_box, packed = np.full(2, np.inf), np.array([[0b10000000], [0b01000000]], np.uint8)
+    >>> displaced_rows(np.zeros(2), packed, np.full(2, 0.5), -open_box, open_box, "float32").tolist()
+    [[0.5, -0.5], [-0.5, 0.5]]
+    """
     return _select(packed, *displaced_bounds(x, step, Box(lower, upper), dtype), x.shape)
 
 
@@ -127,7 +162,15 @@ def _half_width(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class DisplacedRows:
-    """Rows base +- step by packed signs; a device classifier builds them itself."""
+    """Rows base +- step by packed signs; a device classifier builds them itself.
+
+    Attributes:
+        x: one input, shape \\*shape, d features.
+        packed: (m, ceil(d / 8)) bits, most significant first, 1 for +.
+        step: in the input's unit, shape \\*shape, 0 where a feature is held.
+        box: bounds.
+        dtype: what the model is fed.
+    """
 
     x: NDArray[Any]
     packed: NDArray[np.uint8]
@@ -137,18 +180,20 @@ class DisplacedRows:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.packed)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, (stop - start, \\*shape), those of ``displaced_rows`` bit for bit."""
         if self._one_step is not None:
             return _shift(self.packed[start:stop], self.x, self._one_step)
         return _select(self.packed[start:stop], *self._bounds, self.x.shape)
 
     def sent(self) -> NDArray[np.float64]:
-        """Half-width of each feature's displacement as it was really sent, shape \\*shape."""
+        """Half-width of each feature's displacement as it was really sent, in the input's unit, shape \\*shape."""
         return _half_width(*self._bounds)
 
     @cached_property
@@ -167,7 +212,21 @@ class DisplacedRows:
 
 @dataclass(frozen=True)
 class RungRows:
-    """Rows base +- size * step by packed signs, the same signs for each of several sizes: rung by rung."""
+    """Rows base +- size * step by packed signs, the same signs for each of several sizes: rung by rung.
+
+    Attributes:
+        x: one input, shape \\*shape, d features.
+        packed: (m, ceil(d / 8)) bits, most significant first, 1 for +.
+        step: in the input's unit, shape \\*shape, 0 where a feature is held.
+        sizes: (n,) multiples of the step; n m rows in all.
+        box: bounds.
+        dtype: what the model is fed.
+
+    >>> box = Box(np.array([-np.inf]), np.array([np.inf]))
+    >>> packed = np.array([[0b10000000], [0]], np.uint8)
+    >>> RungRows(np.zeros(1), packed, np.ones(1), np.array([0.5, 0.25]), box, "float64").build(0, 4).tolist()
+    [[0.5], [-0.5], [0.25], [-0.25]]
+    """
 
     x: NDArray[Any]
     packed: NDArray[np.uint8]
@@ -178,12 +237,14 @@ class RungRows:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
         return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.sizes) * len(self.packed)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start:stop``, (stop - start, \\*shape); the rungs that they lie on are built whole."""
         m = len(self.packed)
         first, last = start // m, -(-stop // m)
         rows = np.empty(((last - first) * m, *self.x.shape), self.dtype)
@@ -191,7 +252,7 @@ class RungRows:
         return rows[start - first * m : stop - first * m]
 
     def write(self, start: int, stop: int, into: NDArray[Any]) -> None:
-        r"""The same into (stop - start, \*shape) of one piece, for whole rungs."""
+        r"""The same into (stop - start, \*shape) of one piece, for whole rungs: both are multiples of m."""
         m, done = len(self.packed), 0
         if self._one_step:
             steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
@@ -210,7 +271,10 @@ class RungRows:
             done += len(low) * m
 
     def sent(self) -> Iterator[NDArray[np.float64]]:
-        r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time."""
+        r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time.
+
+        In the input's unit; all rungs in their order.
+        """
         for low, high in self._ends(0, len(self.sizes)):
             yield _half_width(low, high)
 

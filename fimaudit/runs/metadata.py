@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain, Space, spreads_differ
-from fimaudit.measurement.measure import Settings
 from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
 from fimaudit.runs.preflight import Preflight

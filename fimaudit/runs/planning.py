@@ -22,12 +22,11 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.noise import REPEATS
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
-from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS, WITNESS_ROWS
+from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
-from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
+from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows
 from fimaudit.measurement.recheck import WARY_LOOKS
-from fimaudit.measurement.scale_profile import profile_rows
 from fimaudit.measurement.settings import ProfileChoice, Settings
 
 __all__ = [
@@ -275,7 +274,7 @@ def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witnes
     pilot_inputs = min(PILOT_INPUTS, inputs)  # asked again, and repeated where only that shows a random model
     pilot = max(ON_TOP * inputs * queries, LEAST_PILOT) + (REPEATS + 2 * SUSPECTS) * pilot_inputs
     found = MOST_SPENT + math.ceil(pilot / inputs)
-    extra = profile_rows(Settings(profile=profile), True) + WITNESS_ROWS * witness
+    extra = extra_rows(Settings(profile=profile, witness=witness), True)
     main = after_extras(after_finding(queries, found, REPEATS), extra)
     return REPEATS + found + main - 1 + extra + WARY_LOOKS + STEPPED_ROWS * witness
 
@@ -339,7 +338,7 @@ def _terms(queries: int) -> int:
     """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
     if queries < 4:
         raise UsageError(f"expected at least 4 queries an input, got {queries}")
-    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), profile_rows(Settings(), False)) - 2
+    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), extra_rows(Settings(), False)) - 2
 
 
 def _positive(**numbers: int) -> None:

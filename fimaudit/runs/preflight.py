@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, TargetError
+from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality, rounding
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter
@@ -99,9 +99,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         again = meter.ask([PlainRows(first)], occasion="repeat")[0]
         try:
             together = meter.ask([PlainRows(company)])[0]
-        except BudgetExhausted:
-            raise
-        except FimauditError:  # another input may be at fault; its own measurement will say so
+        except (ModelFailure, UsageError):  # another input may be at fault; its own measurement will say so
             x = first
             company, rows = _company(x, COMPANY, dtype), rows + COMPANY
             together = meter.ask([PlainRows(company)])[0]

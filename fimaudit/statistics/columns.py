@@ -20,7 +20,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class IntervalArray:
-    """One quantity of n inputs: values (NaN unmeasured), lower limits (0 unknown), upper limits (inf unknown), each (n,)."""
+    """One quantity of n inputs with its limits: a spectral norm in 1 / unit^2 or a radius in unit, that of the input domain.
+
+    Attributes:
+        value: (n,) NaN where unmeasured.
+        lower: (n,) 0 where unknown.
+        upper: (n,) inf where unknown.
+    """
 
     value: Array
     lower: Array
@@ -31,12 +37,17 @@ class IntervalArray:
 class Columns:
     """What a summary needs of n inputs, each (n,).
 
+    >>> inputs = [Sensitivity(index=i, status="ok", method="rademacher", queries=200, group="ab"[i]) for i in range(2)]
+    >>> table = Columns.of(inputs)
+    >>> table.contrasts.tolist(), table.group.tolist(), table.groups
+    ([198, 198], [0, 1], ('a', 'b'))
+
     Attributes:
         index: position in the data.
         status: as in ``Sensitivity``.
         queries: rows an input got in its estimate.
-        contrasts: of random directions (``restated.contrast_counts``).
-        limits: by quantity.
+        contrasts: of random directions (``confidence.contrast_counts``).
+        limits: by quantity: ``spectral_norm``, ``peak_spectral_norm``, ``margin_radius``.
         group: number of its group in ``groups``, -1 without one.
         groups: names of the groups, sorted.
     """
@@ -54,7 +65,7 @@ class Columns:
 
     @classmethod
     def of(cls, inputs: Sequence[Sensitivity]) -> Columns:
-        """From results in memory."""
+        """From results in memory, in their order."""
         groups = tuple(sorted({s.group for s in inputs if s.group is not None}))
         number = {name: i for i, name in enumerate(groups)}
         return cls(
@@ -69,7 +80,12 @@ class Columns:
 
     @classmethod
     def read(cls, path: Path | Sequence[Path]) -> Columns:
-        """From ``inputs.parquet``, or from parts of it; the other columns stay on disk."""
+        """From ``inputs.parquet``, or from parts of it; the other columns stay on disk.
+
+        Raises:
+            FileNotFoundError: no such file.
+            pyarrow.ArrowInvalid: no Parquet file, or one without these columns; a ``ValueError``.
+        """
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
@@ -104,7 +120,7 @@ class Columns:
         )
 
     def where(self, mask: NDArray[Any]) -> Columns:
-        """Some of the inputs, by a mask or by positions."""
+        """Some of the inputs, by a mask (n,) or by positions; ``groups`` keeps the names of all."""
         return Columns(
             self.index[mask],
             self.status[mask],
@@ -116,7 +132,13 @@ class Columns:
         )
 
     def most_sensitive(self, count: int) -> NDArray[np.int64]:
-        """Positions of the inputs with the smallest margin radius; where none is measured, those with the largest norm."""
+        """Positions of the inputs with the smallest margin radius; where none is measured, those with the largest norm.
+
+        Ties go to the larger norm, then to the smaller ``index``; inputs with neither are left out.
+
+        Returns:
+            (``count``,) or fewer, the most sensitive first.
+        """
         radius, norm = self.limits["margin_radius"].value, self.limits["spectral_norm"].value
         measured = np.flatnonzero(~np.isnan(radius) | ~np.isnan(norm))
         keys = (self.index, -np.nan_to_num(norm, nan=0.0), np.where(np.isnan(radius), np.inf, radius))

@@ -18,22 +18,28 @@ __all__ = ["Cells", "mean_limit", "quantile_limits", "share_limits"]
 
 Array = NDArray[np.float64]
 
-#: Shares of the inputs beyond a quantile that may miss.
+#: Shares of the inputs beyond a quantile that may miss. That they decide more than one level for all:
+#: test_policy.test_many_loose_limits_decide_what_few_strict_ones_leave_open; how often they are wrong: benchmarks/report.py
+#: (``gate``).
 SPARES = (0.0, 0.05, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """One quantity of n inputs.
+    """One quantity of n inputs, in its own unit: 1 / unit^2 for a norm, unit for a radius, that of the input domain.
 
     Attributes:
         value: (n,) NaN where unmeasured.
         lower: (n,) 0 where unknown.
         upper: (n,) inf where unknown.
         miss: probability that one end of an interval is on the wrong side.
-        counts: (n,) contrasts of random directions behind each interval (``restated.contrast_counts``), which allow to
+        counts: (n,) contrasts of random directions behind each interval (``confidence.contrast_counts``), which allow to
             state it at other levels; ``None`` where no interval is of random directions.
         norm: the quantity is a norm, else a radius.
+
+    >>> cells = Cells(np.ones(2), np.full(2, 0.8), np.full(2, 1.25), 0.025, np.array([198, 198]))
+    >>> cells.restatable, cells.side(0.005, above=True).round(3).tolist()
+    (True, [1.337, 1.337])
     """
 
     value: Array
@@ -51,6 +57,12 @@ class Cells:
 
         True logs are drawn around the measured ones, which are first drawn towards their median by the share of their
         variance that is noise; new noise and the intervals' logs shrink by the root of ``factor``. Unmeasured inputs stay.
+        The logs and their noise are taken as normal. How often the queries that follow from it decide:
+        test_policy.test_the_queries_that_are_proposed_decide_in_most_reruns.
+
+        Args:
+            factor: above 0.
+            rng: of the draws.
         """
         known = (self.value > 0) & (self.lower > 0) & np.isfinite(self.upper)
         if not known.any():
@@ -76,7 +88,7 @@ class Cells:
         return self.counts is not None and bool((self.counts[known] != 0).all())
 
     def side(self, level: float, *, above: bool) -> Array:
-        """The upper (or lower) limits as they are when each misses with probability ``level``."""
+        """(n,) upper (or lower) limits as they are when each misses with probability ``level``; see ``rescaled_limits``."""
         counts = np.zeros(len(self), dtype=np.int64) if self.counts is None else self.counts
         limits = self.upper if above else self.lower
         return np.asarray(limits * rescaled_limits(counts, self.miss, level, norm=self.norm, above=above))
@@ -94,6 +106,20 @@ def quantile_limits(cells: Cells, p: float, error: float, *, population: bool) -
 
     A bootstrap from the values, corrected for their noise, is narrower and does not hold: docs/evidence.md says how often it
     passes wrongly.
+
+    Args:
+        cells: the inputs, whose ends miss independently; limits that cannot be restated are taken as they are, with the c
+            that their own level needs.
+        p: from 0 to 1.
+        error: of each limit.
+        population: of the population these inputs are an independent sample of, rather than of these inputs.
+
+    Returns:
+        In the unit of ``cells``; 0 and infinite where nothing better is known.
+
+    >>> cells = Cells(np.array([1.0, 2.0, 4.0]), np.array([0.8, 1.6, 3.2]), np.array([1.25, 2.5, 5.0]), 0.025)
+    >>> quantile_limits(cells, 0.5, 0.05, population=False), quantile_limits(cells, 0.5, 0.05, population=True)
+    ((1.6, 2.5), (0.0, inf))
     """
     n = len(cells)
     place = p * (n - 1)
@@ -134,8 +160,12 @@ def _order_limit(cells: Cells, rank: int, error: float, *, above: bool) -> float
 def mean_limit(cells: Cells) -> tuple[float, float]:
     """(lower, upper) of the mean of these inputs, each wrong with probability ``cells.miss`` at most.
 
-    Upper limits scale like a weighted sum of independent chi squared variables; its tails are heaviest when one input
-    carries all the weight (Szekely & Bakirov 2003), where the limit is that input's own.
+    The means of the lower and of the upper limits. Upper limits scale like a weighted sum of independent chi squared
+    variables; its tails are heaviest when one input carries all the weight (Szekely & Bakirov 2003), where the limit is
+    that input's own. NaN without inputs.
+
+    >>> mean_limit(Cells(np.array([1.0, 2.0]), np.array([0.5, 1.5]), np.array([2.0, 3.0]), 0.025))
+    (1.0, 2.5)
     """
     return float(cells.lower.mean()), float(cells.upper.mean())
 
@@ -143,13 +173,20 @@ def mean_limit(cells: Cells) -> tuple[float, float]:
 def share_limits(below: int, undecided: int, n: int, miss: float, error: float, *, population: bool) -> tuple[float, float]:
     """(lower, upper) for a share, from how many inputs surely belong to it and how many may.
 
+    The upper limit is the largest count k, over n, with P(Binomial(k, 1 - miss) <= below + undecided) > error; the lower
+    one is the same of those that do not belong. Population: half the error goes to that, half to the Clopper-Pearson limit
+    of the count. Inputs miss independently.
+
     Args:
         below: inputs whose whole interval lies in the set.
         undecided: inputs whose interval crosses its edge.
-        n: all inputs.
+        n: all inputs, at least one.
         miss: probability that an input is wrongly sure.
         error: of each limit.
         population: of the population these inputs are a sample of (Clopper-Pearson), not of these inputs.
+
+    >>> share_limits(8, 0, 10, 0.025, 0.05, population=False)
+    (0.7, 0.9)
     """
     level = error / 2 if population else error
     high = _count_limit(below + undecided, n, miss, level)

@@ -23,8 +23,10 @@ REPLICATES = 2000
 #: Numbers drawn in one piece, so that memory does not grow with the number of inputs.
 DRAWN = 4_000_000
 FEWEST_REPLICATES = 400
-#: Below this many inputs a population p95 (or p05) has no finite limit at 95 % (``summary.population_ranks``).
+#: Below this many inputs a population p95 (or p05) has no finite limit at 95 % (``summary.population_ranks``):
+#: test_summary.test_a_population_p95_needs_72_inputs_for_an_upper_limit.
 FOR_TAIL = 72
+#: And a population median has none below this many (the example of ``summary.population_ranks``).
 FOR_MEDIAN = 6
 
 
@@ -33,7 +35,8 @@ class Column:
     """One quantity of one run, input by input.
 
     Attributes:
-        low, high: (n,) logs; equal to the measured value where there is one, else the known limits (-inf, inf unknown).
+        low, high: (n,) logs; equal to the measured value where there is one, else the known limits (-inf, inf unknown). Of
+            1 / unit^2 for a norm, unit for a radius.
         sigma: (n,) standard error of the measured log, 0 where unmeasured or exact.
         lower, upper: (n,) the inputs' own limits, not logs.
     """
@@ -46,7 +49,17 @@ class Column:
 
 
 def column(cells: Sequence[Interval], confidence: float) -> Column:
-    """Intervals of one quantity as a column; a value without both limits counts as exact."""
+    """Intervals of one quantity as a column; a value without both limits counts as exact.
+
+    sigma = log(upper / lower) / (2 z), z the normal quantile of (1 + confidence) / 2; values of 0 and less are unmeasured.
+
+    Args:
+        cells: one for each of n inputs.
+        confidence: of the intervals, two-sided.
+
+    >>> column([Interval(value=1.0, lower=0.5, upper=2.0), Interval(value=3.0)], 0.95).sigma.round(3).tolist()
+    [0.354, 0.0]
+    """
     value = np.array([np.nan if c.value is None or c.value <= 0 else c.value for c in cells])
     lower = np.array([0.0 if c.lower is None else c.lower for c in cells])
     upper = np.array([np.inf if c.upper is None else c.upper for c in cells])
@@ -68,6 +81,8 @@ def quantile_ratio(
     that is noise; each replicate adds the noise again (and, for the population, draws the inputs again, in pairs). The
     interval is the hull of the percentile interval and the symmetric one: percentiles alone miss 25 % on clustered tails.
     Directions of the two runs count as independent; where they are the same the interval is too wide, never too narrow.
+    Noise is taken as normal in the log. How often 1 is covered:
+    test_comparison.test_a_model_against_itself_covers_one, benchmarks/report.py.
 
     Args:
         first, second: the same inputs in the same order.
@@ -75,6 +90,13 @@ def quantile_ratio(
         confidence: two-sided.
         rng: of the replicates.
         population: of the population these inputs are a sample of, rather than of these inputs.
+
+    Returns:
+        Without a value where unmeasured inputs decide it; without limits for a population of which there are too few inputs.
+
+    >>> once, twice = (column([Interval(value=f * v) for v in (1.0, 2.0, 4.0)], 0.95) for f in (1, 2))
+    >>> str(quantile_ratio(once, twice, 0.5, 0.95, np.random.default_rng(0), population=False))
+    '2 [2, 2]'
     """
     n = len(first.low)
     if n == 0:
@@ -103,7 +125,18 @@ def quantile_ratio(
 def larger_share(first: Column, second: Column, miss: float, confidence: float) -> tuple[Interval, int, int]:
     """Share of these inputs whose true value is larger in ``second``, and how many are surely larger and surely smaller.
 
-    An input is sure where its two intervals do not meet: wrong with probability ``miss`` at most; the limits allow for it.
+    An input is sure where its two intervals do not meet: wrong with probability ``miss`` at most; the limits allow for it
+    (``share_limits``). The value is the share among those measured in both.
+
+    Args:
+        first, second: the same inputs in the same order.
+        miss: of a sure input.
+        confidence: of the share, two-sided.
+
+    >>> cells = [[Interval(value=v, lower=v / 1.5, upper=v * 1.5) for v in vs] for vs in ((1.0, 2.0, 4.0), (4.0, 2.0, 8.0))]
+    >>> share, larger, smaller = larger_share(*(column(c, 0.95) for c in cells), 0.0, 0.95)
+    >>> str(share), larger, smaller
+    ('0.6667 [0.3333, 1]', 1, 0)
     """
     n = len(first.low)
     if n == 0:
@@ -119,7 +152,15 @@ def larger_share(first: Column, second: Column, miss: float, confidence: float) 
 
 
 def changes(first: Column, second: Column, confidence: float) -> tuple[Array, Array, Array]:
-    """(n,) log ratio second / first of each input with its limits; nan where one is unmeasured."""
+    """(n,) log ratio second / first of each input with its limits; nan where one is unmeasured.
+
+    r = log second - log first, limits r -+ z sqrt(sigma_1^2 + sigma_2^2), z the normal quantile of (1 + confidence) / 2, one
+    input at a time; the two runs' noise is independent.
+
+    >>> once, twice = (column([Interval(value=v)], 0.95) for v in (1.0, 2.0))
+    >>> [np.exp(log).round(3).tolist() for log in changes(once, twice, 0.95)]
+    [[2.0], [2.0], [2.0]]
+    """
     z = float(special.ndtri((1 + confidence) / 2))
     known = (first.low == first.high) & (second.low == second.high)
     with np.errstate(invalid="ignore"):
@@ -131,7 +172,13 @@ def changes(first: Column, second: Column, confidence: float) -> tuple[Array, Ar
 def rank_correlation(first: Column, second: Column, confidence: float) -> Interval:
     """Spearman's correlation of the two rankings of inputs, for their population (Bonett & Wright 2000).
 
-    Measurement noise lowers it: a model against itself with 200 queries reads about 0.99, not 1.
+    tanh(artanh r -+ z sqrt((1 + r^2 / 2) / (n - 3))) over the n inputs measured in both, z the normal quantile of
+    (1 + confidence) / 2. No value below 3 inputs or where one side is constant, no limits below 5. Measurement noise lowers
+    it: a model against itself with 200 queries reads about 0.99, not 1.
+
+    >>> ranks = (range(1, 11), (2, 1, 3, 4, 5, 6, 7, 8, 10, 9))
+    >>> str(rank_correlation(*(column([Interval(value=v) for v in r], 0.95) for r in ranks), 0.95))
+    '0.9758 [0.8618, 0.996]'
     """
     known = (first.low == first.high) & (second.low == second.high)
     n = int(known.sum())
@@ -151,6 +198,12 @@ def rank_intervals(ratios: Sequence[Sequence[Interval | None]]) -> list[tuple[in
 
     A model's rank is at best 1 + the number of models surely smaller and at worst M - the number surely larger
     (Mogstad, Romano, Shaikh & Wilhelm 2024); the caller's pairwise intervals hold simultaneously.
+
+    Args:
+        ratios: M rows of M; ``None`` where a pair was not compared, and then it tells nothing; the diagonal is not read.
+
+    >>> rank_intervals([[None, Interval(lower=1.5, upper=3.0)], [Interval(lower=0.3, upper=0.7), None]])
+    [(1, 1), (2, 2)]
     """
     out = []
     for i, row in enumerate(ratios):

@@ -23,7 +23,15 @@ LEAST_IN_BIN = 10
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the inputs under one name; ``accuracy`` is ``None`` without labels."""
+    """Some of the inputs under one name.
+
+    Attributes:
+        name: the group, ``class 3``, ``right`` or ``wrong``.
+        inputs: how many, failed ones included.
+        small: fewer than ``SMALL``.
+        summary: of these inputs alone.
+        accuracy: share of right answers among the labelled ones, ``None`` without labels.
+    """
 
     name: str
     inputs: int
@@ -34,7 +42,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class Division:
-    """The inputs divided by one criterion; ``by_answer`` where that is whether they were answered rightly."""
+    """The inputs divided by one criterion.
+
+    Attributes:
+        title: of the criterion.
+        slices: the largest, ``MOST_SLICES`` at most, in the order of their names.
+        left_out: how many more there are.
+        by_answer: the criterion is whether they were answered rightly.
+    """
 
     title: str
     slices: list[Slice]
@@ -60,7 +75,18 @@ class Calibration:
 
 
 def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division]:
-    """Every way in which these inputs can be divided; groups of one kind only are left out."""
+    """Every way in which these inputs can be divided; groups of one kind only are left out.
+
+    Groups, true class, right and wrong answers, and the predicted class where no true class is known.
+
+    Args:
+        inputs: with ``group``, ``label`` and ``predicted_class``, as far as they are known.
+        confidence: of each interval, two-sided; not corrected for the number of groups.
+
+    >>> inputs = [Sensitivity(index=i, status="ok", method="rademacher", predicted_class=0, label=i % 2) for i in range(4)]
+    >>> [(d.title, [(s.name, s.inputs) for s in d.slices]) for d in divisions(inputs, 0.95)]
+    [('True class', [('class 0', 2), ('class 1', 2)]), ('Right and wrong answers', [('right', 2), ('wrong', 2)])]
+    """
     out = [
         _divide("Groups", inputs, lambda s: s.group, confidence),
         _divide("True class", inputs, lambda s: None if s.label is None else f"class {s.label}", confidence),
@@ -72,7 +98,17 @@ def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division
 
 
 def calibration(inputs: Sequence[Sensitivity], confidence: float) -> Calibration | None:
-    """Accuracy and confidence of labelled inputs; ``None`` without labels."""
+    """Accuracy and confidence of labelled inputs; ``None`` without labels.
+
+    With d = p - right for each of n inputs, p the probability of the predicted class, the gap is mean(d) with limits
+    z sd(d) / sqrt(n) to both sides, kept within [-1, 1], z the normal quantile of (1 + confidence) / 2. Inputs are
+    independent; the normal law needs more than a few of them.
+
+    >>> s = Sensitivity(index=0, status="ok", method="rademacher", predicted_class=0, probability=0.75, label=0)
+    >>> found = calibration([s, s.model_copy(update={"label": 1})], 0.95)
+    >>> found.accuracy.value, found.confidence, found.gap.value
+    (0.5, 0.75, 0.25)
+    """
     known = [s for s in inputs if s.label is not None and s.probability is not None]
     if not known:
         return None
@@ -95,6 +131,14 @@ def calibration(inputs: Sequence[Sensitivity], confidence: float) -> Calibration
 
 def share_interval(count: int, of: int, confidence: float) -> Interval:
     """A share with its Clopper-Pearson limits.
+
+    Quantiles (1 - confidence) / 2 of Beta(count, of - count + 1) and (1 + confidence) / 2 of Beta(count + 1, of - count),
+    for independent inputs.
+
+    Args:
+        count: from 0 to ``of``.
+        of: at least 1.
+        confidence: two-sided.
 
     >>> str(share_interval(0, 10, 0.95))
     '0 [0, 0.3085]'

@@ -17,7 +17,8 @@ __all__ = ["population_ranks", "summarise"]
 Array = NDArray[np.float64]
 Ranks = tuple[int | None, int | None]
 
-#: Where a value could not be measured: a norm is then too small to be seen, a radius too large.
+#: Where a value could not be measured: a norm is then too small to be seen, a radius too large. Checked by
+#: test_summary.test_what_was_not_measured_counts_as_too_small_or_too_far_and_limits_stay.
 UNKNOWN = {"spectral_norm": -np.inf, "peak_spectral_norm": -np.inf, "margin_radius": np.inf}
 #: The quantiles of these inputs, and those of the population.
 THESE, POPULATION = (0.0, 0.05, 0.5, 0.95, 1.0), (0.05, 0.5, 0.95)
@@ -26,10 +27,24 @@ THESE, POPULATION = (0.0, 0.05, 0.5, 0.95, 1.0), (0.05, 0.5, 0.95)
 def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, queries: int, requests: int) -> Summary:
     """Summary of the measured inputs; failed ones are counted, not averaged.
 
+    These inputs: the p-quantiles of the lower and of the upper limits, in the tails of limits so strict that those of equal
+    values miss with (1 - confidence) / 2 at most. Population: order statistics of the limits (``population_ranks``), and
+    Student's interval for the mean. Point values in the tails are corrected for measurement noise. The inputs' intervals
+    miss independently; for the population, the inputs are an independent sample. How often each is wrong:
+    tests/test_summary.py.
+
     Args:
         inputs: the audit's inputs, as results or, where there are many, as columns.
-        confidence: of each interval.
+        confidence: of each interval, two-sided, and of the inputs' own.
         queries, requests: rows and calls of the whole run, pilot included.
+
+    Returns:
+        Norms in 1 / unit^2, radii in unit, that of the input domain; what has no finite value or limit is ``None``.
+
+    >>> cells = [Interval(value=v, lower=v / 2, upper=v * 2) for v in (1.0, 2.0, 4.0)]
+    >>> inputs = [Sensitivity(index=i, status="ok", method="basis-central", spectral_norm=c) for i, c in enumerate(cells)]
+    >>> str(summarise(inputs, 0.95, 600, 3).spectral_norm.median)
+    '2 [1, 4]'
     """
     table = inputs if isinstance(inputs, Columns) else Columns.of(inputs)
     failed = table.status == "failed"
@@ -110,10 +125,17 @@ def population_ranks(n: int, p: float, confidence: float) -> Ranks:
     """Positions (from 0) of the order statistics between which the population quantile lies with ``confidence``.
 
     P(X_(r) <= q_p) = P(Binomial(n, p) >= r): each side may miss with (1 - confidence) / 2. ``None`` where n is too small:
-    the upper limit of p95 at 95 % needs 72 inputs.
+    the upper limit of p95 at 95 % needs 72 inputs. For an independent sample of any continuous law.
+
+    Args:
+        n: inputs.
+        p: between 0 and 1.
+        confidence: two-sided.
 
     >>> population_ranks(71, 0.95, 0.95)[1] is None, population_ranks(72, 0.95, 0.95)[1]
     (True, 71)
+    >>> population_ranks(5, 0.5, 0.95), population_ranks(6, 0.5, 0.95)
+    ((None, None), (0, 5))
     """
     tail = (1.0 - confidence) / 2
     counts = np.arange(n + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
 from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
+from fimaudit.storage.jsonl import damaged, differences, recover_lines, write_line
 from fimaudit.storage.replacement import ASIDE, MOVING, lock, put_back, remove, set_aside
 
 __all__ = ["CountingLedger", "Journal"]
@@ -232,30 +232,17 @@ class Journal:
     def _write(self, line: Mapping[str, Any]) -> None:
         self.begin()
         assert self._file is not None
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        write_line(self._file, line)
 
     def _read(self, identity: Mapping[str, Any]) -> bool:
         """Take over what is kept; ``False`` when the run was killed before its first line was."""
         if not self._path.exists():
             raise RunFolderError(f"{self.folder} holds a report but no journal to go on from; use --overwrite to run again")
-        text = self._path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):  # killed while writing: drop the broken last line
-            with open(self._path, "r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
-        if not whole:
+        lines = recover_lines(self._path)
+        if not lines:
             return False
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            before = dict(lines[0]["run"])
-        except (ValueError, IndexError, KeyError, TypeError) as exc:
-            raise RunFolderError(f"{self._path} is damaged; use --overwrite to run it again") from exc
-        now = json.loads(json.dumps(dict(identity)))
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if changed:
-            what = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        what = differences(lines[0]["run"], identity)
+        if what:
             aside = f" (the run before it lies in {self._aside})" if self._aside.exists() else ""
             raise RunFolderError(f"{self.folder} holds another run ({what}){aside}; use another folder, or --overwrite")
         try:
@@ -274,7 +261,7 @@ class Journal:
                     result = Sensitivity.model_validate(line["input"])
                     self.done[result.index] = (result, line["rows"], line["requests"])
         except (ValueError, KeyError, TypeError) as exc:
-            raise RunFolderError(f"{self._path} is damaged; use --overwrite to run it again") from exc
+            raise damaged(self._path) from exc
         return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
+from fimaudit.storage.jsonl import damaged, differences, recover_lines, write_line
 from fimaudit.validation.results import AttackedInput
 
 __all__ = ["ATTACKS_JOURNAL", "AttackJournal"]
@@ -95,31 +95,23 @@ class AttackJournal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
-            self._file.flush()
+            write_line(self._file, line)
 
     def _read(self, path: Path, identity: Mapping[str, Any]) -> bool:
         """Take over what is kept; ``False`` when the run was killed before its first line was whole."""
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):  # killed while writing: drop the broken last line
-            path.write_bytes(whole)
-        if not whole:
+        lines = recover_lines(path)
+        if not lines:
             return False
+        what = differences(lines[0]["run"], identity)
+        if what:
+            raise RunFolderError(f"{path} holds other attacks ({what}); use another folder, or --overwrite")
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            before = dict(lines[0]["run"])
             for line in lines[1:]:
                 if "asked" in line:
                     self._asked = Usage(*(int(n) for n in line["asked"]))
                 else:
                     result = AttackedInput.model_validate(line["input"])
                     self.done[result.index] = result
-        except (ValueError, KeyError, TypeError, IndexError) as exc:
-            raise RunFolderError(f"{path} is damaged; use --overwrite to run it again") from exc
-        now = json.loads(json.dumps(dict(identity)))
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if changed:
-            what = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
-            raise RunFolderError(f"{path} holds other attacks ({what}); use another folder, or --overwrite")
+        except (ValueError, KeyError, TypeError) as exc:
+            raise damaged(path) from exc
         return True

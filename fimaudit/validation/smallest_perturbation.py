@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,25 @@ def smallest_perturbation(
     def left() -> int:
         return HOLD_ROWS if most is None else most - (passes.forward - forward) - (passes.backward - backward)
 
+    def hold(row: NDArray[Any]) -> Held | NotHeld:
+        return _carry(hold_row(x, row, space, asked.decision, min(HOLD_ROWS, left())), passes)
+
+    found, reason = _nearest_that_holds(nearest, distances, unfinished, hold, left)
+    counts = passes.forward - forward, passes.backward - backward
+    if found is None:
+        return AttackResult(asked.decision, None, None, None, None, distances, *counts, unfinished, reason)
+    name, held = found
+    return AttackResult(asked.decision, held.distance, name, held.row, held.predicted_class, distances, *counts, unfinished)
+
+
+def _nearest_that_holds(
+    nearest: dict[str, NDArray[Any]],
+    distances: dict[str, float | None],
+    unfinished: list[str],
+    hold: Callable[[NDArray[Any]], Held | NotHeld],
+    left: Callable[[], int],
+) -> tuple[tuple[str, Held] | None, str | None]:
+    """Of each attack's nearest row the nearest that holds, with its attack, else why none does; distances are made true."""
     found: tuple[str, Held] | None = None
     reason: str | None = None
     for name in sorted(nearest, key=lambda name: distances[name] or 0.0):
@@ -152,7 +171,7 @@ def smallest_perturbation(
             distances[name] = None
             unfinished += [] if name in unfinished else [name]
             continue
-        held = _carry(hold_row(x, nearest[name], space, asked.decision, min(HOLD_ROWS, left())), passes)
+        held = hold(nearest[name])
         if isinstance(held, NotHeld):
             distances[name] = None
             reason = held.reason if reason is None else reason
@@ -160,11 +179,7 @@ def smallest_perturbation(
         distances[name] = held.distance
         if found is None or held.distance < found[1].distance:
             found = name, held
-    counts = passes.forward - forward, passes.backward - backward
-    if found is None:
-        return AttackResult(asked.decision, None, None, None, None, distances, *counts, unfinished, reason)
-    name, held = found
-    return AttackResult(asked.decision, held.distance, name, held.row, held.predicted_class, distances, *counts, unfinished)
+    return found, reason
 
 
 def _reserved(most: int) -> int:

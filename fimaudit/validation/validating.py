@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
-from fimaudit.models.classifier import Classifier, NetworkClassifier, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, open_classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Meter, Usage
-from fimaudit.results import Sensitivity
+from fimaudit.results import Report, Sensitivity
 from fimaudit.runs.auditing import audit
 from fimaudit.storage.journal import LEDGER
 from fimaudit.storage.ledger import open_ledger
@@ -95,89 +95,21 @@ def validate(
     Returns:
         the validation, also when the budget ran out under way: then ``attacked`` says how many inputs it covers.
     """
-    from fimaudit.validation.smallest_perturbation import choose_attacks
-
-    clock = time.perf_counter()
-    lengths = _checked(eps, attack_rows)
-    inputs = x if isinstance(x, Inputs) else read_inputs(x) if isinstance(x, str | Path) else Inputs(np.asarray(x))
-    if y is not None:
-        inputs = Inputs(inputs.x, np.asarray(y), inputs.group, inputs.names, inputs.source, inputs.whole)
-    if batch is not None and isinstance(model, str) and "://" in model:
-        options.setdefault("batch", batch)
+    started, lengths = time.perf_counter(), _checked(eps, attack_rows)
+    folder = None if out is None else Path(out)
     with ExitStack() as stack:
-        classifier = open_classifier(model, link, **options)
-        if not isinstance(model, Classifier):
-            stack.callback(classifier.close)
-        inputs = check_inputs(inputs, classifier.info.input_shape)
-        if len(inputs) > MOST_INPUTS:
-            raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")
-        passes = CountedModel(Meter(classifier))
-        names = choose_attacks(attacks, passes.differentiable, inputs.x.shape[1:])
-        folder = None if out is None else Path(out)
+        classifier, inputs, names = _opened(model, x, y, link, batch, attacks, options, stack)
         report = audit(
-            classifier,
-            inputs,
-            out=folder,
-            link=link,
-            queries=queries,
-            mode=mode,
-            confidence=confidence,
-            seed=seed,
-            budget=budget,
-            domain=domain,
-            free=free,
-            batch=batch,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-        )
+            classifier, inputs, out=folder, link=link, queries=queries, mode=mode, confidence=confidence, seed=seed,
+            budget=budget, domain=domain, free=free, batch=batch, resume=resume, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
         space, rows = _space(inputs, domain or InputDomain(), free, classifier)
-        if folder is not None and not resume:
-            for name in (ATTACKS_JOURNAL, VALIDATION, PICTURE):
-                (folder / name).unlink(missing_ok=True)
-        spent = Usage(report.summary.queries, report.summary.requests)
-        identity = {"attacks": names, "attack_rows": attack_rows, "seed": seed, "data": inputs.fingerprint(), "mode": mode}
-        journal = AttackJournal(folder, identity, spent, resume=resume)
-        stack.callback(journal.close)
-        measured, ledger = report.summary.queries, cast(Ledger, journal)
-        if isinstance(classifier, NetworkClassifier) and folder is not None:
-            fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
-            measured -= sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
-            ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
         task = _Task(rows, space, names, attack_rows, seed, report.inputs)
-        stopped = (
-            f"{len(report.inputs)} of them were measured; go on with --resume" if len(report.inputs) < len(inputs) else None
-        )
-        if stopped is None:  # attacks begin at other inputs' decisions: at all of them
-            stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
-        results = [journal.done[i] for i in sorted(journal.done)]
-        validation = Validation(
-            model=report.model,
-            data=report.data,
-            unit=report.domain["unit"],
-            settings={
-                **report.settings,
-                "attacks": names,
-                "attack_rows": attack_rows,
-                "eps": list(lengths),
-            },
-            environment=_environment(report.environment, time.perf_counter() - clock),
-            correlations=correlate(results, confidence, seed),
-            flipped=flipped_within(results, lengths, confidence, seed),
-            calibration=calibration_bins(results),
-            attacks=attack_summaries(results, names),
-            measured_rows=measured,
-            forward_rows=sum(s.forward_rows for s in results),
-            backward_rows=sum(s.backward_rows for s in results),
-            attacked=sum(s.status != "failed" for s in results),
-            censored=sum(s.status == "censored" for s in results),
-            failed=sum(s.status == "failed" for s in results),
-            warnings=[*report.warnings, *_warnings(results, len(inputs), stopped)],
-            inputs=results,
-        )
-    if folder is not None:
-        validation = _write(folder, validation)
-    return validation
+        journal, ledger, measured = _books(classifier, report, inputs, task, mode, folder, resume, stack)
+        stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
+    results = [journal.done[i] for i in sorted(journal.done)]
+    validation = _assembled(report, results, task, lengths, confidence, measured, stopped, time.perf_counter() - started)
+    return validation if folder is None else _write(folder, validation)
 
 
 @dataclass(frozen=True)
@@ -192,8 +124,97 @@ class _Task:
     measured: list[Sensitivity]
 
 
+def _opened(
+    model: object,
+    x: ArrayLike | Inputs | str | Path,
+    y: ArrayLike | None,
+    link: Link,
+    batch: int | None,
+    attacks: Sequence[str] | str,
+    options: dict[str, Any],
+    stack: ExitStack,
+) -> tuple[Classifier, Inputs, list[str]]:
+    """The model, the inputs as it takes them, and the attacks that apply to both."""
+    from fimaudit.validation.smallest_perturbation import choose_attacks
+
+    inputs = x if isinstance(x, Inputs) else read_inputs(x) if isinstance(x, str | Path) else Inputs(np.asarray(x))
+    if y is not None:
+        inputs = Inputs(inputs.x, np.asarray(y), inputs.group, inputs.names, inputs.source, inputs.whole)
+    if batch is not None and isinstance(model, str) and "://" in model:
+        options.setdefault("batch", batch)
+    classifier = open_classifier(model, link, **options)
+    if not isinstance(model, Classifier):
+        stack.callback(classifier.close)
+    inputs = check_inputs(inputs, classifier.info.input_shape)
+    if len(inputs) > MOST_INPUTS:
+        raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")
+    return classifier, inputs, choose_attacks(attacks, isinstance(classifier, Differentiable), inputs.x.shape[1:])
+
+
+def _books(
+    classifier: Classifier,
+    report: Report,
+    inputs: Inputs,
+    task: _Task,
+    mode: str,
+    folder: Path | None,
+    resume: bool,
+    stack: ExitStack,
+) -> tuple[AttackJournal, Ledger, int]:
+    """Where finished inputs are kept, where calls are counted, and the rows that the measurement took."""
+    if folder is not None and not resume:
+        for name in (ATTACKS_JOURNAL, VALIDATION, PICTURE):
+            (folder / name).unlink(missing_ok=True)
+    measured = report.summary.queries
+    identity = {
+        "attacks": task.names, "attack_rows": task.most, "seed": task.seed, "data": inputs.fingerprint(), "mode": mode,
+    }  # fmt: skip
+    journal = AttackJournal(folder, identity, Usage(measured, report.summary.requests), resume=resume)
+    stack.callback(journal.close)
+    if folder is None or not isinstance(classifier, NetworkClassifier):
+        return journal, cast(Ledger, journal), measured
+    fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
+    ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
+    earlier = sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
+    return journal, ledger, measured - earlier
+
+
+def _assembled(
+    report: Report,
+    results: list[AttackedInput],
+    task: _Task,
+    lengths: Sequence[float],
+    confidence: float,
+    measured: int,
+    stopped: str | None,
+    seconds: float,
+) -> Validation:
+    """What was found, as one record."""
+    return Validation(
+        model=report.model,
+        data=report.data,
+        unit=report.domain["unit"],
+        settings={**report.settings, "attacks": task.names, "attack_rows": task.most, "eps": list(lengths)},
+        environment=_environment(report.environment, seconds),
+        correlations=correlate(results, confidence, task.seed),
+        flipped=flipped_within(results, lengths, confidence, task.seed),
+        calibration=calibration_bins(results),
+        attacks=attack_summaries(results, task.names),
+        measured_rows=measured,
+        forward_rows=sum(s.forward_rows for s in results),
+        backward_rows=sum(s.backward_rows for s in results),
+        attacked=sum(s.status != "failed" for s in results),
+        censored=sum(s.status == "censored" for s in results),
+        failed=sum(s.status == "failed" for s in results),
+        warnings=[*report.warnings, *_warnings(results, len(task.x), stopped)],
+        inputs=results,
+    )
+
+
 def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Progress | None) -> str | None:
     """Attack the inputs that are not done yet; why it stopped early, or ``None``."""
+    if len(task.measured) < len(task.x):  # attacks begin at other inputs' decisions: at all of them
+        return f"{len(task.measured)} of them were measured; go on with --resume"
     passes = CountedModel(meter)
     known = [s for s in task.measured if s.predicted_class is not None]
     others = (task.x[[s.index for s in known]], np.array([s.predicted_class for s in known], dtype=np.int64))

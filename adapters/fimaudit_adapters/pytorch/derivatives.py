@@ -6,22 +6,21 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.models.classifier import ModelInfo
+from fimaudit.models.links import Link
 from fimaudit_adapters.pytorch.jacobian_products import Function, JacobianProducts
 from fimaudit_adapters.pytorch.linearization import LinkDerivative, TorchLinearization, on_host
 from fimaudit_adapters.pytorch.numerics import module_untouched
 from fimaudit_adapters.pytorch.operator_rewrites import CheaperDerivatives
 
-if TYPE_CHECKING:
-    from fimaudit_adapters.pytorch.classifier import TorchClassifier
-
-__all__ = ["derivative_rows", "linearize", "model_failure", "raw_function", "root_jvp", "root_vjp"]
+__all__ = ["TorchModel", "derivative_rows", "linearize", "model_failure", "raw_function", "root_jvp", "root_vjp"]
 
 #: Inputs that are linearised together: on a CPU as many as keep its caches, on a GPU a share of the free memory.
 CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
@@ -29,7 +28,30 @@ CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
 GRAPH_INPUTS = 500
 
 
-def linearize(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype | None = None) -> TorchLinearization:
+class TorchModel(Protocol):
+    """What derivatives need of a torch classifier."""
+
+    @property
+    def module(self) -> torch.nn.Module: ...
+
+    @property
+    def link(self) -> Link: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def call(self, module: Callable[..., Any], x: torch.Tensor) -> torch.Tensor: ...
+
+    def filled(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+def linearize(model: TorchModel, batch: NDArray[Any], dtype: torch.dtype | None = None) -> TorchLinearization:
     """Linearise ``model`` at (B, \\*shape) inputs.
 
     Half-precision networks are differentiated in float32, on copies of their parameters, at the function that the
@@ -64,7 +86,7 @@ def linearize(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype | 
     return made
 
 
-def raw_function(model: TorchClassifier, dtype: torch.dtype, *, rewritten: bool = False) -> Function:
+def raw_function(model: TorchModel, dtype: torch.dtype, *, rewritten: bool = False) -> Function:
     """The network's raw output (B, M) as a function of the audited input, in ``dtype``, its parameters held constant.
 
     Call it within ``module_untouched``. ``rewritten`` records the cheaper derivatives of ``torch_rewrites``.
@@ -81,7 +103,7 @@ def raw_function(model: TorchClassifier, dtype: torch.dtype, *, rewritten: bool 
     return function
 
 
-def derivative_rows(model: TorchClassifier, row_bytes: int) -> int:
+def derivative_rows(model: TorchModel, row_bytes: int) -> int:
     """How many inputs to linearise together."""
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
@@ -91,7 +113,7 @@ def derivative_rows(model: TorchClassifier, row_bytes: int) -> int:
     return max(1, min(rows, model.info.preferred_batch or rows))
 
 
-def _linearized(model: TorchClassifier, batch: NDArray[Any], dtype: torch.dtype) -> TorchLinearization:
+def _linearized(model: TorchModel, batch: NDArray[Any], dtype: torch.dtype) -> TorchLinearization:
     x = torch.from_numpy(np.array(batch, dtype=model.info.dtype, order="C")).to(model.device, model.dtype).to(dtype)
     plain = raw_function(model, dtype)
     guard = partial(module_untouched, model.module, model.device)
@@ -120,7 +142,7 @@ def model_failure(exc: Exception) -> ModelFailure:
     return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {text}")
 
 
-def root_vjp(model: TorchClassifier, batch: Any, cotangents: Any) -> torch.Tensor:
+def root_vjp(model: TorchModel, batch: Any, cotangents: Any) -> torch.Tensor:
     """J_s^T w: (B, \\*shape) inputs and (B, V, K) cotangents to (B, V, \\*shape)."""
     columns = torch.as_tensor(cotangents)
     pieces = []
@@ -129,7 +151,7 @@ def root_vjp(model: TorchClassifier, batch: Any, cotangents: Any) -> torch.Tenso
     return torch.cat(pieces)
 
 
-def root_jvp(model: TorchClassifier, batch: Any, tangents: Any) -> tuple[torch.Tensor, str]:
+def root_jvp(model: TorchModel, batch: Any, tangents: Any) -> tuple[torch.Tensor, str]:
     """J_s v: (B, \\*shape) inputs and (B, V, \\*shape) tangents to (B, V, K), and how it was formed."""
     along = torch.as_tensor(tangents, device=model.device)
     pieces, how = [], "double vjp"
@@ -139,7 +161,7 @@ def root_jvp(model: TorchClassifier, batch: Any, tangents: Any) -> tuple[torch.T
     return torch.cat(pieces), how
 
 
-def _pieces(model: TorchClassifier, batch: Any) -> Iterator[tuple[slice, TorchLinearization]]:
+def _pieces(model: TorchModel, batch: Any) -> Iterator[tuple[slice, TorchLinearization]]:
     """The batch linearised in pieces that an exported program allows."""
     array = _array(batch)
     rows = model.info.preferred_batch or len(array)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit_adapters.pytorch.derivatives import model_failure, raw_function
+from fimaudit_adapters.pytorch.derivatives import TorchModel, model_failure, raw_function
 from fimaudit_adapters.pytorch.jacobian_products import Function, Guard, JacobianProducts
 from fimaudit_adapters.pytorch.numerics import module_untouched
-
-if TYPE_CHECKING:
-    from fimaudit_adapters.pytorch.classifier import TorchClassifier
 
 __all__ = ["fisher_forms"]
 
 Matvec = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def fisher_forms(model: TorchClassifier, x: NDArray[Any]) -> dict[str, Matvec]:
+def fisher_forms(model: TorchModel, x: NDArray[Any]) -> dict[str, Matvec]:
     """Products F v at one input, in float64, for the gradient, the label-covariance and the square-root form.
 
     - ``gradient``: J_L^T diag(p) J_L with the Jacobian of log p;

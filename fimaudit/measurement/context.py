@@ -1,0 +1,154 @@
+"""One input on its way through a measurement: what the run knows of it, and what finding its displacement adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.domain import Space
+from fimaudit.estimation.attribution import MOST_SKETCHED, listed
+from fimaudit.estimation.estimate import Estimate
+from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
+from fimaudit.estimation.secants import resolution
+from fimaudit.measurement.full_jacobian import fits
+from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.plateau import STILL
+from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows
+from fimaudit.measurement.settings import Settings
+from fimaudit.results import SCREENED
+
+__all__ = ["DisplacedContext", "InputContext", "InputStep"]
+
+Array = NDArray[np.float64]
+
+#: What answers of nothing but 0 and 1 are taken to be rounded to.
+UNKNOWN_QUANTUM = 0.01
+
+
+@dataclass(frozen=True)
+class InputStep:
+    """The displacement of one input, and what finding it took.
+
+    Attributes:
+        rho: l2 length in units of the scale.
+        change: of log energy between a third and three times the displacement, what a value may be off by.
+        finite: why the value is one at a finite scale; ``None`` where it is local.
+        spent: rows that finding it took, the base row not counted.
+        energy: mean squared secant of 2 sqrt(p) there.
+        above_noise: whether the answers stand out from the noise.
+        heavy: whether secants may scatter more than those of a linear function.
+        flags: what was out of the ordinary.
+    """
+
+    rho: float
+    change: float = 0.0
+    finite: str | None = None
+    spent: int = 0
+    energy: float = 0.0
+    above_noise: bool = True
+    heavy: bool = False
+    flags: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """Relative error that the step leaves: what a plateau may move, half to either side, and what the check saw."""
+        return STILL / 2 + self.change
+
+    def widened(self, estimate: Estimate, *, exact: bool = False) -> Estimate:
+        """Limits that also allow for the step's error, and for heavy scatter where there may be some.
+
+        Args:
+            estimate: from answers at this displacement.
+            exact: whether it comes from a second step of its own, as a whole Jacobian does.
+        """
+        return estimate.widened((self.change if exact else self.error) + self.heavy * estimate.heaviness)
+
+
+@dataclass(frozen=True)
+class InputContext:
+    """One input, and all that decides how it is measured.
+
+    Attributes:
+        x: the input, shape \\*shape, within the domain.
+        index: its position in the data: directions depend on it and the seed alone.
+        space: the domain.
+        steps: the pilot's choice.
+        settings: what the user chose.
+        subspace: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
+    """
+
+    x: NDArray[Any]
+    index: int
+    space: Space
+    steps: Steps
+    settings: Settings
+    subspace: Array | None = None
+
+    @property
+    def quality(self) -> OutputQuality:
+        """What the answers are worth; those of 0 and 1 alone are rounded, nobody knows how far."""
+        known = self.steps.quality
+        return replace(known, quantum=UNKNOWN_QUANTUM) if known.quantum_unknown else known
+
+    def repeated(self, times: int) -> NDArray[Any]:
+        """(times, \\*shape) the input as the model is sent it."""
+        return np.repeat(self.x.astype(self.space.dtype)[None], times, axis=0)
+
+    def at(self, base_answers: BaseAnswers, step: InputStep) -> DisplacedContext:
+        """The same with its displacement, and with the queries that are left when profile and witness have theirs."""
+        queries = after_finding(self.settings.queries, self.steps.share + step.spent, base_answers.quality.repeats)
+        facts = (self.x, self.index, self.space, self.steps, self.settings, self.subspace)
+        placed = DisplacedContext(*facts, base_answers=base_answers, step=step, queries=queries)
+        whole = fits(self.space.features, placed.rows)
+        linear = step.above_noise and step.finite is None and step.energy > 0
+        subspace = self.subspace if linear and placed.by_class and not whole else None
+        extra = extra_rows(self.settings, separate=whole or subspace is not None)
+        return replace(placed, subspace=subspace, queries=after_extras(queries, extra))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisplacedContext(InputContext):
+    """An input whose displacement is known.
+
+    Attributes:
+        base_answers: the answers to the input itself.
+        step: its displacement.
+        queries: rows for its main directions, the base row included.
+    """
+
+    base_answers: BaseAnswers
+    step: InputStep
+    queries: int
+
+    @property
+    def rows(self) -> int:
+        """Displaced rows for the main directions."""
+        return self.queries - 1
+
+    @property
+    def view(self) -> VisibleClasses:
+        """The measurable classes at the input."""
+        return self.base_answers.view
+
+    @property
+    def by_class(self) -> bool:
+        """Whether each answer shows the same measurable classes, so that there is a Jacobian to measure."""
+        return self.quality.top_k is None and not self.view.unmeasurable
+
+    @property
+    def quantum(self) -> float:
+        """What the answers are rounded to, as far as is known or seen here."""
+        return max(self.quality.quantum, resolution(self.base_answers.base))
+
+    @property
+    def wants_slope(self) -> bool:
+        """Whether the gradient towards the nearest other answer is used: for a witness, or to name features."""
+        return self.settings.witness or listed(self.x, MOST_SKETCHED)
+
+    @property
+    def flags(self) -> list[str]:
+        """What was out of the ordinary before the main directions were asked."""
+        return [*self.step.flags, SCREENED] if self.settings.screening else [*self.step.flags]

@@ -1,0 +1,60 @@
+"""Why an input has no value, or not the one that was hoped for, in words, and what would help."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fimaudit.estimation.noise import DEVIATIONS, SIGNAL
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.designs import MainAnswers
+
+__all__ = ["OVERSTATED", "PARTIAL", "RIVAL_HIDDEN", "UNREPEATABLE", "undetected_reason"]
+
+PARTIAL = "the answers show some labels only, so the spectral norm is a lower bound of the model's"
+RIVAL_HIDDEN = "a class that the answers hide may be the nearest rival, so the margin radius has no value"
+OVERSTATED = (
+    "the radius falls to {share:.0f} % of the local one at a displacement of {at:.3g}: "
+    "the model is calmer at this input than around it, so the local radius overstates the distance"
+)
+UNREPEATABLE = (
+    "asked again, one row around the input was answered differently (by {difference:.2g} in probability), which "
+    "noise of one size does not explain: perhaps two versions of the model answer, and each can be audited alone; or an "
+    "answer depends on the rows beside it"
+)
+#: What limits there are where nothing was detected.
+LIMITS = "the spectral norm lies between 0 and the upper limit"
+#: Shares of signal in noise below which a recommendation would be a guess.
+LEAST_SHARE, LEAST_SHARE_ROUNDED = 1e-3, 1e-8
+
+
+def undetected_reason(ctx: DisplacedContext, main: MainAnswers) -> str:
+    """Why the answers did not change measurably, and what would resolve them."""
+    return f"{_obstacle(ctx, main)}; {LIMITS}"
+
+
+def _obstacle(ctx: DisplacedContext, main: MainAnswers) -> str:
+    quality, noise, queries = ctx.quality, main.view.noise, ctx.settings.queries
+    at = f"at a displacement of {ctx.step.rho:.3g}"
+    if main.view.unmeasurable and quality.random:
+        base = ctx.base_answers.base
+        deviation = np.sort(DEVIATIONS * base.std(axis=0, ddof=1) / np.maximum(base.mean(axis=0), 1e-12))
+        wanted = queries * max(1.0, float(deviation[1])) ** 2
+        return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them"
+    if main.view.unmeasurable and quality.quantum > 0:
+        return f"rounding to {quality.quantum:g} hides every class but the predicted one"
+    if noise is None or noise.total == 0 or main.estimate is None or not main.length:
+        return f"the answers did not change measurably {at}"
+    share = max(main.estimate.trace.value, 1e-300) * main.length**2 / noise.total
+    if quality.random:
+        least = max(share, LEAST_SHARE)
+        needed = queries * ((1 + 1 / least) / (1 + 1 / SIGNAL)) ** 2
+        more = "more than" if share <= LEAST_SHARE else "about"
+        return (
+            f"the model's noise is {1 / least:.2g} times the signal or more {at}; "
+            f"{more} {needed:,.0f} queries would resolve it"
+        )
+    decimals = int(np.ceil(0.5 * np.log10(SIGNAL / min(max(share, LEAST_SHARE_ROUNDED), SIGNAL / 10))))
+    return (
+        f"rounding to {ctx.quantum:.2g} drowns the changes of the answers {at}; "
+        f"about {max(1, decimals)} more decimals would resolve them"
+    )
