@@ -27,7 +27,11 @@ MEDIAN = 0.4549
 
 
 def listed(x: NDArray[np.generic], most: int = MOST_FEATURES) -> bool:
-    """Whether an input is a row of a table whose features are worth naming."""
+    """Whether an input is a row of a table whose features are worth naming.
+
+    >>> listed(np.zeros(30)), listed(np.zeros((3, 8, 8)))
+    (True, False)
+    """
     return x.ndim == 1 and x.size <= most
 
 

@@ -59,7 +59,12 @@ class Estimate:
 
 
 def named_contrast(view: VisibleClasses, direction: Array, p: Array) -> Contrast | None:
-    """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest."""
+    """The contrast in the model's own classes; ``None`` where one of the two is the pooled rest.
+
+    >>> view = VisibleClasses(np.array([0.6, 0.1, 0.3]), 0, np.array([0, 2]))
+    >>> named_contrast(view, np.array([0.6, -0.8]), np.array([0.6, 0.3])).model_dump()
+    {'from_': 0, 'to': 2}
+    """
     columns = class_contrast(direction, p)
     if max(columns.from_, columns.to) >= len(view.classes):
         return None
@@ -126,6 +131,13 @@ def estimate_basis(view: VisibleClasses, fine: tuple[Array, Array], coarse: tupl
         view: the measurable classes at the input.
         fine: (d, C) secants of 2 sqrt(p) and (d, C) secants of log p (NaN where a class is not visible), smaller step.
         coarse: the same with the larger step.
+
+    >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.array([0, 1]))
+    >>> slopes = np.array([[1.0, -1.0]])  # of log p, over one feature
+    >>> measured = (slopes * np.sqrt(view.base), slopes)
+    >>> found = estimate_basis(view, measured, measured)
+    >>> round(found.spectral.value, 6), found.contrast.to, round(found.margin.radius.value, 3)
+    (1.0, 1, 0.203)
     """
     if not fine[0].any() and not coarse[0].any():
         return None
@@ -173,6 +185,11 @@ def undetected(
         length: root mean square displacement of one feature.
         confidence: of the two-sided interval.
         factor: limit of lambda over the mean energy; for random directions when left out.
+
+    >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.array([0, 1]))
+    >>> norm, radius = undetected(view, np.tile(view.base, (20, 1)), 0.01, 0.1, 0.95)
+    >>> 0 < norm < 1, radius > 0
+    (True, True)
     """
     if length == 0:
         return float("inf"), 0.0

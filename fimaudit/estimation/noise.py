@@ -34,7 +34,8 @@ Array = NDArray[np.float64]
 REPEATABLE, REPEATABLE_LOGS = 1e-6, 1e-3
 #: Times the base row is asked when the model is random.
 REPEATS = 8
-#: A rounded class is measurable when it is this many quanta large; a random one when it is this many deviations large.
+#: A rounded class is measurable when it is this many quanta large; a random one when it is this many deviations large
+#: (coverage at each: benchmarks/conditions.py).
 QUANTA = 10.0
 DEVIATIONS = 8.0
 #: Measured energy over noise energy from which a step is long enough: signal 25 times the noise.

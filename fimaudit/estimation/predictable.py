@@ -46,7 +46,8 @@ GROWTH = 1.6
 SQUARINGS, TINY = 4, 1e-300
 #: Bisections of a lower limit: relative precision 2^-40.
 HALVINGS = 40
-#: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition.
+#: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition; both sides of
+#: it are tested in tests/test_spectrum.py.
 DENSE_CLASSES = 24
 #: Power steps for the first of these, and for each of those that start from the one before.
 FIRST_STEPS, RENEWED_STEPS = 4, 2
@@ -61,6 +62,10 @@ def predicted_energy(y: Array, known: Array | None = None) -> tuple[Array, int]:
     Args:
         y: (..., m, K) contrasts in order.
         known: (..., K) the direction where it is known beforehand (two classes); then every term counts.
+
+    >>> energy, terms = predicted_energy(np.array([[1.0, 0.0]] * 5))
+    >>> round(float(energy), 6), terms
+    (2.0, 2)
     """
     m = y.shape[-2]
     if known is not None:
@@ -72,12 +77,21 @@ def predicted_energy(y: Array, known: Array | None = None) -> tuple[Array, int]:
 
 
 def predicted_sum(forms: Array, y: Array, starts: Sequence[int]) -> Array:
-    """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (..., blocks, K) of the block of t."""
+    """sum_t (f_b . y_t)^2 over the rows from the first start on, with the form (..., blocks, K) of the block of t.
+
+    >>> float(predicted_sum(np.array([[1.0, 0.0]]), np.array([[2.0, 5.0], [1.0, 7.0]]), (0,)))
+    5.0
+    """
     return np.asarray(sum(block_energies(forms, y, starts)))
 
 
 def block_energies(forms: Array, y: Array, starts: Sequence[int]) -> list[Array]:
-    """The same sum block by block."""
+    """The same sum block by block.
+
+    >>> y = np.array([[2.0], [1.0], [3.0]])
+    >>> [float(e) for e in block_energies(np.array([[1.0], [1.0]]), y, (0, 2))]
+    [5.0, 9.0]
+    """
     out = []
     for block, (first, last) in enumerate(itertools.pairwise((*starts, y.shape[-2]))):
         along = y[..., first:last, :] @ forms[..., block, :, None]
@@ -95,6 +109,11 @@ def least_norm(energies: Sequence[float], offsets: Sequence[float], quantile: fl
         energies, offsets: e_b and a_b.
         quantile: of the sum.
         floor: a certain lower limit, no smaller than any offset.
+
+    >>> round(least_norm([10.0], [0.0], 5.0, 0.0), 6)
+    2.0
+    >>> round(least_norm([10.0], [1.0], 5.0, 1.0), 6)
+    3.0
     """
 
     def beyond(at: float) -> bool:
@@ -117,7 +136,11 @@ def least_norm(energies: Sequence[float], offsets: Sequence[float], quantile: fl
 
 @lru_cache(maxsize=256)
 def block_starts(m: int) -> tuple[int, ...]:
-    """Where, among m contrasts, the predicted direction is renewed; the first is ``LEARNING``."""
+    """Where, among m contrasts, the predicted direction is renewed; the first is ``LEARNING``.
+
+    >>> block_starts(20)
+    (3, 4, 6, 9, 14)
+    """
     starts = [LEARNING]
     while (nxt := max(starts[-1] + 1, int(starts[-1] * GROWTH))) < m:
         starts.append(nxt)
@@ -126,17 +149,30 @@ def block_starts(m: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def joint_starts(m: int) -> tuple[int, ...]:
-    """The same beside exact rows: they give the first direction, before any contrast."""
+    """The same beside exact rows: they give the first direction, before any contrast.
+
+    >>> joint_starts(10)
+    (0, 3, 4, 6, 9)
+    """
     return (0, *(start for start in block_starts(m) if start < m))
 
 
 def past_rows(y: Array, start: int, exact_part: Array | None = None) -> Array:
-    """The rows (..., t, K) before a start; of a single input also its exact rows, which count t times."""
+    """The rows (..., t, K) before a start; of a single input also its exact rows, which count t times.
+
+    >>> past_rows(np.array([[1.0], [2.0], [3.0]]), 2)
+    array([[1.],
+           [2.]])
+    """
     return y[..., :start, :] if exact_part is None else np.vstack([np.sqrt(max(start, 1)) * exact_part, y[:start]])
 
 
 def past_grams(y: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
-    """Gram of the rows before each start, (..., blocks, K, K); of t rows and t times C^T C where there are exact ones."""
+    """Gram of the rows before each start, (..., blocks, K, K); of t rows and t times C^T C where there are exact ones.
+
+    >>> past_grams(np.array([[1.0], [2.0], [3.0]]), (1, 3)).ravel()
+    array([ 1., 14.])
+    """
     parts = [y[..., a:b, :] for a, b in itertools.pairwise((0, *starts))]
     grams = np.cumsum(np.stack([np.swapaxes(part, -1, -2) @ part for part in parts], axis=-3), axis=-3)
     if exact_part is None:
@@ -149,6 +185,9 @@ def leading_directions(grams: Array, seeds: Array) -> Array:
 
     A prediction need not be exact: whatever the direction, the limit holds. The seeds, (..., K), are contrasts from the
     past, so that no class basis is special; where that is zero, a column of the power has to do.
+
+    >>> leading_directions(np.diag([4.0, 1.0])[None], np.array([[1.0, 1.0]])).round(6)
+    array([[1., 0.]])
     """
     power = grams
     for _ in range(SQUARINGS):
@@ -159,18 +198,30 @@ def leading_directions(grams: Array, seeds: Array) -> Array:
 
 
 def seed_direction(y: Array, exact_part: Array | None = None) -> Array:
-    """(..., K) what the search for a top direction starts from: the longest exact row, or contrast before any prediction."""
+    """(..., K) what the search for a top direction starts from: the longest exact row, or contrast before any prediction.
+
+    >>> seed_direction(np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0], [9.0, 0.0]]))
+    array([0., 2.])
+    """
     return longest_row(y[..., :LEARNING, :] if exact_part is None else exact_part)
 
 
 def longest_row(rows: Array) -> Array:
-    """(..., K) of (..., m, K)."""
+    """(..., K) of (..., m, K).
+
+    >>> longest_row(np.array([[1.0, 1.0], [0.0, 2.0]]))
+    array([0., 2.])
+    """
     longest = (rows * rows).sum(axis=-1).argmax(axis=-1)
     return np.asarray(np.take_along_axis(rows, longest[..., None, None], axis=-2)[..., 0, :])
 
 
 def past_directions(y: Array, starts: Sequence[int], exact_part: Array | None = None) -> Array:
-    """Leading direction of the rows before each start, (..., blocks, K), with the exact rows of a single input, if any."""
+    """Leading direction of the rows before each start, (..., blocks, K), with the exact rows of a single input, if any.
+
+    >>> past_directions(np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 0.1], [1.0, 1.0]]), (3,)).round(6)
+    array([[1., 0.]])
+    """
     seed = seed_direction(y, exact_part)
     if y.shape[-1] <= DENSE_CLASSES:
         grams = past_grams(y, starts, exact_part)
@@ -188,7 +239,12 @@ def past_directions(y: Array, starts: Sequence[int], exact_part: Array | None = 
 
 
 def unit_vectors(vectors: Array) -> Array:
-    """(..., K) divided by their lengths, zeros as they are."""
+    """(..., K) divided by their lengths, zeros as they are.
+
+    >>> unit_vectors(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
     lengths = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
 
@@ -196,7 +252,12 @@ def unit_vectors(vectors: Array) -> Array:
 def predicted_lower(
     forms: Array, y: Array, starts: Sequence[int], exact_part: Array, quantile: float, floor: float
 ) -> float:
-    """``least_norm`` from predicted forms (blocks, K) of the contrasts and of the exact rows; ``floor`` is certain."""
+    """``least_norm`` from predicted forms (blocks, K) of the contrasts and of the exact rows; ``floor`` is certain.
+
+    >>> form, exact = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]])
+    >>> round(predicted_lower(form, np.array([[2.0, 0.0], [1.0, 0.0]]), (0,), exact, 5.0, 1.0), 6)
+    2.0
+    """
     offsets = ((forms @ exact_part.T) ** 2).sum(axis=1)
     return least_norm(
         [float(e) for e in block_energies(forms, y, starts)], offsets.tolist(), quantile, max(floor, float(offsets.max()))

@@ -27,6 +27,9 @@ def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
     Args:
         p: (m, K) probabilities, or (n, m, K) with a ``top`` (n,) for each of n inputs.
         top: the class that holds most of the probability at the base point.
+
+    >>> bool(complete(np.array([[1.0, 1e-9, 2e-9]]), 0)[0, 0] == 1 - 3e-9)
+    True
     """
     out, place = p.copy(), _place(top)
     others = _without(out, place)
@@ -49,6 +52,12 @@ def resolution(p: Array) -> float:
     """The absolute quantum of the smaller of two classes that came as one float32 column, else 0.
 
     A model with a single output P(class 1) = 1 - e says e only to the spacing of float32 at 1, which is 6e-8.
+
+    >>> column = np.float32([0.1, 0.2]).astype(float)
+    >>> bool(resolution(np.stack([1 - column, column], axis=1)) == 2.0**-24 * 2 * column[1])
+    True
+    >>> resolution(np.array([[0.1, 0.9]]))
+    0.0
     """
     if p.shape[1] != 2:
         return 0.0
@@ -63,6 +72,9 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
 
     Args:
         p: (..., m, K); the result is (..., K).
+
+    >>> visible_classes(np.array([[1.0, 1e-10, 1e-300], [1.0, 2e-10, 1e-300]]))
+    array([ True,  True, False])
     """
     row = p[..., -1, :]
     narrow = (row == row.astype(np.float32)) | (np.arange(row.shape[-1]) == row.argmax(axis=-1)[..., None])
@@ -71,7 +83,18 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
 
 
 def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
-    """log p of rows from ``complete``; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0."""
+    """log p of rows from ``complete``; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0.
+
+    Args:
+        p: (m, K) positive probabilities, or (n, m, K) with a ``top`` (n,) for each of n inputs.
+        top: the class that holds most of the probability at the base point.
+
+    Returns:
+        natural logarithms, of the shape of ``p``.
+
+    >>> float(log_probabilities(np.array([[1.0, 1e-20]]), 0)[0, 0])
+    -1e-20
+    """
     out, place = np.log(p), _place(top)
     others = _without(p.copy(), place)
     sure = others < 0.5
@@ -97,7 +120,12 @@ def contrasts(secants: Array) -> Array:
 
 
 def running_sums(rows: Array) -> Array:
-    """Sums of (..., m, K) rows from the first on, as ``cumsum``, which takes four times as long on long rows."""
+    """Sums of (..., m, K) rows from the first on, as ``cumsum``, which takes four times as long on long rows.
+
+    >>> running_sums(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([[1., 2.],
+           [4., 6.]])
+    """
     if rows.size < LONG_ROW * rows.shape[-2] or not rows.size:
         return np.asarray(np.cumsum(rows, axis=-2))
     out = np.empty(rows.shape)

@@ -81,12 +81,24 @@ class Sketch:
 
 
 def estimate_sketch(sketch: Sketch) -> Estimate | None:
-    """Numbers from random directions; ``None`` when no answer differs from another."""
+    """Numbers from random directions; ``None`` when no answer differs from another.
+
+    >>> rng = np.random.default_rng(0)
+    >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.array([0, 1]))
+    >>> moved = 0.6 + 0.01 * rng.choice([-1.0, 1.0], 50)
+    >>> found = estimate_sketch(Sketch(view, np.stack([moved, 1 - moved], axis=1), 0.1, 0.95, None))
+    >>> found.spectral.lower < 0.01 / (0.6 * 0.4) < 2 * found.spectral.upper
+    True
+    """
     return estimate_sketches([sketch])[0]
 
 
 def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
-    """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time."""
+    """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time.
+
+    >>> estimate_sketches([])
+    []
+    """
     together = max(1, TOGETHER_BYTES // max((sketch.answers.nbytes for sketch in sketches), default=1))
     if len(sketches) > together:
         parts = (sketches[first : first + together] for first in range(0, len(sketches), together))

@@ -77,6 +77,16 @@ def energy_quantile(probability: float, terms: int, features: int | None) -> flo
 
     Independent directions: chi squared with ``terms`` degrees of freedom. Orthonormal directions of length sqrt(d):
     d Beta(terms / 2, (d - terms) / 2).
+
+    Args:
+        probability: of a smaller sum, between 0 and 1.
+        terms: how many directions, at least 1.
+        features: d for orthonormal directions, ``None`` for independent ones.
+
+    >>> round(energy_quantile(0.95, 1, None), 2)  # chi squared
+    3.84
+    >>> energy_quantile(0.5, 10, 10)  # orthonormal directions that span everything leave nothing to chance
+    10.0
     """
     if features is None:
         return float(2.0 * special.gammaincinv(terms / 2, probability))
@@ -90,6 +100,13 @@ def upper_factor(tail: float, terms: int, features: int | None) -> float:
 
     With sign vectors a gradient of one feature meets equal signs throughout, and leaves no contrast, with probability
     2^-terms; that much is taken from the tail, so five terms or fewer have no finite limit at 95 %.
+
+    Args:
+        tail: probability that the limit is exceeded.
+        terms, features: as for ``energy_quantile``.
+
+    >>> round(upper_factor(0.025, 100, None), 3), upper_factor(0.025, 5, None)
+    (1.347, inf)
     """
     left = tail if features is not None else tail - 2.0**-terms
     return terms / energy_quantile(left, terms, features) if left > 0 else float("inf")
@@ -101,12 +118,20 @@ def sample_spectrum(y: Array, terms: int | None = None) -> Array:
     Args:
         y: (..., m, K) contrasts, of as many inputs as the first axes say.
         terms: stands for m where the rows are more than the terms that they are a mean of (``joint_rows``).
+
+    >>> sample_spectrum(np.array([[2.0, 0.0], [0.0, 0.0]]))
+    array([2., 0.])
     """
     return np.asarray(np.maximum(np.linalg.eigvalsh(_smaller_gram(y) / (terms or y.shape[-2]))[..., ::-1], 0.0))
 
 
 def top_pair(y: Array) -> tuple[Array, Array]:
-    """``sample_spectrum`` of (..., m, K) contrasts, and the unit top class-space eigenvector."""
+    """``sample_spectrum`` of (..., m, K) contrasts, and the unit top class-space eigenvector.
+
+    >>> values, direction = top_pair(np.array([[2.0, 0.0], [0.0, 1.0]]))
+    >>> values, abs(direction)
+    (array([2. , 0.5]), array([1., 0.]))
+    """
     gram = _smaller_gram(y) / y.shape[-2]
     if gram.shape[-1] > DENSE_CLASSES:
         values = np.linalg.eigvalsh(gram)
@@ -149,6 +174,9 @@ def corrected_top(values: Array, terms: int, features: int | None) -> Array:
         values: (..., r) eigenvalues, falling.
         terms: m.
         features: d for orthonormal directions, ``None`` for independent ones.
+
+    >>> float(corrected_top(np.array([4.0, 2.0]), 2, None))
+    2.0
     """
     top = values[..., 0]
     if terms < 2:
@@ -164,7 +192,12 @@ def corrected_top(values: Array, terms: int, features: int | None) -> Array:
 
 
 def joint_rows(y: Array, exact_part: Array, factor: float = 1.0) -> Array:
-    """Rows (q + m, K) whose Gram over m is C^T C + factor * S."""
+    """Rows (q + m, K) whose Gram over m is C^T C + factor * S.
+
+    >>> joint_rows(np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]]))
+    array([[0., 3.],
+           [1., 0.]])
+    """
     return np.vstack([np.sqrt(len(y)) * exact_part, np.sqrt(factor) * y])
 
 
@@ -181,6 +214,10 @@ def joint_top(y: Array, exact_part: Array, features: int | None) -> tuple[float,
         y: (m, K) contrasts in the complement.
         exact_part: (q, K) exact secants.
         features: dimension of the complement for orthonormal directions in it, ``None`` for independent ones.
+
+    >>> value, direction = joint_top(np.zeros((4, 2)), np.array([[3.0, 0.0]]), None)
+    >>> round(value, 9), abs(direction).round(9)
+    (9.0, array([1., 0.]))
     """
     terms, rows = len(y), joint_rows(y, exact_part)
     if rows.shape[1] <= len(rows):
@@ -250,7 +287,13 @@ def _joint_limits(
 
 
 def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail: float, features: int | None) -> ManyLimits:
-    """The limits from the eigenvalues (..., r) of the sample, falling, and the predicted energy with its terms."""
+    """The limits from the eigenvalues (..., r) of the sample, falling, and the predicted energy with its terms.
+
+    >>> values = np.array([[2.0, 1.0]])
+    >>> found = sketch_limits(values, (np.array([20.0]), 20), 20, 0.025, None)
+    >>> bool(found.lower[0] < found.value[0] < found.upper[0])
+    True
+    """
     energy, n = predicted
     lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(values.shape[:-1])
     value = np.maximum(corrected_top(values, terms, features), lower)

@@ -45,6 +45,10 @@ def decide_threshold(y: Array, threshold: float, miss: float, known: Array | Non
         threshold: T, in the metric's unit.
         miss: probability of a wrong decision, over both sides and all looks.
         known: (K,) unit class direction of the top eigenvector, where it is known without data.
+
+    >>> y = np.random.default_rng(0).standard_normal((100, 3))  # of norm 1
+    >>> decide_threshold(y, 0.1, 0.05), decide_threshold(y, 10.0, 0.05)
+    ('above', 'below')
     """
     limit = np.log(2.0 / miss)
     terms = len(y)
@@ -92,7 +96,11 @@ def most_queries(precision: float | None, threshold: float | None, confidence: f
 
 
 def sketch_serves(precision: float | None, threshold: float | None, confidence: float, rows: int) -> bool:
-    """Whether random directions stop with fewer than ``rows``, as a rule."""
+    """Whether random directions stop with fewer than ``rows``, as a rule.
+
+    >>> sketch_serves(0.5, None, 0.95, rows=100), sketch_serves(0.1, None, 0.95, rows=100)
+    (True, False)
+    """
     if threshold is not None:
         return rows > FEW
     return precision is not None and rows > 1.2 * _one_direction(precision, confidence)
@@ -104,7 +112,11 @@ def _one_direction(precision: float, confidence: float) -> float:
 
 
 def half_width(limits: Limits) -> float:
-    """Half of the interval's width over its value."""
+    """Half of the interval's width over its value.
+
+    >>> half_width(Limits(2.0, 1.0, 4.0))
+    0.75
+    """
     return (limits.upper - limits.lower) / (2 * limits.value) if limits.value > 0 else float("inf")
 
 
@@ -117,6 +129,9 @@ def next_look(asked: int, most: int, away: float | None = None) -> int:
         away: half-width over the one that is wanted, where a width is waited for: it falls with the root of the number (for
             few directions faster), so the next look comes shortly before it should be reached, and from there on direction
             by direction.
+
+    >>> next_look(100, 1000), next_look(100, 1000, away=1.2), next_look(100, 110, away=1.2)
+    (103, 135, 110)
     """
     if away is None or not np.isfinite(away):
         return min(most, max(FIRST, int(np.ceil(asked * GROWTH))))
