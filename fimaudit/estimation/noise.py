@@ -25,7 +25,6 @@ __all__ = [
     "Noise",
     "OutputQuality",
     "VisibleClasses",
-    "rounding",
 ]
 
 Array = NDArray[np.float64]
@@ -40,31 +39,6 @@ QUANTA = 10.0
 DEVIATIONS = 8.0
 #: Measured energy over noise energy from which a step is long enough: signal 25 times the noise.
 SIGNAL = 26.0
-
-
-#: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
-MOST_DECIMALS = 6
-
-
-def rounding(answers: NDArray[np.floating]) -> float:
-    """10^-t when all answers are rounded to t decimals, else 0: exactly, or to one unit of float32 or float64.
-
-    >>> rounding(np.array([[0.25, 0.75], [0.1, 0.9]]))
-    0.01
-    """
-    p = answers.astype(np.float64)
-    if p.shape[-1] == 2 and p.ndim == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
-        p = p[:, 1:]
-    short = p.astype(np.float32)
-    values: NDArray[np.floating] = np.unique(short if np.array_equal(short, p) else p)
-    values = values[(values > 0) & (values < 1)]
-    if values.size == 0:
-        return 0.0
-    for decimals in range(1, MOST_DECIMALS + 1):
-        near = np.round(values.astype(np.float64), decimals).astype(values.dtype)
-        if np.all(np.abs(values - near) <= np.spacing(near)):
-            return float(10.0**-decimals)
-    return 0.0
 
 
 @dataclass(frozen=True)

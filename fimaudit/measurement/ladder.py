@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Space
 from fimaudit.errors import FimauditError, InputFailed, ModelFailure, UsageError
-from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality, rounding
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, BaseAnswers, OutputQuality
 from fimaudit.measurement.distances import differences, squared_distances
 from fimaudit.measurement.energy import (
     FACTOR,
@@ -28,6 +28,7 @@ from fimaudit.measurement.energy import (
 from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau, ladder
 from fimaudit.measurement.query_split import ON_TOP
 from fimaudit.measurement.settings import Settings
+from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
@@ -278,7 +279,7 @@ def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: O
     """Energies, and what the answers show of their own quality."""
     seen = list(ladders.values())
     every = np.concatenate([a.reshape(-1, a.shape[-1]) for of_input in seen for a in (of_input.base, of_input.answers)])
-    quantum = 0.0 if quality.random else rounding(every[:, :-1] if quality.top_k is not None else every)
+    quantum = 0.0 if quality.random else output_resolution(every[:, :-1] if quality.top_k is not None else every)
     deviation = float(np.median([of_input.base.std(axis=0, ddof=1) for of_input in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError
-from fimaudit.estimation.noise import rounding
 
 __all__ = ["LINKS", "Link", "as_rows", "chosen_step", "output_resolution", "to_probabilities"]
 
@@ -17,6 +16,8 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
+#: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
+MOST_DECIMALS = 6
 
 
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
@@ -118,11 +119,27 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
 def output_resolution(values: NDArray[Any]) -> float:
     """The quantum to which a set of answers is rounded: 10^-t decimals, 2^-10 for half precision, 0 when neither.
 
+    Answers rounded to t decimals are multiples of 10^-t exactly, or to one unit of float32 or float64.
+
     >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
     0.01
     """
     array = np.asarray(values)
-    return 2.0**-10 if array.dtype == np.float16 else rounding(array)
+    if array.dtype == np.float16:
+        return 2.0**-10
+    p = array.astype(np.float64)
+    if p.shape[-1] == 2 and p.ndim == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
+        p = p[:, 1:]
+    short = p.astype(np.float32)
+    seen: NDArray[np.floating] = np.unique(short if np.array_equal(short, p) else p)
+    seen = seen[(seen > 0) & (seen < 1)]
+    if seen.size == 0:
+        return 0.0
+    for decimals in range(1, MOST_DECIMALS + 1):
+        near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
+        if np.all(np.abs(seen - near) <= np.spacing(near)):
+            return float(10.0**-decimals)
+    return 0.0
 
 
 def describe_nonfinite(values: NDArray[Any]) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import ModelFailure, TargetError, UsageError
-from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality, rounding
+from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import NetworkClassifier
+from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 
@@ -116,7 +117,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         classes=alone.shape[1],
         repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
         batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
-        output_quantum=rounding(np.concatenate([alone, *seen])),
+        output_quantum=output_resolution(np.concatenate([alone, *seen])),
         rows=rows,
     )
 
