@@ -87,10 +87,6 @@ def test_an_interval_is_three_columns(name: str) -> None:
     assert (row[name], row[f"{name}_lower"], row[f"{name}_upper"]) == (2, 1, 3)
 
 
-def test_every_field_of_a_result_has_its_column() -> None:
-    assert table_schema().names == list(flat_row(Sensitivity(index=0, status="ok", method="none")))
-
-
 SCHEMA = """
 index: int64
 status: string

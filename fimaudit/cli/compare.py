@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fimaudit.cli import options as o
 from fimaudit.cli.plan import confirm
+from fimaudit.comparison.ranking import Metric
 from fimaudit.data.arrays import Inputs, read_inputs
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.runs.planning import cost_of
@@ -19,23 +20,22 @@ from fimaudit.storage.run_folder import is_run
 
 __all__ = ["compare"]
 
-METRICS = ("margin_radius", "peak_spectral_norm", "spectral_norm")
 TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
 EACH = "Once for all models, or once for each in their order (- for none)."
 
 
+@o.in_blocks
 def compare(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(help="Run folders, or models with --data. The first is the reference.")],
+    domain: o.DomainFlags,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs for models that are not audited yet.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the comparison (JSON and HTML) and the runs behind it.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="Three models and more are ranked by: " + ", ".join(METRICS) + ".")] = METRICS[
-        0
-    ],
+    metric: Annotated[Metric, typer.Option(help="What three models and more are ranked by.")] = "margin_radius",
     queries: Annotated[int, typer.Option(help="Rows an input, for models that are not audited yet.")] = 200,
-    mode: Annotated[str, typer.Option(help="auto (autograd where a model offers it), black-box or white-box.")] = "auto",
+    mode: o.ModeName = "auto",
     link: Annotated[
         list[str] | None, typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid. {EACH}")
     ] = None,
@@ -43,21 +43,12 @@ def compare(
     endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None,
     output: Annotated[list[str] | None, typer.Option(help=f"Name or position of the output to read. {EACH}")] = None,
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent to each model.")] = None,
-    lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
-    upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
-    quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Name of the input unit.")] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file; raw when left out.")
-    ] = None,
-    frozen: Annotated[str | None, typer.Option(help="Features that are held: names, positions, or a mask .npy.")] = None,
-    free: Annotated[str | None, typer.Option(help="Whole-number columns that may change: names, or all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the directions, the same for every model.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs in --out.")] = False,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
     device: o.Device = None,
     trust_pickle: o.TrustPickle = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Endpoints: do not ask on a terminal before rows are sent.")] = False,
+    yes: o.Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two models, or rank more, on the same inputs, with intervals.
@@ -68,35 +59,23 @@ def compare(
     """
     from fimaudit.comparison.ranking import rank_runs
     from fimaudit.comparison.two_runs import compare_runs
-    from fimaudit.report import render_comparison
+    from fimaudit.report.page import render_comparison
     from fimaudit.runs.comparing import open_runs
 
     if len(targets) < 2:
         raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")
-    if metric not in METRICS:
-        raise UsageError(f"expected --metric {', '.join(METRICS)}, got {metric!r}")
-    if resume and overwrite:
-        raise UsageError("expected one of --resume and --overwrite, got both")
-    if mode not in ("auto", "black-box", "white-box"):
-        raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    existing = o.one_of_two(resume, overwrite)
     if all(is_run(target) for target in targets):
         _refuse_unused(context)
     common: dict[str, Any] = {
         "queries": queries,
         "mode": mode,
         "budget": budget,
-        "lower": o.number_or_file(lower, "--lower"),
-        "upper": o.number_or_file(upper, "--upper"),
-        "quantum": o.number_or_file(quantum, "--quantum"),
-        "unit": unit,
-        "scale": o.scale_choice(scale),
-        "frozen": o.names_or_mask(frozen, "--frozen"),
-        "free": o.names_or_mask(free, "--free") or (),
         "seed": seed,
-        "resume": resume,
-        "overwrite": overwrite,
+        "existing": existing,
         "device": device,
         "trust_pickle": trust_pickle,
+        **domain.options(),
     }
     own: dict[str, Sequence[Any]] = {
         "link": [name or "auto" for name in _each(link, "--link", len(targets))],
@@ -119,7 +98,7 @@ def compare(
         if out is not None:
             render_comparison(comparison, runs[0], runs[1], out / "comparison.html")
     else:
-        ranking = rank_runs(runs, cast(Any, metric))
+        ranking = rank_runs(runs, metric)
         text, name = ranking.to_json(), "ranking.json"
     if out is not None:
         try:
