@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,6 +43,16 @@ Existing = Literal["refuse", "resume", "overwrite"]
 MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
 #: Options that are parts of ``domain``.
 DOMAIN_OPTIONS = ("lower", "upper", "quantum", "unit", "scale", "frozen")
+#: What a number must be, and the sentence that says so.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "queries": (lambda n: n >= 2, "expected at least 2 queries an input (the base row and one displaced)"),
+    "confidence": (lambda c: 0.5 <= c < 1, "expected a confidence from 0.5 to below 1"),
+    "budget": (lambda n: n >= 1, "expected a budget of at least one row"),
+    "batch": (lambda n: n >= 1, "expected a batch of at least one row"),
+    "precision": (lambda p: 0 < p < math.inf, "expected a finite precision above 0"),
+    "threshold": (lambda t: 0 < t < math.inf, "expected a finite threshold above 0"),
+    "max_failures": (lambda n: n >= 0, "expected a number of failures to allow of 0 or more"),
+}
 
 
 class AuditOptions(BaseModel):
@@ -141,46 +152,13 @@ class AuditOptions(BaseModel):
         except ValidationError as exc:
             raise UsageError(_first_error(exc)) from None
 
-    @field_validator("queries")
+    @field_validator("queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures")
     @classmethod
-    def _enough_queries(cls, queries: int | str) -> int | str:
-        if isinstance(queries, int) and queries < 2:
-            raise UsageError(f"expected at least 2 queries an input (the base row and one displaced), got {queries}")
-        return queries
-
-    @field_validator("confidence")
-    @classmethod
-    def _confidence(cls, confidence: float) -> float:
-        if not 0.5 <= confidence < 1:
-            raise UsageError(f"expected a confidence from 0.5 to below 1, got {confidence}")
-        return confidence
-
-    @field_validator("precision", "threshold")
-    @classmethod
-    def _above_zero(cls, value: float | None, info: Any) -> float | None:
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"expected a finite {info.field_name} above 0, got {value:g}")
+    def _makes_sense(cls, value: Any, info: Any) -> Any:
+        allowed, sentence = _RANGES[info.field_name]
+        if isinstance(value, int | float) and not allowed(value):
+            raise UsageError(f"{sentence}, got {value:g}")
         return value
-
-    @field_validator("budget", "batch")
-    @classmethod
-    def _at_least_one_row(cls, rows: int | None, info: Any) -> int | None:
-        if rows is not None and rows < 1:
-            raise UsageError(f"expected a {info.field_name} of at least one row, got {rows}")
-        return rows
-
-    @field_validator("max_failures")
-    @classmethod
-    def _failures(cls, most: int | None) -> int | None:
-        if most is not None and most < 0:
-            raise UsageError(f"expected a number of failures to allow of 0 or more, got {most}")
-        return most
-
-    @field_validator("focus")
-    @classmethod
-    def _focus(cls, focus: str | None) -> str | None:
-        read_focus(focus)
-        return focus
 
     @model_validator(mode="after")
     def _agrees(self) -> AuditOptions:
@@ -190,6 +168,7 @@ class AuditOptions(BaseModel):
         beside = [name for name in DOMAIN_OPTIONS if getattr(self, name) is not None]
         if self.domain is not None and beside:
             raise UsageError(f"expected {beside[0]} within domain=InputDomain(...), got it beside it too")
+        read_focus(self.focus)  # refuses another word than top:K
         if self.queries == "auto":
             most_queries(self.precision, self.threshold, self.confidence, 1)  # refuses what would never stop
         return self
