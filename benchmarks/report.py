@@ -35,7 +35,7 @@ from fimaudit.estimation.spectral_norm import spectral_limits
 from fimaudit.evidence.bundle import write_bundle
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Outcome, proposed_queries
-from fimaudit.report import render
+from fimaudit.report.page import render
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.one_sided import Cells, quantile_limits
 from fimaudit.statistics.summary import summarise

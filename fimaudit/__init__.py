@@ -4,22 +4,73 @@ The measured quantity is the spectral norm of the Fisher information of the outp
 the answer can change when the input changes a little (arXiv 2606.04767).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fimaudit.comparison.two_runs import Comparison
 from fimaudit.domain import InputDomain
+from fimaudit.engines.selection import RayEngine
 from fimaudit.errors import FimauditError
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.classifier import Classifier as Classifier
+from fimaudit.models.classifier import open_classifier
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import audit, sensitivity
-from fimaudit.runs.comparing import compare
+from fimaudit.runs.comparing import compare, rank
+from fimaudit.runs.options import AuditOptions
+
+if TYPE_CHECKING:
+    from fimaudit.bounds.bounding import lipschitz_bound
+    from fimaudit.policy.gate import Verdict, gate
+    from fimaudit.runs.planning import plan
+    from fimaudit.training import fisher_penalty
+    from fimaudit.validation.validating import validate
+
+    __version__: str
 
 __all__ = [
-    "Classifier",
+    "AuditOptions",
+    "Comparison",
     "FimauditError",
     "InputDomain",
     "Interval",
+    "RayEngine",
     "Report",
     "Sensitivity",
+    "Verdict",
     "audit",
     "compare",
+    "fisher_penalty",
+    "gate",
+    "lipschitz_bound",
     "open_classifier",
+    "plan",
+    "rank",
     "sensitivity",
+    "validate",
 ]
+
+#: Names that are loaded on first use, and where from: most programs need none of them.
+_LATER = {
+    "Verdict": "policy.gate",
+    "fisher_penalty": "training",
+    "gate": "policy.gate",
+    "lipschitz_bound": "bounds.bounding",
+    "plan": "runs.planning",
+    "validate": "validation.validating",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+if not TYPE_CHECKING:  # for a type checker every name would be there
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("fimaudit")
+        if name not in _LATER:
+            raise AttributeError(f"module 'fimaudit' has no attribute {name!r}")
+        return getattr(import_module(f"fimaudit.{_LATER[name]}"), name)

@@ -228,6 +228,11 @@ REFUSALS = {
     ),
     "negative quantum": Refusal("quantum", flags=("--quantum", "-1")),
     "resume and overwrite": Refusal("--resume and --overwrite", flags=("--resume", "--overwrite")),
+    "unknown profile": Refusal("expected --profile off, cheap or full, got 'dear'", flags=("--profile", "dear")),
+    "unknown flag": Refusal("no such option --querys; did you mean --queries?", flags=("--querys", "400")),
+    "unknown flag with =": Refusal("no such option --trust; did you mean --trust-pickle?", flags=("--trust=1",)),
+    "unknown flag near to none": Refusal("no such option --zzz; --help lists the known ones", flags=("--zzz",)),
+    "unknown endpoint setting": Refusal("unknown option 'timeot'; did you mean 'timeout'?", flags=("--set", "timeot=3")),
     "missing weights": Refusal("weights", "cli_models:good", flags=("--weights", "nowhere.safetensors")),
 }
 
@@ -381,6 +386,18 @@ def test_every_flag_has_help_and_the_command_stands_in_the_readme(name: str) -> 
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
     assert f"fimaudit {name}" in (ROOT / "README.md").read_text()
+
+
+def test_help_shows_first_what_everybody_needs() -> None:
+    panels: dict[str | None, list[str]] = {}
+    for parameter in COMMANDS["audit"].params:
+        panels.setdefault(parameter.rich_help_panel, []).append(parameter.opts[0])
+    first = ["target", "--data", "--out", "--link", "--queries", "--budget", "--seed", "--policy", "--resume", "--overwrite"]
+    assert sorted(panels.pop(None)) == sorted(first)
+    later = ["Measurement", "Input domain", "Model", "Endpoint", "Many processes and machines", "White box"]
+    assert list(panels) == later
+    assert panels["White box"] == ["--tolerance", "--worst-direction"]
+    assert {"--rate", "--header-env", "--yes"} <= set(panels["Endpoint"])
 
 
 def fimaudit_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from fimaudit import audit
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
-from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, proposal, rows_of
+from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, per_second, proposal, rows_of
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
@@ -219,7 +219,7 @@ def test_command(capsys, tmp_path):
     with pytest.raises(UsageError, match="how many inputs"):
         command.plan(features=4)
     with pytest.raises(UsageError, match="20/s"):
-        command.per_second("fast")
+        per_second("fast")
 
 
 def test_confirmation_is_asked_on_a_terminal_only():

@@ -128,10 +128,26 @@ def _constants_classes_functions(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-def test_public_names_exist() -> None:
-    for name in fimaudit.__all__:
+PUBLIC = """AuditOptions Comparison FimauditError InputDomain Interval RayEngine Report Sensitivity Verdict __version__ audit
+compare fisher_penalty gate lipschitz_bound open_classifier plan rank sensitivity validate"""
+
+
+def test_public_names_are_these_and_exist() -> None:
+    assert dir(fimaudit) == PUBLIC.split()
+    assert {*fimaudit.__all__, "__version__"} == set(PUBLIC.split())
+    for name in dir(fimaudit):
         assert getattr(fimaudit, name) is not None
+    assert fimaudit.__version__ == PROJECT["version"]
+    assert fimaudit.Classifier is not None  # was exported once
+    assert not hasattr(fimaudit, "nothing_of_this_name")
     assert fimaudit_adapters.__file__ is not None
+
+
+@pytest.mark.parametrize("name", ["fimaudit", "fimaudit.cli"])
+def test_import_loads_nothing_heavy(name: str) -> None:
+    heavy = "jinja2 scipy.stats scipy.optimize matplotlib torch ray sklearn onnxruntime pandas"
+    code = f"import {name}, sys; print(*[m for m in '{heavy}'.split() if m in sys.modules])"
+    assert run([sys.executable, "-c", code], ROOT).strip() == ""
 
 
 def test_versions_agree() -> None:

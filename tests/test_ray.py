@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fimaudit import audit
+from fimaudit import RayEngine, audit
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, UsageError
 from fimaudit.results import Report
@@ -373,7 +373,7 @@ def test_workers_measure_the_same_directions(nodes: Nodes) -> None:
     x = np.random.default_rng(0).standard_normal((40, 40))
     options: dict[str, Any] = {"queries": 36, "profile": "off", "batch": 36, "surrogate": near_wide}
     local = audit(wide, x, **options)
-    ray = audit(wide, x, engine="ray", workers=1, **options)
+    ray = audit(wide, x, engine=RayEngine(workers=1), **options)
     assert "deflated" in {s.method for s in local.inputs}
     assert ray.inputs == local.inputs
     assert ray.settings == local.settings

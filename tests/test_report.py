@@ -21,10 +21,9 @@ from fimaudit.cli import app
 from fimaudit.comparison.two_runs import compare_runs
 from fimaudit.errors import RunFolderError
 from fimaudit.policy.gate import Decision, Verdict
-from fimaudit.report import keep_shown, render, render_comparison
-from fimaudit.report.page import has_pictures, page_html
+from fimaudit.report.page import has_pictures, page_html, render, render_comparison
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
-from fimaudit.report.shown import SHOWN_FILE, most_sensitive, read_shown
+from fimaudit.report.shown import SHOWN_FILE, keep_shown, most_sensitive, read_shown
 from fimaudit.report.wording import interval_text, moved_share, named_change, number, percent, scope_sentences
 from fimaudit.results import Interval
 from fimaudit.statistics.subgroups import calibration, divisions, share_interval

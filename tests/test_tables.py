@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit.results import Contrast, Interval, ScaleRung, Sensitivity, Witness, flat_row
-from fimaudit.storage.tables import read_inputs_table, write_inputs
+from fimaudit.storage.tables import read_inputs_table, table_schema, write_inputs
 
 NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 INTERVALS = st.builds(Interval, value=NUMBERS, lower=NUMBERS, upper=NUMBERS)
@@ -85,3 +85,43 @@ def test_an_interval_is_three_columns(name: str) -> None:
     result = Sensitivity(index=0, status="ok", method="m", **{name: Interval(value=2, lower=1, upper=3)})
     row = flat_row(result)
     assert (row[name], row[f"{name}_lower"], row[f"{name}_upper"]) == (2, 1, 3)
+
+
+SCHEMA = """
+index: int64
+status: string
+kind: string
+method: string
+predicted_class: int64
+probability: double
+label: int64
+group: string
+displacement: double
+queries: int64
+spectral_norm: double
+spectral_norm_lower: double
+spectral_norm_upper: double
+peak_spectral_norm: double
+peak_spectral_norm_lower: double
+peak_spectral_norm_upper: double
+trace: double
+trace_lower: double
+trace_upper: double
+margin_radius: double
+margin_radius_lower: double
+margin_radius_upper: double
+effective_rank: double
+contrast_from: int64
+contrast_to: int64
+carried_by: string
+flags: list<item: string>
+profile: string
+smallest_radius: double
+witness: string
+reason: string
+"""
+
+
+def test_column_types_stay() -> None:
+    """Readers of earlier files and of later ones meet the same columns."""
+    assert [f"{column.name}: {column.type}" for column in table_schema()] == SCHEMA.split("\n")[1:-1]

@@ -19,6 +19,8 @@ __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
 class FunctionAdapter:
     """Takes any callable; the last adapter that is tried."""
 
+    option_names = ("batch", "classes", "dtype", "input_shape", "name")
+
     def accepts(self, target: object) -> bool:
         """Anything that can be called and is not a class."""
         return callable(target) and not isinstance(target, type)
@@ -32,7 +34,7 @@ class FunctionAdapter:
         Raises:
             TargetError: not callable, or an option that makes no sense.
         """
-        refuse_unused(options, "function", used=("output_step",), extra=("batch", "classes", "dtype", "input_shape", "name"))
+        refuse_unused(options, "function", used=("output_step",), extra=self.option_names)
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)

@@ -25,6 +25,8 @@ SUFFIXES = (*PICKLES, ".skops")
 class ScikitLearnAdapter:
     """Opens estimators with ``predict_proba``: in memory, from ``.skops``, or with ``trust_pickle`` from a pickle."""
 
+    option_names = ("name",)
+
     def accepts(self, target: object) -> bool:
         """An estimator, known by the names of its classes or by its ``predict_proba``, or a path with a known ending."""
         if isinstance(target, str):
@@ -42,7 +44,7 @@ class ScikitLearnAdapter:
             TargetError: no such file, not an estimator, not fitted, no ``predict_proba``, or several outputs.
             UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
         """
-        refuse_unused(options, "scikit_learn", used=(), extra=("name",))
+        refuse_unused(options, "scikit_learn", used=(), extra=self.option_names)
         try:
             import sklearn
         except ImportError as exc:

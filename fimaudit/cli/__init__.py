@@ -16,6 +16,7 @@ from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
 from fimaudit.cli.gate import gate
 from fimaudit.cli.inspect import inspect
+from fimaudit.cli.options import Command
 from fimaudit.cli.plan import plan
 from fimaudit.cli.plot import plot
 from fimaudit.cli.report import report
@@ -34,18 +35,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(audit)
-app.command()(inspect)
-app.command()(plan)
-app.command()(compare)
-app.command()(bounds)
-app.command()(validate)
-app.command()(gate)
-app.command()(report)
-app.command()(plot)
-app.command()(bundle)
-app.command()(verify)
-app.command()(demo)
+for command in (audit, inspect, plan, compare, bounds, validate, gate, report, plot, bundle, verify, demo):
+    app.command(cls=Command)(command)
 
 
 def _print_version(asked: bool) -> None:

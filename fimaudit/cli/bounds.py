@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fimaudit.cli import options as o
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
+from fimaudit.models.links import Link
 
 __all__ = ["bounds"]
 
@@ -67,13 +68,12 @@ def bounds(
     _show(Console(), target, bound, rows)
 
 
-def _measured(network: Any, bound: Any, x: Any, link: str, queries: int, held: Any) -> list[dict[str, Any]]:
+def _measured(network: Any, bound: Any, x: Any, link: Link, queries: int, held: Any) -> list[dict[str, Any]]:
     from fimaudit import audit, open_classifier
     from fimaudit.bounds import covariance_factor
 
-    options = {"hold": held} if held else {}
-    report = audit(network, x, link=cast(Any, link), queries=queries, **options)
-    classifier = open_classifier(network, cast(Any, link), **options)
+    report = audit(network, x, link=link, queries=queries, hold=held or None)
+    classifier = open_classifier(network, link, hold=held or None)
     try:
         dtype = classifier.info.dtype
         p = np.concatenate([classifier.probabilities(x[i : i + 1].astype(dtype)) for i in range(len(x))])
@@ -100,8 +100,8 @@ def _measured(network: Any, bound: Any, x: Any, link: str, queries: int, held: A
 def _show(console: Console, target: str, bound: Any, rows: list[dict[str, Any]]) -> None:
     console.print(f"[bold]{escape(target)}[/bold]", highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name, side in (("layer", "left"), ("kind", "left"), ("shape", "left"), ("norm", "right"), ("product", "right")):
-        table.add_column(name, justify=cast(Any, side), overflow="fold")
+    for name in ("layer", "kind", "shape", "norm", "product"):
+        table.add_column(name, justify="right" if name in ("norm", "product") else "left", overflow="fold")
     table.add_column("share of log L_z", justify="right")
     for layer in bound.layers:
         if layer.norm == 1.0 and not layer.trainable and layer.kind not in ("add", "concat"):

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from fimaudit.cli import options as o
+
 __all__ = ["bundle"]
 
 
 def bundle(
-    folder: Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")],
+    folder: o.Folder,
     out: Annotated[Path, typer.Option("-o", "--out", help="The archive to write.")] = Path("evidence.zip"),
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM, to sign with.")] = None,
     signer: Annotated[str | None, typer.Option(help="Who signs.")] = None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,53 +13,68 @@ from rich.table import Table
 
 from fimaudit.cli import options as o
 from fimaudit.cli.plan import confirm
+from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
+from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs, read_inputs
 from fimaudit.errors import RunFolderError, UsageError
+from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.planning import cost_of
-from fimaudit.storage.run_folder import is_run
+from fimaudit.storage.run_folder import RunFolder, is_run
 
-__all__ = ["compare"]
+__all__ = ["EachModelFlags", "compare"]
 
-METRICS = ("margin_radius", "peak_spectral_norm", "spectral_norm")
 TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
 EACH = "Once for all models, or once for each in their order (- for none)."
 
 
+@dataclass(frozen=True)
+class EachModelFlags(o.FlagBlock):
+    """How the models are opened."""
+
+    panel = "Models"
+
+    link: Annotated[
+        list[str] | None, typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid. {EACH}")
+    ] = None
+    weights: Annotated[list[str] | None, typer.Option(help=f"Weights of a package.module:factory target. {EACH}")] = None
+    endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None
+    output: Annotated[list[str] | None, typer.Option(help=f"Name or position of the output to read. {EACH}")] = None
+    device: o.Device = None
+    trust_pickle: o.TrustPickle = False
+
+    def options(self, count: int) -> list[dict[str, Any]]:
+        """As ``audit`` takes them, of each of so many models."""
+        own: dict[str, Sequence[Any]] = {
+            "link": [name or "auto" for name in _each(self.link, "--link", count)],
+            "weights": _each(self.weights, "--weights", count),
+            "endpoint": _each(self.endpoint, "--endpoint", count),
+            "output": [o.output_choice(name) for name in _each(self.output, "--output", count)],
+            "device": [self.device] * count,
+            "trust_pickle": [self.trust_pickle] * count,
+        }
+        return [{name: values[k] for name, values in own.items() if values[k] is not None} for k in range(count)]
+
+
+@o.in_blocks
 def compare(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(help="Run folders, or models with --data. The first is the reference.")],
+    *,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs for models that are not audited yet.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the comparison (JSON and HTML) and the runs behind it.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="Three models and more are ranked by: " + ", ".join(METRICS) + ".")] = METRICS[
-        0
-    ],
+    metric: Annotated[Metric, typer.Option(help="What three models and more are ranked by.")] = "margin_radius",
     queries: Annotated[int, typer.Option(help="Rows an input, for models that are not audited yet.")] = 200,
-    mode: Annotated[str, typer.Option(help="auto (autograd where a model offers it), black-box or white-box.")] = "auto",
-    link: Annotated[
-        list[str] | None, typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid. {EACH}")
-    ] = None,
-    weights: Annotated[list[str] | None, typer.Option(help=f"Weights of a package.module:factory target. {EACH}")] = None,
-    endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None,
-    output: Annotated[list[str] | None, typer.Option(help=f"Name or position of the output to read. {EACH}")] = None,
+    mode: o.ModeName = "auto",
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent to each model.")] = None,
-    lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
-    upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
-    quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Name of the input unit.")] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="Scale of the metric: raw, std, range, or a .npy file; raw when left out.")
-    ] = None,
-    frozen: Annotated[str | None, typer.Option(help="Features that are held: names, positions, or a mask .npy.")] = None,
-    free: Annotated[str | None, typer.Option(help="Whole-number columns that may change: names, or all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the directions, the same for every model.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs in --out.")] = False,
-    device: o.Device = None,
-    trust_pickle: o.TrustPickle = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Endpoints: do not ask on a terminal before rows are sent.")] = False,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    yes: o.Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    models: EachModelFlags,
+    domain: o.DomainFlags,
 ) -> None:
     """Compare two models, or rank more, on the same inputs, with intervals.
 
@@ -66,76 +82,45 @@ def compare(
     --endpoint and --output, which may be given once for each. Where they differ in more (secret headers, held inputs),
     audit each by fimaudit audit and compare the run folders.
     """
-    from fimaudit.comparison.ranking import rank_runs
-    from fimaudit.comparison.two_runs import compare_runs
-    from fimaudit.report import render_comparison
-    from fimaudit.runs.comparing import open_runs
-
     if len(targets) < 2:
         raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")
-    if metric not in METRICS:
-        raise UsageError(f"expected --metric {', '.join(METRICS)}, got {metric!r}")
-    if resume and overwrite:
-        raise UsageError("expected one of --resume and --overwrite, got both")
-    if mode not in ("auto", "black-box", "white-box"):
-        raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    existing = o.one_of_two(resume, overwrite)
     if all(is_run(target) for target in targets):
         _refuse_unused(context)
-    common: dict[str, Any] = {
-        "queries": queries,
-        "mode": mode,
-        "budget": budget,
-        "lower": o.number_or_file(lower, "--lower"),
-        "upper": o.number_or_file(upper, "--upper"),
-        "quantum": o.number_or_file(quantum, "--quantum"),
-        "unit": unit,
-        "scale": o.scale_choice(scale),
-        "frozen": o.names_or_mask(frozen, "--frozen"),
-        "free": o.names_or_mask(free, "--free") or (),
-        "seed": seed,
-        "resume": resume,
-        "overwrite": overwrite,
-        "device": device,
-        "trust_pickle": trust_pickle,
-    }
-    own: dict[str, Sequence[Any]] = {
-        "link": [name or "auto" for name in _each(link, "--link", len(targets))],
-        "weights": [None if name is None else Path(name) for name in _each(weights, "--weights", len(targets))],
-        "endpoint": _each(endpoint, "--endpoint", len(targets)),
-        "output": [o.output_choice(name) for name in _each(output, "--output", len(targets))],
-    }
-    each = [
-        {**common, **{name: values[place] for name, values in own.items() if name == "link" or values[place] is not None}}
-        for place in range(len(targets))
-    ]
+    common = {"queries": queries, "mode": mode, "budget": budget, "seed": seed, "existing": existing, **domain.options()}
+    each = [{**common, **own} for own in models.options(len(targets))]
     inputs = None if data is None else read_inputs(data)
     if not _agreed([t for t in targets if o.is_endpoint(t)], inputs, queries, yes=yes or resume):
         raise typer.Exit(2)
     runs = open_runs(list(targets), inputs, out, each)
-    console = Console(highlight=False, soft_wrap=True)
-    if len(runs) == 2:
-        comparison = compare_runs(*runs)
-        text, name = comparison.to_json(), "comparison.json"
-        if out is not None:
-            render_comparison(comparison, runs[0], runs[1], out / "comparison.html")
-    else:
-        ranking = rank_runs(runs, cast(Any, metric))
-        text, name = ranking.to_json(), "ranking.json"
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / name).write_text(text, encoding="utf-8")
-        except OSError as exc:
-            raise RunFolderError(f"cannot write {out / name}: {exc.strerror or exc}") from exc
+    found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
+    files = [] if out is None else _written(out, runs, found)
     if as_json:
-        print(text, end="")
+        print(found.to_json(), end="")
         return
-    if len(runs) == 2:
-        _show_comparison(console, comparison)
+    console = Console(highlight=False, soft_wrap=True)
+    if isinstance(found, Comparison):
+        _show_comparison(console, found)
     else:
-        _show_ranking(console, ranking)
-    if out is not None:
-        console.print(f"written: {out / name}" + (f", {out / 'comparison.html'}" if len(runs) == 2 else ""), markup=False)
+        _show_ranking(console, found)
+    if files:
+        console.print(f"written: {', '.join(map(str, files))}", markup=False)
+
+
+def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:
+    """The files of what was found; of two models a page too."""
+    from fimaudit.report.page import render_comparison
+
+    file = out / ("comparison.json" if isinstance(found, Comparison) else "ranking.json")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(found.to_json(), encoding="utf-8")
+    except OSError as exc:
+        raise RunFolderError(f"cannot write {file}: {exc.strerror or exc}") from exc
+    if not isinstance(found, Comparison):
+        return [file]
+    render_comparison(found, runs[0], runs[1], out / "comparison.html")
+    return [file, out / "comparison.html"]
 
 
 #: What has a meaning for run folders too.
@@ -173,7 +158,7 @@ def _agreed(endpoints: Sequence[str], inputs: Inputs | None, queries: int, *, ye
     return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=100), yes=yes)
 
 
-def _show_comparison(console: Console, c: Any) -> None:
+def _show_comparison(console: Console, c: Comparison) -> None:
     console.print(f"{c.second['name']} against {c.first['name']}, {c.inputs} inputs", markup=False)
     for name, q in c.quantities.items():
         console.print(f"  {TITLES[name]}: {q.verdict}", markup=False)
@@ -190,7 +175,7 @@ def _show_comparison(console: Console, c: Any) -> None:
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 
-def _show_ranking(console: Console, ranking: Any) -> None:
+def _show_ranking(console: Console, ranking: Ranking) -> None:
     console.print(f"{len(ranking.models)} models on {ranking.inputs} inputs by {TITLES[ranking.metric]}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("rank", "between", "model", "median", "ratio to first"):

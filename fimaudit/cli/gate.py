@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fimaudit.cli import options as o
 from fimaudit.errors import RunFolderError
 
 __all__ = ["apply_policy", "gate"]
@@ -16,7 +17,7 @@ STYLES = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 def gate(
-    folder: Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")],
+    folder: o.Folder,
     policy: Annotated[Path, typer.Option("--policy", help="YAML file with the rules.")],
     baseline: Annotated[Path | None, typer.Option(help="Run folder that ratio rules divide by.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
@@ -42,7 +43,7 @@ def apply_policy(
     from fimaudit.policy.formats import OUTCOME_WORDS, junit_xml, keep_verdict, markdown_summary
     from fimaudit.policy.gate import baseline_folder, decide
     from fimaudit.policy.rules import read_policy
-    from fimaudit.report import render
+    from fimaudit.report.page import render
     from fimaudit.storage.run_folder import read_run
 
     checked = read_policy(policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -27,22 +27,13 @@ __all__ = ["inspect"]
 MOST_IDENTITY = 5
 
 
+@o.in_blocks
 def inspect(
+    model: o.ModelFlags,
+    asked: o.EndpointFlags,
     target: Annotated[str | None, typer.Argument(help=o.TARGET_HELP)] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
     link: o.LinkName = "auto",
-    weights: o.Weights = None,
-    trust_pickle: o.TrustPickle = False,
-    device: o.Device = None,
-    adapter: o.Adapter = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    output_step: o.OutputStep = None,
-    hold: o.Hold = None,
-    settings: o.EndpointSet = None,
-    header_env: o.HeaderEnv = None,
-    bearer_env: o.BearerEnv = None,
-    protocol: o.Protocol = None,
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare three forms of the Fisher information (differentiable models).")
     ] = False,
@@ -57,19 +48,7 @@ def inspect(
         return
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
-    classifier = open_classifier(
-        target,
-        cast(Any, link),
-        adapter=adapter,
-        device=device,
-        weights=weights,
-        trust_pickle=trust_pickle,
-        input=input,
-        output=o.output_choice(output),
-        output_step=output_step,
-        hold=o.held(hold),
-        **o.endpoint_options(None, settings, header_env, bearer_env, protocol=protocol),
-    )
+    classifier = open_classifier(target, link, **model.options(), **asked.options())
     try:
         info = classifier.info
         inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)

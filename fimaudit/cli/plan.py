@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -15,7 +15,8 @@ from rich.table import Table
 
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
-from fimaudit.runs.planning import PURPOSES, Cost, Expected, Proposal, cost_of, expected_interval, proposal
+from fimaudit.runs.planning import Cost, Plan, Purpose, per_second
+from fimaudit.runs.planning import plan as plan_audit
 
 __all__ = ["confirm", "per_second", "plan"]
 
@@ -26,9 +27,7 @@ def plan(
     features: Annotated[int | None, typer.Option(help="Numbers in one input; those of --data when left out.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
     queries: Annotated[int, typer.Option(help="Rows an input, base row included.")] = 200,
-    purpose: Annotated[
-        str | None, typer.Option("--for", help=f"Question to propose inputs x queries for: {', '.join(PURPOSES)}.")
-    ] = None,
+    purpose: Annotated[Purpose | None, typer.Option("--for", help="Question to propose inputs x queries for.")] = None,
     budget: Annotated[int | None, typer.Option(help="Most rows to spend; needed with --for.")] = None,
     batch: Annotated[int, typer.Option(help="Rows a request.")] = 100,
     rate: Annotated[str | None, typer.Option(help="Requests that the endpoint allows: 20/s, 100/min, 5000/h.")] = None,
@@ -42,42 +41,27 @@ def plan(
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
     found_inputs, found_features = _shape(data, inputs, features)
-    proposed: Proposal | None = None
-    if purpose is not None:
-        if budget is None:
-            raise UsageError("--for needs --budget: the rows that may be spent")
-        proposed = proposal(cast(Any, purpose), budget, available=found_inputs)
-        found_inputs, queries = proposed.inputs, proposed.queries
-    if found_inputs is None:
-        raise UsageError("say how many inputs: --data x.npz, --inputs N, or --for with --budget")
-    cost = cost_of(
+    planned = plan_audit(
         found_inputs,
-        queries,
         features=found_features,
         classes=classes,
+        queries=queries,
+        purpose=purpose,
+        budget=budget,
         batch=batch,
-        encoding="binary" if binary else "json",
-        rate=per_second(rate),
+        rate=rate,
         seconds_per_request=seconds_per_request,
         concurrency=concurrency,
         price_per_row=price_per_row,
         price_per_request=price_per_request,
-        rows=proposed.rows if proposed is not None else None,
+        confidence=confidence,
+        binary=binary,
     )
-    expected = expected_interval(queries, confidence)
-    facts: dict[str, Any] = {
-        "inputs": found_inputs,
-        "queries": queries,
-        "cost": asdict(cost),
-        "interval": asdict(expected),
-        "proposal": asdict(proposed) if proposed is not None else None,
-        "within_budget": None if budget is None else (proposed.rows if proposed is not None else cost.rows) <= budget,
-    }
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(asdict(planned), indent=1))
         return
-    _show(Console(), found_inputs, queries, cost, expected, proposed, confidence)
-    if facts["within_budget"] is False:
+    _show(Console(), planned, confidence)
+    if planned.within_budget is False:
         Console().print(
             f"[bold]The budget of {budget:,} rows does not reach[/bold]; the run would end with a partial report."
         )
@@ -91,25 +75,6 @@ def confirm(cost: Cost, *, yes: bool = False) -> bool:
     return typer.confirm(f"Send about {cost.rows:,} rows in {cost.requests:,} requests{price}?", err=True)
 
 
-def per_second(rate: str | None) -> float | None:
-    """``20/s``, ``100/min``, ``5000/h`` to requests a second.
-
-    >>> per_second("120/min")
-    2.0
-    """
-    if rate is None:
-        return None
-    number, _, unit = rate.partition("/")
-    seconds = {"": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
-    try:
-        value = float(number) / seconds[unit.strip()]
-    except (ValueError, KeyError):
-        raise UsageError(f"expected a rate like 20/s, 100/min or 5000/h, got {rate!r}") from None
-    if not value > 0:
-        raise UsageError(f"expected a rate above 0, got {rate!r}")
-    return value
-
-
 def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple[int | None, int]:
     if data is not None:
         x = read_inputs(data).x
@@ -120,11 +85,10 @@ def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple
     return inputs, features
 
 
-def _show(
-    console: Console, inputs: int, queries: int, cost: Cost, expected: Expected, proposed: Proposal | None, confidence: float
-) -> None:
+def _show(console: Console, planned: Plan, confidence: float) -> None:
+    cost, expected, proposed = planned.cost, planned.interval, planned.proposal
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("inputs x queries", f"{inputs:,} x {queries:,}")
+    table.add_row("inputs x queries", f"{planned.inputs:,} x {planned.queries:,}")
     if proposed is not None and proposed.again:
         table.add_row("largest again", f"10 x {proposed.again:,}")
     table.add_row("rows", f"{cost.rows:,} at most (pilot and checks included; retries and refused batches not)")

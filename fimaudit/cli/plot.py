@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
+
+from fimaudit.cli import options as o
+from fimaudit.report.plots import PlotKind
+from fimaudit.report.plots import plot as draw
 
 __all__ = ["plot"]
 
 
 def plot(
-    folder: Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")],
+    folder: o.Folder,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the figure goes: .png, .svg or .pdf.")],
-    kind: Annotated[str, typer.Option(help="profile, distribution, contrast or worst.")] = "distribution",
+    kind: Annotated[PlotKind, typer.Option(help="What is drawn.")] = "distribution",
 ) -> None:
     """Draw one figure of a run with matplotlib."""
-    from fimaudit.report.plots import plot as draw
-
-    print(draw(folder, cast(Any, kind), out))
+    print(draw(folder, kind, out))

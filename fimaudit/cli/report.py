@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fimaudit.cli import options as o
 
 __all__ = ["report"]
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")],
+    folder: o.Folder,
     pictures: Annotated[bool, typer.Option(help="Show the most sensitive inputs themselves.")] = True,
 ) -> None:
     """Write report.html into a run folder: one file for people, without any network."""
-    from fimaudit.report import render
+    from fimaudit.report.page import render
 
     print(render(folder, pictures=pictures))

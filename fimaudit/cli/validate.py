@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,12 +11,10 @@ from rich.markup import escape
 
 from fimaudit.cli import options as o
 from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
-from fimaudit.cli.plan import confirm, per_second
+from fimaudit.cli.plan import confirm
 from fimaudit.data.arrays import read_inputs
-from fimaudit.domain import InputDomain
-from fimaudit.errors import UsageError
 from fimaudit.results import Interval
-from fimaudit.runs.planning import cost_of
+from fimaudit.runs.planning import cost_of, per_second
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS
@@ -26,10 +24,14 @@ __all__ = ["validate"]
 NAMES = {"margin_radius": "margin radius", "peak_spectral_norm": "1 / peak norm", "spectral_norm": "1 / spectral norm"}
 
 
+@o.in_blocks
 def validate(
     target: o.Target,
     data: o.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder: the audit's files, validation.json, calibration.svg.")],
+    domain: o.DomainFlags,
+    model: o.ModelFlags,
+    endpoint: o.SentFlags,
     attacks: Annotated[
         str, typer.Option(help="auto, or names between commas: deepfool,carlini-wagner,pgd,hopskipjump,square.")
     ] = "auto",
@@ -41,88 +43,55 @@ def validate(
         typer.Option("--eps", help="Say how well inputs flipped within it are recognised. Repeatable."),
     ] = None,
     queries: Annotated[int, typer.Option(help="Rows an input of the measurement, base row included.")] = 200,
-    mode: Annotated[str, typer.Option(help="Of the measurement: black-box, white-box or auto.")] = "black-box",
+    mode: o.ModeName = "black-box",
     link: o.LinkName = "auto",
-    lower: Annotated[str | None, typer.Option(help="Lower bound of the inputs: a number or a .npy file.")] = None,
-    upper: Annotated[str | None, typer.Option(help="Upper bound of the inputs: a number or a .npy file.")] = None,
-    quantum: Annotated[str | None, typer.Option(help="Distance of neighbouring input values: 0.00392157, 1.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Name of the input unit, for the report.")] = None,
-    scale: Annotated[str | None, typer.Option(help="Scale of lengths: raw, std, range, or a .npy file.")] = None,
-    frozen: Annotated[str | None, typer.Option(help="Features that are held: names, positions, or a mask .npy.")] = None,
-    free: Annotated[str | None, typer.Option(help="Whole-number columns that may change: names, or all.")] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of each interval.")] = 0.95,
+    confidence: o.Confidence = 0.95,
     seed: Annotated[int, typer.Option(help="Of directions, attacks and bootstrap.")] = 0,
-    budget: Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows a call.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    weights: o.Weights = None,
-    trust_pickle: o.TrustPickle = False,
-    device: o.Device = None,
-    adapter: o.Adapter = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    hold: o.Hold = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Endpoint: do not ask on a terminal before rows are sent.")] = False,
-    endpoint: o.EndpointFile = None,
-    settings: o.EndpointSet = None,
-    header_env: o.HeaderEnv = None,
-    bearer_env: o.BearerEnv = None,
-    protocol: o.Protocol = None,
-    rate: o.Rate = None,
+    budget: o.Budget = None,
+    batch: o.Batch = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Check on your own model whether the metric predicts vulnerability: attack each input and correlate.
 
     Attacks are those of adversarial-robustness-toolbox: fimaudit's extra "attacks". Every row counts.
     """
-    if resume and overwrite:
-        raise UsageError("expected one of --resume and --overwrite, got both")
-    if mode not in ("auto", "black-box", "white-box"):
-        raise UsageError(f"expected --mode auto, black-box or white-box, got {mode!r}")
+    o.one_of_two(resume, overwrite)
     names = "auto" if attacks == "auto" else [name.strip() for name in attacks.split(",") if name.strip()]
     inputs = read_inputs(data)
     if o.is_endpoint(target):
         features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
-        pace = per_second(rate)
-        cost = cost_of(max(1, len(inputs)), queries + attack_rows, features=features, batch=batch or 100, rate=pace)
-        if not confirm(cost, yes=yes or resume):
+        cost = cost_of(
+            max(1, len(inputs)),
+            queries + attack_rows,
+            features=features,
+            batch=batch or 100,
+            rate=None if endpoint.rate is None else per_second(endpoint.rate),
+            price_per_row=endpoint.price_per_row,
+        )
+        if not confirm(cost, yes=endpoint.yes or resume):
             raise typer.Exit(2)
-    domain = InputDomain(
-        o.number_or_file(lower, "--lower"),
-        o.number_or_file(upper, "--upper"),
-        o.number_or_file(quantum, "--quantum"),
-        cast(Any, o.names_or_mask(frozen, "--frozen")),
-        o.scale_choice(scale),
-        unit,
-    )
     with resumable(out, o.resume_command()), progress_bar() as progress:
         validation = run_validate(
             target,
             inputs,
             out=out,
-            link=cast(Any, link),
+            link=link,
             queries=queries,
-            mode=cast(Any, mode),
+            mode=mode,
             attacks=names,
             attack_rows=attack_rows,
             eps=eps or (),
             confidence=confidence,
             seed=seed,
             budget=budget,
-            domain=domain,
-            free=cast(Any, o.names_or_mask(free, "--free")) or (),
             batch=batch,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
-            weights=weights,
-            trust_pickle=trust_pickle,
-            device=device,
-            adapter=adapter,
-            input=input,
-            output=o.output_choice(output),
-            hold=o.held(hold),
-            **o.endpoint_options(endpoint, settings, header_env, bearer_env, protocol=protocol, rate=rate),
+            **domain.options(),
+            **model.options(),
+            **endpoint.options(),
         )
     _show(Console(), validation)
     Console().print(f"run folder: {out}", highlight=False, soft_wrap=True)

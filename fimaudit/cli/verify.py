@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from fimaudit.cli import options as o
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import open_classifier
+from fimaudit.models.links import Link
 from fimaudit.storage.counterexamples import recheck_witnesses
 
 __all__ = ["verify"]
@@ -43,10 +44,10 @@ def verify(
         raise typer.Exit(1)
 
 
-def _ask_again(console: Console, folder: Path, model: str | None, link: str) -> None:
+def _ask_again(console: Console, folder: Path, model: str | None, link: Link) -> None:
     if model is None:
         raise UsageError(f"{folder} is a run folder: name the model that is asked again with --model TARGET")
-    classifier = open_classifier(model, cast(Any, link))
+    classifier = open_classifier(model, link)
     try:
         check = recheck_witnesses(folder, classifier)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fimaudit.data.streams import Counter
@@ -11,11 +12,26 @@ from fimaudit.models.links import Link
 
 if TYPE_CHECKING:
     from fimaudit.engines.ray.cluster import Cluster, Seats
-    from fimaudit.engines.ray.engine import RayEngine
+    from fimaudit.engines.ray.engine import RayExecutor
 
-__all__ = ["EngineName", "Place", "choose_engine"]
+__all__ = ["EngineName", "Place", "RayEngine", "choose_engine"]
 
 EngineName = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Measure on the processes of a Ray cluster: ``audit(model, x, engine=RayEngine(workers=4))``.
+
+    Attributes:
+        address: of the cluster, ``auto`` or ``host:port``; one is started here when left out.
+        workers: processes with a model each; as many as fit when left out.
+        gpus_per_worker: what each takes, fractions too; one where there are any when left out.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
 
 
 class Place:
@@ -30,7 +46,7 @@ class Place:
 
     def engine(
         self, model: object, link: Link, options: Mapping[str, Any], batch: int | None, *, worst_direction: bool
-    ) -> RayEngine | None:
+    ) -> RayExecutor | None:
         """The engine with workers of its own, or ``None`` for this process.
 
         Args:
@@ -45,9 +61,9 @@ class Place:
             return None
         if worst_direction:
             raise UsageError("--worst-direction writes a file for each input from this process; use --engine local")
-        from fimaudit.engines.ray.engine import RayEngine
+        from fimaudit.engines.ray.engine import RayExecutor
 
-        return RayEngine(self._seats, model, link, options, batch)
+        return RayExecutor(self._seats, model, link, options, batch)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
@@ -61,28 +77,34 @@ class Place:
             self._cluster.close()
 
 
-def choose_engine(name: str, *, address: str | None, workers: int | None, gpus_per_worker: float | None) -> Place:
+def choose_engine(engine: EngineName | RayEngine | None, given: RayEngine) -> Place:
     """Connect to where an audit is to run.
 
+    Args:
+        engine: by name or with its settings; ``None`` is this process.
+        given: settings that were given beside it, for an engine that is named.
+
     Raises:
-        UsageError: an unknown engine, options of the other one, numbers that make no sense, or no cluster there.
+        UsageError: an unknown engine, settings of the other one, numbers that make no sense, or no cluster there.
         MissingExtraError: Ray is not installed.
     """
-    if name not in ("local", "ray"):
-        raise UsageError(f"expected --engine local or ray, got {name!r}")
-    given = {"--address": address, "--workers": workers, "--gpus-per-worker": gpus_per_worker}
-    if name == "local":
-        named = [flag for flag, value in given.items() if value is not None]
+    named = [f"--{name.replace('_', '-')}" for name, value in asdict(given).items() if value is not None]
+    if engine in (None, "local"):
         if named:
             raise UsageError(f"{named[0]} belongs to --engine ray; the local engine is this one process")
         return Place()
+    if isinstance(engine, RayEngine):
+        if named:
+            raise UsageError(f"expected {named[0][2:].replace('-', '_')} within RayEngine(...), got it beside it too")
+        given = engine
+    workers, gpus_per_worker = given.workers, given.gpus_per_worker
     if workers is not None and workers < 1:
         raise UsageError(f"expected --workers of at least 1, got {workers}")
     if gpus_per_worker is not None and gpus_per_worker < 0:
         raise UsageError(f"expected --gpus-per-worker of 0 or more, got {gpus_per_worker:g}")
     from fimaudit.engines.ray.cluster import connect, seats
 
-    cluster = connect(address)
+    cluster = connect(given.address)
     try:
         chosen = seats(workers, gpus_per_worker)
         from fimaudit.engines.ray.engine import count_on_ray

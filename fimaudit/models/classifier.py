@@ -5,19 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit.models.links import Link
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Adapter",
@@ -28,6 +25,7 @@ __all__ = [
     "ModelInfo",
     "NetworkClassifier",
     "Options",
+    "adapter_option_names",
     "adapters",
     "open_classifier",
 ]
@@ -211,6 +209,11 @@ class Options:
 class Adapter(Protocol):
     """What an entry point of the group ``fimaudit.adapters`` resolves to; importing it must import no framework."""
 
+    @property
+    def option_names(self) -> Collection[str]:
+        """Names of the further options (``Options.extra``) that ``open`` reads."""
+        ...
+
     def accepts(self, target: object) -> bool:
         """Whether this adapter is the one for ``target``, from its type or its spelling alone."""
         ...
@@ -232,6 +235,12 @@ def adapters() -> dict[str, Adapter]:
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     names = sorted(found, key=lambda name: (name == "function", name))
     return {name: found[name].load() for name in names}
+
+
+def adapter_option_names() -> set[str] | None:
+    """Names of the further options of all registered adapters; ``None`` where one of them does not say."""
+    declared = [getattr(adapter, "option_names", None) for adapter in adapters().values()]
+    return None if None in declared else {name for names in declared for name in names or ()}
 
 
 def open_classifier(

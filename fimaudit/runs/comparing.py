@@ -1,4 +1,4 @@
-"""Two models on the same inputs: run folders are read, models that are not audited yet are audited. ``compare``."""
+"""Models on the same inputs: run folders are read, models that are not audited yet are audited. ``compare``, ``rank``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, check_same, compare_runs
 from fimaudit.errors import UsageError
 from fimaudit.runs.auditing import audit
+from fimaudit.runs.options import AuditKeywords, refuse_unknown
 from fimaudit.storage.run_folder import REPORT, RunFolder, is_run, read_run
 
-__all__ = ["compare", "open_runs"]
+__all__ = ["compare", "open_runs", "rank"]
 
 
 def compare(
@@ -40,6 +42,25 @@ def compare(
     return compare_runs(*open_runs([first, second], data, out, each))
 
 
+def rank(
+    *targets: object, data: object = None, out: str | Path | None = None, metric: Metric = "margin_radius", **options: Any
+) -> Ranking:
+    """Rank models by the median of a quantity over the same inputs, the least sensitive first.
+
+    Args:
+        *targets: run folders or models, as for ``compare``, two or more.
+        data: inputs for models that are still to be audited; out: folder in which such audits keep their runs.
+        metric: ``margin_radius``, ``peak_spectral_norm`` or ``spectral_norm``.
+        **options: passed to each audit.
+
+    Raises:
+        UsageError: as for ``compare``.
+    """
+    if len(targets) < 2:
+        raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")
+    return rank_runs(open_runs(targets, data, out, [options] * len(targets)), metric)
+
+
 def open_runs(
     targets: Sequence[object], data: object, out: str | Path | None, options: Sequence[Mapping[str, Any]]
 ) -> list[RunFolder]:
@@ -52,10 +73,11 @@ def open_runs(
         options: of each target's audit; those of a run folder have no use.
 
     Raises:
-        UsageError: a folder without a report or models without data, both found before a model is asked; runs over other
-            inputs or in other units.
+        UsageError: an unknown option, a folder without a report or models without data, all found before a model is asked;
+            runs over other inputs or in other units.
     """
-    for target in targets:
+    for target, own in zip(targets, options, strict=True):
+        refuse_unknown(own, AuditKeywords.__annotations__)
         if is_run(target):
             continue
         if isinstance(target, str | Path) and Path(target).is_dir():

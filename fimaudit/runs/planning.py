@@ -33,10 +33,13 @@ __all__ = [
     "PURPOSES",
     "Cost",
     "Expected",
+    "Plan",
     "Proposal",
     "Purpose",
     "cost_of",
     "expected_interval",
+    "per_second",
+    "plan",
     "proposal",
     "request_bytes",
     "rows_of",
@@ -106,6 +109,108 @@ class Proposal:
     standard_error: float | None
     reason: str
     again: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit will ask and take, and what to expect of it.
+
+    Attributes:
+        inputs, queries: so many inputs with so many rows each.
+        cost: rows, requests, bytes, seconds and money.
+        interval: the one to expect around an input's spectral norm.
+        proposal: how a budget is best spent, where a purpose was named.
+        within_budget: whether the budget reaches; ``None`` without one.
+    """
+
+    inputs: int
+    queries: int
+    cost: Cost
+    interval: Expected
+    proposal: Proposal | None
+    within_budget: bool | None
+
+
+def plan(
+    inputs: int | None = None,
+    *,
+    features: int,
+    classes: int = 10,
+    queries: int = 200,
+    purpose: Purpose | None = None,
+    budget: int | None = None,
+    batch: int = 100,
+    rate: str | float | None = None,
+    seconds_per_request: float | None = None,
+    concurrency: int = 8,
+    price_per_row: float | None = None,
+    price_per_request: float | None = None,
+    confidence: float = 0.95,
+    binary: bool = False,
+) -> Plan:
+    """Say what an audit will ask, take and cost, before a single query.
+
+    Args:
+        inputs: how many there are; may be left out with ``purpose``.
+        features, classes: numbers in one input and in one answer.
+        queries: rows an input.
+        purpose: ``mean``, ``p95``, ``max``, ``compare`` or ``threshold``: propose inputs and queries for it within
+            ``budget``.
+        budget: most rows to spend.
+        batch: rows a request.
+        rate: requests that an endpoint allows: ``20/s``, ``100/min``, ``5000/h``, or a number a second.
+        seconds_per_request, concurrency: how long a request takes, and how many run at once.
+        price_per_row, price_per_request: in any currency.
+        confidence: of each interval.
+        binary: count bytes for binary tensors rather than JSON.
+
+    Raises:
+        UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
+
+    >>> plan(100, features=30, rate="10/s").cost.rows
+    21124
+    """
+    proposed: Proposal | None = None
+    if purpose is not None:
+        if budget is None:
+            raise UsageError("--for needs --budget: the rows that may be spent")
+        proposed = proposal(purpose, budget, available=inputs)
+        inputs, queries = proposed.inputs, proposed.queries
+    if inputs is None:
+        raise UsageError("say how many inputs: --data x.npz, --inputs N, or --for with --budget")
+    cost = cost_of(
+        inputs,
+        queries,
+        features=features,
+        classes=classes,
+        batch=batch,
+        encoding="binary" if binary else "json",
+        rate=per_second(rate) if isinstance(rate, str) else rate,
+        seconds_per_request=seconds_per_request,
+        concurrency=concurrency,
+        price_per_row=price_per_row,
+        price_per_request=price_per_request,
+        rows=None if proposed is None else proposed.rows,
+    )
+    within = None if budget is None else cost.rows <= budget
+    return Plan(inputs, queries, cost, expected_interval(queries, confidence), proposed, within)
+
+
+def per_second(rate: str) -> float:
+    """``20/s``, ``100/min``, ``5000/h`` to requests a second.
+
+    >>> per_second("120/min")
+    2.0
+    """
+    number, _, unit = rate.partition("/")
+    seconds = {"": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+    try:
+        value = float(number) / seconds[unit.strip()]
+    except (ValueError, KeyError):
+        raise UsageError(f"expected a rate like 20/s, 100/min or 5000/h, got {rate!r}") from None
+    if not value > 0:
+        raise UsageError(f"expected a rate above 0, got {rate!r}")
+    return value
 
 
 def request_bytes(features: int, classes: int, batch: int, encoding: Literal["json", "binary"] = "json") -> int:

@@ -22,6 +22,40 @@ __all__ = [
 ]
 
 INPUTS_FILE = "inputs.parquet"
+#: Every column of ``inputs.parquet`` and its type, in the file's order; ``text`` holds words, or JSON of what is nested.
+COLUMNS = {
+    "index": "int64",
+    "status": "text",
+    "kind": "text",
+    "method": "text",
+    "predicted_class": "int64",
+    "probability": "float64",
+    "label": "int64",
+    "group": "text",
+    "displacement": "float64",
+    "queries": "int64",
+    "spectral_norm": "float64",
+    "spectral_norm_lower": "float64",
+    "spectral_norm_upper": "float64",
+    "peak_spectral_norm": "float64",
+    "peak_spectral_norm_lower": "float64",
+    "peak_spectral_norm_upper": "float64",
+    "trace": "float64",
+    "trace_lower": "float64",
+    "trace_upper": "float64",
+    "margin_radius": "float64",
+    "margin_radius_lower": "float64",
+    "margin_radius_upper": "float64",
+    "effective_rank": "float64",
+    "contrast_from": "int64",
+    "contrast_to": "int64",
+    "carried_by": "text",
+    "flags": "texts",
+    "profile": "text",
+    "smallest_radius": "float64",
+    "witness": "text",
+    "reason": "text",
+}
 
 
 @lru_cache(maxsize=1)
@@ -29,21 +63,8 @@ def table_schema() -> Any:
     """The Arrow schema of ``inputs.parquet``."""
     import pyarrow as pa
 
-    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    fields = []
-    for name, field in Sensitivity.model_fields.items():
-        if field.annotation is Interval:
-            fields += [pa.field(f"{name}{part}", pa.float64()) for part in ("", "_lower", "_upper")]
-        elif name == "contrast":
-            fields += [pa.field("contrast_from", pa.int64()), pa.field("contrast_to", pa.int64())]
-        elif name == "flags":
-            fields.append(pa.field(name, pa.list_(pa.string())))
-        elif name in NESTED:
-            fields.append(pa.field(name, pa.string()))
-        else:
-            kind = next((k for k in types if str(k.__name__) in str(field.annotation)), str)
-            fields.append(pa.field(name, types[kind]))
-    return pa.schema(fields)
+    types = {"int64": pa.int64(), "float64": pa.float64(), "text": pa.string(), "texts": pa.list_(pa.string())}
+    return pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
 
 
 def to_table(results: Sequence[Sensitivity]) -> Any:

@@ -14,6 +14,13 @@ __all__ = ["ADAPTER", "HttpAdapter"]
 class HttpAdapter:
     """Opens ``http://`` and ``https://`` URLs, and endpoint files (``endpoint.yaml``)."""
 
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """The settings of an endpoint, and ``endpoint`` for a file of them."""
+        from fimaudit_adapters.http.settings import Endpoint
+
+        return ("endpoint", *(name for name in Endpoint.model_fields if name != "url"))
+
     def accepts(self, target: object) -> bool:
         """Whether ``target`` is spelled like a URL or an endpoint file."""
         if not isinstance(target, str):

@@ -104,6 +104,8 @@ class OnnxClassifier:
 class _OnnxRuntimeAdapter:
     """Opens ``.onnx`` files and ``onnx.ModelProto`` objects."""
 
+    option_names: tuple[str, ...] = ()
+
     def accepts(self, target: object) -> bool:
         """Strings that end in ``.onnx``, and ``ModelProto`` objects."""
         if isinstance(target, str):

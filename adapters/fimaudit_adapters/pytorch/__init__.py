@@ -19,6 +19,8 @@ _MODEL_TYPES = {("torch.nn.modules.module", "Module"), ("torch.export.exported_p
 class PytorchAdapter:
     """Opens torch modules and torch's own file formats; see ``torch_classifier.TorchClassifier`` for what comes out."""
 
+    option_names = ("input_shape", "name")
+
     def accepts(self, target: object) -> bool:
         """A torch module or exported program, known by the names of its classes, or a path with one of torch's endings."""
         if isinstance(target, str):
@@ -41,7 +43,7 @@ class PytorchAdapter:
             options,
             "pytorch",
             used=("device", "weights", "input", "output", "output_step", "hold"),
-            extra=("input_shape", "name"),
+            extra=self.option_names,
         )
         try:
             import torch  # noqa: F401

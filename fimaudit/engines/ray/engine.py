@@ -28,7 +28,7 @@ from fimaudit.models.shipping import ship_model
 from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 
-__all__ = ["RayEngine", "count_on_ray", "cut"]
+__all__ = ["RayExecutor", "count_on_ray", "cut"]
 
 #: Inputs of a piece at most, and pieces that each worker should get at least, so that all end at about the same time.
 MOST_INPUTS, PIECES_EACH = 256, 8
@@ -46,7 +46,7 @@ def count_on_ray(shards: Sequence[Shard]) -> list[int]:
     return out
 
 
-class RayEngine:
+class RayExecutor:
     """Runs passes on a cluster; the model travels once.
 
     Args:

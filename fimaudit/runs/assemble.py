@@ -1,0 +1,123 @@
+"""What an audit found, as a report, and the report in its run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fimaudit.data.dataset import AuditDataset
+from fimaudit.engines.selection import Place
+from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.settings import Settings
+from fimaudit.models.classifier import Classifier
+from fimaudit.results import Report, StepReport
+from fimaudit.runs import metadata as facts
+from fimaudit.runs.options import AuditOptions
+from fimaudit.runs.preflight import Preflight
+from fimaudit.runs.run import Run
+from fimaudit.runs.screening import read_focus, top_k_result
+from fimaudit.statistics.columns import Columns
+from fimaudit.statistics.summary import summarise
+from fimaudit.storage.journal import REPORT
+from fimaudit.storage.result_store import Finished
+from fimaudit.storage.tables import INPUTS_FILE
+
+__all__ = ["Clock", "Prepared", "assemble", "write"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When an audit began."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    counter: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Since then."""
+        return time.perf_counter() - self.counter
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An audit of which everything is open and checked.
+
+    Attributes:
+        options, settings: as asked for, and as they hold for inputs of this size.
+        folder: where the run is kept; ``None`` keeps nothing.
+        place: where inputs are measured.
+        classifier, dataset: the model and the inputs.
+        method: ``black-box`` or ``white-box``; hindrance: why derivatives that the model offers are not taken.
+        run: what measures.
+    """
+
+    options: AuditOptions
+    settings: Settings
+    folder: Path | None
+    place: Place
+    classifier: Classifier
+    dataset: AuditDataset
+    method: str
+    hindrance: str | None
+    run: Run
+
+
+def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], results: Finished, clock: Clock) -> Report:
+    """The report of a run that has ended, also when its budget ran out under way.
+
+    Args:
+        prepared: the audit.
+        found: what was found before the inputs were measured.
+        results: of the inputs.
+        clock: when the audit began.
+    """
+    steps, preflight = found
+    options, dataset, run = prepared.options, prepared.dataset, prepared.run
+    columns, confidence = results.columns, options.confidence
+    warnings = [*prepared.classifier.info.notes]
+    warnings += preflight.warnings() if preflight else []
+    warnings += run.warnings()
+    warnings += [prepared.hindrance] if prepared.hindrance else []
+    warnings += facts.domain_warnings(dataset.reference, dataset.space, dataset.domain, steps)
+    chosen = facts.settings_facts(prepared.settings, options.link, prepared.method, options.budget, options.focus)
+    return Report(
+        model={**facts.model_facts(prepared.classifier, preflight), **run.facts()},
+        data={**facts.data_facts(dataset.data, dataset.reference, len(columns)), **_named(prepared, columns)},
+        domain=facts.domain_facts(dataset.space),
+        settings={**chosen, "surrogate": run.structure()},
+        environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts()),
+        step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
+        summary=summarise(columns, confidence, run.usage.rows, run.usage.requests),
+        groups=_groups(columns, confidence),
+        warnings=warnings,
+        inputs=results.inputs,
+        inputs_file=INPUTS_FILE if prepared.folder is not None else None,
+    )
+
+
+def write(folder: Path, report: Report, dataset: AuditDataset, results: Finished) -> None:
+    """Keep the report in the run folder, with what its page shows, and the page."""
+    from fimaudit.report.page import render  # takes the template library, which only a run that is kept needs
+    from fimaudit.report.shown import MOST_SHOWN, keep_shown
+
+    beside = (folder / REPORT).with_suffix(".tmp")
+    beside.write_text(report.to_json(), encoding="utf-8")
+    beside.replace(folder / REPORT)  # a reader never sees half a report
+    keep_shown(folder, dataset.arrays(results.worst[:MOST_SHOWN]), results.worst)
+    render(folder)
+
+
+def _named(prepared: Prepared, columns: Columns) -> dict[str, Any]:
+    """The most sensitive inputs, where a focus asked for them."""
+    options, run = prepared.options, prepared.run
+    top = read_focus(options.focus)
+    if top is None or run.focus is None:
+        return {}
+    return {"focus": top_k_result(columns, run.focus, run.measured, top, options.confidence, options.seed).facts()}
+
+
+def _groups(columns: Columns, confidence: float) -> dict[str, Any]:
+    members = {name: columns.where(columns.group == number) for number, name in enumerate(columns.groups)}
+    return {name: summarise(of, confidence, int(of.queries.sum()), 0) for name, of in members.items()}

@@ -1,0 +1,372 @@
+"""What ``audit`` takes: one checked model of its options, and the same words as typed keywords for editors."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
+
+from fimaudit.domain import InputDomain
+from fimaudit.engines.selection import EngineName, RayEngine
+from fimaudit.errors import UsageError
+from fimaudit.estimation.stopping import most_queries
+from fimaudit.measurement.settings import ProfileChoice, Settings
+from fimaudit.models.classifier import adapter_option_names
+from fimaudit.models.links import Link
+from fimaudit.runs.run import Progress
+from fimaudit.runs.screening import read_focus
+
+__all__ = [
+    "AuditArgs",
+    "AuditKeywords",
+    "AuditOptions",
+    "EndpointArgs",
+    "Existing",
+    "Mode",
+    "ModelArgs",
+    "choice_sentence",
+    "read_options",
+    "refuse_unknown",
+]
+
+Mode = Literal["auto", "black-box", "white-box"]
+Existing = Literal["refuse", "resume", "overwrite"]
+
+#: Options that say how the model is opened, beside those of single adapters.
+MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
+#: Options that are parts of ``domain``.
+DOMAIN_OPTIONS = ("lower", "upper", "quantum", "unit", "scale", "frozen")
+#: What a number must be, and the sentence that says so.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "queries": (lambda n: n >= 2, "expected at least 2 queries an input (the base row and one displaced)"),
+    "confidence": (lambda c: 0.5 <= c < 1, "expected a confidence from 0.5 to below 1"),
+    "budget": (lambda n: n >= 1, "expected a budget of at least one row"),
+    "batch": (lambda n: n >= 1, "expected a batch of at least one row"),
+    "precision": (lambda p: 0 < p < math.inf, "expected a finite precision above 0"),
+    "threshold": (lambda t: 0 < t < math.inf, "expected a finite threshold above 0"),
+    "max_failures": (lambda n: n >= 0, "expected a number of failures to allow of 0 or more"),
+}
+
+
+class AuditOptions(BaseModel):
+    """The options of ``audit``, checked; ``audit(model, x, **options.given())`` takes them as they were given.
+
+    Further options of one adapter (``name``, ``classes``; an endpoint's ``rate``, ``timeout``, ...) are taken too. A word
+    that neither fimaudit nor an adapter knows is refused.
+
+    Attributes:
+        link: what turns the model's output into probabilities.
+        domain: the input domain; lower, upper, quantum, unit, scale, frozen: the same, one by one.
+        free: integer columns of a table that may change (they are held otherwise), or ``all``.
+        existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
+        resume, overwrite: the same as switches.
+        budget: most rows that may be sent in all.
+        queries: rows an input, the base row, its check and its share of the pilot included while these take a tenth at most.
+            Beyond that, from 100 queries and 20 inputs on, they add 6 each at most, or 2.5 % where that is more, and 4 where
+            an answer is odd; to fewer they may add more (``fimaudit plan`` says how many at most).
+            ``auto``: as many as ``precision`` or ``threshold`` takes.
+        mode: ``auto`` takes autograd where the model offers it, ``black-box`` never, ``white-box`` insists.
+        confidence: of each two-sided interval; intervals cover the sampling of directions.
+        seed: directions depend on it and the input's index alone.
+        profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
+        witness: look for a displacement that really changes the decision, alone and among others: 17 of each
+            input's queries, and up to 20 rows more where it lies on the boundary.
+        precision: stop an input when the half-width of its spectral norm is within this share of the value.
+        threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
+        focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
+            the largest spectral norms; the report names them and says how sure it is (``report.data["focus"]``).
+        batch: rows a call.
+        tolerance: white box, many classes: relative residual at which an input's iteration stops.
+        worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
+        surrogate: local models (files, modules) of which each input's leading directions are measured exactly, or
+            ``learned``: directions that the first inputs have in common. Off where a trial shows that it does not pay; the
+            estimates are unbiased whatever the surrogate.
+        max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
+        engine: ``local`` measures in this process, ``ray`` or a ``RayEngine`` on the processes of a cluster; the numbers are
+            the same. address, workers, gpus_per_worker: of ``engine="ray"``, as in ``RayEngine``.
+        adapter, device, weights, trust_pickle, input, output, output_step, hold: as for ``open_classifier``.
+
+    Raises:
+        UsageError: an unknown word, or a value that makes no sense.
+
+    >>> AuditOptions(queries=400).given()
+    {'queries': 400}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", arbitrary_types_allowed=True)
+
+    link: Link = "auto"
+    domain: InstanceOf[InputDomain] | None = None
+    lower: Any = None
+    upper: Any = None
+    quantum: Any = None
+    unit: str | None = None
+    scale: Any = None
+    frozen: Any = None
+    free: Any = ()
+    existing: Existing = "refuse"
+    resume: bool = False
+    overwrite: bool = False
+    budget: int | None = None
+    queries: int | Literal["auto"] = 200
+    mode: Mode = "auto"
+    confidence: float = 0.95
+    seed: int = 0
+    profile: ProfileChoice = "cheap"
+    witness: bool = False
+    precision: float | None = None
+    threshold: float | None = None
+    focus: str | None = None
+    batch: int | None = None
+    tolerance: float = 1e-4
+    worst_direction: bool = False
+    surrogate: Any = None
+    max_failures: int | None = None
+    engine: EngineName | InstanceOf[RayEngine] | None = None
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    adapter: str | None = None
+    device: str | None = None
+    weights: str | os.PathLike[str] | None = None
+    trust_pickle: bool = False
+    input: str | None = None
+    output: str | int | None = None
+    output_step: int | None = None
+    hold: Mapping[str, Any] | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, values: Any, check: Callable[[Any], AuditOptions]) -> AuditOptions:
+        if isinstance(values, Mapping):
+            refuse_unknown(values)
+        try:
+            return check(values)
+        except ValidationError as exc:
+            raise UsageError(_first_error(exc)) from None
+
+    @field_validator("queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures")
+    @classmethod
+    def _makes_sense(cls, value: Any, info: Any) -> Any:
+        allowed, sentence = _RANGES[info.field_name]
+        if isinstance(value, int | float) and not allowed(value):
+            raise UsageError(f"{sentence}, got {value:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _agrees(self) -> AuditOptions:
+        asked = {self.existing, *["resume"] * self.resume, *["overwrite"] * self.overwrite} - {"refuse"}
+        if len(asked) > 1:
+            raise UsageError("expected one of --resume and --overwrite, got both")
+        beside = [name for name in DOMAIN_OPTIONS if getattr(self, name) is not None]
+        if self.domain is not None and beside:
+            raise UsageError(f"expected {beside[0]} within domain=InputDomain(...), got it beside it too")
+        read_focus(self.focus)  # refuses another word than top:K
+        if self.queries == "auto":
+            most_queries(self.precision, self.threshold, self.confidence, 1)  # refuses what would never stop
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, as keywords of ``audit``."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+    def input_domain(self) -> InputDomain:
+        """The domain as asked for."""
+        return self.domain or InputDomain(self.lower, self.upper, self.quantum, self.frozen, self.scale, self.unit)
+
+    def resuming(self) -> bool:
+        """Whether to go on with a run that is there."""
+        return self.resume or self.existing == "resume"
+
+    def overwriting(self) -> bool:
+        """Whether to replace a run that is there."""
+        return self.overwrite or self.existing == "overwrite"
+
+    def settings(self, features: int) -> Settings:
+        """Of each input's measurement, for inputs of so many features that may change."""
+        queries = self.queries
+        if queries == "auto":
+            queries = most_queries(self.precision, self.threshold, self.confidence, features)
+        return Settings(
+            queries=queries,
+            confidence=self.confidence,
+            seed=self.seed,
+            profile=self.profile,
+            witness=self.witness,
+            precision=self.precision,
+            threshold=self.threshold,
+        )
+
+    def model_options(self, model: object) -> dict[str, Any]:
+        """What was given of how ``model`` is opened, as options of ``open_classifier``."""
+        given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
+        if self.batch is not None and isinstance(model, str) and "://" in model:
+            given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
+        return {**given, **(self.model_extra or {})}
+
+    def ray(self) -> RayEngine:
+        """The settings of ``engine="ray"``."""
+        return RayEngine(self.address, self.workers, self.gpus_per_worker)
+
+
+class ModelArgs(TypedDict, total=False):
+    """How a model in this process is opened: ``open_classifier``, and what single adapters take beside."""
+
+    adapter: str | None
+    device: str | None
+    weights: str | os.PathLike[str] | None
+    trust_pickle: bool
+    input: str | None
+    output: str | int | None
+    output_step: int | None
+    hold: Mapping[str, Any] | None
+    name: str
+    classes: int
+    dtype: str
+    input_shape: Sequence[int]
+
+
+class EndpointArgs(TypedDict, total=False):
+    """The settings of an endpoint (``docs/http.md``)."""
+
+    endpoint: str | os.PathLike[str]
+    protocol: str | None
+    model_name: str
+    model_version: str
+    kind: str
+    columns: str | Sequence[str]
+    image: str
+    pixel_max: int
+    binary: bool
+    style: str
+    rows_as: str
+    signature_name: str
+    parameters: Mapping[str, Any]
+    top_k: int
+    labels: Sequence[str]
+    request: Any
+    response: str
+    headers: Mapping[str, str]
+    header_env: Mapping[str, str]
+    header_file: Mapping[str, str]
+    bearer_env: str
+    bearer_file: str
+    auth: str
+    ca_file: str
+    trust_env: bool
+    rate: str | float
+    concurrency: int
+    timeout: float
+    deadline: float
+    attempts: int
+    max_response: int
+
+
+class AuditArgs(ModelArgs, EndpointArgs, total=False):
+    """The options of ``audit`` that its signature does not name; see ``AuditOptions``."""
+
+    queries: int | Literal["auto"]
+    mode: Mode
+    confidence: float
+    seed: int
+    profile: ProfileChoice
+    witness: bool
+    precision: float | None
+    threshold: float | None
+    focus: str | None
+    batch: int | None
+    tolerance: float
+    worst_direction: bool
+    surrogate: object | Sequence[object] | None
+    max_failures: int | None
+    lower: ArrayLike | None
+    upper: ArrayLike | None
+    quantum: ArrayLike | None
+    unit: str | None
+    scale: str | ArrayLike | None
+    frozen: Sequence[Any] | NDArray[Any] | None
+    free: Sequence[str]
+    resume: bool
+    overwrite: bool
+    address: str | None
+    workers: int | None
+    gpus_per_worker: float | None
+
+
+class AuditKeywords(AuditArgs, total=False):
+    """All keywords of ``audit``, for functions that hand them on."""
+
+    y: ArrayLike | None
+    group: ArrayLike | None
+    link: Link
+    domain: InputDomain | None
+    out: str | Path | None
+    existing: Existing
+    budget: int | None
+    engine: EngineName | RayEngine | None
+    progress: Progress | None
+
+
+def read_options(given: Mapping[str, Any], **named: Any) -> AuditOptions:
+    """The options as one checked object; what was left as it is by default counts as not given.
+
+    Raises:
+        UsageError: an unknown word, or a value that makes no sense.
+    """
+    fields = AuditOptions.model_fields
+    return AuditOptions(**given, **{name: value for name, value in named.items() if value != fields[name].default})
+
+
+def refuse_unknown(words: Collection[str], also: Collection[str] = ()) -> None:
+    """Refuse a word that is no option of ``audit`` or of an adapter.
+
+    Args:
+        words: as given.
+        also: further words that are known here.
+
+    Raises:
+        UsageError: with the nearest known word.
+    """
+    known = {*AuditOptions.model_fields, *also}
+    unknown = [word for word in words if word not in known]
+    if not unknown:
+        return
+    declared = adapter_option_names()
+    if declared is None:  # an adapter that does not say what it takes judges its words itself
+        return
+    for word in unknown:
+        if word not in declared:
+            near = get_close_matches(word, sorted(known | declared), 1)
+            help = f"did you mean {near[0]!r}?" if near else "help(fimaudit.AuditOptions) lists the known ones"
+            raise UsageError(f"unknown option {word!r}; {help}")
+
+
+def choice_sentence(name: str, choices: Sequence[str], given: object) -> str:
+    """What to say of a value that is none of the choices.
+
+    >>> choice_sentence("--mode", ["auto", "black-box", "white-box"], "grey")
+    "expected --mode auto, black-box or white-box, got 'grey'"
+    """
+    if len(choices) > 3:
+        return f"expected {name} among {', '.join(choices)}, got {given!r}"
+    return f"expected {name} {', '.join(choices[:-1])} or {choices[-1]}, got {given!r}"
+
+
+def _first_error(exc: ValidationError) -> str:
+    """The first option that is wrong, and what it may be."""
+    errors = exc.errors(include_url=False)
+    name = str(errors[0]["loc"][0])
+    of = [e for e in errors if str(e["loc"][0]) == name]
+    said = [e for e in of if e["type"] == "literal_error"]
+    choices = re.findall(r"'([^']*)'", str(said[0].get("ctx", {}).get("expected"))) if said else []
+    if len(choices) > 1:
+        return choice_sentence(name, choices, errors[0]["input"])
+    wanted = [e["msg"].removeprefix("Input should be ").partition(",")[0] for e in of]
+    return f"expected {name} as {' or '.join(wanted)}, got {errors[0]['input']!r}"
