@@ -44,6 +44,8 @@ LONGEST = (
     "test_validate.py",
 )
 
+#: Where the tests with servers lie.
+SERVERS = "http_endpoints"
 #: Servers that are installed first, which takes a minute or two.
 INSTALLED = {"kserve", "mlflow", "mlflow_labels", "triton"}
 
@@ -51,7 +53,7 @@ INSTALLED = {"kserve", "mlflow", "mlflow_labels", "triton"}
 def unit(nodeid: str) -> str:
     """What shares a worker: a file's tests, and all tests with servers; they share fixtures that are dear to set up."""
     path = Path(nodeid.partition("::")[0])
-    return path.name if path.parent.name == "tests" else path.parent.name
+    return SERVERS if SERVERS in path.parts else path.name
 
 
 class ByUnit(LoadScopeScheduling):

@@ -18,7 +18,7 @@ from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits
 from fimaudit.measurement.deflation import deflated_rows
 from fimaudit.measurement.surrogates import leading
 from tests.cases import log_softmax, margin_of, truth_of
-from tests.test_coverage import CONFIDENCE, NOMINAL, class_directions, gradients, spectra
+from tests.estimation.test_coverage import CONFIDENCE, NOMINAL, class_directions, gradients, spectra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,7 +20,7 @@ from benchmarks._study_tables import accuracy_under, compare, compare_with_cleve
 from benchmarks._study_training import ARCHITECTURES, TRAININGS, Recipe, build, trained
 from fimaudit.errors import DataError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def study(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ from fimaudit.models.classifier import open_classifier
 from tests.servers import manager
 from tests.servers.manager import CannotInstall, Server
 
-HERE = Path(__file__).resolve().parents[1] / "servers"
+HERE = Path(__file__).resolve().parents[2] / "servers"
 
 
 @dataclass

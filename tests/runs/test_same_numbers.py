@@ -112,7 +112,7 @@ def test_each_budget_from_the_first_row_on_is_gone_on_with(tmp_path: Path, way: 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from tests import test_same_numbers as same
+from tests.runs import test_same_numbers as same
 
 folder, way, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 asked = 0
@@ -137,7 +137,7 @@ same.run(folder, way, resume=(folder / "journal.jsonl").exists(), overwrite=not 
 @pytest.mark.parametrize("way", ["few rows", "adaptive", "focus", "many classes behind steps"])
 def test_kills_lead_to_the_same_numbers(tmp_path: Path, way: str) -> None:
     whole = run(tmp_path / "whole", way)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for share in (0.3, 0.2, 0.2):  # of the rows, further on each time
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / "cut"), way, str(int(share * whole.summary.queries))]
         assert subprocess.run(command, cwd=root, capture_output=True, env=os.environ).returncode == -signal.SIGKILL

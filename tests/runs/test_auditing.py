@@ -376,7 +376,7 @@ audit(asked, normal_inputs(1, 20, 400), queries=60, name="m", out=folder, resume
 
 
 def run_script(folder: Path, kill_after: int) -> int:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), str(kill_after)], cwd=root, capture_output=True
     ).returncode

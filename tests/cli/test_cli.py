@@ -25,7 +25,7 @@ import fimaudit.cli
 from fimaudit.results import Report
 from fimaudit.storage.journal import JOURNAL
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = typer.main.get_command(fimaudit.cli.app).commands  # type: ignore[attr-defined]
 
 MODELS = """

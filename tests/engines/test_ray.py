@@ -147,7 +147,7 @@ def test_workers_share_one_budget(nodes: Nodes) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(nodes: Nodes, tmp_path: Path, workers: int) -> None:
     """And a budget that all workers share, spent and resumed here or there, leaves no trace."""
-    from tests.test_same_numbers import facts, sensitive
+    from tests.runs.test_same_numbers import facts, sensitive
 
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((40, 9))
