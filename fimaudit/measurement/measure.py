@@ -1,7 +1,7 @@
 """One input's measurement, as a flow: it yields the rows it wants asked and receives their answers.
 
 Nothing here calls a model. Whoever drives the flow passes every row through the meter, runs many of these side by side, and
-decides which rows share a request.
+decides what runs beside it; no call holds rows of two inputs.
 """
 
 from __future__ import annotations
