@@ -290,6 +290,11 @@ class Space:
         base = np.clip(x, np.minimum(self.lower + step, self.upper), np.maximum(self.upper - step, self.lower))
         return float(np.linalg.norm(((base - x) / self.scale)[~self.frozen]))
 
+    def farthest(self, x: NDArray[Any]) -> float:
+        """The largest displacement of x within the bounds, in units of the scale; infinite where there is no bound."""
+        room = np.maximum(x - self.lower, self.upper - x) / self.scale
+        return float(np.linalg.norm(room[~self.frozen]))
+
     def length(self, sent: Array) -> float:
         """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
         return float(self.lengths(sent[None])[0])

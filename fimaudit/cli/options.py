@@ -179,8 +179,11 @@ class MeasurementFlags(FlagBlock):
     mode: ModeName = "auto"
     profile: Annotated[ProfileChoice, typer.Option(help="Radius and flips at longer displacements.")] = "cheap"
     witness: Annotated[
-        bool, typer.Option("--witness", help="Look for a displacement that really changes each decision; saved in --out.")
-    ] = False
+        bool | None,
+        typer.Option(
+            help="Look for a displacement that really changes each decision; saved in --out. [default: from 100 queries on]"
+        ),
+    ] = None
     precision: Annotated[
         float | None, typer.Option(help="Stop an input when the norm's half-width is within this share of it: 0.1.")
     ] = None

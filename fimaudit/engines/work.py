@@ -114,6 +114,7 @@ def measure_inputs(
         yield from _by_derivatives(listed, work, meter)
         return
     size = work.block(meter.model)
+    decided = _decided(work, work.steps)
     rows = work.source.rows(listed)  # one after the other: a large file is passed through once
     for members in batched(listed, size):
         block = {index: next(rows) for index in members}
@@ -124,7 +125,7 @@ def measure_inputs(
                 yield _labelled(one, row)
             else:
                 x[index] = one
-        for outcome in run_inputs(x, _opener(x, work, work.steps, learner), _failed, meter, size):
+        for outcome in run_inputs(x, _opener(x, work, work.steps, learner, decided), _failed, meter, size):
             yield _labelled(outcome, block[outcome.result.index])
 
 
@@ -159,7 +160,11 @@ def _fitted(index: int, row: Row, work: Work) -> NDArray[Any] | MeasuredInput:
 
 
 def _opener(
-    x: Mapping[int, NDArray[Any]], work: Work, steps: Steps, learner: JacobianLearner | None
+    x: Mapping[int, NDArray[Any]],
+    work: Work,
+    steps: Steps,
+    learner: JacobianLearner | None,
+    decided: Sequence[tuple[int, NDArray[Any]]],
 ) -> Callable[[int], MeasurementFlow]:
     """What opens the flow of each of these inputs."""
     structure = work.structure
@@ -168,9 +173,18 @@ def _opener(
         subspace, own = None, steps
         if structure is not None:
             subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)
-        return measure_input(InputContext(x[i], i, work.space, own, work.settings, subspace), learner)
+        return measure_input(InputContext(x[i], i, work.space, own, work.settings, subspace, decided), learner)
 
     return begin
+
+
+def _decided(work: Work, steps: Steps) -> list[tuple[int, NDArray[Any]]]:
+    """Inputs whose classes are known, towards which others may be displaced; none where nobody looks."""
+    if not work.settings.witness:
+        return []
+    rows = work.source.rows([i for i, _ in steps.decided])
+    fitted = [(k, _fitted(i, row, work)) for (i, k), row in zip(steps.decided, rows, strict=True)]
+    return [(k, one) for k, one in fitted if not isinstance(one, MeasuredInput)]
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.margin import Margin, first_order_radii
+from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
-from fimaudit.estimation.secants import contrasts, log_probabilities
+from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
 from fimaudit.results import Contrast
 
@@ -151,9 +151,16 @@ def estimate_basis(view: VisibleClasses, fine: tuple[Array, Array], coarse: tupl
     if one.radius is not None and two.radius is not None:
         margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
         unseen = base[: len(view.classes)][~seen[: len(view.classes)]]
-        ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+        least = float(least_visible(base[None])) if unseen.size else 0.0
+        ceiling = max(view.ceiling, least, float(unseen.max(initial=0.0)))
         hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
     peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
+    limits = None if margin is None else view.gaps(np.array([margin.rival]))
+    if margin is not None and limits is not None:
+        gap = float(np.log(base[top] / base[one.rival]))
+        least, most = (float(side[0]) for side in limits)
+        peak = peak and peak_with_gap(peak, max(gap, 0.0), least, most)
+        margin = replace(margin, radius=radius_with_gap(margin.radius, max(gap, 0.0), least, most))
     return Estimate(
         _agreement(one.spectral, two.spectral),
         _agreement(one.trace, two.trace),

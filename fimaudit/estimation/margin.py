@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["Margin", "first_order_radii", "margin_limits"]
+__all__ = ["Margin", "first_order_radii", "margin_limits", "peak_with_gap", "radius_with_gap"]
 
 Array = NDArray[np.float64]
 
@@ -67,6 +68,7 @@ def margin_limits(
     noise: Array | None = None,
     exact_part: Array | None = None,
     exact_noise: float = 0.0,
+    gap_limits: Sequence[tuple[Array, Array] | None] | None = None,
 ) -> list[Margin | None]:
     """min over k != c of log(p_c / p_k) / |grad log(p_c / p_k)|, an estimate of the distance, not a bound on it.
 
@@ -85,6 +87,7 @@ def margin_limits(
         noise: (n, K) variance that noise of the answers adds to a contrast; taken off the value and the upper limit.
         exact_part: (n, q, K) exact secants of log p along orthonormal directions; ``None`` for none.
         exact_noise: noise that they add to each squared norm, in multiples of ``noise``.
+        gap_limits: of each input, what the gaps (K,) are at least and at most, where rounding or noise leaves them open.
 
     Returns:
         (n,) each in units of the input; ``None`` where no class's log-odds moved at all.
@@ -102,6 +105,10 @@ def margin_limits(
     gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
     odds2 = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs) ** 2
     energy = odds2.sum(axis=1)
+    least, most = gaps, gaps
+    if gap_limits is not None:
+        open_ones = [(g, g) if limits is None else limits for g, limits in zip(gaps, gap_limits, strict=True)]
+        least, most = (np.where(other, np.stack([one[side] for one in open_ones]), np.inf) for side in (0, 1))
     exact = (
         None
         if exact_part is None
@@ -117,14 +124,40 @@ def margin_limits(
             exact = np.maximum(exact - exact_noise * added, 0.0)
             norms2 = norms2 + exact
     radii = first_order_radii(gaps, np.sqrt(norms2))
-    lowers = first_order_radii(gaps, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
-    uppers = np.maximum(_upper(odds2, gaps, tail, features, added, exact), lowers)
+    lowers = first_order_radii(least, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
+    uppers = np.maximum(_upper(odds2, most, tail, features, added, exact), lowers)
     nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
     limits = ManyLimits(radii[i, nearest], lowers, uppers).each()
     return [
         Margin(one, int(rival), float(steep)) if np.isfinite(one.value) else None
         for one, rival, steep in zip(limits, nearest, steepest, strict=True)
     ]
+
+
+def peak_with_gap(peak: Limits, gap: float, least: float, most: float) -> Limits:
+    """The peak over temperatures where the gap to the nearest rival is known to lie between two limits only.
+
+    Of two classes the peak is 0.4392 |grad log(p_c / p_k)|^2 / gap^2, so its limits go with 1 / gap^2. Of classes that are
+    tied as far as the answers tell there is no value, and no upper limit.
+
+    >>> peak_with_gap(Limits(4.0, 3.0, 5.0), 0.2, 0.1, 0.4)
+    Limits(value=4.0, lower=0.75, upper=20.0)
+    """
+    upper = peak.upper * (gap / least) ** 2 if least > 0 else np.inf
+    if gap <= 0:
+        return Limits(np.nan, 0.0, np.inf)
+    return Limits(peak.value, peak.lower * (gap / most) ** 2, upper)
+
+
+def radius_with_gap(radius: Limits, gap: float, least: float, most: float) -> Limits:
+    """The radius, gap / |gradient|, where the gap to the nearest rival is known to lie between two limits only.
+
+    >>> radius_with_gap(Limits(1.0, 0.5, 1.5), 0.25, 0.125, 0.5)
+    Limits(value=1.0, lower=0.25, upper=3.0)
+    """
+    if gap <= 0:
+        return Limits(radius.value, 0.0, np.inf)
+    return Limits(radius.value, radius.lower * least / gap, radius.upper * most / gap)
 
 
 def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None) -> Array:

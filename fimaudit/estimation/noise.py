@@ -37,6 +37,8 @@ REPEATS = 8
 #: (coverage at each: benchmarks/conditions.py).
 QUANTA = 10.0
 DEVIATIONS = 8.0
+#: Standard errors that a probability at the input may be off by, where it is the mean of several answers.
+OF_A_MEAN = 2.0
 #: Measured energy over noise energy from which a step is long enough: signal 25 times the noise.
 SIGNAL = 26.0
 
@@ -97,7 +99,10 @@ class OutputQuality:
             ceiling = float(base_answers[shown].min()) if shown.any() else 1.0
             kept = shown & (base_answers >= least)
         noisy = quantum > 0 or self.random
-        view = VisibleClasses(base_answers, top, np.flatnonzero(kept), ceiling, rest=not kept.all(), noisy=noisy)
+        error = quantum / 2 + OF_A_MEAN * deviation / np.sqrt(len(base)) if noisy else None
+        view = VisibleClasses(
+            base_answers, top, np.flatnonzero(kept), ceiling, rest=not kept.all(), noisy=noisy, error=error
+        )
         if view.rest:
             left = view.table(base)[:, -1]
             spread = float(left.std(ddof=1)) if len(left) > 1 else 0.0
@@ -199,6 +204,7 @@ class VisibleClasses:
         rest: whether a last column holds what is left of 1.
         noisy: whether answers are rounded or random, so that small parts of them mean nothing.
         noise: of one answer; ``None`` for exact ones.
+        error: (K,) what each of ``base`` may be off by; ``None`` for exact ones.
     """
 
     base: Array
@@ -208,6 +214,25 @@ class VisibleClasses:
     rest: bool = False
     noisy: bool = False
     noise: Noise | None = None
+    error: Array | None = None
+
+    def gaps(self, classes: NDArray[np.int64]) -> tuple[Array, Array] | None:
+        """Least and largest log(p_top / p_k) >= 0 that the answers to the input allow for each of some classes.
+
+        >>> error = np.full(2, 0.005)  # rounded to 2 decimals
+        >>> low, high = VisibleClasses(np.array([0.51, 0.49]), 0, np.arange(2), error=error).gaps(np.arange(2))
+        >>> low.round(3).tolist(), high.round(3).tolist()
+        ([0.0, 0.02], [0.0, 0.06])
+        """
+        if self.error is None:
+            return None
+        p, off, tiny = self.base[classes], self.error[classes], np.finfo(np.float64).tiny
+        top, of_top = self.base[self.top], self.error[self.top]
+        with np.errstate(divide="ignore"):
+            low = np.log(np.maximum(top - of_top, tiny)) - np.log(p + off)
+            high = np.log(top + of_top) - np.log(np.maximum(p - off, tiny))
+        other = classes != self.top
+        return np.where(other, np.maximum(low, 0.0), 0.0), np.where(other, np.maximum(high, 0.0), 0.0)
 
     @cached_property
     def whole(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["complete", "contrasts", "log_probabilities", "resolution", "running_sums", "visible_classes"]
+__all__ = ["complete", "contrasts", "least_visible", "log_probabilities", "resolution", "running_sums", "visible_classes"]
 
 Array = NDArray[np.float64]
 
@@ -76,10 +76,18 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
     >>> visible_classes(np.array([[1.0, 1e-10, 1e-300], [1.0, 2e-10, 1e-300]]))
     array([ True,  True, False])
     """
+    return np.asarray(p.min(axis=-2) > least_visible(p)[..., None])
+
+
+def least_visible(p: Array) -> Array:
+    """The probability (...) below which a class of (..., m, K) rows is hidden by the range of the numbers they came in.
+
+    >>> least_visible(np.array([[0.75, 0.25]])), least_visible(np.array([[0.7, 0.2, 0.1]]))
+    (array(1.e-36), array(1.e-290))
+    """
     row = p[..., -1, :]
     narrow = (row == row.astype(np.float32)) | (np.arange(row.shape[-1]) == row.argmax(axis=-1)[..., None])
-    floor = np.where(narrow.all(axis=-1, keepdims=True), FLOAT32_FLOOR, FLOAT64_FLOOR)  # the largest may have been completed
-    return np.asarray(p.min(axis=-2) > floor)
+    return np.where(narrow.all(axis=-1), FLOAT32_FLOOR, FLOAT64_FLOOR)  # the largest may have been completed
 
 
 def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
@@ -113,9 +121,10 @@ def contrasts(secants: Array) -> Array:
     array([[1.41421356]])
     """
     ahead, behind = _helmert(secants.shape[-2])
-    out = running_sums(secants[..., :-1, :])
+    moved = secants - secants[..., :1, :]  # a class that all but stands still would leave the rounding of its own size
+    out = running_sums(moved[..., :-1, :])
     out *= -behind
-    out += ahead * secants[..., 1:, :]
+    out += ahead * moved[..., 1:, :]
     return out
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import Margin, margin_limits
+from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits, temper
-from fimaudit.estimation.secants import complete, contrasts, log_probabilities, visible_classes
+from fimaudit.estimation.secants import complete, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
     Limits,
     joint_rows,
@@ -234,6 +234,8 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             spread = sketch.view.noise.spread if sketch.view.noise is not None else 0.0
             peaks[i] = _less(peaks[i], float((carried**2).sum()) * (1.0 + more), spread)
     margins: list[Margin | None] = [None] * len(sketches)
+    each_classes = [s.view.classes[c[:rivals]] for s, c in zip(sketches, columns, strict=True)]
+    open_gaps = [s.view.gaps(classes) for s, classes in zip(sketches, each_classes, strict=True)]
     if rivals >= 2:
         margins = margin_limits(
             slopes[:, :, :rivals],
@@ -244,6 +246,7 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             None if noise is None else noise[:, :rivals],
             None if exact_part is None else exact_part[None, :, :rivals],
             more,
+            open_gaps,
         )
     moved = [bool(one.any()) or (exact_part is not None and bool(exact_part.any())) for one in slopes]
     out: list[_LogOdds] = []
@@ -256,7 +259,12 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
         else:
             known = len(view.classes)
             unseen = p[i, 0, :known][~keep[i, :known]]
-            ceiling = max(view.ceiling, float(unseen.max(initial=0.0)))
+            least = float(least_visible(p[i])) if unseen.size else 0.0
+            ceiling = max(view.ceiling, least, float(unseen.max(initial=0.0)))
             hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
+            limits = open_gaps[i]
+            if limits is not None:
+                gap = float(logs[i, 0, top[i]] - logs[i, 0, margin.rival])
+                peaks[i] = peak_with_gap(peaks[i], max(gap, 0.0), *(float(side[margin.rival]) for side in limits))
             out.append((peaks[i], replace(margin, rival=int(view.classes[columns[i][margin.rival]])), hidden))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,13 @@ from fimaudit.estimation.attribution import MOST_SKETCHED, listed
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import resolution
+from fimaudit.measurement.counterexample import WHOLE_WAY, Slope
 from fimaudit.measurement.full_jacobian import fits
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.plateau import FLAT
 from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows
 from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.surface import SurfaceKind
 from fimaudit.results import SCREENED
 
 __all__ = ["DisplacedContext", "InputContext", "InputStep"]
@@ -41,6 +44,7 @@ class InputStep:
         above_noise: whether the answers stand out from the noise.
         heavy: whether secants may scatter more than those of a linear function.
         flags: what was out of the ordinary.
+        surface: what the answers are around the input.
     """
 
     rho: float
@@ -51,6 +55,12 @@ class InputStep:
     above_noise: bool = True
     heavy: bool = False
     flags: tuple[str, ...] = ()
+    surface: SurfaceKind = "smooth"
+
+    @property
+    def has_slope(self) -> bool:
+        """Whether a slope says how far another decision is: answers that jump have none."""
+        return self.surface not in ("piecewise_constant", "rough")
 
     @property
     def error(self) -> float:
@@ -78,6 +88,7 @@ class InputContext:
         steps: the pilot's choice.
         settings: what the user chose.
         subspace: (q, d) orthonormal directions to measure exactly, where that can be done (``deflation``).
+        decided: inputs whose classes the pilot saw, by class.
     """
 
     x: NDArray[Any]
@@ -86,6 +97,15 @@ class InputContext:
     steps: Steps
     settings: Settings
     subspace: Array | None = None
+    decided: Sequence[tuple[int, NDArray[Any]]] = ()
+
+    def way_to_other(self, decision: int) -> Slope | None:
+        """Towards the nearest input that is decided otherwise, over the features that may change; ``None`` for none."""
+        free = ~self.space.frozen.ravel()
+        base, scale = self.x.ravel()[free].astype(np.float64), self.space.scale.ravel()[free]
+        ways = [(one.ravel()[free].astype(np.float64) - base) / scale for k, one in self.decided if k != decision]
+        known = [Slope(way, length / WHOLE_WAY) for way in ways if (length := float(np.linalg.norm(way))) > 0]
+        return min(known, key=lambda slope: slope.expected, default=None)
 
     @property
     def quality(self) -> OutputQuality:
@@ -100,7 +120,7 @@ class InputContext:
     def at(self, base_answers: BaseAnswers, step: InputStep) -> DisplacedContext:
         """The same with its displacement, and with the queries that are left when profile and witness have theirs."""
         queries = after_finding(self.settings.queries, self.steps.share + step.spent, base_answers.quality.repeats)
-        facts = (self.x, self.index, self.space, self.steps, self.settings, self.subspace)
+        facts = (self.x, self.index, self.space, self.steps, self.settings, self.subspace, self.decided)
         placed = DisplacedContext(*facts, base_answers=base_answers, step=step, queries=queries)
         whole = fits(self.space.features, placed.rows)
         linear = step.above_noise and step.finite is None and step.energy > 0

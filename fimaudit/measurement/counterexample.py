@@ -19,7 +19,7 @@ from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.results import Witness
 
-__all__ = ["ROUNDS", "STEPPED_ROWS", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness"]
+__all__ = ["ROUNDS", "STEPPED_ROWS", "WHOLE_WAY", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness"]
 
 Array = NDArray[np.float64]
 
@@ -33,6 +33,8 @@ STEPPED_ROWS = STEPS * CHECK_ROWS
 WITNESS_REQUESTS = 2 * (1 + STEPS)
 #: Lengths of the first round, in expected distances to the decision boundary.
 BRACKET = (0.75, 1.5, 3.0, 6.0)
+#: The one of them at which an input lies towards which is walked: halfway to it and beyond it are asked too.
+WHOLE_WAY = BRACKET[1]
 #: Largest share of the secants' rows that is turned into numbers at once.
 BLOCK = 64
 

@@ -113,7 +113,7 @@ def hindrance(space: Space, steps: Steps, settings: Settings) -> str | None:
     if steps.quality.top_k is not None:
         return "the answers show some labels only"
     if steps.kind == "finite_scale":
-        return "the answers are piecewise constant, so there is no Jacobian to catch"
+        return "the numbers are those at a finite displacement, so there is no Jacobian to catch"
     if settings.adaptive:
         return "inputs stop early, for which the intervals of random directions alone are made"
     return None

@@ -20,6 +20,7 @@ from fimaudit.estimation.stopping import Decision, decide_threshold, half_width,
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.deflation import RANDOM, DeflatedRows, deflated_gradient, deflated_rows
+from fimaudit.measurement.distances import squared_distances
 from fimaudit.measurement.energy import MAIN, Rungs, Signs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.measurement.full_jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.measurement.least_squares import Pairs, antipodal_pairs, estimate_pairs
@@ -46,6 +47,9 @@ RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
 #: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
 DISAGREE = 0.2
+#: Times the 75th percentile of the squared distances from the input, beyond which one lies behind a jump: none of 16
+#: smooth, noisy or kinked regimes reaches 14; with another version behind one row in 100, 95 % of 200 rows' inputs do.
+FAR_JUMP = 40.0
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
 BASIS_NOISE = 1e-3
 
@@ -66,6 +70,7 @@ class MainAnswers:
         slope: a way to the nearest other answer, where it is known or was wanted.
         gradient: (d,) unbiased, of the log-odds of that answer; and as how many random directions it is noisy, if at all.
         threshold: on which side of it the spectral norm was decided to lie.
+        jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
     """
 
     design: Design
@@ -79,6 +84,7 @@ class MainAnswers:
     slope: Slope | None = None
     gradient: tuple[Array, int | None] | None = None
     threshold: Decision | None = None
+    jumps: bool = False
 
     @property
     def steps_disagree(self) -> bool:
@@ -152,7 +158,8 @@ class Deflated(Design):
         answers: Array = yield JoinedRows([PlainRows(placed), rows])
         exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
         estimate = estimate_sketch(Sketch(view, drawn, rows.size, ctx.settings.confidence, rows.features, exact))
-        main = MainAnswers(self, self.name, view, estimate, drawn, rows.size, len(answers) + 1)
+        jumps = some_jump(drawn, ctx.base_answers.base)
+        main = MainAnswers(self, self.name, view, estimate, drawn, rows.size, len(answers) + 1, jumps=jumps)
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (estimate.margin.rival, view.top)]
@@ -281,7 +288,10 @@ class RandomDesign(Design):
             used = len(answers) + self.repeated * FAR_REPEATS + 1
         sketch = self._sketch(answers, again)
         estimate: Estimate | None = yield BatchedStep(estimate_sketches, sketch)
-        main = MainAnswers(self, self.name, sketch.view, estimate, answers, sketch.length, used, threshold=threshold)
+        main = MainAnswers(
+            self, self.name, sketch.view, estimate, answers, sketch.length, used, threshold=threshold,
+            jumps=not ctx.quality.random and some_jump(answers, ctx.base_answers.base),
+        )  # fmt: skip
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
         slope = Slope.of_rows(rows, ctx.x, ctx.space, sketch.view, answers, estimate.margin)
@@ -389,6 +399,20 @@ class Quantised(Rademacher):
 
 #: In the order in which they are tried.
 DESIGNS: tuple[type[Design], ...] = (Deflated, FullJacobian, LeastSquares, Orthonormal, Quantised, Rademacher)
+
+
+def some_jump(answers: Array, base: Array) -> bool:
+    """Whether the farthest of (m, K) answers lies behind a jump, seen from those to the input itself (repeats, K).
+
+    >>> near = np.random.default_rng(0).normal(0.5, 1e-3, (50, 1))
+    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    False
+    >>> near[7] = 0.8
+    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    True
+    """
+    distances = squared_distances(answers, base.mean(axis=0))
+    return bool(distances.max() > FAR_JUMP * np.percentile(distances, 75) > 0)
 
 
 def _known_slope(descent: Array | None, estimate: Estimate | None) -> Slope | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ __all__ = [
     "PROFILE",
     "TRIAL",
     "Answered",
+    "RungReadings",
     "Rungs",
     "Signs",
     "around",
@@ -33,11 +35,12 @@ __all__ = [
     "displaced_rungs",
     "draw_pairs",
     "draw_signs",
-    "energies",
-    "energies_above_noise",
-    "energies_above_noise_each",
     "energy",
+    "even_share",
     "joined",
+    "read_pairs",
+    "read_rungs",
+    "read_rungs_each",
 ]
 
 Array = NDArray[np.float64]
@@ -49,6 +52,9 @@ MAIN, PILOT, STARTS, PROFILE, TRIAL = 0, 1, 2, 3, 4
 FACTOR = 3.0
 #: Where a narrow box cuts more than a tenth off a displacement, longer ones are all the same.
 REALLY_SENT = 0.9
+#: The middle of a pair lies elsewhere than the input where the box moves it by more than this share of the displacement: its
+#: square, which is what the even share then gains, is a hundredth.
+OFF_CENTRE = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,18 +114,24 @@ class Rungs:
         rows: of all, rung by rung.
         lengths: (rungs,) root mean square step of one feature as it was really sent, in units of the scale.
         full: (rungs,) whether the box left nearly all of the displacement.
+        centred: whether the middle of an antipodal pair is the input.
+        shared_centre: whether it is at least the same for all pairs of a rung.
     """
 
     rows: Rows
     lengths: Array
     full: NDArray[np.bool_]
+    centred: bool = True
+    shared_centre: bool = True
 
 
 def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | OrthonormalRows]) -> Rungs:
     """Blocks of rows as rungs; levels are sent in full."""
     lengths = np.array([space.length(block.sent()) for block in blocks])
     wanted = np.array([space.length(block.step) for block in blocks])
-    return Rungs(JoinedRows(blocks), lengths, (lengths >= REALLY_SENT * wanted) | space.quantised)
+    # At an edge a feature with levels moves one way, in some pairs and not in others.
+    centred = not space.quantised or not space.bounded
+    return Rungs(JoinedRows(blocks), lengths, (lengths >= REALLY_SENT * wanted) | space.quantised, centred, centred)
 
 
 def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Sequence[float] | Array) -> Rungs:
@@ -129,7 +141,8 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
     sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
     rows = RungRows(x, signs.packed, space.unit_step, sizes, space.box, space.dtype)
     lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
-    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes)
+    longest = float(np.max(rhos))
+    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, space.inward(x, longest) <= OFF_CENTRE * longest)
 
 
 def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> Rungs:
@@ -139,12 +152,12 @@ def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> R
     return displaced_rungs(x, space, signs, (rho / FACTOR, FACTOR * rho))
 
 
-def energies(
+def read_rungs(
     x: NDArray[np.floating], space: Space, signs: Signs, rhos: Array, base_answers: BaseAnswers
-) -> Flow[tuple[Array, NDArray[np.bool_]]]:
-    """Energy on each rung, the same directions on all, and which rungs stand out from the noise."""
+) -> Flow[RungReadings]:
+    """Ask the same antipodal pairs at each displacement, and read their energies and even parts."""
     rungs = displaced_rungs(x, space, signs, rhos)
-    return energies_above_noise(Answered(rungs, (yield rungs.rows), base_answers))
+    return read_pairs(Answered(rungs, (yield rungs.rows), base_answers))
 
 
 @dataclass(frozen=True)
@@ -167,32 +180,101 @@ class Answered:
         return self.answers.reshape(len(self.rungs.lengths), -1, self.answers.shape[1])
 
 
-def energies_above_noise(asked: Answered) -> tuple[Array, NDArray[np.bool_]]:
-    """Energy on each rung, and whether it stands out from the noise."""
-    return energies_above_noise_each([asked])[0]
+@dataclass(frozen=True)
+class RungReadings:
+    """What the answers of one input say on each rung.
+
+    Attributes:
+        energy: (rungs,) mean squared secant.
+        above_noise: (rungs,) whether it stands out from the noise.
+        even, odd: (rungs,) mean over the antipodal pairs of |e|^2 and |o|^2, where e = (a + b) / 2 and o = (a - b) / 2 of
+            a = s(x + h) - s(x), b = s(x - h) - s(x), s = 2 sqrt(p); NaN where that cannot be said.
+    """
+
+    energy: Array
+    above_noise: NDArray[np.bool_]
+    even: Array
+    odd: Array
+
+    @cached_property
+    def heard(self) -> Array:
+        """The energy where it stands out, 0 elsewhere."""
+        return np.where(self.above_noise, self.energy, 0.0)
+
+    @cached_property
+    def even_share(self) -> Array:
+        """(rungs,) |e|^2 over |e|^2 + |o|^2, NaN where unheard: rho^2 of a smooth model, 1/2 of a jump, 3/4 of noise."""
+        return even_share(self.even, self.odd, self.above_noise)
 
 
-def energies_above_noise_each(asked: Sequence[Answered]) -> list[tuple[Array, NDArray[np.bool_]]]:
-    """``energies_above_noise`` of each; those of one shape are worked on together."""
-    found: list[Array] = [np.empty(0)] * len(asked)
-    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
+def even_share(even: Array, odd: Array, above_noise: NDArray[np.bool_]) -> Array:
+    """|e|^2 / (|e|^2 + |o|^2) where something was heard, NaN elsewhere.
+
+    >>> even_share(np.array([1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([True, True, False]))
+    array([0.5, nan, nan])
+    """
+    total = even + odd
+    known = above_noise & (total > 0)
+    return np.where(known, even / np.where(known, total, 1.0), np.nan)
+
+
+def read_pairs(asked: Answered) -> RungReadings:
+    """What the answers of one input say."""
+    return read_rungs_each([asked])[0]
+
+
+def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
+    """``read_pairs`` of each; those of one shape are worked on together."""
+    found: list[tuple[Array, Array, Array]] = [(np.empty(0),) * 3] * len(asked)
+    for places in alike(
+        (one.answers.shape, one.rungs.centred) if one.base_answers.plain else i for i, one in enumerate(asked)
+    ):
         some = [asked[i] for i in places]
         lengths = np.stack([one.rungs.lengths for one in some])
         if some[0].base_answers.plain:
-            tables = complete(np.stack([one.answers for one in some]), np.array([one.base_answers.view.top for one in some]))
-            energies_of_all = energy(tables.reshape(*lengths.shape, -1, tables.shape[-1]), lengths)
+            top = np.array([one.base_answers.view.top for one in some])
+            tables = complete(np.stack([one.answers for one in some]), top)
+            base = np.stack([one.base_answers.view.table(one.base_answers.view.base[None])[0] for one in some])
+            pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
+            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], some[0].rungs))
         else:
-            energies_of_all = np.array([[_energy(one, rung) for rung in range(len(one.pieces))] for one in some])
-        for i, row in zip(places, energies_of_all, strict=True):
-            found[i] = row
-    return [(e, one.rungs.full & _above_noise(one, e)) for one, e in zip(asked, found, strict=True)]
+            each = [[_of_rung(one, rung) for rung in range(len(one.pieces))] for one in some]
+            numbers = tuple(np.array([[rung[i] for rung in rungs] for rungs in each]) for i in range(3))  # type: ignore[assignment]
+        for place, i in enumerate(places):
+            found[i] = (numbers[0][place], numbers[1][place], numbers[2][place])
+    return [
+        RungReadings(numbers[0], one.rungs.full & _above_noise(one, numbers[0]), *numbers[1:])
+        for one, numbers in zip(asked, found, strict=True)
+    ]
 
 
-def _energy(one: Answered, rung: int) -> float:
-    """On one rung, in what is measurable there: labels may drop out of the list on some."""
+def _of_rung(one: Answered, rung: int) -> tuple[float, float, float]:
+    """Energy, even and odd part on one rung, in what is measurable there: labels may drop out of the list on some."""
     piece = one.pieces[rung]
     view = one.base_answers.view_of(piece)
-    return 0.0 if view.unmeasurable else float(energy(view.table(piece), one.rungs.lengths[rung]))
+    if view.unmeasurable:
+        return 0.0, 0.0, 0.0
+    table = view.table(piece)
+    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs)
+    return float(energy(table, one.rungs.lengths[rung])), float(even), float(odd)
+
+
+def _parts(tables: Array, base: Array, rungs: Rungs) -> tuple[Array, Array]:
+    """Mean |e|^2 and |o|^2 (...) of antipodal pairs from measurable columns (..., m, C) and those of the input (..., C).
+
+    Where the middles of the pairs are not the input but one point that was not asked, e is what they differ by; noise has
+    an even share of 1/2 then, a jump still has 1/2, and a kink that all directions share is not seen.
+    """
+    roots, half = 2.0 * np.sqrt(tables), tables.shape[-2] // 2
+    plus, minus = roots[..., :half, :], roots[..., half : 2 * half, :]
+    odd = (((plus - minus) / 2) ** 2).sum(axis=-1).mean(axis=-1)
+    middle = (plus + minus) / 2
+    if rungs.centred:
+        return ((middle - 2.0 * np.sqrt(base)[..., None, :]) ** 2).sum(axis=-1).mean(axis=-1), odd
+    if half < 2 or not rungs.shared_centre:
+        return np.full_like(odd, np.nan), odd
+    apart = middle - middle.mean(axis=-2, keepdims=True)
+    return (apart**2).sum(axis=-1).mean(axis=-1) * half / (half - 1), odd
 
 
 def _above_noise(one: Answered, found: Array) -> NDArray[np.bool_]:

@@ -8,7 +8,21 @@ from fimaudit.estimation.noise import DEVIATIONS, SIGNAL
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers
 
-__all__ = ["OVERSTATED", "PARTIAL", "RIVAL_HIDDEN", "UNREPEATABLE", "undetected_reason"]
+__all__ = [
+    "FLIPPED",
+    "JUMPED",
+    "LONGER",
+    "NOT_SMOOTH",
+    "NO_CHANGE",
+    "NO_SLOPE",
+    "OUTSIDE",
+    "OVERSTATED",
+    "PARTIAL",
+    "RIVAL_HIDDEN",
+    "UNREPEATABLE",
+    "WITNESSED",
+    "undetected_reason",
+]
 
 PARTIAL = "the answers show some labels only, so the spectral norm is a lower bound of the model's"
 RIVAL_HIDDEN = "a class that the answers hide may be the nearest rival, so the margin radius has no value"
@@ -21,15 +35,31 @@ UNREPEATABLE = (
     "noise of one size does not explain: perhaps two versions of the model answer, and each can be audited alone; or an "
     "answer depends on the rows beside it"
 )
+JUMPED = "a few answers at a displacement of {at:.3g} lie far from all others, so the answers jump around the input"
+LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"
+OVERSTATES = "less than the lower limit of {lower:.3g} that the slope at the input gives, which overstates the distance"
+FLIPPED = "a random displacement of {at:.3g} changed the decision, " + OVERSTATES
+WITNESSED = "a displacement of {at:.3g} was found that changes the decision, " + OVERSTATES
+OUTSIDE = "the domain ends at a distance of {at:.3g}, " + OVERSTATES
+NO_SLOPE = "answers that jump have no slope, so the margin radius has no value"
+NO_CHANGE = "answers that did not change say nothing of how far another decision is, so the margin radius has no lower limit"
+NOT_SMOOTH = "nothing shows that the model is smooth there, so the margin radius has no lower limit"
 #: What limits there are where nothing was detected.
 LIMITS = "the spectral norm lies between 0 and the upper limit"
+NO_LIMITS = "nothing shows that the model is smooth at shorter ones, so the spectral norm has no upper limit"
 #: Shares of signal in noise below which a recommendation would be a guess.
 LEAST_SHARE, LEAST_SHARE_ROUNDED = 1e-3, 1e-8
 
 
-def undetected_reason(ctx: DisplacedContext, main: MainAnswers) -> str:
-    """Why the answers did not change measurably, and what would resolve them."""
-    return f"{_obstacle(ctx, main)}; {LIMITS}"
+def undetected_reason(ctx: DisplacedContext, main: MainAnswers, *, known: bool) -> str:
+    """Why the answers did not change measurably, and what would resolve them.
+
+    Args:
+        ctx: the input.
+        main: what the main directions showed.
+        known: whether the spectral norm has an upper limit.
+    """
+    return f"{_obstacle(ctx, main)}; {LIMITS if known else NO_LIMITS}"
 
 
 def _obstacle(ctx: DisplacedContext, main: MainAnswers) -> str:
@@ -40,6 +70,8 @@ def _obstacle(ctx: DisplacedContext, main: MainAnswers) -> str:
         deviation = np.sort(DEVIATIONS * base.std(axis=0, ddof=1) / np.maximum(base.mean(axis=0), 1e-12))
         wanted = queries * max(1.0, float(deviation[1])) ** 2
         return f"the model's noise hides the classes; about {wanted:,.0f} queries would resolve it for two of them"
+    if ctx.steps.quality.quantum_unknown:
+        return "the answers are 0 and 1, so that whatever they are rounded to hides every class but the predicted one"
     if main.view.unmeasurable and quality.quantum > 0:
         return f"rounding to {quality.quantum:g} hides every class but the predicted one"
     if noise is None or noise.total == 0 or main.estimate is None or not main.length:
@@ -53,6 +85,8 @@ def _obstacle(ctx: DisplacedContext, main: MainAnswers) -> str:
             f"the model's noise is {1 / least:.2g} times the signal or more {at}; "
             f"{more} {needed:,.0f} queries would resolve it"
         )
+    if main.estimate.trace.lower <= 0:
+        return f"rounding to {ctx.quantum:.2g} drowns the changes of the answers {at}, if there are any"
     decimals = int(np.ceil(0.5 * np.log10(SIGNAL / min(max(share, LEAST_SHARE_ROUNDED), SIGNAL / 10))))
     return (
         f"rounding to {ctx.quantum:.2g} drowns the changes of the answers {at}; "

@@ -22,8 +22,9 @@ from fimaudit.measurement.energy import (
     displaced,
     displaced_rungs,
     draw_pairs,
-    energies_above_noise_each,
+    even_share,
     joined,
+    read_rungs_each,
 )
 from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau, ladder
 from fimaudit.measurement.query_split import ON_TOP
@@ -36,6 +37,8 @@ __all__ = [
     "CHECK_PAIRS",
     "LEAST_PILOT",
     "PILOT_INPUTS",
+    "QUIET",
+    "QUIET_IN_NOISE",
     "SUSPECTS",
     "LadderAnswers",
     "PilotLadder",
@@ -63,15 +66,34 @@ TOGETHER_BYTES = 64 * 2**20
 SPACINGS = 4.0
 #: An energy that changes more than this from rung to rung has no plateau at all.
 NO_PLATEAU = 0.15
+#: Inputs that must say something of a rung.
+HEARD = 0.6
+#: The even share up to which a linear function explains the answers, on so many neighbouring rungs at least; behind rounding
+#: and noise, whose own even share is 3/4, it may be larger (tests/measurement/test_surface.py).
+QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
 
 
 @dataclass(frozen=True)
 class PilotLadder:
-    """Pilot answers: energy (inputs, rungs), whether it stands out, the same stretched, the base probabilities, and all."""
+    """What the pilot's answers say.
+
+    Attributes:
+        rungs: (rungs,) displacements.
+        raw: (inputs, rungs) energies.
+        above_noise: (inputs, rungs) whether they stand out from the noise.
+        even, odd: (inputs, rungs) mean squared even and odd part of the antipodal pairs; NaN where that cannot be said.
+        stretched: (inputs, rungs) with levels, the energies at three times the length; else (inputs, 0).
+        base: (inputs, K) the answers to the inputs.
+        quality: what the answers are worth.
+        rows: asked.
+        ladders: the answers, by input.
+    """
 
     rungs: Array
     raw: Array
     above_noise: NDArray[np.bool_]
+    even: Array
+    odd: Array
     stretched: Array
     base: Array
     quality: OutputQuality
@@ -84,9 +106,36 @@ class PilotLadder:
         return np.where(self.above_noise, self.raw, 0.0)
 
     @cached_property
+    def even_share(self) -> Array:
+        """(rungs,) median over the inputs of |e|^2 over |e|^2 + |o|^2; NaN where too few inputs say something."""
+        each = even_share(self.even, self.odd, self.above_noise)
+        known = np.isfinite(each)
+        enough = known.mean(axis=0) >= HEARD
+        return np.array([np.median(e[k]) if e_ok else np.nan for e, k, e_ok in zip(each.T, known.T, enough, strict=True)])
+
+    @cached_property
+    def quiet(self) -> NDArray[np.bool_]:
+        """(rungs,) where a linear function explains the answers: the even share is small, there and on rungs beside it.
+
+        Where the even share is not known, nothing speaks against it.
+        """
+        small = ~(self.even_share > self.most_even)
+        return small if not self.exact else in_runs(small, QUIET_RUNGS)
+
+    @cached_property
     def plateau(self) -> Plateau | None:
-        """Of ``energy``."""
-        return find_plateau(self.energy, self.rungs)
+        """Of ``energy``, over the quiet rungs."""
+        return find_plateau(self.energy, self.rungs, quiet=self.quiet)
+
+    @property
+    def most_even(self) -> float:
+        """The even share up to which a linear function explains the answers."""
+        return QUIET if self.exact else QUIET_IN_NOISE
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is known of the answers but that they are numbers as the model has them."""
+        return _exact(self.quality)
 
     @property
     def without_plateau(self) -> bool:
@@ -98,7 +147,11 @@ class PilotLadder:
         """Whether answers are exact and their plateau cannot be mistaken."""
         found = self.plateau
         return (
-            _exact(self.quality) and found is not None and found.change <= FLAT and found.last - found.first >= PLAIN_RUNGS
+            self.exact
+            and found is not None
+            and found.change <= FLAT
+            and found.last - found.first >= PLAIN_RUNGS
+            and bool(np.isfinite(self.even_share[found.first : found.last + 1]).all())
         )
 
 
@@ -147,7 +200,7 @@ def ask_ladder(
         if asked.without_plateau:
             raise failure.error from failure.error.__cause__
         return asked
-    both = {i: replace(ladders[i], answers=np.concatenate([ladders[i].answers, others[i].answers], axis=1)) for i in others}
+    both = {i: replace(ladders[i], more=others[i].first) for i in others}
     return _pilot_ladder(rungs, {**ladders, **both}, quality)
 
 
@@ -227,16 +280,27 @@ def _repeated(meter: Meter, x: NDArray[np.floating], space: Space, asked: PilotL
 
 @dataclass(frozen=True)
 class LadderAnswers:
-    """One pilot input: what was asked, and the answers to itself (repeats, K) and on its rungs (rungs, m, K)."""
+    """One pilot input.
+
+    Attributes:
+        rungs: the first pairs.
+        base: (repeats, K) the answers to itself.
+        first: (rungs, m, K) those to the first pairs, half of them one way, then half the other.
+        more: (rungs, m', K) those to further pairs, likewise.
+    """
 
     rungs: Rungs
     base: Array
-    answers: Array
+    first: Array
+    more: Array | None = None
 
     @property
-    def first(self) -> Array:
-        """(rungs, m, K) answers of the first pairs, those of ``rungs``."""
-        return self.answers[:, : len(self.rungs.rows) // len(self.answers)]
+    def answers(self) -> Array:
+        """(rungs, m + m', K) of all pairs, half of them one way, then half the other."""
+        if self.more is None:
+            return self.first
+        (plus, minus), (more_plus, more_minus) = (np.split(half, 2, axis=1) for half in (self.first, self.more))
+        return np.concatenate([plus, more_plus, minus, more_minus], axis=1)
 
     @property
     def asked(self) -> Array:
@@ -283,14 +347,16 @@ def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: O
     deviation = float(np.median([of_input.base.std(axis=0, ddof=1) for of_input in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
     quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside)
-    found = energies_above_noise_each(
+    found = read_rungs_each(
         [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
     )
-    raw, above_noise = np.array([e for e, _ in found]), np.array([c for _, c in found])
-    base = np.array([of_input.base.mean(axis=0) for of_input in seen])
     some = len(rungs)
-    stretched = np.where(above_noise, raw, 0.0)[:, some:]
-    return PilotLadder(rungs, raw[:, :some], above_noise[:, :some], stretched, base, quality, len(every), ladders)
+    raw, above_noise, even, odd = (
+        np.array([getattr(one, name)[:some] for one in found]) for name in ("energy", "above_noise", "even", "odd")
+    )
+    base = np.array([of_input.base.mean(axis=0) for of_input in seen])
+    stretched = np.array([one.heard[some:] for one in found])
+    return PilotLadder(rungs, raw, above_noise, even, odd, stretched, base, quality, len(every), ladders)
 
 
 def _answer(meter: Meter, question: Rows, occasion: str) -> Array:
@@ -347,3 +413,16 @@ def _rungs(flat: Array, space: Space) -> Array:
     least = space.shortest
     top = max(float(rungs[-1]), least * 10.0)
     return np.asarray(least * 10.0 ** (0.25 * np.arange(int(np.floor(4 * np.log10(top / least))) + 1)))
+
+
+def in_runs(flags: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
+    """Those that belong to a run of so many or more.
+
+    >>> in_runs(np.array([True, False, True, True]), 2)
+    array([False, False,  True,  True])
+    """
+    edges = np.flatnonzero(np.diff(np.r_[False, flags, False].astype(np.int8)))
+    out = np.zeros(len(flags), dtype=np.bool_)
+    for start, stop in edges.reshape(-1, 2).tolist():
+        out[start:stop] = stop - start >= least
+    return out

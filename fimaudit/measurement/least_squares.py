@@ -12,7 +12,7 @@ with u a direction in class space and C the residuals' covariance (P pairs, P - 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scipy import special
 
 from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.margin import Margin, first_order_radii
+from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -122,6 +122,11 @@ def estimate_pairs(
     ceiling = max(view.ceiling, float(hidden_p.max(initial=0.0)))
     hidden = ceiling > 0 and margin.beaten_by(float(base_logs[place] - np.log(ceiling)))
     labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
+    open_gap = view.gaps(np.array([labelled.rival]))
+    if open_gap is not None:
+        gap, least, most = float(base_logs[place] - base_logs[margin.rival]), float(open_gap[0][0]), float(open_gap[1][0])
+        labelled = replace(labelled, radius=radius_with_gap(margin.radius, max(gap, 0.0), least, most))
+        peak = peak_with_gap(peak, max(gap, 0.0), least, most)
     return Estimate(spectral, everything, peak, labelled, contrast, hidden), descent
 
 

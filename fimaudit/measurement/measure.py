@@ -36,7 +36,10 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     recheck = OutlierRecheck(ctx)
     main = yield from recheck.record(first_applicable(DESIGNS, ctx).measure())
     if main.estimate is None or not step.above_noise:
-        return below_detection(ctx, main)
+        if step.has_slope:
+            return below_detection(ctx, main)
+        profile = yield from measure_profile(ctx, main)
+        return below_detection(ctx, main, profile, (yield from _find_counterexample(ctx, main)))
     if (difference := (yield from recheck.ask_again(main))) is not None:
         return unrepeatable(ctx, main, difference)
     if learner is not None and isinstance(main.design, RandomDesign):
@@ -48,7 +51,11 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
 
 
 def _find_counterexample(ctx: DisplacedContext, main: MainAnswers) -> Flow[Witness | NotHeld | None]:
-    """A displacement that changes the decision, where one is wanted and the way to it is known."""
-    if not ctx.settings.witness or main.slope is None:
+    """A displacement that changes the decision, where one is wanted and a way to it is known.
+
+    Where the answers have a slope, the way is along it; else towards the nearest input that is decided otherwise.
+    """
+    if not ctx.settings.witness:
         return None
-    return (yield from find_witness(ctx.x, ctx.space, main.slope, main.view.top))
+    slope = main.slope if ctx.step.has_slope else ctx.way_to_other(main.view.top)
+    return None if slope is None else (yield from find_witness(ctx.x, ctx.space, slope, main.view.top))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.estimation.estimate import Estimate, undetected
@@ -12,8 +14,19 @@ from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
-from fimaudit.measurement.explain import OVERSTATED, PARTIAL, RIVAL_HIDDEN, UNREPEATABLE, undetected_reason
-from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
+from fimaudit.measurement.explain import (
+    JUMPED,
+    LONGER,
+    NO_CHANGE,
+    NO_SLOPE,
+    NOT_SMOOTH,
+    PARTIAL,
+    RIVAL_HIDDEN,
+    UNREPEATABLE,
+    undetected_reason,
+)
+from fimaudit.measurement.radius_evidence import check_radius
+from fimaudit.measurement.scale_profile import overstatement
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
 __all__ = ["below_detection", "measured", "unrepeatable"]
@@ -47,16 +60,26 @@ def measured(
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
-    if estimate.rival_hidden and not view.whole and (estimate.margin is None or not partial):
+    if kind == "local" and radius.value is not None and ctx.step.rho > radius.value:
+        kind = "finite_scale"
+        reasons.append(LONGER.format(at=ctx.step.rho))
+    if main.jumps:
+        kind = "finite_scale"
+        flags.append("jumps")
+        reasons.append(JUMPED.format(at=ctx.step.rho))
+    if estimate.rival_hidden and (estimate.margin is None or not partial):
         status = "no_rival_visible"
         reasons.append(RIVAL_HIDDEN)
     if partial or status == "no_rival_visible":
         radius, peak = Interval(upper=radius.upper), Interval()
+    if main.jumps or not ctx.step.has_slope:
+        radius = Interval()
+        reasons.append(NO_SLOPE)
     shrinks = overstatement(profile)
+    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x))
+    radius, flags = checked.radius, [*flags, *checked.flags]
+    reasons += checked.reasons
     smallest = min((rung.radius for rung in profile if rung.radius is not None), default=None)
-    if shrinks is not None and shrinks[0] < OVERSTATES:
-        flags.append("local_radius_overstates")
-        reasons.append(OVERSTATED.format(share=100 * shrinks[0], at=shrinks[1]))
     if isinstance(witness, NotHeld):
         reasons.append(f"no witness is kept: {witness.reason}")
     return Sensitivity(
@@ -77,15 +100,31 @@ def measured(
     )
 
 
-def below_detection(ctx: DisplacedContext, main: MainAnswers) -> Sensitivity:
+def below_detection(
+    ctx: DisplacedContext,
+    main: MainAnswers,
+    profile: Sequence[ScaleRung] = (),
+    witness: Witness | NotHeld | None = None,
+) -> Sensitivity:
     """An input whose answers did not change measurably: limits, and why there is no value."""
     upper, lower = undetected(main.view, main.answers, ctx.quantum, main.length, ctx.settings.confidence, main.factor)
+    still = not moved(main.answers, ctx.base_answers.base, ctx.quantum)
+    smooth = ctx.steps.surface == "smooth"
+    norm, radius = Limits(np.nan, 0.0, upper if smooth else np.inf), Limits(np.nan, lower, np.nan)
+    reasons = [undetected_reason(ctx, main, known=smooth)]
+    if still or not smooth:
+        radius = Limits(np.nan, np.nan, np.nan)
+        reasons.append(NO_CHANGE if still else NOT_SMOOTH)
+    margin = check_radius(interval(radius), profile, witness, np.inf).radius
     return Sensitivity(
         **_common(ctx, main, "below_detection"),
-        spectral_norm=interval(Limits(np.nan, 0.0, upper)),
-        margin_radius=interval(Limits(np.nan, lower, np.nan)),
+        profile=list(profile),
+        witness=witness if isinstance(witness, Witness) else None,
+        kind="finite_scale" if still or ctx.step.finite is not None else "local",
+        spectral_norm=interval(norm),
+        margin_radius=margin,
         flags=_flags(ctx, main),
-        reason=undetected_reason(ctx, main),
+        reason="; ".join(reasons),
     )
 
 
@@ -96,6 +135,18 @@ def unrepeatable(ctx: DisplacedContext, main: MainAnswers, difference: float) ->
     """
     reason = UNREPEATABLE.format(difference=difference)
     return Sensitivity(index=ctx.index, status="failed", method=main.method, flags=ctx.flags, reason=reason)
+
+
+def moved(answers: NDArray[np.float64], base: NDArray[np.float64], quantum: float) -> bool:
+    """Whether any of (m, K) answers differs from those to the input (repeats, K) by more than the spacing of its numbers.
+
+    >>> base = np.array([[0.7, 0.3]])
+    >>> moved(base + 1e-9, base, 0.0), moved(base + 0.01, base, 0.01), moved(base + 0.02, base, 0.01)
+    (False, False, True)
+    """
+    centre = base.mean(axis=0)
+    spacing = np.maximum(quantum, np.spacing(centre.astype(np.float32)).astype(np.float64))
+    return bool((np.abs(answers - centre) > 1.5 * spacing).any()) if len(answers) else False
 
 
 def _flags(ctx: DisplacedContext, main: MainAnswers, estimate: Estimate | None = None) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
+from fimaudit.errors import InputFailed
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.energy import FACTOR
-from fimaudit.measurement.ladder import LadderAnswers, PilotLadder, ask_ladder, look_again
-from fimaudit.measurement.plateau import spread
+from fimaudit.measurement.ladder import PilotLadder, ask_ladder, look_again
+from fimaudit.measurement.plateau import find_plateau, spread
 from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.surface import SurfaceKind, classify
 from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.results import Kind
 
 __all__ = ["LEVEL_CHANGE", "Steps", "choose_steps"]
 
@@ -26,15 +29,18 @@ LINEAR = 0.10
 LEVEL_CHANGE = 0.20
 #: The arithmetic's own noise is taken into account from this share of the signal on.
 NOISE_MATTERS = 1e-4
-#: Energy times h^2 is the same on the two shortest rungs, within this factor, where noise rules them.
-NOISE_FALLS = 0.6
-#: Answers that are equal over this many rungs (a decade) are steps of the model, not rounding of its floats. Equal are
-#: those that differ by no more than so many roundings, which other rows in a call may move, where a smooth model with the
-#: first change beyond them would have moved them by several times that.
-SILENT_RUNGS = 4
-ROUNDINGS, EXPECTED = 8.0, 3.0
 #: Where the local value does not exist: displace each feature by this share of its spread.
 FINITE_SHARE = 0.1
+#: Inputs whose class is asked for, where the way to another class is towards one of them.
+DECIDED = 24
+#: Why the numbers are those of a finite displacement.
+BELOW = "the answers are smooth over displacements from {first:.3g} on; below, they jump by about {jump:.1g} of log p"
+REASONS: dict[SurfaceKind, str] = {
+    "piecewise_constant": "the answers are piecewise constant, so a local value does not exist",
+    "rough": "the answers jump at every displacement that was tried, so a local value does not exist",
+    "kinked": "the answers bend at the inputs, so their one-sided slopes differ and a local value does not exist",
+    "curved": "the answers are linear over no displacement that was tried, so a local value was not found",
+}
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,33 @@ class Steps:
         profile: per rung its displacement and the mean energy over pilot inputs.
         share: pilot rows for each input of the audit, rounded up.
         reach: the longest displacement over which the pilot inputs answer linearly.
-        kind: ``finite_scale`` where the answers are piecewise constant, so that a local value does not exist.
+        kind: ``finite_scale`` where a local value does not exist, or was not found.
         span: range of one feature, the unit of the scale profile's displacements.
         finest: the shortest displacement that the model's numbers or the input's levels can tell.
         quality: what the answers are worth, rounding as far as the pilot's answers show.
+        surface: what the answers are over the ladder.
+        why: a clause that says why no local value exists; ``None`` where it may.
+        size: l2 length over which all features vary by their typical spread in the data.
+        decided: positions in the data of inputs whose class was seen, and the class.
     """
 
     displacement: float
     profile: list[dict[str, float]]
     share: int
     reach: float = float("inf")
-    kind: Literal["local", "finite_scale"] = "local"
+    kind: Kind = "local"
     span: float = 1.0
     finest: float = 0.0
     quality: OutputQuality = field(default_factory=OutputQuality)
+    surface: SurfaceKind = "unknown"
+    why: str | None = None
+    size: float = float("inf")
+    decided: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, dict):  # as read from a journal
             object.__setattr__(self, "quality", OutputQuality(**self.quality))
+        object.__setattr__(self, "decided", tuple((int(i), int(k)) for i, k in self.decided))
 
 
 def choose_steps(
@@ -92,75 +107,91 @@ def choose_steps(
     profile = [
         {"displacement": float(r), "energy": float(e)} for r, e in zip(asked.rungs, asked.raw.mean(axis=0), strict=True)
     ]
-    if space.quantised:
-        rho, reach = _level_step(asked)
-        return Steps(rho, profile, share, reach, "local", span, finest, quality)
-    rungs, energy, plateau = asked.rungs, asked.energy, asked.plateau
-    silent = float(np.median([_silent_rungs(of_input, space.dtype) for of_input in asked.ladders.values()]))
-    without_plateau = asked.without_plateau
-    if without_plateau and quality.quantum == 0 and silent >= SILENT_RUNGS and asked.raw.any():
-        size, _ = spread(flat)
-        rho = FINITE_SHARE * size * float(np.sqrt(space.features))
-        return Steps(rho, profile, share, 0.0, "finite_scale", span, finest, quality)
+    size = spread(flat)[0] * float(np.sqrt(space.features))
+    chosen = _chosen_level(asked, space.dtype) if space.quantised else _chosen(asked, space.dtype, size, space.features)
+    decided = tuple((i, int(of_input.base.mean(axis=0).argmax())) for i, of_input in asked.ladders.items())
+    if chosen.surface in ("piecewise_constant", "rough") and settings.witness:
+        decided, more = _decide_more(meter, x, space, decided)
+        share = -(-(asked.rows + more) // len(x))
+    return replace(chosen, profile=profile, share=share, span=span, finest=finest, size=size, decided=decided)
+
+
+def _decide_more(
+    meter: Meter, x: NDArray[np.floating], space: Space, decided: tuple[tuple[int, int], ...]
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Classes of further inputs, towards which others are displaced where no slope says where another class is."""
+    known = {i for i, _ in decided}
+    few = min(len(x), DECIDED)
+    wanted = [int(i) for i in np.unique(np.linspace(0, len(x) - 1, few).round()) if int(i) not in known]
+    if not wanted:
+        return decided, 0
+    answers = meter.ask_each([PlainRows(x[i].astype(space.dtype)[None]) for i in wanted])
+    both = zip(wanted, answers, strict=True)
+    new = [(i, int(answer[0].argmax())) for i, answer in both if not isinstance(answer, InputFailed)]
+    return tuple(sorted([*decided, *new])), len(wanted)
+
+
+def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps:
+    """Displacement, reach and kind, from the ladder of a domain without levels.
+
+    Args:
+        asked: the pilot's answers.
+        dtype: what the model is fed.
+        size: l2 length over which all features vary by their typical spread.
+        features: that may change.
+    """
+    rungs, plateau, quality = asked.rungs, asked.plateau, asked.quality
     # Behind noise two last rungs that agree may stand where the energy turns from rising to falling.
     at_the_end = plateau is not None and plateau.first + 1 == plateau.last == len(rungs) - 1
-    if plateau is None or ((without_plateau or at_the_end) and (quality.quantum > 0 or quality.random)):
-        return Steps(_shortest_above_noise(energy, rungs), profile, share, 0.0, "local", span, finest, quality)
-    reach = _reach(energy, rungs, plateau.first, plateau.last)
-    middle = (plateau.first + plateau.last) // 2
-    quality = replace(quality, relative=_relative(asked, middle, space.features))
-    return Steps(plateau.displacement, profile, share, reach, "local", span, finest, quality)
+    local = not asked.without_plateau and (asked.exact or not at_the_end)
+    surface = classify(asked, dtype, local)
+    if plateau is not None and local:
+        reach = _reach(asked.energy, rungs, plateau.first, plateau.last)
+        relative = _relative(asked, (plateau.first + plateau.last) // 2, surface.jump, features)
+        kind: Kind = "local" if surface.kind == "smooth" else "finite_scale"
+        why = BELOW.format(first=float(rungs[plateau.first]), jump=surface.jump) if kind == "finite_scale" else None
+        known = replace(quality, relative=relative)
+        return Steps(plateau.displacement, [], 0, reach, kind, quality=known, surface=surface.kind, why=why)
+    if surface.kind == "unknown":
+        return Steps(_shortest_above_noise(asked.energy, rungs), [], 0, 0.0, quality=quality, surface="unknown")
+    rho = FINITE_SHARE * size
+    if surface.kind == "rough":
+        rho = float(rungs[int(np.nanargmin(asked.even_share))])
+    elif surface.kind in ("kinked", "curved"):
+        flattest = find_plateau(asked.energy, rungs)
+        rho = rho if flattest is None else flattest.displacement
+    return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface=surface.kind, why=REASONS[surface.kind])
 
 
-def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
-    """Over how many rungs an input's answers are equal, although they change later by more than rounding explains."""
-    exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
-    rounding = ROUNDINGS * float(np.finfo(exact).eps)
-    moved = np.abs(np.sqrt(np.maximum(of_input.first, 0.0)) - np.sqrt(np.maximum(of_input.base[0], 0.0))).max(axis=(1, 2))
-    equal = int((moved == 0).cumprod().sum())
-    visible = np.flatnonzero(moved > rounding)
-    if not visible.size:
-        return equal
-    before = slice(0, int(visible[0]))
-    expected = moved[visible[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[visible[0]]
-    return max(equal, int((expected >= EXPECTED * rounding).sum()))
-
-
-def _level_step(asked: PilotLadder) -> tuple[float, float]:
+def _chosen_level(asked: PilotLadder, dtype: str) -> Steps:
     """With levels: the longest rung whose directions answer the same at three times their length, and the linear range."""
-    energy = asked.energy
+    energy, quality = asked.energy, asked.quality
     above_noise = ((energy > 0) & (asked.stretched > 0)).mean(axis=0) >= 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.abs(np.log(asked.stretched / energy))
     typical = np.array([np.median(c[np.isfinite(c)]) if np.isfinite(c).any() else np.inf for c in change.T])
-    linear = np.flatnonzero(above_noise & (typical <= LEVEL_CHANGE))
+    linear = np.flatnonzero(above_noise & (typical <= LEVEL_CHANGE) & asked.quiet)
     if linear.size:
         rho = float(asked.rungs[linear[-1]])
-        return rho, FACTOR * rho
-    return (float(asked.rungs[int(np.argmax(above_noise))]) if above_noise.any() else float(asked.rungs[-1])), 0.0
+        return Steps(rho, [], 0, FACTOR * rho, quality=quality, surface="smooth")
+    rho = float(asked.rungs[int(np.argmax(above_noise))]) if above_noise.any() else float(asked.rungs[-1])
+    surface = classify(asked, dtype, local=False).kind
+    if surface in ("piecewise_constant", "rough"):
+        return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface=surface, why=REASONS[surface])
+    return Steps(rho, [], 0, 0.0, quality=quality)
 
 
-def _relative(asked: PilotLadder, middle: int, features: int) -> float:
-    """Standard deviation of log p that the model's own arithmetic adds: what the shortest rungs show above the plateau.
+def _relative(asked: PilotLadder, middle: int, jump: float, features: int) -> float:
+    """``jump``, the standard deviation of log p that the model's own arithmetic adds, where it matters at the plateau.
 
-    Secants over h carry the energy E + n / h^2, with n about sigma^2 sum p (1 - p). Returned only where it matters at the
-    plateau.
+    Secants over h carry the energy E + sigma^2 sum_k p_k (1 - p_k) / h^2.
     """
-    if asked.quality.quantum > 0 or asked.quality.random or asked.quality.top_k is not None:
+    mixed, plateau = (asked.base * (1 - asked.base)).sum(axis=1), asked.raw[:, middle]
+    known = plateau > 0
+    if not asked.exact or not known.any():
         return 0.0
-    h2 = asked.rungs**2 / features
-    first, plateau = asked.raw[:, 0], asked.raw[:, middle]
-    excess = np.maximum(first - plateau, 0.0) * h2[0] / max(1 - h2[0] / h2[middle], 1e-9)
-    mixed = (asked.base * (1 - asked.base)).sum(axis=1)
-    known = (plateau > 0) & (mixed > 1e-12)
-    if middle == 0 or not known.any():
-        return 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        falls = np.median((first * h2[0] / (asked.raw[:, 1] * h2[1]))[known])
-    if not NOISE_FALLS < falls < 1 / NOISE_FALLS:
-        return 0.0  # not the 1 / h^2 of noise: the model bends
-    share = np.median(excess[known] / (plateau[known] * h2[middle]))
-    return float(np.sqrt(np.median(excess[known] / mixed[known]))) if share > NOISE_MATTERS else 0.0
+    share = float(np.median(mixed[known] / plateau[known])) * jump**2 * features / float(asked.rungs[middle]) ** 2
+    return jump if share > NOISE_MATTERS else 0.0
 
 
 def _span(flat: Array, space: Space) -> float:

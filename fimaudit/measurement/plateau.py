@@ -72,7 +72,7 @@ def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0) -> Array
     return np.asarray(10.0 ** (high - 0.25 * np.arange(rungs)[::-1]) * np.sqrt(features))
 
 
-def find_plateau(energy: Array, rungs: Array, flat: float = FLAT) -> Plateau | None:
+def find_plateau(energy: Array, rungs: Array, flat: float = FLAT, quiet: NDArray[np.bool_] | None = None) -> Plateau | None:
     """Place the displacement in the middle of the longest run of rungs over which the energy is flat.
 
     A pair of neighbouring rungs belongs to a run when the 80th percentile over inputs of |log E(next) / E| is within
@@ -82,6 +82,8 @@ def find_plateau(energy: Array, rungs: Array, flat: float = FLAT) -> Plateau | N
     Args:
         energy: (inputs, rungs) mean squared secants, the same directions on each rung.
         rungs: (rungs,) displacements in rising order.
+        flat: the change that counts as none.
+        quiet: (rungs,) the only ones that may belong to a run; all when left out.
 
     Returns:
         ``None`` when no two neighbouring rungs have energy.
@@ -93,6 +95,8 @@ def find_plateau(energy: Array, rungs: Array, flat: float = FLAT) -> Plateau | N
     if change.size == 0:
         return None
     typical = np.sort(change, axis=0)[math.ceil(PERCENTILE * (len(change) - 1) / 100)]
+    if quiet is not None:
+        typical = np.where(quiet[:-1] & quiet[1:], typical, np.inf)
     least = float(typical.min())
     if not np.isfinite(least):
         return None

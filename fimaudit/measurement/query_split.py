@@ -13,11 +13,14 @@ from fimaudit.measurement.settings import Settings
 __all__ = [
     "LEAST",
     "ON_TOP",
+    "OWN_RUNGS",
     "PROFILE_DIRECTIONS",
     "PROFILE_RUNGS",
+    "WITNESS_FROM",
     "after_extras",
     "after_finding",
     "extra_rows",
+    "looks_for_witness",
     "most_on_top",
 ]
 
@@ -31,8 +34,13 @@ GIVEN = 0.1
 #: 16 % of them and take the median error of the spectral norm from 6.6 to 7.4 %, too near to what is promised; 8 leave it
 #: at 7.0 %.
 PROFILE_DIRECTIONS = {"off": 0, "cheap": 8, "full": 16}
-#: Its l2 displacements in ranges of one feature: what 0.3 to 8 is for images in [0, 1].
+#: Its l2 displacements in margin radii of the input: there the radius can be checked.
+OWN_RUNGS = (0.5, 1.0)
+#: And in ranges of one feature: what 0.3 to 8 is for images in [0, 1]. The cheap profile takes them only where there is no
+#: radius.
 PROFILE_RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
+#: Queries from which a real change of decision is looked for unless it is refused: a sixth of them.
+WITNESS_FROM = 100
 
 
 def most_on_top(queries: int) -> int:
@@ -74,6 +82,15 @@ def extra_rows(settings: Settings, separate: bool) -> int:
     >>> extra_rows(Settings(), True), extra_rows(Settings(witness=True), False), extra_rows(Settings(profile="off"), True)
     (24, 33, 0)
     """
-    rungs = len(PROFILE_RUNGS[settings.profile])
+    rungs = len(PROFILE_RUNGS[settings.profile]) + (len(OWN_RUNGS) if settings.profile == "full" else 0)
     profile = PROFILE_DIRECTIONS[settings.profile] * (rungs + separate) if rungs else 0
     return profile + WITNESS_ROWS if settings.witness else profile
+
+
+def looks_for_witness(asked: bool | None, queries: int) -> bool:
+    """Whether a real change of decision is looked for: as was said, else from ``WITNESS_FROM`` queries on.
+
+    >>> looks_for_witness(None, 99), looks_for_witness(None, 100), looks_for_witness(False, 100)
+    (False, True, False)
+    """
+    return queries >= WITNESS_FROM if asked is None else asked

@@ -23,7 +23,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.query_split import PROFILE_DIRECTIONS, PROFILE_RUNGS
+from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
@@ -42,7 +42,10 @@ OVERSTATES = 0.75
 
 
 def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[ScaleRung]]:
-    """Radius and flips on each rung, the local displacement first; none where no radius is known or no profile wanted.
+    """Radius and flips on each rung, the local displacement first; none where none is wanted.
+
+    The rungs lie at half and at all of the input's own radius, where it can be checked, and where there is none, or with the
+    full profile, at sizes of the domain.
 
     Args:
         ctx: the input.
@@ -50,14 +53,16 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
             displacement are known.
     """
     settings, choice = ctx.settings, ctx.settings.profile
-    if choice == "off" or main.estimate is None or main.estimate.margin is None:
+    margin = None if main.estimate is None or not ctx.step.has_slope else main.estimate.margin
+    if choice == "off" or (margin is None and ctx.step.has_slope):
         return []
     count, rho = PROFILE_DIRECTIONS[choice], ctx.step.rho
     rungs_at, known = _own_directions(ctx), main.answers[:0]
     if isinstance(main.design, RandomDesign):
         rungs_at, known = main.design.first_at, main.answers[:count]
-    longer = [factor * ctx.steps.span for factor in PROFILE_RUNGS[choice]]
-    rhos = [rho, *(one for one in longer if one > rho)]
+    own = [] if margin is None else [factor * margin.radius.value for factor in OWN_RUNGS]
+    longer = own if own and choice == "cheap" else [*own, *(factor * ctx.steps.span for factor in PROFILE_RUNGS[choice])]
+    rhos = [rho, *sorted(one for one in longer if one > rho)]
     ahead = len(rhos) if choice == "cheap" else 1  # the full profile stops asking where the answers flip
     out: list[ScaleRung] = []
     for first in range(0, len(rhos), ahead):
@@ -66,7 +71,9 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
         answered = Answered(rungs, answers, ctx.base_answers)
-        radii = yield BatchedStep(margin_radii, answered)
+        radii: list[float | None] = [None] * len(rungs.lengths)
+        if margin is not None:
+            radii = yield BatchedStep(margin_radii, answered)
         for rung in _read(ctx.space, answered, radii, settings.confidence):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:

@@ -18,6 +18,8 @@ LINKS: tuple[str, ...] = get_args(Link)
 ROW_SUM_TOLERANCE = 1e-5
 #: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
 MOST_DECIMALS = 6
+#: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
+BEFORE_ONE = 4.0
 
 
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
@@ -123,6 +125,8 @@ def output_resolution(values: NDArray[Any]) -> float:
 
     >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
     0.01
+    >>> output_resolution(np.array([[2.0**-24, 1 - 2.0**-24]]))
+    0.0
     """
     array = np.asarray(values)
     if array.dtype == np.float16:
@@ -132,7 +136,8 @@ def output_resolution(values: NDArray[Any]) -> float:
         p = p[:, 1:]
     short = p.astype(np.float32)
     seen: NDArray[np.floating] = np.unique(short if np.array_equal(short, p) else p)
-    seen = seen[(seen > 0) & (seen < 1)]
+    # The last numbers before 1 are those that saturation leaves, next to every decimal.
+    seen = seen[(seen > 0) & (seen < 1 - BEFORE_ONE * np.finfo(seen.dtype).eps)]
     if seen.size == 0:
         return 0.0
     for decimals in range(1, MOST_DECIMALS + 1):

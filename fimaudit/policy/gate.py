@@ -184,7 +184,7 @@ def _decision(
         tail = FOR_QUANTILE.get(rule.statistic, 0) if rule.of == "population" else 0
         hint = f"it needs at least {tail} inputs, got {n}" if n < tail else ""
         upward = rule.at_most is not None
-        return _made(common, what, outcome, limit, value, lower, upper, upward, queries, hint)
+        return _made(common, confidence, what, outcome, limit, value, lower, upper, upward, queries, hint)
     if isinstance(rule, ShareBelowRule):
         cells = cells_of(inputs, "margin_radius", missing, miss)
         known = cells.value[~np.isnan(cells.value)]
@@ -195,7 +195,7 @@ def _decision(
         if outcome == "undecided":
             queries = proposed_queries(cells, spent, lambda c: _outcome(*_share_below(c, rule, error), rule.at_most, None))
         what = f"share with a margin radius below {rule.radius:g}, of {_target(rule.of)}"
-        return _made(common, what, outcome, rule.at_most, value, lower, upper, True, queries, "")
+        return _made(common, confidence, what, outcome, rule.at_most, value, lower, upper, True, queries, "")
     if isinstance(rule, AccuracyRule):
         right = [s.label == s.predicted_class for s in inputs if s.label is not None and s.status != "failed"]
         if not right:
@@ -206,7 +206,7 @@ def _decision(
         value = sum(right) / len(right)
         hint = "more labelled inputs would decide it" if rule.of == "population" else "some inputs are not measured"
         what = f"accuracy on {_target(rule.of)}"
-        return _made(common, what, outcome, rule.at_least, value, 1 - high, 1 - low, False, None, hint)
+        return _made(common, confidence, what, outcome, rule.at_least, value, 1 - high, 1 - low, False, None, hint)
     if isinstance(rule, FlagRule):
         there = [s for s in inputs if s.status != "failed"]
         found, what = sum(rule.flag in s.flags for s in there), f"share of inputs flagged {rule.flag}"
@@ -217,7 +217,7 @@ def _decision(
         lower = upper = found / n
     outcome = _outcome(lower, upper, rule.at_most, None)
     hint = "some inputs are not measured"
-    return _made(common, what, outcome, rule.at_most, found / n, lower, upper, True, None, hint)
+    return _made(common, confidence, what, outcome, rule.at_most, found / n, lower, upper, True, None, hint)
 
 
 def _ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, confidence: float) -> Decision:
@@ -228,7 +228,7 @@ def _ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, conf
     indices = sorted({*there, *here}) + [-1] * (total - len({*there, *here}))
     sides = []
     for inputs, report in ((there, baseline.report), (here, run.report)):
-        cells = [getattr(inputs[i], rule.metric) if i in inputs else Interval() for i in indices]
+        cells = [_known(inputs[i], rule.metric) if i in inputs else Interval() for i in indices]
         sides.append(column(cells, float(report.settings["confidence"])))
     rng = np.random.Generator(np.random.Philox(key=np.array([STREAM + 1, total], dtype=np.uint64)))
     two_sided = 2 * confidence - 1
@@ -248,12 +248,12 @@ def _ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, conf
     statistic = STATISTICS.get(rule.statistic, rule.statistic)
     what = f"{statistic} {WORDS[rule.metric]} of {_target(rule.of)}, divided by the baseline's"
     upward = rule.at_most is not None
-    return _made(common, what, outcome, limit, found.value, lower, upper, upward, queries, "")
+    return _made(common, confidence, what, outcome, limit, found.value, lower, upper, upward, queries, "")
 
 
 def cells_of(inputs: Sequence[Sensitivity], metric: str, missing: int, miss: float) -> Cells:
     """One quantity as arrays, with ``missing`` inputs of which nothing is known."""
-    every = [*(getattr(s, metric) for s in inputs), *[Interval()] * missing]
+    every = [*(_known(s, metric) for s in inputs), *[Interval()] * missing]
     return Cells(
         np.array([np.nan if c.value is None else c.value for c in every]),
         np.array([0.0 if c.lower is None else c.lower for c in every]),
@@ -262,6 +262,13 @@ def cells_of(inputs: Sequence[Sensitivity], metric: str, missing: int, miss: flo
         np.append(contrast_counts(inputs), np.zeros(missing, dtype=np.int64)),
         metric != "margin_radius",
     )
+
+
+def _known(result: Sensitivity, metric: str) -> Interval:
+    """What a decision may use of one input: of one that is not ok, nothing, whatever its limits say."""
+    found = getattr(result, metric) if result.status == "ok" else Interval()
+    assert isinstance(found, Interval)
+    return found
 
 
 def _quantile(cells: Cells, rule: QuantileRule, error: float) -> tuple[float, float]:
@@ -324,6 +331,7 @@ def _target(of: str) -> str:
 
 def _made(
     common: dict[str, Any],
+    confidence: float,
     what: str,
     outcome: Outcome,
     limit: float,
@@ -338,10 +346,12 @@ def _made(
     ends = [float(v) if v is not None and np.isfinite(v) else None for v in (value, lower, upper, bound)]
     shown = ["unknown" if v is None else f"{v:.4g}" for v in ends]
     side = "at most" if upward else "at least"
-    sentence = f"{what}: {shown[0]}, surely {side} {shown[3]}; required {side} {limit:g}: {outcome}"
+    sure = f"{100 * confidence:g} % bound"
+    known = f"{what}: {shown[0]}" if lower == upper == value else f"{what}: {shown[0]}, {side} {shown[3]} ({sure})"
+    sentence = f"{known}; required {side} {limit:g}: {outcome}"
     if outcome == "fail":
         other = shown[1] if upward else shown[2]
-        sentence = f"{what}: {shown[0]}, surely {'above' if upward else 'below'} {other}; required {side} {limit:g}: fail"
+        sentence = f"{what}: {shown[0]}, {'above' if upward else 'below'} {other} ({sure}); required {side} {limit:g}: fail"
     elif outcome == "undecided":
         spent = f"about {queries} queries an input would probably decide it" if queries else TOO_NEAR
         sentence += f"; {hint or spent}"

@@ -144,8 +144,8 @@ def domain_warnings(inputs: Inputs, space: Space, domain: InputDomain, steps: St
     out = []
     if steps is not None and steps.kind == "finite_scale":
         out.append(
-            "the model is piecewise constant: small displacements change no answer at all, so a local value does not exist; "
-            f"the numbers are those at a displacement of {steps.displacement:.3g}, and each input's profile shows others"
+            f"{steps.why}; the numbers are those at a displacement of {steps.displacement:.3g}, and each input's profile "
+            "shows others"
         )
     held = [name for name in inputs.whole if domain.frozen is not None and name in list(domain.frozen)]
     if held:

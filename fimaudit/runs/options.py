@@ -17,6 +17,7 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.errors import UsageError
 from fimaudit.estimation.stopping import most_queries
+from fimaudit.measurement.query_split import looks_for_witness
 from fimaudit.measurement.settings import ProfileChoice, Settings
 from fimaudit.models.classifier import adapter_option_names
 from fimaudit.models.links import Link
@@ -77,7 +78,7 @@ class AuditOptions(BaseModel):
         seed: directions depend on it and the input's index alone.
         profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
         witness: look for a displacement that really changes the decision, alone and among others: 17 of each
-            input's queries, and up to 20 rows more where it lies on the boundary.
+            input's queries, and up to 20 rows more where it lies on the boundary. On by default from 100 queries on.
         precision: stop an input when the half-width of its spectral norm is within this share of the value.
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
@@ -120,7 +121,7 @@ class AuditOptions(BaseModel):
     confidence: float = 0.95
     seed: int = 0
     profile: ProfileChoice = "cheap"
-    witness: bool = False
+    witness: bool | None = None
     precision: float | None = None
     threshold: float | None = None
     focus: str | None = None
@@ -199,7 +200,7 @@ class AuditOptions(BaseModel):
             confidence=self.confidence,
             seed=self.seed,
             profile=self.profile,
-            witness=self.witness,
+            witness=looks_for_witness(self.witness, queries),
             precision=self.precision,
             threshold=self.threshold,
         )
@@ -277,7 +278,7 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     confidence: float
     seed: int
     profile: ProfileChoice
-    witness: bool
+    witness: bool | None
     precision: float | None
     threshold: float | None
     focus: str | None

@@ -25,7 +25,7 @@ from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
-from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows
+from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.measurement.settings import ProfileChoice, Settings
 
@@ -52,7 +52,7 @@ PURPOSES: tuple[str, ...] = get_args(Purpose)
 START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each input, which asks so many times at most and shares no request.
 START_REQUESTS = 16
-ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 11}
+ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 13}
 #: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
 FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -238,7 +238,7 @@ def cost_of(
     price_per_request: float | None = None,
     rows: int | None = None,
     profile: ProfileChoice = "cheap",
-    witness: bool = False,
+    witness: bool | None = None,
 ) -> Cost:
     """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
@@ -269,7 +269,7 @@ def cost_of(
     rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
-        asked = ASKED[profile] + (ROUNDS + WITNESS_REQUESTS) * witness
+        asked = ASKED[profile] + (ROUNDS + WITNESS_REQUESTS) * looks_for_witness(witness, queries)
         requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
@@ -356,7 +356,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
     return Proposal(purpose, inputs, queries, rows, error, reason)
 
 
-def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool = False) -> int:
+def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool | None = None) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
     From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries at most, and a second look,
@@ -374,11 +374,12 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
     return rows + rows // SENTINEL
 
 
-def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool = False) -> int:
+def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witness: bool | None = None) -> int:
     """Rows of one input that answers at random and needs a displacement of its own, its share of the pilot included."""
     pilot_inputs = min(PILOT_INPUTS, inputs)  # asked again, and repeated where only that shows a random model
     pilot = max(ON_TOP * inputs * queries, LEAST_PILOT) + (REPEATS + 2 * SUSPECTS) * pilot_inputs
     found = MOST_SPENT + math.ceil(pilot / inputs)
+    witness = looks_for_witness(witness, queries)
     extra = extra_rows(Settings(profile=profile, witness=witness), True)
     main = after_extras(after_finding(queries, found, REPEATS), extra)
     return REPEATS + found + main - 1 + extra + WARY_LOOKS + STEPPED_ROWS * witness
@@ -443,7 +444,13 @@ def _terms(queries: int) -> int:
     """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
     if queries < 4:
         raise UsageError(f"expected at least 4 queries an input, got {queries}")
-    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), extra_rows(Settings(), False)) - 2
+    return (
+        after_extras(
+            after_finding(queries, 4 * CHECK_PAIRS + 1, 1),
+            extra_rows(Settings(witness=looks_for_witness(None, queries)), False),
+        )
+        - 2
+    )
 
 
 def _positive(**numbers: int) -> None:

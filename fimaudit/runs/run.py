@@ -263,7 +263,8 @@ class Run:
                         not_deterministic("a row around an input is answered differently when it is asked again")
                     )
                 # Pilot rows are shared out over all inputs, not over those that stood for them.
-                steps = replace(steps, share=-(-steps.share * len(task.x) // len(task.source)))
+                share = -(-steps.share * len(task.x) // len(task.source))
+                steps = replace(steps, share=share, decided=tuple((int(task.numbers[i]), k) for i, k in steps.decided))
         except ModelFailure as exc:
             if self._sentinels is not None:
                 raise

@@ -28,10 +28,9 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
     """Summary of the measured inputs; failed ones are counted, not averaged.
 
     These inputs: the p-quantiles of the lower and of the upper limits, in the tails of limits so strict that those of equal
-    values miss with (1 - confidence) / 2 at most. Population: order statistics of the limits (``population_ranks``), and
-    Student's interval for the mean. Point values in the tails are corrected for measurement noise. The inputs' intervals
-    miss independently; for the population, the inputs are an independent sample. How often each is wrong:
-    tests/test_summary.py.
+    values miss with (1 - confidence) / 2 at most. Population: order statistics of the limits (``population_ranks``). Point
+    values in the tails are corrected for measurement noise. The inputs' intervals miss independently; for the population,
+    the inputs are an independent sample. How often each is wrong: tests/statistics/test_summary.py.
 
     Args:
         inputs: the audit's inputs, as results or, where there are many, as columns.
@@ -55,7 +54,7 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
         factors = {norm: _stricter(measured.contrasts, confidence, norm) for norm in (True, False)}
         these = {name: _these(measured.limits[name], points[name], factors[bad < 0]) for name, bad in UNKNOWN.items()}
         ranks = {p: population_ranks(len(measured), p, confidence) for p in POPULATION}
-        population = {name: _population(measured, name, points[name], ranks, confidence) for name in UNKNOWN}
+        population = {name: _population(measured, name, points[name], ranks) for name in UNKNOWN}
     statuses, counts = np.unique(table.status, return_counts=True)
     return Summary(
         **these,
@@ -101,11 +100,12 @@ def _these(
     return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), min=at(0.0), max=at(1.0), mean=mean)
 
 
-def _population(
-    inputs: Columns, name: str, points: Mapping[float, float], ranks: Mapping[float, Ranks], confidence: float
-) -> Quantiles:
-    """Order statistics widened by each input's own limits; without a finite limit where the sample is too small."""
-    value, n = inputs.limits[name].value, len(inputs)
+def _population(inputs: Columns, name: str, points: Mapping[float, float], ranks: Mapping[float, Ranks]) -> Quantiles:
+    """Order statistics widened by each input's own limits; without a finite limit where the sample is too small.
+
+    There is no mean: norms are skewed, so that a few large ones that the sample missed decide it. Of log-normal values of
+    sigma 3, Student's interval of 30 held it in 37 % of samples where 95 % was promised.
+    """
     lower, upper = np.sort(inputs.limits[name].lower), np.sort(inputs.limits[name].upper)
 
     def at(p: float) -> Interval:
@@ -114,11 +114,7 @@ def _population(
             points[p], 0.0 if first is None else float(lower[first]), np.inf if last is None else float(upper[last])
         )
 
-    mean = Interval()
-    if n >= 2 and np.isfinite(value).all():
-        half = float(special.stdtrit(n - 1, (1 + confidence) / 2) * value.std(ddof=1) / np.sqrt(n))
-        mean = _cell(float(value.mean()), max(0.0, float(value.mean()) - half), float(value.mean()) + half)
-    return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), mean=mean)
+    return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95))
 
 
 def population_ranks(n: int, p: float, confidence: float) -> Ranks:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
-from fimaudit.measurement.energy import Answered, Rungs, energies_above_noise_each
+from fimaudit.measurement.energy import Answered, Rungs, read_rungs_each
 from fimaudit.measurement.protocol import BatchedStep, run_batched
 from fimaudit.measurement.scale_profile import margin_radii
 from fimaudit.perturbations.rows import PlainRows
@@ -77,10 +77,10 @@ def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) 
         base, around = answers(rng, classes, 8, kind)
         rungs = Rungs(PlainRows(np.zeros((8, 3))), np.array([0.01, 0.03]), np.array([True, True]))
         told.append(Answered(rungs, around, here_of(kind, base, rng)))
-    together, alone = energies_above_noise_each(told), [energies_above_noise_each([one])[0] for one in told]
-    for (energy, clear), (its_energy, its_clear) in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(energy, its_energy)
-        np.testing.assert_array_equal(clear, its_clear)
+    together, alone = read_rungs_each(told), [read_rungs_each([one])[0] for one in told]
+    for of_all, of_one in zip(together, alone, strict=True):
+        for name in ("energy", "above_noise", "even", "odd", "even_share"):
+            np.testing.assert_array_equal(getattr(of_all, name), getattr(of_one, name))
     assert margin_radii(told) == [margin_radii([one])[0] for one in told]
 
 

@@ -63,12 +63,13 @@ def test_a_second_version_that_answers_now_and_then_is_noticed(
 ) -> None:
     """Of 96 inputs none is off by 4 (seen: a fifth, by up to 10^9); where few answers are strange, most stay measured."""
     exact = [one.spectral_norm.value for one in audit(model, x, queries=2000).inputs]
-    caught = measured = 0
+    caught = measured = noticed = 0
     for seed in range(8):
         report = audited(two_versions(model, share, by, seed), x, queries, seed)
         if report is None:
             caught += len(x)
             continue
+        noticed += any("not deterministic" in warning for warning in report.warnings)
         for one, truth in zip(report.inputs, exact, strict=True):
             if one.status == "failed":
                 caught += 1
@@ -77,7 +78,7 @@ def test_a_second_version_that_answers_now_and_then_is_noticed(
             elif one.status == "ok":
                 measured += 1
                 assert one.spectral_norm.value <= 4 * truth
-    assert caught or share < 0.005
+    assert caught or noticed or share < 0.005
     assert measured >= (0.5 * 8 * len(x) if share == 0.002 else 0)
 
 

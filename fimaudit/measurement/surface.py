@@ -1,0 +1,158 @@
+"""What the answers are over a ladder of displacements: smooth, kinked, curved, rough, or piecewise constant.
+
+Two statistics decide, both from the pilot's answers. The energy of the secants is flat in the displacement where a model
+is smooth and falls where its answers jump: as 1 / rho where a jump is met now and then, as 1 / rho^2 where every
+displacement meets one. The even share of antipodal pairs goes as rho^2 where a model is smooth, is 1/2 where one of the two
+answers jumped, 3/4 where both carry noise of their own, and constant at a kink. An odd jump, as that of sign(x) at 0, has no
+even part, and a kink has a flat energy: each statistic sees what the other does not. How often they are right:
+benchmarks/regimes.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.measurement.ladder import LadderAnswers, PilotLadder
+
+__all__ = ["FALLS", "JUMPS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "slope_of"]
+
+Array = NDArray[np.float64]
+
+SurfaceKind = Literal["smooth", "smooth_above", "kinked", "curved", "rough", "piecewise_constant", "unknown"]
+
+#: The even share from which the answers on a rung jump.
+JUMPS = 0.30
+#: Standard deviation of log p in jumps up to which they are the rounding of float32: 20 times the largest of 20 networks,
+#: and a tenth of what half precision shows.
+ROUGHNESS = 3e-4
+#: Over this many rungs (a decade) an energy that falls with at least this power of the displacement, and this even share.
+DECADE, FALLS, ROUGH_SHARE = 5, -0.5, 0.25
+#: The power of the displacement up to which an energy is flat.
+LEVEL = 0.1
+#: Piecewise constant: more than this share of the pairs answers exactly as the input on this share of the rungs, or most
+#: inputs answer the same over the first so many rungs (a decade) and then jump by more than rounding explains.
+SAME_PAIRS, SAME_RUNGS, SILENT_RUNGS = 0.10, 0.20, 4
+#: Equal are answers that differ by no more than so many roundings, which other rows in a call may move, where a smooth model
+#: with the first change beyond them would have moved them by several times that.
+ROUNDINGS, EXPECTED = 8.0, 3.0
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The verdict on a run.
+
+    Attributes:
+        kind: ``smooth``: a local value exists; ``smooth_above``: only beyond displacements at which the answers jump;
+            ``unknown``: too little was heard, or noise hides it.
+        jump: standard deviation of log p in the jumps below the plateau.
+    """
+
+    kind: SurfaceKind
+    jump: float = 0.0
+
+
+def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
+    """Read the ladder.
+
+    Args:
+        asked: the pilot's answers.
+        dtype: what the model is fed.
+        local: whether the energy has a plateau on quiet rungs.
+    """
+    if local:
+        jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
+        return Surface("smooth_above" if jump > ROUGHNESS and asked.exact else "smooth", jump)
+    heard = np.isfinite(asked.even_share)
+    if not heard.any():
+        silent = asked.exact and asked.raw.any() and _piecewise_constant(asked, dtype)
+        return Surface("piecewise_constant" if silent else "unknown")
+    if asked.exact and _piecewise_constant(asked, dtype):
+        return Surface("piecewise_constant")
+    shares = asked.even_share[heard]
+    typical = float(np.median(shares))
+    if _rough(asked):
+        return Surface("rough")
+    if not asked.exact:
+        return Surface("rough" if typical > JUMPS and heard.sum() >= DECADE else "unknown")
+    return Surface("kinked" if typical > asked.most_even else "curved")
+
+
+def jump_size(asked: PilotLadder, below: int) -> float:
+    """Standard deviation of log p that jumps add on the rungs before ``below``, the largest of those where answers jump.
+
+    |e|^2 of noise of one size sigma in log p is 1.5 sigma^2 sum_k p_k (1 - p_k): the answer to the input carries it too.
+    """
+    mixed = (asked.base * (1 - asked.base)).sum(axis=1)
+    centred = np.array([of_input.rungs.centred for of_input in asked.ladders.values()])
+    known = mixed > 1e-12
+    if not known.any():
+        return 0.0
+    variance = asked.even[known] / (np.where(centred, 1.5, 0.5) * mixed)[known][:, None]
+    low = np.flatnonzero(asked.even_share[:below] >= JUMPS)
+    return float(np.sqrt(max((float(np.nanmedian(variance[:, rung])) for rung in low), default=0.0)))
+
+
+def slope_of(energy: Array, rungs: Array) -> float:
+    """Power of the displacement with which an energy goes, by least squares over the rungs where there is any.
+
+    >>> slope_of(np.array([4.0, 1.0, 0.25]), np.array([1.0, 2.0, 4.0]))
+    -2.0
+    """
+    known = energy > 0
+    if known.sum() < 2:
+        return 0.0
+    x, y = np.log(rungs[known]), np.log(energy[known])
+    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def _rough(asked: PilotLadder) -> bool:
+    """Whether over some decade the even share is that of jumps and the energy falls, after none where it is flat."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(asked.energy)
+    known = np.isfinite(logs)
+    middle = np.array([np.exp(np.median(c[k])) if k.mean() > 0.5 else 0.0 for c, k in zip(logs.T, known.T, strict=True)])
+    shares = asked.even_share
+    for first in range(len(asked.rungs) - DECADE + 1):
+        some = slice(first, first + DECADE)
+        if not (np.isfinite(shares[some]).all() and (middle[some] > 0).all()) or np.median(shares[some]) < ROUGH_SHARE:
+            continue
+        slope = slope_of(middle[some], asked.rungs[some])
+        if abs(slope) <= LEVEL:
+            return False
+        if slope <= FALLS:
+            return True
+    return False
+
+
+def _piecewise_constant(asked: PilotLadder, dtype: str) -> bool:
+    """Whether small displacements change no answer at all, and longer ones do by more than rounding explains."""
+    ladders = list(asked.ladders.values())
+    if float(np.median([_silent_rungs(of_input, dtype) for of_input in ladders])) >= SILENT_RUNGS and asked.raw.any():
+        return True
+    same = np.mean([_same(of_input) for of_input in ladders], axis=0)[: len(asked.rungs)]
+    return bool((same > SAME_PAIRS).mean() >= SAME_RUNGS)
+
+
+def _same(of_input: LadderAnswers) -> Array:
+    """(rungs,) share of the pairs that answer exactly as the input does, both ways."""
+    same = (of_input.answers == of_input.base[0]).all(axis=2)
+    half = same.shape[1] // 2
+    return np.asarray((same[:, :half] & same[:, half:]).mean(axis=1))
+
+
+def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
+    """Over how many rungs an input's answers are equal, although they change later by more than rounding explains."""
+    exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
+    rounding = ROUNDINGS * float(np.finfo(exact).eps)
+    moved = np.abs(np.sqrt(np.maximum(of_input.first, 0.0)) - np.sqrt(np.maximum(of_input.base[0], 0.0))).max(axis=(1, 2))
+    equal = int((moved == 0).cumprod().sum())
+    visible = np.flatnonzero(moved > rounding)
+    if not visible.size:
+        return equal
+    before = slice(0, int(visible[0]))
+    expected = moved[visible[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[visible[0]]
+    return max(equal, int((expected >= EXPECTED * rounding).sum()))

@@ -1,0 +1,70 @@
+"""No limit against its own evidence: flips, witnesses, steeper slopes and the end of the domain."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+
+from fimaudit import Interval, audit
+from fimaudit.measurement.radius_evidence import check_radius
+from fimaudit.results import ScaleRung, Witness
+
+LENGTHS = st.floats(0.01, 100)
+
+
+def rung(at: float, radius: float | None, flips: int = 0) -> ScaleRung:
+    return ScaleRung(displacement=at, radius=radius, flips=flips, flips_upper=0.5, directions=8)
+
+
+@given(LENGTHS, st.floats(0.5, 1), st.floats(1, 2), LENGTHS, LENGTHS, st.booleans(), st.booleans())
+def test_no_limit_contradicts_what_was_seen(
+    value: float, low: float, high: float, at: float, farthest: float, flipped: bool, witnessed: bool
+) -> None:
+    profile = [rung(0.001, value), rung(at, value, int(flipped))]
+    witness = Witness(distance=at, predicted_class=1) if witnessed else None
+    checked = check_radius(Interval(value=value, lower=low * value, upper=high * value), profile, witness, farthest)
+    radius = checked.radius
+    ends = [end for end in (radius.lower, radius.value, radius.upper) if end is not None]
+    assert ends == sorted(ends)
+    if flipped or witnessed:
+        assert radius.upper is not None
+        assert radius.upper <= max(at, farthest)
+        assert radius.lower is None or radius.lower <= at
+        assert ("local_radius_overstates" in checked.flags) == (low * value > min(at, farthest))
+    if low * value > farthest:
+        assert checked.flags == ["local_radius_overstates"]
+
+
+def test_a_slope_that_grows_steeper_cuts_the_lower_limit_and_is_named() -> None:
+    radius = Interval(value=4.0, lower=3.9, upper=4.1)
+    checked = check_radius(radius, [rung(0.01, 4.0), rung(2.0, 2.0)], None, np.inf)
+    assert checked.flags == ["local_radius_overstates"]
+    assert checked.radius.lower is not None
+    assert checked.radius.lower <= 2.0
+    assert "50 %" in checked.reasons[0]
+
+
+def test_where_nothing_was_looked_at_the_radius_is_not_checked() -> None:
+    radius = Interval(value=4.0, lower=3.9, upper=4.1)
+    assert check_radius(radius, [], None, np.inf).flags == ["radius_not_checked"]
+    assert check_radius(radius, [rung(0.01, 4.0), rung(1.0, 4.0)], None, np.inf).flags == ["radius_not_checked"]
+    assert check_radius(radius, [rung(0.01, 4.0), rung(2.0, 4.0)], None, np.inf).flags == []
+
+
+def test_a_saturated_network_is_flagged_and_a_linear_model_is_not() -> None:
+    x, y = load_wine(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = StandardScaler().fit_transform(x)[order], y[order]
+    net = MLPClassifier((20,), activation="logistic", alpha=1e-5, max_iter=1500, random_state=0).fit(x[:120], y[:120])
+    line = LogisticRegression().fit(x[:120], y[:120])
+    saturated, linear = (audit(m.predict_proba, x[120:144], queries=200) for m in (net, line))
+    overstated = [s for s in saturated.inputs if "local_radius_overstates" in s.flags]
+    assert len(overstated) >= 12
+    assert all(s.reason is not None and s.margin_radius.upper is not None for s in overstated)
+    assert not any("local_radius_overstates" in s.flags for s in linear.inputs)
+    assert all(s.witness is not None and s.witness.distance >= 0.99 * s.margin_radius.lower for s in linear.inputs)

@@ -1,0 +1,199 @@
+"""Smooth, kinked, rough or piecewise constant: what the ladder of displacements says of kinds of models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from fimaudit import Report, audit
+from fimaudit.measurement.energy import even_share
+from fimaudit.measurement.surface import slope_of
+
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+@cache
+def table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    load = {"wine": load_wine, "cancer": load_breast_cancer}[name]
+    x, y = load(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    return StandardScaler().fit_transform(x)[order], y[order]
+
+
+def fitted(estimator: Any, name: str) -> tuple[Model, np.ndarray]:
+    """Behind a function, so that nothing but the answers says what it is."""
+    x, y = table(name)
+    model = estimator.fit(x[:120], y[:120])
+    return lambda rows: np.asarray(model.predict_proba(rows)), x[120:136]
+
+
+def tanh(name: str = "wine") -> tuple[Model, np.ndarray]:
+    return fitted(MLPClassifier((16,), activation="tanh", solver="lbfgs", alpha=0.01, random_state=0, max_iter=3000), name)
+
+
+SMOOTH = {
+    "tanh network": tanh,
+    "two hidden layers": lambda: fitted(
+        MLPClassifier((16, 16), activation="tanh", solver="lbfgs", alpha=0.01, random_state=0, max_iter=3000), "cancer"
+    ),
+    "relu network": lambda: fitted(MLPClassifier((32,), solver="lbfgs", alpha=0.01, random_state=0, max_iter=3000), "wine"),
+    "logistic regression": lambda: fitted(LogisticRegression(), "cancer"),
+    "naive Bayes": lambda: fitted(GaussianNB(), "wine"),
+    "Gaussian process": lambda: fitted(GaussianProcessClassifier(), "wine"),
+}
+STEPPED = {
+    "tree": lambda: fitted(DecisionTreeClassifier(max_depth=4, random_state=0), "cancer"),
+    "forest of 37": lambda: fitted(RandomForestClassifier(37, random_state=0), "wine"),
+    "extra trees": lambda: fitted(ExtraTreesClassifier(53, random_state=0), "cancer"),
+    "boosting": lambda: fitted(GradientBoostingClassifier(n_estimators=40, random_state=0), "wine"),
+    "histogram boosting": lambda: fitted(HistGradientBoostingClassifier(max_iter=40, random_state=0), "cancer"),
+    "adaptive boosting": lambda: fitted(AdaBoostClassifier(n_estimators=30, random_state=0), "wine"),
+    "seven neighbours": lambda: fitted(KNeighborsClassifier(7), "wine"),
+}
+
+
+def jittered(size: float) -> tuple[Model, np.ndarray]:
+    """log p carries noise that is a function of the row."""
+    model, x = tanh()
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        p = model(rows)
+        seeds = [int.from_bytes(hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest()[:8], "big") for row in rows]
+        noise = np.array([np.random.default_rng(seed).standard_normal(p.shape[1]) for seed in seeds])
+        q = p * np.exp(size * noise)
+        return np.asarray(q / q.sum(axis=1, keepdims=True))
+
+    return answer, x
+
+
+def binned(width: float) -> tuple[Model, np.ndarray]:
+    """The input is rounded inside."""
+    model, x = tanh()
+    return lambda rows: model(np.round(rows / width) * width), x
+
+
+ROUGH = {
+    "hash noise of 0.01": lambda: jittered(0.01),
+    "hash noise of 0.1": lambda: jittered(0.1),
+    "hash noise of 1": lambda: jittered(1.0),
+    "inputs rounded to halves": lambda: binned(0.5),
+    "inputs rounded to tenths": lambda: binned(0.1),
+}
+
+
+def local(report: Report) -> list[int]:
+    return [s.index for s in report.inputs if s.status == "ok" and s.kind == "local"]
+
+
+@pytest.mark.parametrize("queries", [50, 200])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_smooth_model_has_local_values(name: str, queries: int) -> None:
+    model, x = SMOOTH[name]()
+    report = audit(model, x, queries=queries, seed=3)
+    assert len(local(report)) >= len(x) - 1
+    assert not report.warnings
+
+
+@pytest.mark.parametrize("queries", [25, 50, 200])
+@pytest.mark.parametrize("name", [*STEPPED, *ROUGH])
+def test_a_model_that_jumps_has_none(name: str, queries: int) -> None:
+    model, x = {**STEPPED, **ROUGH}[name]()
+    for seed in range(2):
+        report = audit(model, x, queries=queries, seed=seed)
+        assert local(report) == []
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_where_answers_are_piecewise_constant_the_radius_is_open_and_real_changes_limit_it(name: str) -> None:
+    model, x = STEPPED[name]()
+    report = audit(model, x, queries=200, seed=1)
+    classes = model(x).argmax(axis=1)
+    for s in report.inputs:
+        assert s.margin_radius.value is None
+        assert s.margin_radius.lower is None
+        assert s.kind == "finite_scale"
+        assert all(rung.flips_upper > 0 for rung in s.profile)
+        if s.witness is not None:
+            assert s.margin_radius.upper <= s.witness.distance
+    found = sum(s.witness is not None for s in report.inputs)
+    assert found >= len(x) / 2
+    assert len(set(classes.tolist())) > 1
+
+
+def test_noise_in_the_last_digits_is_not_roughness() -> None:
+    """Float32 arithmetic inside: jumps of 1e-7 of log p."""
+    model, x = tanh()
+    report = audit(lambda rows: model(rows.astype(np.float32)).astype(np.float32), x, queries=200)
+    assert len(local(report)) == len(x)
+
+
+def test_behind_small_jumps_the_smooth_model_is_measured_at_the_displacement_where_it_shows() -> None:
+    """Half precision and rounding inside: finite-scale values within 15 % in the median, and intervals that hold."""
+    model, x = tanh()
+    exact = [s.spectral_norm.value for s in audit(model, x, queries=400).inputs]
+    report = audit(jittered(1e-3)[0], x, queries=200)
+    assert {s.kind for s in report.inputs} == {"finite_scale"}
+    assert any("smooth over displacements" in warning for warning in report.warnings)
+    ratios = np.array([s.spectral_norm.value / truth for s, truth in zip(report.inputs, exact, strict=True)])
+    assert abs(np.log(np.median(ratios))) < np.log(1.15)
+    held = [s.spectral_norm.lower <= t <= s.spectral_norm.upper for s, t in zip(report.inputs, exact, strict=True)]
+    assert np.mean(held) >= 0.9
+
+
+def test_a_rare_second_version_chosen_by_the_row_is_seen_among_the_main_rows() -> None:
+    """One row in 30 goes to another model: pilot and check miss it, most inputs' own rows do not."""
+    x = np.random.default_rng(0).standard_normal((16, 60))
+    weights = [np.random.default_rng(seed).standard_normal((60, 3)) / 8 for seed in (1, 2)]
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        other = [hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest()[0] < 256 / 30 for row in rows]
+        z = np.where(np.array(other)[:, None], rows @ weights[1], rows @ weights[0])
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    report = audit(answer, x, queries=100)
+    flagged = [s for s in report.inputs if "jumps" in s.flags]
+    assert len(local(report)) <= 2
+    assert all(s.margin_radius.value is None for s in flagged)
+
+
+def test_a_kink_at_the_inputs_is_flagged() -> None:
+    """|x| of features that are 0: slopes differ to either side, although the energy is flat in the displacement."""
+    rng = np.random.default_rng(0)
+    weights, x = rng.standard_normal((40, 3)) / 6, rng.standard_normal((6, 40))
+    x[:, :30] = 0.0
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        z = np.abs(rows) @ weights + 0.1 * rows @ weights
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    report = audit(answer, x, queries=120)
+    assert local(report) == []
+    assert all("kinked" in s.flags for s in report.inputs)
+
+
+def test_even_shares_and_slopes() -> None:
+    share = even_share(np.array([1.0, 3.0, 0.0]), np.array([1.0, 1.0, 0.0]), np.array([True, True, True]))
+    np.testing.assert_allclose(share, [0.5, 0.75, np.nan])
+    assert slope_of(np.zeros(3), np.ones(3)) == 0.0
