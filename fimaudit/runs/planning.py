@@ -168,7 +168,7 @@ def plan(
         UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
 
     >>> plan(100, features=30, rate="10/s").cost.rows
-    21124
+    23132
     """
     proposed: Proposal | None = None
     if purpose is not None:
@@ -257,7 +257,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=21124, requests=849, bytes=17069000, seconds=84.9, money=21.124)
+    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -293,7 +293,7 @@ def expected_interval(queries: int, confidence: float = 0.95, features: int | No
 
     >>> e = expected_interval(201)
     >>> round(e.lower, 2), round(e.upper, 2), round(e.standard_error, 2)
-    (0.82, 1.25, 0.11)
+    (0.81, 1.26, 0.11)
     """
     terms = _terms(queries)
     if features is not None and terms >= features:
@@ -368,7 +368,7 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
         profile, witness: as for ``audit``.
 
     >>> rows_of(100, 200), rows_of(100, 40)
-    (21124, 8674)
+    (23132, 8674)
     """
     rows = START + inputs * _hardest(inputs, queries, profile, witness)
     return rows + rows // SENTINEL
