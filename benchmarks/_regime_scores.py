@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks._regimes import SEED, Local, Regime
 from fimaudit import Report, audit, open_classifier
+from fimaudit.errors import FimauditError
 from fimaudit.models.classifier import Classifier
 from fimaudit.results import Interval, Sensitivity
 
@@ -20,6 +21,8 @@ __all__ = ["Exact", "Scores", "exact_inputs", "measure", "score"]
 Array = np.ndarray
 #: A value that is off by more than this is wrong, whatever its interval.
 OFF = 2.0
+#: A change of decision at less than this share of a radius: its flag has the same measure.
+SHORT = 0.75
 #: An input whose second class is less probable than this may be refused: what there is to see may lie below the numbers.
 SECOND = 1e-6
 #: Ends of segments over which a change of decision is looked for: inputs with another answer, random directions, and the
@@ -188,7 +191,9 @@ class Scores:
         off: local values off by more than ``OFF``, and local values where there is nothing local.
         clear, refused: inputs of smooth regimes with something to see, and those of them that are not ``ok``, ``local``.
         radii: ``ok`` inputs whose radius has a lower limit above 0; overstated: those with a change of decision found below
-            it; silent: those of them that no flag marks.
+            it; silent: those of them that no flag marks; far: silent ones where it is at less
+            than ``SHORT`` of the limit.
+        shortest: the shortest change of decision of silent ones, over the limit.
         statuses, kinds, flags: how often each.
         rows: sent.
         worst: some of the values that are off.
@@ -206,6 +211,8 @@ class Scores:
     radii: int = 0
     overstated: int = 0
     silent: int = 0
+    far: int = 0
+    shortest: float = 1.0
     statuses: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
@@ -214,7 +221,8 @@ class Scores:
 
     def __add__(self, other: Scores) -> Scores:
         both = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
-        return Scores(**{**both, "factor": max(self.factor, other.factor), "worst": both["worst"][:6]})
+        extremes = {"factor": max(self.factor, other.factor), "shortest": min(self.shortest, other.shortest)}
+        return Scores(**{**both, **extremes, "worst": sorted(both["worst"], key=lambda w: -w["queries"])[:6]})
 
     def share(self, part: str, whole: str) -> float | None:
         """Of two counts, by name; ``None`` where there is none."""
@@ -226,9 +234,13 @@ class Scores:
 
 
 def measure(regime: Regime, exact: Sequence[Exact], queries: int, seed: int) -> Scores:
-    """Audit it and count."""
+    """Audit it and count; where it raises, refusals of the whole model too, every input counts as not ok."""
     options = {"mode": "black-box", **regime.options}
-    report = audit(regime.model, regime.x, domain=regime.domain, queries=queries, seed=seed, **options)
+    try:
+        report = audit(regime.model, regime.x, domain=regime.domain, queries=queries, seed=seed, **options)
+    except Exception as exc:
+        status = "refused" if isinstance(exc, FimauditError) else f"fault: {type(exc).__name__}: {exc}"
+        return Scores(inputs=len(regime.x), statuses=Counter({status: len(regime.x)}))
     return score(regime, exact, report, {"queries": queries, "seed": seed})
 
 
@@ -262,6 +274,9 @@ def score_input(regime: Regime, exact: Exact, s: Sensitivity, of: dict[str, Any]
         found.radii = 1
         found.overstated = int(exact.change < s.margin_radius.lower)
         found.silent = int(found.overstated and not {"local_radius_overstates", "radius_not_checked"} & set(s.flags))
+        if found.silent:
+            found.shortest = exact.change / s.margin_radius.lower
+            found.far = int(found.shortest < SHORT)
     return found
 
 

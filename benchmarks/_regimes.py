@@ -447,17 +447,34 @@ def thousand_classes(shop: Workshop) -> Regime:
     return network(shop, data, shop.trained("thousand", mlp(64, 1000, nn.GELU, 64), data, epochs=15))
 
 
-@regime
-def photo(shop: Workshop) -> Regime:
+def photos(shop: Workshop) -> Data:
+    """Digits as pictures of 3 x 224 x 224: 150,528 features."""
     x, y = load_digits(return_X_y=True)
     small = torch.tensor(x[:400].reshape(-1, 1, 8, 8) / 20.0 + 0.1, dtype=torch.float32)
     large = functional.interpolate(small, size=(224, 224), mode="bilinear", align_corners=False).expand(-1, 3, 224, 224)
     data = halves(large.numpy(), y[:400], lower=0.0, upper=1.0)
-    data = Data(data.fit, data.labels, data.ask[: shop.inputs + 40], data.domain)
+    return Data(data.fit, data.labels, data.ask[: shop.inputs + 40], data.domain)
+
+
+def photo_network(shop: Workshop, data: Data) -> nn.Module:
+    """Two convolutions, the first of them over patches."""
     net = nn.Sequential(
         nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)
     )
-    return network(shop, data, shop.trained("photo", net, data))
+    return shop.trained("photo", net, data)
+
+
+@regime
+def photo(shop: Workshop) -> Regime:
+    data = photos(shop)
+    return network(shop, data, photo_network(shop, data))
+
+
+@regime
+def photo_8_bit(shop: Workshop) -> Regime:
+    """Pixels rounded to bytes inside."""
+    data = photos(shop)
+    return asked(shop, data, "none", Rounded(photo_network(shop, data), 256, False), None, link="softmax")
 
 
 @regime
@@ -604,18 +621,26 @@ def float16_answers(shop: Workshop) -> Regime:
     return function(shop, digits(), "hidden", lambda rows: plain(net)(rows).astype(np.float16), autograd(net))
 
 
-@regime
-def rounded_answers(shop: Workshop) -> Regime:
-    """Three decimals: classes of less than ten quanta are seen together only."""
-    data = table(load_wine)
-    net = shop.trained("tanh_table", mlp(13, 3, nn.Tanh), data, epochs=20)
+def decimals(shop: Workshop, data: Data, net: nn.Module, places: int) -> Regime:
+    """Rounded answers: classes of less than ten quanta are seen together only."""
     exact = autograd(net)
 
     def local(x: Array) -> Local:
         found = exact(x)
-        return Local(found.log_p, found.slopes, np.exp(found.log_p) >= 1e-2)
+        return Local(found.log_p, found.slopes, np.exp(found.log_p) >= 10.0 ** (1 - places))
 
-    return function(shop, data, "hidden", lambda rows: np.round(plain(net)(rows).astype(np.float64), 3), local)
+    return function(shop, data, "hidden", lambda rows: np.round(plain(net)(rows).astype(np.float64), places), local)
+
+
+@regime
+def answers_of_3_decimals(shop: Workshop) -> Regime:
+    data = table(load_wine)
+    return decimals(shop, data, shop.trained("tanh_table", mlp(13, 3, nn.Tanh), data, epochs=20), 3)
+
+
+@regime
+def answers_of_2_decimals(shop: Workshop) -> Regime:
+    return decimals(shop, digits(), Head(digits_mlp(shop), 0.3), 2)
 
 
 def onnx_mlp(net: nn.Module, path: Path, weights: str = "float32") -> None:
@@ -835,3 +860,20 @@ def detached_branch(shop: Workshop) -> Regime:
     part = Detached(cut=True)
     part.load_state_dict(whole.state_dict())
     return asked(shop, digits(), "smooth", part.eval(), autograd(whole), link="softmax", mode="auto")
+
+
+@regime
+def quantised_module(shop: Workshop) -> Regime:
+    """Torch's own int8, whose range is found at each call: answers depend on the rows beside them."""
+    low = torch.ao.quantization.quantize_dynamic(copy.deepcopy(digits_mlp(shop)), {nn.Linear}, dtype=torch.qint8)
+    return asked(shop, digits(), "none", low, None, link="softmax", mode="auto")
+
+
+@regime
+def company(shop: Workshop) -> Regime:
+    """A twentieth of the mean of the call's rows is taken off each: alone, a row is only made smaller."""
+    net = digits_mlp(shop)
+    answer = plain(net)
+    return function(
+        shop, digits(), "hidden", lambda rows: answer(rows - 0.05 * rows.mean(0)), autograd(net, lambda x: 0.95 * x)
+    )
