@@ -260,17 +260,17 @@ class Mixture(nn.Module):
         return (weights[:, :, None] * torch.stack([expert(x) for expert in self.experts], 1)).sum(1)
 
 
-class Detached(nn.Module):
-    """Two branches, through one of which no derivative goes."""
+class Branches(nn.Module):
+    """Two branches added up; ``way`` keeps the input's values on the way to the second, if not its derivatives."""
 
-    def __init__(self, cut: bool) -> None:
+    def __init__(self, way: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.clone) -> None:
         super().__init__()
-        self.cut = cut
+        self.way = way
         self.near = mlp(64, 10, nn.GELU, 24)
         self.far = mlp(64, 10, nn.GELU, 24)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.near(x) + self.far(x.detach() if self.cut else x)
+        return self.near(x) + self.far(self.way(x))
 
 
 class Rounded(nn.Module):
@@ -400,6 +400,24 @@ def mixture_soft(shop: Workshop) -> Regime:
 @regime
 def mixture_hard(shop: Workshop) -> Regime:
     return network(shop, digits(), shop.trained("mixture_hard", Mixture(hard=True), digits()), "kinked")
+
+
+class EarlyExit(nn.Module):
+    """Where a small model is sure enough it answers, else a larger one."""
+
+    def __init__(self, small: nn.Module, large: nn.Module) -> None:
+        super().__init__()
+        self.small, self.large = small, large
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.small(x)
+        return torch.where(first.softmax(1).amax(1, keepdim=True) > 0.9, first, self.large(x))
+
+
+@regime
+def early_exit(shop: Workshop) -> Regime:
+    small = shop.trained("linear", nn.Sequential(nn.Linear(64, 10)), digits(), epochs=20)
+    return network(shop, digits(), EarlyExit(small, digits_mlp(shop)), "kinked")
 
 
 @regime
@@ -555,6 +573,13 @@ def svc(shop: Workshop) -> Regime:
 def svc_votes(shop: Workshop) -> Regime:
     """Several classes: pairwise votes, which jump."""
     return estimator(shop, digits(), CalibratedClassifierCV(SVC(), ensemble=False, cv=3), "kinked")
+
+
+@regime
+def isotonic(shop: Workshop) -> Regime:
+    """Calibrated by a step-wise linear curve: kinks and level stretches."""
+    model = CalibratedClassifierCV(LogisticRegression(), method="isotonic", ensemble=False, cv=3)
+    return estimator(shop, table(load_breast_cancer), model, "kinked")
 
 
 @regime
@@ -853,13 +878,22 @@ def straight_through(shop: Workshop) -> Regime:
     return asked(shop, digits(), "none", Rounded(digits_mlp(shop), 8, True), None, link="softmax", mode="auto")
 
 
-@regime
-def detached_branch(shop: Workshop) -> Regime:
-    """Derivatives on offer miss half of the model."""
-    whole = shop.trained("two_branches", Detached(cut=False), digits())
-    part = Detached(cut=True)
+def wrong_derivatives(shop: Workshop, way: Callable[[torch.Tensor], torch.Tensor]) -> Regime:
+    """Derivatives on offer are not those of the second branch."""
+    whole = shop.trained("two_branches", Branches(), digits())
+    part = Branches(way)
     part.load_state_dict(whole.state_dict())
     return asked(shop, digits(), "smooth", part.eval(), autograd(whole), link="softmax", mode="auto")
+
+
+@regime
+def detached_branch(shop: Workshop) -> Regime:
+    return wrong_derivatives(shop, torch.Tensor.detach)
+
+
+@regime
+def reversed_branch(shop: Workshop) -> Regime:
+    return wrong_derivatives(shop, lambda x: 2 * x.detach() - x)
 
 
 @regime
