@@ -91,6 +91,19 @@ def not_deterministic(why: str) -> str:
     return f"the model is not deterministic: {why}; {then}"
 
 
+class _Questions:
+    """Asks rows, and counts them whether an earlier process asked them or not."""
+
+    def __init__(self, meter: Meter, dtype: str) -> None:
+        self._meter, self._dtype = meter, dtype
+        self.rows = 0
+
+    def ask(self, rows: NDArray[Any], occasion: str | None = None) -> NDArray[np.float64]:
+        """(n, K) answers to (n, \\*shape) rows in a call of their own."""
+        self.rows += len(rows)
+        return self._meter.ask([PlainRows(rows.astype(self._dtype))], occasion=occasion)[0]
+
+
 def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -> Preflight:
     """Ask a few inputs alone, among others and in another order, and some of that again.
 
@@ -108,23 +121,21 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         OutputError, LinkError: its answers are no distributions.
     """
     network = isinstance(meter.model, NetworkClassifier)
-    before = meter.usage.rows
+    asked = _Questions(meter, dtype)
     size = NETWORK_COMPANY if network else COMPANY
     try:
-        first = x[:1].astype(dtype)
-        alone = meter.ask([PlainRows(first)])[0]
-        again = meter.ask([PlainRows(first)], occasion="repeat")[0]
+        alone = asked.ask(x[:1])
+        again = asked.ask(x[:1], "repeat")
         repeated = float(np.abs(alone - again).max())
         try:
-            single, seen, repeated_together = _in_company(meter, x, size, dtype, alone)
+            single, seen, repeated_together = _in_company(asked, x, size, alone)
         except (ModelFailure, UsageError):  # another input may be at fault; its own measurement will say so
             x = x[:1]
-            single, seen, repeated_together = _in_company(meter, x, size, dtype, alone)
+            single, seen, repeated_together = _in_company(asked, x, size, alone)
         if thorough and not network:
-            sizes = sorted({*SIZES, meter.batch_rows(first.nbytes)})
-            for rows in sizes:
+            for rows in sorted({*SIZES, meter.batch_rows(x[:1].astype(dtype).nbytes)}):
                 places = _company(len(x), rows)
-                seen.append((places, meter.ask([PlainRows(x[places].astype(dtype))])[0]))
+                seen.append((places, asked.ask(x[places])))
     except ModelFailure as exc:
         if network:
             raise  # it answers perhaps tomorrow: what was sent stays counted
@@ -139,7 +150,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         repeat_difference=max(repeated, repeated_together),
         batch_difference=float(max(np.abs(a - b).max() for a, b in pairs)),
         output_quantum=quantum,
-        rows=meter.usage.rows - before,
+        rows=asked.rows,
     )
     most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
     if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):
@@ -149,22 +160,26 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
 
 
 def _in_company(
-    meter: Meter, x: NDArray[Any], size: int, dtype: str, alone: NDArray[np.float64]
+    asked: _Questions, x: NDArray[Any], size: int, alone: NDArray[np.float64]
 ) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
     """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
     single = {0: alone[0]}
     for place in _spread(len(x), ALONE)[1:]:
-        single[place] = meter.ask([PlainRows(x[place : place + 1].astype(dtype))])[0][0]
+        single[place] = asked.ask(x[place : place + 1])[0]
     places = _company(len(x), size)
-    seen = [(order, meter.ask([PlainRows(x[order].astype(dtype))])[0]) for order in (places, places[::-1])]
-    moved = max(
-        float(np.abs(answer - single[place]).max()) for order, answers in seen
+    seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
+    moved = [
+        (float(np.abs(answer - single[place]).max()), call, place) for call, (order, answers) in enumerate(seen)
         for place, answer in zip(order, answers, strict=True) if place in single
-    )  # fmt: skip
-    if moved <= REPEATABLE:
+    ]  # fmt: skip
+    most, call, place = max(moved)
+    if most <= REPEATABLE:
         return single, seen, 0.0
-    again = meter.ask([PlainRows(x[places].astype(dtype))], occasion="repeat together")[0]
-    return single, seen, float(np.abs(seen[0][1] - again).max())
+    # By its company, or at random: then the same call, or the row alone, is answered differently the next time.
+    order, answers = seen[call]
+    together = np.abs(asked.ask(x[order], "repeat together") - answers).max()
+    apart = np.abs(asked.ask(x[place : place + 1], "repeat alone")[0] - single[place]).max()
+    return single, seen, float(max(together, apart))
 
 
 def _spread(inputs: int, count: int) -> list[int]:

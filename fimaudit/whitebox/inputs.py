@@ -134,11 +134,12 @@ def _block(
     for index, one in zip(block, found, strict=True):
         if index not in wanted:
             continue
-        ticket = meter.reserve(one.passes)
-        meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[0].nbytes)
-        check = checks.get(index, SecantCheck(None, 0, 0))
+        check = checks.get(index, SecantCheck(None))
+        passes = one.passes + check.passes
+        ticket = meter.reserve(passes)
+        meter.commit(ticket, passes, one.probabilities, "ok", passes * x[0].nbytes)
         result = _sensitivity(index, one, ROUNDING.get(width, 1e-3), check)
-        rows, requests = one.passes + check.rows, 1 + check.requests
+        rows, requests = passes + check.rows, 1 + check.requests
         if result.status != "ok":
             yield MeasuredInput(result, rows, requests)
             continue
@@ -156,7 +157,7 @@ def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck) -> S
         "index": index,
         "predicted_class": top,
         "probability": float(one.probabilities[top]),
-        "queries": one.passes + check.rows,
+        "queries": one.passes + check.passes + check.rows,
     }
     if check.reason is not None:
         return Sensitivity(status="failed", method=BY_DERIVATIVES, reason=f"{check.reason}; use --mode black-box", **known)

@@ -69,13 +69,15 @@ class SecantCheck:
 
     Attributes:
         reason: why the derivatives are not those of the answers; ``None`` where they agree.
-        rows: rows and passes that it took.
+        rows: asked of the model, and counted.
+        passes: through the model beside them, which are to be counted.
         requests: calls.
     """
 
     reason: str | None
-    rows: int
-    requests: int
+    rows: int = 0
+    passes: int = 0
+    requests: int = 0
 
 
 @dataclass
@@ -118,7 +120,7 @@ def check_secants(
     """Compare derivatives with secants at each of these inputs.
 
     Args:
-        meter: the door to a ``Differentiable`` model; counts each row and each pass.
+        meter: the door to a ``Differentiable`` model; counts each row.
         x: (n, \\*shape) inputs that were measured together.
         found: what their derivatives gave.
         space: bounds are respected.
@@ -141,9 +143,11 @@ def check_secants(
     _ask(meter, some, [owners[place] for place in doubtful], further, x.shape[1:], space)
     out = []
     for place, point in enumerate(points):
-        rows = 2 * DIRECTIONS * len(point.steps)
+        rows, passes = 2 * DIRECTIONS * len(point.steps), len(point.pulled) + 1
+        if _in_half(meter.model):  # not asked through the meter
+            rows, passes = 0, rows + passes
         reason = _verdict(sorted(point.steps), floor, _in_half(meter.model)) if place in doubtful else None
-        out.append(SecantCheck(reason, rows + len(point.pulled) + 1, len(point.steps)))
+        out.append(SecantCheck(reason, rows, passes, len(point.steps)))
     return out
 
 
@@ -166,14 +170,11 @@ def _points(
     points: list[_Point] = []
     for start in range(0, len(x), together):
         part = slice(start, start + together)
-        passes = len(fed_bases[part]) * (size + 1)
-        ticket = meter.reserve(passes)
         at = linearize(model, fed_bases[part])
         log_p = at.log_probabilities
         classes = np.stack([_orthonormal(rng, size, count) for rng in rngs[part]])
         pulled = np.stack([at.pull(classes[:, v] * np.exp(log_p / 2)) for v in range(size)], axis=1)
         pulled = pulled.reshape(len(log_p), size, -1).astype(np.float64)
-        meter.commit(ticket, passes, np.exp(log_p), "ok", passes * fed_bases[:1].nbytes)
         for i, rows in enumerate(pulled):
             if not np.isfinite(rows).all():
                 raise ModelFailure(NOT_FINITE)
@@ -283,9 +284,7 @@ def _answers(meter: Meter, questions: Sequence[PlainRows], owners: Sequence[int]
         pieces = []
         for start in range(0, len(question), together):
             piece = question.build(start, start + together)
-            ticket = meter.reserve(len(piece))
             pieces.append(np.exp(linearize(model, piece).log_probabilities))
-            meter.commit(ticket, len(piece), pieces[-1], "ok", piece.nbytes)
         answers.append(np.concatenate(pieces))
     return answers
 
