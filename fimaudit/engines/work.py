@@ -54,6 +54,7 @@ class Work:
         exact: measure by derivatives; ``None`` from probabilities alone.
         budget: of the run: the smaller, the fewer inputs are measured side by side.
         structure: which directions are measured exactly in each input; ``None`` for none.
+        row_by_row: ask each row alone.
     """
 
     source: InputSource
@@ -63,6 +64,7 @@ class Work:
     exact: Derivatives | None = None
     budget: int | None = None
     structure: DeflationPlan | None = None
+    row_by_row: bool = False
 
     def block(self, model: Classifier) -> int:
         """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
@@ -110,6 +112,8 @@ def measure_inputs(
         learner: learns from their random rows.
     """
     listed = list(indices)
+    if work.row_by_row:
+        meter.batch = 1
     if work.steps is None:
         yield from _by_derivatives(listed, work, meter)
         return
@@ -141,7 +145,7 @@ def _by_derivatives(listed: Sequence[int], work: Work, meter: Meter) -> Iterator
         fitted = {index: _fitted(index, row, work) for index, row in block.items()}
         x = {index: one for index, one in fitted.items() if not isinstance(one, MeasuredInput)}
         found = exact_inputs(
-            list(x), np.stack(list(x.values())), meter,
+            list(x), np.stack(list(x.values())), meter, work.space,
             wanted=wanted, tolerance=exact.tolerance, seed=work.settings.seed, worst_directions=exact.directions,
         ) if x else iter(())  # fmt: skip
         for outcome in chain((one for one in fitted.values() if isinstance(one, MeasuredInput)), found):

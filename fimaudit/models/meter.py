@@ -174,6 +174,7 @@ class Meter:
     Attributes:
         usage: so far, of earlier processes too where there is a ledger.
         classes: K, from the model or the first answer.
+        batch: rows a call, where that was said; 1 sends each row alone, to an endpoint too and for derivatives.
     """
 
     def __init__(
@@ -191,7 +192,7 @@ class Meter:
         self.classes: int | None = model.info.classes
         self._network = model if isinstance(model, NetworkClassifier) else None
         self._device = model if isinstance(model, DeviceClassifier) else None
-        self._batch = batch
+        self.batch = batch
         self._ledger = ledger
         self._on_rows = on_rows
         self._lock = threading.Lock()
@@ -203,7 +204,7 @@ class Meter:
         ``batch``, else the model's preference, else as many as fit its ``call_bytes`` or ``BATCH_BYTES``, from 1 to
         ``MOST_ROWS``.
         """
-        chosen = self._batch or self.model.info.preferred_batch
+        chosen = self.batch or self.model.info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def calls(self, rows: Rows) -> int:
@@ -299,9 +300,10 @@ class Meter:
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
         cuts = np.cumsum(sizes)[:-1]
+        apart = [1] * sum(sizes) if self.batch == 1 else sizes
         try:
-            if len(parts) == 1 or "sizes" in inspect.signature(network.ask).parameters:
-                answers = network.ask(np.concatenate(parts), lease, *([sizes] if len(parts) > 1 else []))
+            if len(apart) == 1 or "sizes" in inspect.signature(network.ask).parameters:
+                answers = network.ask(np.concatenate(parts), lease, *([apart] if len(apart) > 1 else []))
             else:  # an adapter from before parts were said
                 answers = _one_by_one(network, parts, lease)
         except RowsFailed as exc:

@@ -49,7 +49,7 @@ class Prepared:
         folder: where the run is kept; ``None`` keeps nothing.
         place: where inputs are measured.
         classifier, dataset: the model and the inputs.
-        method: ``black-box`` or ``white-box``; hindrance: why derivatives that the model offers are not taken.
+        hindrance: why derivatives that the model offers are not taken.
         run: what measures.
     """
 
@@ -59,7 +59,6 @@ class Prepared:
     place: Place
     classifier: Classifier
     dataset: AuditDataset
-    method: str
     hindrance: str | None
     run: Run
 
@@ -81,7 +80,7 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []
     warnings += facts.domain_warnings(dataset.reference, dataset.space, dataset.domain, steps)
-    chosen = facts.settings_facts(prepared.settings, options.link, prepared.method, options.budget, options.focus)
+    chosen = facts.settings_facts(prepared.settings, options.link, run.method, options.budget, options.focus)
     return Report(
         model={**facts.model_facts(prepared.classifier, preflight), **run.facts()},
         data={**facts.data_facts(dataset.data, dataset.reference, len(columns)), **_named(prepared, columns)},

@@ -148,7 +148,17 @@ def _prepare(
         stack.callback(journal.close)
     directions = folder / DIRECTIONS_FOLDER if folder is not None and options.worst_direction else None
     exact = Derivatives(options.tolerance, directions) if white_box else None
-    task = Task(dataset.source, dataset.x, dataset.numbers, dataset.space, settings, exact, top, surrogates)
+    task = Task(
+        dataset.source,
+        dataset.x,
+        dataset.numbers,
+        dataset.space,
+        settings,
+        exact,
+        top,
+        surrogates,
+        options.mode == "white-box",
+    )
     run = Run(
         classifier,
         task,
@@ -161,7 +171,7 @@ def _prepare(
         engine=engine,
     )
     stack.callback(run.close)
-    return Prepared(options, settings, folder, place, classifier, dataset, method, hindrance, run)
+    return Prepared(options, settings, folder, place, classifier, dataset, hindrance, run)
 
 
 def _identity(

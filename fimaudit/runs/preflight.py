@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,16 @@ from fimaudit.perturbations.rows import PlainRows
 
 __all__ = ["Preflight", "look", "not_deterministic"]
 
-#: Inputs asked together, the first one among them twice, to see whether an answer depends on its company and its place.
-COMPANY = 3
+#: Inputs asked alone, among others and in another order.
+ALONE = 4
+#: Rows of a call that holds them all; fewer behind a network, where rows cost money.
+COMPANY, NETWORK_COMPANY = 8, 5
 #: And where rows cost nothing but time: calls of so many rows, a full one last.
 SIZES = (2, 7, 32)
+#: Change of 2 sqrt(p) that is more than last digits; of half precision, and behind a network, whose precision nobody knows.
+MOVED, MOVED_IN_HALF = 1e-4, 1e-2
+#: A row that moved by so many roundings has moved.
+ROUNDINGS = 1.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Preflight:
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
+        row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
     """
 
     classes: int
@@ -40,6 +47,7 @@ class Preflight:
     batch_difference: float
     output_quantum: float
     rows: int
+    row_by_row: bool = False
 
     @property
     def random(self) -> bool:
@@ -50,7 +58,8 @@ class Preflight:
         """What the answers are worth, for the measurement."""
         if self.random:  # neither rounding nor company can be known beside noise
             return OutputQuality(random=True, top_k=top_k)
-        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=self.batch_difference)
+        effect = 0.0 if self.row_by_row else self.batch_difference
+        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=effect)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
@@ -61,6 +70,11 @@ class Preflight:
         out = []
         if self.random:
             out.append(not_deterministic(f"the same row asked twice differs by {self.repeat_difference:.2g} in probability"))
+        elif self.row_by_row:
+            out.append(
+                f"an answer depends on the other rows of its call (by up to {self.batch_difference:.2g} in probability), "
+                "so each row is asked alone, which takes longer"
+            )
         elif self.batch_difference > REPEATABLE:
             out.append(
                 f"an answer depends on the batch it is asked in (by up to {self.batch_difference:.2g} in probability); "
@@ -77,8 +91,23 @@ def not_deterministic(why: str) -> str:
     return f"the model is not deterministic: {why}; {then}"
 
 
+class _Questions:
+    """Asks rows, and counts them whether an earlier process asked them or not."""
+
+    def __init__(self, meter: Meter, dtype: str) -> None:
+        self._meter, self._dtype = meter, dtype
+        self.rows = 0
+
+    def ask(self, rows: NDArray[Any], occasion: str | None = None) -> NDArray[np.float64]:
+        """(n, K) answers to (n, \\*shape) rows in a call of their own."""
+        self.rows += len(rows)
+        return self._meter.ask([PlainRows(rows.astype(self._dtype))], occasion=occasion)[0]
+
+
 def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -> Preflight:
-    """Ask the first input alone, again, in company, and its company again.
+    """Ask a few inputs alone, among others and in another order, and some of that again.
+
+    Where other rows of a call move answers by more than last digits, ``meter`` asks each row alone from here on.
 
     Args:
         meter: the door to the model.
@@ -91,39 +120,87 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         ModelFailure: an endpoint did not answer.
         OutputError, LinkError: its answers are no distributions.
     """
-    first = x[:1].astype(dtype)
     network = isinstance(meter.model, NetworkClassifier)
-    company = _company(x, COMPANY, dtype)
-    rows = 2 + 2 * COMPANY
+    asked = _Questions(meter, dtype)
+    size = NETWORK_COMPANY if network else COMPANY
     try:
-        alone = meter.ask([PlainRows(first)])[0]
-        again = meter.ask([PlainRows(first)], occasion="repeat")[0]
+        alone = asked.ask(x[:1])
+        again = asked.ask(x[:1], "repeat")
+        repeated = float(np.abs(alone - again).max())
         try:
-            together = meter.ask([PlainRows(company)])[0]
+            single, seen, repeated_together = _in_company(asked, x, size, alone)
         except (ModelFailure, UsageError):  # another input may be at fault; its own measurement will say so
-            x = first
-            company, rows = _company(x, COMPANY, dtype), rows + COMPANY
-            together = meter.ask([PlainRows(company)])[0]
-        together_again = meter.ask([PlainRows(company)], occasion="repeat together")[0]
-        seen = [together]
+            x = x[:1]
+            single, seen, repeated_together = _in_company(asked, x, size, alone)
         if thorough and not network:
-            sizes = sorted({*SIZES, meter.batch_rows(first.nbytes)})
-            seen += [meter.ask([PlainRows(_company(x, size, dtype))])[0] for size in sizes if size > 1]
+            for rows in sorted({*SIZES, meter.batch_rows(x[:1].astype(dtype).nbytes)}):
+                places = _company(len(x), rows)
+                seen.append((places, asked.ask(x[places])))
     except ModelFailure as exc:
         if network:
             raise  # it answers perhaps tomorrow: what was sent stays counted
         raise TargetError(f"the model cannot be asked: {exc}") from exc
-    return Preflight(
+    pairs = [
+        (single[place], answer) for places, answers in seen for place, answer in zip(places, answers, strict=True)
+        if place in single
+    ]  # fmt: skip
+    quantum = output_resolution(np.concatenate([alone, *(answers for _, answers in seen)]))
+    found = Preflight(
         classes=alone.shape[1],
-        repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
-        batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
-        output_quantum=output_resolution(np.concatenate([alone, *seen])),
-        rows=rows,
+        repeat_difference=max(repeated, repeated_together),
+        batch_difference=float(max(np.abs(a - b).max() for a, b in pairs)),
+        output_quantum=quantum,
+        rows=asked.rows,
     )
+    most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
+    if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):
+        found = replace(found, row_by_row=True)
+        meter.batch = 1
+    return found
 
 
-def _company(x: NDArray[Any], size: int, dtype: str) -> NDArray[Any]:
-    """So many rows, of which the first and the last are the first input and the others other inputs."""
-    places = np.arange(size) % len(x)
-    places[-1] = 0
-    return x[places].astype(dtype)
+def _in_company(
+    asked: _Questions, x: NDArray[Any], size: int, alone: NDArray[np.float64]
+) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
+    """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
+    single = {0: alone[0]}
+    for place in _spread(len(x), ALONE)[1:]:
+        single[place] = asked.ask(x[place : place + 1])[0]
+    places = _company(len(x), size)
+    seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
+    moved = [
+        (float(np.abs(answer - single[place]).max()), call, place) for call, (order, answers) in enumerate(seen)
+        for place, answer in zip(order, answers, strict=True) if place in single
+    ]  # fmt: skip
+    most, call, place = max(moved)
+    if most <= REPEATABLE:
+        return single, seen, 0.0
+    # By its company, or at random: then the same call, or the row alone, is answered differently the next time.
+    order, answers = seen[call]
+    together = np.abs(asked.ask(x[order], "repeat together") - answers).max()
+    apart = np.abs(asked.ask(x[place : place + 1], "repeat alone")[0] - single[place]).max()
+    return single, seen, float(max(together, apart))
+
+
+def _spread(inputs: int, count: int) -> list[int]:
+    """Positions of so many inputs, the first and the last among them."""
+    return sorted(set(np.linspace(0, inputs - 1, min(count, inputs)).round().astype(int).tolist()))
+
+
+def _company(inputs: int, size: int) -> list[int]:
+    """Positions of the rows of one call: those inputs that are asked alone, others, and the first once more at the end."""
+    some = _spread(inputs, ALONE)
+    others = [place for place in _spread(inputs, size) if place not in some]
+    rows = [*some, *others]
+    return [*(rows[i % len(rows)] for i in range(size - 1)), 0]
+
+
+def _in_half(meter: Meter) -> bool:
+    info = meter.model.info
+    return info.details.get("model_dtype", info.dtype) in ("float16", "bfloat16")
+
+
+def _moved(alone: NDArray[np.float64], other: NDArray[np.float64], most: float, quantum: float) -> bool:
+    """Whether an answer moved by more than last digits, and more than a rounding that fell the other way."""
+    roots = 2 * (np.sqrt(np.maximum(alone, 0.0)) - np.sqrt(np.maximum(other, 0.0)))
+    return bool(np.linalg.norm(roots) > most and np.abs(alone - other).max() > ROUNDINGS * quantum)

@@ -20,7 +20,7 @@ from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
-from fimaudit.results import MeasuredInput
+from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
@@ -30,14 +30,17 @@ from fimaudit.runs.server_preprocessing import detect_preprocessing
 from fimaudit.storage.answers import ANSWERS
 from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
-from fimaudit.storage.parts import Part
+from fimaudit.storage.parts import Part, unpack
 from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
+from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs
 
 __all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
 
 #: Called with (rows done, rows expected, inputs done, inputs).
 Progress = Callable[[int, int, int, int], None]
 
+#: Inputs at which derivatives are compared with answers before a run takes them.
+TRIED = 3
 #: Axes of at least this many pixels make an input an image, for which a server's own preprocessing is looked for.
 IMAGE_PIXELS = 4
 
@@ -80,6 +83,8 @@ class Task:
         space: the domain.
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
+        insist: by derivatives or not at all: an input whose derivatives are not those of the answers has failed. Else it is
+            measured from probabilities.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
         surrogates: where directions come from that are measured exactly; ``None`` for none.
     """
@@ -92,6 +97,7 @@ class Task:
     exact: Derivatives | None = None
     focus: int | None = None
     surrogates: Directions | None = None
+    insist: bool = False
 
 
 class Run:
@@ -125,6 +131,9 @@ class Run:
         self._task, self._journal, self._progress = task, journal, progress
         self._budget, self._most_failures = budget, most_failures
         self._start = dict(journal.steps) if journal is not None and journal.steps else None
+        self._exact = task.exact
+        self._doubtful: dict[int, str] | None = {} if task.exact is not None and not task.insist else None
+        self._row_by_row = False
         self._network = isinstance(classifier, NetworkClassifier)
         self._ledger: RequestLedger | CountingLedger | None = None
         if journal is not None:
@@ -162,6 +171,11 @@ class Run:
         self.exhausted: str | None = None
 
     @property
+    def method(self) -> str:
+        """``white-box`` or ``black-box``: what the inputs are measured by, but for those whose derivatives are in doubt."""
+        return "black-box" if self._exact is None else "white-box"
+
+    @property
     def usage(self) -> Usage:
         """Rows and calls of the whole run, earlier processes included."""
         return self._meter.usage
@@ -173,9 +187,14 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._begin()
-            work = self._set_up_deflation(Work(task.source, task.space, task.settings, steps, task.exact, self._budget))
+            work = Work(
+                task.source, task.space, task.settings, steps, self._exact, self._budget, row_by_row=self._row_by_row
+            )
+            work = self._set_up_deflation(work)
             if task.focus is None:
                 self._measure(np.flatnonzero(~self._store.done), work)
+                if self._doubtful:
+                    steps = self._measure_doubtful(work, preflight)
             else:
                 if self._journal is None or self._journal.focus is None:
                     screen = replace(work, settings=screening(task.settings), structure=None)
@@ -247,24 +266,23 @@ class Run:
                 self._sentinels.begin()
             before = self._start["steps"]
             self._notes = list(self._start.get("notes", []))
-            return Preflight(**self._start["preflight"]), None if before is None else Steps(**before)
+            preflight = Preflight(**self._start["preflight"])
+            self._apart(preflight)
+            if before is not None:
+                self._exact = self._doubtful = None
+            return preflight, None if before is None else Steps(**before)
         task = self._task
         preflight = look(self._meter, task.x, task.space.dtype)
+        self._apart(preflight)
+        if self._exact is not None:
+            self._try_derivatives(self._exact, preflight)
         steps: Steps | None = None
         try:
             if self._sentinels is not None:
                 self._notes += self._server_side(preflight)
                 self._sentinels.begin()
-            if task.exact is None:
-                quality = preflight.quality(self._meter.model.info.details.get("top_k"))
-                steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
-                if steps.quality.random and not preflight.random:
-                    self._notes.append(
-                        not_deterministic("a row around an input is answered differently when it is asked again")
-                    )
-                # Pilot rows are shared out over all inputs, not over those that stood for them.
-                share = -(-steps.share * len(task.x) // len(task.source))
-                steps = replace(steps, share=share, decided=tuple((int(task.numbers[i]), k) for i, k in steps.decided))
+            if self._exact is None:
+                steps = self._pilot(preflight)
         except ModelFailure as exc:
             if self._sentinels is not None:
                 raise
@@ -274,6 +292,59 @@ class Run:
             self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
             self._meter.finish([THE_RUN])
         return preflight, steps
+
+    def _pilot(self, preflight: Preflight) -> Steps:
+        task = self._task
+        quality = preflight.quality(self._meter.model.info.details.get("top_k"))
+        steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
+        if steps.quality.random and not preflight.random:
+            self._notes.append(not_deterministic("a row around an input is answered differently when it is asked again"))
+        # Pilot rows are shared out over all inputs, not over those that stood for them.
+        share = -(-steps.share * len(task.x) // len(task.source))
+        return replace(steps, share=share, decided=tuple((int(task.numbers[i]), k) for i, k in steps.decided))
+
+    def _apart(self, preflight: Preflight) -> None:
+        """Each row alone, here and in other processes, where others change its answer."""
+        if preflight.row_by_row:
+            self._row_by_row, self._meter.batch = True, 1
+
+    def _try_derivatives(self, exact: Derivatives, preflight: Preflight) -> None:
+        """Give derivatives up for the whole run where they are a draw's, or not the answers' at most of a few inputs.
+
+        Raises:
+            TargetError: they were insisted on, and are those of a draw.
+        """
+        task, why = self._task, None
+        if preflight.random:
+            why = "it is not deterministic, so that a derivative is that of one draw among many"
+            if task.insist:
+                raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
+        elif not task.insist:
+            places = np.unique(np.linspace(0, len(task.x) - 1, TRIED).round().astype(int))
+            tried = [self._tried(int(place), exact) for place in places]
+            doubts = [one.reason for one in tried if one.method == BY_DERIVATIVES]
+            if 2 * len(doubts) > len(tried):
+                why = str(doubts[0]).partition("; use --mode")[0]
+        if why is not None:
+            self._exact = self._doubtful = None
+            self._notes.append(f"measured black-box although the model is differentiable: {why}")
+
+    def _tried(self, place: int, exact: Derivatives) -> Sensitivity:
+        task, index = self._task, int(self._task.numbers[place])
+        found = exact_inputs(
+            [index], task.x[place : place + 1], self._meter, task.space,
+            wanted={index}, tolerance=exact.tolerance, seed=task.settings.seed, worst_directions=None,
+        )  # fmt: skip
+        return next(found).result
+
+    def _measure_doubtful(self, work: Work, preflight: Preflight) -> Steps:
+        """From probabilities, the inputs at which derivatives say nothing of the answers."""
+        doubtful, self._doubtful = self._doubtful or {}, None
+        steps = self._pilot(preflight)
+        count, reason = len(doubtful), next(iter(doubtful.values())).partition("; use --mode")[0]
+        self._notes.append(f"{count} of the inputs measured from probabilities: {reason}")
+        self._measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
+        return steps
 
     def _set_up_deflation(self, work: Work) -> Work:
         """Find out which directions are measured exactly; inputs that were measured on the way are kept."""
@@ -334,7 +405,14 @@ class Run:
                 self._measure(np.sort(some), work)
 
     def _keep(self, item: MeasuredInput | Part) -> None:
-        self._store.add(item)
+        if self._doubtful is None:
+            self._store.add(item)
+        else:
+            for outcome in unpack(item) if isinstance(item, Part) else (item,):
+                if outcome.result.method == BY_DERIVATIVES:
+                    self._doubtful[outcome.result.index] = str(outcome.result.reason)
+                else:
+                    self._store.add(outcome)
         self._count_workers()
         self._tell(0)
 

@@ -16,12 +16,20 @@ from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, MeasuredInput, Sensitivity
+from fimaudit.whitebox.measure import measure, obstacle
+from fimaudit.whitebox.secant_check import SecantCheck, check_secants
 
-__all__ = ["BLOCK", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
+__all__ = ["BLOCK", "BY_DERIVATIVES", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
 
 DIRECTIONS_FOLDER = "directions"
 #: Inputs linearised together; kept together too, so that a resumed run goes on at such a block.
 BLOCK = 32
+#: Method of inputs that derivatives do not measure; that of the others says how, too.
+BY_DERIVATIVES = "derivatives"
+ALL_ZERO = (
+    "every derivative is exactly zero here: the answers are saturated, a part has no derivative, or the model is piecewise "
+    "constant; no limit follows, so use --mode black-box"
+)
 #: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}
 
@@ -37,6 +45,7 @@ def choose_mode(asked: str, classifier: Classifier, x: NDArray[Any], space: Spac
     why = _obstacle(classifier, x, space)
     if why is None:
         return "white-box", None
+    why = why.removesuffix("; use --mode black-box")
     if asked == "white-box":
         raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
     offered = isinstance(classifier, Differentiable)
@@ -50,8 +59,6 @@ def _obstacle(classifier: Classifier, x: NDArray[Any], space: Space) -> str | No
         return "derivatives are taken in raw units over all features, but a scale or frozen features are set"
     if (space.quantum > 0).any():
         return "derivatives need continuous inputs, but a quantum is set"
-    from fimaudit.whitebox.measure import obstacle
-
     return obstacle(classifier, x[0].astype(classifier.info.dtype))
 
 
@@ -59,6 +66,7 @@ def exact_inputs(
     indices: Sequence[int],
     x: NDArray[Any],
     meter: Meter,
+    space: Space,
     *,
     wanted: Container[int],
     tolerance: float,
@@ -67,10 +75,13 @@ def exact_inputs(
 ) -> Iterator[MeasuredInput]:
     """Measure inputs by derivatives, in blocks fixed by index.
 
+    An input whose answers do not move as its derivatives say has failed, with the reason.
+
     Args:
         indices: the inputs that share passes, rising.
         x: (n, \\*shape) these inputs.
-        meter: counts forward and backward passes, one row each.
+        meter: counts forward and backward passes, one row each; its ``batch`` holds for inputs that share passes, too.
+        space: the domain; derivatives are checked against answers within it.
         wanted: those of them to hand over and to count; the others keep them the company that they always have.
         tolerance: relative residual at which an iteration stops.
         seed: of an iteration's start and of trace estimates.
@@ -81,19 +92,19 @@ def exact_inputs(
     """
     for _, members in groupby(enumerate(indices), key=lambda pair: pair[1] // BLOCK):
         places, block = zip(*members, strict=True)
-        yield from _block(list(block), x[list(places)], meter, wanted, tolerance, seed, worst_directions)
+        yield from _block(list(block), x[list(places)], meter, space, wanted, tolerance, seed, worst_directions)
 
 
 def _block(
     block: list[int],
     x: NDArray[Any],
     meter: Meter,
+    space: Space,
     wanted: Container[int],
     tolerance: float,
     seed: int,
     folder: Path | None,
 ) -> Iterator[MeasuredInput]:
-    from fimaudit.whitebox.measure import measure
 
     model = cast(Differentiable, meter.model)
     width = np.dtype(model.info.dtype).itemsize
@@ -105,43 +116,60 @@ def _block(
             worst_direction=folder is not None or listed(x[0]),
             seed=seed,
             indices=block,
+            together=meter.batch,
         )
+        asked = [place for place, index in enumerate(block) if index in wanted and found[place].trace != 0]
+        some, keys = [found[place] for place in asked], [block[place] for place in asked]
+        checks = dict(zip(keys, check_secants(meter, x[asked], some, space, seed=seed, indices=keys), strict=True))
     except BudgetExhausted:
         raise
     except FimauditError as error:
         if len(block) > 1:  # find the input that fails
             for place, index in enumerate(block):
                 if index in wanted:
-                    yield from _block([index], x[place : place + 1], meter, wanted, tolerance, seed, folder)
+                    yield from _block([index], x[place : place + 1], meter, space, wanted, tolerance, seed, folder)
             return
-        yield MeasuredInput(Sensitivity(index=block[0], status="failed", method="derivatives", reason=str(error)), 0, 0)
+        yield MeasuredInput(Sensitivity(index=block[0], status="failed", method=BY_DERIVATIVES, reason=str(error)), 0, 0)
         return
     for index, one in zip(block, found, strict=True):
         if index not in wanted:
             continue
-        ticket = meter.reserve(one.passes)
-        meter.commit(ticket, one.passes, one.probabilities, "ok", one.passes * x[0].nbytes)
+        check = checks.get(index, SecantCheck(None))
+        passes = one.passes + check.passes
+        ticket = meter.reserve(passes)
+        meter.commit(ticket, passes, one.probabilities, "ok", passes * x[0].nbytes)
+        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3), check)
+        rows, requests = passes + check.rows, 1 + check.requests
+        if result.status != "ok":
+            yield MeasuredInput(result, rows, requests)
+            continue
         if folder is not None and one.direction is not None:
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f"{index:05d}.npy", one.direction)
-        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3))
         if one.direction is not None and listed(x[0]):
             result = result.model_copy(update={"carried_by": feature_shares(one.direction, np.arange(x[0].size), None)})
-        yield MeasuredInput(result, one.passes, 1)
+        yield MeasuredInput(result, rows, requests)
 
 
-def _sensitivity(index: int, one: Any, rounding: float) -> Sensitivity:
+def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck) -> Sensitivity:
     top = int(np.argmax(one.probabilities))
+    known: dict[str, Any] = {
+        "index": index,
+        "predicted_class": top,
+        "probability": float(one.probabilities[top]),
+        "queries": one.passes + check.passes + check.rows,
+    }
+    if check.reason is not None:
+        return Sensitivity(status="failed", method=BY_DERIVATIVES, reason=f"{check.reason}; use --mode black-box", **known)
+    if one.trace == 0:
+        return Sensitivity(status="below_detection", method=BY_DERIVATIVES, reason=ALL_ZERO, **known)
     trace_error = 2.0 * (one.trace_error or 0.0)
     radius = one.margin_radius
     return Sensitivity(
-        index=index,
         status="ok",
         kind="lower_bound" if one.hidden_classes else "local",
-        method=f"derivatives-{one.method}",
-        predicted_class=top,
-        probability=float(one.probabilities[top]),
-        queries=one.passes,
+        method=f"{BY_DERIVATIVES}-{one.method}",
+        **known,
         spectral_norm=_around(one.spectral_norm, one.residual + rounding),
         peak_spectral_norm=_around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding),
         trace=_around(one.trace, rounding + (trace_error / one.trace if one.trace else 0.0)),

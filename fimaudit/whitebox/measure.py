@@ -26,7 +26,7 @@ from fimaudit.whitebox.gram import measure_gram
 from fimaudit.whitebox.krylov import measure_krylov
 from fimaudit.whitebox.result import WhiteBox
 
-__all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "measure", "obstacle"]
+__all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "inputs_together", "measure", "obstacle"]
 
 Method = Literal["auto", "gram", "lanczos", "power"]
 TraceMethod = Literal["auto", "hutchinson"]
@@ -38,6 +38,7 @@ CROSSOVER = 32
 ROWS_BYTES = 256 * 2**20
 #: Numbers of a class-side array, (inputs, classes), held together.
 CLASS_NUMBERS = 2**19
+NOT_FINITE = "the derivatives are not finite; use --mode black-box"
 TOO_LARGE = "the derivatives of a single input do not fit the memory; use --mode black-box"
 
 
@@ -52,6 +53,7 @@ def measure(
     norm_only: bool = False,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    together: int | None = None,
 ) -> list[WhiteBox]:
     """Measure inputs through the model's derivatives.
 
@@ -65,6 +67,7 @@ def measure(
         worst_direction: also give the input direction of unit l2 norm along which the output changes most.
         norm_only: leave out peak, trace and margin, which ``gram`` gives anyway.
         seed, indices: key of the random vectors of an iteration, and each input's number in it (0, 1, ... when left out).
+        together: most inputs that share a pass; as many as fit when left out.
 
     Returns:
         One ``WhiteBox`` an input, in order.
@@ -83,13 +86,13 @@ def measure(
     keys = list(indices) if indices is not None else list(range(len(x)))
     if len(keys) != len(x):
         raise UsageError(f"expected one index an input, got {len(keys)} for {len(x)} inputs")
-    if len(x) == 0:
+    if not len(x):
         return []
     classes = _classes(model, x)
     if method == "auto":
         method = "gram" if classes <= CROSSOVER else "lanczos"
     results: list[WhiteBox] = []
-    rows = _rows_together(model, x, classes, method)
+    rows = min(_rows_together(model, x, classes, method), together or len(x))
     while len(results) < len(x):
         part = slice(len(results), len(results) + rows)
         try:
@@ -113,12 +116,10 @@ def measure(
                 raise ModelFailure(f"an operator of the model has no derivative: {exc}; use --mode black-box") from exc
             # Products with J need more than first derivatives; rows of J do not.
             method, rows = "gram", min(rows, _rows_together(model, x, classes, "gram"))
+        except np.linalg.LinAlgError as exc:
+            raise ModelFailure(NOT_FINITE) from exc
         except Exception as exc:
-            if not _out_of_memory(exc):
-                raise
-            if rows == 1:
-                raise ModelFailure(TOO_LARGE) from exc
-            rows //= 2
+            rows = _fewer(rows, exc)
     return results
 
 
@@ -155,6 +156,22 @@ def obstacle(model: object, x: NDArray[Any]) -> str | None:
     return None if np.isfinite(slopes).all() else "the derivatives are not finite"
 
 
+def _fewer(rows: int, exc: Exception) -> int:
+    """Half as many inputs together, where the memory did not hold them; whatever else went wrong is raised."""
+    if not _out_of_memory(exc):
+        raise exc
+    if rows == 1:
+        raise ModelFailure(TOO_LARGE) from exc
+    return rows // 2
+
+
+def inputs_together(model: Differentiable, x: NDArray[Any]) -> int:
+    """How many inputs like these to linearise together."""
+    if isinstance(model, Linearizable):
+        return model.derivative_rows(int(x[0].size * np.dtype(model.info.dtype).itemsize))
+    return min(16, model.info.preferred_batch or 16)
+
+
 def _classes(model: Differentiable, x: NDArray[Any]) -> int:
     try:
         return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
@@ -170,7 +187,6 @@ def _out_of_memory(exc: Exception) -> bool:
 
 
 def _rows_together(model: Differentiable, x: NDArray[Any], classes: int, method: str) -> int:
-    row_bytes = int(x[0].size * np.dtype(model.info.dtype).itemsize)
-    rows = model.derivative_rows(row_bytes) if isinstance(model, Linearizable) else 16
+    rows = inputs_together(model, x)
     most = ROWS_BYTES // (8 * classes * max(1, x[0].size)) if method == "gram" else CLASS_NUMBERS // classes
     return max(1, min(rows, most))

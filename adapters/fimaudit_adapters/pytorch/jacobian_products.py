@@ -16,6 +16,8 @@ __all__ = ["Function", "Guard", "JacobianProducts", "forward_products"]
 Function = Callable[[torch.Tensor], torch.Tensor]
 Guard = Callable[[], AbstractContextManager[None]]
 
+#: What torch warns of where it goes back through an operator without a derivative (those of quantised modules).
+_UNREGISTERED = ".*autograd kernel was not registered"
 #: What torch says where an operator has no second derivative.
 _MISSING = ("derivative for", "double backward", "not implemented", "once_differentiable", "differentiate twice")
 
@@ -80,10 +82,15 @@ class JacobianProducts:
         return torch.stack([self._pull(cotangent, several=False) for cotangent in cotangents])
 
     def _pull(self, cotangents: torch.Tensor, *, several: bool) -> torch.Tensor:
-        with exact_numerics(self._x.device):
-            (back,) = torch.autograd.grad(
-                self._y, self._x, cotangents, retain_graph=True, is_grads_batched=several, materialize_grads=True
-            )
+        with exact_numerics(self._x.device), warnings.catch_warnings():
+            warnings.filterwarnings("error", _UNREGISTERED)
+            try:
+                (back,) = torch.autograd.grad(
+                    self._y, self._x, cotangents, retain_graph=True, is_grads_batched=several, materialize_grads=True
+                )
+            except UserWarning as exc:
+                operator = str(exc).partition(": an autograd")[0]
+                raise TargetError(f"the operator {operator} has no derivative, so there is no gradient to take") from exc
         return back
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
