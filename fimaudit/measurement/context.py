@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNKNOWN_QUANTUM = 0.01
+#: An own displacement so many times longer or shorter than the common one is named.
+MUCH = 3.5
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class InputStep:
         heavy: whether secants may scatter more than those of a linear function.
         flags: what was out of the ordinary.
         surface: what the answers are around the input.
+        common: the common displacement.
     """
 
     rho: float
@@ -56,6 +59,13 @@ class InputStep:
     heavy: bool = False
     flags: tuple[str, ...] = ()
     surface: SurfaceKind = "smooth"
+    common: float | None = None
+
+    @property
+    def far_from_common(self) -> float | None:
+        """How many times the common displacement it is, where it is more than three times away from it either way."""
+        times = 1.0 if self.common is None else self.rho / self.common
+        return None if 1 / MUCH < times < MUCH else times
 
     @property
     def has_slope(self) -> bool:

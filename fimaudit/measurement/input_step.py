@@ -105,7 +105,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         step = yield from _own_step(check, near)
     if view.noise is not None and step.finite is None and step.rho > FAR * ctx.steps.size and not space.quantised:
         step = replace(step, finite=HIDDEN, heavy=True)
-    return base_answers, replace(step, spent=step.spent + spent)
+    return base_answers, replace(step, spent=step.spent + spent, common=rho)
 
 
 def _own_levels(check: _Check, change: float) -> Flow[InputStep]:

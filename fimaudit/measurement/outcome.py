@@ -15,6 +15,7 @@ from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.explain import (
+    FAR_STEP,
     JUMPED,
     LONGER,
     NO_CHANGE,
@@ -57,6 +58,8 @@ def measured(
     if partial:
         kind = "lower_bound"
         reasons.append(PARTIAL)
+    if ctx.step.far_from_common is not None:
+        reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
