@@ -63,7 +63,7 @@ def measured(
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
-    if kind == "local" and radius.value is not None and ctx.step.rho > radius.value:
+    if kind == "local" and view.noise is not None and radius.value is not None and ctx.step.rho > radius.value:
         kind = "finite_scale"
         reasons.append(LONGER.format(at=ctx.step.rho))
     if main.jumps:

@@ -45,7 +45,7 @@ def check_radius(
     A decision that changed at some distance is an upper limit of the distance to another decision. Where it is shorter than
     the lower limit, the slope at the input is not that of its surroundings, and nothing is known from below; so it is where
     the domain ends before the lower limit. Where the slope grows steeper, or the decision changes before the value, the
-    lower limit gives way.
+    lower limit gives way. What is seen beyond the lower limit does not contradict it, and cuts nothing.
 
     Args:
         radius: from the slope at the input.
@@ -67,18 +67,23 @@ def check_radius(
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
         return CheckedRadius(cut, ["local_radius_overstates"], [reason])
-    upper = radius.upper if not np.isfinite(at) else at if radius.upper is None else min(at, radius.upper)
+    nearest = at if np.isfinite(at) else None
     if radius.value is None:
-        return CheckedRadius(Interval(lower=radius.lower, upper=upper))
-    value = radius.value if upper is None else min(radius.value, upper)
+        return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
     steeper, where = overstatement(profile) or (1.0, 0.0)
     lower = radius.lower
     if lower is not None and min(steeper, at / radius.value) < CURVED:
         lower = min(lower, NEAREST * min(at, steeper * radius.value))
-    kept = Interval(value=value, lower=lower, upper=upper)
     if steeper < OVERSTATES:
-        return CheckedRadius(kept, ["local_radius_overstates"], [OVERSTATED.format(share=100 * steeper, at=where)])
+        cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
+        return CheckedRadius(cut, ["local_radius_overstates"], [OVERSTATED.format(share=100 * steeper, at=where)])
+    kept = Interval(value=radius.value, lower=lower, upper=radius.upper)
     known = witness is not None or any(
         rung.displacement >= CHECKS * radius.value for rung in profile[1:] if rung.radius is not None or rung.flips
     )
     return CheckedRadius(kept, [] if known else ["radius_not_checked"])
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    """The smaller of two limits, of which either may not be known."""
+    return min((limit for limit in (one, other) if limit is not None), default=None)
