@@ -123,8 +123,9 @@ def promises(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     off = {r["name"]: total({q: s for q, s in r["scores"].items() if q >= FEWEST}).off for r in runs}
     every = [(r["name"], total(r["scores"])) for r in runs]
     whole = reduce(add, [s for _, s in every])
-    low = {name: s.coverage() for name, s in every if (s.coverage() or 1.0) < EACH}
-    alarms = {name: s.share("refused", "clear") for name, s in every if (s.share("refused", "clear") or 0.0) > ALARMS}
+    covered = [(name, share) for name, s in every if (share := s.coverage()) is not None]
+    low = {name: share for name, share in covered if share < EACH}
+    alarms = {name: s.share("refused", "clear") for name, s in every if s.refused > ALARMS * s.clear}
     return [
         {"promise": f"coverage of all at least {POOLED:.0%}", "found": whole.coverage(), "broken_by": None},
         {"promise": f"coverage of every regime at least {EACH:.0%}", "found": len(low), "broken_by": low},
