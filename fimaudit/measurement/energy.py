@@ -37,6 +37,7 @@ __all__ = [
     "draw_signs",
     "energy",
     "even_share",
+    "is_centred",
     "joined",
     "read_pairs",
     "read_rungs",
@@ -114,14 +115,14 @@ class Rungs:
         rows: of all, rung by rung.
         lengths: (rungs,) root mean square step of one feature as it was really sent, in units of the scale.
         full: (rungs,) whether the box left nearly all of the displacement.
-        centred: whether the middle of an antipodal pair is the input.
+        centred: (rungs,) whether the middle of an antipodal pair is the input.
         shared_centre: whether it is at least the same for all pairs of a rung.
     """
 
     rows: Rows
     lengths: Array
     full: NDArray[np.bool_]
-    centred: bool = True
+    centred: NDArray[np.bool_]
     shared_centre: bool = True
 
 
@@ -131,7 +132,8 @@ def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | Orthonorma
     wanted = np.array([space.length(block.step) for block in blocks])
     # At an edge a feature with levels moves one way, in some pairs and not in others.
     centred = not space.quantised or not space.bounded
-    return Rungs(JoinedRows(blocks), lengths, (lengths >= REALLY_SENT * wanted) | space.quantised, centred, centred)
+    full = (lengths >= REALLY_SENT * wanted) | space.quantised
+    return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred), centred)
 
 
 def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Sequence[float] | Array) -> Rungs:
@@ -141,8 +143,13 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
     sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
     rows = RungRows(x, signs.packed, space.unit_step, sizes, space.box, space.dtype)
     lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
-    longest = float(np.max(rhos))
-    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, space.inward(x, longest) <= OFF_CENTRE * longest)
+    centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
+    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, centred)
+
+
+def is_centred(x: NDArray[np.floating], space: Space, rho: float) -> bool:
+    """Whether antipodal displacements of that length have the input in their middle, as they do far from the bounds."""
+    return space.inward(x, rho) <= OFF_CENTRE * rho
 
 
 def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> Rungs:
@@ -226,9 +233,7 @@ def read_pairs(asked: Answered) -> RungReadings:
 def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
     """``read_pairs`` of each; those of one shape are worked on together."""
     found: list[tuple[Array, Array, Array]] = [(np.empty(0),) * 3] * len(asked)
-    for places in alike(
-        (one.answers.shape, one.rungs.centred) if one.base_answers.plain else i for i, one in enumerate(asked)
-    ):
+    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
         some = [asked[i] for i in places]
         lengths = np.stack([one.rungs.lengths for one in some])
         if some[0].base_answers.plain:
@@ -236,7 +241,8 @@ def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
             tables = complete(np.stack([one.answers for one in some]), top)
             base = np.stack([one.base_answers.view.table(one.base_answers.view.base[None])[0] for one in some])
             pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
-            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], some[0].rungs))
+            centred = np.stack([one.rungs.centred for one in some])
+            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], centred, some[0].rungs.shared_centre))
         else:
             each = [[_of_rung(one, rung) for rung in range(len(one.pieces))] for one in some]
             numbers = tuple(np.array([[rung[i] for rung in rungs] for rungs in each]) for i in range(3))  # type: ignore[assignment]
@@ -255,26 +261,28 @@ def _of_rung(one: Answered, rung: int) -> tuple[float, float, float]:
     if view.unmeasurable:
         return 0.0, 0.0, 0.0
     table = view.table(piece)
-    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs)
+    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs.centred[rung], one.rungs.shared_centre)
     return float(energy(table, one.rungs.lengths[rung])), float(even), float(odd)
 
 
-def _parts(tables: Array, base: Array, rungs: Rungs) -> tuple[Array, Array]:
+def _parts(tables: Array, base: Array, centred: NDArray[np.bool_], shared: bool) -> tuple[Array, Array]:
     """Mean |e|^2 and |o|^2 (...) of antipodal pairs from measurable columns (..., m, C) and those of the input (..., C).
 
-    Where the middles of the pairs are not the input but one point that was not asked, e is what they differ by; noise has
-    an even share of 1/2 then, a jump still has 1/2, and a kink that all directions share is not seen.
+    Where the middles of the pairs are not the input (``centred`` (...) is false) but one point that was not asked, e is what
+    they differ by; noise has an even share of 1/2 then, a jump still has 1/2, and a kink that all directions share is not
+    seen. NaN for a single such pair, and where the middles are not even ``shared``.
     """
     roots, half = 2.0 * np.sqrt(tables), tables.shape[-2] // 2
     plus, minus = roots[..., :half, :], roots[..., half : 2 * half, :]
     odd = (((plus - minus) / 2) ** 2).sum(axis=-1).mean(axis=-1)
     middle = (plus + minus) / 2
-    if rungs.centred:
-        return ((middle - 2.0 * np.sqrt(base)[..., None, :]) ** 2).sum(axis=-1).mean(axis=-1), odd
-    if half < 2 or not rungs.shared_centre:
-        return np.full_like(odd, np.nan), odd
-    apart = middle - middle.mean(axis=-2, keepdims=True)
-    return (apart**2).sum(axis=-1).mean(axis=-1) * half / (half - 1), odd
+    even = ((middle - 2.0 * np.sqrt(base)[..., None, :]) ** 2).sum(axis=-1).mean(axis=-1)
+    if np.all(centred):
+        return even, odd
+    apart = np.full_like(even, np.nan)
+    if half >= 2 and shared:
+        apart = ((middle - middle.mean(axis=-2, keepdims=True)) ** 2).sum(axis=-1).mean(axis=-1) * half / (half - 1)
+    return np.where(centred, even, apart), odd
 
 
 def _above_noise(one: Answered, found: Array) -> NDArray[np.bool_]:

@@ -23,10 +23,10 @@ from fimaudit.measurement.energy import (
     read_rungs,
     read_rungs_each,
 )
-from fimaudit.measurement.ladder import CHECK_PAIRS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder import CHECK_PAIRS, JUMPS, QUIET, QUIET_IN_NOISE
 from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.surface import FALLS, JUMPS, ROUGHNESS, SurfaceKind, slope_of
+from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 
 __all__ = ["MOST_SPENT", "find_step"]

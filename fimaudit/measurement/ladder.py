@@ -23,6 +23,7 @@ from fimaudit.measurement.energy import (
     displaced_rungs,
     draw_pairs,
     even_share,
+    is_centred,
     joined,
     read_rungs_each,
 )
@@ -35,6 +36,7 @@ from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
 __all__ = [
     "CHECK_PAIRS",
+    "JUMPS",
     "LEAST_PILOT",
     "PILOT_INPUTS",
     "QUIET",
@@ -50,9 +52,9 @@ Array = NDArray[np.float64]
 
 PILOT_INPUTS = 5
 CHECK_PAIRS = 2
-#: Rows that a pilot may take however few the queries: one input, one pair, every other rung of the 16 decades that float64
+#: Rows that a pilot may take however few the queries: one input, two pairs, every other rung of the 16 decades that float64
 #: tells apart and some, and a random model's repeats.
-LEAST_PILOT = 80
+LEAST_PILOT = 150
 #: One pair is enough where exact answers show a plateau of so many rungs (a decade): a second could only move the
 #: displacement along it, where the energy is flat. Rounding scatters the energies themselves, so that a plateau may
 #: end by chance; two pairs average that.
@@ -71,6 +73,8 @@ HEARD = 0.6
 #: The even share up to which a linear function explains the answers, on so many neighbouring rungs at least; behind rounding
 #: and noise, whose own even share is 3/4, it may be larger (tests/measurement/test_surface.py).
 QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
+#: The even share from which the answers on a rung jump, and how many times an energy it must have to count beside it.
+JUMPS, DWARFS = 0.30, 3.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,16 @@ class PilotLadder:
 
         Where the even share is not known, nothing speaks against it.
         """
-        small = ~(self.even_share > self.most_even)
+        small = ~(self.even_share > self.most_even) & ~self.below_jumps
         return small if not self.exact else in_runs(small, QUIET_RUNGS)
+
+    @cached_property
+    def below_jumps(self) -> NDArray[np.bool_]:
+        """(rungs,) whether longer displacements meet jumps that dwarf what is seen: the inside of a cell, not the model."""
+        level = np.median(self.energy, axis=0)
+        jumping = self.even_share >= JUMPS
+        dwarfed = jumping[None, :] & (level[None, :] > DWARFS * level[:, None])
+        return np.asarray(np.triu(dwarfed, 1).sum(axis=1) >= QUIET_RUNGS)
 
     @cached_property
     def plateau(self) -> Plateau | None:
@@ -176,14 +188,17 @@ def ask_ladder(
     if allowed < 2 * len(rungs) * ways:
         rungs = rungs[(len(rungs) - 1) % 2 :: 2]  # every other one, the longest among them
     blocks_each = len(rungs) * ways
-    count = int(np.clip(allowed // (2 * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
-    chosen = np.unique(np.linspace(0, n - 1, count).round().astype(int)).tolist()
+    # One pair shows jumps where the input is in its middle; two do elsewhere.
+    few = _spread_over(n, min(PILOT_INPUTS, n))
+    least = 1 if all(is_centred(x[i], space, float(rungs[0])) for i in few) else CHECK_PAIRS
+    count = int(np.clip(allowed // (2 * least * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
+    chosen = _spread_over(n, count)
 
     def pairs(rows: int) -> int:
-        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), 1, CHECK_PAIRS))
+        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), least, CHECK_PAIRS))
 
     signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
-    first = 1 if _exact(quality) and not space.quantised else pairs(allowed)
+    first = least if _exact(quality) and not space.quantised else pairs(allowed)
     try:
         ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
     except InputFailed as failure:
@@ -202,6 +217,11 @@ def ask_ladder(
         return asked
     both = {i: replace(ladders[i], more=others[i].first) for i in others}
     return _pilot_ladder(rungs, {**ladders, **both}, quality)
+
+
+def _spread_over(n: int, count: int) -> list[int]:
+    """So many of n positions, evenly spread."""
+    return [int(i) for i in np.unique(np.linspace(0, n - 1, count).round())]
 
 
 def look_again(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder) -> PilotLadder:

@@ -16,16 +16,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.measurement.ladder import LadderAnswers, PilotLadder
+from fimaudit.measurement.ladder import JUMPS, LadderAnswers, PilotLadder
 
-__all__ = ["FALLS", "JUMPS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "slope_of"]
+__all__ = ["FALLS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "slope_of"]
 
 Array = NDArray[np.float64]
 
 SurfaceKind = Literal["smooth", "smooth_above", "kinked", "curved", "rough", "piecewise_constant", "unknown"]
 
-#: The even share from which the answers on a rung jump.
-JUMPS = 0.30
 #: Standard deviation of log p in jumps up to which they are the rounding of float32: 20 times the largest of 20 networks,
 #: and a tenth of what half precision shows.
 ROUGHNESS = 3e-4
@@ -87,11 +85,11 @@ def jump_size(asked: PilotLadder, below: int) -> float:
     |e|^2 of noise of one size sigma in log p is 1.5 sigma^2 sum_k p_k (1 - p_k): the answer to the input carries it too.
     """
     mixed = (asked.base * (1 - asked.base)).sum(axis=1)
-    centred = np.array([of_input.rungs.centred for of_input in asked.ladders.values()])
+    centred = np.array([of_input.rungs.centred[: len(asked.rungs)] for of_input in asked.ladders.values()])
     known = mixed > 1e-12
     if not known.any():
         return 0.0
-    variance = asked.even[known] / (np.where(centred, 1.5, 0.5) * mixed)[known][:, None]
+    variance = (asked.even / (np.where(centred, 1.5, 0.5) * np.maximum(mixed, 1e-12)[:, None]))[known]
     low = np.flatnonzero(asked.even_share[:below] >= JUMPS)
     return float(np.sqrt(max((float(np.nanmedian(variance[:, rung])) for rung in low), default=0.0)))
 

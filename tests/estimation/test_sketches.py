@@ -75,7 +75,7 @@ def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) 
     told = []
     for kind, classes in cases:
         base, around = answers(rng, classes, 8, kind)
-        rungs = Rungs(PlainRows(np.zeros((8, 3))), np.array([0.01, 0.03]), np.array([True, True]))
+        rungs = Rungs(PlainRows(np.zeros((8, 3))), np.array([0.01, 0.03]), np.array([True, True]), rng.random(2) < 0.5)
         told.append(Answered(rungs, around, here_of(kind, base, rng)))
     together, alone = read_rungs_each(told), [read_rungs_each([one])[0] for one in told]
     for of_all, of_one in zip(together, alone, strict=True):
