@@ -146,7 +146,8 @@ def test_inspect_tries_both_optimisations_of_quantised_weights(tmp_path: Path) -
     assert any("optimisation=off" in note for note in notes)
     plain = ["inspect", str(path), "--data", str(tmp_path / "x.npz"), "--json", "--set", "optimisation=off"]
     facts = json.loads(CliRunner().invoke(app, plain).stdout)
-    assert facts["notes"] == [] and facts["details"]["optimisation"] == "off"
+    assert facts["notes"] == []
+    assert facts["details"]["optimisation"] == "off"
 
 
 def test_the_optimisation_is_chosen_by_an_option(tmp_path: Path) -> None:
