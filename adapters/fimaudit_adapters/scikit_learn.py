@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import warnings
 from typing import Any
 
@@ -20,6 +21,15 @@ __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
 #: Endings of files that are opened by unpickling, and of skops' own format, which is not.
 PICKLES = (".joblib", ".pkl", ".pickle")
 SUFFIXES = (*PICKLES, ".skops")
+#: Names of classes whose answers, or whose output, jump.
+_JUMPS = (
+    (
+        re.compile(r"Tree|Forest|GradientBoosting|^XGB(?!.*Linear)|^LGBM|^CatBoost"),
+        "tree ensemble: piecewise constant",
+    ),
+    (re.compile(r"Neighbors"), "nearest neighbours: the answer jumps where the neighbours change"),
+    (re.compile(r"^(Binarizer|KBinsDiscretizer)$"), "binned features: piecewise constant"),
+)
 
 
 class ScikitLearnAdapter:
@@ -90,6 +100,7 @@ class EstimatorClassifier:
             classes=None if classes is None else len(classes),
             details={"class": type(estimator).__name__, **details},
             notes=tuple(notes),
+            not_smooth=not_smooth(estimator),
         )
 
     @property
@@ -114,6 +125,35 @@ class EstimatorClassifier:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def not_smooth(estimator: Any) -> str | None:
+    """A short reason why an estimator's answers jump, from its class and those of the estimators in it, or ``None``."""
+    found: set[str] = set()
+    waiting, seen = [estimator], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        names = {c.__name__ for c in type(one).__mro__}
+        reasons = {reason for pattern, reason in _JUMPS if any(pattern.search(name) for name in names)}
+        if getattr(one, "booster", None) == "gblinear":
+            continue
+        found |= reasons
+        if not reasons:  # an ensemble says it all
+            waiting += [part for held in getattr(one, "__dict__", {}).values() for part in _parts(held)]
+    return "; ".join(sorted(found)) or None
+
+
+def _parts(held: Any) -> list[Any]:
+    """Estimators in an attribute: itself, or within lists, tuples and dictionaries."""
+    if isinstance(held, dict):
+        held = list(held.values())
+    if isinstance(held, list | tuple):
+        return [part for one in held for part in _parts(one)]
+    is_one = hasattr(type(held), "get_params") and (hasattr(type(held), "predict") or hasattr(type(held), "transform"))
+    return [held] if is_one else []
 
 
 def _read(path: str, trust_pickle: bool) -> Any:

@@ -265,7 +265,7 @@ class EndpointFlags(FlagBlock):
 
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="An endpoint setting: rate=20/s, protocol=mlflow, timeout=10. Repeatable."),
+        typer.Option("--set", help="A setting of the endpoint, rate=20/s, or the adapter, optimisation=off. Repeatable."),
     ] = None
     header_env: Annotated[
         list[str] | None,

@@ -85,6 +85,8 @@ class ModelInfo:
             the meter's own limit.
         details: facts for the report (provider, opset, SHA-256, versions), plain JSON values.
         notes: sentences that the user must read, copied into the report's warnings.
+        not_smooth: why the answers are known to jump, before any is asked for: ``tree ensemble: piecewise constant``;
+            ``None`` where nothing is known of that.
     """
 
     name: str
@@ -97,6 +99,14 @@ class ModelInfo:
     call_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    not_smooth: str | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that the user must read: the notes, and what the model's making says of its answers."""
+        if self.not_smooth is None:
+            return self.notes
+        return (*self.notes, f"the model's own making says that its answers jump ({self.not_smooth})")
 
 
 @runtime_checkable

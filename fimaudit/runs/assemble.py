@@ -75,7 +75,7 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     steps, preflight = found
     options, dataset, run = prepared.options, prepared.dataset, prepared.run
     columns, confidence = results.columns, options.confidence
-    warnings = [*prepared.classifier.info.notes]
+    warnings = [*prepared.classifier.info.sentences]
     warnings += preflight.warnings() if preflight else []
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []

@@ -37,6 +37,7 @@ def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str
         "dtype": info.dtype,
         "classes": preflight.classes if preflight is not None else info.classes,
         "device": info.device,
+        "not_smooth": info.not_smooth,
         "details": dict(info.details),
         "preflight": None if preflight is None else preflight.facts(),
     }

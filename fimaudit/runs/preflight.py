@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.domain import Space
 from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
-from fimaudit.models.classifier import NetworkClassifier
+from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
+from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 
-__all__ = ["Preflight", "look", "not_deterministic"]
+__all__ = ["Preflight", "look", "not_deterministic", "roughness"]
 
 #: Inputs asked alone, among others and in another order.
 ALONE = 4
@@ -25,6 +27,10 @@ COMPANY, NETWORK_COMPANY = 8, 5
 SIZES = (2, 7, 32)
 #: Change of 2 sqrt(p) that is more than last digits; of half precision, and behind a network, whose precision nobody knows.
 MOVED, MOVED_IN_HALF = 1e-4, 1e-2
+#: Displacements that show whether a model is rough, as shares of the input's root mean square.
+STEPS = (1e-3, 1e-1)
+#: And by how much a single input is displaced for want of others.
+NEAR = 1e-2
 #: A row that moved by so many roundings has moved.
 ROUNDINGS = 1.5
 
@@ -104,7 +110,7 @@ class _Questions:
         return self._meter.ask([PlainRows(rows.astype(self._dtype))], occasion=occasion)[0]
 
 
-def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -> Preflight:
+def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, space: Space | None = None) -> Preflight:
     """Ask a few inputs alone, among others and in another order, and some of that again.
 
     Where other rows of a call move answers by more than last digits, ``meter`` asks each row alone from here on.
@@ -114,6 +120,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         x: (n, \\*shape) inputs.
         dtype: what the model is fed.
         thorough: ask a model on this machine in calls of several sizes, a full one last.
+        space: where a single input may be displaced, for want of others; it is its own company when left out.
 
     Raises:
         TargetError: a local model raised.
@@ -123,6 +130,9 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
     network = isinstance(meter.model, NetworkClassifier)
     asked = _Questions(meter, dtype)
     size = NETWORK_COMPANY if network else COMPANY
+    if len(x) == 1 and space is not None:
+        x = _displaced(x, space)
+        size = min(size, len(x))
     try:
         alone = asked.ask(x[:1])
         again = asked.ask(x[:1], "repeat")
@@ -182,6 +192,16 @@ def _in_company(
     return single, seen, float(max(together, apart))
 
 
+def _displaced(x: NDArray[Any], space: Space) -> NDArray[Any]:
+    """One input and a few near it, where it may be displaced by any length."""
+    if space.quantised or np.dtype(space.dtype).kind != "f":
+        return x
+    signs = generator(0, 0).choice([-1.0, 1.0], (NETWORK_COMPANY, *x.shape[1:]))
+    unit = float(np.sqrt(np.mean(np.square(x / space.scale, dtype=np.float64)))) or 1.0
+    moved = np.where(space.frozen, x, x + NEAR * unit * space.scale * signs)
+    return np.concatenate([x, np.clip(moved, space.lower, space.upper).astype(x.dtype)])
+
+
 def _spread(inputs: int, count: int) -> list[int]:
     """Positions of so many inputs, the first and the last among them."""
     return sorted(set(np.linspace(0, inputs - 1, min(count, inputs)).round().astype(int).tolist()))
@@ -193,6 +213,27 @@ def _company(inputs: int, size: int) -> list[int]:
     others = [place for place in _spread(inputs, size) if place not in some]
     rows = [*some, *others]
     return [*(rows[i % len(rows)] for i in range(size - 1)), 0]
+
+
+def roughness(classifier: Classifier, x: NDArray[Any], seed: int = 0) -> float:
+    """How many times the secant energy over short steps is that over long ones: about 1 for a smooth model.
+
+    E = |2 (sqrt(p(x + h z)) - sqrt(p(x - h z)))|^2 / (2 h)^2 for random signs z, h a thousandth and a tenth of the input's
+    root mean square; the mean over inputs. Rounding inside makes it large, as noise over h^2 does.
+
+    Args:
+        classifier: what is asked, outside of any count.
+        x: (n, \\*shape) inputs.
+        seed: of the signs.
+    """
+    signs = generator(seed, 0).choice([-1.0, 1.0], x.shape)
+    unit = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
+    energies = []
+    for share in STEPS:
+        ends = [(x + way * share * unit * signs).astype(classifier.info.dtype) for way in (1, -1)]
+        one, other = (2 * np.sqrt(classifier.probabilities(end)) for end in ends)
+        energies.append(float(((one - other) ** 2).sum()) / (2 * share) ** 2)
+    return energies[0] / energies[1] if energies[1] > 0 else 1.0
 
 
 def _in_half(meter: Meter) -> bool:

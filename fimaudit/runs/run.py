@@ -272,7 +272,7 @@ class Run:
                 self._exact = self._doubtful = None
             return preflight, None if before is None else Steps(**before)
         task = self._task
-        preflight = look(self._meter, task.x, task.space.dtype)
+        preflight = look(self._meter, task.x, task.space.dtype, space=task.space)
         self._apart(preflight)
         if self._exact is not None:
             self._try_derivatives(self._exact, preflight)

@@ -27,8 +27,8 @@ BLOCK = 32
 #: Method of inputs that derivatives do not measure; that of the others says how, too.
 BY_DERIVATIVES = "derivatives"
 ALL_ZERO = (
-    "every derivative is exactly zero here: the answers are saturated, a part has no derivative, or the model is piecewise "
-    "constant; no limit follows, so use --mode black-box"
+    "every derivative is exactly zero, from which no limit follows: the answers are saturated, a part has no derivative, or "
+    "the model is piecewise constant; use --mode black-box"
 )
 #: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}

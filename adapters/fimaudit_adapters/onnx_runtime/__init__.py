@@ -14,8 +14,9 @@ from fimaudit.models.links import Link, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
 from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
+from fimaudit_adapters.onnx_runtime.graph_facts import not_smooth, quantised_weights
 from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, choose_input, choose_output, held_inputs
-from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
+from fimaudit_adapters.onnx_runtime.session import OPTIMISATIONS, Runner, import_onnx, new_session, parse_device
 from fimaudit_adapters.options import refuse_unused
 
 __all__ = ["ADAPTER", "OnnxClassifier"]
@@ -104,7 +105,7 @@ class OnnxClassifier:
 class _OnnxRuntimeAdapter:
     """Opens ``.onnx`` files and ``onnx.ModelProto`` objects."""
 
-    option_names: tuple[str, ...] = ()
+    option_names: tuple[str, ...] = ("optimisation",)
 
     def accepts(self, target: object) -> bool:
         """Strings that end in ``.onnx``, and ``ModelProto`` objects."""
@@ -116,11 +117,21 @@ class _OnnxRuntimeAdapter:
     def open(self, target: Any, options: Options) -> OnnxClassifier:
         """Open it; options used: ``link``, ``device``, ``input``, ``output``, ``output_step``, ``hold``.
 
+        By keyword ``optimisation``: how far onnxruntime rewrites the graph, ``all`` (its default), ``extended``, ``basic``
+        or ``off``. With ``all`` quantised weights may round activations too, which the file does not.
+
         Raises:
             MissingExtraError: onnx or onnxruntime is not installed.
             TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
         """
-        refuse_unused(options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"))
+        refuse_unused(
+            options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"), extra=self.option_names
+        )
+        optimisation = options.extra.get("optimisation", "all")
+        if optimisation is False:  # what YAML reads in --set optimisation=off
+            options = replace(options, extra={**options.extra, "optimisation": "off"})
+        elif optimisation not in OPTIMISATIONS:
+            raise TargetError(f"expected optimisation among {', '.join(OPTIMISATIONS)}, got {optimisation!r}")
         ort = import_onnx()
         try:
             return _open(ort, target, options)
@@ -138,7 +149,8 @@ ADAPTER = _OnnxRuntimeAdapter()
 def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     device = parse_device(options.device)
     source = read_source(target)
-    proto, session, details = _loaded(ort, source, device)
+    optimisation = str(options.extra.get("optimisation", "all"))
+    proto, session, details = _loaded(ort, source, device, optimisation)
     inputs = session.get_inputs()
     port = choose_input(inputs, proto.graph, options.input, options.hold)
     held = held_inputs(inputs, proto.graph, port, options.hold)
@@ -147,7 +159,8 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
 
     def load(rewritten: Any) -> Runner:
         data = serialised(rewritten, source.name)
-        return Runner(_session(ort, source, data, parse_device(runner.device)), port, output, held, ort)
+        session = _session(ort, source, data, parse_device(runner.device), optimisation)
+        return Runner(session, port, output, held, ort)
 
     choice = choose_batching(source.name, proto, runner, load)
     info = ModelInfo(
@@ -159,17 +172,20 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         device=runner.device,
         preferred_batch=choice.batching.preferred,
         call_bytes=runner.call_bytes,
-        details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
+        details={**details, **_facts(ort, source, runner, held, optimisation), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
+        not_smooth=not_smooth(proto.graph, port.name, output.name),
     )
     return OnnxClassifier(choice, info, options.link, options.output_step)
 
 
-def _loaded(ort: Any, source: OnnxSource, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:
+def _loaded(
+    ort: Any, source: OnnxSource, device: tuple[str, int] | None, optimisation: str
+) -> tuple[Any, Any, dict[str, Any]]:
     """The graph and its session; operator sets that onnxruntime has no kernels for are converted first."""
     model = source.path if source.path is not None else serialised(source.proto, source.name)
     try:
-        return source.proto, _session(ort, source, model, device), {}
+        return source.proto, _session(ort, source, model, device, optimisation), {}
     except TargetError:
         if not 0 < source.opset < OLDEST_OPSET or source.external:
             raise
@@ -177,7 +193,7 @@ def _loaded(ort: Any, source: OnnxSource, device: tuple[str, int] | None) -> tup
             from onnx import version_converter
 
             converted = version_converter.convert_version(source.proto, OLDEST_OPSET)
-            session = _session(ort, source, serialised(converted, source.name), device)
+            session = _session(ort, source, serialised(converted, source.name), device, optimisation)
         except Exception:  # the first error says more
             converted = None
         if converted is None:
@@ -185,9 +201,9 @@ def _loaded(ort: Any, source: OnnxSource, device: tuple[str, int] | None) -> tup
         return converted, session, {"converted_to_opset": OLDEST_OPSET}
 
 
-def _session(ort: Any, source: OnnxSource, model: str | bytes, device: tuple[str, int] | None) -> Any:
+def _session(ort: Any, source: OnnxSource, model: str | bytes, device: tuple[str, int] | None, optimisation: str) -> Any:
     try:
-        return new_session(ort, model, source.folder, device)
+        return new_session(ort, model, source.folder, device, optimisation)
     except FimauditError:
         raise
     except Exception as exc:
@@ -209,7 +225,7 @@ def _classes(choice: Choice, port: Port) -> int | None:
     return None
 
 
-def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput]) -> dict[str, Any]:
+def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput], optimisation: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "sha256": source.sha256,
         "opset": source.opset,
@@ -220,6 +236,10 @@ def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput]) 
         "input": runner.port.name,
         "output": runner.output.name,
     }
+    if quantised_weights(source.proto.graph):
+        facts["quantised_weights"] = True
+    if optimisation != "all":
+        facts["optimisation"] = optimisation
     if source.external:
         facts["external_data"] = source.external
     if held:

@@ -18,10 +18,18 @@ from fimaudit.errors import MissingExtraError, ModelFailure, OutputError, Target
 from fimaudit_adapters.onnx_runtime.files import short
 from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port
 
-__all__ = ["Runner", "import_onnx", "new_session", "parse_device"]
+__all__ = ["OPTIMISATIONS", "Runner", "import_onnx", "new_session", "parse_device"]
 
 #: Four rows of 3 x 224 x 224, 200 of 3 x 32 x 32 (benchmarks/memory.py measures what a call of SqueezeNet takes).
 CALL_BYTES = 5 * 2**19
+#: How far onnxruntime rewrites a graph, and its own names for that; ``all`` is its default. From ``extended`` on it computes
+#: with the levels of quantised weights, which rounds activations that the file does not round.
+OPTIMISATIONS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "off": "ORT_DISABLE_ALL",
+}
 _FATAL = 4  # onnxruntime's log level that leaves stderr empty; what goes wrong is raised anyway
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -59,7 +67,9 @@ def parse_device(device: str | None) -> tuple[str, int] | None:
     return kind, int(number or 0)
 
 
-def new_session(ort: Any, model: str | bytes, folder: str | None, device: tuple[str, int] | None) -> Any:
+def new_session(
+    ort: Any, model: str | bytes, folder: str | None, device: tuple[str, int] | None, optimisation: str = "all"
+) -> Any:
     """An ``InferenceSession`` on ``device``, quiet; on CUDA without TF32 and with repeatable algorithms.
 
     Args:
@@ -67,6 +77,7 @@ def new_session(ort: Any, model: str | bytes, folder: str | None, device: tuple[
         model: path, or the serialised model.
         folder: where a serialised model's external data lie.
         device: as ``parse_device`` gives it.
+        optimisation: of the graph, among ``OPTIMISATIONS``.
 
     Raises:
         TargetError: CUDA was asked for and is not there.
@@ -74,6 +85,7 @@ def new_session(ort: Any, model: str | bytes, folder: str | None, device: tuple[
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMISATIONS[optimisation])
     if isinstance(model, bytes) and folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if device is None or device[0] == "cuda":

@@ -91,6 +91,7 @@ class TorchClassifier:
             preferred_batch=loaded.rows[1] or (GPU_ROWS if on_gpu else None),
             details=self._details,
             notes=tuple(notes),
+            not_smooth=_rounding_part(module),
         )
 
     @property
@@ -201,6 +202,14 @@ class TorchClassifier:
         """The batch filled up with copies of its last row, where the program demands more rows than there are."""
         short = self._fewest - len(x)
         return x if short <= 0 else torch.cat([x, x[-1:].expand(short, *x.shape[1:])])
+
+
+def _rounding_part(module: torch.nn.Module) -> str | None:
+    """A part that computes with few levels, as a short reason."""
+    for part in module.modules():
+        if ".nn.quantized" in type(part).__module__:
+            return f"quantised module ({type(part).__name__}): activations are rounded to a few levels"
+    return None
 
 
 def _chosen_device(asked: str | None, home: torch.device | None) -> torch.device:
