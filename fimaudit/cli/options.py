@@ -73,7 +73,7 @@ TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.m
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Folder = Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")]
 Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
-LinkName = Annotated[Link, typer.Option("--link", help="What turns the output into probabilities.")]
+LinkName = Annotated[Link, typer.Option("--link", help="What turns the output into probabilities; labels: a class alone.")]
 ModeName = Annotated[Mode, typer.Option("--mode", help="auto takes autograd where the model offers it.")]
 Confidence = Annotated[float, typer.Option(help="Confidence of each interval.")]
 Budget = Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")]

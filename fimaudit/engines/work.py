@@ -17,6 +17,7 @@ from fimaudit.engines.driver import batched, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
+from fimaudit.measurement.label_radius import KnownLabels, measure_labels
 from fimaudit.measurement.measure import measure_input
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import MeasurementFlow
@@ -54,6 +55,7 @@ class Work:
         exact: measure by derivatives; ``None`` from probabilities alone.
         budget: of the run: the smaller, the fewer inputs are measured side by side.
         structure: which directions are measured exactly in each input; ``None`` for none.
+        labels: where answers are labels alone, those of inputs from which the search for a boundary starts.
     """
 
     source: InputSource
@@ -63,6 +65,7 @@ class Work:
     exact: Derivatives | None = None
     budget: int | None = None
     structure: DeflationPlan | None = None
+    labels: KnownLabels | None = None
 
     def block(self, model: Classifier) -> int:
         """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
@@ -70,7 +73,8 @@ class Work:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
         queries = self.settings.queries
-        return block_size(model, row, min(queries, AT_ONCE) if self.settings.adaptive else queries, self.budget)
+        bit_by_bit = self.settings.adaptive or self.labels is not None
+        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries, self.budget)
 
 
 class Engine(Protocol):
@@ -165,6 +169,8 @@ def _opener(
     structure = work.structure
 
     def begin(i: int) -> MeasurementFlow:
+        if work.labels is not None:
+            return measure_labels(x[i], i, work.space, work.settings, work.labels)
         subspace, own = None, steps
         if structure is not None:
             subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)

@@ -85,6 +85,7 @@ class ModelInfo:
             the meter's own limit.
         details: facts for the report (provider, opset, SHA-256, versions), plain JSON values.
         notes: sentences that the user must read, copied into the report's warnings.
+        labels_only: whether ``probabilities`` answers with (B, 1) classes as whole numbers instead (``--link labels``).
     """
 
     name: str
@@ -97,6 +98,7 @@ class ModelInfo:
     call_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels_only: bool = False
 
 
 @runtime_checkable
@@ -266,7 +268,7 @@ def open_classifier(
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
             string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``model.joblib`` or
             ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, or a URL.
-        link: ``auto``, ``identity``, ``softmax`` or ``sigmoid``; see ``fimaudit.models.links.to_probabilities``.
+        link: ``auto``, ``identity``, ``softmax``, ``sigmoid`` or ``labels``; see ``fimaudit.models.links.to_probabilities``.
         adapter: name of the adapter to take, where more than one would do.
         device: ``cpu``, ``cuda`` and the like; the best at hand when left out.
         weights: ``.safetensors`` or ``.pt`` (weights only) for a ``package.module:factory`` target.

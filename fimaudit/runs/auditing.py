@@ -23,6 +23,7 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
+from fimaudit.runs.label_options import refuse_for_labels
 from fimaudit.runs.options import AuditArgs, AuditKeywords, AuditOptions, Existing, read_options
 from fimaudit.runs.run import Derivatives, Progress, Run, Task
 from fimaudit.runs.screening import read_focus
@@ -127,8 +128,12 @@ def _prepare(
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free)
-    settings = options.settings(dataset.space.features)
-    method, hindrance = choose_mode(options.mode, classifier, dataset.x, dataset.space)
+    labels = classifier.info.labels_only
+    if labels:
+        refuse_for_labels(options, classifier)
+    settings = options.settings(dataset.space.features, labels=labels)
+    mode = "black-box" if labels else options.mode
+    method, hindrance = choose_mode(mode, classifier, dataset.x, dataset.space)
     white_box = method == "white-box"
     surrogates: Directions | None = None
     if options.surrogate is not None:
@@ -148,7 +153,7 @@ def _prepare(
         stack.callback(journal.close)
     directions = folder / DIRECTIONS_FOLDER if folder is not None and options.worst_direction else None
     exact = Derivatives(options.tolerance, directions) if white_box else None
-    task = Task(dataset.source, dataset.x, dataset.numbers, dataset.space, settings, exact, top, surrogates)
+    task = Task(dataset.source, dataset.x, dataset.numbers, dataset.space, settings, exact, top, surrogates, labels)
     run = Run(
         classifier,
         task,

@@ -41,6 +41,8 @@ Existing = Literal["refuse", "resume", "overwrite"]
 
 #: Options that say how the model is opened, beside those of single adapters.
 MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
+#: Most labels of an input that stops by its precision.
+MOST_LABELS = 4000
 #: Options that are parts of ``domain``.
 DOMAIN_OPTIONS = ("lower", "upper", "quantum", "unit", "scale", "frozen")
 #: What a number must be, and the sentence that says so.
@@ -62,7 +64,7 @@ class AuditOptions(BaseModel):
     that neither fimaudit nor an adapter knows is refused.
 
     Attributes:
-        link: what turns the model's output into probabilities.
+        link: what turns the model's output into probabilities; ``labels`` reads a class from each answer and nothing else.
         domain: the input domain; lower, upper, quantum, unit, scale, frozen: the same, one by one.
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
@@ -189,17 +191,17 @@ class AuditOptions(BaseModel):
         """Whether to replace a run that is there."""
         return self.overwrite or self.existing == "overwrite"
 
-    def settings(self, features: int) -> Settings:
-        """Of each input's measurement, for inputs of so many features that may change."""
+    def settings(self, features: int, *, labels: bool = False) -> Settings:
+        """Of each input's measurement, for inputs of so many features that may change, from ``labels`` alone."""
         queries = self.queries
         if queries == "auto":
-            queries = most_queries(self.precision, self.threshold, self.confidence, features)
+            queries = MOST_LABELS if labels else most_queries(self.precision, self.threshold, self.confidence, features)
         return Settings(
             queries=queries,
             confidence=self.confidence,
             seed=self.seed,
-            profile=self.profile,
-            witness=self.witness,
+            profile="off" if labels else self.profile,
+            witness=labels or self.witness,
             precision=self.precision,
             threshold=self.threshold,
         )

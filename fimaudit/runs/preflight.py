@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import NetworkClassifier
+from fimaudit.models.labels import are_one_hot
 from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
@@ -33,6 +34,7 @@ class Preflight:
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
+        one_hot: whether every answer was all 0 but for a single 1.
     """
 
     classes: int
@@ -40,6 +42,7 @@ class Preflight:
     batch_difference: float
     output_quantum: float
     rows: int
+    one_hot: bool = False
 
     @property
     def random(self) -> bool:
@@ -65,6 +68,11 @@ class Preflight:
             out.append(
                 f"an answer depends on the batch it is asked in (by up to {self.batch_difference:.2g} in probability); "
                 "the batch size is kept fixed"
+            )
+        if self.one_hot:
+            out.append(
+                "every answer seen before the measurement is all 0 but for a single 1: if the model gives its class and no "
+                "probabilities, audit the labels with --link labels"
             )
         if self.output_quantum > 0:
             out.append(f"the answers are rounded to {self.output_quantum:g}; what the rounding hides is not measured")
@@ -119,6 +127,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
         output_quantum=output_resolution(np.concatenate([alone, *seen])),
         rows=rows,
+        one_hot=are_one_hot(np.concatenate([alone, *seen])),
     )
 
 
