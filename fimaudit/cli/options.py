@@ -182,10 +182,20 @@ class MeasurementFlags(FlagBlock):
         bool, typer.Option("--witness", help="Look for a displacement that really changes each decision; saved in --out.")
     ] = False
     precision: Annotated[
-        float | None, typer.Option(help="Stop an input when the norm's half-width is within this share of it: 0.1.")
+        float | None,
+        typer.Option(
+            help="Stop an input when the half-width of its norm (of its radius, from labels) is within this share."
+        ),
     ] = None
     threshold: Annotated[
         float | None, typer.Option(help="Stop an input when its norm is decided to be above or below this.")
+    ] = None
+    smooth: Annotated[
+        float | None,
+        typer.Option(help="From labels: certify the classifier that answers by majority under noise of this deviation."),
+    ] = None
+    smooth_radius: Annotated[
+        float | None, typer.Option(help="With --smooth: stop an input when this radius is certified, or cannot be.")
     ] = None
     focus: Annotated[
         str | None, typer.Option(help="top:K: screen all inputs, measure those that may be the K most sensitive.")

@@ -22,6 +22,7 @@ from fimaudit.measurement.measure import measure_input
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.smoothing import measure_smoothed
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
 from fimaudit.results import MeasuredInput, Sensitivity
@@ -170,6 +171,8 @@ def _opener(
 
     def begin(i: int) -> MeasurementFlow:
         if work.labels is not None:
+            if work.settings.smooth is not None:
+                return measure_smoothed(x[i], i, work.space, work.settings)
             return measure_labels(x[i], i, work.space, work.settings, work.labels)
         subspace, own = None, steps
         if structure is not None:

@@ -33,6 +33,8 @@ FEWEST_LABELS, FEW_LABELS = 100, 500
 WALK_SHARE = 0.6
 #: Rows at the end: the nearest counterexamples alone.
 LAST_ROWS = 3
+#: Other inputs that a start may look at.
+MOST_OTHERS = 12
 #: Stream of the random numbers.
 LABEL_STREAM = 7
 #: With this many features or fewer, the boundary on a ray is the whole answer.
@@ -53,15 +55,14 @@ class KnownLabels:
     labels: NDArray[np.float64]
     random: bool = False
 
-    def others(self, x: NDArray[Any], decision: int, space: Space, most: int) -> list[NDArray[Any]]:
+    def others(self, x: NDArray[Any], decision: int, space: Space) -> list[NDArray[Any]]:
         """The nearest inputs with another label, over the features that may change in units of the scale."""
         places = np.flatnonzero(self.labels != decision)
         free = ~space.frozen.ravel()
         scale = space.scale.ravel()[free]
         start = x.ravel()[free].astype(np.float64)
         far = [float(np.linalg.norm((self.x[i].ravel()[free].astype(np.float64) - start) / scale)) for i in places]
-        order = [i for i in np.argsort(far, kind="stable") if far[i] > 0]
-        return [self.x[places[i]] for i in order[:most]]
+        return [self.x[places[i]] for i in np.argsort(far, kind="stable")[:MOST_OTHERS] if far[i] > 0]
 
 
 def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings, known: KnownLabels) -> MeasurementFlow:
@@ -81,16 +82,12 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     base = yield PlainRows(x.astype(space.dtype)[None])
     decision = int(base[0, 0])
     walk = BoundaryWalk(points, decision, generator(settings.seed, index, LABEL_STREAM), settings.queries, known.random, 2)
-    start = yield from walk.start(known.others(x, decision, space, MOST_OTHERS))
+    start = yield from walk.start(known.others(x, decision, space))
     if isinstance(start, NoOtherLabel):
         return _result(index, walk, "no_rival_visible", reason=start.reason)
     radius = yield from _radius(walk, start, settings)
     witness = yield from walk.confirmed()
     return _measured(index, walk, radius, witness)
-
-
-#: Other inputs that a start may look at.
-MOST_OTHERS = 12
 
 
 def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadius]:
@@ -99,7 +96,8 @@ def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadiu
     if len(b) <= LINE:
         at = float(np.linalg.norm(b))
         return PlaneRadius(at, (1 - 2.0**-8) * at, at)
-    b = yield from walk.walk(b, walk.asked + int(WALK_SHARE * (settings.queries - walk.asked)))
+    until = walk.asked + int(WALK_SHARE * (settings.queries - walk.asked))
+    b = yield from walk.walk(b, until)
 
     def found(plane: PlaneAnswers) -> PlaneRadius:
         fit = plane.fit()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
 
-__all__ = ["LabelledAs", "are_one_hot", "label_codes", "text_code"]
+__all__ = ["LabelledAs", "are_one_hot", "label_codes", "text_code", "top_classes"]
 
 #: Codes of text lie above those of any class index, and are whole numbers in float64.
 TEXT_FLOOR, TEXT_BITS = 2**51, 50
@@ -114,6 +114,15 @@ def label_codes(output: Any, rows: int) -> NDArray[np.float64]:
             "--link sigmoid where it is a probability or a logit"
         )
     return codes
+
+
+def top_classes(answers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class of each answer: the most probable one of (n, K) probabilities, or the code of (n, 1) labels.
+
+    >>> top_classes(np.array([[0.2, 0.8]])).tolist(), top_classes(np.array([[7.0]])).tolist()
+    ([1], [7])
+    """
+    return np.asarray(answers[:, 0] if answers.shape[1] == 1 else answers.argmax(axis=1), dtype=np.int64)
 
 
 def are_one_hot(values: NDArray[Any]) -> bool:

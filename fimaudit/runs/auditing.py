@@ -23,7 +23,7 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
-from fimaudit.runs.label_options import refuse_for_labels
+from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditArgs, AuditKeywords, AuditOptions, Existing, read_options
 from fimaudit.runs.run import Derivatives, Progress, Run, Task
 from fimaudit.runs.screening import read_focus
@@ -131,6 +131,8 @@ def _prepare(
     labels = classifier.info.labels_only
     if labels:
         refuse_for_labels(options, classifier)
+    else:
+        refuse_without_labels(options)
     settings = options.settings(dataset.space.features, labels=labels)
     mode = "black-box" if labels else options.mode
     method, hindrance = choose_mode(mode, classifier, dataset.x, dataset.space)

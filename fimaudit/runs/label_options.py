@@ -7,7 +7,19 @@ from fimaudit.measurement.label_radius import FEWEST_LABELS
 from fimaudit.models.classifier import Classifier
 from fimaudit.runs.options import AuditOptions
 
-__all__ = ["refuse_for_labels"]
+__all__ = ["refuse_for_labels", "refuse_without_labels"]
+
+
+def refuse_without_labels(options: AuditOptions) -> None:
+    """Refuse what is measured from labels.
+
+    Raises:
+        UsageError: with what to add.
+    """
+    if options.smooth is not None:
+        raise UsageError(
+            "--smooth certifies a classifier that answers with classes; add --link labels, which any model takes"
+        )
 
 
 def refuse_for_labels(options: AuditOptions, classifier: Classifier) -> None:
@@ -27,6 +39,10 @@ def refuse_for_labels(options: AuditOptions, classifier: Classifier) -> None:
     for name, given in refused.items():
         if given:
             raise UsageError(f"{name} needs probabilities, and {classifier.info.name} is read as labels only; leave it out")
+    if options.smooth is not None:
+        if options.precision is not None:
+            raise UsageError("--precision belongs to intervals; a certificate stops by --smooth-radius or after --queries")
+        return
     if options.queries != "auto" and options.queries < FEWEST_LABELS:
         raise UsageError(
             f"expected at least {FEWEST_LABELS} queries an input for a radius from labels, got {options.queries}; "

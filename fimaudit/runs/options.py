@@ -53,6 +53,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "batch": (lambda n: n >= 1, "expected a batch of at least one row"),
     "precision": (lambda p: 0 < p < math.inf, "expected a finite precision above 0"),
     "threshold": (lambda t: 0 < t < math.inf, "expected a finite threshold above 0"),
+    "smooth": (lambda s: 0 < s < math.inf, "expected a finite --smooth above 0, the standard deviation of the noise"),
+    "smooth_radius": (lambda r: 0 < r < math.inf, "expected a finite --smooth-radius above 0"),
     "max_failures": (lambda n: n >= 0, "expected a number of failures to allow of 0 or more"),
 }
 
@@ -84,6 +86,9 @@ class AuditOptions(BaseModel):
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
             the largest spectral norms; the report names them and says how sure it is (``report.data["focus"]``).
+        smooth: from labels: certify the classifier that answers by majority under Gaussian noise of this standard deviation,
+            in units of the scale; nothing is then said of the model itself (``docs/labels.md``).
+        smooth_radius: with ``smooth``: stop an input when this radius is certified, or cannot be.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
@@ -126,6 +131,8 @@ class AuditOptions(BaseModel):
     precision: float | None = None
     threshold: float | None = None
     focus: str | None = None
+    smooth: float | None = None
+    smooth_radius: float | None = None
     batch: int | None = None
     tolerance: float = 1e-4
     worst_direction: bool = False
@@ -154,7 +161,9 @@ class AuditOptions(BaseModel):
         except ValidationError as exc:
             raise UsageError(_first_error(exc)) from None
 
-    @field_validator("queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures")
+    @field_validator(
+        "queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures", "smooth", "smooth_radius"
+    )
     @classmethod
     def _makes_sense(cls, value: Any, info: Any) -> Any:
         allowed, sentence = _RANGES[info.field_name]
@@ -171,6 +180,8 @@ class AuditOptions(BaseModel):
         if self.domain is not None and beside:
             raise UsageError(f"expected {beside[0]} within domain=InputDomain(...), got it beside it too")
         read_focus(self.focus)  # refuses another word than top:K
+        if self.smooth_radius is not None and self.smooth is None:
+            raise UsageError("--smooth-radius says when a certificate may stop; give it with --smooth SIGMA")
         if self.queries == "auto":
             most_queries(self.precision, self.threshold, self.confidence, 1)  # refuses what would never stop
         return self
@@ -204,6 +215,8 @@ class AuditOptions(BaseModel):
             witness=labels or self.witness,
             precision=self.precision,
             threshold=self.threshold,
+            smooth=self.smooth,
+            smooth_radius=self.smooth_radius,
         )
 
     def model_options(self, model: object) -> dict[str, Any]:
@@ -283,6 +296,8 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     precision: float | None
     threshold: float | None
     focus: str | None
+    smooth: float | None
+    smooth_radius: float | None
     batch: int | None
     tolerance: float
     worst_direction: bool
