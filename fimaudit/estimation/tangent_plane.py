@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr
+from scipy.special import ndtr
 
 __all__ = ["PlaneRadius", "ProbitSlope", "box_share", "in_box_normal", "plane_radius", "probit_slope", "steepness"]
 
@@ -59,12 +59,13 @@ class ProbitSlope:
         return float(max(0.0, slope / np.hypot(1.0, slope)))
 
 
-def probit_slope(t: Array, beyond: NDArray[np.bool_]) -> ProbitSlope:
-    """Penalised maximum likelihood of P(beyond) = Phi(o + q t), by Fisher scoring.
+def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> ProbitSlope:
+    """Penalised maximum likelihood of P(beyond) = e + (1 - 2 e) Phi(o + q t), by Fisher scoring.
 
     Args:
         t: (m,) places along v, in standard deviations of the noise.
         beyond: (m,) whether the label is another one there.
+        lapse: e, share of labels that are wrong at random.
 
     >>> t = np.repeat([-1.0, 1.0], 500)
     >>> beyond = np.concatenate([np.arange(500) < 79, np.arange(500) < 421])
@@ -72,13 +73,14 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_]) -> ProbitSlope:
     1.0
     """
     design = np.stack([np.ones(len(t)), t], axis=1)
-    sign = np.where(beyond, 1.0, -1.0)
+    hit = beyond.astype(np.float64)
     at, information = np.zeros(2), np.eye(2)
     for _ in range(MOST_ROUNDS):
         z = np.clip(design @ at, -FARTHEST, FARTHEST)
-        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        score = design.T @ (sign * density * np.exp(-log_ndtr(sign * z))) - RIDGE * at
-        weight = density**2 / (ndtr(z) * ndtr(-z))
+        density = (1 - 2 * lapse) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        p, q = (lapse + (1 - 2 * lapse) * ndtr(side * z) for side in (1.0, -1.0))
+        score = design.T @ (density * (hit / p - (1 - hit) / q)) - RIDGE * at
+        weight = density**2 / (p * q)
         information = (design * weight[:, None]).T @ design + RIDGE * np.eye(2)
         step = np.linalg.solve(information, score)
         step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12))

@@ -17,7 +17,7 @@ from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
 
-__all__ = ["BoundaryWalk", "Counterexample", "NoOtherLabel"]
+__all__ = ["BASE_VOTES", "BoundaryWalk", "Counterexample", "NoOtherLabel"]
 
 Array = NDArray[np.float64]
 
@@ -31,8 +31,10 @@ NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.1, 9, 8, 8
 SHORTER = 0.8
 #: Without an input of another label: random rays, at so many lengths, each twice the one before.
 BLIND_RAYS, BLIND_LENGTHS = 8, 8
-#: Random labels are asked so often, and the majority counts.
-VOTES = 3
+#: Random labels are asked so often, and the majority counts; the input itself so often, which shows how random they are.
+VOTES, BASE_VOTES = 5, 25
+#: A race over many rays ends after so many rounds.
+MOST_ROUNDS = 60
 #: Nearest counterexamples that are kept to be asked once more alone.
 KEPT = 3
 
@@ -66,7 +68,8 @@ class BoundaryWalk:
         decision: its label.
         rng: random numbers of this input.
         labels: most labels to ask in all, of which ``asked`` were.
-        random: whether the same row may be answered differently, so that a majority decides.
+        random: whether the same row may be answered differently, so that a majority decides and no row is a counterexample.
+        lapse: share of labels that are wrong at random.
         found: the nearest rows decided otherwise, the nearest first.
         lengths: distance of the boundary point after each step.
     """
@@ -76,6 +79,7 @@ class BoundaryWalk:
     rng: np.random.Generator
     labels: int
     random: bool = False
+    lapse: float = 0.0
     asked: int = 0
     found: list[Counterexample] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
@@ -115,7 +119,8 @@ class BoundaryWalk:
         for i in range(randoms):
             ray = self.points.band(self.rng, 1, BANDS[i % len(BANDS)])[0]
             units.append(ray / np.linalg.norm(ray))
-        best = yield from self._race(best, np.array(units))
+        if not self.random:  # among many rays some would be believed by chance
+            best = yield from self._race(best, np.array(units))
         self.lengths.append(float(np.linalg.norm(best)))
         return best
 
@@ -194,7 +199,7 @@ class BoundaryWalk:
         """The shortest of the best point and rays along these units: at ever shorter lengths, with those still beyond."""
         length, racing = float(np.linalg.norm(best)), units
         leader, failed = best, False
-        while len(racing):
+        for _ in range(MOST_ROUNDS):
             beyond = yield from self.vote(self.points.clipped(length * racing))
             if not beyond.any():
                 break
@@ -230,7 +235,7 @@ class BoundaryWalk:
 
     def _keep(self, rows: NDArray[Any], sent: Array, labels: Array, other: NDArray[np.bool_]) -> None:
         places = np.flatnonzero(other)
-        if not places.size:
+        if self.random or not places.size:
             return
         distances = np.linalg.norm(sent[places], axis=1)
         for place in np.argsort(distances, kind="stable")[:KEPT]:

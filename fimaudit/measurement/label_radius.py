@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from fimaudit.domain import Space
 from fimaudit.estimation.tangent_plane import PlaneRadius, plane_radius
-from fimaudit.measurement.boundary_walk import BoundaryWalk, Counterexample, NoOtherLabel
+from fimaudit.measurement.boundary_walk import BASE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import PlaneAnswers, measure_plane
@@ -35,6 +35,8 @@ WALK_SHARE = 0.6
 LAST_ROWS = 3
 #: Other inputs that a start may look at.
 MOST_OTHERS = 12
+#: Random labels are taken for no worse than this.
+MOST_LAPSE = 0.4
 #: Stream of the random numbers.
 LABEL_STREAM = 7
 #: With this many features or fewer, the boundary on a ray is the whole answer.
@@ -79,9 +81,12 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
         the finished ``Sensitivity``: ``margin_radius`` and ``witness``, all else empty.
     """
     points = RayPoints(x, space)
-    base = yield PlainRows(x.astype(space.dtype)[None])
-    decision = int(base[0, 0])
-    walk = BoundaryWalk(points, decision, generator(settings.seed, index, LABEL_STREAM), settings.queries, known.random, 2)
+    repeats = BASE_VOTES if known.random else 1
+    base = yield PlainRows(np.repeat(x.astype(space.dtype)[None], repeats, axis=0))
+    labels, votes = np.unique(base[:, 0], return_counts=True)
+    decision, lapse = int(labels[votes.argmax()]), min(MOST_LAPSE, 1.0 - float(votes.max()) / repeats)
+    rng = generator(settings.seed, index, LABEL_STREAM)
+    walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, lapse, 1 + repeats)
     start = yield from walk.start(known.others(x, decision, space))
     if isinstance(start, NoOtherLabel):
         return _result(index, walk, "no_rival_visible", reason=start.reason)
@@ -103,7 +108,8 @@ def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadiu
         fit = plane.fit()
         length = plane.length + plane.intercept(fit)
         in_box, few = plane.in_box(walk, fit.cosine), settings.queries < FEW_LABELS
-        return plane_radius(fit, length, walk.found[0].distance, deviations, in_box=in_box, few=few)
+        nearest = walk.found[0].distance if walk.found else float("inf")
+        return plane_radius(fit, length, nearest, deviations, in_box=in_box, few=few or walk.random)
 
     precision = settings.precision
     enough = None if precision is None else lambda plane: found(plane).half_width <= precision
@@ -114,7 +120,10 @@ def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadiu
 def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius, witness: Counterexample | None) -> Sensitivity:
     flags, reasons = [], []
     upper, kept = radius.upper, None
-    if witness is None:
+    if walk.random:
+        reasons.append("the labels are random, so no single row is a counterexample")
+        flags.append("noisy_labels")
+    elif witness is None:
         upper = float("inf")
         reasons.append("the nearest rows with another label do not have it when they are asked alone")
         flags.append("unrepeatable")
@@ -122,8 +131,6 @@ def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius, witness: Coun
         upper = min(upper, witness.distance)
         kept = Witness(distance=witness.distance, predicted_class=witness.label)
         kept.keep(witness.row)
-    if walk.random:
-        flags.append("noisy_labels")
     interval = Interval(
         value=min(radius.value, upper), lower=min(radius.lower, upper), upper=upper if np.isfinite(upper) else None
     )

@@ -1,9 +1,10 @@
 """A certificate for the smoothed classifier: what most Gaussian displacements of an input are answered, and how far.
 
-The smoothed classifier answers x with the class that the model gives x + sigma z most often, z standard normal. If that class
-has a probability of at least p > 1/2, it is the smoothed classifier's answer wherever an input lies within sigma Phi^-1(p)
-of x (Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918). Bounds and levels are applied to the displaced row, as a part of
-the model that is smoothed; held features are neither displaced nor covered. Nothing is said of the model itself.
+The smoothed classifier answers x with the class that the model gives x + sigma z most often, z standard normal. If that
+class has a probability of at least p > 1/2, it is the smoothed classifier's answer wherever an input lies within
+sigma Phi^-1(p) of x (Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918). Bounds and levels are applied to the displaced
+row, as a part of the model that is smoothed; held features are neither displaced nor covered. Nothing is said of the model
+itself.
 """
 
 from __future__ import annotations
@@ -21,15 +22,13 @@ from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Certificate, Sensitivity
-from fimaudit.statistics.confidence_sequence import probability_limits
+from fimaudit.statistics.confidence_sequence import LimitsAtLooks
 
 __all__ = ["SMOOTHED_ONLY", "measure_smoothed"]
 
 SMOOTHED_ONLY = "labels only: a certificate of the smoothed classifier, not of the model itself"
 #: Labels that choose the class, as a share of all but at least so many; those after are independent of the choice.
 CHOOSING_SHARE, CHOOSING = 0.02, 20
-#: Labels of the first look, and how much longer each one after is.
-FIRST_LOOK, GROWTH = 64, 1.3
 BLOCK_NUMBERS = 4 * 2**20
 SMOOTH_STREAM = 8
 
@@ -51,16 +50,15 @@ def measure_smoothed(x: NDArray[Any], index: int, space: Space, settings: Settin
     first = yield from _displaced(points, rng, sigma, min(most // 2, max(CHOOSING, int(CHOOSING_SHARE * most))))
     values, counts = np.unique(first, return_counts=True)
     chosen = values[np.argmax(counts)]
-    asked, hits, trials, look = len(first), 0, 0, FIRST_LOOK
-    lower, upper = 0.0, 1.0
-    while asked < most:
-        labels = yield from _displaced(points, rng, sigma, min(look, most - asked))
-        asked, trials = asked + len(labels), trials + len(labels)
+    sequence, hits, trials = LimitsAtLooks(most - len(first), error), 0, 0
+    for look in sequence.looks:
+        labels = yield from _displaced(points, rng, sigma, look - trials)
+        trials = look
         hits += int((labels == chosen).sum())
-        lower, upper = probability_limits(hits, trials, error)
+        lower, upper = sequence.update(hits, trials)
         if upper <= 0.5 or (wanted is not None and not _radius(sigma, lower) < wanted <= _radius(sigma, upper)):
             break
-        look = max(FIRST_LOOK, int((GROWTH - 1) * trials))
+    lower, upper = sequence.lower, sequence.upper
     certified = lower > 0.5
     certificate = Certificate(
         sigma=sigma,
@@ -76,7 +74,7 @@ def measure_smoothed(x: NDArray[Any], index: int, space: Space, settings: Settin
         status="ok" if certified else "abstained",
         method="smoothed",
         predicted_class=int(base[0, 0]),
-        queries=asked + 2,
+        queries=len(first) + trials + 2,
         smoothed=certificate,
         reason=SMOOTHED_ONLY + why,
     )

@@ -48,12 +48,14 @@ class PlaneAnswers:
 
     Attributes:
         b: (d,) the boundary point.
+        lapse: share of labels that are wrong at random.
         t: place of each row along v, in standard deviations of its noise; beyond: whether it is decided otherwise.
         sigma: standard deviation of the noise of a feature in the last round.
         normal: two (d,) sums of noise by label, of even and odd rows: estimates of the normal's direction.
     """
 
     b: Array
+    lapse: float = 0.0
     sigma: float = 0.0
     t: list[Array] = field(default_factory=list)
     beyond: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -66,7 +68,7 @@ class PlaneAnswers:
 
     def fit(self) -> ProbitSlope:
         """The probit of all labels so far."""
-        return probit_slope(np.concatenate(self.t), np.concatenate(self.beyond))
+        return probit_slope(np.concatenate(self.t), np.concatenate(self.beyond), self.lapse)
 
     def intercept(self, fit: ProbitSlope) -> float:
         """How far along v the boundary lies beyond ``b`` by the fit, within what was asked."""
@@ -129,7 +131,7 @@ def measure_plane(
         labels: to ask.
         enough: stops after a round.
     """
-    plane = PlaneAnswers(b, normal=[np.zeros(len(b)), np.zeros(len(b))])
+    plane = PlaneAnswers(b, walk.lapse, normal=[np.zeros(len(b)), np.zeros(len(b))])
     stencil = _Stencil.at(walk, b)
     before = walk.asked
     first = max(FIRST_COSINE, float(1 / np.sqrt(1 + len(b) / FEW_FEATURES)))

@@ -24,6 +24,7 @@ from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
 
 __all__ = [
+    "MOST_LABELS",
     "AuditArgs",
     "AuditKeywords",
     "AuditOptions",

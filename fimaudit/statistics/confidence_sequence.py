@@ -1,51 +1,66 @@
-"""Limits of a probability that hold after every observation at once, so that one may stop whenever one likes."""
+"""Limits of a probability at planned looks that hold at all of them together, so that one may stop at any."""
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln, xlog1py, xlogy
+from scipy.special import betaincinv
 
-__all__ = ["PRIOR", "probability_limits"]
+__all__ = ["GROWTH", "LimitsAtLooks", "planned_looks"]
 
-#: Parameters of the Beta mixture: most weight near 0 and 1, where certificates are decided.
-PRIOR = (0.3, 0.3)
-#: Probabilities are told apart from 0 and 1 down to this.
-TINY = 1e-15
+#: Observations at the first look, and how many times as many there are at each one after.
+FIRST_LOOK, GROWTH = 64, 1.5
+#: Share of the error that the last look may spend; the others share the rest equally.
+LAST_SHARE = 0.5
 
 
-def probability_limits(hits: int, trials: int, error: float, prior: tuple[float, float] = PRIOR) -> tuple[float, float]:
-    """The confidence sequence of a Bernoulli probability: the p with M(p) < 1 / error, where
+def planned_looks(most: int) -> list[int]:
+    """Numbers of observations after which to look, up to ``most``.
 
-    M(p) = B(a + hits, b + trials - hits) / B(a, b) / (p^hits (1 - p)^(trials - hits))
+    >>> planned_looks(500)
+    [64, 96, 144, 216, 324, 500]
+    """
+    looks, at = [], float(FIRST_LOOK)
+    while at * GROWTH < most:
+        looks.append(int(at))
+        at *= GROWTH
+    return [*looks, most]
 
-    is a martingale for the true p, which exceeds 1 / error at any time with probability ``error`` at most (Ville 1939).
 
-    Source: Robbins 1970, Ann. Math. Stat. 41:1397, with a Beta mixture.
+class LimitsAtLooks:
+    """A confidence sequence of a Bernoulli probability by error spending (Lan and DeMets 1983, Biometrika 70:659).
+
+    Each look k is a Clopper-Pearson limit at the error e_k, with the sum of all e_k the whole error: the lower limits at all
+    looks hold together with probability 1 - error at least, and so do the upper ones. Half of the error is kept for the last
+    look, so that one who never stops early loses almost nothing against a fixed sample.
 
     Args:
-        hits, trials: so far; order and stopping rule do not matter.
-        error: 1 - confidence, of both sides and all times together.
-        prior: a and b of the mixture.
+        most: observations at the last look.
+        error: 1 - confidence, of each side.
 
-    Returns:
-        lower and upper limit.
-
-    >>> low, high = probability_limits(990, 1000, 0.05)
-    >>> round(low, 3), round(high, 3)
-    (0.978, 0.997)
+    >>> sequence = LimitsAtLooks(10_000, 0.001)
+    >>> low, high = sequence.update(10_000, 10_000)
+    >>> round(low, 5), high
+    (0.99924, 1.0)
     """
-    if trials == 0:
-        return 0.0, 1.0
-    a, b = prior
-    misses = trials - hits
-    most = float(betaln(a + hits, b + misses) - betaln(a, b)) + np.log(error)
 
-    def excess(p: float) -> float:
-        return float(most - xlogy(hits, p) - xlog1py(misses, -p))
+    def __init__(self, most: int, error: float) -> None:
+        self.looks = planned_looks(most)
+        self._error = error
+        self.lower, self.upper = 0.0, 1.0
 
-    peak = hits / trials
-    inside = min(max(peak, TINY), 1 - TINY)
-    lower = 0.0 if hits == 0 or excess(TINY) < 0 else float(brentq(excess, TINY, inside, xtol=1e-14))
-    upper = 1.0 if misses == 0 or excess(1 - TINY) < 0 else float(brentq(excess, inside, 1 - TINY, xtol=1e-14))
-    return lower, upper
+    def update(self, hits: int, trials: int) -> tuple[float, float]:
+        """The best lower and upper limit so far, after the look at so many observations.
+
+        Raises:
+            ValueError: ``trials`` is no planned look.
+        """
+        if trials not in self.looks:
+            raise ValueError(f"expected a planned look among {self.looks}, got {trials}")
+        last, others = trials == self.looks[-1], len(self.looks) - 1
+        error = self._error * (LAST_SHARE if last else (1 - LAST_SHARE) / others)
+        if not others:
+            error = self._error
+        misses = trials - hits
+        low = 0.0 if hits == 0 else float(betaincinv(hits, misses + 1, error))
+        high = 1.0 if misses == 0 else float(betaincinv(hits + 1, misses, 1 - error))
+        self.lower, self.upper = max(self.lower, low), min(self.upper, high)
+        return self.lower, self.upper
