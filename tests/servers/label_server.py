@@ -2,13 +2,15 @@
 
 ``/v2/models/m/infer`` (Open Inference: whole numbers), ``/invocations`` (MLflow: whole numbers or, with ``?text``, words),
 ``/v1/models/m:predict`` (TensorFlow Serving), ``/classify`` ({"label": ...} a row) and ``/top`` (a list of words a row).
-``/__asked__`` says how many rows were answered.
+``/__asked__`` says how many rows were answered; after ``/__hold__/ROWS`` more, requests are held until ``/__release__``, and
+``/__held__`` answers once one is.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,8 @@ import numpy as np
 
 WORDS = ("cat", "dog", "fox")
 WEIGHTS = np.random.default_rng(0).standard_normal((3, 6))
-asked = 0
+asked, hold_at = 0, 0
+held, released = threading.Event(), threading.Event()
 
 
 def classes(rows: Any) -> list[int]:
@@ -36,8 +39,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Health, metadata, and the count."""
         path = urlsplit(self.path).path
+        global hold_at
         if path == "/__asked__":
             self._say({"asked": asked})
+        elif path.startswith("/__hold__/"):
+            held.clear()
+            released.clear()
+            hold_at = asked + int(path.rpartition("/")[2])
+            self._say({})
+        elif path == "/__held__":
+            self._say({"held": held.wait(120)})
+        elif path == "/__release__":
+            hold_at = 0
+            released.set()
+            self._say({})
         elif path == "/v2/models/m":
             outputs = [{"name": "label", "datatype": "INT64", "shape": [-1]}]
             self._say({"inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 6]}], "outputs": outputs})
@@ -51,6 +66,10 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if "Inference-Header-Content-Length" in self.headers:  # it takes no binary tensors
             self.send_error(400)
+            return
+        if hold_at and asked >= hold_at:
+            held.set()
+            released.wait()
             return
         document = json.loads(body)
         parts = urlsplit(self.path)

@@ -44,10 +44,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started.stop()
 
 
-def asked(server: Server) -> int:
+def told(server: Server, what: str) -> dict[str, int]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{server.url}/__asked__") as answer:
-        return int(json.load(answer)["asked"])
+    with opener.open(f"{server.url}/__{what}") as answer:
+        found: dict[str, int] = json.load(answer)
+        return found
+
+
+def asked(server: Server) -> int:
+    return told(server, "asked__")["asked"]
 
 
 def distances(x: np.ndarray) -> np.ndarray:
@@ -112,11 +117,15 @@ def test_a_budget_a_kill_and_a_resume_ask_no_row_twice(server, tmp_path):
     assert short.returncode == 3, short.stderr
     assert asked(server) - before <= 700
 
+    told(server, "hold__/200")
     process = subprocess.Popen(command(server, out, data, "--resume"), env=env, start_new_session=True)
-    while asked(server) - before < 900 and process.poll() is None:
-        pass
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        assert told(server, "held__")["held"]
+        assert process.poll() is None
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        told(server, "release__")
 
     done = subprocess.run(command(server, out, data, "--resume"), capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
