@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCREENED",
+    "Certificate",
     "Contrast",
     "FeatureShare",
     "Interval",
@@ -37,7 +38,7 @@ __all__ = [
 #: Flag of an input that was screened only, where the most sensitive ones were measured in full.
 SCREENED = "screened"
 QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
-Status = Literal["ok", "below_detection", "no_rival_visible", "failed"]
+Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
 
 
@@ -106,6 +107,22 @@ class Witness(_Data):
         self._x = x.copy()
 
 
+class Certificate(_Data):
+    """Of the smoothed classifier at an input: its class holds within ``radius`` (l2, in units of the scale) of it.
+
+    ``probability_lower`` and ``probability_upper`` are limits of the class's share under Gaussian displacements of standard
+    deviation ``sigma``; class and radius are ``None`` where it abstains. ``reaches`` says whether the radius that was asked
+    for is certified, ``None`` where nobody asked or the labels did not decide it.
+    """
+
+    sigma: float
+    predicted_class: int | None = None
+    radius: float | None = None
+    probability_lower: float
+    probability_upper: float
+    reaches: bool | None = None
+
+
 class Sensitivity(_Data):
     """One input's measurement.
 
@@ -134,6 +151,7 @@ class Sensitivity(_Data):
     profile: list[ScaleRung] = []
     smallest_radius: float | None = None
     witness: Witness | None = None
+    smoothed: Certificate | None = None
     reason: str | None = None
 
     def _repr_html_(self) -> str:
@@ -152,6 +170,7 @@ NESTED: dict[str, TypeAdapter[Any]] = {
     "carried_by": TypeAdapter(list[FeatureShare]),
     "profile": TypeAdapter(list[ScaleRung]),
     "witness": TypeAdapter(Witness | None),
+    "smoothed": TypeAdapter(Certificate | None),
 }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_step, to_probabilities
 from fimaudit_adapters.options import refuse_unused
 
@@ -52,6 +53,8 @@ class FunctionClassifier:
         shape = extra.get("input_shape")
         self._function = function
         self._link, self._step = options.link, options.output_step
+        self._labels = LabelledAs()
+        texts = self._labels.facts() if options.link == "labels" else {}
         self._info = ModelInfo(
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
             adapter="function",
@@ -59,7 +62,8 @@ class FunctionClassifier:
             dtype=dtype.name,
             classes=extra.get("classes"),
             preferred_batch=extra.get("batch"),
-            details={"module": getattr(function, "__module__", type(function).__module__)},
+            details={"module": getattr(function, "__module__", type(function).__module__), **texts},
+            labels_only=options.link == "labels",
         )
 
     @property
@@ -72,7 +76,10 @@ class FunctionClassifier:
         rows = np.array(batch, dtype=self._info.dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
-        return to_probabilities(chosen_step(np.asarray(self._function(rows)), self._step), self._link, rows=len(rows))
+        output = chosen_step(np.asarray(self._function(rows)), self._step)
+        if self._link == "labels":
+            return self._labels(output, len(rows))
+        return to_probabilities(output, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

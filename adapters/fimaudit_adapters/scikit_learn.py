@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import to_probabilities
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
@@ -69,7 +70,7 @@ class ScikitLearnAdapter:
                 warnings.simplefilter("always")
                 target = _read(target, options.trust_pickle)
             notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
-        _require_classifier(target)
+        _require_classifier(target, labels=options.link == "labels")
         return EstimatorClassifier(target, options, name=name, details=details, notes=notes)
 
 
@@ -84,6 +85,7 @@ class EstimatorClassifier:
         classes = getattr(estimator, "classes_", None)
         self._estimator = estimator
         self._link = options.link
+        self._labels = LabelledAs(classes) if options.link == "labels" else None
         # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
         self._columns = None if columns is None or importlib.util.find_spec("pandas") is None else list(columns)
         if columns is not None:
@@ -101,6 +103,7 @@ class EstimatorClassifier:
             details={"class": type(estimator).__name__, **details},
             notes=tuple(notes),
             not_smooth=not_smooth(estimator),
+            labels_only=self._labels is not None,
         )
 
     @property
@@ -121,6 +124,8 @@ class EstimatorClassifier:
             import pandas as pd
 
             rows = pd.DataFrame(rows, columns=self._columns)
+        if self._labels is not None:
+            return self._labels(self._estimator.predict(rows), count)
         return to_probabilities(np.asarray(self._estimator.predict_proba(rows)), self._link, rows=count)
 
     def close(self) -> None:
@@ -192,22 +197,26 @@ def _read(path: str, trust_pickle: bool) -> Any:
         ) from exc
 
 
-def _require_classifier(estimator: Any) -> None:
+def _require_classifier(estimator: Any, *, labels: bool = False) -> None:
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
     name = type(estimator).__name__
-    if not hasattr(type(estimator), "fit") and not hasattr(estimator, "predict_proba"):
+    wanted = "predict" if labels else "predict_proba"
+    if not hasattr(type(estimator), "fit") and not hasattr(estimator, wanted):
         raise TargetError(f"expected a scikit-learn estimator, got {name}")
     try:
         check_is_fitted(estimator)
     except (NotFittedError, TypeError) as exc:
         if isinstance(exc, NotFittedError):
             raise TargetError(f"{name} is not fitted; call fit and save it again") from exc
-    if not hasattr(estimator, "predict_proba"):
+    if labels and getattr(estimator, "classes_", None) is None:
+        raise TargetError(f"{name} has no classes_, so what it predicts are no labels; expected a classifier")
+    if not hasattr(estimator, wanted):
         raise TargetError(
             f"{name} has no predict_proba, so it gives labels or scores and no probabilities; wrap it in "
-            "sklearn.calibration.CalibratedClassifierCV, or fit it with probabilities on"
+            "sklearn.calibration.CalibratedClassifierCV, fit it with probabilities on, or audit its labels alone "
+            "with --link labels"
         )
     classes = getattr(estimator, "classes_", None)
     if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0:

@@ -19,6 +19,7 @@ from fimaudit.estimation.stopping import most_queries
 from fimaudit.policy.rules import read_policy
 from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
+from fimaudit.runs.options import MOST_LABELS
 from fimaudit.runs.planning import cost_of, per_second
 
 __all__ = ["audit"]
@@ -63,7 +64,7 @@ def audit(
     inputs: Inputs | Stream | str = data
     if o.is_endpoint(target):
         inputs = open_data(data)
-        _agree(inputs, asked, measurement, endpoint, yes=endpoint.yes or resume)
+        _agree(inputs, asked, link, measurement, endpoint, yes=endpoint.yes or resume)
     with resumable(out, o.resume_command()), progress_bar() as progress:
         report = run_audit(
             target,
@@ -88,6 +89,7 @@ def audit(
 def _agree(
     inputs: Inputs | Stream,
     queries: int | str,
+    link: str,
     measurement: o.MeasurementFlags,
     endpoint: o.SentFlags,
     *,
@@ -96,7 +98,11 @@ def _agree(
     """Ask on a terminal whether so many rows may be sent."""
     features = first_size(inputs)
     if isinstance(queries, str):
-        queries = most_queries(measurement.precision, measurement.threshold, measurement.confidence, features)
+        queries = (
+            MOST_LABELS
+            if link == "labels"
+            else most_queries(measurement.precision, measurement.threshold, measurement.confidence, features)
+        )
     cost = cost_of(
         max(1, len(inputs)),
         queries,
@@ -106,6 +112,7 @@ def _agree(
         price_per_row=endpoint.price_per_row,
         profile=measurement.profile,
         witness=measurement.witness,
+        labels=link == "labels",
     )
     if not confirm(cost, yes=yes):
         raise typer.Exit(2)

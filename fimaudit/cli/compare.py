@@ -34,7 +34,8 @@ class EachModelFlags(o.FlagBlock):
     panel = "Models"
 
     link: Annotated[
-        list[str] | None, typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid. {EACH}")
+        list[str] | None,
+        typer.Option("--link", help=f"Output to probabilities: auto, identity, softmax, sigmoid, or labels. {EACH}"),
     ] = None
     weights: Annotated[list[str] | None, typer.Option(help=f"Weights of a package.module:factory target. {EACH}")] = None
     endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None

@@ -18,8 +18,9 @@ from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.errors import DataError, UsageError
 from fimaudit.models.classifier import Classifier, open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.runs.label_setup import look_at_labels
 from fimaudit.runs.metadata import model_facts
-from fimaudit.runs.preflight import look, roughness
+from fimaudit.runs.preflight import Preflight, look, roughness
 
 __all__ = ["inspect"]
 
@@ -55,7 +56,10 @@ def inspect(
         info = classifier.info
         inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
-        seen = look(meter, inputs.x, info.dtype, thorough=True)
+        if info.labels_only:
+            seen: Preflight = look_at_labels(meter, inputs.x, info.dtype)[0]
+        else:
+            seen = look(meter, inputs.x, info.dtype, thorough=True)
         info = classifier.info  # the first answers may have decided how rows are sent
         notes = [*info.sentences, *seen.warnings()]
         if info.details.get("quantised_weights"):

@@ -73,7 +73,7 @@ TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.m
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Folder = Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")]
 Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
-LinkName = Annotated[Link, typer.Option("--link", help="What turns the output into probabilities.")]
+LinkName = Annotated[Link, typer.Option("--link", help="What turns the output into probabilities; labels: a class alone.")]
 ModeName = Annotated[Mode, typer.Option("--mode", help="auto takes autograd where the model offers it.")]
 Confidence = Annotated[float, typer.Option(help="Confidence of each interval.")]
 Budget = Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")]
@@ -185,10 +185,20 @@ class MeasurementFlags(FlagBlock):
         ),
     ] = None
     precision: Annotated[
-        float | None, typer.Option(help="Stop an input when the norm's half-width is within this share of it: 0.1.")
+        float | None,
+        typer.Option(
+            help="Stop an input when the half-width of its norm (of its radius, from labels) is within this share."
+        ),
     ] = None
     threshold: Annotated[
         float | None, typer.Option(help="Stop an input when its norm is decided to be above or below this.")
+    ] = None
+    smooth: Annotated[
+        float | None,
+        typer.Option(help="From labels: certify the classifier that answers by majority under noise of this deviation."),
+    ] = None
+    smooth_radius: Annotated[
+        float | None, typer.Option(help="With --smooth: stop an input when this radius is certified, or cannot be.")
     ] = None
     focus: Annotated[
         str | None, typer.Option(help="top:K: screen all inputs, measure those that may be the K most sensitive.")

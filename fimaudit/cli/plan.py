@@ -37,6 +37,7 @@ def plan(
     price_per_request: Annotated[float | None, typer.Option(help="Price of one request.")] = None,
     confidence: Annotated[float, typer.Option(help="Of each interval.")] = 0.95,
     binary: Annotated[bool, typer.Option("--binary", help="Count bytes for binary tensors rather than JSON.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Of an audit from labels alone (--link labels).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
@@ -56,11 +57,12 @@ def plan(
         price_per_request=price_per_request,
         confidence=confidence,
         binary=binary,
+        labels=labels,
     )
     if as_json:
         print(json.dumps(asdict(planned), indent=1))
         return
-    _show(Console(), planned, confidence)
+    _show(Console(), planned, confidence, "margin radius" if labels else "spectral norm")
     if planned.within_budget is False:
         Console().print(
             f"[bold]The budget of {budget:,} rows does not reach[/bold]; the run would end with a partial report."
@@ -85,7 +87,7 @@ def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple
     return inputs, features
 
 
-def _show(console: Console, planned: Plan, confidence: float) -> None:
+def _show(console: Console, planned: Plan, confidence: float, quantity: str) -> None:
     cost, expected, proposed = planned.cost, planned.interval, planned.proposal
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("inputs x queries", f"{planned.inputs:,} x {planned.queries:,}")
@@ -98,7 +100,7 @@ def _show(console: Console, planned: Plan, confidence: float) -> None:
     if cost.money is not None:
         table.add_row("price", f"{cost.money:,.2f}")
     table.add_row(
-        f"{confidence:.0%} interval", f"{expected.lower:.2f} to {expected.upper:.2f} times the spectral norm of an input"
+        f"{confidence:.0%} interval", f"{expected.lower:.2f} to {expected.upper:.2f} times the {quantity} of an input"
     )
     if proposed is not None and proposed.standard_error is not None:
         table.add_row(f"error of the {proposed.purpose}", f"about {proposed.standard_error:.1%}")

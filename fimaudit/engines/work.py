@@ -17,10 +17,12 @@ from fimaudit.engines.driver import batched, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
+from fimaudit.measurement.label_radius import KnownLabels, measure_labels
 from fimaudit.measurement.measure import measure_input
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.smoothing import measure_smoothed
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
 from fimaudit.results import MeasuredInput, Sensitivity
@@ -55,6 +57,7 @@ class Work:
         budget: of the run: the smaller, the fewer inputs are measured side by side.
         structure: which directions are measured exactly in each input; ``None`` for none.
         row_by_row: ask each row alone.
+        labels: where answers are labels alone, those of inputs from which the search for a boundary starts.
     """
 
     source: InputSource
@@ -65,6 +68,7 @@ class Work:
     budget: int | None = None
     structure: DeflationPlan | None = None
     row_by_row: bool = False
+    labels: KnownLabels | None = None
 
     def block(self, model: Classifier) -> int:
         """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
@@ -72,7 +76,8 @@ class Work:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
         queries = self.settings.queries
-        return block_size(model, row, min(queries, AT_ONCE) if self.settings.adaptive else queries, self.budget)
+        bit_by_bit = self.settings.adaptive or self.labels is not None
+        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries, self.budget)
 
 
 class Engine(Protocol):
@@ -174,6 +179,10 @@ def _opener(
     structure = work.structure
 
     def begin(i: int) -> MeasurementFlow:
+        if work.labels is not None:
+            if work.settings.smooth is not None:
+                return measure_smoothed(x[i], i, work.space, work.settings)
+            return measure_labels(x[i], i, work.space, work.settings, work.labels)
         subspace, own = None, steps
         if structure is not None:
             subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)

@@ -22,6 +22,8 @@ class Settings:
         witness: whether a displacement that really changes the decision is looked for.
         precision: stop when the spectral norm's half-width is within this share of its value; ``None``: take all queries.
         threshold: stop when the spectral norm is decided to lie above or below it.
+        smooth: standard deviation of the noise of the smoothed classifier to certify; ``None`` measures the model itself.
+        smooth_radius: stop when this radius is certified, or is out of reach.
         screening: whether this is a first look that finds out which inputs to measure (``focus``).
     """
 
@@ -33,6 +35,8 @@ class Settings:
     precision: float | None = None
     threshold: float | None = None
     screening: bool = False
+    smooth: float | None = None
+    smooth_radius: float | None = None
 
     @property
     def adaptive(self) -> bool:

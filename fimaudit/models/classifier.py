@@ -87,6 +87,7 @@ class ModelInfo:
         notes: sentences that the user must read, copied into the report's warnings.
         not_smooth: why the answers are known to jump, before any is asked for: ``tree ensemble: piecewise constant``;
             ``None`` where nothing is known of that.
+        labels_only: whether ``probabilities`` answers with (B, 1) classes as whole numbers instead (``--link labels``).
     """
 
     name: str
@@ -99,6 +100,7 @@ class ModelInfo:
     call_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels_only: bool = False
     not_smooth: str | None = None
 
     @property
@@ -276,7 +278,7 @@ def open_classifier(
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
             string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``model.joblib`` or
             ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, or a URL.
-        link: ``auto``, ``identity``, ``softmax`` or ``sigmoid``; see ``fimaudit.models.links.to_probabilities``.
+        link: ``auto``, ``identity``, ``softmax``, ``sigmoid`` or ``labels``; see ``fimaudit.models.links.to_probabilities``.
         adapter: name of the adapter to take, where more than one would do.
         device: ``cpu``, ``cuda`` and the like; the best at hand when left out.
         weights: ``.safetensors`` or ``.pt`` (weights only) for a ``package.module:factory`` target.

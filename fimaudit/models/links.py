@@ -1,4 +1,4 @@
-"""What turns a model's output into probabilities: ``auto``, ``identity``, ``softmax``, ``sigmoid``."""
+"""What turns a model's output into probabilities: ``auto``, ``identity``, ``softmax``, ``sigmoid``; or into ``labels``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError
+from fimaudit.models.labels import label_codes
 
 __all__ = ["LINKS", "Link", "as_rows", "chosen_step", "output_resolution", "to_probabilities"]
 
-Link = Literal["auto", "identity", "softmax", "sigmoid"]
+Link = Literal["auto", "identity", "softmax", "sigmoid", "labels"]
 LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
@@ -29,6 +30,7 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     - ``sigmoid``: one logit an input; ``p = (1 - sigma(z), sigma(z))``.
     - ``identity``: rows that are distributions, or one column that is P(class 1).
     - ``auto``: ``identity`` for K >= 2, and a refusal that names the flag for everything else.
+    - ``labels``: no probabilities but (rows, 1) whole numbers, the classes (``labels.label_codes``).
 
     Args:
         output: shape (rows, K), (rows, K, 1, ...), (rows, 1) or (rows,); any real dtype.
@@ -48,6 +50,8 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     """
     if link not in LINKS:
         raise LinkError(f"expected a link among {', '.join(LINKS)}, got {link!r}")
+    if link == "labels":
+        return label_codes(output, rows)
     values = as_rows(output, rows)
     if not np.isfinite(values).all():
         raise OutputError(
@@ -94,12 +98,17 @@ def chosen_step(output: Any, step: int | None) -> Any:
 def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
     """Bring (N,), (N, 1), (N, K) or (N, K, 1, ...) to (N, K); anything else is refused."""
     values = np.asarray(output)
+    if values.dtype.kind in "US" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.ravel()[:1])):
+        raise OutputError(
+            "expected numbers from the model, got text, which looks like class labels; name the output that holds "
+            "probabilities with --output, or audit the labels alone with --link labels"
+        )
     if values.dtype.kind not in "fiub":
         raise OutputError(f"expected numbers from the model, got dtype {values.dtype}")
     if values.dtype.kind in "iub":
         raise OutputError(
             f"expected probabilities or logits, got {values.dtype} values, which look like class labels; "
-            "name the output that holds probabilities with --output"
+            "name the output that holds probabilities with --output, or audit the labels alone with --link labels"
         )
     if values.ndim == 0 or values.shape[0] != rows:
         raise OutputError(

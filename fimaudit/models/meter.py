@@ -190,6 +190,7 @@ class Meter:
         self.budget = budget
         self.usage = ledger.usage() if ledger is not None else Usage()
         self.classes: int | None = model.info.classes
+        self._labels_only = model.info.labels_only
         self._network = model if isinstance(model, NetworkClassifier) else None
         self._device = model if isinstance(model, DeviceClassifier) else None
         self.batch = batch
@@ -357,6 +358,10 @@ class Meter:
         array = np.asarray(answers, dtype=np.float64)
         if array.ndim != 2 or array.shape[0] != rows:
             raise OutputError(f"expected {rows} rows of probabilities for {rows} inputs, got shape {array.shape}")
+        if self._labels_only:
+            if array.shape[1] != 1 or not np.isfinite(array).all():
+                raise OutputError(f"expected one class for each input, got answers of shape {array.shape}")
+            return array
         if array.shape[1] < 2:
             raise OutputError(f"expected at least two classes, got {array.shape[1]}")
         if self.classes is None:

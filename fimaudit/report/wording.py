@@ -122,6 +122,9 @@ def class_name(report: Report, index: int | None) -> str:
         return "–"
     details = report.model.get("details", {})
     names = next((details[k] for k in ("class_names", "labels", "classes") if isinstance(details.get(k), list)), None)
+    texts = details.get("label_texts") or {}
+    if str(index) in texts:
+        return str(texts[str(index)])
     if names is not None and index < len(names):
         return str(names[index])
     return f"class {index}"
@@ -139,6 +142,9 @@ def decision_words(report: Report, s: Sensitivity) -> list[str]:
     if s.witness is not None:
         beyond = class_name(report, s.witness.predicted_class)
         out.append(f"Counterexample: at distance {number(s.witness.distance)} the answer is really {beyond}.")
+    if s.smoothed is not None and s.smoothed.radius is not None:
+        same = class_name(report, s.smoothed.predicted_class)
+        out.append(f"The smoothed classifier answers {same} within {number(s.smoothed.radius)} (unit: {unit}).")
     if s.contrast is not None:
         pair = f"{class_name(report, s.contrast.from_)} and {class_name(report, s.contrast.to)}"
         out.append(f"Probability moves between {pair}.")

@@ -23,6 +23,7 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
+from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditArgs, AuditKeywords, AuditOptions, Existing, read_options
 from fimaudit.runs.run import Derivatives, Progress, Run, Task
 from fimaudit.runs.screening import read_focus
@@ -127,8 +128,14 @@ def _prepare(
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free)
-    settings = options.settings(dataset.space.features)
-    method, hindrance = choose_mode(options.mode, classifier, dataset.x, dataset.space)
+    labels = classifier.info.labels_only
+    if labels:
+        refuse_for_labels(options, classifier)
+    else:
+        refuse_without_labels(options)
+    settings = options.settings(dataset.space.features, labels=labels)
+    mode = "black-box" if labels else options.mode
+    method, hindrance = choose_mode(mode, classifier, dataset.x, dataset.space)
     white_box = method == "white-box"
     surrogates: Directions | None = None
     if options.surrogate is not None:
@@ -157,7 +164,8 @@ def _prepare(
         exact,
         top,
         surrogates,
-        options.mode == "white-box",
+        insist=options.mode == "white-box",
+        labels=labels,
     )
     run = Run(
         classifier,

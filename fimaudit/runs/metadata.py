@@ -96,6 +96,7 @@ def settings_facts(
         "threshold": settings.threshold,
         "focus": focus,
         "budget": budget,
+        **({} if settings.smooth is None else {"smooth": settings.smooth, "smooth_radius": settings.smooth_radius}),
     }
 
 

@@ -25,6 +25,7 @@ from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
 
 __all__ = [
+    "MOST_LABELS",
     "AuditArgs",
     "AuditKeywords",
     "AuditOptions",
@@ -42,6 +43,8 @@ Existing = Literal["refuse", "resume", "overwrite"]
 
 #: Options that say how the model is opened, beside those of single adapters.
 MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
+#: Most labels of an input that stops by its precision.
+MOST_LABELS = 4000
 #: Options that are parts of ``domain``.
 DOMAIN_OPTIONS = ("lower", "upper", "quantum", "unit", "scale", "frozen")
 #: What a number must be, and the sentence that says so.
@@ -52,6 +55,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "batch": (lambda n: n >= 1, "expected a batch of at least one row"),
     "precision": (lambda p: 0 < p < math.inf, "expected a finite precision above 0"),
     "threshold": (lambda t: 0 < t < math.inf, "expected a finite threshold above 0"),
+    "smooth": (lambda s: 0 < s < math.inf, "expected a finite --smooth above 0, the standard deviation of the noise"),
+    "smooth_radius": (lambda r: 0 < r < math.inf, "expected a finite --smooth-radius above 0"),
     "max_failures": (lambda n: n >= 0, "expected a number of failures to allow of 0 or more"),
 }
 
@@ -63,7 +68,7 @@ class AuditOptions(BaseModel):
     that neither fimaudit nor an adapter knows is refused.
 
     Attributes:
-        link: what turns the model's output into probabilities.
+        link: what turns the model's output into probabilities; ``labels`` reads a class from each answer and nothing else.
         domain: the input domain; lower, upper, quantum, unit, scale, frozen: the same, one by one.
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
@@ -83,6 +88,9 @@ class AuditOptions(BaseModel):
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
             the largest spectral norms; the report names them and says how sure it is (``report.data["focus"]``).
+        smooth: from labels: certify the classifier that answers by majority under Gaussian noise of this standard deviation,
+            in units of the scale; nothing is then said of the model itself (``docs/labels.md``).
+        smooth_radius: with ``smooth``: stop an input when this radius is certified, or cannot be.
         batch: rows a call.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
@@ -125,6 +133,8 @@ class AuditOptions(BaseModel):
     precision: float | None = None
     threshold: float | None = None
     focus: str | None = None
+    smooth: float | None = None
+    smooth_radius: float | None = None
     batch: int | None = None
     tolerance: float = 1e-4
     worst_direction: bool = False
@@ -153,7 +163,9 @@ class AuditOptions(BaseModel):
         except ValidationError as exc:
             raise UsageError(_first_error(exc)) from None
 
-    @field_validator("queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures")
+    @field_validator(
+        "queries", "confidence", "budget", "batch", "precision", "threshold", "max_failures", "smooth", "smooth_radius"
+    )
     @classmethod
     def _makes_sense(cls, value: Any, info: Any) -> Any:
         allowed, sentence = _RANGES[info.field_name]
@@ -170,6 +182,8 @@ class AuditOptions(BaseModel):
         if self.domain is not None and beside:
             raise UsageError(f"expected {beside[0]} within domain=InputDomain(...), got it beside it too")
         read_focus(self.focus)  # refuses another word than top:K
+        if self.smooth_radius is not None and self.smooth is None:
+            raise UsageError("--smooth-radius says when a certificate may stop; give it with --smooth SIGMA")
         if self.queries == "auto":
             most_queries(self.precision, self.threshold, self.confidence, 1)  # refuses what would never stop
         return self
@@ -190,19 +204,21 @@ class AuditOptions(BaseModel):
         """Whether to replace a run that is there."""
         return self.overwrite or self.existing == "overwrite"
 
-    def settings(self, features: int) -> Settings:
-        """Of each input's measurement, for inputs of so many features that may change."""
+    def settings(self, features: int, *, labels: bool = False) -> Settings:
+        """Of each input's measurement, for inputs of so many features that may change, from ``labels`` alone."""
         queries = self.queries
         if queries == "auto":
-            queries = most_queries(self.precision, self.threshold, self.confidence, features)
+            queries = MOST_LABELS if labels else most_queries(self.precision, self.threshold, self.confidence, features)
         return Settings(
             queries=queries,
             confidence=self.confidence,
             seed=self.seed,
-            profile=self.profile,
-            witness=looks_for_witness(self.witness, queries),
+            profile="off" if labels else self.profile,
+            witness=labels or looks_for_witness(self.witness, queries),
             precision=self.precision,
             threshold=self.threshold,
+            smooth=self.smooth,
+            smooth_radius=self.smooth_radius,
         )
 
     def model_options(self, model: object) -> dict[str, Any]:
@@ -282,6 +298,8 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     precision: float | None
     threshold: float | None
     focus: str | None
+    smooth: float | None
+    smooth_radius: float | None
     batch: int | None
     tolerance: float
     worst_direction: bool

@@ -22,8 +22,10 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.noise import REPEATS
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
+from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
+from fimaudit.measurement.label_radius import FEW_LABELS, FEWEST_LABELS, WALK_SHARE
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
 from fimaudit.measurement.recheck import WARY_LOOKS
@@ -37,7 +39,9 @@ __all__ = [
     "Proposal",
     "Purpose",
     "cost_of",
+    "expected_from_labels",
     "expected_interval",
+    "label_rows",
     "per_second",
     "plan",
     "proposal",
@@ -53,6 +57,8 @@ START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each input, which asks so many times at most and shares no request.
 START_REQUESTS = 16
 ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 13}
+#: Requests of one input from labels: halvings one by one, and a few blocks.
+LABEL_REQUESTS = 110
 #: Fewest queries of a proposal: 20 contrasts are left, from about which on the estimate's bias stays within 1 %.
 FEWEST = 43
 #: Standard deviation of log lambda over inputs, and of its paired difference between two models, before any measurement.
@@ -147,6 +153,7 @@ def plan(
     price_per_request: float | None = None,
     confidence: float = 0.95,
     binary: bool = False,
+    labels: bool = False,
 ) -> Plan:
     """Say what an audit will ask, take and cost, before a single query.
 
@@ -163,6 +170,7 @@ def plan(
         price_per_row, price_per_request: in any currency.
         confidence: of each interval.
         binary: count bytes for binary tensors rather than JSON.
+        labels: of an audit from labels alone (``--link labels``): each input asks many small questions.
 
     Raises:
         UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
@@ -171,6 +179,11 @@ def plan(
     23132
     """
     proposed: Proposal | None = None
+    if labels:
+        if purpose is not None:
+            raise UsageError("--for proposes queries for the spectral norm, which labels alone do not give; leave it out")
+        if queries < FEWEST_LABELS:
+            raise UsageError(f"expected at least {FEWEST_LABELS} queries an input for a radius from labels, got {queries}")
     if purpose is not None:
         if budget is None:
             raise UsageError("--for needs --budget: the rows that may be spent")
@@ -191,9 +204,11 @@ def plan(
         price_per_row=price_per_row,
         price_per_request=price_per_request,
         rows=None if proposed is None else proposed.rows,
+        labels=labels,
     )
     within = None if budget is None else cost.rows <= budget
-    return Plan(inputs, queries, cost, expected_interval(queries, confidence), proposed, within)
+    expected = expected_from_labels(queries, confidence) if labels else expected_interval(queries, confidence)
+    return Plan(inputs, queries, cost, expected, proposed, within)
 
 
 def per_second(rate: str) -> float:
@@ -239,6 +254,7 @@ def cost_of(
     rows: int | None = None,
     profile: ProfileChoice = "cheap",
     witness: bool | None = None,
+    labels: bool = False,
 ) -> Cost:
     """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
@@ -252,6 +268,7 @@ def cost_of(
         price_per_row, price_per_request: in any currency; both may apply.
         rows: rows in all, where they are known: ``Proposal.rows``.
         profile, witness: as for ``audit``.
+        labels: of an audit from labels alone.
 
     Raises:
         UsageError: a number that must be positive is not.
@@ -266,10 +283,13 @@ def cost_of(
     for name, value in (("price_per_row", price_per_row), ("price_per_request", price_per_request)):
         if value is not None and not value >= 0:
             raise UsageError(f"expected {name} of at least 0, got {value}")
+    if labels:
+        rows = label_rows(inputs, queries)
     rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
-        asked = ASKED[profile] + (ROUNDS + WITNESS_REQUESTS) * looks_for_witness(witness, queries)
+        walks = ROUNDS + WITNESS_REQUESTS if looks_for_witness(witness, queries) else 0
+        asked = LABEL_REQUESTS if labels else ASKED[profile] + walks
         requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
@@ -304,6 +324,32 @@ def expected_interval(queries: int, confidence: float = 0.95, features: int | No
     lower = predicted / energy_quantile(1 - tail, predicted, features) if predicted > 0 else 0.0
     error = math.sqrt(2.0 / terms * (1.0 - terms / features if features is not None else 1.0))
     return Expected(lower, upper, error)
+
+
+def label_rows(inputs: int, labels: int) -> int:
+    """Most rows of a run from labels alone: those of each input, the first ones asked once more, and sentinels.
+
+    >>> label_rows(100, 1000)
+    100440
+    """
+    rows = START + inputs * labels
+    return rows + rows // SENTINEL
+
+
+def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
+    """The interval of one input's margin radius from labels, as multiples of it, far from the foot of the boundary.
+
+    Sampling: about 1.4 / sqrt(labels of the plane); curvature as ``fimaudit.estimation.tangent_plane`` allows for it.
+
+    >>> e = expected_from_labels(1000)
+    >>> round(e.lower, 2), round(e.upper, 2)
+    (0.65, 1.31)
+    """
+    z = float(special.ndtri(0.5 + confidence / 2))
+    below, above = (FEW_BELOW, FEW_ABOVE) if labels < FEW_LABELS else (BENT_BELOW, BENT_ABOVE)
+    sampling = 1.4 / math.sqrt((1 - WALK_SHARE) * labels)
+    lower, upper = 1 - z * math.hypot(sampling, below), 1 + z * math.hypot(sampling, above)
+    return Expected(max(0.0, lower), upper, math.hypot(sampling, (below + above) / 2))
 
 
 def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spread: float | None = None) -> Proposal:

@@ -12,6 +12,7 @@ from fimaudit.domain import Space
 from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import Classifier, NetworkClassifier
+from fimaudit.models.labels import are_one_hot
 from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
@@ -46,6 +47,7 @@ class Preflight:
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
         row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
+        one_hot: whether every answer was all 0 but for a single 1.
     """
 
     classes: int
@@ -54,6 +56,7 @@ class Preflight:
     output_quantum: float
     rows: int
     row_by_row: bool = False
+    one_hot: bool = False
 
     @property
     def random(self) -> bool:
@@ -85,6 +88,11 @@ class Preflight:
             out.append(
                 f"an answer depends on the batch it is asked in (by up to {self.batch_difference:.2g} in probability); "
                 "the batch size is kept fixed"
+            )
+        if self.one_hot:
+            out.append(
+                "every answer seen before the measurement is all 0 but for a single 1: if the model gives its class and no "
+                "probabilities, audit the labels with --link labels"
             )
         if self.output_quantum > 0:
             out.append(f"the answers are rounded to {self.output_quantum:g}; what the rounding hides is not measured")
@@ -161,6 +169,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         batch_difference=float(max(np.abs(a - b).max() for a, b in pairs)),
         output_quantum=quantum,
         rows=asked.rows,
+        one_hot=are_one_hot(np.concatenate([alone, *(answers for _, answers in seen)])),
     )
     most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
     if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):

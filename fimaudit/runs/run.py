@@ -15,6 +15,7 @@ from fimaudit.data.arrays import InputSource
 from fimaudit.domain import Space
 from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
+from fimaudit.measurement.label_radius import KnownLabels
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
@@ -24,6 +25,7 @@ from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.label_setup import LABEL_STEPS, LabelPreflight, kept_labels, look_at_labels, restored_labels
 from fimaudit.runs.preflight import Preflight, look, not_deterministic
 from fimaudit.runs.screening import likely_top, screening
 from fimaudit.runs.server_preprocessing import detect_preprocessing
@@ -87,6 +89,7 @@ class Task:
             measured from probabilities.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
         surrogates: where directions come from that are measured exactly; ``None`` for none.
+        labels: measure from labels alone.
     """
 
     source: InputSource
@@ -98,6 +101,7 @@ class Task:
     focus: int | None = None
     surrogates: Directions | None = None
     insist: bool = False
+    labels: bool = False
 
 
 class Run:
@@ -166,6 +170,7 @@ class Run:
             self._meter.finish(np.flatnonzero(self._store.done).tolist())
         self._notes: list[str] = []
         self._deflation = DeflationSetup(None, {})
+        self._known: KnownLabels | None = None
         self._expected: int | None = None
         self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
@@ -187,9 +192,11 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._begin()
+            placed = LABEL_STEPS if task.labels else steps
             work = Work(
-                task.source, task.space, task.settings, steps, self._exact, self._budget, row_by_row=self._row_by_row
-            )
+                task.source, task.space, task.settings, placed, self._exact, self._budget,
+                row_by_row=self._row_by_row, labels=self._known,
+            )  # fmt: skip
             work = self._set_up_deflation(work)
             if task.focus is None:
                 self._measure(np.flatnonzero(~self._store.done), work)
@@ -264,6 +271,9 @@ class Run:
         if self._start is not None:
             if self._sentinels is not None:
                 self._sentinels.begin()
+            if self._task.labels:
+                self._known = restored_labels(self._start["labels"], self._task.x)
+                return LabelPreflight(**self._start["preflight"]), None
             before = self._start["steps"]
             self._notes = list(self._start.get("notes", []))
             preflight = Preflight(**self._start["preflight"])
@@ -272,6 +282,8 @@ class Run:
                 self._exact = self._doubtful = None
             return preflight, None if before is None else Steps(**before)
         task = self._task
+        if task.labels:
+            return self._begin_labels(), None
         preflight = look(self._meter, task.x, task.space.dtype, space=task.space)
         self._apart(preflight)
         if self._exact is not None:
@@ -345,6 +357,22 @@ class Run:
         self._notes.append(f"{count} of the inputs measured from probabilities: {reason}")
         self._measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
         return steps
+
+    def _begin_labels(self) -> Preflight:
+        """The labels of the inputs, which stand in for the pilot."""
+        try:
+            preflight, self._known, places = look_at_labels(self._meter, self._task.x, self._task.space.dtype)
+            if self._sentinels is not None:
+                self._sentinels.begin()
+        except ModelFailure as exc:
+            if self._sentinels is not None:
+                raise
+            raise TargetError(f"the model cannot be asked: {exc}") from exc
+        if self._journal is not None:
+            kept = {"labels": kept_labels(self._known, places), "preflight": asdict(preflight), "steps": None}
+            self._journal.keep_steps(kept)
+            self._meter.finish([THE_RUN])
+        return preflight
 
     def _set_up_deflation(self, work: Work) -> Work:
         """Find out which directions are measured exactly; inputs that were measured on the way are kept."""

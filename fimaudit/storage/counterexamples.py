@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError
 from fimaudit.models.classifier import Classifier
+from fimaudit.models.labels import top_classes
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.results import Sensitivity
@@ -85,6 +86,6 @@ def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
         index,
         before,
         after,
-        np.concatenate([meter.ask([PlainRows(rows[i : i + 1])])[0] for i in range(len(rows))]).argmax(axis=1),
-        meter.ask([company])[0][: len(rows)].argmax(axis=1),
+        top_classes(np.concatenate([meter.ask([PlainRows(rows[i : i + 1])])[0] for i in range(len(rows))])),
+        top_classes(meter.ask([company])[0][: len(rows)]),
     )

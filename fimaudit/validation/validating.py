@@ -145,6 +145,11 @@ def _opened(
     classifier = open_classifier(model, link, **options)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
+    if classifier.info.labels_only:
+        raise UsageError(
+            "validate correlates numbers that need probabilities, and this model is read as labels only; the witness of "
+            "each input in its audit is a real counterexample"
+        )
     inputs = check_inputs(inputs, classifier.info.input_shape)
     if len(inputs) > MOST_INPUTS:
         raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")

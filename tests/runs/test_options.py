@@ -58,7 +58,7 @@ def test_a_word_near_to_none() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mode": ({"mode": "grey-box"}, "expected mode auto, black-box or white-box, got 'grey-box'"),
-    "link": ({"link": "logit"}, "expected link among auto, identity, softmax, sigmoid, got 'logit'"),
+    "link": ({"link": "logit"}, "expected link among auto, identity, softmax, sigmoid, labels, got 'logit'"),
     "profile": ({"profile": "dear"}, "expected profile off, cheap or full, got 'dear'"),
     "existing": ({"existing": "keep"}, "expected existing refuse, resume or overwrite, got 'keep'"),
     "engine": ({"engine": "spark"}, "expected engine local or ray, got 'spark'"),

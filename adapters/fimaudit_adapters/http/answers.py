@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError
+from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, output_resolution, to_probabilities
-from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores
+from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
 
 __all__ = ["REST", "AnswerReader"]
 
@@ -40,6 +41,7 @@ class AnswerReader:
         self._column: dict[str, int] = {}
         self._learned = False
         self.top_k: int | None = None
+        self.label_texts = LabelledAs(labels)
         self.hidden = 0
         self.on_growth: Callable[[tuple[str, ...]], None] = lambda labels: None
 
@@ -61,7 +63,7 @@ class AnswerReader:
 
     def learn(self, answer: Answer) -> None:
         """Decide from the first answer whether it shows all labels, and give them their columns."""
-        if not isinstance(answer, Scores) or self._learned or not answer.rows:
+        if not isinstance(answer, Scores) or self._learned or self._link == "labels" or not answer.rows:
             return
         seen = {label for row in answer.rows for label in row}
         if self._declared is not None and (unknown := sorted(seen - set(self._declared))):
@@ -90,6 +92,8 @@ class AnswerReader:
             OutputError: wrong number of rows, class labels in place of numbers, labels that do not match.
             LinkError: numbers that are no distribution under the link.
         """
+        if self._link == "labels":
+            return self._classes(answer, rows)
         if isinstance(answer, Scores):
             if len(answer.rows) != rows:
                 raise OutputError(f"expected {rows} rows of label scores for {rows} inputs, got {len(answer.rows)}")
@@ -105,6 +109,13 @@ class AnswerReader:
             if not np.isfinite(values).all():
                 raise Malformed(f"expected finite numbers in the answer, got {describe_nonfinite(values)}")
         return to_probabilities(values, self._link_for(values), rows=rows)
+
+    def _classes(self, answer: Answer, rows: int) -> NDArray[np.float64]:
+        """(rows, 1) classes; of scores the label with the largest."""
+        values = (
+            answer.values if isinstance(answer, Tensor) else [max(row, key=lambda name: row[name]) for row in answer.rows]
+        )
+        return self.label_texts(np.asarray(values), rows)
 
     def _link_for(self, values: NDArray[np.float64]) -> Link:
         if self._link != "auto" or self._kind in (None, "label_scores"):

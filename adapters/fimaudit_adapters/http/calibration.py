@@ -154,6 +154,8 @@ class Calibrator:
     def _learn(self, answer: Answer, rows: int) -> NDArray[np.float64]:
         self._reader.learn(answer)
         probabilities = self._reader.probabilities(answer, rows)
+        if self._endpoint.kind == "labels":
+            return probabilities
         if isinstance(answer, Scores):
             self._resolution = output_resolution(np.array([v for row in answer.rows for v in row.values()]))
         elif self._endpoint.kind in (None, "probs") and answer.values.dtype.kind == "f":

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from fimaudit.errors import OutputError, TargetError
 from fimaudit_adapters.http.protocols.base import Body, Reply
-from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS
+from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS, label_outputs
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.transport import Transport
@@ -140,6 +140,8 @@ def _output(endpoint: Endpoint, outputs: Sequence[Mapping[str, Any]]) -> tuple[s
         raise TargetError(f"the model has no output {wanted!r}; its outputs are {', '.join(names)[:200]}")
     if wanted is None and outputs:
         likely = [n for n in names if n.lower() in LIKELY_OUTPUTS]
+        if endpoint.kind == "labels":
+            likely = label_outputs(outputs) or likely
         if len(names) > 1 and len(likely) != 1:
             raise TargetError(
                 f"the model has several outputs ({', '.join(names)[:200]}); name the one with probabilities with --output"

@@ -56,6 +56,8 @@ class EndpointClassifier:
 
     def __init__(self, found: Discovered, transport: Transport, loop: Loop, link: Link) -> None:
         self.endpoint = found.endpoint
+        link = "labels" if found.endpoint.kind == "labels" else link
+        self._labels_only = link == "labels"
         self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
         self._found, self._transport, self._loop = found, transport, loop
         self._sender = Sender(found.endpoint, self.fingerprint, transport)
@@ -82,6 +84,8 @@ class EndpointClassifier:
             details.update(dataclasses.asdict(learned))
             columns = self._reader.columns
             details["labels"] = None if columns is None else list(columns)
+        if self._labels_only:
+            details.update(self._reader.label_texts.facts())
         return ModelInfo(
             name=endpoint.model_name or self._found.url,
             adapter="http",
@@ -92,6 +96,7 @@ class EndpointClassifier:
             preferred_batch=learned.batch if learned is not None else endpoint.batch,
             details=details,
             notes=self._notes(),
+            labels_only=self._labels_only,
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -117,7 +122,8 @@ class EndpointClassifier:
             if not self._open:
                 raise ModelFailure("the endpoint was closed; open it again")
             answers = self._loop.run(self._ask(rows, lease, sizes or [len(rows)]))
-            self._classes = answers.shape[1]
+            if not self._labels_only:
+                self._classes = answers.shape[1]
             return answers
 
     def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:

@@ -64,7 +64,7 @@ class Endpoint(BaseModel):
     model_version: str | None = Field(None, description="version of that model; the server's default when left out")
     input: str | None = Field(None, description="name of the input tensor or instance key")
     output: str | None = Field(None, description="name of the output that holds probabilities or logits")
-    kind: Literal["probs", "logits", "logprobs", "label_scores"] | None = Field(
+    kind: Literal["probs", "logits", "logprobs", "label_scores", "labels"] | None = Field(
         None, description="what the numbers are; stated by you, never guessed"
     )
     dtype: Literal["float32", "float64", "uint8"] | None = Field(
@@ -158,6 +158,10 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
         values["input"] = options.input
     if options.output is not None:
         values["output"] = str(options.output)
+    if options.link == "labels":
+        if values.get("kind") not in (None, "label_scores", "labels"):
+            raise TargetError(f"--link labels reads a class from each answer, but the settings say kind: {values['kind']}")
+        values["kind"] = "labels"
     if isinstance(values.get("columns"), str):
         values["columns"] = [name.strip() for name in values["columns"].split(",")]
     try:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
 from fimaudit.models.classifier import ModelInfo, Options
+from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import Link, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
@@ -154,13 +155,14 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     inputs = session.get_inputs()
     port = choose_input(inputs, proto.graph, options.input, options.hold)
     held = held_inputs(inputs, proto.graph, port, options.hold)
-    output = choose_output(session.get_outputs(), options.output)
-    runner = Runner(session, port, output, held, ort)
+    labels = LabelledAs() if options.link == "labels" else None
+    output = choose_output(session.get_outputs(), options.output, labels=labels is not None)
+    runner = Runner(session, port, output, held, ort, labels=labels)
 
     def load(rewritten: Any) -> Runner:
         data = serialised(rewritten, source.name)
         session = _session(ort, source, data, parse_device(runner.device), optimisation)
-        return Runner(session, port, output, held, ort)
+        return Runner(session, port, output, held, ort, labels=labels)
 
     choice = choose_batching(source.name, proto, runner, load)
     info = ModelInfo(
@@ -168,7 +170,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         adapter="onnx_runtime",
         input_shape=choice.input_shape,
         dtype=port.dtype,
-        classes=_classes(choice, port) if options.output_step is None else None,
+        classes=_classes(choice, port) if options.output_step is None and labels is None else None,
         device=runner.device,
         preferred_batch=choice.batching.preferred,
         call_bytes=runner.call_bytes,
@@ -176,6 +178,8 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         notes=(choice.note,) if choice.note else (),
         not_smooth=not_smooth(proto.graph, port.name, output.name),
     )
+    if labels is not None:
+        info = replace(info, labels_only=True, details={**info.details, **labels.facts()})
     return OnnxClassifier(choice, info, options.link, options.output_step)
 
 

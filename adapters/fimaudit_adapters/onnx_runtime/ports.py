@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 
-__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "held_inputs"]
+__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "held_inputs", "holds_labels"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -20,7 +20,12 @@ _DTYPES = {
     **{f"tensor({kind})": kind for kind in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")},
 }
 _HELD_DTYPES = {**_DTYPES, "tensor(bool)": "bool", "tensor(string)": "object"}
+_LABELS = ("tensor(string)", "tensor(bool)", *(t for t, kind in _DTYPES.items() if np.dtype(kind).kind in "iu"))
 _SCORES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+
+
+#: What can be done with an output that holds classes.
+_LABELS_ONLY = ", or audit its classes alone with --link labels"
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,13 @@ def held_inputs(inputs: Sequence[Any], graph: Any, port: Port, hold: Mapping[str
     return [_held(i, _declared(i, graph), port, hold[i.name]) for i in others]
 
 
-def choose_output(outputs: Sequence[Any], wanted: str | int | None) -> Any:
+def choose_output(outputs: Sequence[Any], wanted: str | int | None, *, labels: bool = False) -> Any:
     """The output to read: by name or position, the only one, or the one that holds probabilities by type, shape, name.
+
+    Args:
+        outputs: the session's.
+        wanted: name or position.
+        labels: whether classes will do: the only output of whole numbers or text comes first.
 
     Raises:
         TargetError: no such output, labels instead of scores, or more than one that would do.
@@ -106,16 +116,23 @@ def choose_output(outputs: Sequence[Any], wanted: str | int | None) -> Any:
     names = [o.name for o in outputs]
     if wanted is not None:
         chosen = outputs[_position(names, wanted)]
+        if labels and holds_labels(chosen):
+            return chosen
         if not _holds_scores(chosen):
             rest = [o.name for o in outputs if _holds_scores(o)]
             better = f"name one of {_quoted(rest)} with --output" if rest else "no output of this model holds any"
-            raise TargetError(f"output {chosen.name!r} is a {chosen.type}, expected probabilities or logits; {better}")
+            raise TargetError(
+                f"output {chosen.name!r} is a {chosen.type}, expected probabilities or logits; {better}{_LABELS_ONLY}"
+            )
         return chosen
+    classes = [o for o in outputs if holds_labels(o)] if labels else []
+    if len(classes) == 1:
+        return classes[0]
     scores = [o for o in outputs if _holds_scores(o)]
     if not scores:
         raise TargetError(
             f"expected an output of probabilities or logits, got {_described(outputs)}, which hold labels or the like; "
-            "export the model with its probabilities"
+            f"export the model with its probabilities{_LABELS_ONLY}"
         )
     rows = [o for o in scores if _could_be_rows(o)]
     named = [o for o in rows if "prob" in o.name.lower()]
@@ -167,6 +184,11 @@ def _position(names: list[str], wanted: str | int) -> int:
     raise TargetError(
         f"the model has no output {wanted!r}; --output takes one of {_quoted(names)} or a position, 0 to {len(names) - 1}"
     )
+
+
+def holds_labels(output: Any) -> bool:
+    """Whether an output holds whole numbers, truth values or text, which are classes."""
+    return output.type in _LABELS
 
 
 def _holds_scores(output: Any) -> bool:

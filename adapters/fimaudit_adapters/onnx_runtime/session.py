@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import MissingExtraError, ModelFailure, OutputError, TargetError
+from fimaudit.models.labels import LabelledAs
 from fimaudit_adapters.onnx_runtime.files import short
-from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port
+from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, holds_labels
 
 __all__ = ["OPTIMISATIONS", "Runner", "import_onnx", "new_session", "parse_device"]
 
@@ -154,6 +155,7 @@ class Runner:
     held: Sequence[HeldInput]
     ort: Any
     classes: list[Any] | None = None
+    labels: LabelledAs | None = None
     provider: str = field(init=False)
     device: str = field(init=False)
     _options: Any = field(init=False, repr=False)
@@ -167,7 +169,7 @@ class Runner:
         self.provider = str(self.session.get_providers()[0])
         settings = self.session.get_provider_options().get(_CUDA, {})
         self.device = f"cuda:{settings.get('device_id', '0')}" if self.provider == _CUDA else "cpu"
-        self._bound = self.provider == _CUDA and self.output.type.startswith("tensor(")
+        self._bound = self.provider == _CUDA and self.output.type.startswith("tensor(") and "string" not in self.output.type
 
     @property
     def call_bytes(self) -> int | None:
@@ -193,6 +195,8 @@ class Runner:
             raise ModelFailure(
                 f"the model raised on an input of shape {rows.shape} and type {rows.dtype}: {short(exc)}"
             ) from exc
+        if self.labels is not None and holds_labels(self.output):
+            return self.labels(answer, rows=len(answer))
         return answer if isinstance(answer, np.ndarray) else self._from_maps(answer)
 
     def _from_maps(self, answer: Any) -> NDArray[Any]:

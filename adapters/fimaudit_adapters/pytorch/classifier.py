@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.models.classifier import ModelInfo, Options
+from fimaudit.models.labels import label_codes
 from fimaudit.models.links import as_rows, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
@@ -92,6 +93,7 @@ class TorchClassifier:
             details=self._details,
             notes=tuple(notes),
             not_smooth=_rounding_part(module),
+            labels_only=options.link == "labels",
         )
 
     @property
@@ -172,7 +174,7 @@ class TorchClassifier:
                     stop = min(stop, start + self._rows_that_fit(build(start, start + 1)))
                 with torch.no_grad(), module_untouched(self.module, self.device) if self._strayed() else nullcontext():
                     output = self.call(self.module, self.filled(build(start, stop)))
-                    pieces.append(as_rows(_on_host(output), max(stop - start, self._fewest))[: stop - start])
+                    pieces.append(self._rows(_on_host(output), max(stop - start, self._fewest))[: stop - start])
             except torch.OutOfMemoryError as exc:
                 if stop - start <= self._fewest:
                     raise ModelFailure(
@@ -184,9 +186,14 @@ class TorchClassifier:
                 continue
             start = stop
         values = np.concatenate(pieces)
+        if self.link == "labels":
+            return np.asarray(values, dtype=np.float64)
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
         return to_probabilities(values, self.link, rows=rows)
+
+    def _rows(self, output: NDArray[Any], rows: int) -> NDArray[Any]:
+        return label_codes(output, rows) if self.link == "labels" else as_rows(output, rows)
 
     def _rows_that_fit(self, row: torch.Tensor) -> int:
         """Rows of one call on a GPU, from its free memory."""

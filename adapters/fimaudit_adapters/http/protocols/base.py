@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
 
-__all__ = ["Answer", "Body", "Malformed", "Reply", "Scores", "Tensor", "WireFormat", "as_label", "as_scores", "as_tensor"]
+__all__ = [
+    "Answer",
+    "Body",
+    "Malformed",
+    "Reply",
+    "Scores",
+    "Tensor",
+    "WireFormat",
+    "as_label",
+    "as_labels",
+    "as_scores",
+    "as_tensor",
+]
 
 #: Labels come from the server: their length is bounded, and what they hold is only ever text.
 LONGEST_LABEL = 200
@@ -81,7 +93,8 @@ def as_tensor(value: object, what: str) -> Tensor:
         raise OutputError(f"expected a list of rows at {what}, got {type(value).__name__}")
     if value and all(isinstance(v, str) for v in value):
         raise OutputError(
-            f"expected numbers at {what}, got strings, which look like class labels; ask for probabilities instead"
+            f"expected numbers at {what}, got strings, which look like class labels; ask for probabilities instead, or "
+            "audit the labels alone with --link labels"
         )
     flat_labels = bool(value) and all(isinstance(v, int) for v in value)
     try:
@@ -93,6 +106,37 @@ def as_tensor(value: object, what: str) -> Tensor:
             f"expected one row of numbers for each input at {what}, got rows that differ or are no numbers"
         ) from None
     return Tensor(values)
+
+
+def as_labels(value: object, what: str) -> Tensor:
+    """Labels of any make as one a row: numbers as they are, text, ``{"label": ..}``, and of lists of these the first.
+
+    Where labels have scores, the one with the largest; a list of scores alone or a one-hot row is left as it is.
+
+    >>> as_labels([{"label": "cat"}, ["dog", "cat"]], "predictions").values.tolist()
+    ['cat', 'dog']
+    """
+    if not isinstance(value, list):
+        raise OutputError(f"expected a list of labels at {what}, got {type(value).__name__}")
+    named = [_first_label(row, what) for row in value]
+    if value and all(name is not None for name in named):
+        return Tensor(np.array(named, dtype=np.str_))
+    return as_tensor(value, what)
+
+
+def _first_label(row: object, what: str) -> str | None:
+    """The label of one row, or ``None`` where it is made of numbers."""
+    if isinstance(row, list):
+        if (row and all(isinstance(v, dict) and "score" in v for v in row)) or not row:
+            scores = as_scores(row, what)
+            return max(scores, key=lambda name: scores[name])
+        return _first_label(row[0], what) if not isinstance(row[0], int | float | list) else None
+    if isinstance(row, dict):
+        if "label" in row:
+            return as_label(row["label"])
+        scores = as_scores(row, what)
+        return max(scores, key=lambda name: scores[name])
+    return as_label(row) if isinstance(row, str) else None
 
 
 def as_label(value: object) -> str:

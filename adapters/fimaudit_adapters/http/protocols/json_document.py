@@ -9,7 +9,7 @@ import jmespath.exceptions
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError, TargetError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, Scores, as_scores, as_tensor
+from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, Scores, as_labels, as_scores, as_tensor
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows, table_columns, table_records
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
@@ -51,6 +51,9 @@ class JsonDocument:
             raise Malformed("expected JSON of a sane depth, got one nested too deeply") from None
         if found is None:
             raise OutputError(f"the JMESPath {path!r} leads nowhere in the answer")
+        if self._endpoint.kind == "labels":
+            one = rows == 1 and (not isinstance(found, list) or len(found) != 1)
+            return as_labels([found] if one else found, path)
         if self._endpoint.kind == "label_scores":
             if not isinstance(found, list):
                 raise OutputError(f"expected a list of rows at {path!r}, got {type(found).__name__}")

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_scores
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
@@ -37,6 +37,9 @@ class LabelScores:
         found = load(reply.content)
         if not isinstance(found, list) or not found:
             raise OutputError("expected a list of label and score pairs")
+        if self._endpoint.kind == "labels":
+            nested = rows > 1 or len(found) == 1 or isinstance(found[0], list)
+            return as_labels(found if nested else [found], "the answer")
         if rows == 1 and isinstance(found[0], dict) and "label" in found[0]:
             found = [found]
         return Scores([as_scores(row, "the answer") for row in found])

@@ -49,9 +49,12 @@ class MLflow:
         if not isinstance(document, dict) or "predictions" not in document:
             raise OutputError("expected 'predictions' in the answer")
         found = document["predictions"]
+        if self._endpoint.kind == "labels":
+            return read_predictions(found, self._endpoint.output, "predictions", labels=True)
         if isinstance(found, list) and found and all(isinstance(v, int | str) for v in found):
             raise OutputError(
                 "the model answers with labels, not probabilities; save it with "
-                "mlflow.<flavor>.save_model(..., pyfunc_predict_fn='predict_proba')"
+                "mlflow.<flavor>.save_model(..., pyfunc_predict_fn='predict_proba'), "
+                "or audit the labels alone with --link labels"
             )
         return read_predictions(found, self._endpoint.output, "predictions")

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, Scores, Tensor, as_label
+from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, Scores, Tensor, as_label, as_labels
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows, shaped
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["LIKELY_OUTPUTS", "OpenInference"]
+__all__ = ["LIKELY_OUTPUTS", "OpenInference", "label_outputs"]
 
 HEADER = "Inference-Header-Content-Length"
 _DATATYPES = {np.dtype("float32"): "FP32", np.dtype("float64"): "FP64", np.dtype("uint8"): "UINT8"}
@@ -27,6 +27,8 @@ _DTYPES = {
     "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4",
     "UINT64": "<u8", "INT8": "|i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
 }  # fmt: skip
+#: Data types of outputs that can hold a class.
+_LABEL_TYPES = {"BYTES", *(name for name in _DTYPES if not name.startswith("FP"))}
 #: Names under which servers are known to return probabilities; one of them among several outputs is taken unasked.
 LIKELY_OUTPUTS = ("probabilities", "output_probability", "predict_proba", "probs", "scores")
 
@@ -84,26 +86,39 @@ class OpenInference:
         if not isinstance(outputs, list) or not outputs or not all(isinstance(o, dict) for o in outputs):
             raise OutputError("expected an 'outputs' list with at least one tensor in the answer")
         arrays = _arrays(outputs, tail)
-        name = choose_output(outputs, self._endpoint.output)
+        labels = self._endpoint.kind == "labels"
+        name = choose_output(outputs, self._endpoint.output, labels=labels)
         values = arrays[name]
+        if isinstance(values, list) and labels and self._endpoint.top_k is None:
+            return as_labels([values[i] for i in _starts(values, rows)], f"output {name[:80]!r}")
         if isinstance(values, list):
             return Scores([_classification(values[i : i + len(values) // rows]) for i in _starts(values, rows)])
         return Tensor(values)
 
 
-def choose_output(outputs: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
-    """The output's name: the one asked for, the only one, or the only one under a known name for probabilities."""
+def choose_output(outputs: Sequence[Mapping[str, Any]], wanted: str | None, *, labels: bool = False) -> str:
+    """The output's name: the one asked for, the only one, or the only one under a known name for probabilities.
+
+    For ``labels`` the only one that holds whole numbers or text.
+    """
     names = [str(o.get("name")) for o in outputs]
     if wanted is not None:
         if wanted not in names:
             raise OutputError(f"expected an output {wanted!r} in the answer, got {', '.join(names)[:200]}")
         return wanted
     likely = [name for name in names if name.lower() in LIKELY_OUTPUTS]
+    if labels:
+        likely = label_outputs(outputs) or likely
     if len(names) == 1 or len(likely) == 1:
         return names[0] if len(names) == 1 else likely[0]
     raise OutputError(
         f"the endpoint has several outputs ({', '.join(names)[:200]}); name the one with probabilities with --output"
     )
+
+
+def label_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the outputs that hold whole numbers or text."""
+    return [str(o.get("name")) for o in outputs if str(o.get("datatype")) in _LABEL_TYPES]
 
 
 def _arrays(outputs: Sequence[Mapping[str, Any]], tail: bytes) -> dict[str, NDArray[Any] | list[Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_scores, as_tensor
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores, as_tensor
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
@@ -43,23 +43,25 @@ class TensorFlowServing:
         key = "outputs" if self._endpoint.style == "column" else "predictions"
         if not isinstance(document, dict) or key not in document:
             raise OutputError(f"expected {key!r} in the answer")
-        return read_predictions(document[key], self._endpoint.output, key)
+        return read_predictions(document[key], self._endpoint.output, key, labels=self._endpoint.kind == "labels")
 
 
-def read_predictions(found: object, output: str | None, key: str) -> Answer:
+def read_predictions(found: object, output: str | None, key: str, *, labels: bool = False) -> Answer:
     """Predictions as rows, as a dict of named columns, or as one dict of named outputs (or label scores) a row."""
     if isinstance(found, dict):
         name = _named(found, output, key)
-        return as_tensor(found[name], f"{key}.{name}"[:80])
+        return (as_labels if labels else as_tensor)(found[name], f"{key}.{name}"[:80])
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
         first = found[0]
+        if labels and output is None and ("label" in first or len(first) > 1):
+            return as_labels(found, key)
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in first.values()) and output is None:
             return Scores([as_scores(row, key) for row in found])
         name = _named(first, output, key)
         if not all(name in row for row in found):
             raise OutputError(f"expected {name[:80]!r} in every row of {key}")
-        return as_tensor([row[name] for row in found], f"{key}[].{name}"[:80])
-    return as_tensor(found, key)
+        return (as_labels if labels else as_tensor)([row[name] for row in found], f"{key}[].{name}"[:80])
+    return (as_labels if labels else as_tensor)(found, key)
 
 
 def _named(outputs: dict[str, Any], wanted: str | None, key: str) -> str:

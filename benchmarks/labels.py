@@ -1,0 +1,118 @@
+"""Audit a folder of real ONNX models from their labels alone, and compare with the smallest perturbation that is known.
+
+    python benchmarks/labels.py DIR [--labels 200 500 1000 2000] [--seeds 3] [--inputs 20] [--only NAME ...] [--json FILE]
+
+DIR as for ``benchmarks/realmodels.py``; models whose truth holds ``adversarial_l2`` are measured, within [0, 1]. The truth
+is the smaller one of that and the nearest witness of any run here. Columns: median |error|, Spearman, median ratio and
+its 10 to 90 % range, share of inputs whose truth lies in [lower, upper], median width below and above, inputs without a
+value, and the median ratio of the end of the walk (the witness) and, with --attack, of ART's HopSkipJump with as many
+rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fimaudit import audit, open_classifier, validate
+from fimaudit.results import Sensitivity
+
+
+def run_model(folder: Path, name: str, link: str, options: argparse.Namespace) -> dict[tuple[int, int], list[Sensitivity]]:
+    """Every input at every number of labels and seed."""
+    x = np.load(folder / f"{name}.npz")["x"][: options.inputs]
+    classifier = open_classifier(str(folder / f"{name}.onnx"), "labels")
+    found = {}
+    for labels in options.labels:
+        for seed in range(options.seeds):
+            report = audit(classifier, x, queries=labels, seed=seed, lower=0, upper=1, link="labels")
+            found[labels, seed] = report.inputs
+    classifier.close()
+    return found
+
+
+def attacked(folder: Path, name: str, link: str, labels: int, options: argparse.Namespace) -> list[float | None]:
+    """Distances that HopSkipJump reaches with so many rows an input."""
+    x = np.load(folder / f"{name}.npz")["x"][: options.inputs]
+    path = str(folder / f"{name}.onnx")
+    result = validate(path, x, link=link, attacks=["hopskipjump"], attack_rows=labels, lower=0, upper=1, queries=50)
+    return [row.attacks.get("hopskipjump") for row in result.inputs]
+
+
+def figures(runs: list[list[Sensitivity]], truth: np.ndarray) -> dict[str, Any]:
+    """The columns, over the runs of one number of labels."""
+    rows = [
+        (s.margin_radius, s.witness.distance if s.witness else np.nan, truth[s.index]) for inputs in runs for s in inputs
+    ]
+    known = [row for row in rows if row[0].value is not None]
+    value, t = (np.array([pick(row) for row in known]) for pick in (lambda row: row[0].value, lambda row: row[2]))
+    low = np.array([row[0].lower or 0.0 for row in known])
+    high = np.array([np.inf if row[0].upper is None else row[0].upper for row in known])
+    walked = np.array([row[1] for row in known])
+    ratio = value / t
+    return {
+        "median_error": float(np.median(np.abs(ratio - 1))),
+        "spearman": float(np.mean([_rank(inputs, truth) for inputs in runs])),
+        "ratio": float(np.median(ratio)),
+        "ratio_10": float(np.quantile(ratio, 0.1)),
+        "ratio_90": float(np.quantile(ratio, 0.9)),
+        "coverage": float(np.mean((low <= t) & (t <= high * (1 + 1e-9)))),
+        "width_below": float(np.median(1 - low / value)),
+        "width_above": float(np.median(high / value - 1)),
+        "without": 1 - len(known) / len(rows),
+        "walk": float(np.nanmedian(walked / t)),
+        "of": len(rows),
+    }
+
+
+def _rank(inputs: list[Sensitivity], truth: np.ndarray) -> float:
+    pairs = [(s.margin_radius.value, truth[s.index]) for s in inputs if s.margin_radius.value is not None]
+    return float(stats.spearmanr(*np.array(pairs).T).statistic)
+
+
+def main() -> None:
+    """Print a line a model and number of labels."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--labels", type=int, nargs="*", default=[200, 500, 1000, 2000])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--inputs", type=int, default=20)
+    parser.add_argument("--only", nargs="*", help="names of models to run")
+    parser.add_argument("--attack", action="store_true", help="HopSkipJump of ART beside it")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    known = json.loads((options.folder / "truth.json").read_text())
+    with_truth = [name for name, model in known.items() if all(i.get("adversarial_l2") for i in model["inputs"])]
+    models: dict[str, Any] = {}
+    for name in options.only or with_truth:
+        found = run_model(options.folder, name, known[name]["link"], options)
+        truth = np.array([i["adversarial_l2"] for i in known[name]["inputs"]])[: options.inputs]
+        for inputs in found.values():
+            for s in inputs:
+                if s.witness is not None:
+                    truth[s.index] = min(truth[s.index], s.witness.distance)
+        models[name] = {}
+        for labels in options.labels:
+            of = figures([found[labels, seed] for seed in range(options.seeds)], truth)
+            if options.attack:
+                ends = attacked(options.folder, name, known[name]["link"], labels, options)
+                of["hopskipjump"] = float(np.median([end / t for end, t in zip(ends, truth, strict=True) if end]))
+            models[name][labels] = of
+            print(
+                f"{name:24} {labels:5} error {of['median_error']:6.1%}  Spearman {of['spearman']:.2f}  "
+                f"ratio {of['ratio']:.2f} [{of['ratio_10']:.2f}, {of['ratio_90']:.2f}]  coverage {of['coverage']:.0%}  "
+                f"width -{of['width_below']:.0%}/+{of['width_above']:.0%}  without {of['without']:.0%}  "
+                f"walk {of['walk']:.2f}" + (f"  HopSkipJump {of['hopskipjump']:.2f}" if options.attack else ""),
+                flush=True,
+            )
+        if options.json:
+            options.json.write_text(json.dumps({"models": models}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

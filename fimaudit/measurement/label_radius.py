@@ -1,0 +1,159 @@
+"""One input's margin radius from labels alone: a walk to the decision boundary, and the plane that touches it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from fimaudit.domain import Space
+from fimaudit.estimation.tangent_plane import PlaneRadius, plane_radius
+from fimaudit.measurement.boundary_walk import BASE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
+from fimaudit.measurement.protocol import Flow, MeasurementFlow
+from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.tangent_radius import PlaneAnswers, measure_plane
+from fimaudit.perturbations.random_signs import generator
+from fimaudit.perturbations.ray_points import RayPoints
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.results import Interval, Sensitivity, Status, Witness
+
+__all__ = ["FEWEST_LABELS", "LABELS_ONLY", "KnownLabels", "measure_labels"]
+
+Array = NDArray[np.float64]
+
+#: Why numbers that need probabilities are missing.
+LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
+#: Labels an input takes at least, and below which the interval allows for a short walk.
+FEWEST_LABELS, FEW_LABELS = 100, 500
+#: Share of the labels after the start that the walk takes; the rest goes to the plane.
+WALK_SHARE = 0.6
+#: Rows at the end: the nearest counterexamples alone.
+LAST_ROWS = 3
+#: Other inputs that a start may look at.
+MOST_OTHERS = 12
+#: Random labels are taken for no worse than this.
+MOST_LAPSE = 0.4
+#: Stream of the random numbers.
+LABEL_STREAM = 7
+#: With this many features or fewer, the boundary on a ray is the whole answer.
+LINE = 1
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Labels of the audit's own inputs, asked once before all else: from which inputs rays start.
+
+    Attributes:
+        x: (m, \\*shape) inputs, all or some of the audit's.
+        labels: (m,) their classes.
+        random: whether the same row was answered differently when it was asked again.
+    """
+
+    x: NDArray[Any]
+    labels: NDArray[np.float64]
+    random: bool = False
+
+    def others(self, x: NDArray[Any], decision: int, space: Space) -> list[NDArray[Any]]:
+        """The nearest inputs with another label, over the features that may change in units of the scale."""
+        places = np.flatnonzero(self.labels != decision)
+        free = ~space.frozen.ravel()
+        scale = space.scale.ravel()[free]
+        start = x.ravel()[free].astype(np.float64)
+        far = [float(np.linalg.norm((self.x[i].ravel()[free].astype(np.float64) - start) / scale)) for i in places]
+        return [self.x[places[i]] for i in np.argsort(far, kind="stable")[:MOST_OTHERS] if far[i] > 0]
+
+
+def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings, known: KnownLabels) -> MeasurementFlow:
+    """Measure one input from its labels.
+
+    Args:
+        x: the input, within the domain.
+        index: its position in the data: random numbers depend on it and the seed alone.
+        space: the domain.
+        settings: what the user chose; ``queries`` labels at most.
+        known: labels of other inputs.
+
+    Returns:
+        the finished ``Sensitivity``: ``margin_radius`` and ``witness``, all else empty.
+    """
+    points = RayPoints(x, space)
+    repeats = BASE_VOTES if known.random else 1
+    base = yield PlainRows(np.repeat(x.astype(space.dtype)[None], repeats, axis=0))
+    labels, votes = np.unique(base[:, 0], return_counts=True)
+    decision, lapse = int(labels[votes.argmax()]), min(MOST_LAPSE, 1.0 - float(votes.max()) / repeats)
+    rng = generator(settings.seed, index, LABEL_STREAM)
+    walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, lapse, 1 + repeats)
+    start = yield from walk.start(known.others(x, decision, space))
+    if isinstance(start, NoOtherLabel):
+        return _result(index, walk, "no_rival_visible", reason=start.reason)
+    radius = yield from _radius(walk, start, settings)
+    witness = yield from walk.confirmed()
+    return _measured(index, walk, radius, witness)
+
+
+def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadius]:
+    """The radius and its limits from a first boundary point."""
+    deviations = float(ndtri(0.5 + settings.confidence / 2))
+    if len(b) <= LINE:
+        at = float(np.linalg.norm(b))
+        return PlaneRadius(at, (1 - 2.0**-8) * at, at)
+    until = walk.asked + int(WALK_SHARE * (settings.queries - walk.asked))
+    b = yield from walk.walk(b, until)
+
+    def found(plane: PlaneAnswers) -> PlaneRadius:
+        fit = plane.fit()
+        length = plane.length + plane.intercept(fit)
+        in_box, few = plane.in_box(walk, fit.cosine), settings.queries < FEW_LABELS
+        nearest = walk.found[0].distance if walk.found else float("inf")
+        return plane_radius(fit, length, nearest, deviations, in_box=in_box, few=few or walk.random)
+
+    precision = settings.precision
+    enough = None if precision is None else lambda plane: found(plane).half_width <= precision
+    plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - LAST_ROWS), enough)
+    return found(plane)
+
+
+def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius, witness: Counterexample | None) -> Sensitivity:
+    flags, reasons = [], []
+    upper, kept = radius.upper, None
+    if walk.random:
+        reasons.append("the labels are random, so no single row is a counterexample")
+        flags.append("noisy_labels")
+    elif witness is None:
+        upper = float("inf")
+        reasons.append("the nearest rows with another label do not have it when they are asked alone")
+        flags.append("unrepeatable")
+    else:
+        upper = min(upper, witness.distance)
+        kept = Witness(distance=witness.distance, predicted_class=witness.label)
+        kept.keep(witness.row)
+    interval = Interval(
+        value=min(radius.value, upper), lower=min(radius.lower, upper), upper=upper if np.isfinite(upper) else None
+    )
+    return _result(index, walk, "ok", interval, kept, flags, "; ".join(reasons) or None)
+
+
+def _result(
+    index: int,
+    walk: BoundaryWalk,
+    status: Status,
+    radius: Interval | None = None,
+    witness: Witness | None = None,
+    flags: Sequence[str] = (),
+    reason: str | None = None,
+) -> Sensitivity:
+    return Sensitivity(
+        index=index,
+        status=status,
+        method="labels",
+        predicted_class=walk.decision,
+        queries=walk.asked,
+        margin_radius=radius or Interval(),
+        witness=witness,
+        flags=list(flags),
+        reason=LABELS_ONLY if reason is None else f"{LABELS_ONLY}; {reason}",
+    )

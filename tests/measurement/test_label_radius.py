@@ -1,0 +1,288 @@
+"""From labels alone: radii of models whose boundary is known, in one feature and in 150,528, within boxes and on levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fimaudit import Report, audit
+from fimaudit.domain import InputDomain, Space
+from fimaudit.estimation.tangent_plane import in_box_normal, plane_radius, probit_slope
+from fimaudit.measurement.boundary_walk import BoundaryWalk
+from fimaudit.measurement.label_radius import KnownLabels, measure_labels
+from fimaudit.measurement.settings import Settings
+from fimaudit.measurement.tangent_radius import measure_plane
+from fimaudit.perturbations.random_signs import generator
+from fimaudit.perturbations.ray_points import RayPoints, band_limited
+
+
+class Plane:
+    """Labels of a half space w . x > offset, counting what is asked."""
+
+    def __init__(self, features: int, seed: int = 0) -> None:
+        w = np.random.default_rng(seed).standard_normal(features)
+        self.w, self.offset, self.asked = w / np.linalg.norm(w), 0.0, 0
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        self.asked += len(rows)
+        return (rows.reshape(len(rows), -1).astype(np.float64) @ self.w > self.offset).astype(int)
+
+    def distances(self, x: np.ndarray) -> np.ndarray:
+        return np.abs(x.reshape(len(x), -1).astype(np.float64) @ self.w - self.offset)
+
+
+def answered(flow: Any, model: Any) -> Any:
+    try:
+        rows = next(flow)
+        while True:
+            rows = flow.send(model(rows.build(0, len(rows))).astype(float)[:, None])
+    except StopIteration as stop:
+        return stop.value
+
+
+def ratios(report: Report, truth: np.ndarray) -> np.ndarray:
+    return np.array([s.margin_radius.value for s in report.inputs]) / truth
+
+
+def held(report: Report, truth: np.ndarray) -> np.ndarray:
+    limits = [s.margin_radius for s in report.inputs]
+    return np.array(
+        [
+            (r.lower or 0) <= t * (1 + 1e-9) and t <= (r.upper or np.inf) * (1 + 1e-9)
+            for r, t in zip(limits, truth, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize(("features", "inputs", "labels"), [(1, 10, 200), (2, 30, 400), (13, 40, 600), (200, 60, 1000)])
+def test_half_spaces_unbiased_and_covered(features, inputs, labels):
+    model = Plane(features)
+    x = np.random.default_rng(1).standard_normal((inputs, features))
+    report = audit(model, x, link="labels", queries=labels)
+    found = ratios(report, model.distances(x))
+    spread = found.std() / np.sqrt(inputs)
+    assert abs(found.mean() - 1) < 0.02 + 2 * spread
+    assert abs(np.median(found) - 1) < 0.04
+    assert held(report, model.distances(x)).mean() >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / inputs)
+    assert model.asked == report.summary.queries
+    assert max(s.queries for s in report.inputs) <= labels
+    for s, one in zip(report.inputs, x, strict=True):
+        assert s.method == "labels"
+        assert s.spectral_norm.value is s.trace.value is s.probability is None
+        assert "labels only" in s.reason
+        assert s.witness is not None
+        assert s.margin_radius.upper <= s.witness.distance
+        assert model(s.witness.x[None])[0] == s.witness.predicted_class != s.predicted_class
+        assert np.linalg.norm(s.witness.x - one) == pytest.approx(s.witness.distance)
+
+
+def plane_runs(features: int, far: float, runs: int, labels: int, quantum: float = 0.0) -> np.ndarray:
+    """Radius over truth from a boundary point ``far`` times as far as the nearest, for a plane at a distance of 1."""
+    rng = np.random.default_rng(features)
+    found = []
+    for run in range(runs):
+        n = rng.standard_normal(features)
+        n /= np.linalg.norm(n)
+        side = rng.standard_normal(features)
+        side -= (side @ n) * n
+        b = n + np.sqrt(far**2 - 1) * side / np.linalg.norm(side)
+        x = np.zeros(features, np.float32)
+        space = InputDomain(quantum=quantum or None).resolve(x[None], "float32")
+        walk = BoundaryWalk(RayPoints(x, space), 0, generator(5, run), labels)
+        plane = answered(measure_plane(walk, b, labels), lambda rows, n=n: rows.astype(np.float64) @ n > 1.0)
+        fit = plane.fit()
+        found.append((plane.length + plane.intercept(fit)) * fit.cosine)
+        low = plane_radius(fit, plane.length, np.inf, 1.96)
+        assert low.lower <= found[-1] <= low.upper
+    return np.array(found)
+
+
+@pytest.mark.parametrize("far", [1.5, 4.0, 12.0])
+def test_the_plane_is_found_however_far_its_point(far):
+    found = plane_runs(400, far, 60, 400)
+    assert abs(found.mean() - 1) < 0.02 + 2 * found.std() / np.sqrt(len(found))
+    assert found.std() < 0.12
+
+
+def test_levels_of_eight_bits_leave_it_unbiased():
+    found = plane_runs(3000, 3.0, 30, 300, quantum=4 * 3.0 / 255)
+    assert abs(found.mean() - 1) < 0.02 + 2 * found.std() / np.sqrt(len(found))
+
+
+def test_images_of_imagenet_size():
+    found = plane_runs(150_528, 5.0, 2, 240)
+    assert np.all(np.abs(found - 1) < 0.4)
+
+
+def test_probit_of_known_slopes_is_unbiased_with_nominal_errors():
+    rng = np.random.default_rng(3)
+    for slope in (0.1, 0.5, 2.0):
+        t = np.repeat([-1.0, 1.0], 200) * 1.4 / slope
+        fits = [probit_slope(t, rng.standard_normal(len(t)) < 0.3 + slope * t) for _ in range(150)]
+        values, errors = np.array([f.slope for f in fits]), np.array([f.error for f in fits])
+        assert abs(values.mean() / slope - 1) < 0.03
+        assert 0.9 <= np.mean(np.abs(values - slope) < 1.96 * errors) <= 0.99
+
+
+def test_a_box_takes_off_what_points_out_of_it():
+    assert in_box_normal(1.0, np.ones(4) / 2, 0.0) == pytest.approx(1.0, abs=1e-6)
+    assert in_box_normal(0.8, np.zeros(500), 1.0) == pytest.approx(np.sqrt(1 - 0.36 / 2), abs=1e-3)
+    out = in_box_normal(0.8, np.zeros(500), 1.0, drift=-1.0)
+    assert out == pytest.approx(0.8, abs=0.01)
+
+
+def test_rows_stay_within_bounds_on_levels_and_off_held_features():
+    features = 40
+    model = Plane(features, seed=4)
+    model.offset = 0.5 * model.w.sum()
+    x = np.random.default_rng(5).integers(0, 256, (6, features)) / 255
+    frozen = np.arange(features) < 5
+    seen: list[np.ndarray] = []
+
+    def watched(rows: np.ndarray) -> np.ndarray:
+        seen.append(rows)
+        return model(rows)
+
+    report = audit(watched, x, link="labels", queries=400, lower=0, upper=1, quantum=1 / 255, frozen=frozen, dtype="float64")
+    rows = np.concatenate(seen)
+    assert rows.min() >= 0
+    assert rows.max() <= 1
+    assert np.allclose(rows * 255, np.round(rows * 255), atol=1e-6)
+    held_there = {tuple(one) for one in np.round(x[:, frozen] * 255).astype(int).tolist()}
+    assert {tuple(one) for one in np.round(rows[:, frozen] * 255).astype(int).tolist()} <= held_there
+    measured = [s for s in report.inputs if s.status == "ok"]
+    assert measured
+    free = np.linalg.norm(model.w[~frozen])
+    for s in measured:
+        assert 0.6 < s.margin_radius.value / (model.distances(x[s.index : s.index + 1])[0] / free) < 1.7
+
+
+def test_scales_are_the_unit_of_the_radius():
+    model = Plane(6, seed=2)
+    x = np.random.default_rng(3).standard_normal((12, 6))
+    scale = np.array([1.0, 2.0, 0.5, 1.0, 4.0, 1.0])
+    report = audit(model, x, link="labels", queries=600, scale=scale)
+    truth = model.distances(x) / np.linalg.norm(model.w * scale)
+    assert np.abs(np.median(ratios(report, truth)) - 1) < 0.04
+    assert held(report, truth).mean() >= 0.75
+
+
+def test_several_classes_give_the_nearest_boundary_of_all():
+    w = np.random.default_rng(8).standard_normal((4, 30))
+    x = np.random.default_rng(9).standard_normal((20, 30))
+    report = audit(lambda b: (b @ w.T).argmax(axis=1), x, link="labels", queries=1000)
+    scores = x @ w.T
+    truth = []
+    for z in scores:
+        top = z.argmax()
+        truth.append(min((z[top] - z[k]) / np.linalg.norm(w[top] - w[k]) for k in range(4) if k != top))
+    found = ratios(report, np.array(truth))
+    assert np.median(np.abs(found - 1)) < 0.08
+    assert held(report, np.array(truth)).mean() >= 0.85
+
+
+def test_random_labels_are_noticed_and_flagged():
+    model, rng = Plane(8), np.random.default_rng(0)
+    x = np.random.default_rng(1).standard_normal((10, 8))
+
+    def noisy(rows: np.ndarray) -> np.ndarray:
+        labels = model(rows)
+        return np.where(rng.random(len(rows)) < 0.1, 1 - labels, labels)
+
+    report = audit(noisy, x, link="labels", queries=800)
+    assert any("random" in sentence for sentence in report.warnings)
+    measured = [s for s in report.inputs if s.status == "ok"]
+    assert all("noisy_labels" in s.flags and s.witness is None for s in measured)
+    truth = model.distances(x)[[s.index for s in measured]]
+    within = [
+        (s.margin_radius.lower or 0) <= t <= (s.margin_radius.upper or np.inf) for s, t in zip(measured, truth, strict=True)
+    ]
+    assert np.mean(within) >= 0.7
+    assert np.median([abs(s.margin_radius.value / t - 1) for s, t in zip(measured, truth, strict=True)]) < 0.35
+
+
+def test_without_another_label_there_is_a_reason_and_no_number():
+    report = audit(
+        lambda b: np.zeros(len(b), int), np.random.default_rng(0).standard_normal((3, 5)), link="labels", queries=300
+    )
+    for s in report.inputs:
+        assert s.status == "no_rival_visible"
+        assert s.margin_radius.value is None
+        assert "has another label" in s.reason
+
+
+def test_without_other_inputs_random_rays_find_one():
+    model = Plane(10)
+    x = np.random.default_rng(2).standard_normal((1, 10))
+    report = audit(model, x, link="labels", queries=1000)
+    assert abs(ratios(report, model.distances(x))[0] - 1) < 0.2
+
+
+def test_precision_stops_early():
+    model = Plane(13)
+    x = np.random.default_rng(1).standard_normal((8, 13))
+    full = audit(model, x, link="labels", queries=3000)
+    short = audit(model, x, link="labels", queries=3000, precision=0.4)
+    assert short.summary.queries < full.summary.queries
+    for s in short.inputs:
+        r = s.margin_radius
+        assert (r.upper - r.lower) / 2 <= 0.4 * r.value * 1.05 or s.queries > 2900
+
+
+def test_numbers_do_not_depend_on_who_is_measured_beside():
+    model = Plane(20)
+    x = np.random.default_rng(6).standard_normal((6, 20))
+    known = KnownLabels(x, model(x).astype(float))
+    space: Space = InputDomain().resolve(x, "float64")
+    report = audit(model, x, link="labels", queries=500)
+    alone = answered(measure_labels(x[2], 2, space, Settings(queries=500), known), model)
+    assert alone.margin_radius == report.inputs[2].margin_radius
+
+
+def test_low_frequencies_only():
+    noise = band_limited(np.random.default_rng(0), 50, (3, 16, 16), 0.5).reshape(50, 3, 16, 16)
+    assert noise.var() == pytest.approx(1.0, rel=0.1)
+    spectrum = np.abs(np.fft.fft2(noise)) ** 2
+    assert spectrum[..., 8, 8].mean() < 0.01 * spectrum[..., 1, 1].mean()
+
+
+class TestSmoothed:
+    """A half space smoothed by Gaussian noise is the same half space: the largest certifiable radius is the distance."""
+
+    def test_certificates_do_not_exceed_the_truth_more_often_than_they_may(self):
+        model = Plane(5)
+        x = np.random.default_rng(0).standard_normal((300, 5))
+        report = audit(model, x, link="labels", smooth=0.5, queries=600, confidence=0.95)
+        truth = model.distances(x)
+        wrong = 0
+        for s, r, one in zip(report.inputs, truth, x, strict=True):
+            assert s.method == "smoothed"
+            assert s.margin_radius.value is None
+            if s.status == "abstained":
+                assert s.smoothed.radius is None
+                continue
+            wrong += s.smoothed.radius > r or s.smoothed.predicted_class != model(one[None])[0]
+        assert wrong <= 24  # 5 % of 300, and three standard deviations
+
+    def test_it_abstains_on_the_boundary(self):
+        model = Plane(5)
+        x = np.random.default_rng(0).standard_normal((20, 5))
+        x -= np.outer(x @ model.w, model.w)
+        report = audit(model, x, link="labels", smooth=0.5, queries=500)
+        assert sum(s.status == "abstained" for s in report.inputs) >= 17
+        assert report.summary.statuses["abstained"] >= 17
+
+    def test_an_input_stops_when_it_is_decided(self):
+        model = Plane(5)
+        x = 2.0 * np.random.default_rng(0).standard_normal((30, 5))
+        report = audit(model, x, link="labels", smooth=0.5, smooth_radius=0.4, queries=20_000, confidence=0.999)
+        truth = model.distances(x)
+        decided = [s for s in report.inputs if s.smoothed.reaches is not None]
+        assert len(decided) >= 20
+        for s in decided:
+            assert s.smoothed.reaches == (truth[s.index] >= 0.4)
+        far = [s for s in report.inputs if truth[s.index] > 1.0]
+        assert far
+        assert max(s.queries for s in far) < 500
