@@ -24,6 +24,7 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName
 from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.settings import ProfileChoice
+from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.links import Link
 from fimaudit.runs.options import Mode, choice_sentence
 
@@ -273,14 +274,25 @@ class EndpointFlags(FlagBlock):
         str | None,
         typer.Option(help="open_inference, tensorflow_serving, mlflow, label_scores or json; found when left out."),
     ] = None
+    columns: Annotated[
+        str | None, typer.Option(help="Names of a row's features between commas; a table's own when left out.")
+    ] = None
 
     def options(self) -> dict[str, Any]:
         """As ``open_classifier`` takes them; nothing where none was given."""
-        out = {}
+        said = self.said()
+        return {"endpoint": [said]} if said else {}
+
+    def said(self) -> dict[str, Any]:
+        """The settings of the endpoint alone, as an endpoint file holds them."""
+        out: dict[str, Any] = {}
         for item in self.settings or []:
             name, value = _pair(item, "--set name=value")
-            out[name] = yaml.safe_load(value)
-        for name in ("protocol", "rate", "bearer_env"):
+            try:
+                out[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise UsageError(f"expected --set {name}=value with a value as in a YAML file, got {value!r}") from None
+        for name in ("protocol", "rate", "bearer_env", "columns", "patience"):
             if getattr(self, name, None) is not None:
                 out[name] = getattr(self, name)
         if self.header_env:
@@ -294,12 +306,16 @@ class SentFlags(EndpointFlags):
 
     endpoint: Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")] = None
     rate: Annotated[str | None, typer.Option(help="Most requests a second: 20/s, 100/min, 5000/h.")] = None
+    patience: Annotated[str | None, typer.Option(help="How long an outage is waited out: 15m (when left out), 90s, 0.")] = (
+        None
+    )
     price_per_row: Annotated[float | None, typer.Option(help="Price of one row, shown before the start.")] = None
     yes: Yes = False
 
     def options(self) -> dict[str, Any]:
         """See ``EndpointFlags``."""
-        return {**super().options(), **({} if self.endpoint is None else {"endpoint": str(self.endpoint)})}
+        parts = [*([] if self.endpoint is None else [str(self.endpoint)]), *super().options().get("endpoint", [])]
+        return {"endpoint": parts} if parts else {}
 
 
 @dataclass(frozen=True)
@@ -330,11 +346,6 @@ class WhiteBoxFlags(FlagBlock):
     worst_direction: Annotated[
         bool, typer.Option("--worst-direction", help="Save each input's most sensitive direction.")
     ] = False
-
-
-def is_endpoint(target: str) -> bool:
-    """Whether rows sent to ``target`` leave this machine's process: a URL or an endpoint file."""
-    return "://" in target or target.lower().endswith((".yaml", ".yml"))
 
 
 def one_of_two(resume: bool, overwrite: bool) -> Literal["refuse", "resume", "overwrite"]:

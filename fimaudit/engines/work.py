@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
-from fimaudit.errors import DataError, FimauditError
+from fimaudit.errors import DataError, FimauditError, InputFailed
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
 from fimaudit.measurement.measure import measure_input
@@ -23,7 +23,7 @@ from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
-from fimaudit.results import MeasuredInput, Sensitivity
+from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.storage.parts import Part
 from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 
@@ -174,7 +174,8 @@ def _opener(
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:
-    return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+    flags = [UNANSWERED] if isinstance(error, InputFailed) and error.unanswered else []
+    return Sensitivity(index=index, status="failed", method="none", reason=str(error), flags=flags)
 
 
 def _labelled(outcome: MeasuredInput, row: Row) -> MeasuredInput:

@@ -173,7 +173,8 @@ def wire_for(endpoint: Endpoint, url: str, *, binary: bool) -> WireFormat:
         wire = LabelScores(endpoint, url)
     else:
         wire = JsonDocument(endpoint, url)
-    return BareBody(wire, endpoint) if endpoint.image in ("png", "raw") else wire
+    bare = endpoint.image in ("png", "raw") and endpoint.protocol != "json"
+    return BareBody(wire, endpoint) if bare else wire
 
 
 def as_note(learned: Learned) -> dict[str, Any]:
