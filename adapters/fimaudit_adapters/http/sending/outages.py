@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from fimaudit_adapters.http.sending.clock import WaitingClock
+from fimaudit_adapters.http.sending.faults import Fault
 
 __all__ = ["Outages"]
 
@@ -52,6 +53,13 @@ class Outages:
     def since(self) -> float:
         """When the first send failed after the last one that was answered."""
         return self._clock.now() if self._since is None else self._since
+
+    def saw(self, fault: Fault) -> None:
+        """A send ended in a fault: of an outage's kind, or another, which shows that somebody is there."""
+        if fault.kind in ("transport", "busy"):
+            self.failed(fault.said)
+        else:
+            self.answered(reply=False)
 
     def failed(self, said: str) -> None:
         """A send was not answered."""

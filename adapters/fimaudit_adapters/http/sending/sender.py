@@ -20,7 +20,7 @@ from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, O
 from fimaudit.models.classifier import Lease
 from fimaudit.models.meter import RowsFailed
 from fimaudit_adapters.http.answers import AnswerReader
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, WireFormat
+from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, WireFormat
 from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
 from fimaudit_adapters.http.sending.outages import Outages
@@ -276,11 +276,7 @@ class Sender:
                     raise batch.stop
                 seconds = self._seconds_left()
                 count_again()
-                reply = await self._transport.post(wire.url, body, seconds, count_again)
-                if self._poller is not None:
-                    reply = await self._poller.result(wire.url, reply, self._transport.secrets)
-                elif reply.status == 202 and "location" in reply.headers:
-                    raise Fault("settings", "202", "HTTP 202: the endpoint works in the background: say poll: {}")
+                reply = await self._replied(wire.url, body, seconds, count_again)
                 size += len(reply.content)
                 answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
                 self.outages.answered()
@@ -288,10 +284,7 @@ class Sender:
             except Fault as fault:
                 sends[fault.kind] += 1
                 status, trouble = fault.status, fault.kind == "busy"
-                if fault.kind in ("transport", "busy"):
-                    self.outages.failed(fault.said)
-                else:
-                    self.outages.answered(reply=False)
+                self.outages.saw(fault)
                 raise
             finally:
                 if ticket is not None:
@@ -324,7 +317,9 @@ class Sender:
                 return await send()
             except Fault as fault:
                 failed.append(fault)
-            retrying = AsyncRetrying(retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True)
+            retrying = AsyncRetrying(
+                sleep=self._clock.sleep, retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True
+            )
             answers: NDArray[np.float64] = await retrying(first_known)
         except Fault as fault:
             tries = sum(sends.values())
@@ -333,6 +328,15 @@ class Sender:
             came = f" (it begins: {fault.came!r})" if fault.came else ""
             raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
         return answers
+
+    async def _replied(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
+        """The answer to one request, waited for where the endpoint works in the background."""
+        reply = await self._transport.post(url, body, seconds, count_again)
+        if self._poller is not None:
+            return await self._poller.result(url, reply, self._transport.secrets)
+        if reply.status == 202 and "location" in reply.headers:
+            raise Fault("settings", "202", "HTTP 202: the endpoint works in the background: say poll: {}")
+        return reply
 
     def _key(self, content: bytes, times: NDArray[np.uint32]) -> bytes:
         again = times.tobytes() if times.any() else b""
