@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -27,6 +27,8 @@ __all__ = [
     "checked_url",
     "endpoint_schema",
     "fingerprint",
+    "looks_secret",
+    "places",
     "read_endpoint",
 ]
 
@@ -250,9 +252,15 @@ class Endpoint(BaseModel):
     @property
     def rows_a_request(self) -> int | None:
         """1 where the format takes no more; ``None`` for any number."""
-        single = set(places(self.request)) & {"$row", "$record"}
+        single = set(places(self.request, self.all_columns)) & {"$row", "$record"}
         bare = self.image in ("png", "raw") and self.body in (None, "bytes")
         return 1 if single or bare or self.body in ("bytes", "query") else None
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Names of the rows' columns and of those that go along with them."""
+        said = self.columns or ()
+        return (*said, *(name for name in self.constants if name not in said))
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -270,7 +278,7 @@ class Endpoint(BaseModel):
         clash = {name.lower() for name in (*self.headers, *self.header_env, *self.header_file)}
         if len(clash) < len(self.headers) + len(self.header_env) + len(self.header_file):
             raise ValueError("a header is set twice among headers, header_env and header_file")
-        secret = [name for name in self.headers if _looks_secret(name)]
+        secret = [name for name in self.headers if looks_secret(name)]
         if secret:
             raise ValueError(
                 f"header {secret[0]} looks like a credential: name its variable or file with header_env or header_file"
@@ -307,23 +315,28 @@ def _check_format(endpoint: Endpoint) -> None:
         raise ValueError("audit_label belongs to kind: independent")
 
 
-def places(part: object) -> list[str]:
-    """The placeholders for rows in a request document, in their order: ``$rows``, ``$row``, ``{row}`` as ``$row``, ...
+def places(part: object, columns: Sequence[str] = ()) -> list[str]:
+    """The placeholders for rows in a request document, in their order; what stands within text is of one row, ``$row``.
 
-    >>> places({"a": ["$rows"], "b": "data:{row}"})
-    ['$rows', '$row']
+    Args:
+        part: the document.
+        columns: names that may stand within text too.
+
+    >>> places({"a": ["$rows"], "b": "data:{row}", "c": "aged {age}, {unknown}"}, ["age"])
+    ['$rows', '$row', '$row']
     """
     if isinstance(part, dict):
         if set(part) == {"$each"}:
             return ["$each"]
-        return [place for value in part.values() for place in places(value)]
+        return [place for value in part.values() for place in places(value, columns)]
     if isinstance(part, list):
-        return [place for value in part for place in places(value)]
+        return [place for value in part for place in places(value, columns)]
     if not isinstance(part, str):
         return []
     if part.removesuffix("...") in PLACES:
         return [part.removesuffix("...")]
-    return [f"${name}" if f"${name}" in PLACES else "$record" for name in re.findall(r"\{([^{}\"':,]+)\}", part)]
+    within = re.findall(r"\{([^{}\"':,]+)\}", part)
+    return ["$row" for name in within if name in ("row", "csv", "record") or name in columns]
 
 
 def read_endpoint(target: str, options: Options) -> Endpoint:
@@ -413,7 +426,8 @@ def endpoint_schema() -> dict[str, Any]:
     return Endpoint.model_json_schema()
 
 
-def _looks_secret(header: str) -> bool:
+def looks_secret(header: str) -> bool:
+    """Whether a header of that name holds a credential."""
     return bool(re.search(r"(?i)auth|cookie|key$|token|secret|passw|credential|session|signature", header))
 
 

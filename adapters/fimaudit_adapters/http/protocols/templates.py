@@ -95,8 +95,9 @@ class RowValues:
             return [self.record(i) for i in range(len(self))]
         if name == "columns":
             return self.columns()
-        known = {*(self._endpoint.columns or ()), *self._fixed}
-        return self.record(at)[name] if name in known else None
+        if name == "names":
+            return self.names()
+        return self.record(at)[name] if name in (self._endpoint.columns or ()) or name in self._fixed else None
 
 
 def fill(part: object, values: RowValues, at: int | None = None) -> Any:
@@ -274,7 +275,7 @@ def check_template(endpoint: Endpoint) -> None:
     Raises:
         TargetError: see above.
     """
-    found = places(endpoint.request)
+    found = places(endpoint.request, endpoint.all_columns)
     form = endpoint.body or _default_body(endpoint)
     if endpoint.request is not None and not found:
         raise TargetError(

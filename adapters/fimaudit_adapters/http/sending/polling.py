@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from fimaudit.errors import OutputError
 from fimaudit_adapters.http.protocols.base import Reply
 from fimaudit_adapters.http.protocols.readings import compile_path, parse
+from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, retry_after
 from fimaudit_adapters.http.settings import Endpoint, Poll
@@ -90,6 +92,8 @@ class Poller:
         return self._said.interval if asked is None else max(asked, 0.01)
 
     def _document(self, reply: Reply) -> Any:
+        with contextlib.suppress(OutputError):
+            return load(reply.content)  # the answer to the request is JSON also where the result is not
         try:
             return parse(reply.content, self._how, 1) if reply.content else None
         except OutputError as exc:

@@ -71,6 +71,12 @@ class Transport:
         """Ask for metadata; carries no rows."""
         return await self._send(self._request("GET", url, Body(b"", {}), lambda: None), seconds)
 
+    async def prepared(self, url: str, body: Body) -> httpx.Request:
+        """The request as it would be sent, credentials included, for somebody who masks them."""
+        request = self._request(body.method, url, body, lambda: None)
+        await self._credentials.complete(request)
+        return request
+
     async def look(self, url: str) -> Reply:
         """Ask for the result of work in the background; a redirect is a reply, as it may say where the result lies."""
         return await self._send(
