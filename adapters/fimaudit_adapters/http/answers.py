@@ -95,7 +95,7 @@ class AnswerReader:
         whole = all(len(row) == len(labels) for row in answer.rows) and all(off <= tolerance for off in sums)
         numbers = self._kind == "logits"
         partial = self._rest or self._hides or (self._asked is not None and self._declared is None)
-        if not numbers and not whole:
+        if numbers or not whole:
             self._refuse_percent(np.array([sum(row.values()) for row in answer.rows]), scores)
         if not numbers and (not whole or partial):
             self.top_k = max(len(row) for row in answer.rows)

@@ -58,8 +58,11 @@ def test_each_preset_gives_the_numbers_of_the_served_model(name, shop, tmp_path,
         interval = found.spectral_norm
         assert interval.lower is not None
         assert interval.lower * 0.999 <= truth <= (interval.upper or np.inf) * 1.001
-        # Answers with a rest are a lower bound; images lie on levels, which few rows tell of so many pixels.
-        assert interval.value == pytest.approx(truth, rel=0.5 if images else 0.1 if found.kind == "lower_bound" else 0.01)
+        if found.kind == "lower_bound":  # of tokens, the rest is not resolved
+            assert 0.5 * truth < interval.value <= 1.001 * truth
+            continue
+        # Images lie on levels, and few rows tell of so many pixels.
+        assert interval.value == pytest.approx(truth, rel=0.5 if images else 0.01)
 
 
 def one_score(row: np.ndarray) -> float:

@@ -39,6 +39,8 @@ SENDS_OF_A_PART = 2
 SHOWN = 60
 #: A gateway that counts by the minute and does not say so lets the next request pass after at most so many seconds.
 MINUTE = 61.0
+#: Faults that no row can be the reason of.
+AT_THE_DOOR = ("429", "connect")
 LOG = logging.getLogger("fimaudit.http")
 RESUME = "go on with --resume once this is put right"
 
@@ -212,15 +214,15 @@ class Sender:
             async with self.outages.probing:
                 if self.outages.answered_since(since):
                     break
-                if stop - start > 1 and fault.status not in ("429", "connect") and self.outages.first_look(since):
+                if stop - start > 1 and fault.status not in AT_THE_DOOR and self.outages.first_look(since):
                     for first, last in ((start, (start + stop) // 2), ((start + stop) // 2, stop)):
                         try:
                             batch.answers[first] = await self._request(wire, batch, first, last, SENDS_OF_A_PART)
                         except GivenUp:
                             continue
                         return False
-                if not self.outages.go_on(since, alone=stop - start == 1 and fault.status not in ("429", "connect")):
-                    if stop - start == 1 and fault.status not in ("429", "connect"):
+                if not self.outages.go_on(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
+                    if stop - start == 1 and fault.status not in AT_THE_DOOR:
                         return False
                     raise failure
                 await self._clock.sleep(min(wait, self.outages.left(since), self._until_deadline()))
@@ -237,7 +239,9 @@ class Sender:
                         break
         try:
             batch.answers[start] = await self._request(wire, batch, start, stop, self.endpoint.attempts)
-        except GivenUp:
+        except GivenUp as exc:
+            if exc.fault.status in AT_THE_DOOR:  # whatever is in it: it was never looked at
+                return await self._outlasted(wire, batch, start, stop, exc)
             return False
         self._given_up = 0
         return True
