@@ -19,7 +19,7 @@ from fimaudit.errors import DataError, UsageError
 from fimaudit.models.classifier import Classifier, open_classifier
 from fimaudit.models.meter import Meter
 from fimaudit.runs.metadata import model_facts
-from fimaudit.runs.preflight import look
+from fimaudit.runs.preflight import expected_kind, look
 
 __all__ = ["inspect"]
 
@@ -56,6 +56,9 @@ def inspect(
         seen = look(meter, inputs.x, info.dtype, thorough=True)
         info = classifier.info  # the first answers may have decided how rows are sent
         facts = {**model_facts(classifier, seen), "link": link, "notes": [*info.notes, *seen.warnings()]}
+        kind = expected_kind(info.details.get("top_k"), seen)
+        if kind != "local":
+            facts["kind"] = kind
         if identity:
             facts["identity"] = _identity(classifier, inputs.x)
     finally:
@@ -117,6 +120,7 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         if seen["batch_difference"]
         else "nothing",
         "answers rounded to": f"{seen['output_quantum']:g}" if seen["output_quantum"] else "not rounded",
+        **({"norms will be": facts["kind"].replace("_", " ")} if "kind" in facts else {}),
         **facts["details"],
     }
     for name, value in rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 import shlex
 import sys
@@ -274,12 +275,17 @@ class EndpointFlags(FlagBlock):
         str | None,
         typer.Option(help="open_inference, tensorflow_serving, mlflow, label_scores or json; found when left out."),
     ] = None
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log each request on a line: time, rows, status, wait. Secrets are masked.")
+    ] = False
     columns: Annotated[
         str | None, typer.Option(help="Names of a row's features between commas; a table's own when left out.")
     ] = None
 
     def options(self) -> dict[str, Any]:
         """As ``open_classifier`` takes them; nothing where none was given."""
+        if self.verbose:
+            log_requests()
         said = self.said()
         return {"endpoint": [said]} if said else {}
 
@@ -346,6 +352,16 @@ class WhiteBoxFlags(FlagBlock):
     worst_direction: Annotated[
         bool, typer.Option("--worst-direction", help="Save each input's most sensitive direction.")
     ] = False
+
+
+def log_requests() -> None:
+    """One line for each request on stderr, by the logger ``fimaudit.http``."""
+    logger = logging.getLogger("fimaudit")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
 
 
 def one_of_two(resume: bool, overwrite: bool) -> Literal["refuse", "resume", "overwrite"]:

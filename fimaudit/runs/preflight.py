@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.results import Kind
 
-__all__ = ["Preflight", "look", "not_deterministic"]
+__all__ = ["Preflight", "expected_kind", "look", "not_deterministic"]
 
 #: Inputs asked together, the first one among them twice, to see whether an answer depends on its company and its place.
 COMPANY = 3
@@ -33,6 +34,7 @@ class Preflight:
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
+        first: the first input's answer when it was asked alone, of this process; in no report.
     """
 
     classes: int
@@ -40,6 +42,7 @@ class Preflight:
     batch_difference: float
     output_quantum: float
     rows: int
+    first: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def random(self) -> bool:
@@ -54,7 +57,7 @@ class Preflight:
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
-        return asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "first"}
 
     def warnings(self) -> list[str]:
         """Sentences for the user."""
@@ -69,6 +72,17 @@ class Preflight:
         if self.output_quantum > 0:
             out.append(f"the answers are rounded to {self.output_quantum:g}; what the rounding hides is not measured")
         return out
+
+
+def expected_kind(top_k: int | None, seen: Preflight) -> Kind:
+    """What kind of number an input's norm will be, as far as a few answers tell.
+
+    >>> expected_kind(5, Preflight(10, 0.0, 0.0, 0.0, 8))
+    'lower_bound'
+    """
+    if top_k is not None:
+        return "lower_bound"
+    return "finite_scale" if seen.random else "local"
 
 
 def not_deterministic(why: str) -> str:
@@ -119,6 +133,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
         output_quantum=output_resolution(np.concatenate([alone, *seen])),
         rows=rows,
+        first=alone[0],
     )
 
 

@@ -274,7 +274,7 @@ class Run:
         try:
             if self._sentinels is not None:
                 self._notes += self._server_side(preflight)
-                self._sentinels.begin()
+                self._sentinels.begin(preflight.first)
             if task.exact is None:
                 quality = preflight.quality(self._meter.model.info.details.get("top_k"))
                 steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
@@ -290,7 +290,7 @@ class Run:
             raise TargetError(f"the model cannot be asked: {exc}") from exc
         if self._journal is not None:
             chosen = None if steps is None else asdict(steps)
-            self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
+            self._journal.keep_steps({"notes": self._notes, "preflight": preflight.facts(), "steps": chosen})
             self._meter.finish([THE_RUN])
         return preflight, steps
 

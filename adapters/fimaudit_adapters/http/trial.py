@@ -25,7 +25,7 @@ from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import Endpoint, looks_secret, read_endpoint
 
-__all__ = ["Trial", "try_endpoint"]
+__all__ = ["RowTrial", "try_endpoint"]
 
 #: Characters of a body that are shown.
 SHOWN = 600
@@ -33,7 +33,7 @@ MASK = "[secret]"
 
 
 @dataclass
-class Trial:
+class RowTrial:
     """What was sent, what came, and how it was read; secrets are masked.
 
     Attributes:
@@ -59,7 +59,7 @@ class Trial:
     failure: FimauditError | None = None
 
 
-def try_endpoint(target: str, options: Options, row: NDArray[Any]) -> Trial:
+def try_endpoint(target: str, options: Options, row: NDArray[Any]) -> RowTrial:
     """Send (1, \\*shape) once; a refusal or an answer that cannot be read is part of the result.
 
     Raises:
@@ -73,14 +73,14 @@ def try_endpoint(target: str, options: Options, row: NDArray[Any]) -> Trial:
         loop.close()
 
 
-async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Trial:
+async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> RowTrial:
     transport = Transport(endpoint)
     try:
         found = await discover(endpoint, transport)
         said = found.endpoint
         wire = wire_for(said, found.url, binary=said.binary is True)
         body = wire.encode(np.ascontiguousarray(row, dtype=said.dtype))
-        trial = Trial()
+        trial = RowTrial()
         await _show_request(trial, transport, found, body)
         try:
             reply = await transport.post(found.url, body, said.timeout, lambda: None)
@@ -97,7 +97,7 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Tri
         await transport.close()
 
 
-async def _show_request(trial: Trial, transport: Transport, found: Discovered, body: Body) -> None:
+async def _show_request(trial: RowTrial, transport: Transport, found: Discovered, body: Body) -> None:
     request: httpx.Request = await transport.prepared(found.url, body)
     secrets = transport.secrets
     trial.request = f"{request.method} {_masked(str(request.url), secrets)}"
@@ -107,7 +107,7 @@ async def _show_request(trial: Trial, transport: Transport, found: Discovered, b
     trial.sent = _shown(body.content, secrets)
 
 
-def _read(trial: Trial, wire: WireFormat, said: Endpoint, options: Options, reply: Any) -> None:
+def _read(trial: RowTrial, wire: WireFormat, said: Endpoint, options: Options, reply: Any) -> None:
     reader = AnswerReader(
         options.link, said.kind, said.class_names, said.top_k, rest=said.other_labels == "rest",
         hides=said.hidden_below is not None,
@@ -143,6 +143,6 @@ def _masked(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
-def as_facts(trial: Trial) -> dict[str, Any]:
+def as_facts(trial: RowTrial) -> dict[str, Any]:
     """For JSON."""
     return {name: value for name, value in dataclasses.asdict(trial).items() if name != "failure"}
