@@ -88,7 +88,7 @@ def test_plans_reckon_with_the_endpoint_file(tmp_path, csv):
     cost = json.loads(planned.stdout)["cost"]
     assert cost["requests"] == cost["rows"] == cost["seconds"]
     assert 3 * 40 <= cost["expected"] < cost["rows"]
-    path.write_text(f"{said}request: {{a: $rows}}\nbatch: 50\n")
+    path.write_text("url: https://host.example/p\nrequest: {a: $rows}\nresponse: p\nkind: probs\nbatch: 50\n")
     assert asked_of(str(path), {"endpoint": [{"batch": 7}]}, None).batch == 7
     assert asked_of(str(path), {}, 9).batch == 9
 
