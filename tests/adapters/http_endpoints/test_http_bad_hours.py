@@ -235,3 +235,69 @@ def test_each_request_is_one_line_of_the_log(service, server, connect, caplog):
     with caplog.at_level(logging.INFO, "fimaudit.http"):
         connect(f"{server.url}/m", **FORMAT).probabilities(ROWS[:1])
     assert any(line.startswith("request 1: 1 rows, ok, ") for line in caplog.messages)
+
+
+class Storm:
+    """Answers in the background, behind tokens that run out, throttling, garbage and one outage of ten minutes."""
+
+    def __init__(self, clock, calm):
+        self.clock, self.calm = clock, calm
+        self.random = np.random.default_rng(5)
+        self.tokens, self.posts = 1, 0
+        self.jobs, self.done, self.answered = [], set(), Counter()
+        self.began = None
+
+    def token(self, asked):
+        return {"access_token": f"token-{self.tokens}", "token_type": "Bearer", "expires_in": 36000}
+
+    def model(self, asked):
+        if not self.calm:
+            spoiled = self.spoiled(asked)
+            if spoiled is not None:
+                return spoiled
+        if asked.method == "POST":
+            self.jobs.append((asked.body, vendors.table(asked.json["x"])))
+            return vendors.Said({"id": len(self.jobs) - 1}, 202)
+        body, p = self.jobs[int(asked.path.rsplit("/", 1)[-1])]
+        self.answered[body] += 1
+        return {"status": "ok", "p": p}
+
+    def spoiled(self, asked):
+        self.posts += asked.method == "POST"
+        if self.posts == 25:
+            self.began = self.began or self.clock.now
+        if self.began is not None and self.clock.now < self.began + 600:
+            return vendors.Said({"error": "down"}, 503)
+        if asked.method == "POST" and self.random.random() < 0.05:
+            self.tokens += 1
+        if asked.headers["authorization"] != f"Bearer token-{self.tokens}":
+            return vendors.Said({"error": "expired"}, 401)
+        if self.random.random() < 0.25:
+            kind = self.random.choice(["429", "502", "503", "garbage", "working"])
+            if kind == "garbage":
+                return b'{"status": "ok", "p": [[0.1'
+            if kind == "working":
+                return {"status": "working"} if asked.method == "GET" else None
+            return vendors.Said({"error": "x"}, int(kind))
+        return None
+
+
+def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypatch, tmp_path):
+    pytest.importorskip("authlib")
+    x, reports = ROWS[:3], []
+    for calm in (True, False):
+        storm = Storm(clock, calm)
+        with vendors.serving({"m": storm.model, "token": storm.token}) as server:
+            report = fimaudit.audit(
+                f"{server.url}/m", x, queries=40, out=tmp_path / str(calm), budget=400, trust_env=False,
+                oauth={"token_url": f"{server.url}/token"}, poll={"url": "/m/{id}", "done": "status == 'ok'"}, **FORMAT,
+            )  # fmt: skip
+        assert not server.errors
+        reports.append(report)
+    quiet, stormy = reports
+    assert stormy.inputs == quiet.inputs
+    assert stormy.data["unanswered"] == []
+    assert stormy.data["refused_rows"] > 0
+    assert stormy.summary.queries <= 400
+    assert storm.began is not None
+    assert any("was out" in warning for warning in stormy.warnings)

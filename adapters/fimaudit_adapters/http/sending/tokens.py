@@ -7,6 +7,7 @@ import importlib
 import os
 import ssl
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -219,7 +220,10 @@ def token_source(endpoint: Endpoint, verify: ssl.SSLContext | bool) -> OAuthToke
 
 def _library(module: str, needed_for: str, package: str, extra: str) -> Any:
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            # authlib says on import that httpx2 is the future; what is used of it here is the same in both.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
     except ImportError:
         raise MissingExtraError(needed_for, package, extra) from None
 
