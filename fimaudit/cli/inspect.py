@@ -16,7 +16,7 @@ from rich.table import Table
 from fimaudit.cli import options as o
 from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.errors import DataError, UsageError
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
 from fimaudit.models.meter import Meter
 from fimaudit.runs.metadata import model_facts
 from fimaudit.runs.preflight import expected_kind, look
@@ -48,10 +48,12 @@ def inspect(
         return
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
-    classifier = open_classifier(target, link, **model.options(), **asked.options())
+    given = None if data is None else read_inputs(data)
+    columns = {"data_columns": list(given.names)} if given is not None and given.names and is_endpoint(target) else {}
+    classifier = open_classifier(target, link, **model.options(), **asked.options(), **columns)
     try:
         info = classifier.info
-        inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
+        inputs = check_inputs(given or _random_inputs(info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
         seen = look(meter, inputs.x, info.dtype, thorough=True)
         info = classifier.info  # the first answers may have decided how rows are sent
@@ -91,9 +93,7 @@ def _show_identity(console: Console, checks: list[dict[str, float]]) -> None:
     console.print(table)
 
 
-def _inputs(data: Path | None, shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
-    if data is not None:
-        return read_inputs(data)
+def _random_inputs(shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
     if shape is None or any(n is None for n in shape):
         raise DataError("the model leaves its input shape open; give inputs to ask with: --data x.npz")
     rng = np.random.default_rng(0)

@@ -205,6 +205,9 @@ class Run:
             raise
         finally:
             self._store.flush()
+        if self._unanswered and not self._store.count:
+            reason = next(iter(self._unanswered.values()))
+            raise ModelFailure(f"the server answered none of the inputs: {reason}; go on with --resume")
         return steps, preflight
 
     def finish(self, most: int) -> Finished:

@@ -68,6 +68,8 @@ _LATER = {
     "method", "body", "constants", "numbers", "answer", "label", "score", "names", "columnar", "total", "scale",
     "audit_label", "other_labels", "hidden_below", "poll", "query",
 }  # fmt: skip
+#: Settings of requests and answers that only protocol json has.
+_OF_JSON = ("method", "body", "numbers", "answer", "label", "score", "names", "columnar")
 #: Seconds of an outage that are waited out.
 DEFAULT_PATIENCE = 900.0
 _SECRET_PARAMETERS = re.compile(r"(?i)(key|token|secret|passw|pwd|^sig$|signature|credential|^auth|^code$|session)")
@@ -263,6 +265,11 @@ class Endpoint(BaseModel):
         return (*said, *(name for name in self.constants if name not in said))
 
     @property
+    def adjusts_answers(self) -> bool:
+        """Whether scores are scaled, hidden when small, or of their own."""
+        return self.whole != 1.0 or self.hidden_below is not None or self.kind == "independent"
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """All labels, without their spellings."""
         return None if self.labels is None else tuple(self.labels)
@@ -303,6 +310,12 @@ def _check_format(endpoint: Endpoint) -> None:
         raise ValueError("protocol json needs request (a document), response (a JMESPath) and kind")
     if endpoint.protocol not in ("json", None) and (endpoint.request is not None or endpoint.response is not None):
         raise ValueError("request and response belong to protocol json")
+    if endpoint.protocol not in ("json", None):
+        own = [name for name in _OF_JSON if getattr(endpoint, name) != Endpoint.model_fields[name].get_default()]
+        if own:
+            raise ValueError(f"{own[0]} belongs to protocol json, which takes a request document and a JMESPath")
+    if endpoint.protocol == "open_inference" and endpoint.adjusts_answers:
+        raise ValueError("total, scale, hidden_below and kind: independent do not go with protocol open_inference")
     if endpoint.method == "GET" and endpoint.body not in (None, "query"):
         raise ValueError(f"a GET has no body: expected body: query, got {endpoint.body}")
     if endpoint.scale is not None and endpoint.total not in (1.0, 100.0):

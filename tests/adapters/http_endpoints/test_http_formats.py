@@ -254,3 +254,16 @@ def test_new_settings_change_no_old_fingerprint():
     assert fingerprint(old, "auto") == "b4fe2d883f50b1eba258c861660c7e10d86150816289470c431b22aff0e703ce"
     assert fingerprint(old.model_copy(update={"total": 100.0}), "auto") != fingerprint(old, "auto")
     assert fingerprint(old.model_copy(update={"patience": 3.0}), "auto") == fingerprint(old, "auto")
+
+
+def test_known_protocols_take_percent_and_refuse_what_is_no_part_of_them():
+    from fimaudit_adapters.http.calibration import wire_for
+
+    endpoint = Endpoint(url=URL, protocol="tensorflow_serving", total=100)
+    answer = wire_for(endpoint, URL, binary=False).decode(Reply(200, {}, b'{"predictions": [[25.0, 75.0]]}'), 1)
+    assert isinstance(answer, Tensor)
+    assert answer.values.tolist() == [[0.25, 0.75]]
+    with pytest.raises(ValueError, match="columnar belongs to protocol json"):
+        Endpoint(url=URL, protocol="mlflow", columnar=True)
+    with pytest.raises(ValueError, match="open_inference"):
+        Endpoint(url=URL, protocol="open_inference", total=100)

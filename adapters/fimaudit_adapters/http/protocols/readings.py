@@ -14,13 +14,25 @@ import jmespath
 import jmespath.exceptions
 import jmespath.functions
 import numpy as np
+from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError, TargetError
-from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor, as_label, as_scores, as_tensor
+from fimaudit_adapters.http.protocols.base import (
+    Answer,
+    Body,
+    Malformed,
+    Reply,
+    Scores,
+    Tensor,
+    WireFormat,
+    as_label,
+    as_scores,
+    as_tensor,
+)
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["AnswerShape", "compile_path", "parse"]
+__all__ = ["AdjustedAnswers", "AnswerShape", "compile_path", "parse"]
 
 #: Labels and scores as an answer names them, one pair after the other.
 Pairs = list[tuple[object, object]]
@@ -139,6 +151,17 @@ class AnswerShape:
             found = _turned(found, rows, self._path)
         names = None if self._names is None else self._class_names(document)
         answer = self._rows(found, rows, names)
+        return self._finished(answer)
+
+    def adjust(self, answer: Answer) -> Answer:
+        """An answer that another protocol has read: scaled, without hidden scores, or its one independent score."""
+        if isinstance(answer, Scores):
+            answer = Scores([{name: score / self._divisor for name, score in row.items()} for row in answer.rows])
+        elif self._divisor != 1.0:
+            answer = Tensor(answer.values / self._divisor)
+        return self._finished(answer)
+
+    def _finished(self, answer: Answer) -> Answer:
         return self._one_label(answer) if self._endpoint.kind == "independent" else self._hidden(answer)
 
     def steps(self, content: bytes, rows: int) -> dict[str, Any]:
@@ -272,6 +295,21 @@ class AnswerShape:
             raise OutputError(_name_one(wanted, offered))
         place = offered.index(str(wanted))
         return Tensor(table[:, place : place + 1])
+
+
+class AdjustedAnswers:
+    """A protocol whose answers are percentages, hide small scores, or hold scores of their own."""
+
+    def __init__(self, inner: WireFormat, endpoint: Endpoint) -> None:
+        self.url, self.most_rows = inner.url, inner.most_rows
+        self.inner = inner
+        self._shape = AnswerShape(endpoint, single=False)
+
+    def encode(self, rows: NDArray[Any]) -> Body:
+        return self.inner.encode(rows)
+
+    def decode(self, reply: Reply, rows: int) -> Answer:
+        return self._shape.adjust(self.inner.decode(reply, rows))
 
 
 def _name_one(wanted: object, offered: list[str]) -> str:
