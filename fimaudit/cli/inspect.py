@@ -49,7 +49,8 @@ def inspect(
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
     given = None if data is None else read_inputs(data)
-    columns = {"data_columns": list(given.names)} if given is not None and given.names and is_endpoint(target) else {}
+    named = given is not None and given.names is not None and is_endpoint(target)
+    columns: dict[str, Any] = {"data_columns": list(given.names or ())} if given is not None and named else {}
     classifier = open_classifier(target, link, **model.options(), **asked.options(), **columns)
     try:
         info = classifier.info
