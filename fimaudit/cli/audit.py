@@ -47,7 +47,12 @@ def audit(
     ] = "200",
     budget: o.Budget = None,
     count_refused: Annotated[
-        bool, typer.Option("--count-refused", help="Endpoint: rows that were refused (429, 503) count against --budget too.")
+        bool,
+        typer.Option(
+            "--count-refused",
+            help="Rows that were refused (429, 503) count against --budget too.",
+            rich_help_panel=o.SentFlags.panel,
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     policy: Annotated[

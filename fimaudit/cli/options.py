@@ -27,7 +27,7 @@ from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.settings import ProfileChoice
 from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.links import Link
-from fimaudit.runs.options import Mode, choice_sentence
+from fimaudit.runs.options import Mode, choice_sentence, refuse_unknown
 
 __all__ = [
     "SCALES",
@@ -294,6 +294,7 @@ class EndpointFlags(FlagBlock):
         out: dict[str, Any] = {}
         for item in self.settings or []:
             name, value = _pair(item, "--set name=value")
+            refuse_unknown([name])
             try:
                 out[name] = yaml.safe_load(value)
             except yaml.YAMLError:

@@ -286,8 +286,8 @@ class EndpointArgs(TypedDict, total=False):
     constants: Mapping[str, Any]
     numbers: str
     poll: Mapping[str, Any]
-    query: Mapping[str, Any]
-    query_env: Mapping[str, str]
+    url_query: Mapping[str, Any]
+    url_query_env: Mapping[str, str]
     oauth: Mapping[str, Any]
     aws: Mapping[str, Any]
     google: Mapping[str, Any]

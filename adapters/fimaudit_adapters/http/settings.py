@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -49,7 +50,7 @@ _TRANSPORT = {
     "oauth",
     "aws",
     "google",
-    "query_env",
+    "url_query_env",
     "client_cert",
     "client_key",
     "ca_file",
@@ -66,7 +67,7 @@ _TRANSPORT = {
 #: Settings that came after fingerprints were first kept: they enter only where they are set, so that old runs resume.
 _LATER = {
     "method", "body", "constants", "numbers", "answer", "label", "score", "names", "columnar", "total", "scale",
-    "audit_label", "other_labels", "hidden_below", "poll", "query",
+    "audit_label", "other_labels", "hidden_below", "poll", "url_query",
 }  # fmt: skip
 #: Settings of requests and answers that only protocol json has.
 _OF_JSON = ("method", "body", "numbers", "answer", "label", "score", "names", "columnar")
@@ -219,8 +220,8 @@ class Endpoint(BaseModel):
         None, description="scores below this are shown as 0 or not at all: every norm is then a lower bound"
     )
     poll: Poll | None = Field(None, description="json: the answer comes later, from another URL")
-    query: dict[str, str | int | float | bool] = Field(default_factory=dict, description="plain parameters of the URL")
-    query_env: dict[str, str] = Field(
+    url_query: dict[str, str | int | float | bool] = Field(default_factory=dict, description="plain parameters of the URL")
+    url_query_env: dict[str, str] = Field(
         default_factory=dict, description="parameter of the URL: environment variable that holds it; shown nowhere"
     )
     headers: dict[str, str] = Field(default_factory=dict, description="plain headers; never put a secret here")
@@ -290,9 +291,9 @@ class Endpoint(BaseModel):
             raise ValueError(
                 f"header {secret[0]} looks like a credential: name its variable or file with header_env or header_file"
             )
-        secret = [name for name in self.query if _SECRET_PARAMETERS.search(name)]
+        secret = [name for name in self.url_query if _SECRET_PARAMETERS.search(name)]
         if secret:
-            raise ValueError(f"parameter {secret[0]} looks like a credential: name its variable with query_env")
+            raise ValueError(f"parameter {secret[0]} looks like a credential: name its variable with url_query_env")
         bearers = [name for name in ("bearer_env", "bearer_file", "auth", "oauth", "aws", "google") if getattr(self, name)]
         if len(bearers) > 1:
             raise ValueError(f"{bearers[0]} and {bearers[1]} both sign requests: give one of them")
@@ -393,6 +394,10 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
         values["columns"] = [name.strip() for name in values["columns"].split(",")]
     if values.get("columns") is None and data_columns is not None:
         values["columns"] = [*data_columns, *(name for name in values.get("constants") or {} if name not in data_columns)]
+    for word in values:
+        near = get_close_matches(word, Endpoint.model_fields, 1, 0.75)
+        if word not in Endpoint.model_fields and near:
+            raise TargetError(f"unknown option {word!r}; did you mean {near[0]!r}?")
     try:
         endpoint = Endpoint.model_validate(values)
     except ValidationError as exc:
@@ -417,7 +422,9 @@ def checked_url(url: str) -> str:
         raise TargetError("the URL holds a user name or password; pass them with header_env, bearer_env or an auth plug-in")
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if _SECRET_PARAMETERS.search(name):
-            raise TargetError(f"the URL's parameter {name!r} looks like a credential; URLs end up in logs: use query_env")
+            raise TargetError(
+                f"the URL's parameter {name!r} looks like a credential; URLs end up in logs: use url_query_env"
+            )
     return url
 
 

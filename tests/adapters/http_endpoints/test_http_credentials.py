@@ -37,7 +37,7 @@ def test_a_key_in_the_url_is_sent_and_shown_nowhere(monkeypatch, tmp_path, capsy
         return answer(asked)
 
     with vendors.serving({"m": keyed}) as server:
-        options = {"query_env": {"key": "URL_KEY"}, "query": {"v": 2}, "trust_env": False, **FORMAT}
+        options = {"url_query_env": {"key": "URL_KEY"}, "url_query": {"v": 2}, "trust_env": False, **FORMAT}
         report = fimaudit.audit(f"{server.url}/m", ROWS[:2], queries=20, out=tmp_path / "run", profile="off", **options)
         trial = try_endpoint(f"{server.url}/m", Options(extra=options), ROWS[:1])
     assert not server.errors

@@ -28,7 +28,7 @@ class Credentials:
     def __init__(self, endpoint: Endpoint, verify: ssl.SSLContext | bool = True) -> None:
         self._from_env = {name: SecretStr(variable(env)) for name, env in endpoint.header_env.items()}
         self._from_file = dict(endpoint.header_file)
-        self._query = {name: SecretStr(variable(env)) for name, env in endpoint.query_env.items()}
+        self._query = {name: SecretStr(variable(env)) for name, env in endpoint.url_query_env.items()}
         self._issued = token_source(endpoint, verify)
         self._signer = None if endpoint.aws is None else AwsSigner(endpoint.aws)
         if endpoint.bearer_env is not None:

@@ -88,7 +88,7 @@ class Transport:
 
     def _request(self, method: str, url: str, body: Body, count_again: Callable[[], None]) -> httpx.Request:
         if url != self._url:
-            query = urlencode({name: _plain(value) for name, value in self._endpoint.query.items()})
+            query = urlencode({name: _plain(value) for name, value in self._endpoint.url_query.items()})
             self._url, self._parsed = url, httpx.URL(_with_query(url, query))
         parsed = self._parsed if not body.query else httpx.URL(_with_query(str(self._parsed), body.query))
         extensions = {"timeout": self._timeout, "count_again": count_again}
