@@ -243,14 +243,16 @@ class Run:
         return out
 
     def facts(self) -> dict[str, Any]:
-        """For the report: what the sentinels saw."""
-        return {} if self._sentinels is None else {"sentinels": self._sentinels.facts()}
+        """For the report: what the sentinels saw, and how many rows the endpoint refused."""
+        if self._sentinels is None:
+            return {}
+        return {"sentinels": self._sentinels.facts(), "refused_rows": self.usage.refused}
 
     def unfinished(self) -> dict[str, Any]:
-        """For the report: inputs that the server did not answer, and rows that it refused."""
+        """For the report: inputs that the server did not answer."""
         if not self._network:
             return {}
-        return {"unanswered": sorted(self._unanswered), "refused_rows": self.usage.refused}
+        return {"unanswered": sorted(self._unanswered)}
 
     def structure(self) -> dict[str, Any] | None:
         """For the report: which directions were measured exactly in each input, and what they catch."""

@@ -297,7 +297,7 @@ def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypat
     quiet, stormy = reports
     assert stormy.inputs == quiet.inputs
     assert stormy.data["unanswered"] == []
-    assert stormy.data["refused_rows"] > 0
+    assert stormy.model["refused_rows"] > 0
     assert stormy.summary.queries <= 400
     assert storm.began is not None
     assert any("was out" in warning for warning in stormy.warnings)

@@ -159,7 +159,9 @@ class Sender:
         self._kept[self._key(wire.encode(rows).identity, batch.times)] = answers
         return answers
 
-    async def _piece(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> None:
+    async def _piece(
+        self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int, *, part: bool = False
+    ) -> None:
         """Answer rows start to stop; where the request is given up for what is in it, its halves are asked.
 
         An endpoint that answers nobody any more is waited for; then the same request is sent, not parts of it.
@@ -179,8 +181,7 @@ class Sender:
                 if fault.kind == "transport" or fault.status in ("429", "timeout"):
                     raise failure
             elif (
-                batch.outlast
-                and attempts == self.endpoint.attempts
+                (not part or self.outages.likely)  # of a part, the other part's answer tells
                 and await self._outlasted(wire, batch, start, stop, failure)
             ):
                 return
@@ -197,7 +198,7 @@ class Sender:
         middle = (start + stop) // 2
         for first, last in ((start, middle), (middle, stop)):
             if batch.stop is None:
-                await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART))
+                await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART), part=True)
 
     async def _outlasted(self, wire: WireFormat, batch: _Batch, start: int, stop: int, failure: GivenUp) -> bool:
         """Wait until the endpoint answers somebody again, then send the same request.

@@ -220,9 +220,8 @@ def token_source(endpoint: Endpoint, verify: ssl.SSLContext | bool) -> OAuthToke
 
 def _library(module: str, needed_for: str, package: str, extra: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            # authlib says on import that httpx2 is the future; what is used of it here is the same in both.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        # authlib says on import, whatever the filters, that httpx2 is the future; what is used here is the same in both.
+        with warnings.catch_warnings(record=True):
             return importlib.import_module(module)
     except ImportError:
         raise MissingExtraError(needed_for, package, extra) from None
