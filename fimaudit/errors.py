@@ -120,8 +120,10 @@ class InputFailed(ModelFailure):
 
     Attributes:
         error: the same as it was raised, where nothing else was asked with these rows.
+        unanswered: the server is at fault, not the rows: asked another time, they may be answered.
     """
 
-    def __init__(self, message: str, error: FimauditError | None = None) -> None:
+    def __init__(self, message: str, error: FimauditError | None = None, *, unanswered: bool = False) -> None:
         super().__init__(message)
         self.error: FimauditError = error or self
+        self.unanswered = unanswered

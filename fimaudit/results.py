@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCREENED",
+    "UNANSWERED",
     "Certificate",
     "Contrast",
     "FeatureShare",
@@ -37,6 +38,8 @@ __all__ = [
 
 #: Flag of an input that was screened only, where the most sensitive ones were measured in full.
 SCREENED = "screened"
+#: Flag of an input that failed because the server did not answer: it is asked again, and is in no report.
+UNANSWERED = "unanswered"
 QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
 Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]

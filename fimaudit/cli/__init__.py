@@ -14,6 +14,7 @@ from fimaudit.cli.bounds import bounds
 from fimaudit.cli.bundle import bundle
 from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
+from fimaudit.cli.endpoint import app as endpoint
 from fimaudit.cli.gate import gate
 from fimaudit.cli.inspect import inspect
 from fimaudit.cli.options import Command
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for command in (audit, inspect, plan, compare, bounds, validate, gate, report, plot, bundle, verify, demo):
     app.command(cls=Command)(command)
+app.add_typer(endpoint)
 
 
 def _print_version(asked: bool) -> None:

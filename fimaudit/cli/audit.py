@@ -12,7 +12,7 @@ from rich.console import Console
 from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, resumable, show_report
 from fimaudit.cli.gate import apply_policy
-from fimaudit.cli.plan import confirm
+from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size, open_data
 from fimaudit.estimation.stopping import most_queries
@@ -20,7 +20,7 @@ from fimaudit.policy.rules import read_policy
 from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
 from fimaudit.runs.options import MOST_LABELS
-from fimaudit.runs.planning import cost_of, per_second
+from fimaudit.runs.planning import cost_of
 
 __all__ = ["audit"]
 
@@ -47,6 +47,14 @@ def audit(
         typer.Option(help="Rows an input, base row and checks included (see fimaudit plan); auto with --precision."),
     ] = "200",
     budget: o.Budget = None,
+    count_refused: Annotated[
+        bool,
+        typer.Option(
+            "--count-refused",
+            help="Rows that were refused (429, 503) count against --budget too.",
+            rich_help_panel=o.SentFlags.panel,
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     policy: Annotated[
         Path | None, typer.Option(help="Rules decided at the end (fimaudit gate); exit 1 unless pass.")
@@ -64,7 +72,7 @@ def audit(
     inputs: Inputs | Stream | str = data
     if o.is_endpoint(target):
         inputs = open_data(data)
-        _agree(inputs, asked, link, measurement, endpoint, yes=endpoint.yes or resume)
+        _agree(target, inputs, asked, link, measurement, endpoint, yes=endpoint.yes or resume)
     with resumable(out, o.resume_command()), progress_bar() as progress:
         report = run_audit(
             target,
@@ -73,6 +81,7 @@ def audit(
             link=link,
             existing=existing,
             budget=budget,
+            count_refused=count_refused,
             progress=progress,
             queries=asked,
             seed=seed,
@@ -87,6 +96,7 @@ def audit(
 
 
 def _agree(
+    target: str,
     inputs: Inputs | Stream,
     queries: int | str,
     link: str,
@@ -103,12 +113,13 @@ def _agree(
             if link == "labels"
             else most_queries(measurement.precision, measurement.threshold, measurement.confidence, features)
         )
+    sent = asked_of(target, endpoint.options(), measurement.batch)
     cost = cost_of(
         max(1, len(inputs)),
         queries,
         features=features,
-        batch=measurement.batch or 100,
-        rate=None if endpoint.rate is None else per_second(endpoint.rate),
+        batch=sent.batch,
+        rate=sent.rate,
         price_per_row=endpoint.price_per_row,
         profile=measurement.profile,
         witness=measurement.witness,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fimaudit.cli import options as o
-from fimaudit.cli.plan import confirm
+from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs, read_inputs
@@ -91,7 +91,8 @@ def compare(
     common = {"queries": queries, "mode": mode, "budget": budget, "seed": seed, "existing": existing, **domain.options()}
     each = [{**common, **own} for own in models.options(len(targets))]
     inputs = None if data is None else read_inputs(data)
-    if not _agreed([t for t in targets if o.is_endpoint(t)], inputs, queries, yes=yes or resume):
+    asked = [(t, own) for t, own in zip(targets, each, strict=True) if o.is_endpoint(t)]
+    if not _agreed(asked, inputs, queries, yes=yes or resume):
         raise typer.Exit(2)
     runs = open_runs(list(targets), inputs, out, each)
     found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
@@ -151,12 +152,14 @@ def _each(values: Sequence[str] | None, flag: str, count: int) -> list[str | Non
     return [None if value == "-" else value for value in spread]
 
 
-def _agreed(endpoints: Sequence[str], inputs: Inputs | None, queries: int, *, yes: bool) -> bool:
+def _agreed(endpoints: Sequence[tuple[str, Mapping[str, Any]]], inputs: Inputs | None, queries: int, *, yes: bool) -> bool:
     """Whether rows may be sent to endpoints, asked once on a terminal."""
     if not endpoints or inputs is None:
         return True
     features = max(1, int(inputs.x[0].size)) if len(inputs) else 1
-    return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=100), yes=yes)
+    own = [{name: said[name] for name in ("endpoint",) if name in said} for _, said in endpoints]
+    batch = min(asked_of(target, said, None).batch for (target, _), said in zip(endpoints, own, strict=True))
+    return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=batch), yes=yes)
 
 
 def _show_comparison(console: Console, c: Comparison) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fimaudit.errors import RunError
-from fimaudit.results import SCREENED, Interval, Report, Sensitivity
+from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.runs.screening import TopKResult
 from fimaudit.storage.journal import JOURNAL
@@ -149,7 +149,7 @@ def _show_inputs(console: Console, report: Report) -> None:
     console.print()
     if more:
         console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
-    all_ok = all(s.status == "ok" and not s.flags for s in ranked)
+    all_ok = all(s.status == "ok" and not s.flags and s.kind == "local" for s in ranked)
     details = all_ok or console.width >= WIDE  # a status in a column of four letters says less than these two
     names = ("input", *["prob."] * details, "spectral\nnorm", "", "margin\nradius", "", *["trades"] * details)
     table = plain_table(None, *names)
@@ -170,8 +170,11 @@ def _show_inputs(console: Console, report: Report) -> None:
 
 
 def _status(s: Sensitivity) -> str:
-    """In one word where it says all, so that the table fits a terminal."""
-    return SCREENED if s.status == "ok" and s.flags == [SCREENED] else " ".join([s.status, *s.flags])
+    """In one word where it says all, so that the table fits a terminal; the kind where it is not local."""
+    kind = [] if s.kind == "local" or s.status == "failed" else [s.kind]
+    if s.status == "ok" and (kind or s.flags):
+        return " ".join([*kind, *s.flags])
+    return " ".join([s.status, *kind, *s.flags])
 
 
 def _severity(s: Sensitivity) -> tuple[float, int]:

@@ -16,11 +16,11 @@ from rich.table import Table
 from fimaudit.cli import options as o
 from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.errors import DataError, UsageError
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
 from fimaudit.models.meter import Meter
 from fimaudit.runs.label_setup import look_at_labels
 from fimaudit.runs.metadata import model_facts
-from fimaudit.runs.preflight import Preflight, look, roughness
+from fimaudit.runs.preflight import Preflight, expected_kind, look, roughness
 
 __all__ = ["inspect"]
 
@@ -51,10 +51,13 @@ def inspect(
         return
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
-    classifier = open_classifier(target, link, **model.options(), **asked.options())
+    given = None if data is None else read_inputs(data)
+    named = given is not None and given.names is not None and is_endpoint(target)
+    columns: dict[str, Any] = {"data_columns": list(given.names or ())} if given is not None and named else {}
+    classifier = open_classifier(target, link, **model.options(), **asked.options(), **columns)
     try:
         info = classifier.info
-        inputs = check_inputs(_inputs(data, info.input_shape, info.dtype), info.input_shape)
+        inputs = check_inputs(given or _random_inputs(info.input_shape, info.dtype), info.input_shape)
         meter = Meter(classifier)
         if info.labels_only:
             seen: Preflight = look_at_labels(meter, inputs.x, info.dtype)[0]
@@ -65,6 +68,9 @@ def inspect(
         if info.details.get("quantised_weights"):
             notes += _optimisations(classifier, inputs.x, target, link, {**model.options(), **asked.options()})
         facts = {**model_facts(classifier, seen), "link": link, "notes": notes}
+        kind = expected_kind(info.details.get("top_k"), seen)
+        if kind != "local":
+            facts["kind"] = kind
         if identity:
             facts["identity"] = _identity(classifier, inputs.x)
     finally:
@@ -117,9 +123,7 @@ def _show_identity(console: Console, checks: list[dict[str, float]]) -> None:
     console.print(table)
 
 
-def _inputs(data: Path | None, shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
-    if data is not None:
-        return read_inputs(data)
+def _random_inputs(shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
     if shape is None or any(n is None for n in shape):
         raise DataError("the model leaves its input shape open; give inputs to ask with: --data x.npz")
     rng = np.random.default_rng(0)
@@ -147,6 +151,7 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         if seen["batch_difference"]
         else "nothing",
         "answers rounded to": f"{seen['output_quantum']:g}" if seen["output_quantum"] else "not rounded",
+        **({"norms will be": facts["kind"].replace("_", " ")} if "kind" in facts else {}),
         **facts["details"],
     }
     for name, value in rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 import shlex
 import sys
@@ -24,8 +25,9 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName
 from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.settings import ProfileChoice
+from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.links import Link
-from fimaudit.runs.options import Mode, choice_sentence
+from fimaudit.runs.options import Mode, choice_sentence, refuse_unknown
 
 __all__ = [
     "SCALES",
@@ -286,14 +288,31 @@ class EndpointFlags(FlagBlock):
         str | None,
         typer.Option(help="open_inference, tensorflow_serving, mlflow, label_scores or json; found when left out."),
     ] = None
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log each request on a line: time, rows, status, wait. Secrets are masked.")
+    ] = False
+    columns: Annotated[
+        str | None, typer.Option(help="Names of a row's features between commas; a table's own when left out.")
+    ] = None
 
     def options(self) -> dict[str, Any]:
         """As ``open_classifier`` takes them; nothing where none was given."""
-        out = {}
+        if self.verbose:
+            log_requests()
+        said = self.said()
+        return {"endpoint": [said]} if said else {}
+
+    def said(self) -> dict[str, Any]:
+        """The settings of the endpoint alone, as an endpoint file holds them."""
+        out: dict[str, Any] = {}
         for item in self.settings or []:
             name, value = _pair(item, "--set name=value")
-            out[name] = yaml.safe_load(value)
-        for name in ("protocol", "rate", "bearer_env"):
+            refuse_unknown([name])
+            try:
+                out[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise UsageError(f"expected --set {name}=value with a value as in a YAML file, got {value!r}") from None
+        for name in ("protocol", "rate", "bearer_env", "columns", "patience"):
             if getattr(self, name, None) is not None:
                 out[name] = getattr(self, name)
         if self.header_env:
@@ -307,12 +326,16 @@ class SentFlags(EndpointFlags):
 
     endpoint: Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")] = None
     rate: Annotated[str | None, typer.Option(help="Most requests a second: 20/s, 100/min, 5000/h.")] = None
+    patience: Annotated[str | None, typer.Option(help="How long an outage is waited out: 15m (when left out), 90s, 0.")] = (
+        None
+    )
     price_per_row: Annotated[float | None, typer.Option(help="Price of one row, shown before the start.")] = None
     yes: Yes = False
 
     def options(self) -> dict[str, Any]:
         """See ``EndpointFlags``."""
-        return {**super().options(), **({} if self.endpoint is None else {"endpoint": str(self.endpoint)})}
+        parts = [*([] if self.endpoint is None else [str(self.endpoint)]), *super().options().get("endpoint", [])]
+        return {"endpoint": parts} if parts else {}
 
 
 @dataclass(frozen=True)
@@ -345,9 +368,14 @@ class WhiteBoxFlags(FlagBlock):
     ] = False
 
 
-def is_endpoint(target: str) -> bool:
-    """Whether rows sent to ``target`` leave this machine's process: a URL or an endpoint file."""
-    return "://" in target or target.lower().endswith((".yaml", ".yml"))
+def log_requests() -> None:
+    """One line for each request on stderr, by the logger ``fimaudit.http``."""
+    logger = logging.getLogger("fimaudit")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
 
 
 def one_of_two(resume: bool, overwrite: bool) -> Literal["refuse", "resume", "overwrite"]:

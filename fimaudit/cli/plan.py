@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -15,13 +16,17 @@ from rich.table import Table
 
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
+from fimaudit.models.classifier import Options
 from fimaudit.runs.planning import Cost, Plan, Purpose, per_second
 from fimaudit.runs.planning import plan as plan_audit
 
-__all__ = ["confirm", "per_second", "plan"]
+__all__ = ["SendingFacts", "asked_of", "confirm", "per_second", "plan"]
 
 
 def plan(
+    target: Annotated[
+        str | None, typer.Argument(help="Endpoint to plan for, a URL or an endpoint file: its batch, rate and format count.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs: gives their number and features.")] = None,
     inputs: Annotated[int | None, typer.Option(help="Number of inputs; those of --data when left out.")] = None,
     features: Annotated[int | None, typer.Option(help="Numbers in one input; those of --data when left out.")] = None,
@@ -29,10 +34,10 @@ def plan(
     queries: Annotated[int, typer.Option(help="Rows an input, base row included.")] = 200,
     purpose: Annotated[Purpose | None, typer.Option("--for", help="Question to propose inputs x queries for.")] = None,
     budget: Annotated[int | None, typer.Option(help="Most rows to spend; needed with --for.")] = None,
-    batch: Annotated[int, typer.Option(help="Rows a request.")] = 100,
+    batch: Annotated[int | None, typer.Option(help="Rows a request; the endpoint's, or 100, when left out.")] = None,
     rate: Annotated[str | None, typer.Option(help="Requests that the endpoint allows: 20/s, 100/min, 5000/h.")] = None,
     seconds_per_request: Annotated[float | None, typer.Option(help="How long one request takes.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 8,
+    concurrency: Annotated[int | None, typer.Option(help="Requests at once; the endpoint's, or 8, when left out.")] = None,
     price_per_row: Annotated[float | None, typer.Option(help="Price of one row, in any currency.")] = None,
     price_per_request: Annotated[float | None, typer.Option(help="Price of one request.")] = None,
     confidence: Annotated[float, typer.Option(help="Of each interval.")] = 0.95,
@@ -42,6 +47,10 @@ def plan(
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
     found_inputs, found_features = _shape(data, inputs, features)
+    said = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}
+    asked = SendingFacts(batch or 100, None if rate is None else per_second(rate), concurrency or 8, 0.0)
+    if target is not None:
+        asked = asked_of(target, {"endpoint": [said]} if said else {}, batch)
     planned = plan_audit(
         found_inputs,
         features=found_features,
@@ -49,10 +58,10 @@ def plan(
         queries=queries,
         purpose=purpose,
         budget=budget,
-        batch=batch,
-        rate=rate,
+        batch=asked.batch,
+        rate=asked.rate,
         seconds_per_request=seconds_per_request,
-        concurrency=concurrency,
+        concurrency=asked.concurrency,
         price_per_row=price_per_row,
         price_per_request=price_per_request,
         confidence=confidence,
@@ -63,6 +72,8 @@ def plan(
         print(json.dumps(asdict(planned), indent=1))
         return
     _show(Console(), planned, confidence, "margin radius" if labels else "spectral norm")
+    if target is not None:
+        Console().print(f"An outage of up to {_time(asked.patience)} is waited out (--patience).", highlight=False)
     if planned.within_budget is False:
         Console().print(
             f"[bold]The budget of {budget:,} rows does not reach[/bold]; the run would end with a partial report."
@@ -73,8 +84,46 @@ def confirm(cost: Cost, *, yes: bool = False) -> bool:
     """Ask whether to go on with a run of this cost, on a terminal only; elsewhere, or with ``yes``, go on."""
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    price = f", {cost.money:,.2f} in money" if cost.money is not None else ""
-    return typer.confirm(f"Send about {cost.rows:,} rows in {cost.requests:,} requests{price}?", err=True)
+    price = f", {cost.money:,.2f} in money at most" if cost.money is not None else ""
+    rows = f"about {cost.expected:,} rows ({cost.rows:,} at most, in up to {cost.requests:,} requests)"
+    return typer.confirm(f"Send {rows}{price}?", err=True)
+
+
+@dataclass(frozen=True)
+class SendingFacts:
+    """How an endpoint is asked, as far as a plan depends on it: its file and flags over each other.
+
+    Attributes:
+        batch: rows a request.
+        rate: requests a second, ``None`` for no limit.
+        concurrency: requests at once.
+        patience: seconds of an outage that are waited out.
+    """
+
+    batch: int
+    rate: float | None
+    concurrency: int
+    patience: float
+
+
+def asked_of(target: str, options: Mapping[str, Any], batch: int | None) -> SendingFacts:
+    """What is said of an endpoint; nothing is sent.
+
+    Args:
+        target: a URL or an endpoint file.
+        options: of the flags (``SentFlags.options``).
+        batch: rows a request, where they were said beside these.
+
+    Raises:
+        TargetError: the settings contradict themselves.
+    """
+    from fimaudit_adapters.http.settings import read_endpoint
+
+    extra = {**options, **({} if batch is None else {"batch": batch})}
+    endpoint = read_endpoint(target, Options(extra=extra))
+    rows = endpoint.batch or 100
+    most = endpoint.rows_a_request
+    return SendingFacts(rows if most is None else min(rows, most), endpoint.rate, endpoint.concurrency, endpoint.patience)
 
 
 def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple[int | None, int]:
@@ -93,7 +142,10 @@ def _show(console: Console, planned: Plan, confidence: float, quantity: str) -> 
     table.add_row("inputs x queries", f"{planned.inputs:,} x {planned.queries:,}")
     if proposed is not None and proposed.again:
         table.add_row("largest again", f"10 x {proposed.again:,}")
-    table.add_row("rows", f"{cost.rows:,} at most (pilot and checks included; retries and refused batches not)")
+    table.add_row(
+        "rows",
+        f"about {cost.expected:,}, {cost.rows:,} at most (pilot and checks included; retries and refused batches not)",
+    )
     table.add_row("requests", f"{cost.requests:,}")
     table.add_row("bytes", f"{cost.bytes / 2**20:,.1f} MiB")
     table.add_row("time", "unknown: give --rate or --seconds-per-request" if cost.seconds is None else _time(cost.seconds))

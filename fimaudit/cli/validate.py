@@ -11,10 +11,10 @@ from rich.markup import escape
 
 from fimaudit.cli import options as o
 from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
-from fimaudit.cli.plan import confirm
+from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.data.arrays import read_inputs
 from fimaudit.results import Interval
-from fimaudit.runs.planning import cost_of, per_second
+from fimaudit.runs.planning import cost_of
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS
@@ -61,12 +61,13 @@ def validate(
     inputs = read_inputs(data)
     if o.is_endpoint(target):
         features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
+        sent = asked_of(target, endpoint.options(), batch)
         cost = cost_of(
             max(1, len(inputs)),
             queries + attack_rows,
             features=features,
-            batch=batch or 100,
-            rate=None if endpoint.rate is None else per_second(endpoint.rate),
+            batch=sent.batch,
+            rate=sent.rate,
             price_per_row=endpoint.price_per_row,
         )
         if not confirm(cost, yes=endpoint.yes or resume):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
-from fimaudit.errors import DataError, FimauditError
+from fimaudit.errors import DataError, FimauditError, InputFailed
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
@@ -25,7 +25,7 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.smoothing import measure_smoothed
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.meter import Meter
-from fimaudit.results import MeasuredInput, Sensitivity
+from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.storage.parts import Part
 from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 
@@ -201,7 +201,8 @@ def _decided(work: Work, steps: Steps) -> list[tuple[int, NDArray[Any]]]:
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:
-    return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+    flags = [UNANSWERED] if isinstance(error, InputFailed) and error.unanswered else []
+    return Sensitivity(index=index, status="failed", method="none", reason=str(error), flags=flags)
 
 
 def _labelled(outcome: MeasuredInput, row: Row) -> MeasuredInput:

@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "adapter_option_names",
     "adapters",
+    "is_endpoint",
     "open_classifier",
 ]
 
@@ -237,6 +238,16 @@ class Adapter(Protocol):
             TargetError: with one clear sentence.
         """
         ...
+
+
+def is_endpoint(target: object) -> bool:
+    """Whether rows sent to ``target`` leave this machine's process: a URL or an endpoint file.
+
+    >>> is_endpoint("https://host/score"), is_endpoint("endpoint.yaml"), is_endpoint("model.onnx")
+    (True, True, False)
+    """
+    text = os.fspath(target) if isinstance(target, os.PathLike) else target
+    return isinstance(text, str) and ("://" in text or text.lower().endswith((".yaml", ".yml")))
 
 
 def adapters() -> dict[str, Adapter]:

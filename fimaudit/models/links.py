@@ -180,6 +180,8 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
     low, high = float(p.min()), float(p.max())
     sums = p.sum(axis=1)
     worst = float(sums[np.argmax(np.abs(sums - 1.0))])
+    if low >= 0 and np.abs(sums / 100.0 - 1.0).max() <= tolerance:
+        raise LinkError("expected rows that sum to 1, got rows that sum to 100: these are percentages; divide them by 100")
     if low < -tolerance or high > 1 + tolerance:
         raise LinkError(
             f"expected probabilities, got values from {low:.6g} to {high:.6g}, which look like logits; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ __all__ = [
     "RepeatLease",
     "RowsFailed",
     "Usage",
+    "is_refused",
     "over_budget",
 ]
 
@@ -33,6 +34,8 @@ __all__ = [
 #: test_meter.test_batches_are_bounded_in_bytes_and_rows.
 BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
+#: Sends that ended before anything was sent, or at the door: no connection, no trust, no token, a challenge.
+_NEVER_SENT = frozenset(("connect", "tls", "url", "token", "challenged", "deadline"))
 #: Whose answers a call's are, where they are no input's own: those to the run's first questions.
 THE_RUN = -1
 #: A local call's key begins with the input that it belongs to, in so many bytes.
@@ -77,12 +80,13 @@ class RowsFailed(ModelFailure):
     Attributes:
         answers: (rows, K); the rows that failed are NaN.
         reasons: a sentence for each failed row (or for the first of a block), by position.
+        unanswered: those of them for which the server is at fault, not the row.
     """
 
-    def __init__(self, answers: NDArray[np.float64], reasons: Mapping[int, str]) -> None:
+    def __init__(self, answers: NDArray[np.float64], reasons: Mapping[int, str], unanswered: Collection[int] = ()) -> None:
         first = next(iter(reasons.values()))
         super().__init__(f"{int(np.isnan(answers).any(axis=1).sum())} of {len(answers)} rows were not answered: {first}")
-        self.answers, self.reasons = answers, dict(reasons)
+        self.answers, self.reasons, self.unanswered = answers, dict(reasons), frozenset(unanswered)
 
 
 class CountingLease:
@@ -154,11 +158,13 @@ class Usage:
         rows: sent, those of failed and repeated sends included.
         requests: calls of a local model, or sends.
         bytes: of rows that a local model answered, or of bodies sent and received.
+        refused: rows of requests that were turned away unprocessed (``is_refused``); not among ``rows``.
     """
 
     rows: int = 0
     requests: int = 0
     bytes: int = 0
+    refused: int = 0
 
 
 class Meter:
@@ -168,6 +174,7 @@ class Meter:
         model: the classifier.
         budget: most rows that may be sent, ``None`` for no limit.
         batch: rows a call; the adapter's preference or a bound in bytes when left out.
+        count_refused: rows that an endpoint turned away count like all others.
         ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
         on_rows: called with the number of rows after each answered call (progress).
 
@@ -183,12 +190,16 @@ class Meter:
         *,
         budget: int | None = None,
         batch: int | None = None,
+        count_refused: bool = False,
         ledger: Ledger | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
         self.usage = ledger.usage() if ledger is not None else Usage()
+        self._count_refused = count_refused
+        if count_refused:
+            self.usage.rows += self.usage.refused
         self.classes: int | None = model.info.classes
         self._labels_only = model.info.labels_only
         self._network = model if isinstance(model, NetworkClassifier) else None
@@ -278,6 +289,9 @@ class Meter:
         """See ``Lease``."""
         with self._lock:
             self.usage.bytes += bytes
+            if is_refused(status):
+                self.usage.refused += rows
+                self.usage.rows -= 0 if self._count_refused else rows
             if self._ledger is not None:
                 self._ledger.commit(ticket, rows, answers, status, bytes)
             if self._on_rows is not None and answers is not None:
@@ -381,6 +395,17 @@ def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> 
     return owner.to_bytes(OWNER_BYTES, "little", signed=True) + digest.digest()
 
 
+def is_refused(status: str) -> bool:
+    """Whether a send ended before any row was processed, as no vendor bills: by its status in the ledger.
+
+    >>> [is_refused(status) for status in ("429", "401", "503", "connect", "ok", "500", "timeout")]
+    [True, True, True, True, False, False, False]
+    """
+    if status.isdecimal():
+        return status == "503" or 300 <= int(status) < 500
+    return status in _NEVER_SENT
+
+
 def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
     """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them: sent + rows <= budget.
 
@@ -399,15 +424,17 @@ def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], lease
     """Each part on its own, with the failures of all of them at the end."""
     answers: list[NDArray[np.float64]] = []
     reasons: dict[int, str] = {}
+    unanswered: set[int] = set()
     for part in parts:
         first = sum(len(answer) for answer in answers)
         try:
             answers.append(network.ask(part, lease))
         except RowsFailed as exc:
             reasons |= {first + row: reason for row, reason in exc.reasons.items()}
+            unanswered |= {first + row for row in exc.unanswered}
             answers.append(exc.answers)
     if reasons:
-        raise RowsFailed(np.concatenate(answers), reasons)
+        raise RowsFailed(np.concatenate(answers), reasons, unanswered)
     return np.concatenate(answers)
 
 
@@ -419,8 +446,10 @@ def _by_question(
     answers: list[NDArray[np.float64] | InputFailed] = []
     for i, block in enumerate(blocks):
         if np.isnan(block).any():
-            within = [text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]]
-            answers.append(InputFailed(within[0] if within else next(iter(exc.reasons.values()))))
+            within = {row: text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]}
+            text = next(iter(within.values())) if within else next(iter(exc.reasons.values()))
+            # A row that can never be answered makes the input one that cannot be measured, whatever else failed in it.
+            answers.append(InputFailed(text, unanswered=bool(within) and within.keys() <= exc.unanswered))
         else:
             answers.append(block)
     return answers

@@ -83,7 +83,11 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     chosen = facts.settings_facts(prepared.settings, options.link, run.method, options.budget, options.focus)
     return Report(
         model={**facts.model_facts(prepared.classifier, preflight), **run.facts()},
-        data={**facts.data_facts(dataset.data, dataset.reference, len(columns)), **_named(prepared, columns)},
+        data={
+            **facts.data_facts(dataset.data, dataset.reference, len(columns)),
+            **run.unfinished(),
+            **_named(prepared, columns),
+        },
         domain=facts.domain_facts(dataset.space),
         settings={**chosen, "surrogate": run.structure()},
         environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts()),

@@ -17,7 +17,7 @@ from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
 from fimaudit.models.links import Link
 from fimaudit.results import Report, Sensitivity
 from fimaudit.runs import metadata as facts
@@ -124,6 +124,8 @@ def _prepare(
     stack.callback(place.close)
     data = as_data(*inputs, place.counter)
     how = options.model_options(model)
+    if data.names is not None and is_endpoint(model):
+        how["data_columns"] = list(data.names)  # a table's header names what its rows are sent under
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
@@ -177,6 +179,7 @@ def _prepare(
         parts=isinstance(data, Stream) or len(dataset) > MOST_INLINE,
         most_failures=options.max_failures,
         engine=engine,
+        count_refused=options.count_refused,
     )
     stack.callback(run.close)
     return Prepared(options, settings, folder, place, classifier, dataset, hindrance, run)

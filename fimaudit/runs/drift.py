@@ -53,6 +53,8 @@ class Drift:
         }[self.kind]
         named = ", ".join(map(str, self.inputs[:20])) + (", ..." if len(self.inputs) > 20 else "")
         since = f"inputs {named} were measured since the last good check" if self.inputs else "no input was measured since"
+        if self.kind != "intermittent":
+            since += "; --overwrite measures all of the model that answers now, --resume goes on once the first one is back"
         return (
             f"the endpoint drifted: {what} (input {self.sentinel}, asked again, differs by {self.distance:.2g} in total "
             f"variation, noise explains {self.tolerance:.2g}); {since}"
@@ -130,8 +132,11 @@ class Sentinels:
         self._checked_at = 0
         self.drifts: list[Drift] = []
 
-    def begin(self) -> None:
+    def begin(self, first: Array | None = None) -> None:
         """Learn the reference and the noise, or take them over from the run that is resumed.
+
+        Args:
+            first: (K,) answer to the first sentinel before this, to notice a model that changed in between.
 
         Raises:
             BudgetExhausted, ModelFailure, UsageError: as ``Meter.ask``.
@@ -145,11 +150,26 @@ class Sentinels:
             self._checked_at = self._meter.usage.rows - self._every  # a resumed run asks again first
         else:
             answers = np.stack([self._ask(f"reference {i}") for i in range(REPEATS)])
-            apart = np.abs(answers[:, None] - answers[None]).sum(axis=-1) / 2
-            self._reference, self.noise = answers.mean(axis=0), float(apart.max())
+            apart = np.abs(answers[:, None] - answers[None]).sum(axis=-1).max(axis=-1) / 2
+            self.noise = float(apart.max())
+            same = apart <= FLOOR
+            if self.noise > FLOOR and (same.sum(axis=1) > 1).any():
+                # Two agree to the last digits and one does not: that is no noise but another model, now and then or from
+                # then on. What most of them say, or the last two, is the reference.
+                agreeing = answers[same[int(np.argmax(same.sum(axis=1)))]]
+                self._changed(apart, "changed" if same[-2, -1] else "intermittent")
+                answers, self.noise = agreeing, 0.0
+            self._reference = answers.mean(axis=0)
             self.tolerance = max(FLOOR, BEYOND * self.noise)
+            if first is not None and not self.drifts and first.shape == self._reference[0].shape:
+                far = float(np.abs(first - self._reference[0]).sum() / 2)
+                if far > self.tolerance:
+                    self._changed(np.array([far]), "changed")
             self._checked_at = self._meter.usage.rows
         self._keep()
+
+    def _changed(self, apart: Array, kind: Literal["changed", "intermittent"]) -> None:
+        self.drifts.append(Drift(kind, float(apart.max()), FLOOR, self.indices[0], ()))
 
     def due(self) -> bool:
         """Whether ``every`` rows went by since the last check."""

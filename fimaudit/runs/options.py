@@ -19,7 +19,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.query_split import looks_for_witness
 from fimaudit.measurement.settings import ProfileChoice, Settings
-from fimaudit.models.classifier import adapter_option_names
+from fimaudit.models.classifier import adapter_option_names, is_endpoint
 from fimaudit.models.links import Link
 from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
@@ -92,6 +92,7 @@ class AuditOptions(BaseModel):
             in units of the scale; nothing is then said of the model itself (``docs/labels.md``).
         smooth_radius: with ``smooth``: stop an input when this radius is certified, or cannot be.
         batch: rows a call.
+        count_refused: rows that an endpoint turned away unprocessed (429, 503, 401, ...) count against ``budget`` too.
         tolerance: white box, many classes: relative residual at which an input's iteration stops.
         worst_direction: white box: keep each input's most sensitive direction (unit l2) in the run folder.
         surrogate: local models (files, modules) of which each input's leading directions are measured exactly, or
@@ -136,6 +137,7 @@ class AuditOptions(BaseModel):
     smooth: float | None = None
     smooth_radius: float | None = None
     batch: int | None = None
+    count_refused: bool = False
     tolerance: float = 1e-4
     worst_direction: bool = False
     surrogate: Any = None
@@ -181,6 +183,8 @@ class AuditOptions(BaseModel):
         beside = [name for name in DOMAIN_OPTIONS if getattr(self, name) is not None]
         if self.domain is not None and beside:
             raise UsageError(f"expected {beside[0]} within domain=InputDomain(...), got it beside it too")
+        if self.count_refused and (self.engine == "ray" or isinstance(self.engine, RayEngine)):
+            raise UsageError("expected --count-refused with --engine local: workers count refused rows apart")
         read_focus(self.focus)  # refuses another word than top:K
         if self.smooth_radius is not None and self.smooth is None:
             raise UsageError("--smooth-radius says when a certificate may stop; give it with --smooth SIGMA")
@@ -224,7 +228,7 @@ class AuditOptions(BaseModel):
     def model_options(self, model: object) -> dict[str, Any]:
         """What was given of how ``model`` is opened, as options of ``open_classifier``."""
         given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
-        if self.batch is not None and isinstance(model, str) and "://" in model:
+        if self.batch is not None and is_endpoint(model):
             given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
         return {**given, **(self.model_extra or {})}
 
@@ -253,7 +257,7 @@ class ModelArgs(TypedDict, total=False):
 class EndpointArgs(TypedDict, total=False):
     """The settings of an endpoint (``docs/http.md``)."""
 
-    endpoint: str | os.PathLike[str]
+    endpoint: str | os.PathLike[str] | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     protocol: str | None
     model_name: str
     model_version: str
@@ -284,6 +288,28 @@ class EndpointArgs(TypedDict, total=False):
     deadline: float
     attempts: int
     max_response: int
+    patience: str | float
+    body: str
+    method: str
+    answer: str
+    label: str
+    score: str
+    names: str
+    columnar: bool
+    total: float
+    audit_label: str | int
+    other_labels: str
+    hidden_below: float
+    constants: Mapping[str, Any]
+    numbers: str
+    poll: Mapping[str, Any]
+    url_query: Mapping[str, Any]
+    url_query_env: Mapping[str, str]
+    oauth: Mapping[str, Any]
+    aws: Mapping[str, Any]
+    google: Mapping[str, Any]
+    client_cert: str
+    client_key: str
 
 
 class AuditArgs(ModelArgs, EndpointArgs, total=False):
@@ -301,6 +327,7 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     smooth: float | None
     smooth_radius: float | None
     batch: int | None
+    count_refused: bool
     tolerance: float
     worst_direction: bool
     surrogate: object | Sequence[object] | None

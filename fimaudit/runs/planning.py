@@ -78,13 +78,17 @@ ENVELOPE = 200
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes: rows and requests (no retries), bytes of bodies both ways, seconds and money where known."""
+    """What a run takes: rows and requests (no retries), bytes of bodies both ways, seconds and money where known.
+
+    All but ``expected`` are the most that it takes with any model; ``expected`` is the rows that most models take.
+    """
 
     rows: int
     requests: int
     bytes: int
     seconds: float | None
     money: float | None
+    expected: int = 0
 
 
 @dataclass(frozen=True)
@@ -274,7 +278,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132)
+    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132, expected=20120)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -302,6 +306,7 @@ def cost_of(
         request_bytes(features, classes, rows, encoding) + (requests - 1) * ENVELOPE,
         None if slowest is None else requests * slowest,
         sum(known) if known else None,
+        min(rows, _usual_rows(inputs, queries, witness)),
     )
 
 
@@ -417,6 +422,12 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
     (23132, 8674)
     """
     rows = START + inputs * _hardest(inputs, queries, profile, witness)
+    return rows + rows // SENTINEL
+
+
+def _usual_rows(inputs: int, queries: int, witness: bool | None) -> int:
+    """Rows where no input is out of the ordinary: pilot and checks come out of the queries."""
+    rows = START + inputs * (queries + STEPPED_ROWS * looks_for_witness(witness, queries))
     return rows + rows // SENTINEL
 
 

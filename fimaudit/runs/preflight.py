@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.results import Kind
 
-__all__ = ["Preflight", "look", "not_deterministic", "roughness"]
+__all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness"]
 
 #: Inputs asked alone, among others and in another order.
 ALONE = 4
@@ -48,6 +49,7 @@ class Preflight:
         rows: rows asked.
         row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
         one_hot: whether every answer was all 0 but for a single 1.
+        first: the first input's answer when it was asked alone, of this process; in no report.
     """
 
     classes: int
@@ -57,6 +59,7 @@ class Preflight:
     rows: int
     row_by_row: bool = False
     one_hot: bool = False
+    first: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def random(self) -> bool:
@@ -72,7 +75,7 @@ class Preflight:
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
-        return asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "first"}
 
     def warnings(self) -> list[str]:
         """Sentences for the user."""
@@ -97,6 +100,17 @@ class Preflight:
         if self.output_quantum > 0:
             out.append(f"the answers are rounded to {self.output_quantum:g}; what the rounding hides is not measured")
         return out
+
+
+def expected_kind(top_k: int | None, seen: Preflight) -> Kind:
+    """What kind of number an input's norm will be, as far as a few answers tell.
+
+    >>> expected_kind(5, Preflight(10, 0.0, 0.0, 0.0, 8))
+    'lower_bound'
+    """
+    if top_k is not None:
+        return "lower_bound"
+    return "finite_scale" if seen.random else "local"
 
 
 def not_deterministic(why: str) -> str:
@@ -170,6 +184,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         output_quantum=quantum,
         rows=asked.rows,
         one_hot=are_one_hot(np.concatenate([alone, *(answers for _, answers in seen)])),
+        first=alone[0],
     )
     most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
     if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):

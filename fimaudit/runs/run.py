@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
-from fimaudit.results import MeasuredInput, Sensitivity
+from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
@@ -117,6 +117,7 @@ class Run:
         parts: keep results in parts on disk rather than in memory.
         most_failures: stop when more inputs than this have failed; ``None`` goes on.
         engine: where inputs are measured, this process when left out; preflight, pilot and sentinels are always here.
+        count_refused: rows that an endpoint turned away count against the budget too.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Run:
         parts: bool = False,
         most_failures: int | None = None,
         engine: RemoteEngine | None = None,
+        count_refused: bool = False,
     ) -> None:
         self._task, self._journal, self._progress = task, journal, progress
         self._budget, self._most_failures = budget, most_failures
@@ -154,7 +156,9 @@ class Run:
             spent = Usage() if journal is None else journal.asked
             self._counts = engine.prepare(classifier, budget, spent, place, answers)
         own = None if engine is not None else budget
-        self._meter = Meter(classifier, budget=own, batch=batch, ledger=self._counts, on_rows=self._tell)
+        self._meter = Meter(
+            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._tell
+        )
         self._engine: Engine = engine or LocalEngine(self._meter)
         self._remote = engine
         fed = task.x.astype(task.space.dtype)
@@ -172,6 +176,7 @@ class Run:
         self._deflation = DeflationSetup(None, {})
         self._known: KnownLabels | None = None
         self._expected: int | None = None
+        self._unanswered: dict[int, str] = {}
         self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
 
@@ -213,7 +218,7 @@ class Run:
                 self._meter.finish([])
             self.exhausted = str(exc)
         except ModelFailure as exc:
-            if not self._store.count:
+            if not self._store.count and not self._unanswered:
                 aside = self._journal.replaced if self._journal is not None else None
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
             logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
@@ -226,6 +231,9 @@ class Run:
             raise
         finally:
             self._store.flush()
+        if self._unanswered and not self._store.count:
+            reason = next(iter(self._unanswered.values()))
+            raise ModelFailure(f"the server answered none of the inputs: {reason}; go on with --resume")
         return steps, preflight
 
     def finish(self, most: int) -> Finished:
@@ -247,13 +255,30 @@ class Run:
         out = [*self._notes, *self._deflation.warnings()]
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
+        if self._unanswered:
+            named = ", ".join(map(str, sorted(self._unanswered)[:20])) + (", ..." if len(self._unanswered) > 20 else "")
+            first = next(iter(self._unanswered.values()))
+            out.append(
+                f"{len(self._unanswered)} inputs are missing because the server did not answer them: {named} ({first}); "
+                "--resume asks them again"
+            )
+        if self.usage.refused:
+            out.append(f"{self.usage.refused:,} rows were refused unprocessed and are counted apart from the budget")
         if self.exhausted is not None:
             out.append(f"{self._store.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
         return out
 
     def facts(self) -> dict[str, Any]:
-        """For the report: what the sentinels saw."""
-        return {} if self._sentinels is None else {"sentinels": self._sentinels.facts()}
+        """For the report: what the sentinels saw, and how many rows the endpoint refused."""
+        if self._sentinels is None:
+            return {}
+        return {"sentinels": self._sentinels.facts(), "refused_rows": self.usage.refused}
+
+    def unfinished(self) -> dict[str, Any]:
+        """For the report: inputs that the server did not answer."""
+        if not self._network:
+            return {}
+        return {"unanswered": sorted(self._unanswered)}
 
     def structure(self) -> dict[str, Any] | None:
         """For the report: which directions were measured exactly in each input, and what they catch."""
@@ -292,7 +317,7 @@ class Run:
         try:
             if self._sentinels is not None:
                 self._notes += self._server_side(preflight)
-                self._sentinels.begin()
+                self._sentinels.begin(preflight.first)
             if self._exact is None:
                 steps = self._pilot(preflight)
         except ModelFailure as exc:
@@ -301,7 +326,7 @@ class Run:
             raise TargetError(f"the model cannot be asked: {exc}") from exc
         if self._journal is not None:
             chosen = None if steps is None else asdict(steps)
-            self._journal.keep_steps({"notes": self._notes, "preflight": asdict(preflight), "steps": chosen})
+            self._journal.keep_steps({"notes": self._notes, "preflight": preflight.facts(), "steps": chosen})
             self._meter.finish([THE_RUN])
         return preflight, steps
 
@@ -398,7 +423,16 @@ class Run:
         return found.warnings()
 
     def _measure(self, missing: NDArray[np.int64], work: Work) -> None:
-        """One pass over some inputs."""
+        """One pass over some inputs, and once more over those that the server did not answer."""
+        self._pass(missing, work)
+        again = np.array(sorted(set(self._unanswered) & set(missing.tolist())), dtype=np.int64)
+        if len(again):
+            logging.getLogger("fimaudit").info("asking %d inputs again that the server did not answer", len(again))
+            for index in again.tolist():
+                del self._unanswered[index]
+            self._pass(again, work)
+
+    def _pass(self, missing: NDArray[np.int64], work: Work) -> None:
         self._check_failures()
         self._expected = self._meter.usage.rows + len(missing) * work.settings.queries
         try:
@@ -433,16 +467,28 @@ class Run:
                 self._measure(np.sort(some), work)
 
     def _keep(self, item: MeasuredInput | Part) -> None:
-        if self._doubtful is None:
-            self._store.add(item)
-        else:
-            for outcome in unpack(item) if isinstance(item, Part) else (item,):
+        """Keep what is finished; what the server did not answer is not, nor what derivatives say nothing of."""
+        for found in self._answered(item):
+            if self._doubtful is None:
+                self._store.add(found)
+                continue
+            for outcome in unpack(found) if isinstance(found, Part) else (found,):
                 if outcome.result.method == BY_DERIVATIVES:
                     self._doubtful[outcome.result.index] = str(outcome.result.reason)
                 else:
                     self._store.add(outcome)
         self._count_workers()
         self._tell(0)
+
+    def _answered(self, item: MeasuredInput | Part) -> Sequence[MeasuredInput | Part]:
+        if isinstance(item, Part) and not item.failed:
+            return [item]
+        outcomes = list(unpack(item)) if isinstance(item, Part) else [item]
+        missing = {o.result.index: o.result.reason or "" for o in outcomes if UNANSWERED in o.result.flags}
+        if not missing:
+            return [item]
+        self._unanswered |= missing
+        return [outcome for outcome in outcomes if outcome.result.index not in missing]
 
     def _count_workers(self) -> None:
         """Take over what the workers of another engine have asked."""
@@ -452,7 +498,7 @@ class Run:
                 self._journal.count_all(self._meter.usage)
 
     def _check_failures(self) -> None:
-        most, failed = self._most_failures, self._store.failed
+        most, failed = self._most_failures, self._store.failed + len(self._unanswered)
         if most is not None and failed > most:
             raise ModelFailure(
                 f"{failed} inputs failed, more than the {most} that --max-failures allows; "

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.meter import Usage, is_refused
 
 __all__ = ["RequestLedger", "SentRequest", "open_ledger"]
 
@@ -102,8 +102,7 @@ class RequestLedger:
             answered = "SELECT key, ticket FROM ends JOIN requests USING (ticket) WHERE probabilities IS NOT NULL"
             self._answered: dict[bytes, int] = dict(self._rows(answered))
             self._retries: dict[bytes, int] = dict(self._rows("SELECT key, COUNT(*) FROM requests GROUP BY key"))
-            used = "SELECT TOTAL(rows), COUNT(*), TOTAL(bytes) FROM requests LEFT JOIN ends USING (ticket)"
-            self._restored = Usage(*(int(n) for n in self._rows(used)[0]))
+            self._restored = self._used()
             self.starts = int(self._note("starts") or 0) + 1
             self._remember("starts", self.starts)
         except BaseException:
@@ -113,8 +112,21 @@ class RequestLedger:
         self._keys: dict[int, bytes] = {}
 
     def usage(self) -> Usage:
-        """Rows, requests and bytes that earlier processes of this run have used."""
-        return Usage(self._restored.rows, self._restored.requests, self._restored.bytes)
+        """Rows, requests and bytes that earlier processes of this run have used, and rows that were refused."""
+        return replace(self._restored)
+
+    def _used(self) -> Usage:
+        used = Usage()
+        wanted = (
+            "SELECT status, TOTAL(rows), COUNT(*), TOTAL(bytes) FROM requests LEFT JOIN ends USING (ticket) GROUP BY status"
+        )
+        for status, rows, requests, size in self._rows(wanted):
+            refused = status is not None and is_refused(status)
+            used.rows += 0 if refused else int(rows)
+            used.refused += int(rows) if refused else 0
+            used.requests += int(requests)
+            used.bytes += int(size)
+        return used
 
     def finish(self, inputs: Iterable[int]) -> None:
         """See ``Ledger``: what an endpoint answered is kept for good."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
-from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Meter, Usage
@@ -140,8 +140,10 @@ def _opened(
     inputs = x if isinstance(x, Inputs) else read_inputs(x) if isinstance(x, str | Path) else Inputs(np.asarray(x))
     if y is not None:
         inputs = Inputs(inputs.x, np.asarray(y), inputs.group, inputs.names, inputs.source, inputs.whole)
-    if batch is not None and isinstance(model, str) and "://" in model:
+    if batch is not None and is_endpoint(model):
         options.setdefault("batch", batch)
+    if inputs.names is not None and is_endpoint(model):
+        options["data_columns"] = list(inputs.names)
     classifier = open_classifier(model, link, **options)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)

@@ -209,6 +209,7 @@ def test_command(capsys, tmp_path):
         "bytes": 8473 * 16 * 20 + 349 * 200,
         "seconds": 174.5,
         "money": 4236.5,
+        "expected": 8072,
     }
     command.plan(data=tmp_path / "x.npz", purpose="p95", budget=5000)
     said = capsys.readouterr().out

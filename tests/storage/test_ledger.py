@@ -57,7 +57,7 @@ def test_failures_retries_and_unanswered_rows_are_counted(path):
     assert sent[2].seconds is None
     book.close()
     book = open_ledger(path, "f", resume=True)
-    assert book.usage() == Usage(10, 3, 30)
+    assert book.usage() == Usage(7, 3, 30, refused=3)
     book.commit(book.reserve(4, key(2)), 4, None, "timeout", 0)
     assert book.requests()[-1].retry == 1
     book.close()

@@ -16,10 +16,10 @@ class HttpAdapter:
 
     @property
     def option_names(self) -> tuple[str, ...]:
-        """The settings of an endpoint, and ``endpoint`` for a file of them."""
+        """The settings of an endpoint, and ``endpoint`` for files of them; ``scale`` would be the metric's."""
         from fimaudit_adapters.http.settings import Endpoint
 
-        return ("endpoint", *(name for name in Endpoint.model_fields if name != "url"))
+        return ("endpoint", *(name for name in Endpoint.model_fields if name not in ("url", "scale")))
 
     def accepts(self, target: object) -> bool:
         """Whether ``target`` is spelled like a URL or an endpoint file."""

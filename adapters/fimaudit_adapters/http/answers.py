@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,10 @@ REST = "(rest)"
 PLACES = 256
 #: A sum of scores may miss 1 by this much beyond the rounding.
 WHOLE = 1e-5
+#: Rows that fall from column to column so steadily are sorted by score, unless chance had it with this probability.
+SORTED_BY_CHANCE = 1e-4
+#: Answers count as evidence of that where they differ by so much from those before: copies of one input say nothing new.
+ANOTHER_ANSWER = 0.02
 
 
 class AnswerReader:
@@ -33,11 +39,25 @@ class AnswerReader:
         kind: what the user says the numbers are.
         labels: the user's own list of labels, or ``None`` to learn it.
         top_k: how many labels were asked for; ``None`` when all were.
+        rest: a label that was not declared counts as the rest, rather than ending the run.
+        hides: small scores are not shown, so that answers are read like top-k ones.
     """
 
-    def __init__(self, link: Link, kind: str | None, labels: Sequence[str] | None, top_k: int | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        kind: str | None,
+        labels: Sequence[str] | None,
+        top_k: int | None = None,
+        *,
+        rest: bool = False,
+        hides: bool = False,
+    ) -> None:
         self._link, self._kind, self._asked = link, kind, top_k
+        self._rest, self._hides = rest, hides
         self._declared = tuple(labels) if labels is not None else None
+        self._order: _Order | None = _Order() if labels is None else None
+        self._named: tuple[str, ...] | None = None
         self._column: dict[str, int] = {}
         self._learned = False
         self.top_k: int | None = None
@@ -53,7 +73,9 @@ class AnswerReader:
     @property
     def columns(self) -> tuple[str, ...] | None:
         """Names of all columns for the report; empty for a place not taken yet."""
-        if self.labels is None or self.top_k is None:
+        if self.labels is None:
+            return self._named
+        if self.top_k is None:
             return self.labels
         return (*self.labels, *[""] * (self._places - len(self.labels)), REST)
 
@@ -66,7 +88,7 @@ class AnswerReader:
         if not isinstance(answer, Scores) or self._learned or self._link == "labels" or not answer.rows:
             return
         seen = {label for row in answer.rows for label in row}
-        if self._declared is not None and (unknown := sorted(seen - set(self._declared))):
+        if self._declared is not None and not self._rest and (unknown := sorted(seen - set(self._declared))):
             raise OutputError(f"the endpoint answers with label {unknown[0]!r}, which is not among the labels given")
         labels = self._declared or tuple(sorted(seen, key=_by_number))
         scores = np.array([value for row in answer.rows for value in row.values()])
@@ -74,7 +96,10 @@ class AnswerReader:
         sums = (abs(sum(row.values()) - 1.0) for row in answer.rows)
         whole = all(len(row) == len(labels) for row in answer.rows) and all(off <= tolerance for off in sums)
         numbers = self._kind == "logits"
-        if not numbers and (not whole or (self._asked is not None and self._declared is None)):
+        partial = self._rest or self._hides or (self._asked is not None and self._declared is None)
+        if numbers or not whole:
+            self._refuse_percent(np.array([sum(row.values()) for row in answer.rows]), scores)
+        if not numbers and (not whole or partial):
             self.top_k = max(len(row) for row in answer.rows)
         self._column = {label: k for k, label in enumerate(labels)}
         self._learned = True
@@ -100,7 +125,10 @@ class AnswerReader:
             self.learn(answer)
             return self._top(answer.rows) if self.top_k is not None else self._whole(answer.rows)
         values = answer.values
+        if self._order is not None and values.ndim == 2:
+            self._order.see(values)
         if self._link in ("auto", "identity") and self._kind in (None, "probs") and _plain(values, rows):
+            self._name_columns(values.shape[1])
             return values.astype(np.float64)
         if values.dtype.kind == "f":
             if self._kind == "logprobs":
@@ -108,7 +136,34 @@ class AnswerReader:
                     values = np.exp(values)
             if not np.isfinite(values).all():
                 raise Malformed(f"expected finite numbers in the answer, got {describe_nonfinite(values)}")
-        return to_probabilities(values, self._link_for(values), rows=rows)
+        if values.dtype.kind == "f" and values.ndim == 2 and values.shape[1] > 1:
+            self._refuse_percent(values.sum(axis=1, dtype=np.float64), values)
+        probabilities = to_probabilities(values, self._link_for(values), rows=rows)
+        self._name_columns(probabilities.shape[1])
+        return probabilities
+
+    def _name_columns(self, classes: int) -> None:
+        """Declared labels name the columns of plain numbers too, where there are as many."""
+        if self._kind == "independent":
+            return
+        if self._declared is not None and len(self._declared) != classes:
+            raise OutputError(f"expected {len(self._declared)} scores a row, one for each of labels, got {classes}")
+        self._named = self._declared
+
+    def _refuse_percent(self, sums: NDArray[np.float64], values: NDArray[Any]) -> None:
+        """Refuse rows that are percentages, and distributions that somebody calls logits."""
+        if values.min() < 0:
+            return
+        tolerance = max(WHOLE, len(np.atleast_1d(values[0])) * output_resolution(values / 100.0) / 2)
+        for whole in (100.0, 1.0):
+            if np.abs(sums / whole - 1.0).max() > tolerance:
+                continue
+            logits = self._kind == "logits" or self._link == "softmax"
+            if whole == 100.0 and self._kind != "logprobs":
+                called = ", although they are called logits" if logits else ""
+                raise LinkError(f"expected scores that sum to 1, got rows that sum to 100{called}: say total: 100")
+            if whole == 1.0 and logits:
+                raise LinkError("expected logits, got rows that are distributions already: say kind: probs")
 
     def _classes(self, answer: Answer, rows: int) -> NDArray[np.float64]:
         """(rows, 1) classes; of scores the label with the largest."""
@@ -118,6 +173,8 @@ class AnswerReader:
         return self.label_texts(np.asarray(values), rows)
 
     def _link_for(self, values: NDArray[np.float64]) -> Link:
+        if self._kind == "independent":
+            return "identity"
         if self._link != "auto" or self._kind in (None, "label_scores"):
             return self._link
         if self._kind == "logits":
@@ -145,8 +202,14 @@ class AnswerReader:
                 if not np.isfinite(score):
                     raise Malformed(f"expected finite scores, got {score}")
                 if not -WHOLE <= score <= 1 + WHOLE:
-                    raise LinkError(f"expected scores that are probabilities, got {score:.6g}; say kind: logits if they are")
+                    percent = "say total: 100 if they are percentages, " if 0 <= score <= 100 else ""
+                    raise LinkError(
+                        f"expected scores that are probabilities, got {score:.6g}; {percent}kind: logits if they are those, "
+                        "kind: independent if they are scores of their own"
+                    )
                 k = self._column.get(label)
+                if k is None and self._rest and self._declared is not None:
+                    continue
                 if k is None and len(self._column) < self._places:
                     k = self._column[label] = len(self._column)
                 if k is None:
@@ -157,9 +220,48 @@ class AnswerReader:
             self.on_growth(tuple(self._column))
         shown = wide.sum(axis=1)
         if shown.max() > 1 + 1e-3:
-            raise LinkError(f"expected scores that sum to at most 1, got a row that sums to {shown.max():.6g}")
+            raise LinkError(
+                f"expected scores that sum to at most 1, got a row that sums to {shown.max():.6g}; say kind: independent "
+                "if they are scores of their own"
+            )
         wide[:, -1] = np.maximum(0.0, 1.0 - shown)
         return wide
+
+
+class _Order:
+    """Looks at the first answers whether they are sorted by score: without names, nobody knows then whose score is whose.
+
+    Of K >= 3 scores the largest may well be the first class every time; that the others fall too has a probability of
+    (ties)! / (K - 1)! an answer. Two scores that are sorted move like those that are not.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[NDArray[np.float64]] = []
+        self._chance = 0.0
+        self._done = False
+
+    def see(self, values: NDArray[Any]) -> None:
+        """Take in one answer.
+
+        Raises:
+            LinkError: the answers are sorted.
+        """
+        if self._done or values.shape[1] < 3 or values.dtype.kind != "f" or not len(values):
+            return
+        if (np.diff(values, axis=1) > 0).any():
+            self._done = True
+            return
+        row = values[0].astype(np.float64)
+        if any(np.abs(row - other).sum() < ANOTHER_ANSWER for other in self._seen):
+            return
+        self._seen.append(row)
+        _, ties = np.unique(row[1:], return_counts=True)
+        self._chance += sum(math.lgamma(n + 1) for n in ties) - math.lgamma(len(row))
+        if self._chance < math.log(SORTED_BY_CHANCE):
+            raise LinkError(
+                "the scores of every answer are sorted and carry no names, so that nobody knows whose they are: read the "
+                "names with label: and score:, or with names:, or give labels: if each column is one class"
+            )
 
 
 def _plain(values: NDArray[np.generic], rows: int) -> bool:

@@ -18,6 +18,7 @@ from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.protocols.label_scores import LabelScores
 from fimaudit_adapters.http.protocols.mlflow import MLflow
 from fimaudit_adapters.http.protocols.open_inference import OpenInference
+from fimaudit_adapters.http.protocols.readings import AdjustedAnswers
 from fimaudit_adapters.http.protocols.tensorflow_serving import TensorFlowServing
 from fimaudit_adapters.http.sending.faults import Fault
 from fimaudit_adapters.http.sending.sender import RESUME, GivenUp, Sender
@@ -175,7 +176,10 @@ def wire_for(endpoint: Endpoint, url: str, *, binary: bool) -> WireFormat:
         wire = LabelScores(endpoint, url)
     else:
         wire = JsonDocument(endpoint, url)
-    return BareBody(wire, endpoint) if endpoint.image in ("png", "raw") else wire
+    if endpoint.protocol != "json" and endpoint.adjusts_answers and not isinstance(wire, OpenInference):
+        wire = AdjustedAnswers(wire, endpoint)
+    bare = endpoint.image in ("png", "raw") and endpoint.protocol != "json"
+    return BareBody(wire, endpoint) if bare else wire
 
 
 def as_note(learned: Learned) -> dict[str, Any]:

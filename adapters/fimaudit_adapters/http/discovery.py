@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from pydantic import ValidationError
+
 from fimaudit.errors import OutputError, TargetError
 from fimaudit_adapters.http.protocols.base import Body, Reply
 from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS, label_outputs
@@ -47,7 +49,11 @@ async def discover(endpoint: Endpoint, transport: Transport) -> Discovered:
     protocol = endpoint.protocol or _by_url(endpoint, parts.path)
     if protocol is None:
         protocol, known = await _by_probe(endpoint, transport)
-    endpoint = endpoint.model_validate({**endpoint.model_dump(exclude_unset=True), "protocol": protocol, **known})
+    try:
+        endpoint = endpoint.model_validate({**endpoint.model_dump(exclude_unset=True), "protocol": protocol, **known})
+    except ValidationError as exc:
+        said = "; ".join(error["msg"] for error in exc.errors(include_input=False)[:3])
+        raise TargetError(f"the endpoint speaks {protocol}, and its settings do not go with that: {said}") from None
     if protocol == "open_inference":
         return await _open_inference(endpoint, transport)
     dtype = endpoint.dtype or _default_dtype(endpoint, "float64")
@@ -67,7 +73,7 @@ async def discover(endpoint: Endpoint, transport: Transport) -> Discovered:
 
 
 def _by_url(endpoint: Endpoint, path: str) -> str | None:
-    if endpoint.request is not None:
+    if endpoint.request is not None or endpoint.response is not None:
         return "json"
     if _V2.match(path):
         return "open_inference"

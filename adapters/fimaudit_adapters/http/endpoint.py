@@ -61,7 +61,15 @@ class EndpointClassifier:
         self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
         self._found, self._transport, self._loop = found, transport, loop
         self._sender = Sender(found.endpoint, self.fingerprint, transport)
-        self._reader = AnswerReader(link, found.endpoint.kind, found.endpoint.labels, found.endpoint.top_k)
+        said = found.endpoint
+        self._reader = AnswerReader(
+            link,
+            said.kind,
+            said.class_names,
+            said.top_k,
+            rest=said.other_labels == "rest",
+            hides=said.hidden_below is not None,
+        )
         self._preflight = Calibrator(found.endpoint, found.url, self._sender, self._reader)
         self._learned: Learned | None = None
         self._wire: WireFormat | None = None
@@ -75,7 +83,7 @@ class EndpointClassifier:
         endpoint, learned = self.endpoint, self._learned
         details: dict[str, Any] = {
             "protocol": endpoint.protocol, "url": self._found.url, "model": endpoint.model_name, "output": endpoint.output,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.fingerprint, "kind": endpoint.kind, "audit_label": endpoint.audit_label,
         }  # fmt: skip
         if endpoint.image is not None:
             quantum = 1.0 if endpoint.pixel_max == 255 else 1.0 / 255.0
@@ -83,6 +91,8 @@ class EndpointClassifier:
         if learned is not None:
             details.update(dataclasses.asdict(learned))
             columns = self._reader.columns
+            if endpoint.audit_label is not None:
+                columns = (f"not {endpoint.audit_label}", str(endpoint.audit_label))
             details["labels"] = None if columns is None else list(columns)
         if self._labels_only:
             details.update(self._reader.label_texts.facts())
@@ -177,6 +187,9 @@ class EndpointClassifier:
         notes, learned = list(self._found.notes), self._learned
         if self._found.url.lower().startswith("http://") and self._found.url.split("/")[2].rsplit(":", 1)[0] not in _LOCAL:
             notes.append("the endpoint is asked over plain HTTP: inputs, answers and credentials travel in the clear")
+        if self._sender.outages.seconds:
+            count, seconds = len(self._sender.outages.seconds), sum(self._sender.outages.seconds)
+            notes.append(f"the endpoint was out {count} times, for {seconds:,.0f} s in all, which were waited out")
         if learned is None:
             return tuple(notes)
         if learned.resolution > 0:
@@ -187,8 +200,8 @@ class EndpointClassifier:
             notes.append(
                 f"{self._reader.hidden} scores carried labels beyond the columns kept for them; they count as the rest"
             )
-        if isinstance(self._wire, BareBody):
-            notes.append("rows are sent one a request, as bare images")
+        if self._wire is not None and self._wire.most_rows == 1:
+            notes.append("rows are sent one a request" + (", as bare images" if isinstance(self._wire, BareBody) else ""))
         return tuple(notes)
 
 

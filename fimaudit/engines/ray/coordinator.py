@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted
-from fimaudit.models.meter import Usage, over_budget
+from fimaudit.models.meter import Usage, is_refused, over_budget
 from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
@@ -79,9 +79,9 @@ class Coordinator:
         """Let no further piece begin."""
         self._stopped = True
 
-    def usage(self) -> tuple[int, int, int]:
-        """Rows, requests and bytes of the run so far."""
-        return self._usage.rows, self._usage.requests, self._usage.bytes
+    def usage(self) -> tuple[int, int, int, int]:
+        """Rows, requests and bytes of the run so far, and rows that were refused."""
+        return self._usage.rows, self._usage.requests, self._usage.bytes, self._usage.refused
 
     def reserve(self, rows: int, key: bytes) -> tuple[int, str | None]:
         """A ticket, or the sentence that says why there is none."""
@@ -104,6 +104,9 @@ class Coordinator:
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
         """How a reserved send ended."""
         self._usage.bytes += bytes
+        if is_refused(status):
+            self._usage.refused += rows
+            self._usage.rows -= rows
         if self._ledger is not None:
             self._ledger.commit(ticket, rows, answers, status, bytes)
         elif self._answers is not None and answers is not None:

@@ -39,6 +39,13 @@ class Body:
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    method: str = "POST"
+    query: str = ""
+
+    @property
+    def identity(self) -> bytes:
+        """What tells this request from another to the same endpoint."""
+        return self.content if not self.query else self.content + b"?" + self.query.encode()
 
 
 @dataclass(frozen=True)
@@ -150,12 +157,14 @@ def as_label(value: object) -> str:
 
 
 def as_scores(value: object, what: str) -> Mapping[str, float]:
-    """One row's ``[{"label": .., "score": ..}, ...]`` or ``{label: score}`` as a mapping."""
+    """One row's ``[{"label": .., "score": ..}, ...]``, ``[[label, score], ...]`` or ``{label: score}`` as a mapping."""
     pairs: list[tuple[object, object]]
     if isinstance(value, dict):
         pairs = list(value.items())
     elif isinstance(value, list) and all(isinstance(v, dict) and "label" in v and "score" in v for v in value):
         pairs = [(v["label"], v["score"]) for v in value]
+    elif isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
+        pairs = [(v[0], v[1]) for v in value]
     else:
         raise OutputError(f"expected label and score pairs at {what}, got {type(value).__name__}")
     scores: dict[str, float] = {}

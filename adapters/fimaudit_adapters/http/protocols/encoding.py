@@ -15,7 +15,17 @@ from fimaudit.errors import DataError
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["BareBody", "as_levels", "as_png", "dump", "json_rows", "table_records"]
+__all__ = [
+    "BareBody",
+    "as_levels",
+    "as_png",
+    "dump",
+    "encoded_image",
+    "json_rows",
+    "shaped",
+    "table_columns",
+    "table_records",
+]
 
 #: How far a pixel may lie from a whole level, in levels: float32 levels / 255 miss by 1e-5.
 LEVEL_TOLERANCE = 1e-2
@@ -31,9 +41,18 @@ def dump(document: object) -> bytes:
 
 def json_rows(rows: NDArray[Any], endpoint: Endpoint) -> list[Any]:
     """One JSON value a row: nested lists, or a PNG in base64."""
-    if endpoint.image == "png-base64":
-        return [base64.b64encode(as_png(row, endpoint.pixel_max)).decode() for row in rows]
+    if endpoint.image in ("png-base64", "raw-base64"):
+        return [encoded_image(row, endpoint) for row in rows]
     return list(shaped(rows, endpoint).tolist())
+
+
+def encoded_image(row: NDArray[Any], endpoint: Endpoint) -> bytes | str:
+    """One row as PNG or raw little-endian bytes, or either in base64."""
+    if endpoint.image in ("png", "png-base64"):
+        raw = as_png(row, endpoint.pixel_max)
+    else:
+        raw = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<")).tobytes()
+    return base64.b64encode(raw).decode() if endpoint.image in ("png-base64", "raw-base64") else raw
 
 
 def shaped(rows: NDArray[Any], endpoint: Endpoint) -> NDArray[Any]:

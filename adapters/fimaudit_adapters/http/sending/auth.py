@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import importlib
 import os
+import ssl
 import sys
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import httpx
 from pydantic import SecretStr
 
 from fimaudit.errors import TargetError
+from fimaudit_adapters.http.sending.tokens import AwsSigner, token_source, variable
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["Credentials"]
 
 
 class Credentials:
-    """Headers from variables and files on every request, files read anew (tokens rotate), then the plug-in's own flow."""
+    """Headers and parameters from variables and files on every request, files read anew (tokens rotate), tokens that are
+    issued, signatures, then the plug-in's own flow. One 401 is taken for a token that has run out, where it can be renewed.
+    """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._from_env = {name: SecretStr(_variable(variable)) for name, variable in endpoint.header_env.items()}
+    def __init__(self, endpoint: Endpoint, verify: ssl.SSLContext | bool = True) -> None:
+        self._from_env = {name: SecretStr(variable(env)) for name, env in endpoint.header_env.items()}
         self._from_file = dict(endpoint.header_file)
+        self._query = {name: SecretStr(variable(env)) for name, env in endpoint.url_query_env.items()}
+        self._issued = token_source(endpoint, verify)
+        self._signer = None if endpoint.aws is None else AwsSigner(endpoint.aws)
         if endpoint.bearer_env is not None:
-            self._from_env["Authorization"] = SecretStr(f"Bearer {_variable(endpoint.bearer_env)}")
+            self._from_env["Authorization"] = SecretStr(f"Bearer {variable(endpoint.bearer_env)}")
         self._bearer_file = endpoint.bearer_file
         self._plugin = _plugin(endpoint.auth) if endpoint.auth is not None else None
-        self._secrets: set[str] = set()
+        self._secrets: set[str] = {value.get_secret_value() for value in self._query.values()}
+        self._secrets |= {quote_plus(secret) for secret in self._secrets} | {
+            quote(secret, safe="") for secret in self._secrets
+        }
         self._fill(httpx.Request("POST", "http://localhost/"))
 
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in a message."""
-        return tuple(sorted(self._secrets, key=len, reverse=True))
+        issued = [*(self._issued.secrets if self._issued else ()), *(self._signer.secrets if self._signer else ())]
+        return tuple(sorted({*self._secrets, *issued}, key=len, reverse=True))
 
     @property
     def reads_answers(self) -> bool:
@@ -41,12 +53,16 @@ class Credentials:
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """As httpx asks for it; a plug-in that sends the rows a second time (a challenge) has them counted again."""
-        self._fill(request)
+        await self.complete(request)
+        count_again: Callable[[], None] | None = request.extensions.get("count_again")
         if self._plugin is None:
-            yield request
+            response = yield request
+            if response.status_code == 401 and await self._renewed(request):
+                if count_again is not None:
+                    count_again()
+                yield request
             return
         flow = self._plugin.async_auth_flow(request)
-        count_again: Callable[[], None] | None = request.extensions.get("count_again")
         try:
             following, rows_sent = await flow.__anext__(), False
             while True:
@@ -59,6 +75,24 @@ class Credentials:
         except StopAsyncIteration:
             return
 
+    async def complete(self, request: httpx.Request) -> None:
+        """Put in all that a request needs; the plug-in's own flow comes after."""
+        self._fill(request)
+        if self._issued is not None:
+            request.headers["Authorization"] = f"Bearer {await self._issued.token()}"
+        if self._signer is not None:
+            self._signer.sign(request)
+
+    async def _renewed(self, request: httpx.Request) -> bool:
+        """Whether another credential than the refused one was to be had, which the request then carries."""
+        if self._signer is not None:  # botocore renews what has run out before it signs
+            return False
+        before = dict(request.headers)
+        if self._issued is not None:
+            self._issued.forget()
+        await self.complete(request)
+        return dict(request.headers) != before
+
     def _fill(self, request: httpx.Request) -> None:
         headers = {name: value.get_secret_value() for name, value in self._from_env.items()}
         headers.update({name: _content(path) for name, path in self._from_file.items()})
@@ -69,13 +103,8 @@ class Credentials:
                 raise TargetError(f"the value for header {name} holds characters that no header may hold")
             self._secrets.update({value, value.removeprefix("Bearer ")})
             request.headers[name] = value
-
-
-def _variable(name: str) -> str:
-    value = os.environ.get(name, "").strip()
-    if not value:
-        raise TargetError(f"expected a credential in the environment variable {name}, which is not set")
-    return value
+        for name, secret in self._query.items():
+            request.url = request.url.copy_set_param(name, secret.get_secret_value())
 
 
 def _content(path: str) -> str:

@@ -15,13 +15,20 @@ __all__ = ["Fault", "Kind", "after_status", "excerpt", "most_sends", "retry_afte
 #: ``busy``: 429, 503, timeouts: slow down and try again. ``transport``: connection broken, 408, 502, 504: try again.
 #: ``server``: 500, once more. ``answer``: 200 with something unreadable: try again. ``size``: 413 or a batch cap.
 #: ``rejected``: 400, 422: these rows, never again. ``settings``: 401, 404, a redirect: nothing will help but the user.
-Kind = Literal["busy", "transport", "server", "answer", "size", "rejected", "settings", "deadline"]
+#: ``quota``: paid for is used up: nothing will help but the vendor.
+Kind = Literal["busy", "transport", "server", "answer", "size", "rejected", "settings", "quota", "deadline"]
 
 MOST_ANSWER_FAULTS = 6
 #: Characters of a message that are looked at, of which a line is shown.
 MOST_READ = 2048
 LONGEST_WAIT = 300.0
 _CAP = re.compile(r"(?i)batch[ -]?size\D{0,40}?(?:<=|at most|max\w*|exceed\w*|limit\w*)\D{0,20}(\d{1,9})")
+#: What vendors say when they throttle, under statuses that mean something else, and when what was paid for is used up.
+_THROTTLED = re.compile(r"(?i)throttl|rate.?limit|too.?many.?requests|provisionedthroughput|slow.?down|rate.?exceeded")
+_QUOTA = re.compile(
+    r"(?i)insufficient.?(quota|funds|credit|balance)|quota.{0,40}(exceed|exhaust|used up|reached)|exceed.{0,40}quota|"
+    r"out of (call volume )?(credit|quota)|credit.{0,20}(exhaust|used up|depleted)|billing|payment required"
+)
 _SETTINGS_HINT = {
     401: "the endpoint wants credentials: give them with header_env, bearer_env or auth",
     403: "these credentials may not ask this model",
@@ -82,10 +89,15 @@ def after_status(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     name = str(status)
     if 300 <= status < 400:
         return Fault("settings", name, f"HTTP {status}: the endpoint redirects, which is not followed; give the final URL")
+    spoken = body[:4096].decode("utf-8", "replace")
+    if status == 402 or (status in (401, 403, 429) and _QUOTA.search(spoken) and not _per_minute(spoken)):
+        return Fault("quota", name, f"{said} (the quota is used up, which no other key or wait of minutes will change)")
+    if status in (400, 403) and _THROTTLED.search(spoken):
+        return Fault("busy", "429", said, wait=retry_after(headers))
     if status == 413:
         return Fault("size", name, said)
     if status in (400, 422):
-        cap = _CAP.search(body[:4096].decode("utf-8", "replace"))
+        cap = _CAP.search(spoken)
         return Fault("size" if cap else "rejected", name, said, cap=int(cap[1]) if cap else None)
     if status in (429, 503):
         return Fault("busy", name, said, wait=retry_after(headers))
@@ -98,6 +110,11 @@ def after_status(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     return Fault("settings", name, said)
 
 
+def _per_minute(text: str) -> bool:
+    """Whether a quota is one that comes back by itself within minutes."""
+    return bool(re.search(r"(?i)per.?(minute|second)|/(min|s|sec)\b|requests? per", text))
+
+
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (whole or decimal seconds, or an HTTP date).
 
@@ -105,7 +122,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     (1.5, 0.25, None)
     """
     found = {name.lower(): value.strip() for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0), ("ratelimit-reset", 1.0)):
         try:
             seconds = float(found[name]) * unit
         except (KeyError, ValueError):

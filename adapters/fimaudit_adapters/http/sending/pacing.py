@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import time
 from collections.abc import Callable
+
+from fimaudit_adapters.http.sending.clock import WaitingClock
 
 __all__ = ["Pace"]
 
@@ -21,10 +22,12 @@ class Pace:
     Args:
         most: upper limit of requests in flight.
         rate: most sends a second, retries included; ``None`` for no limit.
+        clock: what is waited by.
     """
 
-    def __init__(self, most: int, rate: float | None) -> None:
+    def __init__(self, most: int, rate: float | None, clock: WaitingClock | None = None) -> None:
         self.most = most
+        self._clock = clock or WaitingClock()
         self.allowed = float(min(FIRST, most))
         self.in_flight = 0
         self._gap = 1.0 / rate if rate else 0.0
@@ -47,7 +50,7 @@ class Pace:
         self.allowed = min(self.allowed, float(self.most))
 
     async def enter(self) -> float:
-        """Wait for a place, the rate and any pause; returns the moment of entry (``time.monotonic``)."""
+        """Wait for a place, the rate and any pause; returns the moment of entry by the clock."""
         while self.in_flight >= int(self.allowed):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -55,9 +58,9 @@ class Pace:
         self.in_flight += 1
         try:
             if self._turn is not None:
-                await asyncio.sleep(await asyncio.to_thread(self._turn))
-            while (now := time.monotonic()) < self._next_send:
-                await asyncio.sleep(self._next_send - now)
+                await self._clock.sleep(await asyncio.to_thread(self._turn))
+            while (now := self._clock.now()) < self._next_send:
+                await self._clock.sleep(self._next_send - now)
         except BaseException:
             self._give_back()
             raise
@@ -69,14 +72,14 @@ class Pace:
         if trouble:
             if entered > self._slowed_at:
                 self.allowed = max(1.0, self.allowed / 2)
-                self._slowed_at = time.monotonic()
+                self._slowed_at = self._clock.now()
         else:
             self.allowed = min(float(self.most), self.allowed + 1.0 / max(1.0, self.allowed))
         self._give_back()
 
     def pause(self, seconds: float) -> None:
         """Send nothing for so long: the gateway's limit holds for every request, not for the one it refused."""
-        self._next_send = max(self._next_send, time.monotonic() + seconds)
+        self._next_send = max(self._next_send, self._clock.now() + seconds)
         if self._tell_pause is not None:
             self._tell_pause(seconds)
 

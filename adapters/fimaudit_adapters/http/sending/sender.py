@@ -6,8 +6,8 @@ import asyncio
 import collections
 import hashlib
 import itertools
+import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +20,12 @@ from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, O
 from fimaudit.models.classifier import Lease
 from fimaudit.models.meter import RowsFailed
 from fimaudit_adapters.http.answers import AnswerReader
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, WireFormat
+from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, WireFormat
+from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
+from fimaudit_adapters.http.sending.outages import Outages
 from fimaudit_adapters.http.sending.pacing import Pace
+from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -34,6 +37,11 @@ MOST_GIVEN_UP = 12
 SENDS_OF_A_PART = 2
 #: Characters of an unreadable answer in a message.
 SHOWN = 60
+#: A gateway that counts by the minute and does not say so lets the next request pass after at most so many seconds.
+MINUTE = 61.0
+#: Faults that no row can be the reason of.
+AT_THE_DOOR = ("429", "connect")
+LOG = logging.getLogger("fimaudit.http")
 RESUME = "go on with --resume once this is put right"
 
 
@@ -61,6 +69,8 @@ class _Batch:
     waiting: dict[bytes, asyncio.Lock] = field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
     answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
+    unanswered: set[int] = field(default_factory=set)
+    outlast: bool = False
     stop: BaseException | None = None
     times: NDArray[np.uint32] = field(init=False)
 
@@ -79,10 +89,15 @@ class _Batch:
 class Sender:
     """Sends requests for one endpoint: recall, reserve, post, commit; retries, splits, and the run's deadline."""
 
-    def __init__(self, endpoint: Endpoint, fingerprint: str, transport: Transport) -> None:
+    def __init__(
+        self, endpoint: Endpoint, fingerprint: str, transport: Transport, clock: WaitingClock | None = None
+    ) -> None:
         self.endpoint, self._transport = endpoint, transport
         self._fingerprint = fingerprint.encode()
-        self._pace = Pace(endpoint.concurrency, endpoint.rate)
+        self._clock = clock or WaitingClock()
+        self._pace = Pace(endpoint.concurrency, endpoint.rate, self._clock)
+        self.outages = Outages(endpoint.patience, endpoint.concurrency, self._clock)
+        self._poller = None if endpoint.poll is None else Poller(endpoint, endpoint.poll, self._transport.look, self._clock)
         self._numbers = itertools.count(1)
         self._jitter = random.Random()  # shapes waiting times and nothing else
         self._kept: dict[bytes, NDArray[np.float64]] = {}
@@ -109,7 +124,7 @@ class Sender:
             RowsFailed: some rows could not be answered, the others are in it.
             ModelFailure: the endpoint failed throughout, or the run's deadline passed.
         """
-        batch = _Batch(rows, lease, reader.probabilities, sizes)
+        batch = _Batch(rows, lease, reader.probabilities, sizes, outlast=True)
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
         pieces = collections.deque((at, min(at + size, last)) for first, last in ends for at in range(first, last, size))
 
@@ -141,19 +156,35 @@ class Sender:
         """
         batch = _Batch(rows, lease, read)
         answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
-        self._kept[self._key(wire.encode(rows).content, batch.times)] = answers
+        self._kept[self._key(wire.encode(rows).identity, batch.times)] = answers
         return answers
 
-    async def _piece(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> None:
-        """Answer rows start to stop; where the request is given up for what is in it, its halves are asked."""
+    async def _piece(
+        self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int, *, part: bool = False
+    ) -> None:
+        """Answer rows start to stop; where the request is given up for what is in it, its halves are asked.
+
+        An endpoint that answers nobody any more is waited for; then the same request is sent, not parts of it.
+        """
+        if start in batch.answers:  # asked already, to see whether an endpoint answers at all
+            return
         try:
             batch.answers[start] = await self._request(wire, batch, start, stop, attempts)
             self._given_up = 0
             return
         except GivenUp as exc:
             fault, failure = exc.fault, exc
-        if fault.kind in ("settings", "deadline", "transport") or fault.status in ("429", "timeout"):
+        if fault.kind in ("settings", "quota", "deadline"):
             raise failure
+        if fault.kind in ("transport", "busy"):
+            if not self.outages.may_wait:
+                if fault.kind == "transport" or fault.status in ("429", "timeout"):
+                    raise failure
+            elif (
+                (not part or self.outages.likely)  # of a part, the other part's answer tells
+                and await self._outlasted(wire, batch, start, stop, failure)
+            ):
+                return
         if fault.kind != "size":
             self._given_up += 1
         if self._given_up >= MOST_GIVEN_UP:
@@ -161,15 +192,64 @@ class Sender:
             raise ModelFailure(f"{row}{failure}", kept=f"{row}{failure.kept}") from None
         if stop - start == 1:
             batch.reasons[start] = f"the endpoint does not answer this row ({_plainly(fault)})"
+            if fault.kind != "rejected" and fault.status != "mismatch":
+                batch.unanswered.add(start)
             return
         middle = (start + stop) // 2
         for first, last in ((start, middle), (middle, stop)):
             if batch.stop is None:
-                await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART))
+                await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART), part=True)
+
+    async def _outlasted(self, wire: WireFormat, batch: _Batch, start: int, stop: int, failure: GivenUp) -> bool:
+        """Wait until the endpoint answers somebody again, then send the same request.
+
+        Returns:
+            whether it was answered; if not, others are, and what is in it is at fault.
+
+        Raises:
+            GivenUp: nobody was answered for as long as ``patience``.
+        """
+        since, fault = self.outages.since, failure.fault
+        wait = 1.0
+        while True:
+            async with self.outages.probing:
+                if self.outages.answered_since(since):
+                    break
+                if stop - start > 1 and fault.status not in AT_THE_DOOR and self.outages.first_look(since):
+                    for first, last in ((start, (start + stop) // 2), ((start + stop) // 2, stop)):
+                        try:
+                            batch.answers[first] = await self._request(wire, batch, first, last, SENDS_OF_A_PART)
+                        except GivenUp:
+                            continue
+                        return False
+                if not self.outages.go_on(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
+                    if stop - start == 1 and fault.status not in AT_THE_DOOR:
+                        return False
+                    raise failure
+                await self._clock.sleep(min(wait, self.outages.left(since), self._until_deadline()))
+                wait = min(2 * wait, MINUTE)
+                if self.outages.answered_since(since):
+                    break
+                try:
+                    batch.answers[start] = await self._request(wire, batch, start, stop, 1)
+                    self._given_up = 0
+                    return True
+                except GivenUp as exc:
+                    failure = exc
+                    if exc.fault.kind not in ("transport", "busy"):
+                        break
+        try:
+            batch.answers[start] = await self._request(wire, batch, start, stop, self.endpoint.attempts)
+        except GivenUp as exc:
+            if exc.fault.status in AT_THE_DOOR:  # whatever is in it: it was never looked at
+                return await self._outlasted(wire, batch, start, stop, exc)
+            return False
+        self._given_up = 0
+        return True
 
     async def _request(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
         body = wire.encode(batch.rows[start:stop])
-        key = self._key(body.content, batch.times[start:stop])
+        key = self._key(body.identity, batch.times[start:stop])
         async with batch.waiting[key]:
             return await self._answered(wire, batch, start, stop, attempts, body, key)
 
@@ -185,6 +265,7 @@ class Sender:
         sends: collections.Counter[str] = collections.Counter()
 
         async def send() -> NDArray[np.float64]:
+            asked = self._clock.now()
             entered, trouble = await self._pace.enter(), False
             ticket, status, size = None, "interrupted", len(body.content)
             answers: NDArray[np.float64] | None = None
@@ -200,21 +281,30 @@ class Sender:
                     raise batch.stop
                 seconds = self._seconds_left()
                 count_again()
-                reply = await self._transport.post(wire.url, body, seconds, count_again)
+                reply = await self._replied(wire.url, body, seconds, count_again)
                 size += len(reply.content)
                 answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
+                self.outages.answered()
                 return answers
             except Fault as fault:
                 sends[fault.kind] += 1
                 status, trouble = fault.status, fault.kind == "busy"
+                self.outages.saw(fault)
                 raise
             finally:
                 if ticket is not None:
                     batch.lease.commit(ticket, count, answers, status, size)
                 self._pace.leave(entered, trouble=trouble)
+                if LOG.isEnabledFor(logging.INFO):
+                    took = self._clock.now() - entered
+                    LOG.info("request %d: %d rows, %s, %.3f s, waited %.3f s", number, count, status, took, entered - asked)
 
         def again(exc: BaseException) -> bool:
-            return isinstance(exc, Fault) and batch.stop is None and sends[exc.kind] < most_sends(exc.kind, attempts)
+            if not isinstance(exc, Fault) or batch.stop is not None:
+                return False
+            if batch.outlast and exc.kind in ("transport", "busy") and self.outages.likely:
+                return False  # one of them waits for all
+            return sends[exc.kind] < most_sends(exc.kind, attempts)
 
         def spent(state: RetryCallState) -> bool:
             return state.attempt_number >= 2 * attempts
@@ -232,7 +322,9 @@ class Sender:
                 return await send()
             except Fault as fault:
                 failed.append(fault)
-            retrying = AsyncRetrying(retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True)
+            retrying = AsyncRetrying(
+                sleep=self._clock.sleep, retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True
+            )
             answers: NDArray[np.float64] = await retrying(first_known)
         except Fault as fault:
             tries = sum(sends.values())
@@ -242,12 +334,21 @@ class Sender:
             raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
         return answers
 
+    async def _replied(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
+        """The answer to one request, waited for where the endpoint works in the background."""
+        reply = await self._transport.post(url, body, seconds, count_again)
+        if self._poller is not None:
+            return await self._poller.result(url, reply, self._transport.secrets)
+        if reply.status == 202 and "location" in reply.headers:
+            raise Fault("settings", "202", "HTTP 202: the endpoint works in the background: say poll: {}")
+        return reply
+
     def _key(self, content: bytes, times: NDArray[np.uint32]) -> bytes:
         again = times.tobytes() if times.any() else b""
         return hashlib.sha256(self._fingerprint + content + again).digest()
 
     def _seconds_left(self) -> float:
-        now = time.monotonic()
+        now = self._clock.now()
         self._started = self._started or now
         if self.endpoint.deadline is None:
             return self.endpoint.timeout
@@ -265,6 +366,9 @@ class Sender:
             # A wait beyond the run's deadline is cut to it: the next send then ends the run with a clear message.
             self._pace.pause(min(fault.wait, self._until_deadline()))
             return 0.0
+        if fault.status == "429":
+            self._pace.pause(min(MINUTE, 2.0 ** (state.attempt_number - 1), self._until_deadline()))
+            return 0.0
         first, most = {"busy": (0.25, 20.0), "transport": (0.05, 5.0)}.get(fault.kind, (0.02, 0.5))
         longest = min(most, first * 2.0 ** (state.attempt_number - 1))
         return float(min(longest * (0.5 + 0.5 * self._jitter.random()), self._until_deadline()))
@@ -272,7 +376,7 @@ class Sender:
     def _until_deadline(self) -> float:
         if self.endpoint.deadline is None or self._started is None:
             return float("inf")
-        return max(0.0, self._started + self.endpoint.deadline - time.monotonic())
+        return max(0.0, self._started + self.endpoint.deadline - self._clock.now())
 
 
 def _read(batch: _Batch, wire: WireFormat, reply: Any, count: int, secrets: tuple[str, ...]) -> NDArray[np.float64]:
@@ -311,4 +415,4 @@ def _assembled(batch: _Batch) -> NDArray[np.float64]:
     whole = np.full((len(batch.rows), widths.pop()), np.nan)
     for start, answers in batch.answers.items():
         whole[start : start + len(answers)] = answers
-    raise RowsFailed(whole, batch.reasons)
+    raise RowsFailed(whole, batch.reasons, batch.unanswered)

@@ -8,7 +8,7 @@ import ssl
 import zlib
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -39,14 +39,16 @@ class Transport:
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._endpoint = endpoint
-        self._credentials = Credentials(endpoint)
+        verify = _verification(endpoint)
+        self._credentials = Credentials(endpoint, verify)
         headers = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "Connection": "keep-alive", "User-Agent": "fimaudit"}
         self._headers = list(httpx.Headers({**headers, **endpoint.headers}).items())
+        self._own_type = "content-type" in {name.lower() for name in (*endpoint.headers, *endpoint.header_env)}
         self._timeout = httpx.Timeout(None, connect=endpoint.timeout).as_dict()
         self._url, self._parsed = "", httpx.URL()
         try:
             self._http = httpx.AsyncHTTPTransport(
-                verify=_verification(endpoint),
+                verify=verify,
                 trust_env=endpoint.trust_env,
                 proxy=_proxy(endpoint),
                 limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency),
@@ -63,21 +65,38 @@ class Transport:
 
     async def post(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
         """Send one body; a ``Reply`` of status 2xx, or a ``Fault``."""
-        return await self._send(self._request("POST", url, body, count_again), seconds)
+        return await self._send(self._request(body.method, url, body, count_again), seconds)
 
     async def get(self, url: str, seconds: float = 10.0) -> Reply:
         """Ask for metadata; carries no rows."""
         return await self._send(self._request("GET", url, Body(b"", {}), lambda: None), seconds)
+
+    async def prepared(self, url: str, body: Body) -> httpx.Request:
+        """The request as it would be sent, credentials included, for somebody who masks them."""
+        request = self._request(body.method, url, body, lambda: None)
+        await self._credentials.complete(request)
+        return request
+
+    async def look(self, url: str) -> Reply:
+        """Ask for the result of work in the background; a redirect is a reply, as it may say where the result lies."""
+        return await self._send(
+            self._request("GET", url, Body(b"", {}), lambda: None), self._endpoint.timeout, redirects=True
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
 
     def _request(self, method: str, url: str, body: Body, count_again: Callable[[], None]) -> httpx.Request:
         if url != self._url:
-            self._url, self._parsed = url, httpx.URL(url)
+            query = urlencode({name: _plain(value) for name, value in self._endpoint.url_query.items()})
+            self._url, self._parsed = url, httpx.URL(_with_query(url, query))
+        parsed = self._parsed if not body.query else httpx.URL(_with_query(str(self._parsed), body.query))
         extensions = {"timeout": self._timeout, "count_again": count_again}
-        headers = [*self._headers, *body.headers.items()]
-        return httpx.Request(method, self._parsed, content=body.content or None, headers=headers, extensions=extensions)
+        # The user's own type of content is sent in place of the format's; a multipart form's holds its boundary.
+        own = self._own_type and "boundary=" not in body.headers.get("Content-Type", "")
+        given = [(name, value) for name, value in body.headers.items() if not (own and name == "Content-Type")]
+        kept = self._headers if own or not given else [h for h in self._headers if h[0].lower() != "content-type"]
+        return httpx.Request(method, parsed, content=body.content or None, headers=[*kept, *given], extensions=extensions)
 
     async def _exchange(self, request: httpx.Request) -> httpx.Response:
         """One answer, after as many requests as the authentication takes."""
@@ -100,7 +119,7 @@ class Transport:
         finally:
             await flow.aclose()
 
-    async def _send(self, request: httpx.Request, seconds: float) -> Reply:
+    async def _send(self, request: httpx.Request, seconds: float, *, redirects: bool = False) -> Reply:
         try:
             # One limit for the whole request: httpx times each read by itself, and a slow drip would never end.
             async with asyncio.timeout(seconds):
@@ -124,18 +143,38 @@ class Transport:
             raise Fault("transport", type(exc).__name__, f"the connection broke ({type(exc).__name__})") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
             raise Fault("settings", "url", f"the URL cannot be asked ({type(exc).__name__})") from None
-        if not response.is_success:
+        if not response.is_success and not (redirects and response.has_redirect_location):
             raise after_status(response.status_code, response.headers, content, self.secrets)
         return Reply(response.status_code, response.headers, content)
 
 
+def _with_query(url: str, query: str) -> str:
+    """The URL with further parameters."""
+    parts = urlsplit(url)
+    return url if not query else urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, query]))))
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _verification(endpoint: Endpoint) -> ssl.SSLContext | bool:
-    if endpoint.ca_file is None:
+    if endpoint.ca_file is None and endpoint.client_cert is None:
         return True
     try:
-        return ssl.create_default_context(cafile=endpoint.ca_file)
+        context = ssl.create_default_context(cafile=endpoint.ca_file)
     except (OSError, ssl.SSLError) as exc:
         raise TargetError(f"ca_file {endpoint.ca_file} cannot be read as PEM certificates: {type(exc).__name__}") from None
+    if endpoint.client_cert is not None:
+        try:
+            # An empty pass phrase, or OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(endpoint.client_cert, endpoint.client_key, password=lambda: "")
+        except (OSError, ssl.SSLError) as exc:
+            raise TargetError(
+                f"client_cert {endpoint.client_cert} cannot be read as a certificate with its key, both in PEM and the key "
+                f"without a pass phrase: {type(exc).__name__}"
+            ) from None
+    return context
 
 
 def _proxy(endpoint: Endpoint) -> str | None:

@@ -1,0 +1,135 @@
+"""Services that work in the background: the answer to a request says where its result will be."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from fimaudit.errors import OutputError
+from fimaudit_adapters.http.protocols.base import Reply
+from fimaudit_adapters.http.protocols.readings import compile_path, parse
+from fimaudit_adapters.http.protocols.safe_json import load
+from fimaudit_adapters.http.sending.clock import WaitingClock
+from fimaudit_adapters.http.sending.faults import Fault, excerpt, retry_after
+from fimaudit_adapters.http.settings import Endpoint, Poll
+
+__all__ = ["Poller"]
+
+#: Where servers put the place of a result.
+LOCATIONS = ("location", "operation-location", "azure-asyncoperation")
+_PART = re.compile(r"\{([^{}]+)\}")
+
+
+class Poller:
+    """Waits for the result of one request at a time; a look carries no rows, and one that fails is repeated.
+
+    Args:
+        endpoint: with ``poll``.
+        get: asks for a URL; its reply may be a redirect.
+        clock: what is waited by.
+
+    Raises:
+        TargetError: a path is no JMESPath.
+    """
+
+    def __init__(self, endpoint: Endpoint, said: Poll, get: Callable[[str], Awaitable[Reply]], clock: WaitingClock) -> None:
+        self._said, self._get, self._clock = said, get, clock
+        self._origin = urlsplit(endpoint.url)[:2]
+        self._how = endpoint.answer
+        self._done = None if said.done is None else compile_path(said.done, "poll.done")
+        self._failed = None if said.failed is None else compile_path(said.failed, "poll.failed")
+        self._paths = {
+            path: compile_path(path, "poll")
+            for text in (said.url, said.result)
+            if text is not None
+            for path in (_PART.findall(text) if _is_template(text) else [text])
+        }
+
+    async def result(self, url: str, reply: Reply, secrets: tuple[str, ...]) -> Reply:
+        """The reply that holds the result.
+
+        Args:
+            url: that was asked.
+            reply: the answer to the request itself; taken as it is where it is done already.
+            secrets: what no message may hold.
+
+        Raises:
+            Fault: the work failed, took too long, or nothing says where its result will be.
+        """
+        if self._done is not None and _true(self._done, self._document(reply)):
+            return await self._where_it_lies(url, reply)
+        place = self._place(url, reply, self._said.url)
+        until = self._clock.now() + self._said.deadline
+        while True:
+            await self._clock.sleep(min(self._wait(reply), max(0.0, until - self._clock.now())))
+            try:
+                reply = await self._get(place)
+            except Fault as fault:
+                if fault.kind not in ("busy", "transport", "server"):
+                    raise
+                if self._clock.now() >= until:
+                    raise Fault("busy", "timeout", f"the result could not be looked for: {fault.said}") from None
+                reply = Reply(202, {} if fault.wait is None else {"retry-after": str(fault.wait)}, b"")
+                continue
+            if 300 <= reply.status < 400:
+                return await self._get(self._place(place, reply, None))
+            document = self._document(reply) if self._done is not None or self._failed is not None else None
+            if self._failed is not None and _true(self._failed, document):
+                raise Fault("server", "failed", f"the service says that the work failed: {excerpt(reply.content, secrets)}")
+            if reply.status != 202 and (self._done is None or _true(self._done, document)):
+                return await self._where_it_lies(place, reply)
+            if self._clock.now() >= until:
+                raise Fault("busy", "timeout", f"no result within {self._said.deadline:g} s (poll.deadline)")
+
+    async def _where_it_lies(self, url: str, reply: Reply) -> Reply:
+        return reply if self._said.result is None else await self._get(self._place(url, reply, self._said.result))
+
+    def _wait(self, reply: Reply) -> float:
+        asked = retry_after(reply.headers)
+        return self._said.interval if asked is None else max(asked, 0.01)
+
+    def _document(self, reply: Reply) -> Any:
+        with contextlib.suppress(OutputError):
+            return load(reply.content)  # the answer to the request is JSON also where the result is not
+        try:
+            return parse(reply.content, self._how, 1) if reply.content else None
+        except OutputError as exc:
+            raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc
+
+    def _place(self, url: str, reply: Reply, said: str | None) -> str:
+        """Where to look next: within the endpoint's own origin, since credentials go along."""
+        if said is None:
+            headers = {name.lower(): value for name, value in reply.headers.items()}
+            found: object = next((headers[name] for name in LOCATIONS if name in headers), None)
+        elif _is_template(said):
+            document = self._document(reply)
+            parts: Mapping[str, Any] = {path: self._paths[path](document) for path in _PART.findall(said)}
+            missing = next((path for path, value in parts.items() if not isinstance(value, str | int)), None)
+            if missing is not None:
+                raise Fault("settings", "poll", f"expected {missing!r} of poll in the answer, got none")
+            found = _PART.sub(lambda match: str(parts[match[1]]), said)
+        else:
+            found = self._paths[said](self._document(reply))
+        if not isinstance(found, str):
+            where = "a Location header" if said is None else f"a URL at {said!r}"
+            raise Fault("settings", "poll", f"expected {where} in the answer that says where the result will be, got none")
+        place = urljoin(url, found)
+        if urlsplit(place)[:2] != self._origin:
+            host = excerpt((urlsplit(place).hostname or "").encode())
+            raise Fault("settings", "poll", f"the result lies at another host ({host}), where credentials are not sent")
+        return place
+
+
+def _is_template(text: str) -> bool:
+    """``https://host/{id}`` or ``/results/{id}``, and no JMESPath."""
+    return text.startswith(("http://", "https://", "/"))
+
+
+def _true(path: Callable[[object], Any], document: object) -> bool:
+    try:
+        return bool(path(document))
+    except OutputError:
+        return False

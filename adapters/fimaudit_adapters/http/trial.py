@@ -1,0 +1,148 @@
+"""One row sent once, with all that was said and read on the way: where a mistake in an endpoint file shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import FimauditError
+from fimaudit.models.classifier import Options
+from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.calibration import wire_for
+from fimaudit_adapters.http.discovery import Discovered, discover
+from fimaudit_adapters.http.protocols.base import Body, Scores, WireFormat
+from fimaudit_adapters.http.protocols.json_document import JsonDocument
+from fimaudit_adapters.http.sending.clock import WaitingClock
+from fimaudit_adapters.http.sending.event_loop import Loop
+from fimaudit_adapters.http.sending.faults import Fault
+from fimaudit_adapters.http.sending.polling import Poller
+from fimaudit_adapters.http.sending.transport import Transport
+from fimaudit_adapters.http.settings import Endpoint, looks_secret, read_endpoint
+
+__all__ = ["RowTrial", "try_endpoint"]
+
+#: Characters of a body that are shown.
+SHOWN = 600
+MASK = "[secret]"
+
+
+@dataclass
+class RowTrial:
+    """What was sent, what came, and how it was read; secrets are masked.
+
+    Attributes:
+        request: method and URL.
+        headers: of the request.
+        sent: its body, the beginning.
+        came: the answer's body, the beginning.
+        steps: what each path of the endpoint file gave.
+        answer: the answer as labels with scores or as numbers.
+        probabilities: of the row, by class.
+        error: why there are none.
+        failure: the same as an error.
+    """
+
+    request: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sent: str = ""
+    came: str = ""
+    steps: Mapping[str, Any] = field(default_factory=dict)
+    answer: Any = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    failure: FimauditError | None = None
+
+
+def try_endpoint(target: str, options: Options, row: NDArray[Any]) -> RowTrial:
+    """Send (1, \\*shape) once; a refusal or an answer that cannot be read is part of the result.
+
+    Raises:
+        TargetError: the settings contradict themselves, or nothing answers there.
+    """
+    endpoint = read_endpoint(target, options)
+    loop = Loop()
+    try:
+        return loop.run(_tried(endpoint, options, row))
+    finally:
+        loop.close()
+
+
+async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> RowTrial:
+    transport = Transport(endpoint)
+    try:
+        found = await discover(endpoint, transport)
+        said = found.endpoint
+        wire = wire_for(said, found.url, binary=said.binary is True)
+        body = wire.encode(np.ascontiguousarray(row, dtype=said.dtype))
+        trial = RowTrial()
+        await _show_request(trial, transport, found, body)
+        try:
+            reply = await transport.post(found.url, body, said.timeout, lambda: None)
+            if said.poll is not None:
+                poller = Poller(said, said.poll, transport.look, WaitingClock())
+                reply = await poller.result(found.url, reply, transport.secrets)
+        except Fault as fault:
+            trial.error = fault.said
+            return trial
+        trial.came = _shown(reply.content, transport.secrets)
+        _read(trial, wire, said, options, reply)
+        return trial
+    finally:
+        await transport.close()
+
+
+async def _show_request(trial: RowTrial, transport: Transport, found: Discovered, body: Body) -> None:
+    request: httpx.Request = await transport.prepared(found.url, body)
+    secrets = transport.secrets
+    trial.request = f"{request.method} {_masked(str(request.url), secrets)}"
+    trial.headers = {
+        name: MASK if looks_secret(name) else _masked(value, secrets) for name, value in request.headers.items()
+    }
+    trial.sent = _shown(body.content, secrets)
+
+
+def _read(trial: RowTrial, wire: WireFormat, said: Endpoint, options: Options, reply: Any) -> None:
+    reader = AnswerReader(
+        options.link, said.kind, said.class_names, said.top_k, rest=said.other_labels == "rest",
+        hides=said.hidden_below is not None,
+    )  # fmt: skip
+    try:
+        if isinstance(wire, JsonDocument):
+            trial.steps = wire.shape.steps(reply.content, 1)
+        answer = wire.decode(reply, 1)
+        trial.answer = dict(answer.rows[0]) if isinstance(answer, Scores) else np.asarray(answer.values).tolist()
+        values = reader.probabilities(answer, 1)[0]
+        names = reader.columns or tuple(map(str, range(len(values))))
+        if said.audit_label is not None:
+            names = (f"not {said.audit_label}", str(said.audit_label))
+        trial.probabilities = {name: float(p) for name, p in zip(names, values, strict=True) if name}
+    except FimauditError as exc:
+        trial.error, trial.failure = str(exc), exc
+
+
+def _shown(content: bytes, secrets: tuple[str, ...]) -> str:
+    """The beginning of a body: text as it is, anything else by its size."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return f"({len(content):,} bytes that are no text)"
+    text = "".join(c if c.isprintable() or c == "\n" else "�" for c in _masked(text, secrets))
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(content):,} bytes)"
+
+
+def _masked(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        if len(secret) >= 4:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def as_facts(trial: RowTrial) -> dict[str, Any]:
+    """For JSON."""
+    return {name: value for name, value in dataclasses.asdict(trial).items() if name != "failure"}

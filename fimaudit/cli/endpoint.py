@@ -1,0 +1,108 @@
+"""``fimaudit endpoint``: endpoint files of known services, and one row sent to see whether a file is right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fimaudit.cli import options as o
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import open_data
+from fimaudit.errors import DataError, TargetError
+from fimaudit.models.classifier import Options
+
+__all__ = ["app"]
+
+Name = Annotated[str, typer.Argument(help="Name of a preset, as fimaudit endpoint list gives it.")]
+
+app = typer.Typer(
+    name="endpoint",
+    help="Endpoint files of known services, and one row sent to see whether a file is right.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command("list", cls=o.Command)
+def list_presets() -> None:
+    """Name the services on the shelf."""
+    from fimaudit_adapters.http.shelf import presets
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for one in presets():
+        table.add_row(one.name, one.about)
+    Console(highlight=False).print(table)
+
+
+@app.command("show", cls=o.Command)
+def show(name: Name) -> None:
+    """Say what a preset is, the page that describes its format, and its settings."""
+    from fimaudit_adapters.http.shelf import preset
+
+    sys.stdout.write(preset(name).text)
+
+
+@app.command("new", cls=o.Command)
+def new(name: Name) -> None:
+    """Write a preset to standard output: fimaudit endpoint new NAME > endpoint.yaml, then fill in what stands in <>."""
+    from fimaudit_adapters.http.shelf import preset
+
+    sys.stdout.write(preset(name).text)
+
+
+@app.command("try", cls=o.Command)
+@o.in_blocks
+def try_it(
+    target: Annotated[str, typer.Argument(help="Endpoint file, or a URL.")],
+    data: Annotated[str, typer.Option("--data", help="Inputs; the first is sent.")],
+    asked: o.EndpointFlags,
+    endpoint: Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")] = None,
+    link: o.LinkName = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Send one row, once, and show request, answer, and how each part of it was read; secrets are masked."""
+    from fimaudit_adapters.http.trial import as_facts, try_endpoint
+
+    inputs = open_data(data)
+    first = next(inputs.rows([0]), None) if len(inputs) else None
+    if first is None or first.x is None:
+        raise DataError(f"expected at least one input in {data}")
+    parts = [*([] if endpoint is None else [str(endpoint)]), *asked.options().get("endpoint", [])]
+    extra: dict[str, Any] = {"endpoint": parts} if parts else {}
+    if isinstance(inputs, Inputs) and inputs.names is not None:
+        extra["data_columns"] = list(inputs.names)
+    trial = try_endpoint(target, Options(link=link, extra=extra), first.x[None])
+    if as_json:
+        print(json.dumps(as_facts(trial), indent=1, default=str))
+    else:
+        _show(Console(highlight=False, soft_wrap=True), as_facts(trial))
+    if trial.error is not None:
+        raise trial.failure or TargetError(trial.error)
+
+
+def _show(console: Console, facts: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    say(f"request: {facts['request']}")
+    for name, value in facts["headers"].items():
+        say(f"  {name}: {value}")
+    if facts["sent"]:
+        say(f"  {facts['sent']}")
+    if facts["came"]:
+        say(f"answer:\n  {facts['came']}")
+    for path, found in facts["steps"].items():
+        text = found if isinstance(found, str) else json.dumps(found, default=str)
+        say(f"{path}\n  gives {text[:400]}")
+    if facts["answer"] is not None:
+        say(f"read as: {json.dumps(facts['answer'])[:400]}")
+    for name, p in list(facts["probabilities"].items())[:20]:
+        say(f"  {name}: {p:.6g}")
+    if facts["probabilities"]:
+        say("one row was sent")

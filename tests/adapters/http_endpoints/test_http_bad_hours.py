@@ -1,0 +1,303 @@
+"""Outages, minute windows, spent quotas and polls that fail, on a simulated clock: the answers are those of a quiet day."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+import numpy as np
+import pytest
+from fimaudit_adapters.http.sending.clock import WaitingClock
+from fimaudit_adapters.http.sending.faults import after_status
+
+import fimaudit
+from fimaudit.errors import ModelFailure, OutputError, TargetError
+from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
+from fimaudit.storage.ledger import open_ledger
+from tests.servers import vendors
+
+ROWS = np.random.default_rng(1).standard_normal((120, vendors.FEATURES))
+FORMAT = {"request": {"x": "$rows"}, "response": "p", "kind": "probs", "batch": 10, "concurrency": 4}
+
+
+class Simulated:
+    """Time that passes while somebody sleeps, and no other."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(WaitingClock, "now", lambda _: self.now)
+        monkeypatch.setattr(WaitingClock, "sleep", lambda _, seconds: self.sleep(seconds))
+
+    async def sleep(self, seconds):
+        until = self.now + max(seconds, 1e-3)
+        await asyncio.sleep(0)
+        self.now = max(self.now, until)
+
+
+class Service:
+    """A model that answers unless ``spoil`` says otherwise; knows what it has answered."""
+
+    def __init__(self):
+        self.spoil = lambda asked: None
+        self.answered = Counter()
+        self.posts = 0
+
+    def __call__(self, asked):
+        self.posts += 1
+        wrong = self.spoil(asked)
+        if wrong is not None:
+            return wrong
+        self.answered[asked.body] += 1
+        return {"p": vendors.table(asked.json["x"])}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Simulated(monkeypatch)
+
+
+@pytest.fixture
+def service():
+    return Service()
+
+
+@pytest.fixture
+def server(service):
+    with vendors.serving({"m": service}) as running:
+        yield running
+
+
+def test_ten_minutes_without_an_answer_are_waited_out(clock, service, server, connect, tmp_path, caplog):
+    model = connect(f"{server.url}/m", **FORMAT)
+    book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)
+    meter = Meter(model, ledger=book, budget=145)
+    meter.ask([PlainRows(ROWS[:20])])
+    began = clock.now
+    service.spoil = lambda asked: vendors.Said({"error": "busy"}, 503) if clock.now < began + 600 else None
+    with caplog.at_level(logging.WARNING, "fimaudit.http"):
+        (got,) = meter.ask([PlainRows(ROWS)])
+    assert np.allclose(got, vendors.table(ROWS))
+    assert clock.now >= began + 600
+    assert max(service.answered.values()) == 1
+    assert meter.usage.rows <= 145
+    assert meter.usage.refused > 0
+    assert "the endpoint does not answer" in caplog.text
+    assert any("was out 1 times, for" in note for note in model.info.notes)
+    book.close()
+    again = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint, resume=True)
+    assert (again.usage().rows, again.usage().refused) == (meter.usage.rows, meter.usage.refused)
+    again.close()
+
+
+def test_patience_ends(clock, service, server, connect):
+    model = connect(f"{server.url}/m", patience="2m", **FORMAT)
+    meter = Meter(model)
+    meter.ask([PlainRows(ROWS[:20])])
+    service.spoil = lambda asked: vendors.Said({"error": "busy"}, 503)
+    began = clock.now
+    with pytest.raises(ModelFailure, match="--resume"):
+        meter.ask([PlainRows(ROWS)])
+    assert 120 <= clock.now - began < 600
+
+
+def test_a_wrong_address_is_not_waited_for(clock, server, connect):
+    began = clock.now
+    with pytest.raises((TargetError, OutputError, ModelFailure)):
+        connect("http://127.0.0.1:9/m", **FORMAT).probabilities(ROWS[:1])
+    assert clock.now - began < 60
+
+
+def test_a_limit_by_the_minute_is_kept_without_being_told(clock, service, server, connect):
+    sent = Counter()
+
+    def by_the_minute(asked):
+        minute = int(clock.now // 60)
+        sent[minute] += 1
+        return vendors.Said({"error": "too many requests"}, 429) if sent[minute] > 3 else None
+
+    model = connect(f"{server.url}/m", **FORMAT)
+    service.spoil = by_the_minute
+    meter = Meter(model, budget=200)
+    (got,) = meter.ask([PlainRows(ROWS)])
+    assert np.allclose(got, vendors.table(ROWS))
+    assert clock.now > 120
+    assert meter.usage.rows <= 140
+    assert max(service.answered.values()) == 1
+
+
+def test_refused_rows_count_where_a_flag_says_so(clock, service, server, connect):
+    model = connect(f"{server.url}/m", **FORMAT)
+    refused = iter([True, True])
+    service.spoil = lambda asked: vendors.Said({}, 503) if next(refused, False) else None
+    counted = Meter(model, count_refused=True)
+    counted.ask([PlainRows(ROWS[:10])])
+    assert counted.usage.refused == 2
+    assert counted.usage.rows == 13  # one row first, twice refused, then ten
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (429, "You exceeded your current quota, please check your plan and billing details", "quota"),
+        (403, "Out of call volume quota. Quota will be replenished in 12 days", "quota"),
+        (402, "Payment required", "quota"),
+        (429, "Quota exceeded for requests per minute", "busy"),
+        (429, "slow down", "busy"),
+        (400, '{"__type": "ThrottlingException", "message": "Rate exceeded"}', "busy"),
+        (403, "userRateLimitExceeded", "busy"),
+        (401, "Incorrect API key provided", "settings"),
+        (403, "this key may not use this model", "settings"),
+    ],
+)
+def test_spent_quotas_are_no_wrong_keys(status, text, kind):
+    assert after_status(status, {}, text.encode(), ()).kind == kind
+
+
+def test_an_input_that_the_server_failed_is_asked_again_and_is_not_finished(clock, service, server, tmp_path):
+    x = ROWS[:4]
+    options = {"queries": 40, "profile": "off", "trust_env": False, "patience": 0, "attempts": 2, **FORMAT, "batch": 40}
+    quiet = fimaudit.audit(f"{server.url}/m", x, **options)
+    ill, rows = {"on": True}, set()
+
+    def sick(asked):
+        """Once an input is measured, one of its rows is answered no more."""
+        sent = np.array(asked.json["x"])
+        own = {row.tobytes() for row in sent}
+        if len(sent) > 8 and np.abs(sent - x[2]).max() < 0.1:
+            rows.add(sent[4].tobytes())
+        return vendors.Said({"error": "x"}, 500) if ill["on"] and own & rows else None
+
+    service.spoil = sick
+    out = tmp_path / "run"
+    first = fimaudit.audit(f"{server.url}/m", x, out=out, **options)
+    assert first.data["unanswered"] == [2]
+    assert [s.index for s in first.inputs] == [0, 1, 3]
+    assert any("--resume asks them again" in warning for warning in first.warnings)
+    ill["on"] = False
+    second = fimaudit.audit(f"{server.url}/m", x, out=out, resume=True, **options)
+    assert second.data["unanswered"] == []
+    assert [s.spectral_norm for s in second.inputs] == [s.spectral_norm for s in quiet.inputs]
+
+
+def test_looking_for_a_result_may_fail_and_sends_no_row_twice(clock, connect):
+    jobs, looks = {}, Counter()
+
+    def background(asked):
+        if asked.method == "POST":
+            jobs[str(len(jobs))] = vendors.table(asked.json["x"])
+            where = f"/m/jobs/{len(jobs) - 1}"
+            return vendors.Said({}, 202, {"Location": where, "Retry-After": "2"})
+        name = asked.path.rsplit("/", 1)[-1]
+        looks[name] += 1
+        if looks[name] == 1:
+            return vendors.Said({"error": "x"}, 502)
+        if looks[name] == 2:
+            return vendors.Said({}, 202)
+        if looks[name] == 3:
+            return vendors.Said({}, 303, {"Location": f"/m/results/{name}"})
+        return {"p": jobs[name]}
+
+    with vendors.serving({"m": background}) as server:
+        with pytest.raises(TargetError, match="say poll"):
+            connect(f"{server.url}/m", **FORMAT).probabilities(ROWS[:1])
+        jobs.clear()
+        looks.clear()
+        got = connect(f"{server.url}/m", poll={}, **FORMAT).probabilities(ROWS[:30])
+        assert np.allclose(got, vendors.table(ROWS[:30]))
+        assert len(jobs) == 4  # one row, then three requests
+
+
+def test_results_elsewhere_are_not_fetched_with_credentials(clock, connect, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "key-1234")
+
+    def elsewhere(asked):
+        return vendors.Said({}, 202, {"Location": "https://other.example/steal"})
+
+    with (
+        vendors.serving({"m": elsewhere}) as server,
+        pytest.raises(TargetError, match="another host"),
+    ):
+        connect(f"{server.url}/m", poll={}, bearer_env="SOME_KEY", **FORMAT).probabilities(ROWS[:1])
+
+
+def test_work_that_fails_is_said(clock, connect):
+    def failing(asked):
+        return {"id": 1, "status": "failed", "error": "out of memory"}
+
+    poll = {"url": "/m/jobs/{id}", "done": "status == 'ok'", "failed": "status == 'failed'"}
+    with vendors.serving({"m": failing}) as server, pytest.raises(ModelFailure, match="work failed"):
+        connect(f"{server.url}/m", poll=poll, **FORMAT).probabilities(ROWS[:1])
+
+
+def test_each_request_is_one_line_of_the_log(service, server, connect, caplog):
+    with caplog.at_level(logging.INFO, "fimaudit.http"):
+        connect(f"{server.url}/m", **FORMAT).probabilities(ROWS[:1])
+    assert any(line.startswith("request 1: 1 rows, ok, ") for line in caplog.messages)
+
+
+class Storm:
+    """Answers in the background, behind tokens that run out, throttling, garbage and one outage of ten minutes."""
+
+    def __init__(self, clock, calm):
+        self.clock, self.calm = clock, calm
+        self.random = np.random.default_rng(5)
+        self.tokens, self.posts = 1, 0
+        self.jobs, self.done, self.answered = [], set(), Counter()
+        self.began = None
+
+    def token(self, asked):
+        return {"access_token": f"token-{self.tokens}", "token_type": "Bearer", "expires_in": 36000}
+
+    def model(self, asked):
+        if not self.calm:
+            spoiled = self.spoiled(asked)
+            if spoiled is not None:
+                return spoiled
+        if asked.method == "POST":
+            self.jobs.append((asked.body, vendors.table(asked.json["x"])))
+            return vendors.Said({"id": len(self.jobs) - 1}, 202)
+        body, p = self.jobs[int(asked.path.rsplit("/", 1)[-1])]
+        self.answered[body] += 1
+        return {"status": "ok", "p": p}
+
+    def spoiled(self, asked):
+        self.posts += asked.method == "POST"
+        if self.posts == 25:
+            self.began = self.began or self.clock.now
+        if self.began is not None and self.clock.now < self.began + 600:
+            return vendors.Said({"error": "down"}, 503)
+        if asked.method == "POST" and self.random.random() < 0.05:
+            self.tokens += 1
+        if asked.headers["authorization"] != f"Bearer token-{self.tokens}":
+            return vendors.Said({"error": "expired"}, 401)
+        if self.random.random() < 0.25:
+            kind = self.random.choice(["429", "502", "503", "garbage", "working"])
+            if kind == "garbage":
+                return b'{"status": "ok", "p": [[0.1'
+            if kind == "working":
+                return {"status": "working"} if asked.method == "GET" else None
+            return vendors.Said({"error": "x"}, int(kind))
+        return None
+
+
+def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypatch, tmp_path):
+    pytest.importorskip("authlib")
+    x, reports = ROWS[:3], []
+    for calm in (True, False):
+        storm = Storm(clock, calm)
+        with vendors.serving({"m": storm.model, "token": storm.token}) as server:
+            report = fimaudit.audit(
+                f"{server.url}/m", x, queries=40, out=tmp_path / str(calm), budget=400, trust_env=False,
+                oauth={"token_url": f"{server.url}/token"}, poll={"url": "/m/{id}", "done": "status == 'ok'"}, **FORMAT,
+            )  # fmt: skip
+        assert not server.errors
+        reports.append(report)
+    quiet, stormy = reports
+    assert stormy.inputs == quiet.inputs
+    assert stormy.data["unanswered"] == []
+    assert stormy.model["refused_rows"] > 0
+    assert stormy.summary.queries <= 400
+    assert storm.began is not None
+    assert any("was out" in warning for warning in stormy.warnings)
