@@ -21,10 +21,8 @@ from fimaudit.results import Kind
 
 __all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness"]
 
-#: Inputs asked alone, among others and in another order.
-ALONE = 4
-#: Rows of a call that holds them all; fewer behind a network, where rows cost money.
-COMPANY, NETWORK_COMPANY = 8, 5
+#: Rows of a call, in which half as many inputs are that are asked alone, too; fewer behind a network, where rows cost money.
+COMPANY, NETWORK_COMPANY = 8, 4
 #: And where rows cost nothing but time: calls of so many rows, a full one last.
 SIZES = (2, 7, 32)
 #: Change of 2 sqrt(p) that is more than last digits; of half precision, and behind a network, whose precision nobody knows.
@@ -198,7 +196,7 @@ def _in_company(
 ) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
     """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
     single = {0: alone[0]}
-    for place in _spread(len(x), ALONE)[1:]:
+    for place in _spread(len(x), size // 2)[1:]:
         single[place] = asked.ask(x[place : place + 1])[0]
     places = _company(len(x), size)
     seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
@@ -233,7 +231,7 @@ def _spread(inputs: int, count: int) -> list[int]:
 
 def _company(inputs: int, size: int) -> list[int]:
     """Positions of the rows of one call: those inputs that are asked alone, others, and the first once more at the end."""
-    some = _spread(inputs, ALONE)
+    some = _spread(inputs, size // 2)
     others = [place for place in _spread(inputs, size) if place not in some]
     rows = [*some, *others]
     return [*(rows[i % len(rows)] for i in range(size - 1)), 0]
