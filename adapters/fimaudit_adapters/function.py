@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.links import chosen_step, to_probabilities
 from fimaudit_adapters.options import refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
+
+#: What a function is fed in the data's own type; other data go to it in float64.
+_OWN_DTYPES = ("float32", "uint8")
 
 
 class FunctionAdapter:
@@ -29,7 +33,7 @@ class FunctionAdapter:
         """Wrap ``target``, a function from (B, \\*shape) to (B, K).
 
         Options, all by keyword and optional: ``name``, ``input_shape`` (without the batch axis), ``dtype`` that the
-        function is fed with (float64), ``classes``, ``batch`` (most rows a call).
+        function is fed with (that of data in float32 or uint8, else float64), ``classes``, ``batch`` (most rows a call).
 
         Raises:
             TargetError: not callable, or an option that makes no sense.
@@ -46,11 +50,12 @@ class FunctionClassifier:
     def __init__(self, function: Callable[[NDArray[Any]], Any], options: Options) -> None:
         extra = options.extra
         try:
-            dtype = np.dtype(extra.get("dtype", "float64"))
+            dtype = np.dtype(extra.get("dtype", options.data if options.data in _OWN_DTYPES else "float64"))
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
         self._function = function
+        self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
         self._link, self._step = options.link, options.output_step
         self._info = ModelInfo(
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
@@ -60,6 +65,7 @@ class FunctionClassifier:
             classes=extra.get("classes"),
             preferred_batch=extra.get("batch"),
             details={"module": getattr(function, "__module__", type(function).__module__)},
+            takes_columns=bool(options.columns),
         )
 
     @property
@@ -68,11 +74,14 @@ class FunctionClassifier:
         return self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy of its own."""
+        """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
         rows = np.array(batch, dtype=self._info.dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
-        return to_probabilities(chosen_step(np.asarray(self._function(rows)), self._step), self._link, rows=len(rows))
+        given = as_frame(self._columns, rows) if self._columns else rows
+        answer = self._function(given)
+        answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
+        return to_probabilities(chosen_step(np.asarray(answer), self._step), self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.columns import arranged, as_frame, coded
 from fimaudit.models.links import to_probabilities
+from fimaudit_adapters.fitted_features import categorical_features, feature_names
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
@@ -70,18 +72,22 @@ class EstimatorClassifier:
         self, estimator: Any, options: Options, *, name: str | None, details: dict[str, Any], notes: list[str]
     ) -> None:
         features = getattr(estimator, "n_features_in_", None)
-        columns = getattr(estimator, "feature_names_in_", None)
+        names = feature_names(estimator)
         classes = getattr(estimator, "classes_", None)
         self._estimator = estimator
         self._link = options.link
-        # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
-        self._columns = None if columns is None or importlib.util.find_spec("pandas") is None else list(columns)
-        if columns is not None:
-            details["feature_names"] = [str(c) for c in columns]
-            if self._columns is None:
+        self._columns = options.columns
+        if names is not None:
+            details["feature_names"] = list(names)
+            if importlib.util.find_spec("pandas") is None:
                 notes.append("the estimator was fitted with column names, which need pandas; rows are passed without them")
-        if classes is not None:
-            details["class_labels"] = [c.item() if isinstance(c, np.generic) else str(c) for c in classes]
+                names = None
+        self._names = names
+        # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
+        self._order = arranged(options.columns, names, type(estimator).__name__) if options.columns and names else None
+        values = None if classes is None else tuple(c.item() if isinstance(c, np.generic) else str(c) for c in classes)
+        if values is not None:
+            details["class_labels"] = list(values)
         self._info = ModelInfo(
             name=str(options.extra.get("name") or name or type(estimator).__name__),
             adapter="scikit_learn",
@@ -90,6 +96,10 @@ class EstimatorClassifier:
             classes=None if classes is None else len(classes),
             details={"class": type(estimator).__name__, **details},
             notes=tuple(notes),
+            class_values=values,
+            feature_names=names,
+            takes_columns=bool(options.columns),
+            categorical=categorical_features(estimator, names),
         )
 
     @property
@@ -106,10 +116,13 @@ class EstimatorClassifier:
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         count = len(rows)
-        if self._columns is not None:
+        if self._columns and (self._names is not None or coded(self._columns)):
+            rows = as_frame(self._columns, rows, self._order)
+            rows = rows.set_axis(list(self._names), axis=1) if self._names is not None else rows.to_numpy(dtype=object)
+        elif self._names is not None:
             import pandas as pd
 
-            rows = pd.DataFrame(rows, columns=self._columns)
+            rows = pd.DataFrame(rows, columns=list(self._names))
         return to_probabilities(np.asarray(self._estimator.predict_proba(rows)), self._link, rows=count)
 
     def close(self) -> None:

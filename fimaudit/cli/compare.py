@@ -15,7 +15,8 @@ from fimaudit.cli import options as o
 from fimaudit.cli.plan import confirm
 from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
-from fimaudit.data.arrays import Inputs, read_inputs
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.planning import cost_of
@@ -74,6 +75,7 @@ def compare(
     yes: o.Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     models: EachModelFlags,
+    table: o.DataFlags,
     domain: o.DomainFlags,
 ) -> None:
     """Compare two models, or rank more, on the same inputs, with intervals.
@@ -88,8 +90,9 @@ def compare(
     if all(is_run(target) for target in targets):
         _refuse_unused(context)
     common = {"queries": queries, "mode": mode, "budget": budget, "seed": seed, "existing": existing, **domain.options()}
+    common |= table.options()
     each = [{**common, **own} for own in models.options(len(targets))]
-    inputs = None if data is None else read_inputs(data)
+    inputs = None if data is None else table.read(data)
     if not _agreed([t for t in targets if o.is_endpoint(t)], inputs, queries, yes=yes or resume):
         raise typer.Exit(2)
     runs = open_runs(list(targets), inputs, out, each)
@@ -150,11 +153,11 @@ def _each(values: Sequence[str] | None, flag: str, count: int) -> list[str | Non
     return [None if value == "-" else value for value in spread]
 
 
-def _agreed(endpoints: Sequence[str], inputs: Inputs | None, queries: int, *, yes: bool) -> bool:
+def _agreed(endpoints: Sequence[str], inputs: Inputs | Stream | None, queries: int, *, yes: bool) -> bool:
     """Whether rows may be sent to endpoints, asked once on a terminal."""
     if not endpoints or inputs is None:
         return True
-    features = max(1, int(inputs.x[0].size)) if len(inputs) else 1
+    features = first_size(inputs)
     return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=100), yes=yes)
 
 

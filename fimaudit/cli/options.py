@@ -20,12 +20,15 @@ import yaml
 from numpy.typing import ArrayLike
 from typer.core import TyperCommand
 
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import as_data
+from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName
 from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.settings import ProfileChoice
 from fimaudit.models.links import Link
-from fimaudit.runs.options import Mode, choice_sentence
+from fimaudit.runs.options import AuditOptions, Mode, choice_sentence
 
 __all__ = [
     "SCALES",
@@ -36,6 +39,7 @@ __all__ = [
     "Command",
     "Confidence",
     "Data",
+    "DataFlags",
     "Device",
     "DomainFlags",
     "EndpointFlags",
@@ -229,6 +233,38 @@ class DomainFlags(FlagBlock):
             self.unit,
         )
         return {"domain": domain, "free": names_or_mask(self.free, "--free") or ()}
+
+
+@dataclass(frozen=True)
+class DataFlags(FlagBlock):
+    """How tables are read, and what classes are called; the names are those of ``audit``."""
+
+    panel = "Tables and classes"
+
+    label: Annotated[str | None, typer.Option("--label", help="Column of labels; y where there is one.")] = None
+    group: Annotated[str | None, typer.Option("--group", help="Column of groups; group where there is one.")] = None
+    drop: Annotated[str | None, typer.Option("--drop", help="Columns to leave out: NAME,NAME.")] = None
+    index: Annotated[str | None, typer.Option("--index", help="Column that names the rows; left out.")] = None
+    sep: Annotated[str | None, typer.Option("--sep", help="Between the cells of a CSV line; a comma when left out.")] = None
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether a CSV begins with a line of names.")
+    ] = None
+    categorical: Annotated[
+        str | None, typer.Option("--categorical", help="Columns that are categories, and held: NAME,NAME.")
+    ] = None
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names of the classes in the model's order, where it has none: a,b,c.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """As ``audit`` takes them; nothing where none was given."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {("y" if name == "label" else name): value for name, value in given.items()}
+
+    def read(self, data: str | Path) -> Inputs | Stream:
+        """Read the inputs."""
+        kept = {name: value for name, value in self.options().items() if name not in ("y", "group", "classes")}
+        return as_data(data, self.label, self.group, reading=AuditOptions(**kept).reading())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
-from fimaudit.errors import DataError, FimauditError
+from fimaudit.errors import DataError, FimauditError, ModelFailure
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
 from fimaudit.measurement.measure import measure_input
@@ -124,7 +124,7 @@ def measure_inputs(
                 yield _labelled(one, row)
             else:
                 x[index] = one
-        for outcome in run_inputs(x, _opener(x, work, work.steps, learner), _failed, meter, size):
+        for outcome in run_inputs(x, _opener(x, work, work.steps, learner), _failing(x, work), meter, size):
             yield _labelled(outcome, block[outcome.result.index])
 
 
@@ -165,16 +165,27 @@ def _opener(
     structure = work.structure
 
     def begin(i: int) -> MeasurementFlow:
-        subspace, own = None, steps
-        if structure is not None:
-            subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)
-        return measure_input(InputContext(x[i], i, work.space, own, work.settings, subspace), learner)
+        subspace, own, space = None, steps, work.space.holding(x[i])
+        if structure is not None and space is work.space:
+            subspace, own = structure.subspace(x[i], i, space), structure.steps(steps, i)
+        return measure_input(InputContext(x[i], i, space, own, work.settings, subspace), learner)
 
     return begin
 
 
 def _failed(index: int, error: FimauditError) -> Sensitivity:
     return Sensitivity(index=index, status="failed", method="none", reason=str(error))
+
+
+def _failing(x: Mapping[int, NDArray[Any]], work: Work) -> Callable[[int, FimauditError], Sensitivity]:
+    """What an input of these that failed looks like; of one with gaps it is said that it has some."""
+
+    def failed(index: int, error: FimauditError) -> Sensitivity:
+        if work.space.missing(x[index]) is None:
+            return _failed(index, error)
+        return _failed(index, ModelFailure(f"the input has missing values, which the model does not take: {error}"))
+
+    return failed
 
 
 def _labelled(outcome: MeasuredInput, row: Row) -> MeasuredInput:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
+from fimaudit.models.columns import TableColumn
 from fimaudit.models.links import Link
 
 __all__ = [
@@ -79,6 +80,11 @@ class ModelInfo:
         input_shape: shape of one input without the batch axis; ``None`` where an axis or all of it is free.
         dtype: name of the numpy dtype that the model is fed with.
         classes: number of classes, where it is known before the first answer.
+        class_values: what the model itself calls its classes (``classes_``), column by column: labels hold these.
+        class_names: what people call them (``id2label``), column by column: labels may hold these, or the columns' numbers.
+        feature_names: names of the columns that it was fitted on, in its order.
+        takes_columns: whether it was opened for a table's columns (``Options.columns``), with their names and types.
+        categorical: positions of features that it was fitted on as categories, among its own.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
         call_bytes: most bytes of the rows of one call where the meter chooses, because longer calls get slower; ``None`` for
@@ -97,6 +103,11 @@ class ModelInfo:
     call_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    class_values: tuple[Any, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    takes_columns: bool = False
+    categorical: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -192,6 +203,8 @@ class Options:
         output: name or position of the output that holds probabilities or logits.
         output_step: step to read of an output of shape (rows, steps, classes).
         hold: values for the inputs that are held constant, by name; shape of one input without the batch axis.
+        columns: what each number of an input stands for, where the data are a table.
+        data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         extra: further options of one adapter (an endpoint's settings, say), by name.
     """
 
@@ -203,6 +216,8 @@ class Options:
     output: str | int | None = None
     output_step: int | None = None
     hold: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[TableColumn, ...] = ()
+    data: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -255,6 +270,8 @@ def open_classifier(
     output: str | int | None = None,
     output_step: int | None = None,
     hold: Mapping[str, Any] | None = None,
+    columns: Sequence[TableColumn] = (),
+    data: str | None = None,
     **extra: Any,
 ) -> Classifier:
     """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
@@ -275,6 +292,8 @@ def open_classifier(
         output: name or position of the output to read.
         output_step: position of the step to read from an output of shape (rows, steps, classes).
         hold: constant values for the other inputs, by name.
+        columns: what each number of an input stands for, where the data are a table.
+        data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         **extra: further options of one adapter.
 
     Raises:
@@ -282,7 +301,9 @@ def open_classifier(
         MissingExtraError: the adapter's framework is not installed.
         UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
     """
-    options = Options(link, device, weights, trust_pickle, input, output, output_step, dict(hold or {}), extra)
+    options = Options(
+        link, device, weights, trust_pickle, input, output, output_step, dict(hold or {}), tuple(columns), data, extra
+    )
     if isinstance(target, os.PathLike):
         target = os.fspath(target)
     if isinstance(target, Classifier):

@@ -76,14 +76,14 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     steps, preflight = found
     options, dataset, run = prepared.options, prepared.dataset, prepared.run
     columns, confidence = results.columns, options.confidence
-    warnings = [*prepared.classifier.info.notes]
+    warnings = [*prepared.classifier.info.notes, *dataset.notes]
     warnings += preflight.warnings() if preflight else []
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []
     warnings += facts.domain_warnings(dataset.reference, dataset.space, dataset.domain, steps)
     chosen = facts.settings_facts(prepared.settings, options.link, prepared.method, options.budget, options.focus)
     return Report(
-        model={**facts.model_facts(prepared.classifier, preflight), **run.facts()},
+        model={**facts.model_facts(prepared.classifier, preflight, dataset.labels), **run.facts()},
         data={**facts.data_facts(dataset.data, dataset.reference, len(columns)), **_named(prepared, columns)},
         domain=facts.domain_facts(dataset.space),
         settings={**chosen, "surrogate": run.structure()},

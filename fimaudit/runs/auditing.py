@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fimaudit.data.arrays import Inputs
-from fimaudit.data.dataset import AuditDataset, as_data, open_subject
+from fimaudit.data.dataset import AuditDataset, about, as_data, open_subject
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
+from fimaudit.models.classes import class_labels, read_classes
 from fimaudit.models.classifier import Classifier, open_classifier
 from fimaudit.models.links import Link
 from fimaudit.results import Report, Sensitivity
@@ -59,8 +60,8 @@ def audit(
     model: object,
     x: ArrayLike | Inputs | Stream | str | Path,
     *,
-    y: ArrayLike | None = None,
-    group: ArrayLike | None = None,
+    y: ArrayLike | str | None = None,
+    group: ArrayLike | str | None = None,
     link: Link = "auto",
     domain: InputDomain | None = None,
     out: str | Path | None = None,
@@ -74,8 +75,10 @@ def audit(
 
     Args:
         model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
-        x: (n, \\*shape) inputs, or a data file, a folder, a glob or a URL (``fimaudit.data.streams.open_data``).
-        y: (n,) labels; group: (n,) group names.
+        x: (n, \\*shape) inputs, a table (pandas, polars, Arrow), a data set or a list
+            (``fimaudit.data.objects.found_arrays``), or a data file, a folder, a glob or a URL
+            (``fimaudit.data.streams.open_data``).
+            (``fimaudit.data.streams.open_data``).
         link: what turns the model's output into probabilities.
         domain: bounds, quantum, frozen features, scale and unit of the inputs; or give ``lower``, ``upper``, ``quantum``,
             ``frozen``, ``scale``, ``unit``.
@@ -112,7 +115,7 @@ def audit(
 
 def _prepare(
     model: object,
-    inputs: tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | None, ArrayLike | None],
+    inputs: tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | str | None, ArrayLike | str | None],
     options: AuditOptions,
     folder: Path | None,
     progress: Progress | None,
@@ -121,12 +124,13 @@ def _prepare(
     """Open the engine, the data and the model, and check that they fit; ``stack`` closes what was opened, last first."""
     place = choose_engine(options.engine, options.ray())
     stack.callback(place.close)
-    data = as_data(*inputs, place.counter)
-    how = options.model_options(model)
+    data = as_data(*inputs, place.counter, options.reading())
+    how = {**options.model_options(model), **about(data)}
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
-    dataset = open_subject(data, classifier.info, options.input_domain(), options.free)
+    labels = class_labels(classifier.info, read_classes(options.classes))
+    dataset = open_subject(data, classifier.info, options.input_domain(), options.free, labels)
     settings = options.settings(dataset.space.features)
     method, hindrance = choose_mode(options.mode, classifier, dataset.x, dataset.space)
     white_box = method == "white-box"
@@ -148,7 +152,10 @@ def _prepare(
         stack.callback(journal.close)
     directions = folder / DIRECTIONS_FOLDER if folder is not None and options.worst_direction else None
     exact = Derivatives(options.tolerance, directions) if white_box else None
-    task = Task(dataset.source, dataset.x, dataset.numbers, dataset.space, settings, exact, top, surrogates)
+    first = dataset.complete
+    reference, numbers = dataset.x[first], dataset.numbers[first]
+    known = dataset.labels, dataset.reference.y
+    task = Task(dataset.source, reference, numbers, dataset.space, settings, exact, top, surrogates, *known)
     run = Run(
         classifier,
         task,

@@ -13,11 +13,13 @@ from typing import Any, Literal, TypedDict
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
 
+from fimaudit.data.tables import TableReading
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.errors import UsageError
 from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.settings import ProfileChoice, Settings
+from fimaudit.models.classes import read_classes
 from fimaudit.models.classifier import adapter_option_names
 from fimaudit.models.links import Link
 from fimaudit.runs.run import Progress
@@ -65,6 +67,10 @@ class AuditOptions(BaseModel):
         link: what turns the model's output into probabilities.
         domain: the input domain; lower, upper, quantum, unit, scale, frozen: the same, one by one.
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
+        classes: the classes' names in the model's order, a list or ``"a,b,c"``, where the model does not say them; labels
+            are matched by name. A number says how many a function has.
+        drop, index, sep, header, categorical: of a table: columns to leave out, the column that names rows, the separator of
+            a CSV, whether it begins with names, columns that are categories.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
         resume, overwrite: the same as switches.
         budget: most rows that may be sent in all.
@@ -111,6 +117,12 @@ class AuditOptions(BaseModel):
     scale: Any = None
     frozen: Any = None
     free: Any = ()
+    classes: Any = None
+    drop: Any = ()
+    index: str | None = None
+    sep: str | None = None
+    header: bool | None = None
+    categorical: Any = ()
     existing: Existing = "refuse"
     resume: bool = False
     overwrite: bool = False
@@ -181,6 +193,13 @@ class AuditOptions(BaseModel):
         """The domain as asked for."""
         return self.domain or InputDomain(self.lower, self.upper, self.quantum, self.frozen, self.scale, self.unit)
 
+    def reading(self) -> TableReading:
+        """How a table is read."""
+        drop, categorical = (
+            tuple(n.strip() for n in v.split(",")) if isinstance(v, str) else tuple(v) for v in (self.drop, self.categorical)
+        )
+        return TableReading(None, None, drop, self.index, self.sep, self.header, categorical)
+
     def resuming(self) -> bool:
         """Whether to go on with a run that is there."""
         return self.resume or self.existing == "resume"
@@ -209,6 +228,8 @@ class AuditOptions(BaseModel):
         given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
         if self.batch is not None and isinstance(model, str) and "://" in model:
             given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
+        if self.classes is not None and read_classes(self.classes) is None:
+            given["classes"] = self.classes
         return {**given, **(self.model_extra or {})}
 
     def ray(self) -> RayEngine:
@@ -228,7 +249,6 @@ class ModelArgs(TypedDict, total=False):
     output_step: int | None
     hold: Mapping[str, Any] | None
     name: str
-    classes: int
     dtype: str
     input_shape: Sequence[int]
 
@@ -293,6 +313,12 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     scale: str | ArrayLike | None
     frozen: Sequence[Any] | NDArray[Any] | None
     free: Sequence[str]
+    classes: int | str | Sequence[Any] | None
+    drop: str | Sequence[str]
+    index: str | None
+    sep: str | None
+    header: bool | None
+    categorical: str | Sequence[str]
     resume: bool
     overwrite: bool
     address: str | None
@@ -303,8 +329,8 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
 class AuditKeywords(AuditArgs, total=False):
     """All keywords of ``audit``, for functions that hand them on."""
 
-    y: ArrayLike | None
-    group: ArrayLike | None
+    y: ArrayLike | str | None
+    group: ArrayLike | str | None
     link: Link
     domain: InputDomain | None
     out: str | Path | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageErr
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
+from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
 from fimaudit.results import MeasuredInput
@@ -82,6 +83,8 @@ class Task:
         exact: measure by derivatives; ``None`` from probabilities alone.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
         surrogates: where directions come from that are measured exactly; ``None`` for none.
+        labels: the model's classes, by which the inputs' labels were matched.
+        y: labels as columns of the answer, of the inputs in memory or those that stand for a stream.
     """
 
     source: InputSource
@@ -92,6 +95,8 @@ class Task:
     exact: Derivatives | None = None
     focus: int | None = None
     surrogates: Directions | None = None
+    labels: ClassLabels = field(default_factory=ClassLabels)
+    y: NDArray[np.int64] | None = None
 
 
 class Run:
@@ -250,6 +255,7 @@ class Run:
             return Preflight(**self._start["preflight"]), None if before is None else Steps(**before)
         task = self._task
         preflight = look(self._meter, task.x, task.space.dtype)
+        task.labels.agree(preflight.classes, task.y, self._meter.model.info.class_names)
         steps: Steps | None = None
         try:
             if self._sentinels is not None:

@@ -189,7 +189,6 @@ REFUSALS = {
     "words": Refusal("real numbers", data="words.npz"),
     "objects": Refusal("could not read objects.npz", data="objects.npz"),
     "words in a table": Refusal("column 'c'", data="words.csv"),
-    "NaN": Refusal("finite inputs", data="nan.npz"),
     "infinite": Refusal("finite inputs", data="inf.npz"),
     "labels of another length": Refusal("one label for each", data="labels.npz"),
     "groups of another length": Refusal("one group for each", data="groups.npz"),
@@ -394,7 +393,15 @@ def test_help_shows_first_what_everybody_needs() -> None:
         panels.setdefault(parameter.rich_help_panel, []).append(parameter.opts[0])
     first = ["target", "--data", "--out", "--link", "--queries", "--budget", "--seed", "--policy", "--resume", "--overwrite"]
     assert sorted(panels.pop(None)) == sorted(first)
-    later = ["Measurement", "Input domain", "Model", "Endpoint", "Many processes and machines", "White box"]
+    later = [
+        "Measurement",
+        "Tables and classes",
+        "Input domain",
+        "Model",
+        "Endpoint",
+        "Many processes and machines",
+        "White box",
+    ]
     assert list(panels) == later
     assert panels["White box"] == ["--tolerance", "--worst-direction"]
     assert {"--rate", "--header-env", "--yes"} <= set(panels["Endpoint"])

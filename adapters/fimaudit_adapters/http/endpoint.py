@@ -92,6 +92,7 @@ class EndpointClassifier:
             preferred_batch=learned.batch if learned is not None else endpoint.batch,
             details=details,
             notes=self._notes(),
+            class_names=self._class_names(),
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -166,6 +167,12 @@ class EndpointClassifier:
             lease.remember(NOTE, as_note(learned))
         self._learned, self._wire = learned, wire
         return wire, learned
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """The labels of the columns, said by the user or learned, where answers show all of them."""
+        if self._reader.top_k is not None:
+            return None
+        return self.endpoint.labels or (None if self._learned is None else self._reader.columns)
 
     def _notes(self) -> tuple[str, ...]:
         notes, learned = list(self._found.notes), self._learned

@@ -13,6 +13,7 @@ from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.links import Link, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
+from fimaudit_adapters.onnx_runtime.classes import class_values, metadata_names
 from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
 from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, choose_input, choose_output, held_inputs
 from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
@@ -161,6 +162,8 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         call_bytes=runner.call_bytes,
         details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
+        class_values=class_values(proto, choice.batching.ask),
+        class_names=metadata_names(proto),
     )
     return OnnxClassifier(choice, info, options.link, options.output_step)
 
