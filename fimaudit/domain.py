@@ -266,6 +266,18 @@ class Space:
         """The bounds of each feature."""
         return Box(self.lower, self.upper)
 
+    def beside(self, held: int) -> Space:
+        """The domain of flat rows with so many numbers behind, which are held."""
+        if not held:
+            return self
+
+        def longer(values: NDArray[Any], fill: Any) -> NDArray[Any]:
+            return np.concatenate([values.ravel(), np.full(held, fill, dtype=values.dtype)])
+
+        bounds = longer(self.lower, -np.inf), longer(self.upper, np.inf)
+        rest = longer(self.quantum, 0.0), longer(self.frozen, True), longer(self.scale, 1.0)
+        return Space(*bounds, *rest, self.unit, self.dtype)
+
     def missing(self, x: NDArray[Any]) -> NDArray[np.bool_] | None:
         """The gaps of one input, shape \\*shape; ``None`` where there are none."""
         gaps = np.isnan(x) if x.dtype.kind == "f" else None

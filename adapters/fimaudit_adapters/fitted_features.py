@@ -56,7 +56,7 @@ def _own_categories(part: Any, kind: str) -> list[int]:
     try:
         if kind.startswith("CatBoost"):
             return [int(i) for i in part.get_cat_feature_indices()]
-        if kind.startswith("XGB"):
+        if hasattr(part, "get_booster") and hasattr(part.get_booster(), "feature_types"):
             return [i for i, t in enumerate(part.get_booster().feature_types or ()) if t == "c"]
     except Exception:  # not fitted, or a version without it
         return []

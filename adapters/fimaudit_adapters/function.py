@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import as_frame, coded
-from fimaudit.models.links import chosen_step, to_probabilities
-from fimaudit_adapters.options import refuse_unused
+from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
+from fimaudit_adapters.options import finding_names, finding_position, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
 
@@ -38,7 +38,7 @@ class FunctionAdapter:
         Raises:
             TargetError: not callable, or an option that makes no sense.
         """
-        refuse_unused(options, "function", used=("output_step",), extra=self.option_names)
+        refuse_unused(options, "function", used=("output_step", "finding"), extra=self.option_names)
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -57,12 +57,14 @@ class FunctionClassifier:
         self._function = function
         self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
         self._link, self._step = options.link, options.output_step
+        self._finding = finding_position(options.finding, None)
         self._info = ModelInfo(
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
             adapter="function",
             input_shape=None if shape is None else tuple(shape),
             dtype=dtype.name,
-            classes=extra.get("classes"),
+            classes=extra.get("classes") if self._finding is None else 2,
+            class_names=finding_names(self._finding, None),
             preferred_batch=extra.get("batch"),
             details={"module": getattr(function, "__module__", type(function).__module__)},
             takes_columns=bool(options.columns),
@@ -81,7 +83,8 @@ class FunctionClassifier:
         given = as_frame(self._columns, rows) if self._columns else rows
         answer = self._function(given)
         answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
-        return to_probabilities(chosen_step(np.asarray(answer), self._step), self._link, rows=len(rows))
+        chosen = chosen_finding(chosen_step(np.asarray(answer), self._step), self._finding)
+        return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

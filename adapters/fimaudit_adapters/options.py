@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
 
-__all__ = ["file_fingerprint", "refuse_unused", "require_file"]
+__all__ = ["file_fingerprint", "finding_names", "finding_position", "refuse_unused", "require_file"]
 
 
 def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extra: Collection[str] = ()) -> None:
@@ -24,16 +25,43 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
     Raises:
         TargetError: naming the option and what to do.
     """
-    for name in ("device", "weights", "input", "output", "output_step", "hold"):
+    for name in ("device", "weights", "input", "output", "output_step", "finding", "hold", "packing"):
         value = getattr(options, name)
         if name not in used and value not in (None, {}):
             if name == "device" and value == "cpu":
                 continue
+            if name == "packing":
+                raise TargetError(f"the {adapter} adapter has one input, so nothing is held beside it; leave --hold out")
             raise TargetError(f"the {adapter} adapter has no use for {name}={value!r}; leave it out")
     unknown = sorted(set(options.extra) - set(extra))
     if unknown:
         known = ", ".join(sorted(extra)) or "none"
         raise TargetError(f"the {adapter} adapter does not know the option {unknown[0]!r}; its own options: {known}")
+
+
+def finding_position(finding: str | int | None, names: Sequence[Any] | None) -> int | None:
+    """The column that ``--class`` means: a name of the model's, else a position.
+
+    Raises:
+        TargetError: no such name, or the model names none.
+    """
+    if finding is None:
+        return None
+    called = [str(name) for name in names or ()]
+    if str(finding) in called:
+        return called.index(str(finding))
+    if str(finding).isdigit() and (not called or int(finding) < len(called)):
+        return int(finding)
+    known = f"one of {', '.join(called)}" if called else "a position (0, 1, ...): the model does not name its classes"
+    raise TargetError(f"expected --class with {known}, got {finding!r}")
+
+
+def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str, str] | None:
+    """What the complement and the finding are called."""
+    if finding is None:
+        return None
+    name = str(names[finding]) if names is not None and finding < len(names) else f"class {finding}"
+    return f"not {name}", name
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> str:

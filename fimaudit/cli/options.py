@@ -93,7 +93,8 @@ TrustPickle = Annotated[
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1; the best at hand when left out.")]
 Adapter = Annotated[str | None, typer.Option(help="Adapter to take, where more than one would do.")]
 Hold = Annotated[
-    list[str] | None, typer.Option("--hold", help="Constant for another input: name=number or name=file.npy. Repeatable.")
+    list[str] | None,
+    typer.Option("--hold", help="What another input holds: name=number, name=file.npy, name=column:NAME. Repeatable."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Endpoint: do not ask on a terminal before rows are sent.")]
 
@@ -283,6 +284,10 @@ class ModelFlags(FlagBlock):
         int | None,
         typer.Option("--output-step", help="Step to read of an output (rows, steps, classes); -1 is the last."),
     ] = None
+    finding: Annotated[
+        str | None,
+        typer.Option("--class", help="Of outputs that do not exclude each other: the one to audit, by name or position."),
+    ] = None
     hold: Hold = None
 
     def options(self) -> dict[str, Any]:
@@ -388,9 +393,11 @@ def _pair(item: str, wanted: str) -> tuple[str, str]:
 
 
 def held(items: list[str] | None) -> Mapping[str, Any]:
-    """``name=value`` pairs to constants."""
-    pairs = [_pair(item, "--hold name=number or name=file.npy") for item in items or []]
-    return {name: np.asarray(number_or_file(value, "--hold")) for name, value in pairs}
+    """``name=value`` pairs to constants, to values of each input (``.npy`` with a row for each), or columns of the data."""
+    pairs = [_pair(item, "--hold name=number, name=file.npy or name=column:NAME") for item in items or []]
+    return {
+        name: value if value.startswith("column:") else np.asarray(number_or_file(value, "--hold")) for name, value in pairs
+    }
 
 
 def names_or_mask(text: str | None, flag: str) -> Any:

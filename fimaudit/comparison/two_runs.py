@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fimaudit.errors import UsageError
@@ -245,13 +246,12 @@ def _measured(both: tuple[Column, Column]) -> bool:
 
 
 def _called(classes: NDArray[np.int64], names: Sequence[Sequence[str] | None]) -> list[list[Any]]:
-    """The two models' decisions, by name where both name the same classes, perhaps in another order; else by column."""
+    """The two models' decisions, by name where both name the same classes, in whatever order; else by column."""
     first, second = names
     if first is None or second is None or sorted(first) != sorted(second):
         return [column.tolist() for column in classes.T]
-    return [
-        [called[k] if k >= 0 else None for k in column] for column, called in zip(classes.T, (first, second), strict=True)
-    ]
+    both = zip(classes.T, (first, second), strict=True)
+    return [[called[k] if k >= 0 else None for k in column] for column, called in both]
 
 
 def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]], names: Sequence[Sequence[str] | None]) -> Answers:

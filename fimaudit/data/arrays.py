@@ -18,6 +18,7 @@ from fimaudit.domain import Space
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
+from fimaudit.models.packing import Packing
 
 __all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
@@ -83,6 +84,7 @@ class Inputs:
         columns: of a table: what each column is.
         images: whether x holds decoded images, (n, H, W) or (n, H, W, 3), not yet as a model takes them.
         frame: whether it was a table in memory.
+        packing, held: what further inputs of the model hold beside each of these: (n, held) numbers, and what they are.
     """
 
     x: NDArray[Any]
@@ -94,6 +96,8 @@ class Inputs:
     columns: tuple[TableColumn, ...] = ()
     images: bool = False
     frame: bool = False
+    packing: Packing | None = None
+    held: NDArray[np.float64] | None = None
 
     def for_model(self, shape: Sequence[int | None] | None, dtype: str) -> Inputs:
         """Decoded images as a model takes them."""
@@ -112,6 +116,8 @@ class Inputs:
         """SHA-256 over shape, dtype and bytes of the inputs."""
         digest = hashlib.sha256(f"{self.x.shape} {self.x.dtype.str}".encode())
         digest.update(np.ascontiguousarray(self.x).view(np.uint8).data)
+        if self.held is not None:
+            digest.update(repr(self.packing).encode() + np.ascontiguousarray(self.held).view(np.uint8).tobytes())
         if any(column.coded for column in self.columns):  # equal numbers may stand for other words
             digest.update(repr([(c.name, c.kind, list(map(str, c.values))) for c in self.columns]).encode())
         return digest.hexdigest()

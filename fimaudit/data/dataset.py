@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Inputs, InputSource, Row, check_inputs, fitting, table_inputs
-from fimaudit.data.objects import found_arrays
+from fimaudit.data.objects import as_array, found_arrays
 from fimaudit.data.streams import Counter, Stream, look_at, open_data
 from fimaudit.data.tables import TableReading, is_table
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.columns import arranged, coded
+from fimaudit.models.columns import arranged, coded, column_cells
+from fimaudit.models.packing import pack_held
 from fimaudit.results import Sensitivity
 
-__all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "open_subject"]
+__all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "hold_by_input", "open_subject"]
 
 #: Bounds of decoded images that are fed as floats.
 IMAGE_BOUNDS = {"lower": 0.0, "upper": 1.0}
@@ -41,6 +42,7 @@ class AuditDataset:
         space: the domain fixed.
         labels: the model's classes, by which labels were matched.
         notes: sentences for the user.
+        audited: the domain of the audited numbers, where ``space`` has others behind.
     """
 
     data: Inputs | Stream
@@ -52,6 +54,12 @@ class AuditDataset:
     space: Space
     labels: ClassLabels = field(default_factory=ClassLabels)
     notes: tuple[str, ...] = ()
+    audited: Space | None = None
+
+    @property
+    def stated(self) -> Space:
+        """The domain for the report: of the audited numbers alone, without what is held behind them."""
+        return self.audited or self.space
 
     def __len__(self) -> int:
         return len(self.source)
@@ -136,9 +144,66 @@ def about(data: Inputs | Stream) -> dict[str, Any]:
     if isinstance(data, Stream):
         first = None if data.columns or data.images else next(data.rows([0])).x
         return {"columns": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
+    if data.packing is not None:
+        return {"columns": data.columns, "packing": data.packing}
     if not data.columns:
         return {"data": data.x.dtype.name}
     return {"columns": data.columns, **({"data": "table"} if data.frame else {})}
+
+
+def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Inputs | Stream, dict[str, Any]]:
+    """Take what is held for each input into the data, and leave the constants.
+
+    Args:
+        data: the inputs.
+        hold: by the name of the model's input: a constant, (n, ...) values of n inputs, or ``column:NAME`` of a table.
+
+    Raises:
+        DataError: a column that is not there, values whose meaning is open, or data in several files.
+    """
+    constants, each = dict(hold), {}
+    for name, given in hold.items():
+        if isinstance(given, str) and given.startswith("column:"):
+            data, each[name] = _taken(data, given.removeprefix("column:"))
+            constants.pop(name)
+            continue
+        values = as_array(given)
+        if values.ndim == 0 or len(values) != len(data):
+            continue
+        if values.ndim == 1 and len(data) > 1:
+            raise DataError(
+                f"there are {len(data)} inputs and as many values to hold {name!r} at: one for each, or the same for all? "
+                f"Give shape ({len(data)}, 1) for one number an input, or ({len(data)}, {len(values)}) with a row for each"
+            )
+        if values.ndim > 1:
+            each[name] = values
+            constants.pop(name)
+    if not each:
+        return data, constants
+    if not isinstance(data, Inputs):
+        raise DataError("values for each input go with data in one file; give constants, or one file")
+    packing, numbers = pack_held(each, data.x.shape[1:])
+    if not np.isfinite(numbers).all():
+        raise DataError("expected finite values to hold for each input, got NaN or infinite ones")
+    return replace(data, packing=packing, held=numbers), constants
+
+
+def _taken(data: Inputs | Stream, name: str) -> tuple[Inputs, NDArray[Any]]:
+    """The table without a column, and the column's cells (n, 1)."""
+    names = list(data.names or ())
+    if not isinstance(data, Inputs) or name not in names:
+        raise DataError(f"--hold names the column {name!r}, but the data has {', '.join(names[:30]) or 'no columns'}")
+    place = names.index(name)
+    cells = column_cells(data.columns[place], data.x[:, place])
+    rest = [i for i in range(len(names)) if i != place]
+    without = replace(
+        data,
+        x=data.x[:, rest],
+        names=tuple(names[i] for i in rest),
+        whole=tuple(n for n in data.whole if n != name),
+        columns=tuple(data.columns[i] for i in rest),
+    )
+    return without, cells[:, None]
 
 
 def open_subject(
@@ -171,10 +236,13 @@ def open_subject(
         if data.images:
             data = data.for_model(info.input_shape, info.dtype)
             domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
-        reference = check_inputs(data, info.input_shape, labels)
-        space = domain.resolve(reference.x, info.dtype)
-        x = space.admit(reference.x)
-        return AuditDataset(reference, replace(reference, x=x), reference, x, np.arange(len(x)), domain, space, labels)
+        reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
+        audited = domain.resolve(reference.x, info.dtype)
+        x, space = audited.admit(reference.x), audited
+        if data.packing is not None and data.held is not None:
+            x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
+        source, numbers = replace(reference, x=x), np.arange(len(x))
+        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, audited=audited)
     labels, notes = _of_folders(data, labels)
     stream = data.for_model(info.input_shape, info.dtype)
     if stream.images and info.dtype != "uint8":
@@ -183,8 +251,8 @@ def open_subject(
     space = domain.resolve(reference.x, info.dtype)
     good = [i for i in range(len(reference)) if _fits(reference.x[i], space)]
     x = space.admit(reference.x[good] if good else reference.x)  # where none fits, says why
-    source = LabelledStream(stream, labels)
-    return AuditDataset(stream, source, reference, x, numbers[good], domain, space, labels, notes)
+    labelled = LabelledStream(stream, labels)
+    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes)
 
 
 def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:

@@ -73,6 +73,7 @@ def column_cells(column: TableColumn, numbers: NDArray[Any]) -> Any:
     if column.kind == "number":
         return numbers.astype(np.float64)
     if column.coded:
+        numbers = np.clip(np.rint(numbers), 0, len(column.values) - 1)
         if column.kind == "date":
             dates = np.array([*column.values, np.datetime64("NaT")])
             return dates[np.where(missing, -1, numbers).astype(np.int64)]

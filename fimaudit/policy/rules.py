@@ -39,7 +39,7 @@ class _Rule(_Strict):
 
 
 class _Selected(_Rule):
-    """``group``: one group of the data, or ``"*"`` for each of them; ``label``: inputs of one true class, by name or column."""
+    """``group``: one group of the data, or ``"*"`` for each of them; ``label``: those of one class, by name or column."""
 
     group: str | None = None
     label: int | str | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fimaudit.data.arrays import Inputs
-from fimaudit.data.dataset import AuditDataset, about, as_data, open_subject
+from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
@@ -125,7 +125,8 @@ def _prepare(
     place = choose_engine(options.engine, options.ray())
     stack.callback(place.close)
     data = as_data(*inputs, place.counter, options.reading())
-    how = {**options.model_options(model), **about(data)}
+    data, constants = hold_by_input(data, options.hold or {})
+    how = {**options.model_options(model), **({"hold": constants} if options.hold else {}), **about(data)}
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
@@ -180,7 +181,7 @@ def _identity(
     surrogates: Directions | None,
 ) -> dict[str, object]:
     """What makes two runs the same; compared when a run is resumed."""
-    same = facts.identity(classifier, dataset.data, dataset.space, settings, options.link, method, options.focus)
+    same = facts.identity(classifier, dataset.data, dataset.stated, settings, options.link, method, options.focus)
     if surrogates is None:
         return dict(same)
     return {**same, "surrogate": "learned" if surrogates == "learned" else surrogates.facts()}

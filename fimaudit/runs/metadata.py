@@ -66,6 +66,7 @@ def data_facts(data: Inputs | Stream, reference: Inputs, measured: int) -> dict[
         "labels": inputs.y is not None,
         "groups": inputs.group is not None,
         "feature_names": None if inputs.names is None else list(inputs.names),
+        "held_by_input": [] if inputs.packing is None else [part.name for part in inputs.packing.parts],
     }
 
 

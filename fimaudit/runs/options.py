@@ -42,7 +42,7 @@ Mode = Literal["auto", "black-box", "white-box"]
 Existing = Literal["refuse", "resume", "overwrite"]
 
 #: Options that say how the model is opened, beside those of single adapters.
-MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
+MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "finding", "hold")
 #: Options that are parts of ``domain``.
 DOMAIN_OPTIONS = ("lower", "upper", "quantum", "unit", "scale", "frozen")
 #: What a number must be, and the sentence that says so.
@@ -97,7 +97,7 @@ class AuditOptions(BaseModel):
         max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
         engine: ``local`` measures in this process, ``ray`` or a ``RayEngine`` on the processes of a cluster; the numbers are
             the same. address, workers, gpus_per_worker: of ``engine="ray"``, as in ``RayEngine``.
-        adapter, device, weights, trust_pickle, input, output, output_step, hold: as for ``open_classifier``.
+        adapter, device, weights, trust_pickle, input, output, output_step, finding, hold: as for ``open_classifier``.
 
     Raises:
         UsageError: an unknown word, or a value that makes no sense.
@@ -152,6 +152,7 @@ class AuditOptions(BaseModel):
     input: str | None = None
     output: str | int | None = None
     output_step: int | None = None
+    finding: str | int | None = None
     hold: Mapping[str, Any] | None = None
 
     @model_validator(mode="wrap")
@@ -226,6 +227,9 @@ class AuditOptions(BaseModel):
     def model_options(self, model: object) -> dict[str, Any]:
         """What was given of how ``model`` is opened, as options of ``open_classifier``."""
         given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
+        names = read_classes(self.classes)
+        if names is not None and self.finding is not None and str(self.finding) in names:
+            given["finding"] = names.index(str(self.finding))
         if self.batch is not None and isinstance(model, str) and "://" in model:
             given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
         if self.classes is not None and read_classes(self.classes) is None:
@@ -247,6 +251,7 @@ class ModelArgs(TypedDict, total=False):
     input: str | None
     output: str | int | None
     output_step: int | None
+    finding: str | int | None
     hold: Mapping[str, Any] | None
     name: str
     dtype: str

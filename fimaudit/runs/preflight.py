@@ -33,6 +33,7 @@ class Preflight:
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
+        exact: the answers are the model's own values, surely not rounded.
     """
 
     classes: int
@@ -40,6 +41,7 @@ class Preflight:
     batch_difference: float
     output_quantum: float
     rows: int
+    exact: bool = False
 
     @property
     def random(self) -> bool:
@@ -50,7 +52,7 @@ class Preflight:
         """What the answers are worth, for the measurement."""
         if self.random:  # neither rounding nor company can be known beside noise
             return OutputQuality(random=True, top_k=top_k)
-        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=self.batch_difference)
+        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=self.batch_difference, exact=self.exact)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
@@ -117,8 +119,9 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False) -
         classes=alone.shape[1],
         repeat_difference=float(max(np.abs(alone - again).max(), np.abs(together - together_again).max())),
         batch_difference=float(max(np.abs(answers[[0, -1]] - alone).max() for answers in seen)),
-        output_quantum=output_resolution(np.concatenate([alone, *seen])),
+        output_quantum=0.0 if meter.model.info.exact else output_resolution(np.concatenate([alone, *seen])),
         rows=rows,
+        exact=meter.model.info.exact,
     )
 
 

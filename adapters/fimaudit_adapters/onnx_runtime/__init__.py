@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
 from fimaudit.models.classifier import ModelInfo, Options
-from fimaudit.models.links import Link, chosen_step, to_probabilities
+from fimaudit.models.links import Link, chosen_finding, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
-from fimaudit_adapters.onnx_runtime.classes import class_values, metadata_names
+from fimaudit_adapters.onnx_runtime.classes import class_values, metadata_names, quantisation, refuse_positions, votes
 from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
-from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, choose_input, choose_output, held_inputs
+from fimaudit_adapters.onnx_runtime.ports import (
+    HeldInput,
+    Port,
+    choose_input,
+    choose_output,
+    column_port,
+    held_inputs,
+    packed_port,
+)
 from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
-from fimaudit_adapters.options import refuse_unused
+from fimaudit_adapters.options import finding_names, finding_position, refuse_unused
 
 __all__ = ["ADAPTER", "OnnxClassifier"]
 
@@ -25,10 +33,10 @@ __all__ = ["ADAPTER", "OnnxClassifier"]
 class OnnxClassifier:
     """A ``Classifier`` on an onnxruntime session; thread-safe, because sessions are."""
 
-    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None) -> None:
+    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None, finding: int | None = None) -> None:
         self._choice: Choice | None = choice
         self._info = info
-        self._link, self._step = link, step
+        self._link, self._step, self._finding = link, step, finding
         self._dtype = np.dtype(info.dtype)
         self._checks = choice.checks
 
@@ -49,7 +57,8 @@ class OnnxClassifier:
             raise ModelFailure("the model was closed; open it again")
         rows = self._fitting(np.asarray(batch))
         raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
-        return to_probabilities(chosen_step(raw, self._step), self._link, rows=len(rows))
+        chosen = chosen_finding(chosen_step(raw, self._step), self._finding)
+        return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Let the session go."""
@@ -121,7 +130,9 @@ class _OnnxRuntimeAdapter:
             MissingExtraError: onnx or onnxruntime is not installed.
             TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
         """
-        refuse_unused(options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"))
+        refuse_unused(
+            options, "onnx_runtime", used=("device", "input", "output", "output_step", "finding", "hold", "packing")
+        )
         ort = import_onnx()
         try:
             return _open(ort, target, options)
@@ -141,7 +152,14 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     source = read_source(target)
     proto, session, details = _loaded(ort, source, device)
     inputs = session.get_inputs()
-    port = choose_input(inputs, proto.graph, options.input, options.hold)
+    packing = options.packing
+    parts = {part.name: None for part in packing.parts} if packing is not None else {}
+    port = None if options.input or packing else column_port(inputs, proto.graph, options.columns, options.hold)
+    if port is None:
+        port = choose_input(inputs, proto.graph, options.input, {**options.hold, **parts})
+    refuse_positions(proto.graph, port)
+    if packing is not None:
+        port = packed_port(port, inputs, proto.graph, packing)
     held = held_inputs(inputs, proto.graph, port, options.hold)
     output = choose_output(session.get_outputs(), options.output)
     runner = Runner(session, port, output, held, ort)
@@ -151,21 +169,34 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         return Runner(_session(ort, source, data, parse_device(runner.device)), port, output, held, ort)
 
     choice = choose_batching(source.name, proto, runner, load)
+    values, names = class_values(proto, choice.batching.ask), metadata_names(proto)
+    finding = finding_position(options.finding, names or values)
+    classes = _classes(choice, port) if options.output_step is None else None
+    if finding is not None:
+        classes, values, names = 2, None, finding_names(finding, names or values)
     info = ModelInfo(
         name=source.name,
         adapter="onnx_runtime",
         input_shape=choice.input_shape,
         dtype=port.dtype,
-        classes=_classes(choice, port) if options.output_step is None else None,
+        classes=classes,
         device=runner.device,
         preferred_batch=choice.batching.preferred,
         call_bytes=runner.call_bytes,
         details={**details, **_facts(ort, source, runner, held), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
-        class_values=class_values(proto, choice.batching.ask),
-        class_names=metadata_names(proto),
+        class_values=_of_all(values, classes),
+        class_names=_of_all(names, classes),
+        exact=votes(proto),
+        takes_columns=bool(port.sources),
+        held=0 if packing is None else packing.held,
     )
-    return OnnxClassifier(choice, info, options.link, options.output_step)
+    return OnnxClassifier(choice, info, options.link, options.output_step, finding)
+
+
+def _of_all(names: tuple[Any, ...] | None, classes: int | None) -> tuple[Any, ...] | None:
+    """Names that are as many as the classes."""
+    return names if names is not None and classes in (None, len(names)) else None
 
 
 def _loaded(ort: Any, source: OnnxSource, device: tuple[str, int] | None) -> tuple[Any, Any, dict[str, Any]]:
@@ -223,6 +254,9 @@ def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput]) 
         "input": runner.port.name,
         "output": runner.output.name,
     }
+    quantised = quantisation(source.proto)
+    if quantised is not None:
+        facts["quantised"] = quantised
     if source.external:
         facts["external_data"] = source.external
     if held:
