@@ -38,7 +38,7 @@ class FunctionAdapter:
         Raises:
             TargetError: not callable, or an option that makes no sense.
         """
-        refuse_unused(options, "function", used=("output_step", "finding"), extra=self.option_names)
+        refuse_unused(options, "function", used=("output_step", "finding", "normalise"), extra=self.option_names)
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -54,7 +54,7 @@ class FunctionClassifier:
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
-        self._function = function
+        self._function, self._normalise = function, options.normalise
         self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
         self._link, self._step = options.link, options.output_step
         self._finding = finding_position(options.finding, None)
@@ -80,6 +80,7 @@ class FunctionClassifier:
         rows = np.array(batch, dtype=self._info.dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
+        rows = rows if self._normalise is None else self._normalise(rows)
         given = as_frame(self._columns, rows) if self._columns else rows
         answer = self._function(given)
         answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient

@@ -25,13 +25,15 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
     Raises:
         TargetError: naming the option and what to do.
     """
-    for name in ("device", "weights", "input", "output", "output_step", "finding", "hold", "packing"):
+    for name in ("device", "weights", "input", "output", "output_step", "finding", "hold", "packing", "normalise"):
         value = getattr(options, name)
         if name not in used and value not in (None, {}):
             if name == "device" and value == "cpu":
                 continue
             if name == "packing":
                 raise TargetError(f"the {adapter} adapter has one input, so nothing is held beside it; leave --hold out")
+            if name == "normalise":
+                raise TargetError(f"the {adapter} adapter feeds inputs as they are; leave --mean and --std (preprocess) out")
             raise TargetError(f"the {adapter} adapter has no use for {name}={value!r}; leave it out")
     unknown = sorted(set(options.extra) - set(extra))
     if unknown:

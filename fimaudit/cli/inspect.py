@@ -24,6 +24,7 @@ from fimaudit.models.classes import ClassLabels, class_labels, read_classes
 from fimaudit.models.classifier import Classifier, ModelInfo, open_classifier
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Meter
+from fimaudit.models.normalising import read_normalize
 from fimaudit.runs.metadata import model_facts
 from fimaudit.runs.preflight import look
 
@@ -59,6 +60,8 @@ def inspect(
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
     inputs = None if data is None else table.read(data)
     options = {**model.options(), **asked.options()}
+    normalise = read_normalize(None, table.mean, table.std)
+    options |= {} if normalise is None else {"normalise": normalise}
     if inputs is not None:
         inputs, options["hold"] = hold_by_input(inputs, options["hold"])
         options |= about(inputs)

@@ -253,6 +253,11 @@ class DataFlags(FlagBlock):
     categorical: Annotated[
         str | None, typer.Option("--categorical", help="Columns that are categories, and held: NAME,NAME.")
     ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="The network is fed (x - mean) / std: one number, or one a channel: 0.485,0.456,0.406."),
+    ] = None
+    std: Annotated[str | None, typer.Option("--std", help="See --mean.")] = None
     classes: Annotated[
         str | None, typer.Option("--classes", help="Names of the classes in the model's order, where it has none: a,b,c.")
     ] = None
@@ -264,7 +269,7 @@ class DataFlags(FlagBlock):
 
     def read(self, data: str | Path) -> Inputs | Stream:
         """Read the inputs."""
-        kept = {name: value for name, value in self.options().items() if name not in ("y", "group", "classes")}
+        kept = {name: value for name, value in self.options().items() if name not in ("y", "group")}
         return as_data(data, self.label, self.group, reading=AuditOptions(**kept).reading())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from fimaudit.cli.console import limits_text, number_text, plain_table, progress
 from fimaudit.cli.plan import confirm
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
+from fimaudit.models.normalising import read_normalize
 from fimaudit.results import Interval
 from fimaudit.runs.planning import cost_of, per_second
 from fimaudit.validation import Validation
@@ -60,7 +61,8 @@ def validate(
     """
     o.one_of_two(resume, overwrite)
     names = "auto" if attacks == "auto" else [name.strip() for name in attacks.split(",") if name.strip()]
-    inputs = table.read(data)
+    inputs, normalise = table.read(data), read_normalize(None, table.mean, table.std)
+    before: dict[str, Any] = {} if normalise is None else {"normalise": normalise}
     if isinstance(inputs, Stream):
         raise UsageError(
             f"expected one file of at most {WHOLE_BYTES // 2**20} MiB to attack, got {data}; give a sample of it"
@@ -96,6 +98,7 @@ def validate(
             overwrite=overwrite,
             progress=progress,
             classes=table.classes,
+            **before,
             **domain.options(),
             **model.options(),
             **endpoint.options(),

@@ -44,7 +44,7 @@ def found_arrays(x: Any) -> FoundArrays:
     loaded = getattr(x, "dataset", None)
     if loaded is not None and hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__"):
         x = loaded  # a loader may shuffle: inputs keep their places in the data set
-    if isinstance(x, list | tuple) and not any(_is_image(v) or _is_tensor(v) for v in x):
+    if isinstance(x, list | tuple) and not any(_is_image(v) or _is_tensor(v) or _is_sample(v) for v in x):
         return FoundArrays(_stacked([as_array(v) for v in x]) if _ragged(x) else as_array(x))
     try:
         batched = loaded is not None and x is not loaded
@@ -100,6 +100,11 @@ def _ragged(x: Sequence[Any]) -> bool:
 
 def _is_tensor(x: object) -> bool:
     return any((c.__module__, c.__name__) == ("torch", "Tensor") for c in type(x).__mro__)
+
+
+def _is_sample(x: object) -> bool:
+    """A dictionary, or a pair whose first is no number."""
+    return isinstance(x, Mapping) or (isinstance(x, tuple) and len(x) == 2 and not np.isscalar(x[0]))
 
 
 def _strided(x: Any) -> Any:

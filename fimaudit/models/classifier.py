@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import TargetError
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.links import Link
+from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
 
 __all__ = [
@@ -212,6 +213,7 @@ class Options:
         columns: what each number of an input stands for, where the data are a table.
         data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         packing: what rows hold behind the audited numbers, where other inputs have a value for each.
+        normalise: what is done with the audited input before the model.
         extra: further options of one adapter (an endpoint's settings, say), by name.
     """
 
@@ -227,6 +229,7 @@ class Options:
     columns: tuple[TableColumn, ...] = ()
     data: str | None = None
     packing: Packing | None = None
+    normalise: Normalize | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -283,6 +286,7 @@ def open_classifier(
     columns: Sequence[TableColumn] = (),
     data: str | None = None,
     packing: Packing | None = None,
+    normalise: Normalize | None = None,
     **extra: Any,
 ) -> Classifier:
     """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
@@ -307,6 +311,7 @@ def open_classifier(
         columns: what each number of an input stands for, where the data are a table.
         data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         packing: what rows hold behind the audited numbers, where other inputs have a value for each.
+        normalise: what is done with the audited input before the model.
         **extra: further options of one adapter.
 
     Raises:
@@ -327,6 +332,7 @@ def open_classifier(
         tuple(columns),
         data,
         packing,
+        normalise,
         extra,
     )
     if isinstance(target, os.PathLike):

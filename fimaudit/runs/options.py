@@ -22,6 +22,7 @@ from fimaudit.measurement.settings import ProfileChoice, Settings
 from fimaudit.models.classes import read_classes
 from fimaudit.models.classifier import adapter_option_names
 from fimaudit.models.links import Link
+from fimaudit.models.normalising import read_normalize
 from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
 
@@ -69,6 +70,8 @@ class AuditOptions(BaseModel):
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
         classes: the classes' names in the model's order, a list or ``"a,b,c"``, where the model does not say them; labels
             are matched by name. A number says how many a function has.
+        preprocess: ``Normalize(mean, std)`` (torchvision's will do): the network is fed (x - mean) / std, and bounds, unit
+            and metric are those of x. mean, std: the same, one number or one a channel.
         drop, index, sep, header, categorical: of a table: columns to leave out, the column that names rows, the separator of
             a CSV, whether it begins with names, columns that are categories.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
@@ -118,6 +121,9 @@ class AuditOptions(BaseModel):
     frozen: Any = None
     free: Any = ()
     classes: Any = None
+    preprocess: Any = None
+    mean: Any = None
+    std: Any = None
     drop: Any = ()
     index: str | None = None
     sep: str | None = None
@@ -227,6 +233,9 @@ class AuditOptions(BaseModel):
     def model_options(self, model: object) -> dict[str, Any]:
         """What was given of how ``model`` is opened, as options of ``open_classifier``."""
         given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
+        normalise = read_normalize(self.preprocess, self.mean, self.std)
+        if normalise is not None:
+            given["normalise"] = normalise
         names = read_classes(self.classes)
         if names is not None and self.finding is not None and str(self.finding) in names:
             given["finding"] = names.index(str(self.finding))
@@ -319,6 +328,9 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     frozen: Sequence[Any] | NDArray[Any] | None
     free: Sequence[str]
     classes: int | str | Sequence[Any] | None
+    preprocess: object
+    mean: float | str | Sequence[float] | None
+    std: float | str | Sequence[float] | None
     drop: str | Sequence[str]
     index: str | None
     sep: str | None

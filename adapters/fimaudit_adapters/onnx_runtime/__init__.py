@@ -131,7 +131,9 @@ class _OnnxRuntimeAdapter:
             TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
         """
         refuse_unused(
-            options, "onnx_runtime", used=("device", "input", "output", "output_step", "finding", "hold", "packing")
+            options,
+            "onnx_runtime",
+            used=("device", "input", "output", "output_step", "finding", "hold", "packing", "normalise"),
         )
         ort = import_onnx()
         try:
@@ -160,6 +162,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     refuse_positions(proto.graph, port)
     if packing is not None:
         port = packed_port(port, inputs, proto.graph, packing)
+    port = replace(port, normalise=options.normalise)
     held = held_inputs(inputs, proto.graph, port, options.hold)
     output = choose_output(session.get_outputs(), options.output)
     runner = Runner(session, port, output, held, ort)

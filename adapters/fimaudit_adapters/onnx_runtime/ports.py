@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit.models.columns import TableColumn, arranged, column_cells
+from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
 
 __all__ = ["HeldInput", "Port", "choose_input", "choose_output", "column_port", "held_inputs", "packed_port"]
@@ -52,6 +53,7 @@ class Port:
         sources: of a model with an input a column, where each comes from.
         packing: of rows that hold values for further inputs behind the audited one.
         axes: batch axis of such inputs, where it is not the first.
+        normalise: what is done with the audited input before it is sent.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Port:
     sources: tuple[ColumnSource, ...] = ()
     packing: Packing | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
+    normalise: Normalize | None = None
 
     @property
     def names(self) -> list[str]:
@@ -73,11 +76,14 @@ class Port:
         if self.sources:
             return {source.name: source.feed(rows) for source in self.sources}
         if self.packing is None:
-            return {self.name: rows}
+            return {self.name: self._sent(rows)}
         audited, held = self.packing.split(rows)
         made = {part.name: part.restored(held[part.name]) for part in self.packing.parts}
         made = {name: np.ascontiguousarray(np.moveaxis(v, 0, self.axes.get(name, 0))) for name, v in made.items()}
-        return {self.name: np.ascontiguousarray(audited), **made}
+        return {self.name: np.ascontiguousarray(self._sent(audited)), **made}
+
+    def _sent(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return rows if self.normalise is None else np.ascontiguousarray(self.normalise(rows))
 
     @property
     def batch(self) -> int | None:

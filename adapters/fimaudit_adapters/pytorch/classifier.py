@@ -65,7 +65,9 @@ class TorchClassifier:
         if self._home is not None and self._home != self.device:
             module.to(self.device)
         floating = _parameter_dtype(module)
-        self.plan = plan_call(module, options.input, options.hold, self.device, loaded.dtype, floating, options.packing)
+        self.plan = plan_call(
+            module, options.input, options.hold, self.device, loaded.dtype, floating, options.packing, options.normalise
+        )
         self.dtype = loaded.dtype.get(self.plan.audited, floating)
         if self.dtype == torch.bfloat16:
             notes.append(

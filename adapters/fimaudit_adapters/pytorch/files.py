@@ -117,6 +117,7 @@ def load_weights(module: torch.nn.Module, options: Options) -> LoadedModule:
         TargetError: the file is missing or unreadable, or its keys or shapes are not the module's.
         UntrustedPickleError: the ``.pt`` file holds more than tensors.
     """
+    module = getattr(module, "_orig_mod", module)  # torch.compile: the same function, without a compiler between
     name, script = type(module).__name__, isinstance(module, torch.jit.ScriptModule)
     if options.weights is None:
         return LoadedModule(module, name, "torchscript" if script else "module")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fimaudit.errors import DataError, OutputError, TargetError
+from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import HeldPart, Packing
 
 __all__ = ["Argument", "CallPlan", "arguments", "check_input", "plan_call", "select_output"]
@@ -35,6 +36,7 @@ class CallPlan:
         keywords: names passed by keyword.
         held: one input's value of every other argument, without the batch axis.
         packing: what rows hold behind the audited numbers, where other arguments have a value for each input.
+        normalise: what is done with the audited input first.
     """
 
     audited: str
@@ -42,6 +44,7 @@ class CallPlan:
     keywords: tuple[str, ...]
     held: Mapping[str, torch.Tensor]
     packing: Packing | None = None
+    normalise: Normalize | None = None
 
     def __call__(self, module: Callable[..., Any], x: torch.Tensor) -> Any:
         """Call ``module`` on a batch of audited inputs, the held ones repeated."""
@@ -49,7 +52,7 @@ class CallPlan:
         if self.packing is not None:
             x, numbers = self.packing.split(x)
             values |= {part.name: _restored(part, numbers[part.name]) for part in self.packing.parts}
-        values[self.audited] = x
+        values[self.audited] = x if self.normalise is None else self.normalise(x)
         return module(*[values[name] for name in self.positional], **{name: values[name] for name in self.keywords})
 
 
@@ -87,6 +90,7 @@ def plan_call(
     dtypes: Mapping[str, torch.dtype],
     default: torch.dtype,
     packing: Packing | None = None,
+    normalise: Normalize | None = None,
 ) -> CallPlan:
     """Decide how to call ``module`` with one audited input and the others held.
 
@@ -98,6 +102,7 @@ def plan_call(
         dtypes: dtype of each argument, where the model's file says so.
         default: dtype of held values with a fraction otherwise.
         packing: what rows hold behind the audited numbers.
+        normalise: what is done with the audited input first.
 
     Raises:
         TargetError: an unknown name, or an argument that is neither audited, held nor optional.
@@ -134,7 +139,7 @@ def plan_call(
         held[name] = torch.tensor(array, dtype=wanted, device=device)
     if text := [part.name for part in parts if part.values]:
         raise TargetError(f"expected numbers to hold {text[0]!r} at, got text")
-    return CallPlan(audited, tuple(positional), tuple(keywords), held, packing)
+    return CallPlan(audited, tuple(positional), tuple(keywords), held, packing, normalise)
 
 
 def select_output(answer: Any, output: str | int | None) -> torch.Tensor:
