@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
-from fimaudit_adapters.options import finding_names, finding_position, refuse_unused
+from fimaudit_adapters.options import SoftmaxDoubt, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
 
@@ -39,6 +41,11 @@ class FunctionAdapter:
             TargetError: not callable, or an option that makes no sense.
         """
         refuse_unused(options, "function", used=("output_step", "finding", "normalise"), extra=self.option_names)
+        if type(target).__module__.startswith("transformers.pipelines"):
+            raise TargetError(
+                f"{type(target).__name__} prepares its inputs out of the audit's sight; give pipeline.model, with inputs as "
+                "pipeline.image_processor makes them (and --mean and --std to state results in pixels)"
+            )
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -54,7 +61,7 @@ class FunctionClassifier:
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
-        self._function, self._normalise = function, options.normalise
+        self._function, self._normalise, self._doubt = function, options.normalise, SoftmaxDoubt(options.link)
         self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
         self._link, self._step = options.link, options.output_step
         self._finding = finding_position(options.finding, None)
@@ -72,8 +79,8 @@ class FunctionClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the function without calling it."""
-        return self._info
+        """What is known about the function without calling it, and a doubt that its answers raise."""
+        return replace(self._info, notes=self._doubt.notes) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
@@ -85,6 +92,7 @@ class FunctionClassifier:
         answer = self._function(given)
         answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
         chosen = chosen_finding(chosen_step(np.asarray(answer), self._step), self._finding)
+        self._doubt.watch(chosen)
         return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:

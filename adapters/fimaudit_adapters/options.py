@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
+
+from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
 
-__all__ = ["file_fingerprint", "finding_names", "finding_position", "refuse_unused", "require_file"]
+__all__ = ["SoftmaxDoubt", "file_fingerprint", "refuse_unused", "require_file"]
+
+
+#: Rows from which outputs between 0 and 1 are no chance.
+DOUBT_ROWS = 3
 
 
 def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extra: Collection[str] = ()) -> None:
@@ -41,29 +47,27 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
         raise TargetError(f"the {adapter} adapter does not know the option {unknown[0]!r}; its own options: {known}")
 
 
-def finding_position(finding: str | int | None, names: Sequence[Any] | None) -> int | None:
-    """The column that ``--class`` means: a name of the model's, else a position.
+class SoftmaxDoubt:
+    """Watches outputs under ``softmax``: where all of them lie from 0 to 1 they are hardly logits."""
 
-    Raises:
-        TargetError: no such name, or the model names none.
-    """
-    if finding is None:
-        return None
-    called = [str(name) for name in names or ()]
-    if str(finding) in called:
-        return called.index(str(finding))
-    if str(finding).isdigit() and (not called or int(finding) < len(called)):
-        return int(finding)
-    known = f"one of {', '.join(called)}" if called else "a position (0, 1, ...): the model does not name its classes"
-    raise TargetError(f"expected --class with {known}, got {finding!r}")
+    def __init__(self, link: str) -> None:
+        self._rows, self._inside = 0, link == "softmax"
 
+    def watch(self, values: NDArray[Any]) -> None:
+        """Look at (rows, K) outputs."""
+        if self._inside and values.size:
+            self._rows += len(values)
+            self._inside = bool(values.min() >= 0 and values.max() <= 1)
 
-def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str, str] | None:
-    """What the complement and the finding are called."""
-    if finding is None:
-        return None
-    name = str(names[finding]) if names is not None and finding < len(names) else f"class {finding}"
-    return f"not {name}", name
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentence for the user, once there were a few rows."""
+        if not self._inside or self._rows < DOUBT_ROWS:
+            return ()
+        return (
+            "all outputs under --link softmax lie from 0 to 1, as probabilities do and logits hardly ever: if they are a "
+            "distribution, use --link identity; if they are findings that do not exclude each other, add --class NAME",
+        )
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> str:

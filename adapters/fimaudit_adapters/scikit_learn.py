@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import arranged, as_frame, coded
 from fimaudit.models.links import chosen_finding, to_probabilities
 from fimaudit_adapters.boosters import BoosterEstimator, is_booster
 from fimaudit_adapters.fitted_features import categorical_features, feature_names
-from fimaudit_adapters.options import file_fingerprint, finding_names, finding_position, refuse_unused, require_file
+from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
 

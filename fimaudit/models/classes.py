@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, UsageError
+from fimaudit.errors import DataError, TargetError, UsageError
 from fimaudit.models.classifier import ModelInfo
 
-__all__ = ["ClassLabels", "class_labels", "read_classes"]
+__all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "read_classes"]
 
 #: Of classes or labels, so many are shown in a sentence.
 SHOWN = 20
@@ -133,6 +133,31 @@ def read_classes(given: Any) -> tuple[str, ...] | None:
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise UsageError(f"expected --classes with the name of each class, all different, in order, got {given!r}")
     return names
+
+
+def finding_position(finding: str | int | None, names: Sequence[Any] | None) -> int | None:
+    """The column that ``--class`` means: a name of the model's, else a position.
+
+    Raises:
+        TargetError: no such name, or the model names none.
+    """
+    if finding is None:
+        return None
+    called = [str(name) for name in names or ()]
+    if str(finding) in called:
+        return called.index(str(finding))
+    if str(finding).isdigit() and (not called or int(finding) < len(called)):
+        return int(finding)
+    known = f"one of {', '.join(called)}" if called else "a position (0, 1, ...): the model does not name its classes"
+    raise TargetError(f"expected --class with {known}, got {finding!r}")
+
+
+def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str, str] | None:
+    """What the complement and the finding are called."""
+    if finding is None:
+        return None
+    name = str(names[finding]) if names is not None and finding < len(names) else f"class {finding}"
+    return f"not {name}", name
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
-from fimaudit.models.classes import class_labels, read_classes
+from fimaudit.models.classes import class_labels
 from fimaudit.models.classifier import Classifier, open_classifier
 from fimaudit.models.links import Link
 from fimaudit.results import Report, Sensitivity
@@ -130,7 +130,7 @@ def _prepare(
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
-    labels = class_labels(classifier.info, read_classes(options.classes))
+    labels = class_labels(classifier.info, options.class_names())
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free, labels)
     settings = options.settings(dataset.space.features)
     method, hindrance = choose_mode(options.mode, classifier, dataset.x, dataset.space)

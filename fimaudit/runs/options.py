@@ -19,7 +19,7 @@ from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.errors import UsageError
 from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.settings import ProfileChoice, Settings
-from fimaudit.models.classes import read_classes
+from fimaudit.models.classes import finding_names, finding_position, read_classes
 from fimaudit.models.classifier import adapter_option_names
 from fimaudit.models.links import Link
 from fimaudit.models.normalising import read_normalize
@@ -200,6 +200,13 @@ class AuditOptions(BaseModel):
         """The domain as asked for."""
         return self.domain or InputDomain(self.lower, self.upper, self.quantum, self.frozen, self.scale, self.unit)
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names as given; of one finding, its complement's and its own."""
+        names = read_classes(self.classes)
+        if names is None or self.finding is None:
+            return names
+        return finding_names(finding_position(self.finding, names), names)
+
     def reading(self) -> TableReading:
         """How a table is read."""
         drop, categorical = (
@@ -237,8 +244,8 @@ class AuditOptions(BaseModel):
         if normalise is not None:
             given["normalise"] = normalise
         names = read_classes(self.classes)
-        if names is not None and self.finding is not None and str(self.finding) in names:
-            given["finding"] = names.index(str(self.finding))
+        if names is not None and self.finding is not None:
+            given["finding"] = finding_position(self.finding, names)
         if self.batch is not None and isinstance(model, str) and "://" in model:
             given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
         if self.classes is not None and read_classes(self.classes) is None:

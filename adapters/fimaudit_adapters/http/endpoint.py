@@ -93,6 +93,7 @@ class EndpointClassifier:
             details=details,
             notes=self._notes(),
             class_names=self._class_names(),
+            feature_names=endpoint.columns and tuple(endpoint.columns),
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:

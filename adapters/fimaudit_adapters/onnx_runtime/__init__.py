@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.links import Link, chosen_finding, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
@@ -25,7 +26,7 @@ from fimaudit_adapters.onnx_runtime.ports import (
     packed_port,
 )
 from fimaudit_adapters.onnx_runtime.session import Runner, import_onnx, new_session, parse_device
-from fimaudit_adapters.options import finding_names, finding_position, refuse_unused
+from fimaudit_adapters.options import SoftmaxDoubt, refuse_unused
 
 __all__ = ["ADAPTER", "OnnxClassifier"]
 
@@ -37,13 +38,13 @@ class OnnxClassifier:
         self._choice: Choice | None = choice
         self._info = info
         self._link, self._step, self._finding = link, step, finding
-        self._dtype = np.dtype(info.dtype)
+        self._dtype, self._doubt = np.dtype(info.dtype), SoftmaxDoubt(link)
         self._checks = choice.checks
 
     @property
     def info(self) -> ModelInfo:
         """What is known about the model; notes and batch kind may change at the first real rows."""
-        return self._info
+        return replace(self._info, notes=(*self._info.notes, *self._doubt.notes)) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities.
@@ -58,6 +59,7 @@ class OnnxClassifier:
         rows = self._fitting(np.asarray(batch))
         raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
         chosen = chosen_finding(chosen_step(raw, self._step), self._finding)
+        self._doubt.watch(chosen)
         return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:

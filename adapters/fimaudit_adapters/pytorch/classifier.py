@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.links import as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
-from fimaudit_adapters.options import finding_names, finding_position
+from fimaudit_adapters.options import SoftmaxDoubt
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
 from fimaudit_adapters.pytorch import identity as torch_identity
 from fimaudit_adapters.pytorch.device_signs import displaced_on_device
@@ -49,7 +51,7 @@ class TorchClassifier:
     def __init__(self, loaded: LoadedModule, options: Options) -> None:
         module = loaded.module
         self.module = module
-        self.link = options.link
+        self.link, self._doubt = options.link, SoftmaxDoubt(options.link)
         self._output, self._step = options.output, options.output_step
         names = _class_names(module)
         self._finding = finding_position(options.finding, names)
@@ -106,8 +108,8 @@ class TorchClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the model without asking it."""
-        return self._info
+        """What is known about the model without asking it, and a doubt that its answers raise."""
+        return replace(self._info, notes=(*self._info.notes, *self._doubt.notes)) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities in float64; see ``Classifier``."""
@@ -197,6 +199,7 @@ class TorchClassifier:
         values = np.concatenate(pieces)
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
+        self._doubt.watch(values)
         return to_probabilities(values, self.link, rows=rows)
 
     def _rows_that_fit(self, row: torch.Tensor) -> int:
