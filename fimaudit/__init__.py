@@ -20,6 +20,7 @@ from fimaudit.runs.options import AuditOptions
 
 if TYPE_CHECKING:
     from fimaudit.bounds.bounding import lipschitz_bound
+    from fimaudit.models.normalising import Normalize
     from fimaudit.policy.gate import Verdict, gate
     from fimaudit.runs.planning import plan
     from fimaudit.training import fisher_penalty
@@ -33,6 +34,7 @@ __all__ = [
     "FimauditError",
     "InputDomain",
     "Interval",
+    "Normalize",
     "RayEngine",
     "Report",
     "Sensitivity",
@@ -52,6 +54,7 @@ __all__ = [
 #: Names that are loaded on first use, and where from: most programs need none of them.
 _LATER = {
     "Verdict": "policy.gate",
+    "Normalize": "models.normalising",
     "fisher_penalty": "training",
     "gate": "policy.gate",
     "lipschitz_bound": "bounds.bounding",

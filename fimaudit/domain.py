@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -79,32 +80,49 @@ class InputDomain:
     unit: str | None = None
     names: Sequence[str] | None = None
 
-    def for_table(self, names: Sequence[str], whole: Sequence[str], free: Sequence[str]) -> InputDomain:
+    def for_table(
+        self, names: Sequence[str], whole: Sequence[str], free: Sequence[str], fixed: Sequence[str] = ()
+    ) -> InputDomain:
         """The same domain over named columns; integer columns are held unless freed, and then move by whole numbers.
 
         Args:
             names: of all columns.
             whole: columns of integers and truth values, among them categories.
             free: columns to release, or ``all``.
+            fixed: columns between whose values there is nothing (text, dates): held always.
 
         Raises:
-            DomainError: a released column does not exist.
+            DomainError: a released column does not exist, or cannot be released.
         """
+        stuck = [name for name in free if name in fixed]
+        if stuck:
+            raise DomainError(
+                f"the column {stuck[0]!r} holds no numbers, so it cannot change by a little; drop it from --free"
+            )
         unknown = [name for name in free if name not in names and name != "all"]
         if unknown:
             raise DomainError(f"no column is called {unknown[0]!r}; expected one of {', '.join(names[:20])}, or all")
         released = set(names) if "all" in free else set(free)
         held = [name for name in whole if name not in released]
-        if len(held) == len(names):
+        if len(held) + len(fixed) == len(names) and held:
             raise DomainError(
-                "every column holds integers, which are held because they may be categories; release those that may change "
+                "every column holds integers (or no numbers), which are held because they may be categories; release those "
+                "that may change "
                 "with --free NAME,NAME or --free all"
             )
         frozen: list[Any] = [] if self.frozen is None else list(self._names(np.asarray(self.frozen), names))
         quantum = self.quantum
         if quantum is None and any(name in released for name in whole):
             quantum = [1.0 if name in whole else 0.0 for name in names]
-        return replace(self, names=tuple(names), frozen=[*frozen, *held], quantum=quantum)
+        return replace(self, names=tuple(names), frozen=[*frozen, *held, *fixed], quantum=quantum)
+
+    def also_frozen(self, positions: Sequence[int]) -> InputDomain:
+        """The same domain with some features of a flat input held as well."""
+        if not positions:
+            return self
+        given = np.asarray([] if self.frozen is None else self.frozen)
+        before = np.flatnonzero(given).tolist() if given.dtype == bool else given.tolist()
+        return replace(self, frozen=[*before, *positions])
 
     def with_defaults(self, declared: Mapping[str, Any] | None) -> InputDomain:
         """The same domain with what the model declares of its inputs where nothing was said."""
@@ -196,12 +214,12 @@ class InputDomain:
         if self.scale is None or (isinstance(self.scale, str) and self.scale == "raw"):
             return np.ones(shape), unit
         if isinstance(self.scale, str):
-            wide = x.astype(np.float64)
+            wide = _present(x)
             if self.scale == "std":
-                scale, unit = wide.std(axis=0), "standard deviation of the feature"
+                scale, unit = np.ma.filled(wide.std(axis=0), 0.0), "standard deviation of the feature"
             else:
                 bounded = np.isfinite(lower) & np.isfinite(upper)
-                scale = np.where(bounded, upper - lower, wide.max(axis=0) - wide.min(axis=0))
+                scale = np.where(bounded, upper - lower, np.ma.filled(wide.max(axis=0) - wide.min(axis=0), 0.0))
                 unit = "range of the feature"
             if np.any((scale == 0) & ~self._frozen(shape)):
                 count = int(((scale == 0) & ~self._frozen(shape)).sum())
@@ -247,6 +265,28 @@ class Space:
     def box(self) -> Box:
         """The bounds of each feature."""
         return Box(self.lower, self.upper)
+
+    def beside(self, held: int) -> Space:
+        """The domain of flat rows with so many numbers behind, which are held."""
+        if not held:
+            return self
+
+        def longer(values: NDArray[Any], fill: Any) -> NDArray[Any]:
+            return np.concatenate([values.ravel(), np.full(held, fill, dtype=values.dtype)])
+
+        bounds = longer(self.lower, -np.inf), longer(self.upper, np.inf)
+        rest = longer(self.quantum, 0.0), longer(self.frozen, True), longer(self.scale, 1.0)
+        return Space(*bounds, *rest, self.unit, self.dtype)
+
+    def missing(self, x: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """The gaps of one input, shape \\*shape; ``None`` where there are none."""
+        gaps = np.isnan(x) if x.dtype.kind == "f" else None
+        return gaps if gaps is not None and gaps.any() else None
+
+    def holding(self, x: NDArray[Any]) -> Space:
+        """The domain of one input: its gaps are held as they are."""
+        gaps = self.missing(x)
+        return self if gaps is None else replace(self, frozen=self.frozen | gaps)
 
     @property
     def bounded(self) -> bool:
@@ -310,6 +350,10 @@ class Space:
         Raises:
             DataError: a value lies outside the bounds by more than float error.
         """
+        if np.dtype(self.dtype).kind in "iu" and x.dtype.kind == "f" and np.isnan(x).any():
+            raise DataError(
+                f"the model takes {self.dtype}, in which nothing can be missing, but x has gaps (NaN); fill them"
+            )
         if np.dtype(self.dtype).kind in "iu" and x.dtype.kind == "f" and not np.array_equal(x, np.round(x)):
             odd = x.ravel()[np.flatnonzero((x != np.round(x)).ravel())[0]]
             raise DataError(f"the model takes {self.dtype}, but x holds {float(odd):.6g}; give whole numbers")
@@ -330,9 +374,20 @@ class Space:
         return np.asarray(np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype)))
 
 
+def _present(x: NDArray[Any]) -> Any:
+    """The values that are there, in float64: statistics over inputs leave gaps out."""
+    wide = x.astype(np.float64)
+    gaps = np.isnan(wide)
+    if not gaps.any():
+        return wide
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is missing everywhere
+        return np.ma.masked_array(wide, gaps)
+
+
 def spreads_differ(x: NDArray[Any], frozen: NDArray[np.bool_]) -> float | None:
     """The ratio of the largest to the smallest spread of features that vary, where it exceeds ``SPREAD_RATIO``."""
-    std = x.astype(np.float64).std(axis=0)[~frozen]
+    std = np.ma.filled(_present(x).std(axis=0), 0.0)[~frozen]
     std = std[std > 0]
     if std.size < 2:
         return None

@@ -33,6 +33,16 @@ def test_example(name: str, says: str, tmp_path: Path) -> None:
     assert says in run(name, cwd=tmp_path)
 
 
+def test_a_table_with_categories_and_gaps(tmp_path: Path) -> None:
+    said = run("medical_pipeline.py", "run", cwd=tmp_path)
+    assert "classes: disease, healthy; held: stage, sex, smoker" in said
+    assert "PASS" in said
+    python, cli = Report.read(tmp_path / "run" / "python"), Report.read(tmp_path / "run" / "cli")
+    assert python.summary.margin_radius.median == cli.summary.margin_radius.median
+    assert set(python.groups) == {"north", "south"}
+    assert "sex" in (tmp_path / "run" / "cli" / "report.html").read_text()
+
+
 def test_onnx_example(demo: list[DemoComparison], tmp_path: Path) -> None:
     model = demo[0].folder.with_suffix(".onnx")
     said = run("audit_onnx.py", str(model), str(model.with_suffix(".npz")), "run", cwd=tmp_path)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import chosen_step, to_probabilities
-from fimaudit_adapters.options import refuse_unused
+from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
+from fimaudit_adapters.options import SoftmaxDoubt, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
+
+#: What a function is fed in the data's own type; other data go to it in float64.
+_OWN_DTYPES = ("float32", "uint8")
 
 
 class FunctionAdapter:
@@ -30,12 +36,17 @@ class FunctionAdapter:
         """Wrap ``target``, a function from (B, \\*shape) to (B, K).
 
         Options, all by keyword and optional: ``name``, ``input_shape`` (without the batch axis), ``dtype`` that the
-        function is fed with (float64), ``classes``, ``batch`` (most rows a call).
+        function is fed with (that of data in float32 or uint8, else float64), ``classes``, ``batch`` (most rows a call).
 
         Raises:
             TargetError: not callable, or an option that makes no sense.
         """
-        refuse_unused(options, "function", used=("output_step",), extra=self.option_names)
+        refuse_unused(options, "function", used=("output_step", "finding", "normalise"), extra=self.option_names)
+        if type(target).__module__.startswith("transformers.pipelines"):
+            raise TargetError(
+                f"{type(target).__name__} prepares its inputs out of the audit's sight; give pipeline.model, with inputs as "
+                "pipeline.image_processor makes them (and --mean and --std to state results in pixels)"
+            )
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -47,39 +58,49 @@ class FunctionClassifier:
     def __init__(self, function: Callable[[NDArray[Any]], Any], options: Options) -> None:
         extra = options.extra
         try:
-            dtype = np.dtype(extra.get("dtype", "float64"))
+            dtype = np.dtype(extra.get("dtype", options.data if options.data in _OWN_DTYPES else "float64"))
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
-        self._function = function
+        self._function, self._normalise, self._doubt = function, options.normalise, SoftmaxDoubt(options.link)
+        self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
         self._link, self._step = options.link, options.output_step
         self._labels = LabelledAs()
         texts = self._labels.facts() if options.link == "labels" else {}
+        self._finding = finding_position(options.finding, None)
         self._info = ModelInfo(
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
             adapter="function",
             input_shape=None if shape is None else tuple(shape),
             dtype=dtype.name,
-            classes=extra.get("classes"),
+            classes=extra.get("classes") if self._finding is None else 2,
+            class_names=finding_names(self._finding, None),
             preferred_batch=extra.get("batch"),
             details={"module": getattr(function, "__module__", type(function).__module__), **texts},
             labels_only=options.link == "labels",
+            takes_columns=bool(options.columns),
         )
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the function without calling it."""
-        return self._info
+        """What is known about the function without calling it, and a doubt that its answers raise."""
+        return replace(self._info, notes=self._doubt.notes) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy of its own."""
+        """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
         rows = np.array(batch, dtype=self._info.dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
-        output = chosen_step(np.asarray(self._function(rows)), self._step)
+        rows = rows if self._normalise is None else self._normalise(rows)
+        given = as_frame(self._columns, rows) if self._columns else rows
+        answer = self._function(given)
+        answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
+        output = chosen_step(np.asarray(answer), self._step)
         if self._link == "labels":
             return self._labels(output, len(rows))
-        return to_probabilities(output, self._link, rows=len(rows))
+        chosen = chosen_finding(output, self._finding)
+        self._doubt.watch(chosen)
+        return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

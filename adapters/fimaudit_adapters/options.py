@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
 
-__all__ = ["file_fingerprint", "refuse_unused", "require_file"]
+__all__ = ["SoftmaxDoubt", "file_fingerprint", "refuse_unused", "require_file"]
+
+
+#: Rows from which outputs between 0 and 1 are no chance.
+DOUBT_ROWS = 3
 
 
 def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extra: Collection[str] = ()) -> None:
@@ -24,16 +31,43 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
     Raises:
         TargetError: naming the option and what to do.
     """
-    for name in ("device", "weights", "input", "output", "output_step", "hold"):
+    for name in ("device", "weights", "input", "output", "output_step", "finding", "hold", "packing", "normalise"):
         value = getattr(options, name)
         if name not in used and value not in (None, {}):
             if name == "device" and value == "cpu":
                 continue
+            if name == "packing":
+                raise TargetError(f"the {adapter} adapter has one input, so nothing is held beside it; leave --hold out")
+            if name == "normalise":
+                raise TargetError(f"the {adapter} adapter feeds inputs as they are; leave --mean and --std (preprocess) out")
             raise TargetError(f"the {adapter} adapter has no use for {name}={value!r}; leave it out")
     unknown = sorted(set(options.extra) - set(extra))
     if unknown:
         known = ", ".join(sorted(extra)) or "none"
         raise TargetError(f"the {adapter} adapter does not know the option {unknown[0]!r}; its own options: {known}")
+
+
+class SoftmaxDoubt:
+    """Watches outputs under ``softmax``: where all of them lie from 0 to 1 they are hardly logits."""
+
+    def __init__(self, link: str) -> None:
+        self._rows, self._inside = 0, link == "softmax"
+
+    def watch(self, values: NDArray[Any]) -> None:
+        """Look at (rows, K) outputs."""
+        if self._inside and values.size:
+            self._rows += len(values)
+            self._inside = bool(values.min() >= 0 and values.max() <= 1)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentence for the user, once there were a few rows."""
+        if not self._inside or self._rows < DOUBT_ROWS:
+            return ()
+        return (
+            "all outputs under --link softmax lie from 0 to 1, as probabilities do and logits hardly ever: if they are a "
+            "distribution, use --link identity; if they are findings that do not exclude each other, add --class NAME",
+        )
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> str:

@@ -6,15 +6,20 @@ import importlib.util
 import os
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
+from fimaudit.models.columns import arranged, as_frame, coded
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import to_probabilities
+from fimaudit.models.links import chosen_finding, to_probabilities
+from fimaudit_adapters.boosters import BoosterEstimator, is_booster
+from fimaudit_adapters.fitted_features import categorical_features, feature_names
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
@@ -45,6 +50,8 @@ class ScikitLearnAdapter:
         if isinstance(target, type):
             return False
         names = {(c.__module__, c.__name__) for c in type(target).__mro__}
+        if is_booster(target):
+            return True
         return ("sklearn.base", "BaseEstimator") in names or hasattr(type(target), "predict_proba")
 
     def open(self, target: Any, options: Options) -> Classifier:
@@ -55,7 +62,7 @@ class ScikitLearnAdapter:
             TargetError: no such file, not an estimator, not fitted, no ``predict_proba``, or several outputs.
             UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
         """
-        refuse_unused(options, "scikit_learn", used=(), extra=self.option_names)
+        refuse_unused(options, "scikit_learn", used=("finding",), extra=self.option_names)
         try:
             import sklearn
         except ImportError as exc:
@@ -70,7 +77,10 @@ class ScikitLearnAdapter:
                 warnings.simplefilter("always")
                 target = _read(target, options.trust_pickle)
             notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
-        _require_classifier(target, labels=options.link == "labels")
+        if is_booster(target):
+            name, target = name or type(target).__name__, BoosterEstimator(target)
+        else:
+            _require_classifier(target, several=options.finding is not None, labels=options.link == "labels")
         return EstimatorClassifier(target, options, name=name, details=details, notes=notes)
 
 
@@ -81,29 +91,45 @@ class EstimatorClassifier:
         self, estimator: Any, options: Options, *, name: str | None, details: dict[str, Any], notes: list[str]
     ) -> None:
         features = getattr(estimator, "n_features_in_", None)
-        columns = getattr(estimator, "feature_names_in_", None)
+        names = feature_names(estimator)
         classes = getattr(estimator, "classes_", None)
         self._estimator = estimator
         self._link = options.link
         self._labels = LabelledAs(classes) if options.link == "labels" else None
-        # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
-        self._columns = None if columns is None or importlib.util.find_spec("pandas") is None else list(columns)
-        if columns is not None:
-            details["feature_names"] = [str(c) for c in columns]
-            if self._columns is None:
+        # Libraries of trees take text as pandas' categories only.
+        own = _library(estimator) in ("xgboost", "lightgbm")
+        self._columns = tuple(replace(c, kind="category") if own and c.kind == "text" else c for c in options.columns)
+        if names is not None:
+            details["feature_names"] = list(names)
+            if importlib.util.find_spec("pandas") is None:
                 notes.append("the estimator was fitted with column names, which need pandas; rows are passed without them")
-        if classes is not None:
-            details["class_labels"] = [c.item() if isinstance(c, np.generic) else str(c) for c in classes]
+                names = None
+        self._names = names
+        # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
+        self._order = arranged(options.columns, names, type(estimator).__name__) if options.columns and names else None
+        values = None
+        if classes is not None and not isinstance(classes, list):
+            values = tuple(c.item() if isinstance(c, np.generic) else str(c) for c in classes)
+        self._finding = finding_position(options.finding, values)
+        called = finding_names(self._finding, values)
+        if values is not None:
+            details["class_labels"] = list(values)
         self._info = ModelInfo(
             name=str(options.extra.get("name") or name or type(estimator).__name__),
             adapter="scikit_learn",
             input_shape=None if features is None else (int(features),),
             dtype="float64",
-            classes=None if classes is None else len(classes),
+            classes=2 if called else None if values is None else len(values),
             details={"class": type(estimator).__name__, **details},
             notes=tuple(notes),
             not_smooth=not_smooth(estimator),
             labels_only=self._labels is not None,
+            class_values=None if called else values,
+            class_names=called,
+            exact=_own_values(estimator),
+            feature_names=names,
+            takes_columns=bool(options.columns),
+            categorical=categorical_features(estimator, names),
         )
 
     @property
@@ -120,13 +146,20 @@ class EstimatorClassifier:
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         count = len(rows)
-        if self._columns is not None:
+        if self._columns and (self._names is not None or coded(self._columns)):
+            rows = as_frame(self._columns, rows, self._order)
+            rows = rows.set_axis(list(self._names), axis=1) if self._names is not None else rows.to_numpy(dtype=object)
+        elif self._names is not None:
             import pandas as pd
 
-            rows = pd.DataFrame(rows, columns=self._columns)
+            rows = pd.DataFrame(rows, columns=list(self._names))
         if self._labels is not None:
             return self._labels(self._estimator.predict(rows), count)
-        return to_probabilities(np.asarray(self._estimator.predict_proba(rows)), self._link, rows=count)
+        answers = self._estimator.predict_proba(rows)
+        if isinstance(answers, list) and self._finding is not None:  # one array of two columns for each output
+            return to_probabilities(np.asarray(answers[self._finding]), self._link, rows=count)
+        link = "identity" if self._finding is not None and self._link == "auto" else self._link
+        return to_probabilities(chosen_finding(np.asarray(answers), self._finding), link, rows=count)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -159,6 +192,18 @@ def _parts(held: Any) -> list[Any]:
         return [part for one in held for part in _parts(one)]
     is_one = hasattr(type(held), "get_params") and (hasattr(type(held), "predict") or hasattr(type(held), "transform"))
     return [held] if is_one else []
+
+
+def _own_values(estimator: Any) -> bool:
+    """Whether a library's own estimator gives the answers, which rounds none: shares of votes look as if it did."""
+    return _library(estimator) in ("sklearn", "xgboost", "lightgbm", "catboost")
+
+
+def _library(estimator: Any) -> str:
+    steps = getattr(estimator, "steps", None)
+    last = steps[-1][1] if steps else estimator
+    last = last.get_booster() if isinstance(last, BoosterEstimator) else last
+    return type(last).__module__.partition(".")[0]
 
 
 def _read(path: str, trust_pickle: bool) -> Any:
@@ -197,7 +242,7 @@ def _read(path: str, trust_pickle: bool) -> Any:
         ) from exc
 
 
-def _require_classifier(estimator: Any, *, labels: bool = False) -> None:
+def _require_classifier(estimator: Any, *, several: bool = False, labels: bool = False) -> None:
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
@@ -219,10 +264,10 @@ def _require_classifier(estimator: Any, *, labels: bool = False) -> None:
             "with --link labels"
         )
     classes = getattr(estimator, "classes_", None)
-    if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0:
-        raise TargetError(f"{name} predicts {len(classes)} outputs at once; audit one classifier for each output")
-    if getattr(estimator, "multilabel_", False):
-        raise TargetError(f"{name} is multi-label, so its rows are no distributions; audit one classifier for each label")
+    if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0 and not several:
+        raise TargetError(f"{name} predicts {len(classes)} outputs at once; choose one with --class POSITION")
+    if getattr(estimator, "multilabel_", False) and not several:
+        raise TargetError(f"{name} is multi-label, so its rows are no distributions; choose one label with --class NAME")
     if classes is not None and len(classes) < 2:
         raise TargetError(f"{name} was fitted on a single class, so there is nothing to confuse; expected at least two")
 

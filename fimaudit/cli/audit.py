@@ -14,7 +14,7 @@ from fimaudit.cli.console import progress_bar, resumable, show_report
 from fimaudit.cli.gate import apply_policy
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.data.arrays import Inputs
-from fimaudit.data.streams import Stream, first_size, open_data
+from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
 from fimaudit.policy.rules import read_policy
 from fimaudit.results import Report
@@ -36,6 +36,7 @@ def audit(
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
     measurement: o.MeasurementFlags,
+    table: o.DataFlags,
     domain: o.DomainFlags,
     model: o.ModelFlags,
     endpoint: o.SentFlags,
@@ -71,7 +72,7 @@ def audit(
         read_policy(policy)  # refuse a bad one before the first query
     inputs: Inputs | Stream | str = data
     if o.is_endpoint(target):
-        inputs = open_data(data)
+        inputs = table.read(data)
         _agree(target, inputs, asked, link, measurement, endpoint, yes=endpoint.yes or resume)
     with resumable(out, o.resume_command()), progress_bar() as progress:
         report = run_audit(
@@ -86,6 +87,7 @@ def audit(
             queries=asked,
             seed=seed,
             **{**asdict(measurement), "surrogate": measurement.surrogate or None},
+            **table.options(),
             **domain.options(),
             **model.options(),
             **endpoint.options(),

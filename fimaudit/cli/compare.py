@@ -15,7 +15,8 @@ from fimaudit.cli import options as o
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
-from fimaudit.data.arrays import Inputs, read_inputs
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.planning import cost_of
@@ -75,6 +76,7 @@ def compare(
     yes: o.Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     models: EachModelFlags,
+    table: o.DataFlags,
     domain: o.DomainFlags,
 ) -> None:
     """Compare two models, or rank more, on the same inputs, with intervals.
@@ -89,8 +91,9 @@ def compare(
     if all(is_run(target) for target in targets):
         _refuse_unused(context)
     common = {"queries": queries, "mode": mode, "budget": budget, "seed": seed, "existing": existing, **domain.options()}
+    common |= table.options()
     each = [{**common, **own} for own in models.options(len(targets))]
-    inputs = None if data is None else read_inputs(data)
+    inputs = None if data is None else table.read(data)
     asked = [(t, own) for t, own in zip(targets, each, strict=True) if o.is_endpoint(t)]
     if not _agreed(asked, inputs, queries, yes=yes or resume):
         raise typer.Exit(2)
@@ -152,11 +155,13 @@ def _each(values: Sequence[str] | None, flag: str, count: int) -> list[str | Non
     return [None if value == "-" else value for value in spread]
 
 
-def _agreed(endpoints: Sequence[tuple[str, Mapping[str, Any]]], inputs: Inputs | None, queries: int, *, yes: bool) -> bool:
+def _agreed(
+    endpoints: Sequence[tuple[str, Mapping[str, Any]]], inputs: Inputs | Stream | None, queries: int, *, yes: bool
+) -> bool:
     """Whether rows may be sent to endpoints, asked once on a terminal."""
     if not endpoints or inputs is None:
         return True
-    features = max(1, int(inputs.x[0].size)) if len(inputs) else 1
+    features = first_size(inputs)
     own = [{name: said[name] for name in ("endpoint",) if name in said} for _, said in endpoints]
     batch = min(asked_of(target, said, None).batch for (target, _), said in zip(endpoints, own, strict=True))
     return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=batch), yes=yes)

@@ -24,6 +24,8 @@ __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumab
 SHOWN = 10
 #: Columns of a terminal from which every detail of an input fits beside its status.
 WIDE = 96
+#: Longest name of a class in a table.
+NAME_WIDTH = 16
 COVERED = {
     "black-box": "intervals cover the random choice of directions",
     "white-box": "measured by derivatives: intervals cover numerical error",
@@ -163,10 +165,18 @@ def _show_inputs(console: Console, report: Report) -> None:
             limits_text(s.spectral_norm),
             number_text(s.margin_radius.value),
             limits_text(s.margin_radius),
-            *["" if s.contrast is None else f"{s.contrast.from_} → {s.contrast.to}"] * details,
+            *["" if s.contrast is None else f"{_named(report, s.contrast.from_)} → {_named(report, s.contrast.to)}"]
+            * details,
             *([] if all_ok else [_status(s)]),
         )
     console.print(table)
+
+
+def _named(report: Report, position: int) -> str:
+    """The class's name where it is known, cut to a width that a table has room for, else its position."""
+    names = report.model.get("class_names")
+    name = str(names[position]) if names and position < len(names) else str(position)
+    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
 
 
 def _status(s: Sensitivity) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fimaudit.cli import options as o
-from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
-from fimaudit.errors import DataError, UsageError
-from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import AuditDataset, about, hold_by_input, open_subject
+from fimaudit.data.streams import Stream
+from fimaudit.domain import InputDomain, spreads_differ
+from fimaudit.errors import DataError, LinkError, TargetError, UsageError
+from fimaudit.models.classes import ClassLabels, class_labels, read_classes
+from fimaudit.models.classifier import Classifier, ModelInfo, open_classifier
+from fimaudit.models.links import Link
 from fimaudit.models.meter import Meter
+from fimaudit.models.normalising import read_normalize
 from fimaudit.runs.label_setup import look_at_labels
 from fimaudit.runs.metadata import model_facts
 from fimaudit.runs.preflight import Preflight, expected_kind, look, roughness
@@ -28,12 +35,15 @@ __all__ = ["inspect"]
 ROUGH = 2.0
 #: Inputs at which the identity is checked.
 MOST_IDENTITY = 5
+#: Inputs whose answers are shown, and names of classes and columns.
+FIRST, SHOWN = 3, 20
 
 
 @o.in_blocks
 def inspect(
     model: o.ModelFlags,
     asked: o.EndpointFlags,
+    table: o.DataFlags,
     target: Annotated[str | None, typer.Argument(help=o.TARGET_HELP)] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
     link: o.LinkName = "auto",
@@ -45,40 +55,108 @@ def inspect(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
-    """Show what was found: shapes, dtypes, batch, provider, classes, link, repeatability, rounding of the answers."""
+    """Show what was found: shapes, batch, classes, features, repeatability, rounding, first answers under each link."""
     if endpoint:
         print(json.dumps(_endpoint_schema(), indent=1))
         return
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
-    given = None if data is None else read_inputs(data)
-    named = given is not None and given.names is not None and is_endpoint(target)
-    columns: dict[str, Any] = {"data_columns": list(given.names or ())} if given is not None and named else {}
-    classifier = open_classifier(target, link, **model.options(), **asked.options(), **columns)
-    try:
-        info = classifier.info
-        inputs = check_inputs(given or _random_inputs(info.input_shape, info.dtype), info.input_shape)
-        meter = Meter(classifier)
-        if info.labels_only:
-            seen: Preflight = look_at_labels(meter, inputs.x, info.dtype)[0]
-        else:
-            seen = look(meter, inputs.x, info.dtype, thorough=True)
-        info = classifier.info  # the first answers may have decided how rows are sent
-        notes = [*info.sentences, *seen.warnings()]
-        if info.details.get("quantised_weights"):
-            notes += _optimisations(classifier, inputs.x, target, link, {**model.options(), **asked.options()})
-        facts = {**model_facts(classifier, seen), "link": link, "notes": notes}
-        kind = expected_kind(info.details.get("top_k"), seen)
-        if kind != "local":
-            facts["kind"] = kind
-        if identity:
-            facts["identity"] = _identity(classifier, inputs.x)
-    finally:
-        classifier.close()
+    inputs = None if data is None else table.read(data)
+    options = {**model.options(), **asked.options()}
+    normalise = read_normalize(None, table.mean, table.std)
+    options |= {} if normalise is None else {"normalise": normalise}
+    if inputs is not None:
+        inputs, options["hold"] = hold_by_input(inputs, options["hold"])
+        options |= about(inputs)
+    if isinstance(inputs, Stream):
+        raise UsageError(f"expected one file of inputs to inspect with, got {data}")
+    facts = _facts(target, link, options, inputs, table, identity)
+    facts["audit"] = _command(target, data, facts)
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
         return
     _show(Console(), facts)
+
+
+def _facts(
+    target: str, link: Link, options: dict[str, Any], inputs: Inputs | None, table: o.DataFlags, identity: bool
+) -> dict[str, Any]:
+    """What the first link that does shows of the model, and what each other one says."""
+    facts: dict[str, Any] = {}
+    links: dict[str, Any] = {}
+    for tried in (link,) if link != "auto" else ("auto", "identity", "softmax", "sigmoid"):
+        classifier = open_classifier(target, tried, **options)
+        try:
+            info = classifier.info
+            given = inputs or _random(info.input_shape, info.dtype)
+            labels = class_labels(info, read_classes(table.classes))
+            subject = open_subject(replace(given, y=None), info, InputDomain(scale="raw"), (), labels)
+            whole = subject.x[subject.complete]
+            try:
+                seen = _look(classifier, whole)
+                answers = classifier.probabilities(whole[:FIRST].astype(info.dtype))
+            except (LinkError, TargetError) as exc:
+                links[tried] = {"refused": str(exc)}
+                facts = facts or {**model_facts(classifier, None, labels), "link": tried, "notes": list(info.sentences)}
+                continue
+            info = classifier.info  # the first answers may have decided how rows are sent
+            links[tried] = {"first": [_decision(row, labels) for row in answers] if not info.labels_only else []}
+            if facts.get("preflight") is None:
+                notes = [*info.sentences, *seen.warnings()]
+                if info.details.get("quantised_weights"):
+                    notes += _optimisations(classifier, whole, target, tried, options)
+                facts = {**model_facts(classifier, seen, labels), "link": tried, "notes": notes}
+                facts |= _of_data(subject, info)
+                kind = expected_kind(info.details.get("top_k"), seen)
+                facts |= {} if kind == "local" else {"kind": kind}
+            if identity:
+                facts["identity"] = _identity(classifier, subject.x)
+        finally:
+            classifier.close()
+        if tried == "auto":
+            break
+    return {**facts, "links": links}
+
+
+def _look(classifier: Classifier, x: NDArray[Any]) -> Preflight:
+    """The first questions, to labels or to probabilities."""
+    meter, dtype = Meter(classifier), classifier.info.dtype
+    if classifier.info.labels_only:
+        return look_at_labels(meter, x, dtype)[0]
+    return look(meter, x, dtype, thorough=True)
+
+
+def _of_data(subject: AuditDataset, info: ModelInfo) -> dict[str, Any]:
+    """What the inputs bring beside what the model says."""
+    reference = subject.reference
+    return {
+        "data": {
+            "inputs": len(subject),
+            "shape": list(reference.x.shape[1:]),
+            "dtype": str(reference.x.dtype),
+            "feature_names": None if reference.names is None else list(reference.names),
+            "held": [] if reference.names is None else [reference.names[i] for i in np.flatnonzero(subject.stated.frozen)],
+            "spreads_differ": spreads_differ(reference.x, subject.stated.frozen) if reference.x.ndim == 2 else None,
+        },
+        "feature_names": None if info.feature_names is None else list(info.feature_names),
+    }
+
+
+def _decision(row: NDArray[np.float64], labels: ClassLabels) -> str:
+    place = int(row.argmax())
+    name = labels.shown[place] if labels.shown is not None and place < len(labels.shown) else f"class {place}"
+    return f"{name} {row[place]:.3f}"
+
+
+def _command(target: str, data: Path | None, facts: dict[str, Any]) -> str | None:
+    """What to type for an audit, where a link does."""
+    does = next((name for name, found in facts["links"].items() if "first" in found), None)
+    if does is None:
+        return None
+    words = ["fimaudit", "audit", target, "--data", str(data or "x.npz"), *([] if does == "auto" else ["--link", does])]
+    if facts.get("data", {}).get("spreads_differ"):
+        words += ["--scale", "std"]
+    return shlex.join([*words, "--out", "runs/first"])
 
 
 def _endpoint_schema() -> dict[str, Any]:
@@ -123,7 +201,7 @@ def _show_identity(console: Console, checks: list[dict[str, float]]) -> None:
     console.print(table)
 
 
-def _random_inputs(shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
+def _random(shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:
     if shape is None or any(n is None for n in shape):
         raise DataError("the model leaves its input shape open; give inputs to ask with: --data x.npz")
     rng = np.random.default_rng(0)
@@ -145,19 +223,40 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         "input dtype": facts["dtype"],
         "classes": facts["classes"],
         **({"known to jump": facts["not_smooth"]} if facts["not_smooth"] else {}),
+        "class names": ", ".join((facts["class_names"] or ["none"])[:SHOWN]),
         "link": facts["link"],
-        "repeated answers differ by": f"{seen['repeat_difference']:.3g}",
-        "answers alone and in a batch differ by": f"{seen['batch_difference']:.3g}"
-        if seen["batch_difference"]
-        else "nothing",
-        "answers rounded to": f"{seen['output_quantum']:g}" if seen["output_quantum"] else "not rounded",
+        **({} if seen is None else _of_answers(seen)),
         **({"norms will be": facts["kind"].replace("_", " ")} if "kind" in facts else {}),
+        **_of_inputs(facts),
         **facts["details"],
     }
     for name, value in rows.items():
         table.add_row(name.replace("_", " "), str(value))
     console.print(table)
+    for name, found in facts["links"].items():
+        said = f"first answers: {', '.join(found['first'])}" if "first" in found else found["refused"]
+        console.print(f"--link {name}: {said}", highlight=False, markup=False, soft_wrap=True)
     if "identity" in facts:
         _show_identity(console, facts["identity"])
     for note in facts["notes"]:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if facts["audit"] is not None:
+        console.print(f"audit it with: {facts['audit']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _of_answers(seen: dict[str, Any]) -> dict[str, str]:
+    apart, quantum = seen["batch_difference"], seen["output_quantum"]
+    return {
+        "repeated answers differ by": f"{seen['repeat_difference']:.3g}",
+        "answers alone and in a batch differ by": f"{apart:.3g}" if apart else "nothing",
+        "answers rounded to": f"{quantum:g}" if quantum else "not rounded",
+    }
+
+
+def _of_inputs(facts: dict[str, Any]) -> dict[str, str]:
+    data, names = facts.get("data"), facts.get("feature_names")
+    rows = {} if not names else {"the model's features": ", ".join(names[:SHOWN])}
+    if data is not None and data["feature_names"]:
+        rows["the data's columns"] = ", ".join(data["feature_names"][:SHOWN])
+        rows["held columns"] = ", ".join(data["held"][:SHOWN]) or "none"
+    return rows

@@ -21,13 +21,16 @@ import yaml
 from numpy.typing import ArrayLike
 from typer.core import TyperCommand
 
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import as_data
+from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName
 from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.settings import ProfileChoice
 from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.links import Link
-from fimaudit.runs.options import Mode, choice_sentence, refuse_unknown
+from fimaudit.runs.options import AuditOptions, Mode, choice_sentence, refuse_unknown
 
 __all__ = [
     "SCALES",
@@ -38,6 +41,7 @@ __all__ = [
     "Command",
     "Confidence",
     "Data",
+    "DataFlags",
     "Device",
     "DomainFlags",
     "EndpointFlags",
@@ -91,7 +95,8 @@ TrustPickle = Annotated[
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1; the best at hand when left out.")]
 Adapter = Annotated[str | None, typer.Option(help="Adapter to take, where more than one would do.")]
 Hold = Annotated[
-    list[str] | None, typer.Option("--hold", help="Constant for another input: name=number or name=file.npy. Repeatable.")
+    list[str] | None,
+    typer.Option("--hold", help="What another input holds: name=number, name=file.npy, name=column:NAME. Repeatable."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Endpoint: do not ask on a terminal before rows are sent.")]
 
@@ -247,6 +252,43 @@ class DomainFlags(FlagBlock):
 
 
 @dataclass(frozen=True)
+class DataFlags(FlagBlock):
+    """How tables are read, and what classes are called; the names are those of ``audit``."""
+
+    panel = "Tables and classes"
+
+    label: Annotated[str | None, typer.Option("--label", help="Column of labels; y where there is one.")] = None
+    group: Annotated[str | None, typer.Option("--group", help="Column of groups; group where there is one.")] = None
+    drop: Annotated[str | None, typer.Option("--drop", help="Columns to leave out: NAME,NAME.")] = None
+    index: Annotated[str | None, typer.Option("--index", help="Column that names the rows; left out.")] = None
+    sep: Annotated[str | None, typer.Option("--sep", help="Between the cells of a CSV line; a comma when left out.")] = None
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether a CSV begins with a line of names.")
+    ] = None
+    categorical: Annotated[
+        str | None, typer.Option("--categorical", help="Columns that are categories, and held: NAME,NAME.")
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="The network is fed (x - mean) / std: one number, or one a channel: 0.485,0.456,0.406."),
+    ] = None
+    std: Annotated[str | None, typer.Option("--std", help="See --mean.")] = None
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names of the classes in the model's order, where it has none: a,b,c.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """As ``audit`` takes them; nothing where none was given."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {("y" if name == "label" else name): value for name, value in given.items()}
+
+    def read(self, data: str | Path) -> Inputs | Stream:
+        """Read the inputs."""
+        kept = {name: value for name, value in self.options().items() if name not in ("y", "group")}
+        return as_data(data, self.label, self.group, reading=AuditOptions(**kept).reading())
+
+
+@dataclass(frozen=True)
 class ModelFlags(FlagBlock):
     """How a model in this process is opened."""
 
@@ -261,6 +303,10 @@ class ModelFlags(FlagBlock):
     output_step: Annotated[
         int | None,
         typer.Option("--output-step", help="Step to read of an output (rows, steps, classes); -1 is the last."),
+    ] = None
+    finding: Annotated[
+        str | None,
+        typer.Option("--class", help="Of outputs that do not exclude each other: the one to audit, by name or position."),
     ] = None
     hold: Hold = None
 
@@ -393,9 +439,11 @@ def _pair(item: str, wanted: str) -> tuple[str, str]:
 
 
 def held(items: list[str] | None) -> Mapping[str, Any]:
-    """``name=value`` pairs to constants."""
-    pairs = [_pair(item, "--hold name=number or name=file.npy") for item in items or []]
-    return {name: np.asarray(number_or_file(value, "--hold")) for name, value in pairs}
+    """``name=value`` pairs to constants, to values of each input (``.npy`` with a row for each), or columns of the data."""
+    pairs = [_pair(item, "--hold name=number, name=file.npy or name=column:NAME") for item in items or []]
+    return {
+        name: value if value.startswith("column:") else np.asarray(number_or_file(value, "--hold")) for name, value in pairs
+    }
 
 
 def names_or_mask(text: str | None, flag: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.markup import escape
 from fimaudit.cli import options as o
 from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
 from fimaudit.cli.plan import asked_of, confirm
-from fimaudit.data.arrays import read_inputs
+from fimaudit.data.streams import WHOLE_BYTES, Stream
+from fimaudit.errors import UsageError
+from fimaudit.models.normalising import read_normalize
 from fimaudit.results import Interval
 from fimaudit.runs.planning import cost_of
 from fimaudit.validation import Validation
@@ -29,6 +31,7 @@ def validate(
     target: o.Target,
     data: o.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder: the audit's files, validation.json, calibration.svg.")],
+    table: o.DataFlags,
     domain: o.DomainFlags,
     model: o.ModelFlags,
     endpoint: o.SentFlags,
@@ -58,7 +61,12 @@ def validate(
     """
     o.one_of_two(resume, overwrite)
     names = "auto" if attacks == "auto" else [name.strip() for name in attacks.split(",") if name.strip()]
-    inputs = read_inputs(data)
+    inputs, normalise = table.read(data), read_normalize(None, table.mean, table.std)
+    before: dict[str, Any] = {} if normalise is None else {"normalise": normalise}
+    if isinstance(inputs, Stream):
+        raise UsageError(
+            f"expected one file of at most {WHOLE_BYTES // 2**20} MiB to attack, got {data}; give a sample of it"
+        )
     if o.is_endpoint(target):
         features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
         sent = asked_of(target, endpoint.options(), batch)
@@ -90,6 +98,8 @@ def validate(
             resume=resume,
             overwrite=overwrite,
             progress=progress,
+            classes=table.classes,
+            **before,
             **domain.options(),
             **model.options(),
             **endpoint.options(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fimaudit.errors import UsageError
@@ -126,7 +127,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, confidence: float | Non
     columns = {name: _columns(first, second, pairs, name) for name in QUANTITIES}
     miss = 1 - min(float(r.report.settings["confidence"]) for r in (first, second))
     quantities = {name: _quantity(name, *columns[name], miss, level, rng) for name in QUANTITIES}
-    answers = _answers(pairs)
+    answers = _answers(pairs, [run.report.model.get("class_names") for run in (first, second)])
     names = run_names([first, second])
     return Comparison(
         first=_about(first, names[0]),
@@ -244,7 +245,16 @@ def _measured(both: tuple[Column, Column]) -> bool:
     return bool(known.mean() >= 0.5)
 
 
-def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
+def _called(classes: NDArray[np.int64], names: Sequence[Sequence[str] | None]) -> list[list[Any]]:
+    """The two models' decisions, by name where both name the same classes, in whatever order; else by column."""
+    first, second = names
+    if first is None or second is None or sorted(first) != sorted(second):
+        return [column.tolist() for column in classes.T]
+    both = zip(classes.T, (first, second), strict=True)
+    return [[called[k] if k >= 0 else None for k in column] for column, called in both]
+
+
+def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]], names: Sequence[Sequence[str] | None]) -> Answers:
     from scipy import stats  # takes half a second, which most commands need not wait for
 
     answered = [(a, b) for a, b in pairs if a.probability is not None and b.probability is not None]
@@ -252,6 +262,7 @@ def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
         return Answers(**dict.fromkeys(Answers.model_fields))
     p = np.array([[s.probability for s in pair] for pair in answered], dtype=float)
     classes = np.array([[-1 if s.predicted_class is None else s.predicted_class for s in pair] for pair in answered])
+    same = np.array([a == b for a, b in zip(*_called(classes, names), strict=True)])
     tiny = np.finfo(float).eps
     odds = np.log(np.maximum(p, tiny)) - np.log(np.maximum(1 - p, tiny))
     gaps = odds[:, 1] - odds[:, 0]
@@ -260,7 +271,7 @@ def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
     accuracy: list[float | None] = [None, None]
     accuracy_p = None
     if labelled.any():
-        labels = np.array([-1 if a.label is None else a.label for a, _ in answered])[:, None]
+        labels = np.array([[-1 if s.label is None else s.label for s in pair] for pair in answered])
         right = (classes == labels)[labelled]
         accuracy = [float(v) for v in right.mean(axis=0)]
         only = int((right[:, 0] & ~right[:, 1]).sum()), int((~right[:, 0] & right[:, 1]).sum())
@@ -270,7 +281,7 @@ def _answers(pairs: Sequence[tuple[Sensitivity, Sensitivity]]) -> Answers:
         second_confidence=float(np.median(p[:, 1])),
         confidence_log_odds_difference=float(np.median(odds[:, 1]) - np.median(odds[:, 0])),
         confidence_p_value=confidence_p,
-        same_class=float((classes[:, 0] == classes[:, 1]).mean()),
+        same_class=float(same.mean()),
         first_accuracy=accuracy[0],
         second_accuracy=accuracy[1],
         accuracy_p_value=accuracy_p,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.data.images import as_model_takes
+from fimaudit.data.tables import Table, TableReading, arrow_table, read_table, table_of
 from fimaudit.domain import Space
 from fimaudit.errors import DataError
+from fimaudit.models.classes import ClassLabels
+from fimaudit.models.columns import TableColumn
+from fimaudit.models.packing import Packing
 
-__all__ = ["InputSource", "Inputs", "Row", "check_inputs", "fitting", "read_inputs"]
+__all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 
@@ -30,18 +35,27 @@ def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
         raise DataError(f"the input has shape {x.shape}, expected {space.lower.shape}")
     if x.dtype.kind not in "fiub":
         raise DataError(f"the input holds {x.dtype} values, expected real numbers")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+    if not finite_or_missing(x):
         raise DataError("the input holds NaN or infinite values")
+    if space.missing(x) is not None and not space.holding(x).features:
+        raise DataError("every value of this input that may change is missing")
     admitted: NDArray[Any] = space.admit(x[None])[0]
     return admitted
 
 
+def finite_or_missing(x: NDArray[Any]) -> bool:
+    """Whether one input holds finite numbers; one of a table may have gaps (NaN), which are held."""
+    if x.dtype.kind != "f" or bool(np.isfinite(x).all()):
+        return True
+    return x.ndim == 1 and not np.isinf(x).any()
+
+
 @dataclass(frozen=True)
 class Row:
-    """One input as read: its array, or why there is none."""
+    """One input as read: its array, or why there is none; its label as it stands in the data."""
 
     x: NDArray[Any] | None
-    y: int | None = None
+    y: Any = None
     group: str | None = None
     reason: str | None = None
 
@@ -61,20 +75,33 @@ class Inputs:
     """The inputs of an audit with what is known about each.
 
     Attributes:
-        x: (n, \\*shape) numbers, finite.
-        y: (n,) integer labels, if given.
+        x: (n, \\*shape) numbers, finite; NaN where a table has gaps.
+        y: (n,) labels, if given: as they stand in the data, columns of the answer once they are checked.
         group: (n,) group names, if given.
         names: feature names of a table.
         source: where they came from, for the report.
         whole: names of a table's columns of integers or truth values.
+        columns: of a table: what each column is.
+        images: whether x holds decoded images, (n, H, W) or (n, H, W, 3), not yet as a model takes them.
+        frame: whether it was a table in memory.
+        packing, held: what further inputs of the model hold beside each of these: (n, held) numbers, and what they are.
     """
 
     x: NDArray[Any]
-    y: NDArray[np.int64] | None = None
+    y: NDArray[Any] | None = None
     group: NDArray[Any] | None = None
     names: tuple[str, ...] | None = None
     source: str = "array"
     whole: tuple[str, ...] = ()
+    columns: tuple[TableColumn, ...] = ()
+    images: bool = False
+    frame: bool = False
+    packing: Packing | None = None
+    held: NDArray[np.float64] | None = None
+
+    def for_model(self, shape: Sequence[int | None] | None, dtype: str) -> Inputs:
+        """Decoded images as a model takes them."""
+        return replace(self, x=np.stack([as_model_takes(one, shape, dtype) for one in self.x]), images=False)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -82,13 +109,17 @@ class Inputs:
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
         """See ``InputSource``."""
         for i in indices:
-            y = None if self.y is None else int(self.y[i])
+            y = None if self.y is None else np.asarray(self.y[i]).item()
             yield Row(self.x[i], y, None if self.group is None else str(self.group[i]))
 
     def fingerprint(self) -> str:
         """SHA-256 over shape, dtype and bytes of the inputs."""
         digest = hashlib.sha256(f"{self.x.shape} {self.x.dtype.str}".encode())
         digest.update(np.ascontiguousarray(self.x).view(np.uint8).data)
+        if self.held is not None:
+            digest.update(repr(self.packing).encode() + np.ascontiguousarray(self.held).view(np.uint8).tobytes())
+        if any(column.coded for column in self.columns):  # equal numbers may stand for other words
+            digest.update(repr([(c.name, c.kind, list(map(str, c.values))) for c in self.columns]).encode())
         return digest.hexdigest()
 
     def annotations(self) -> str | None:
@@ -98,15 +129,15 @@ class Inputs:
         digest = hashlib.sha256()
         for name, values in (("y", self.y), ("group", self.group)):
             if values is not None:
-                digest.update(f"{name}{json.dumps(np.asarray(values).tolist())}".encode())
+                digest.update(f"{name}{json.dumps(np.asarray(values).tolist(), default=str)}".encode())
         return digest.hexdigest()
 
 
-def read_inputs(path: str | Path) -> Inputs:
+def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs:
     """Read ``x`` (n, \\*shape), and where present ``y`` and ``group``, from a file.
 
     ``.npz`` holds arrays of these names, ``.npy`` is x alone, ``.csv`` and ``.parquet`` are tables with one feature a
-    column (columns ``y`` and ``group`` are taken out).
+    column (columns ``y`` and ``group``, or those that ``reading`` names, are taken out).
 
     Raises:
         DataError: missing, unreadable, no x, or not numbers.
@@ -122,7 +153,7 @@ def read_inputs(path: str | Path) -> Inputs:
             return _from_npz(file)
         if suffix == ".npy":
             return _from_npy(file)
-        return _from_table(file, suffix)
+        return _from_table(read_table(file, reading or TableReading()), str(file))
     except DataError:
         raise
     except Exception as exc:
@@ -151,39 +182,32 @@ def _from_npz(file: Path) -> Inputs:
     return Inputs(x, y, group, source=str(file))
 
 
-def _from_table(file: Path, suffix: str) -> Inputs:
-    import pyarrow.csv
-    import pyarrow.parquet
+def table_inputs(x: Any, reading: TableReading) -> Inputs:
+    """A table in memory: pandas, polars, Arrow, or a structured array.
 
-    table = pyarrow.csv.read_csv(file) if suffix == ".csv" else pyarrow.parquet.read_table(file)
-    columns = [name for name in table.column_names if name not in ("y", "group")]
-    if not columns:
-        raise DataError(f"{file} has no feature columns")
-    features, whole = [], []
-    for name in columns:
-        values = table.column(name).to_numpy()
-        if values.dtype.kind not in "fiub":
-            raise DataError(
-                f"column {name!r} of {file.name} holds {values.dtype} values, expected numbers; "
-                "encode it as the model was trained, or leave it out"
-            )
-        if values.dtype.kind in "iub":
-            whole.append(name)
-        features.append(values.astype(np.float64))
-    y = table.column("y").to_numpy() if "y" in table.column_names else None
-    group = np.asarray(table.column("group").to_pylist()) if "group" in table.column_names else None
-    return Inputs(np.stack(features, axis=1), y, group, tuple(columns), str(file), tuple(whole))
+    Raises:
+        DataError: as ``read_inputs``.
+    """
+    return replace(_from_table(table_of(arrow_table(x), reading, "the table"), type(x).__name__), frame=True)
 
 
-def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None) -> Inputs:
-    """Refuse what cannot be audited, before the first query.
+def _from_table(table: Table, source: str) -> Inputs:
+    names = tuple(column.name for column in table.columns)
+    whole = tuple(column.name for column in table.columns if column.kind in ("whole", "truth"))
+    return Inputs(table.x, table.y, table.group, names, source, whole, table.columns)
+
+
+def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None, labels: ClassLabels | None = None) -> Inputs:
+    """Refuse what cannot be audited, before the first query; labels become columns of the answer.
 
     Args:
         inputs: as read.
         expected: the model's shape of one input, ``None`` where an axis or all of it is free.
+        labels: how labels are matched with classes; they are columns' numbers when left out.
 
     Raises:
-        DataError: empty, wrong shape, not numbers, NaN or infinite, labels or groups of another length.
+        DataError: empty, wrong shape, not numbers, infinite, NaN other than in a table, labels that match no class, labels
+            or groups of another length.
     """
     x = np.asarray(inputs.x)
     if x.dtype.kind not in "fiub":
@@ -201,18 +225,20 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None) -> Input
             shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
             raise DataError(f"the model takes inputs of shape {shown}, but x holds inputs of shape {x.shape[1:]}")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = np.unique(np.argwhere(~np.isfinite(x))[:, 0])
-        raise DataError(
-            f"expected finite inputs, got NaN or infinite values in {len(bad)} of {len(x)} inputs (first: input {bad[0]})"
-        )
-    y = _labels(inputs.y, len(x))
+        bad = [i for i, one in enumerate(x) if not finite_or_missing(one)]
+        if bad:
+            raise DataError(
+                f"expected finite inputs, got NaN or infinite values in {len(bad)} of {len(x)} inputs "
+                f"(first: input {bad[0]})"
+            )
+    y = _labels(inputs.y, len(x), labels or ClassLabels())
     group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
     if group is not None and group.shape != (len(x),):
         raise DataError(f"expected one group for each of {len(x)} inputs, got shape {group.shape}")
-    return Inputs(x, y, group, inputs.names, inputs.source, inputs.whole)
+    return replace(inputs, x=x, y=y, group=group)
 
 
-def _labels(y: Any, count: int) -> NDArray[np.int64] | None:
+def _labels(y: Any, count: int, classes: ClassLabels) -> NDArray[np.int64] | None:
     if y is None:
         return None
     labels = np.asarray(y)
@@ -220,6 +246,4 @@ def _labels(y: Any, count: int) -> NDArray[np.int64] | None:
         labels = labels[:, 0]
     if labels.shape != (count,):
         raise DataError(f"expected one label for each of {count} inputs, got y of shape {labels.shape}")
-    if labels.dtype.kind not in "iubf" or not np.array_equal(labels, labels.astype(np.int64)):
-        raise DataError(f"expected integer labels in y, got {labels.dtype} values")
-    return labels.astype(np.int64)
+    return classes.positions(labels.tolist())

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from fimaudit.data.arrays import Inputs, InputSource, check_inputs, fitting
+from fimaudit.data.arrays import Inputs, InputSource, Row, check_inputs, fitting, table_inputs
+from fimaudit.data.objects import as_array, found_arrays
 from fimaudit.data.streams import Counter, Stream, look_at, open_data
+from fimaudit.data.tables import TableReading, is_table
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import DataError
+from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import ModelInfo
+from fimaudit.models.columns import arranged, coded, column_cells
+from fimaudit.models.packing import pack_held
 from fimaudit.results import Sensitivity
 
-__all__ = ["AuditDataset", "as_data", "open_subject"]
+__all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "hold_by_input", "open_subject"]
 
 #: Bounds of decoded images that are fed as floats.
 IMAGE_BOUNDS = {"lower": 0.0, "upper": 1.0}
@@ -35,6 +40,9 @@ class AuditDataset:
         numbers: (m,) their positions in the data.
         domain: as asked for, with the model's and the table's defaults.
         space: the domain fixed.
+        labels: the model's classes, by which labels were matched.
+        notes: sentences for the user.
+        audited: the domain of the audited numbers, where ``space`` has others behind.
     """
 
     data: Inputs | Stream
@@ -44,9 +52,24 @@ class AuditDataset:
     numbers: NDArray[np.int64]
     domain: InputDomain
     space: Space
+    labels: ClassLabels = field(default_factory=ClassLabels)
+    notes: tuple[str, ...] = ()
+    audited: Space | None = None
+
+    @property
+    def stated(self) -> Space:
+        """The domain for the report: of the audited numbers alone, without what is held behind them."""
+        return self.audited or self.space
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def complete(self) -> NDArray[np.int64]:
+        """Which of ``x`` the first questions are about: those without gaps, or all where each has some."""
+        gaps = np.isnan(self.x.reshape(len(self.x), -1)).any(axis=1) if self.x.dtype.kind == "f" else np.zeros(len(self.x))
+        whole = np.flatnonzero(gaps == 0)
+        return whole if whole.size else np.arange(len(self.x))
 
     def arrays(self, results: Sequence[Sensitivity]) -> Mapping[int, NDArray[Any]]:
         """The inputs of some results as they were given, by position."""
@@ -54,21 +77,138 @@ class AuditDataset:
         return {i: row.x for i, row in zip(indices, self.data.rows(indices), strict=True) if row.x is not None}
 
 
-def as_data(x: Any, y: ArrayLike | None, group: ArrayLike | None, counter: Counter | None = None) -> Inputs | Stream:
-    """Arrays, a file, a folder, a glob or a URL as data; ``counter`` as for ``open_data``."""
-    if isinstance(x, Inputs | Stream):
-        return x
+@dataclass(frozen=True)
+class LabelledStream:
+    """A stream whose labels are columns of the answer; an input whose label matches no class cannot be measured."""
+
+    stream: Stream
+    labels: ClassLabels
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    @property
+    def starts(self) -> list[int]:
+        """See ``Stream``."""
+        return self.stream.starts
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Row]:
+        """See ``InputSource``."""
+        for row in self.stream.rows(indices):
+            if row.y is None:
+                yield row
+                continue
+            try:
+                yield replace(row, y=int(self.labels.positions([row.y])[0]))
+            except DataError as exc:
+                yield Row(None, None, row.group, str(exc))
+
+
+def as_data(
+    x: Any, y: Any, group: Any, counter: Counter | None = None, reading: TableReading | None = None
+) -> Inputs | Stream:
+    """Arrays, tables, a file, a folder, a glob or a URL as data.
+
+    Args:
+        x: the inputs.
+        y: labels, or the name of a table's column of labels; group: likewise.
+        counter: as for ``open_data``.
+        reading: how tables are read.
+    """
+    reading = reading or TableReading()
+    if isinstance(y, str):
+        reading, y = replace(reading, label=y), None
+    if isinstance(group, str):
+        reading, group = replace(reading, group=group), None
     if isinstance(x, str | Path):
-        return open_data(x, counter)
-    try:
-        array = np.asarray(x)
-    except ValueError as exc:
-        raise DataError(f"expected x as one array (inputs, *shape), got inputs of different shapes: {exc}") from exc
-    labels = None if y is None else np.asarray(y)
-    return Inputs(array, labels, None if group is None else np.asarray(group))
+        data = open_data(x, counter, reading)
+    elif isinstance(x, Inputs | Stream):
+        data = x
+    elif is_table(x):
+        data = table_inputs(x, reading)
+    else:
+        found = found_arrays(x)
+        data = Inputs(found.x, found.y, images=found.images)
+    if isinstance(data, Inputs):
+        labels = data.y if y is None else np.asarray(y)
+        return replace(data, y=labels, group=data.group if group is None else np.asarray(group))
+    if y is not None or group is not None:
+        raise DataError(
+            "data in several files brings its labels and groups itself: columns or arrays y and group, or folders"
+        )
+    return data
 
 
-def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, free: Sequence[str]) -> AuditDataset:
+def about(data: Inputs | Stream) -> dict[str, Any]:
+    """What an adapter is told of the data when it opens a model: options of ``open_classifier``."""
+    if isinstance(data, Stream):
+        first = None if data.columns or data.images else next(data.rows([0])).x
+        return {"columns": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
+    if data.packing is not None:
+        return {"columns": data.columns, "packing": data.packing}
+    if not data.columns:
+        return {"data": data.x.dtype.name}
+    return {"columns": data.columns, **({"data": "table"} if data.frame else {})}
+
+
+def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Inputs | Stream, dict[str, Any]]:
+    """Take what is held for each input into the data, and leave the constants.
+
+    Args:
+        data: the inputs.
+        hold: by the name of the model's input: a constant, (n, ...) values of n inputs, or ``column:NAME`` of a table.
+
+    Raises:
+        DataError: a column that is not there, values whose meaning is open, or data in several files.
+    """
+    constants, each = dict(hold), {}
+    for name, given in hold.items():
+        if isinstance(given, str) and given.startswith("column:"):
+            data, each[name] = _taken(data, given.removeprefix("column:"))
+            constants.pop(name)
+            continue
+        values = as_array(given)
+        if values.ndim == 0 or len(values) != len(data):
+            continue
+        if values.ndim == 1 and len(data) > 1:
+            raise DataError(
+                f"there are {len(data)} inputs and as many values to hold {name!r} at: one for each, or the same for all? "
+                f"Give shape ({len(data)}, 1) for one number an input, or ({len(data)}, {len(values)}) with a row for each"
+            )
+        if values.ndim > 1:
+            each[name] = values
+            constants.pop(name)
+    if not each:
+        return data, constants
+    if not isinstance(data, Inputs):
+        raise DataError("values for each input go with data in one file; give constants, or one file")
+    packing, numbers = pack_held(each, data.x.shape[1:])
+    if not np.isfinite(numbers).all():
+        raise DataError("expected finite values to hold for each input, got NaN or infinite ones")
+    return replace(data, packing=packing, held=numbers), constants
+
+
+def _taken(data: Inputs | Stream, name: str) -> tuple[Inputs, NDArray[Any]]:
+    """The table without a column, and the column's cells (n, 1)."""
+    names = list(data.names or ())
+    if not isinstance(data, Inputs) or name not in names:
+        raise DataError(f"--hold names the column {name!r}, but the data has {', '.join(names[:30]) or 'no columns'}")
+    place = names.index(name)
+    cells = column_cells(data.columns[place], data.x[:, place])
+    rest = [i for i in range(len(names)) if i != place]
+    without = replace(
+        data,
+        x=data.x[:, rest],
+        names=tuple(names[i] for i in rest),
+        whole=tuple(n for n in data.whole if n != name),
+        columns=tuple(data.columns[i] for i in rest),
+    )
+    return without, cells[:, None]
+
+
+def open_subject(
+    data: Inputs | Stream, info: ModelInfo, domain: InputDomain, free: Sequence[str], labels: ClassLabels | None = None
+) -> AuditDataset:
     """Check the data against the model and fix the domain.
 
     Args:
@@ -76,27 +216,84 @@ def open_subject(data: Inputs | Stream, info: ModelInfo, domain: InputDomain, fr
         info: of the model.
         domain: as asked for.
         free: whole-number columns of a table that may change.
+        labels: the model's classes; labels are columns' numbers when left out.
 
     Raises:
         DataError, DomainError: what does not fit. Of a stream only what stands for it is looked at; the rest is checked
             input by input as it is measured.
     """
+    labels = labels or ClassLabels(info.class_values, info.class_names, info.classes)
     if data.names is not None:
-        domain = domain.for_table(data.names, data.whole, free)
+        if not info.takes_columns:
+            _refuse_columns(data, info)
+        fixed = coded(data.columns)
+        whole = [name for name in data.names if name in data.whole or name in _categories(data, info)]
+        domain = domain.for_table(data.names, [name for name in whole if name not in fixed], free, fixed)
+    elif "all" not in free:
+        domain = domain.also_frozen([i for i in info.categorical if str(i) not in free])
     domain = domain.with_defaults(info.details.get("domain"))
     if isinstance(data, Inputs):
-        reference = check_inputs(data, info.input_shape)
-        space = domain.resolve(reference.x, info.dtype)
-        x = space.admit(reference.x)
-        return AuditDataset(reference, replace(reference, x=x), reference, x, np.arange(len(x)), domain, space)
+        if data.images:
+            data = data.for_model(info.input_shape, info.dtype)
+            domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
+        reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
+        audited = domain.resolve(reference.x, info.dtype)
+        x, space = audited.admit(reference.x), audited
+        if data.packing is not None and data.held is not None:
+            x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
+        source, numbers = replace(reference, x=x), np.arange(len(x))
+        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, audited=audited)
+    labels, notes = _of_folders(data, labels)
     stream = data.for_model(info.input_shape, info.dtype)
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
-    reference, numbers = look_at(stream, info.input_shape)
+    reference, numbers = look_at(stream, info.input_shape, labels)
     space = domain.resolve(reference.x, info.dtype)
     good = [i for i in range(len(reference)) if _fits(reference.x[i], space)]
     x = space.admit(reference.x[good] if good else reference.x)  # where none fits, says why
-    return AuditDataset(stream, stream, reference, x, numbers[good], domain, space)
+    labelled = LabelledStream(stream, labels)
+    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes)
+
+
+def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:
+    """Names of the columns that the model was fitted on as categories."""
+    if not info.categorical or data.names is None:
+        return []
+    order = list(range(len(data.columns)))
+    if info.feature_names is not None:
+        order = arranged(data.columns, info.feature_names, info.name)
+    return [data.names[order[i]] for i in info.categorical if i < len(order)]
+
+
+def _of_folders(data: Stream, labels: ClassLabels) -> tuple[ClassLabels, tuple[str, ...]]:
+    """The folders of an image folder as classes, where the model has no names for its own."""
+    folders = data.folders
+    if not folders or labels.shown is not None or all(name.isdigit() for name in folders):
+        return labels, ()
+    if labels.columns not in (None, len(folders)):
+        raise DataError(
+            f"{data.source} has folders of {len(folders)} classes, but the model has {labels.columns}, without names; name "
+            "them in the model's order with --classes a,b,c"
+        )
+    said = f"the model does not name its classes; they are taken to be the folders by name: {', '.join(folders[:20])}"
+    return replace(labels, names=folders), (f"{said}; give --classes where its order is another",)
+
+
+def _refuse_columns(data: Inputs | Stream, info: ModelInfo) -> None:
+    """What a model that takes plain rows of numbers cannot be given."""
+    text = coded(data.columns)
+    if text:
+        raise DataError(
+            f"{info.name} takes numbers, but column {text[0]!r} holds text, categories or dates; encode it as the model was "
+            "trained, leave it out with --drop, or give the pipeline that takes the table as it is"
+        )
+    if info.feature_names is not None and arranged(data.columns, info.feature_names, info.name) != list(
+        range(len(data.columns))
+    ):
+        raise DataError(
+            f"{info.name} takes the columns {', '.join(info.feature_names)} in this order, but the data has "
+            f"{', '.join(data.names or ())}; reorder them"
+        )
 
 
 def _fits(x: NDArray[Any], space: Space) -> bool:

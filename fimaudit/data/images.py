@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "require_decoder"]
+__all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "require_decoder"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -37,13 +37,27 @@ def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) ->
     """
     from PIL import Image
 
-    layout, channels = _layout(shape)
+    channels = _layout(shape)[1]
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Exception as exc:
         what = " ".join(str(exc).split())[:120]
         raise DataError(f"the image cannot be decoded ({type(exc).__name__}: {what})") from exc
+    return as_model_takes(pixels, shape, dtype)
+
+
+def as_model_takes(pixels: NDArray[Any], shape: Sequence[int | None] | None, dtype: str) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) levels of 0 to 255 in a model's layout and type; see ``decode_image``.
+
+    Raises:
+        DataError: a model whose inputs are no images, or of another number of channels.
+    """
+    layout, channels = _layout(shape)
+    if pixels.ndim == 2 and shape is None:
+        channels = 1
+    if (pixels.shape[2] if pixels.ndim == 3 else 1) != channels:
+        raise DataError(f"the model takes images of {channels} channels, got images of shape {pixels.shape}; convert them")
     if layout == "HWC":
         pixels = pixels.reshape(*pixels.shape[:2], channels)
     elif layout == "CHW":

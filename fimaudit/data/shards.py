@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,24 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import Row
 from fimaudit.data.filesystems import open_file
 from fimaudit.data.images import IMAGE_SUFFIXES, decode_image
+from fimaudit.data.tables import LABEL, TableReading
 from fimaudit.errors import DataError
+from fimaudit.models.columns import TableColumn
 
 __all__ = ["SHARD_SUFFIXES", "Decoding", "Files", "Reader", "open_shard", "table_columns"]
 
 SHARD_SUFFIXES = (".npz", ".npy", ".parquet", ".tar")
 #: Columns of a Parquet file that hold labels, the first that is there.
-LABELS = ("y", "label")
+LABELS = (LABEL, "label")
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a model takes, for files whose bytes do not say: images."""
+    """What a model takes, for files whose bytes do not say: images; and how tables are read."""
 
     shape: tuple[int | None, ...] | None = None
     dtype: str = "float32"
+    reading: TableReading = field(default_factory=TableReading)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Files:
     """Image files that stand for one shard: paths, and the label and group that each file's folder gives it."""
 
     paths: tuple[str, ...]
-    labels: tuple[int | None, ...]
+    labels: tuple[str | int | None, ...]
     groups: tuple[str | None, ...]
 
 
@@ -161,7 +164,7 @@ class _Npz:
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
-            y = None if self._y is None else int(self._y[position])
+            y = None if self._y is None else self._y[position]
             group = None if self._group is None else str(self._group[position])
             try:
                 yield Row(self._x.row(position), y, group)
@@ -185,9 +188,9 @@ class _Parquet:
         sizes = [self._table.metadata.row_group(k).num_rows for k in range(self._table.metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         schema = self._table.schema_arrow
-        self.kind, self._columns = _parquet_kind(path, schema)
-        self._label = next((name for name in LABELS if name in schema.names), None)
-        self._group = "group" if "group" in schema.names else None
+        self.kind, self._columns = _parquet_kind(path, schema, decoding.reading)
+        self._label = decoding.reading.label or next((name for name in LABELS if name in schema.names), None)
+        self._group = decoding.reading.group_in(schema.names)
         self._held: tuple[int, Any, list[Any] | None, list[Any] | None] = (-1, None, None, None)
 
     def _row_group(self, k: int) -> tuple[Any, list[Any] | None, list[Any] | None]:
@@ -196,7 +199,7 @@ class _Parquet:
             wanted = [*self._columns, *(n for n in (self._label, self._group) if n is not None)]
             table = self._table.read_row_group(k, columns=wanted)
             if self.kind == "table":
-                x = np.stack([table.column(name).to_numpy().astype(np.float64) for name in self._columns], axis=1)
+                x = np.stack([_as_floats(table.column(name)) for name in self._columns], axis=1)
             else:
                 x = table.column(self._columns[0])
             y, group = (None if n is None else table.column(n).to_pylist() for n in (self._label, self._group))
@@ -208,7 +211,7 @@ class _Parquet:
             k = int(np.searchsorted(self._starts, position, side="right")) - 1
             x, labels, groups = self._row_group(k)
             at = position - int(self._starts[k])
-            y = None if labels is None else _integer(labels[at])
+            y = None if labels is None else labels[at]
             group = None if groups is None or groups[at] is None else str(groups[at])
             try:
                 yield Row(self._input(x[at]), y, group)
@@ -246,22 +249,24 @@ def _nested(cell: Any) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _parquet_kind(path: str, schema: Any) -> tuple[str, list[str]]:
+def _as_floats(cells: Any) -> NDArray[np.float64]:
+    return np.asarray(cells.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _parquet_kind(path: str, schema: Any, reading: TableReading) -> tuple[str, list[str]]:
     import pyarrow as pa
 
     if "x" in schema.names and hasattr(schema.field("x").type, "value_type"):
         return "list", ["x"]
     if "image" in schema.names:
         return "image", ["image"]
-    columns = [name for name in schema.names if name not in ("y", "group")]
+    columns = reading.features(list(schema.names), path)
     odd = [n for n in columns if not _is_number(schema.field(n).type, pa)]
     if odd:
         raise DataError(
             f"column {odd[0]!r} of {path} holds {schema.field(odd[0]).type} values, expected numbers, a list column x, or a "
-            "column image of encoded images"
+            "column image of encoded images; leave it out with --drop, or give one file of up to 256 MiB, whose text is held"
         )
-    if not columns:
-        raise DataError(f"{path} has no feature columns")
     return "table", columns
 
 
@@ -269,18 +274,21 @@ def _is_number(kind: Any, pa: Any) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
-def table_columns(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Feature names of a Parquet table and those of whole numbers; ``None`` where it holds arrays or images."""
+def table_columns(path: str, reading: TableReading) -> tuple[TableColumn, ...] | None:
+    """Feature columns of a Parquet table of numbers; ``None`` where it holds arrays or images."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with open_file(path) as file:
         schema = pq.read_schema(file)
-    kind, columns = _parquet_kind(path, schema)
+    kind, columns = _parquet_kind(path, schema, reading)
     if kind != "table":
         return None
-    whole = [n for n in columns if not pa.types.is_floating(schema.field(n).type)]
-    return tuple(columns), tuple(whole)
+    return tuple(TableColumn(name, _number_kind(schema.field(name).type, pa)) for name in columns)
+
+
+def _number_kind(kind: Any, pa: Any) -> Literal["number", "whole", "truth"]:
+    return "truth" if pa.types.is_boolean(kind) else "number" if pa.types.is_floating(kind) else "whole"
 
 
 @dataclass
@@ -315,7 +323,7 @@ class _Tar:
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
             sample = self._samples[position]
-            y: int | None = None
+            y: Any = None
             try:
                 y = self._label(sample)
                 yield Row(self._x(sample), y)
@@ -330,14 +338,15 @@ class _Tar:
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
         return decode_image(data, self._decoding.shape, self._decoding.dtype)
 
-    def _label(self, sample: _Sample) -> int | None:
+    def _label(self, sample: _Sample) -> Any:
         if sample.label is None:
             return None
         text = self._bytes(sample.label).decode("utf-8")
         if sample.label.name.endswith(".cls"):
-            return int(text)
+            return int(text) if text.strip().lstrip("-").isdigit() else text.strip()
         parsed = json.loads(text)
-        return _integer(parsed.get("label")) if isinstance(parsed, dict) else None
+        label = parsed.get("label") if isinstance(parsed, dict) else None
+        return label if isinstance(label, int | float | str) else None
 
     def _bytes(self, member: tarfile.TarInfo) -> bytes:
         opened = self._tar.extractfile(member)
@@ -367,7 +376,3 @@ class _ImageFiles:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def _integer(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and value == int(value) else None

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, read_inputs
+from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, finite_or_missing, read_inputs
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
 from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, open_shard, table_columns
+from fimaudit.data.tables import TableReading
 from fimaudit.errors import DataError
+from fimaudit.models.classes import ClassLabels
+from fimaudit.models.columns import TableColumn
 
 __all__ = ["Shard", "Stream", "count_inputs", "first_size", "look_at", "open_data"]
 
@@ -67,19 +70,30 @@ class Stream:
         source: what the user gave.
         shards: the files in order of their names.
         counts: inputs of each.
-        names, whole: feature names of tables, and those of columns of whole numbers.
-        decoding: what the model takes, where files hold images.
+        columns: of tables.
+        decoding: what the model takes, where files hold images, and how tables are read.
+        folders: names of a folder's folders, each of which is a class.
     """
 
     source: str
     shards: tuple[Shard, ...]
     counts: tuple[int, ...]
-    names: tuple[str, ...] | None = None
-    whole: tuple[str, ...] = ()
+    columns: tuple[TableColumn, ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
+    folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Feature names of tables."""
+        return tuple(column.name for column in self.columns) or None
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Names of columns of whole numbers."""
+        return tuple(column.name for column in self.columns if column.kind in ("whole", "truth"))
 
     @cached_property
     def starts(self) -> list[int]:
@@ -93,7 +107,7 @@ class Stream:
 
     def for_model(self, shape: Sequence[int | None] | None, dtype: str) -> Stream:
         """The same inputs, decoded to what a model takes."""
-        return replace(self, decoding=Decoding(None if shape is None else tuple(shape), dtype))
+        return replace(self, decoding=replace(self.decoding, shape=None if shape is None else tuple(shape), dtype=dtype))
 
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
         """The inputs at ``indices``, in their order; a file that cannot be read gives each of its inputs the reason."""
@@ -139,12 +153,15 @@ def first_size(data: Inputs | Stream) -> int:
     return max(1, first.x.size) if first is not None and first.x is not None else 1
 
 
-def look_at(stream: Stream, expected: Sequence[int | None] | None) -> tuple[Inputs, NDArray[np.int64]]:
+def look_at(
+    stream: Stream, expected: Sequence[int | None] | None, classes: ClassLabels | None = None
+) -> tuple[Inputs, NDArray[np.int64]]:
     """The inputs that stand for all of a stream, checked against the model, and their positions.
 
     Args:
         stream: decoded for the model (``Stream.for_model``).
         expected: the model's shape of one input, ``None`` where an axis or all of it is free.
+        classes: how labels are matched.
 
     Raises:
         DataError: none of them can be read, or they do not fit the model.
@@ -155,37 +172,38 @@ def look_at(stream: Stream, expected: Sequence[int | None] | None) -> tuple[Inpu
     if not readable:
         raise DataError(f"none of {len(rows)} inputs tried at {stream.source} can be read; the first: {rows[0].reason}")
     shape = max(set(readable), key=readable.count)  # a few odd ones fail on their own later
-    kept = [i for i, row in enumerate(rows) if row.x is not None and row.x.shape == shape and _finite(row.x)]
+    kept = [i for i, row in enumerate(rows) if row.x is not None and row.x.shape == shape and _usable(row.x)]
     if not kept:
         raise DataError(f"none of {len(rows)} inputs tried at {stream.source} holds finite numbers")
     x = np.stack([np.asarray(rows[i].x) for i in kept])
     y, group = ([getattr(rows[i], name) for i in kept] for name in ("y", "group"))
-    labels = None if None in y else np.array(y)
+    labels = None if None in y else np.array(y, dtype=object)
     groups = None if None in group else np.array(group)
-    found = Inputs(x, labels, groups, stream.names, stream.source, stream.whole)
-    return check_inputs(found, expected), numbers[kept]
+    found = Inputs(x, labels, groups, stream.names, stream.source, stream.whole, stream.columns)
+    return check_inputs(found, expected, classes), numbers[kept]
 
 
-def _finite(x: NDArray[Any]) -> bool:
-    return x.dtype.kind in "iub" or (x.dtype.kind == "f" and bool(np.isfinite(x).all()))
+def _usable(x: NDArray[Any]) -> bool:
+    return x.dtype.kind in "iubf" and finite_or_missing(x)
 
 
-def open_data(spec: str | Path, counter: Counter | None = None) -> Inputs | Stream:
+def open_data(spec: str | Path, counter: Counter | None = None, reading: TableReading | None = None) -> Inputs | Stream:
     """One file that fits in memory as ``Inputs``; anything else as a ``Stream``.
 
     Args:
         spec: a file (.npz, .npy, .csv, .parquet, .tar), a folder of images or of such files, a glob, or a URL of these
             (``s3://bucket/train-*.parquet``; needs fsspec and the protocol's package).
         counter: counts the inputs of files; in threads of this process when left out.
+        reading: how tables are read.
 
     Raises:
         DataError: nothing there, files of several kinds, or unreadable.
     """
-    text = str(spec)
+    text, reading = str(spec), reading or TableReading()
     file = Path(text)
     single = not is_url(text) and file.suffix.lower() in SUFFIXES and not any(sign in text for sign in "*?[{")
     if single and (not file.exists() or file.suffix.lower() == ".csv" or file.stat().st_size <= WHOLE_BYTES):
-        return read_inputs(file)
+        return read_inputs(file, reading)
     found = [f for f in find_files(text) if PurePosixPath(f.path).suffix.lower() in (*SHARD_SUFFIXES, *IMAGE_SUFFIXES)]
     if not found:
         if not is_url(text) and file.is_file():
@@ -199,12 +217,15 @@ def open_data(spec: str | Path, counter: Counter | None = None) -> Inputs | Stre
     shards = _image_shards(text, found) if kind == "images" else [Shard(f.path, f.size) for f in found]
     if kind in ("images", ".tar"):
         require_decoder()
-    names, whole = (table_columns(shards[0].path) if kind == ".parquet" else None) or (None, ())
+    columns = (table_columns(shards[0].path, reading) if kind == ".parquet" else None) or ()
     counts = _told_counts(shards) or list((counter or _in_threads)(shards))
     kept = [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
     if not kept:
         raise DataError(f"expected at least one input, got none in {len(shards)} files at {text}")
-    return Stream(text, tuple(s for s, _ in kept), tuple(n for _, n in kept), names, whole)
+    folders = {label for shard in shards for label in (shard.files.labels if shard.files is not None else ())}
+    named = tuple(sorted(str(label) for label in folders if label is not None))
+    how = Decoding(reading=reading)
+    return Stream(text, tuple(s for s, _ in kept), tuple(n for _, n in kept), columns, how, named)
 
 
 def count_inputs(shard: Shard) -> int:
@@ -242,10 +263,10 @@ def _kind(path: str) -> str:
 
 
 def _image_shards(spec: str, found: Sequence[FoundFiles]) -> list[Shard]:
-    """Image files in order; in a folder of folders each folder is a class, numbered by name, and a group."""
+    """Image files in order; in a folder of folders each folder is a class, by its name, and a group."""
     parents = [PurePosixPath(f.path).parent for f in found]
     folders = sorted(set(parents))
-    classes = {p: i for i, p in enumerate(folders)} if len(folders) > 1 else {}
+    classes = {p: int(p.name) if p.name.isdigit() else p.name for p in folders} if len(folders) > 1 else {}
     shards = []
     for first in range(0, len(found), FILES_A_SHARD):
         part, of = found[first : first + FILES_A_SHARD], parents[first : first + FILES_A_SHARD]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
 from fimaudit.engines.driver import batched, block_size, run_inputs
-from fimaudit.errors import DataError, FimauditError, InputFailed
+from fimaudit.errors import DataError, FimauditError, InputFailed, ModelFailure
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
@@ -134,7 +134,7 @@ def measure_inputs(
                 yield _labelled(one, row)
             else:
                 x[index] = one
-        for outcome in run_inputs(x, _opener(x, work, work.steps, learner, decided), _failed, meter, size):
+        for outcome in run_inputs(x, _opener(x, work, work.steps, learner, decided), _failing(x, work), meter, size):
             yield _labelled(outcome, block[outcome.result.index])
 
 
@@ -179,14 +179,15 @@ def _opener(
     structure = work.structure
 
     def begin(i: int) -> MeasurementFlow:
+        space = work.space.holding(x[i])
         if work.labels is not None:
             if work.settings.smooth is not None:
-                return measure_smoothed(x[i], i, work.space, work.settings)
-            return measure_labels(x[i], i, work.space, work.settings, work.labels)
+                return measure_smoothed(x[i], i, space, work.settings)
+            return measure_labels(x[i], i, space, work.settings, work.labels)
         subspace, own = None, steps
-        if structure is not None:
-            subspace, own = structure.subspace(x[i], i, work.space), structure.steps(steps, i)
-        return measure_input(InputContext(x[i], i, work.space, own, work.settings, subspace, decided), learner)
+        if structure is not None and space is work.space:
+            subspace, own = structure.subspace(x[i], i, space), structure.steps(steps, i)
+        return measure_input(InputContext(x[i], i, space, own, work.settings, subspace, decided), learner)
 
     return begin
 
@@ -203,6 +204,17 @@ def _decided(work: Work, steps: Steps) -> list[tuple[int, NDArray[Any]]]:
 def _failed(index: int, error: FimauditError) -> Sensitivity:
     flags = [UNANSWERED] if isinstance(error, InputFailed) and error.unanswered else []
     return Sensitivity(index=index, status="failed", method="none", reason=str(error), flags=flags)
+
+
+def _failing(x: Mapping[int, NDArray[Any]], work: Work) -> Callable[[int, FimauditError], Sensitivity]:
+    """What an input of these that failed looks like; of one with gaps it is said that it has some."""
+
+    def failed(index: int, error: FimauditError) -> Sensitivity:
+        if work.space.missing(x[index]) is None:
+            return _failed(index, error)
+        return _failed(index, ModelFailure(f"the input has missing values, which the model does not take: {error}"))
+
+    return failed
 
 
 def _labelled(outcome: MeasuredInput, row: Row) -> MeasuredInput:

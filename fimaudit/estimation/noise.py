@@ -54,6 +54,7 @@ class OutputQuality:
         relative: standard deviation of log p, as half-precision arithmetic gives it; 0 when it hardly matters.
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
         quantum_unknown: the answers were all 0 and 1, so that their rounding is unknown.
+        exact: the answers are surely not rounded, whatever they look like.
         batch_effect, batch_effect_logs: largest difference of probability, and of its log, that other rows in a call made.
     """
 
@@ -65,6 +66,7 @@ class OutputQuality:
     quantum_unknown: bool = False
     batch_effect: float = 0.0
     batch_effect_logs: float = 0.0
+    exact: bool = False
 
     @property
     def repeats(self) -> int:

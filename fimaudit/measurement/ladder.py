@@ -344,7 +344,7 @@ def _ask_inputs(
     meter: Meter, x: NDArray[np.floating], space: Space, rhos: Array, signs: Mapping[int, Signs], repeats: int
 ) -> dict[int, LadderAnswers]:
     """The ladder at each input; inputs at which the model has no answers are left out."""
-    blocks = [_ladder_rows(x[i], space, directions, rhos) for i, directions in signs.items()]
+    blocks = [_ladder_rows(x[i], space.holding(x[i]), directions, rhos) for i, directions in signs.items()]
     answers = _answers(meter, [_question(x[i], space, these, repeats) for i, these in zip(signs, blocks, strict=True)])
     return {
         i: LadderAnswers(these, a[:repeats], a[repeats:].reshape(len(these.lengths), -1, a.shape[1]))
@@ -363,10 +363,12 @@ def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: O
     """Energies, and what the answers show of their own quality."""
     seen = list(ladders.values())
     every = np.concatenate([a.reshape(-1, a.shape[-1]) for of_input in seen for a in (of_input.base, of_input.answers)])
-    quantum = 0.0 if quality.random else output_resolution(every[:, :-1] if quality.top_k is not None else every)
+    quantum = (
+        0.0 if quality.random or quality.exact else output_resolution(every[:, :-1] if quality.top_k is not None else every)
+    )
     deviation = float(np.median([of_input.base.std(axis=0, ddof=1) for of_input in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
-    quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside)
+    quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside and not quality.exact)
     found = read_rungs_each(
         [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
     )

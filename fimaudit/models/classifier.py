@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
+from fimaudit.models.columns import TableColumn
 from fimaudit.models.links import Link
+from fimaudit.models.normalising import Normalize
+from fimaudit.models.packing import Packing
 
 __all__ = [
     "Adapter",
@@ -80,6 +83,13 @@ class ModelInfo:
         input_shape: shape of one input without the batch axis; ``None`` where an axis or all of it is free.
         dtype: name of the numpy dtype that the model is fed with.
         classes: number of classes, where it is known before the first answer.
+        held: numbers at the end of a row that are held, and towards which derivatives are 0 (``Options.packing``).
+        exact: whether answers are the model's own values and surely not rounded on the way: votes of a forest, say.
+        class_values: what the model itself calls its classes (``classes_``), column by column: labels hold these.
+        class_names: what people call them (``id2label``), column by column: labels may hold these, or the columns' numbers.
+        feature_names: names of the columns that it was fitted on, in its order.
+        takes_columns: whether it was opened for a table's columns (``Options.columns``), with their names and types.
+        categorical: positions of features that it was fitted on as categories, among its own.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
         call_bytes: most bytes of the rows of one call where the meter chooses, because longer calls get slower; ``None`` for
@@ -103,6 +113,13 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     labels_only: bool = False
     not_smooth: str | None = None
+    class_values: tuple[Any, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    takes_columns: bool = False
+    exact: bool = False
+    held: int = 0
+    categorical: tuple[int, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -204,7 +221,12 @@ class Options:
         input: name of the audited input of a model with several.
         output: name or position of the output that holds probabilities or logits.
         output_step: step to read of an output of shape (rows, steps, classes).
+        finding: name or position of the one column to audit against its complement, of outputs that are independent.
         hold: values for the inputs that are held constant, by name; shape of one input without the batch axis.
+        columns: what each number of an input stands for, where the data are a table.
+        data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
+        packing: what rows hold behind the audited numbers, where other inputs have a value for each.
+        normalise: what is done with the audited input before the model.
         extra: further options of one adapter (an endpoint's settings, say), by name.
     """
 
@@ -215,7 +237,12 @@ class Options:
     input: str | None = None
     output: str | int | None = None
     output_step: int | None = None
+    finding: str | int | None = None
     hold: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[TableColumn, ...] = ()
+    data: str | None = None
+    packing: Packing | None = None
+    normalise: Normalize | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -277,7 +304,12 @@ def open_classifier(
     input: str | None = None,
     output: str | int | None = None,
     output_step: int | None = None,
+    finding: str | int | None = None,
     hold: Mapping[str, Any] | None = None,
+    columns: Sequence[TableColumn] = (),
+    data: str | None = None,
+    packing: Packing | None = None,
+    normalise: Normalize | None = None,
     **extra: Any,
 ) -> Classifier:
     """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
@@ -297,7 +329,12 @@ def open_classifier(
         input: name of the audited input of a model with several.
         output: name or position of the output to read.
         output_step: position of the step to read from an output of shape (rows, steps, classes).
+        finding: name or position of one column to audit against its complement, where columns are independent.
         hold: constant values for the other inputs, by name.
+        columns: what each number of an input stands for, where the data are a table.
+        data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
+        packing: what rows hold behind the audited numbers, where other inputs have a value for each.
+        normalise: what is done with the audited input before the model.
         **extra: further options of one adapter.
 
     Raises:
@@ -305,7 +342,22 @@ def open_classifier(
         MissingExtraError: the adapter's framework is not installed.
         UntrustedPickleError: it would unpickle and ``trust_pickle`` is not set.
     """
-    options = Options(link, device, weights, trust_pickle, input, output, output_step, dict(hold or {}), extra)
+    options = Options(
+        link,
+        device,
+        weights,
+        trust_pickle,
+        input,
+        output,
+        output_step,
+        finding,
+        dict(hold or {}),
+        tuple(columns),
+        data,
+        packing,
+        normalise,
+        extra,
+    )
     if isinstance(target, os.PathLike):
         target = os.fspath(target)
     if isinstance(target, Classifier):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import LinkError, OutputError
 from fimaudit.models.labels import label_codes
 
-__all__ = ["LINKS", "Link", "as_rows", "chosen_step", "output_resolution", "to_probabilities"]
+__all__ = ["LINKS", "Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
 
 Link = Literal["auto", "identity", "softmax", "sigmoid", "labels"]
 LINKS: tuple[str, ...] = get_args(Link)
@@ -26,7 +26,7 @@ BEFORE_ONE = 4.0
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
     """Turn a model's raw output for ``rows`` inputs into probabilities, in float64.
 
-    - ``softmax``: rows of K >= 2 logits; ``p = exp(z - max z) / sum``.
+    - ``softmax``: rows of K >= 2 logits; ``p = exp(z - max z) / sum``; a logit of -inf is a class that is masked, p = 0.
     - ``sigmoid``: one logit an input; ``p = (1 - sigma(z), sigma(z))``.
     - ``identity``: rows that are distributions, or one column that is P(class 1).
     - ``auto``: ``identity`` for K >= 2, and a refusal that names the flag for everything else.
@@ -53,7 +53,8 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     if link == "labels":
         return label_codes(output, rows)
     values = as_rows(output, rows)
-    if not np.isfinite(values).all():
+    masked = np.isneginf(values) if link == "softmax" else np.zeros_like(values, dtype=bool)
+    if not (np.isfinite(values) | masked).all() or masked.all(axis=1).any():
         raise OutputError(
             f"expected finite numbers from the model, got {describe_nonfinite(values)}; "
             "check the preprocessing of the inputs and the model's own numerics"
@@ -66,7 +67,10 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
         return np.asarray(e / e.sum(axis=1, keepdims=True))
     if link == "sigmoid":
         if z.shape[1] != 1:
-            raise LinkError(f"link sigmoid needs one column, got {z.shape[1]}; use --link softmax for logits")
+            raise LinkError(
+                f"link sigmoid needs one column, got {z.shape[1]}; where these are findings that do not exclude each other "
+                "(multi-label), choose one with --class NAME; where they are logits of classes that do, use --link softmax"
+            )
         t = np.exp(-np.abs(z))
         near, far = 1.0 / (1.0 + t), t / (1.0 + t)
         positive = z >= 0
@@ -93,6 +97,21 @@ def chosen_step(output: Any, step: int | None) -> Any:
             f"the model answers {steps} steps; expected --output-step from {-steps} to {steps - 1}, got {step}"
         )
     return output[:, step]
+
+
+def chosen_finding(output: Any, finding: int | None) -> Any:
+    """One column of (rows, findings) outputs, arrays or tensors, as (rows, 1); as it is when ``finding`` is ``None``.
+
+    Raises:
+        OutputError: no such column.
+    """
+    if finding is None:
+        return output
+    if output.ndim < 2 or output.shape[1] < 2 or not 0 <= finding < output.shape[1]:
+        raise OutputError(
+            f"expected output of several columns to take --class {finding} of, got shape {tuple(output.shape)}"
+        )
+    return output[:, finding : finding + 1]
 
 
 def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -186,6 +205,12 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
         raise LinkError(
             f"expected probabilities, got values from {low:.6g} to {high:.6g}, which look like logits; "
             "use --link softmax if they are"
+        )
+    if abs(worst - 1.0) > tolerance and low >= 0 and high <= 1:
+        raise LinkError(
+            f"expected rows that sum to 1, got probabilities in a row that sums to {worst:.6g}: findings that do not "
+            "exclude each other (multi-label) are no distribution; audit one of them against its complement with --class "
+            "NAME --link identity, or name the output that holds one distribution with --output"
         )
     if abs(worst - 1.0) > tolerance:
         raise LinkError(

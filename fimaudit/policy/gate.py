@@ -140,11 +140,13 @@ def decide(run: RunFolder, policy: Policy, baseline: RunFolder | None = None) ->
     return Verdict(policy=policy.name, confidence=policy.confidence, outcome=outcome, baseline=about, decisions=decisions)
 
 
-def _selections(run: RunFolder, group: str | None, label: int | None) -> Iterator[tuple[str, list[Sensitivity]]]:
+def _selections(run: RunFolder, group: str | None, label: int | str | None) -> Iterator[tuple[str, list[Sensitivity]]]:
     """Each selection with its name. Unmeasured inputs belong to every one: nobody knows what they are."""
     inputs = list(run.inputs)
     if label is not None:
-        inputs = [s for s in inputs if s.label == label]
+        names = run.report.model.get("class_names") or []
+        wanted = names.index(str(label)) if str(label) in names else label
+        inputs = [s for s in inputs if s.label == wanted]
         if not inputs:
             raise UsageError(f"the policy names label {label}, but the run has no input with it")
     words = [] if label is None else [f"label {label}"]

@@ -39,10 +39,10 @@ class _Rule(_Strict):
 
 
 class _Selected(_Rule):
-    """``group``: one group of the data, or ``"*"`` for each of them; ``label``: inputs of one true class."""
+    """``group``: one group of the data, or ``"*"`` for each of them; ``label``: those of one class, by name or column."""
 
     group: str | None = None
-    label: int | None = None
+    label: int | str | None = None
 
 
 class _Bounded(_Strict):

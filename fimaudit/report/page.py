@@ -86,7 +86,7 @@ def page_html(run: RunFolder, *, pictures: bool = True) -> str:
     unit = str(report.domain["unit"])
     change = wording.named_change(report)
     found = calibration(inputs, confidence)
-    parts = divisions(inputs, confidence)
+    parts = divisions(inputs, confidence, report.model.get("class_names"))
     drawn = [
         figures.distribution_figure(
             f"fig-{name}",

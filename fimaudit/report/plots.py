@@ -11,6 +11,7 @@ import numpy as np
 from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.report.pictures import as_picture
 from fimaudit.report.shown import most_sensitive, read_shown
+from fimaudit.report.wording import class_name
 from fimaudit.storage.run_folder import RunFolder, read_run
 
 __all__ = ["KINDS", "PlotKind", "plot"]
@@ -118,8 +119,9 @@ def _contrast(figure: Any, run: RunFolder) -> None:
     figure.set_size_inches(4.5, 4)
     axes = figure.add_subplot()
     image = axes.imshow(matrix, cmap="Blues")
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(classes)), classes)
+    names = [class_name(run.report, k) if run.report.model.get("class_names") else str(k) for k in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=0 if max(map(len, names)) < 4 else 45)
+    axes.set_yticks(range(len(classes)), names)
     axes.set(xlabel="class that gains", ylabel="class that loses")
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="inputs", shrink=0.8)

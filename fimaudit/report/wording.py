@@ -121,10 +121,11 @@ def class_name(report: Report, index: int | None) -> str:
     if index is None:
         return "–"
     details = report.model.get("details", {})
-    names = next((details[k] for k in ("class_names", "labels", "classes") if isinstance(details.get(k), list)), None)
     texts = details.get("label_texts") or {}
     if str(index) in texts:
         return str(texts[str(index)])
+    known = (report.model.get("class_names"), *(details.get(k) for k in ("class_names", "labels", "classes")))
+    names = next((found for found in known if isinstance(found, list)), None)
     if names is not None and index < len(names):
         return str(names[index])
     return f"class {index}"

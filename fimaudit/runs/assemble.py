@@ -75,20 +75,20 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     steps, preflight = found
     options, dataset, run = prepared.options, prepared.dataset, prepared.run
     columns, confidence = results.columns, options.confidence
-    warnings = [*prepared.classifier.info.sentences]
+    warnings = [*prepared.classifier.info.sentences, *dataset.notes]
     warnings += preflight.warnings() if preflight else []
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []
-    warnings += facts.domain_warnings(dataset.reference, dataset.space, dataset.domain, steps)
+    warnings += facts.domain_warnings(dataset.reference, dataset.stated, dataset.domain, steps)
     chosen = facts.settings_facts(prepared.settings, options.link, run.method, options.budget, options.focus)
     return Report(
-        model={**facts.model_facts(prepared.classifier, preflight), **run.facts()},
+        model={**facts.model_facts(prepared.classifier, preflight, dataset.labels), **run.facts()},
         data={
             **facts.data_facts(dataset.data, dataset.reference, len(columns)),
             **run.unfinished(),
             **_named(prepared, columns),
         },
-        domain=facts.domain_facts(dataset.space),
+        domain=facts.domain_facts(dataset.stated),
         settings={**chosen, "surrogate": run.structure()},
         environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts()),
         step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),

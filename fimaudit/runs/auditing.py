@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fimaudit.data.arrays import Inputs
-from fimaudit.data.dataset import AuditDataset, as_data, open_subject
+from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
+from fimaudit.models.classes import class_labels
 from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
 from fimaudit.models.links import Link
 from fimaudit.results import Report, Sensitivity
@@ -60,8 +61,8 @@ def audit(
     model: object,
     x: ArrayLike | Inputs | Stream | str | Path,
     *,
-    y: ArrayLike | None = None,
-    group: ArrayLike | None = None,
+    y: ArrayLike | str | None = None,
+    group: ArrayLike | str | None = None,
     link: Link = "auto",
     domain: InputDomain | None = None,
     out: str | Path | None = None,
@@ -75,8 +76,10 @@ def audit(
 
     Args:
         model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
-        x: (n, \\*shape) inputs, or a data file, a folder, a glob or a URL (``fimaudit.data.streams.open_data``).
-        y: (n,) labels; group: (n,) group names.
+        x: (n, \\*shape) inputs, a table (pandas, polars, Arrow), a data set or a list
+            (``fimaudit.data.objects.found_arrays``), or a data file, a folder, a glob or a URL
+            (``fimaudit.data.streams.open_data``).
+            (``fimaudit.data.streams.open_data``).
         link: what turns the model's output into probabilities.
         domain: bounds, quantum, frozen features, scale and unit of the inputs; or give ``lower``, ``upper``, ``quantum``,
             ``frozen``, ``scale``, ``unit``.
@@ -113,7 +116,7 @@ def audit(
 
 def _prepare(
     model: object,
-    inputs: tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | None, ArrayLike | None],
+    inputs: tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | str | None, ArrayLike | str | None],
     options: AuditOptions,
     folder: Path | None,
     progress: Progress | None,
@@ -122,14 +125,16 @@ def _prepare(
     """Open the engine, the data and the model, and check that they fit; ``stack`` closes what was opened, last first."""
     place = choose_engine(options.engine, options.ray())
     stack.callback(place.close)
-    data = as_data(*inputs, place.counter)
-    how = options.model_options(model)
+    data = as_data(*inputs, place.counter, options.reading())
+    data, constants = hold_by_input(data, options.hold or {})
+    how = {**options.model_options(model), **({"hold": constants} if options.hold else {}), **about(data)}
     if data.names is not None and is_endpoint(model):
         how["data_columns"] = list(data.names)  # a table's header names what its rows are sent under
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
-    dataset = open_subject(data, classifier.info, options.input_domain(), options.free)
+    matched = class_labels(classifier.info, options.class_names())
+    dataset = open_subject(data, classifier.info, options.input_domain(), options.free, matched)
     labels = classifier.info.labels_only
     if labels:
         refuse_for_labels(options, classifier)
@@ -157,10 +162,11 @@ def _prepare(
         stack.callback(journal.close)
     directions = folder / DIRECTIONS_FOLDER if folder is not None and options.worst_direction else None
     exact = Derivatives(options.tolerance, directions) if white_box else None
+    first = dataset.complete
     task = Task(
         dataset.source,
-        dataset.x,
-        dataset.numbers,
+        dataset.x[first],
+        dataset.numbers[first],
         dataset.space,
         settings,
         exact,
@@ -168,6 +174,8 @@ def _prepare(
         surrogates,
         insist=options.mode == "white-box",
         labels=labels,
+        classes=dataset.labels,
+        y=dataset.reference.y,
     )
     run = Run(
         classifier,
@@ -194,7 +202,7 @@ def _identity(
     surrogates: Directions | None,
 ) -> dict[str, object]:
     """What makes two runs the same; compared when a run is resumed."""
-    same = facts.identity(classifier, dataset.data, dataset.space, settings, options.link, method, options.focus)
+    same = facts.identity(classifier, dataset.data, dataset.stated, settings, options.link, method, options.focus)
     if surrogates is None:
         return dict(same)
     return {**same, "surrogate": "learned" if surrogates == "learned" else surrogates.facts()}

@@ -17,7 +17,9 @@ from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain, Space, spreads_differ
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
+from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier
+from fimaudit.models.columns import coded
 from fimaudit.models.links import Link
 from fimaudit.runs.preflight import Preflight
 
@@ -27,7 +29,7 @@ OWN = "fimaudit"
 PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "skops", "httpx")
 
 
-def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str, Any]:
+def model_facts(classifier: Classifier, preflight: Preflight | None, labels: ClassLabels | None = None) -> dict[str, Any]:
     """The adapter's declaration and what the first answers showed."""
     info = classifier.info
     return {
@@ -36,6 +38,7 @@ def model_facts(classifier: Classifier, preflight: Preflight | None) -> dict[str
         "input_shape": None if info.input_shape is None else list(info.input_shape),
         "dtype": info.dtype,
         "classes": preflight.classes if preflight is not None else info.classes,
+        "class_names": None if labels is None or labels.shown is None else list(labels.shown),
         "device": info.device,
         "not_smooth": info.not_smooth,
         "details": dict(info.details),
@@ -64,6 +67,7 @@ def data_facts(data: Inputs | Stream, reference: Inputs, measured: int) -> dict[
         "labels": inputs.y is not None,
         "groups": inputs.group is not None,
         "feature_names": None if inputs.names is None else list(inputs.names),
+        "held_by_input": [] if inputs.packing is None else [part.name for part in inputs.packing.parts],
     }
 
 
@@ -149,6 +153,12 @@ def domain_warnings(inputs: Inputs, space: Space, domain: InputDomain, steps: St
             f"{steps.why}; the numbers are those at a displacement of {steps.displacement:.3g}, and each input's profile "
             "shows others"
         )
+    text = coded(inputs.columns)
+    if text:
+        out.append(f"columns that hold no numbers are held: {', '.join(text[:20])}{' and more' if len(text) > 20 else ''}")
+    gaps = np.isnan(inputs.x).reshape(len(inputs.x), -1).any(axis=1) if inputs.x.dtype.kind == "f" else np.zeros(0)
+    if gaps.any():
+        out.append(f"{int(gaps.sum())} of {len(gaps)} inputs have missing values, which are held; what is there is measured")
     held = [name for name in inputs.whole if domain.frozen is not None and name in list(domain.frozen)]
     if held:
         out.append(

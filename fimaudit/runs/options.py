@@ -13,14 +13,17 @@ from typing import Any, Literal, TypedDict
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
 
+from fimaudit.data.tables import TableReading
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.errors import UsageError
 from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.query_split import looks_for_witness
 from fimaudit.measurement.settings import ProfileChoice, Settings
+from fimaudit.models.classes import finding_names, finding_position, read_classes
 from fimaudit.models.classifier import adapter_option_names, is_endpoint
 from fimaudit.models.links import Link
+from fimaudit.models.normalising import read_normalize
 from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
 
@@ -42,7 +45,7 @@ Mode = Literal["auto", "black-box", "white-box"]
 Existing = Literal["refuse", "resume", "overwrite"]
 
 #: Options that say how the model is opened, beside those of single adapters.
-MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "hold")
+MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "finding", "hold")
 #: Most labels of an input that stops by its precision.
 MOST_LABELS = 4000
 #: Options that are parts of ``domain``.
@@ -71,6 +74,12 @@ class AuditOptions(BaseModel):
         link: what turns the model's output into probabilities; ``labels`` reads a class from each answer and nothing else.
         domain: the input domain; lower, upper, quantum, unit, scale, frozen: the same, one by one.
         free: integer columns of a table that may change (they are held otherwise), or ``all``.
+        classes: the classes' names in the model's order, a list or ``"a,b,c"``, where the model does not say them; labels
+            are matched by name. A number says how many a function has.
+        preprocess: ``Normalize(mean, std)`` (torchvision's will do): the network is fed (x - mean) / std, and bounds, unit
+            and metric are those of x. mean, std: the same, one number or one a channel.
+        drop, index, sep, header, categorical: of a table: columns to leave out, the column that names rows, the separator of
+            a CSV, whether it begins with names, columns that are categories.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
         resume, overwrite: the same as switches.
         budget: most rows that may be sent in all.
@@ -101,7 +110,7 @@ class AuditOptions(BaseModel):
         max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
         engine: ``local`` measures in this process, ``ray`` or a ``RayEngine`` on the processes of a cluster; the numbers are
             the same. address, workers, gpus_per_worker: of ``engine="ray"``, as in ``RayEngine``.
-        adapter, device, weights, trust_pickle, input, output, output_step, hold: as for ``open_classifier``.
+        adapter, device, weights, trust_pickle, input, output, output_step, finding, hold: as for ``open_classifier``.
 
     Raises:
         UsageError: an unknown word, or a value that makes no sense.
@@ -121,6 +130,15 @@ class AuditOptions(BaseModel):
     scale: Any = None
     frozen: Any = None
     free: Any = ()
+    classes: Any = None
+    preprocess: Any = None
+    mean: Any = None
+    std: Any = None
+    drop: Any = ()
+    index: str | None = None
+    sep: str | None = None
+    header: bool | None = None
+    categorical: Any = ()
     existing: Existing = "refuse"
     resume: bool = False
     overwrite: bool = False
@@ -153,6 +171,7 @@ class AuditOptions(BaseModel):
     input: str | None = None
     output: str | int | None = None
     output_step: int | None = None
+    finding: str | int | None = None
     hold: Mapping[str, Any] | None = None
 
     @model_validator(mode="wrap")
@@ -200,6 +219,20 @@ class AuditOptions(BaseModel):
         """The domain as asked for."""
         return self.domain or InputDomain(self.lower, self.upper, self.quantum, self.frozen, self.scale, self.unit)
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names as given; of one finding, its complement's and its own."""
+        names = read_classes(self.classes)
+        if names is None or self.finding is None:
+            return names
+        return finding_names(finding_position(self.finding, names), names)
+
+    def reading(self) -> TableReading:
+        """How a table is read."""
+        drop, categorical = (
+            tuple(n.strip() for n in v.split(",")) if isinstance(v, str) else tuple(v) for v in (self.drop, self.categorical)
+        )
+        return TableReading(None, None, drop, self.index, self.sep, self.header, categorical)
+
     def resuming(self) -> bool:
         """Whether to go on with a run that is there."""
         return self.resume or self.existing == "resume"
@@ -228,8 +261,16 @@ class AuditOptions(BaseModel):
     def model_options(self, model: object) -> dict[str, Any]:
         """What was given of how ``model`` is opened, as options of ``open_classifier``."""
         given = {name: getattr(self, name) for name in MODEL_OPTIONS if name in self.model_fields_set}
+        normalise = read_normalize(self.preprocess, self.mean, self.std)
+        if normalise is not None:
+            given["normalise"] = normalise
+        names = read_classes(self.classes)
+        if names is not None and self.finding is not None:
+            given["finding"] = finding_position(self.finding, names)
         if self.batch is not None and is_endpoint(model):
             given["batch"] = self.batch  # an endpoint fixes its requests when it is opened
+        if self.classes is not None and read_classes(self.classes) is None:
+            given["classes"] = self.classes
         return {**given, **(self.model_extra or {})}
 
     def ray(self) -> RayEngine:
@@ -247,9 +288,9 @@ class ModelArgs(TypedDict, total=False):
     input: str | None
     output: str | int | None
     output_step: int | None
+    finding: str | int | None
     hold: Mapping[str, Any] | None
     name: str
-    classes: int
     dtype: str
     input_shape: Sequence[int]
 
@@ -339,6 +380,15 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     scale: str | ArrayLike | None
     frozen: Sequence[Any] | NDArray[Any] | None
     free: Sequence[str]
+    classes: int | str | Sequence[Any] | None
+    preprocess: object
+    mean: float | str | Sequence[float] | None
+    std: float | str | Sequence[float] | None
+    drop: str | Sequence[str]
+    index: str | None
+    sep: str | None
+    header: bool | None
+    categorical: str | Sequence[str]
     resume: bool
     overwrite: bool
     address: str | None
@@ -349,8 +399,8 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
 class AuditKeywords(AuditArgs, total=False):
     """All keywords of ``audit``, for functions that hand them on."""
 
-    y: ArrayLike | None
-    group: ArrayLike | None
+    y: ArrayLike | str | None
+    group: ArrayLike | str | None
     link: Link
     domain: InputDomain | None
     out: str | Path | None

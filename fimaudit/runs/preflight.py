@@ -48,6 +48,7 @@ class Preflight:
         row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
         one_hot: whether every answer was all 0 but for a single 1.
         first: the first input's answer when it was asked alone, of this process; in no report.
+        exact: the answers are the model's own values, surely not rounded.
     """
 
     classes: int
@@ -58,6 +59,7 @@ class Preflight:
     row_by_row: bool = False
     one_hot: bool = False
     first: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    exact: bool = False
 
     @property
     def random(self) -> bool:
@@ -69,7 +71,7 @@ class Preflight:
         if self.random:  # neither rounding nor company can be known beside noise
             return OutputQuality(random=True, top_k=top_k)
         effect = 0.0 if self.row_by_row else self.batch_difference
-        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=effect)
+        return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=effect, exact=self.exact)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
@@ -179,10 +181,11 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         classes=alone.shape[1],
         repeat_difference=max(repeated, repeated_together),
         batch_difference=float(max(np.abs(a - b).max() for a, b in pairs)),
-        output_quantum=quantum,
+        output_quantum=0.0 if meter.model.info.exact else quantum,
         rows=asked.rows,
         one_hot=are_one_hot(np.concatenate([alone, *(answers for _, answers in seen)])),
         first=alone[0],
+        exact=meter.model.info.exact,
     )
     most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
     if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):

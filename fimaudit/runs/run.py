@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from fimaudit.measurement.label_radius import KnownLabels
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.settings import Settings
+from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
@@ -90,6 +91,8 @@ class Task:
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
         surrogates: where directions come from that are measured exactly; ``None`` for none.
         labels: measure from labels alone.
+        classes: the model's classes, by which the inputs' labels were matched.
+        y: labels as columns of the answer, of the inputs in memory or those that stand for a stream.
     """
 
     source: InputSource
@@ -102,6 +105,8 @@ class Task:
     surrogates: Directions | None = None
     insist: bool = False
     labels: bool = False
+    classes: ClassLabels = field(default_factory=ClassLabels)
+    y: NDArray[np.int64] | None = None
 
 
 class Run:
@@ -310,6 +315,7 @@ class Run:
         if task.labels:
             return self._begin_labels(), None
         preflight = look(self._meter, task.x, task.space.dtype, space=task.space)
+        task.classes.agree(preflight.classes, task.y, self._meter.model.info.class_names)
         self._apart(preflight)
         if self._exact is not None:
             self._try_derivatives(self._exact, preflight)

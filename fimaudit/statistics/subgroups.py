@@ -74,7 +74,7 @@ class Calibration:
     bins: list[tuple[float, Interval, int]]
 
 
-def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division]:
+def divisions(inputs: Sequence[Sensitivity], confidence: float, names: Sequence[str] | None = None) -> list[Division]:
     """Every way in which these inputs can be divided; groups of one kind only are left out.
 
     Groups, true class, right and wrong answers, and the predicted class where no true class is known.
@@ -82,6 +82,7 @@ def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division
     Args:
         inputs: with ``group``, ``label`` and ``predicted_class``, as far as they are known.
         confidence: of each interval, two-sided; not corrected for the number of groups.
+        names: of the classes, where they have some.
 
     >>> inputs = [Sensitivity(index=i, status="ok", method="rademacher", predicted_class=0, label=i % 2) for i in range(4)]
     >>> [(d.title, [(s.name, s.inputs) for s in d.slices]) for d in divisions(inputs, 0.95)]
@@ -89,11 +90,11 @@ def divisions(inputs: Sequence[Sensitivity], confidence: float) -> list[Division
     """
     out = [
         _divide("Groups", inputs, lambda s: s.group, confidence),
-        _divide("True class", inputs, lambda s: None if s.label is None else f"class {s.label}", confidence),
+        _divide("True class", inputs, lambda s: _class(s.label, names), confidence),
         replace(_divide("Right and wrong answers", inputs, _rightness, confidence), by_answer=True),
     ]
     if not any(d.slices for d in out[1:2]):
-        out.append(_divide("Predicted class", inputs, _predicted, confidence))
+        out.append(_divide("Predicted class", inputs, lambda s: _class(s.predicted_class, names), confidence))
     return [d for d in out if len(d.slices) > 1]
 
 
@@ -185,5 +186,7 @@ def _rightness(s: Sensitivity) -> str | None:
     return "right" if s.label == s.predicted_class else "wrong"
 
 
-def _predicted(s: Sensitivity) -> str | None:
-    return None if s.predicted_class is None else f"class {s.predicted_class}"
+def _class(position: int | None, names: Sequence[str] | None) -> str | None:
+    if position is None or names is None or position >= len(names):
+        return None if position is None else f"class {position}"
+    return names[position]

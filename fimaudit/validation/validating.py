@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fimaudit.data.arrays import Inputs, check_inputs, read_inputs
+from fimaudit.data.arrays import Inputs, check_inputs
+from fimaudit.data.dataset import about, as_data, open_subject
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
+from fimaudit.models.classes import class_labels, read_classes
 from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.links import Link
@@ -59,6 +61,7 @@ def validate(
     budget: int | None = None,
     domain: InputDomain | None = None,
     free: Sequence[str] = (),
+    classes: str | Sequence[Any] | None = None,
     batch: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -76,7 +79,7 @@ def validate(
         model: a classifier, or anything that ``open_classifier`` takes (then closed at the end).
         x: (n, \\*shape) inputs, or a data file; y: (n,) labels.
         out: run folder: that of the audit, with ``validation.json``, ``calibration.svg`` and ``attacks.jsonl``.
-        link, queries, mode, confidence, seed, free, batch: as for ``audit``.
+        link, queries, mode, confidence, seed, free, classes, batch: as for ``audit``.
         attacks: ``auto`` (PGD, DeepFool and Carlini-Wagner where the model offers derivatives, else HopSkipJump, and
             Square for images), or names among ``fimaudit.validation.attacks.ATTACKS``.
         attack_rows: rows, forward and backward, that the attacks on one input may take, shared equally.
@@ -99,12 +102,16 @@ def validate(
     folder = None if out is None else Path(out)
     with ExitStack() as stack:
         classifier, inputs, names = _opened(model, x, y, link, batch, attacks, options, stack)
+        labels = class_labels(classifier.info, read_classes(classes))
+        dataset = open_subject(inputs, classifier.info, domain or InputDomain(), free, labels)
+        if not np.isfinite(dataset.x).all():
+            raise UsageError("expected inputs without gaps to attack, got missing values; leave these inputs out")
         report = audit(
             classifier, inputs, out=folder, link=link, queries=queries, mode=mode, confidence=confidence, seed=seed,
-            budget=budget, domain=domain, free=free, batch=batch, resume=resume, overwrite=overwrite, progress=progress,
+            budget=budget, domain=domain, free=free, classes=classes, batch=batch, resume=resume, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
-        space, rows = _space(inputs, domain or InputDomain(), free, classifier)
-        task = _Task(rows, space, names, attack_rows, seed, report.inputs)
+        task = _Task(dataset.x, dataset.space, names, attack_rows, seed, report.inputs)
         journal, ledger, measured = _books(classifier, report, inputs, task, mode, folder, resume, stack)
         stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
     results = [journal.done[i] for i in sorted(journal.done)]
@@ -137,14 +144,14 @@ def _opened(
     """The model, the inputs as it takes them, and the attacks that apply to both."""
     from fimaudit.validation.smallest_perturbation import choose_attacks
 
-    inputs = x if isinstance(x, Inputs) else read_inputs(x) if isinstance(x, str | Path) else Inputs(np.asarray(x))
-    if y is not None:
-        inputs = Inputs(inputs.x, np.asarray(y), inputs.group, inputs.names, inputs.source, inputs.whole)
+    inputs = as_data(x, y, None)
+    if not isinstance(inputs, Inputs):
+        raise UsageError(f"expected inputs that fit in memory to attack, got {inputs.source}; give a sample of them")
     if batch is not None and is_endpoint(model):
         options.setdefault("batch", batch)
     if inputs.names is not None and is_endpoint(model):
         options["data_columns"] = list(inputs.names)
-    classifier = open_classifier(model, link, **options)
+    classifier = open_classifier(model, link, **{**options, **about(inputs)})
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
     if classifier.info.labels_only:
@@ -152,10 +159,10 @@ def _opened(
             "validate correlates numbers that need probabilities, and this model is read as labels only; the witness of "
             "each input in its audit is a real counterexample"
         )
-    inputs = check_inputs(inputs, classifier.info.input_shape)
     if len(inputs) > MOST_INPUTS:
         raise UsageError(f"expected at most {MOST_INPUTS} inputs to attack, got {len(inputs)}; give a sample of them")
-    return classifier, inputs, choose_attacks(attacks, isinstance(classifier, Differentiable), inputs.x.shape[1:])
+    shape = check_inputs(replace(inputs, y=None), classifier.info.input_shape).x.shape[1:]
+    return classifier, inputs, choose_attacks(attacks, isinstance(classifier, Differentiable), shape)
 
 
 def _books(
@@ -288,14 +295,6 @@ def _attack(
         unfinished=found.unfinished,
         reason=found.reason,
     )
-
-
-def _space(inputs: Inputs, domain: InputDomain, free: Sequence[str], classifier: Classifier) -> tuple[Space, NDArray[Any]]:
-    """The domain as the audit resolved it, and the inputs as it admitted them."""
-    if inputs.names is not None:
-        domain = domain.for_table(inputs.names, inputs.whole, free)
-    space = domain.with_defaults(classifier.info.details.get("domain")).resolve(inputs.x, classifier.info.dtype)
-    return space, space.admit(inputs.x)
 
 
 def _environment(measured: Mapping[str, Any], seconds: float) -> dict[str, Any]:

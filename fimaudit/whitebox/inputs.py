@@ -55,7 +55,8 @@ def choose_mode(asked: str, classifier: Classifier, x: NDArray[Any], space: Spac
 def _obstacle(classifier: Classifier, x: NDArray[Any], space: Space) -> str | None:
     if not isinstance(classifier, Differentiable):
         return f"the {classifier.info.adapter} adapter gives no derivatives"
-    if space.frozen.any() or not (space.scale == 1).all():
+    audited = slice(0, space.frozen.size - classifier.info.held)
+    if space.frozen.ravel()[audited].any() or not (space.scale == 1).all():
         return "derivatives are taken in raw units over all features, but a scale or frozen features are set"
     if (space.quantum > 0).any():
         return "derivatives need continuous inputs, but a quantum is set"

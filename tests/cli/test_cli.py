@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import pickle
 import shlex
@@ -189,7 +190,6 @@ REFUSALS = {
     "words": Refusal("real numbers", data="words.npz"),
     "objects": Refusal("could not read objects.npz", data="objects.npz"),
     "words in a table": Refusal("column 'c'", data="words.csv"),
-    "NaN": Refusal("finite inputs", data="nan.npz"),
     "infinite": Refusal("finite inputs", data="inf.npz"),
     "labels of another length": Refusal("one label for each", data="labels.npz"),
     "groups of another length": Refusal("one group for each", data="groups.npz"),
@@ -338,7 +338,7 @@ def test_audit_and_inspect_of_a_good_model(
     assert "good.onnx" in shown.out
 
 
-@pytest.mark.parametrize("target", ["nowhere.onnx", "text.onnx", "logits.onnx", "cli_models:nan", "estimator.pkl"])
+@pytest.mark.parametrize("target", ["nowhere.onnx", "text.onnx", "cli_models:nan", "estimator.pkl"])
 def test_inspect_refuses_alike(
     target: str, inside: Path, run: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +346,19 @@ def test_inspect_refuses_alike(
     shown = capfd.readouterr().err
     assert shown.startswith("fimaudit: ")
     assert shown.count("\n") == 1
+
+
+def test_inspect_does_not_stop_on_a_link(inside: Path, run: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "logits.onnx", "--data", "x.npz") == 0
+    shown = capfd.readouterr().out
+    assert "--link auto: expected probabilities" in shown
+    assert "--link softmax: first answers: class " in shown
+    assert "audit it with: fimaudit audit logits.onnx --data x.npz --link softmax --out runs/first" in shown
+    assert run("inspect", "logits.onnx", "--data", "x.npz", "--link", "sigmoid", "--json") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert "needs one column" in told["links"]["sigmoid"]["refused"]
+    assert told["audit"] is None
+    assert told["preflight"] is None
 
 
 def test_budget_ends_with_a_partial_report_that_can_be_resumed(
@@ -394,7 +407,15 @@ def test_help_shows_first_what_everybody_needs() -> None:
         panels.setdefault(parameter.rich_help_panel, []).append(parameter.opts[0])
     first = ["target", "--data", "--out", "--link", "--queries", "--budget", "--seed", "--policy", "--resume", "--overwrite"]
     assert sorted(panels.pop(None)) == sorted(first)
-    later = ["Measurement", "Input domain", "Model", "Endpoint", "Many processes and machines", "White box"]
+    later = [
+        "Measurement",
+        "Tables and classes",
+        "Input domain",
+        "Model",
+        "Endpoint",
+        "Many processes and machines",
+        "White box",
+    ]
     assert list(panels) == later
     assert panels["White box"] == ["--tolerance", "--worst-direction"]
     assert {"--rate", "--header-env", "--yes"} <= set(panels["Endpoint"])

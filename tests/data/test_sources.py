@@ -83,8 +83,8 @@ UNREADABLE = {
     "an archive under another name": (lambda d: write(d / "d.npy", _npz_bytes(d)), "npz"),
     "pickled objects": (lambda d: object_npy(d / "d.npy"), "could not read .*d.npy as .npy"),
     "words in a table": (
-        lambda d: write(d / "d.csv", b"sex,age\nm,3\nf,4\n"),
-        "column 'sex' of d.csv holds .* numbers",
+        lambda d: write(d / "d.csv", b"age,sex\n3,1\n4,f\n?,2\n"),
+        r"column 'age' of d.csv holds numbers and, in 1 rows, text \('\?'\)",
     ),
     "no features": (lambda d: write(d / "d.csv", b"y,group\n1,a\n"), "no feature columns"),
     "broken table": (lambda d: write(d / "d.parquet", b"PAR1"), "could not read .*d.parquet"),
@@ -125,8 +125,8 @@ UNFIT: dict[str, tuple[Inputs, Any, str]] = {
     "free axis of another rank": (Inputs(X), (None, 3, 1), r"shape \(any, 3, 1\)"),
     "not finite": (Inputs(NAN), None, r"NaN or infinite values in 2 of 6 inputs \(first: input 2\)"),
     "labels of another length": (Inputs(X, np.zeros(5)), None, r"one label for each of 6 inputs, got y of shape \(5,\)"),
-    "fractional labels": (Inputs(X, np.full(6, 0.5)), None, "expected integer labels"),
-    "labels in words": (Inputs(X, np.array(list("abcdef"))), None, "expected integer labels"),
+    "fractional labels": (Inputs(X, np.full(6, 0.5)), None, "the labels hold 0.5, which matches no class"),
+    "labels in words": (Inputs(X, np.array(list("abcdef"))), None, "a, b, c, d, e, f, which matches no class"),
     "groups of another length": (Inputs(X, None, np.zeros(5)), None, "one group for each of 6 inputs"),
 }
 

@@ -117,7 +117,7 @@ def test_the_typed_words_are_the_checked_ones() -> None:
 
 def test_the_typed_words_are_those_that_adapters_declare() -> None:
     typed = {*ModelArgs.__annotations__, *EndpointArgs.__annotations__, "batch"}
-    assert adapter_option_names() == typed - (set(MODEL_OPTIONS) - {"input", "output"})
+    assert adapter_option_names() == {*typed, "classes"} - (set(MODEL_OPTIONS) - {"input", "output"})
     assert set(adapters()) >= {"function", "http", "onnx_runtime", "pytorch", "scikit_learn"}
 
 

@@ -107,6 +107,8 @@ class EndpointClassifier:
             details=details,
             notes=self._notes(),
             labels_only=self._labels_only,
+            class_names=self._class_names(),
+            feature_names=endpoint.columns and tuple(endpoint.columns),
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -182,6 +184,14 @@ class EndpointClassifier:
             lease.remember(NOTE, as_note(learned))
         self._learned, self._wire = learned, wire
         return wire, learned
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """The labels of the columns, said by the user or learned, where answers show all of them."""
+        if self._reader.top_k is not None:
+            return None
+        if self.endpoint.labels:
+            return tuple(self.endpoint.labels)
+        return None if self._learned is None else self._reader.columns
 
     def _notes(self) -> tuple[str, ...]:
         notes, learned = list(self._found.notes), self._learned

@@ -379,8 +379,12 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
     for name in ("weights", "device"):
         if getattr(options, name) is not None:
             raise TargetError(f"--{name} belongs to local models; an endpoint runs where it runs")
-    if options.trust_pickle or options.hold:
+    if options.trust_pickle or options.hold or options.packing is not None:
         raise TargetError("--trust-pickle and held inputs belong to local models, not to an endpoint")
+    if options.normalise is not None:
+        raise TargetError("--mean and --std belong to local models; an endpoint is sent inputs as they are")
+    if options.finding is not None:
+        raise TargetError("--class belongs to local models; choose one finding with protocol json and a JMESPath response")
     if options.output_step is not None:
         raise TargetError(
             "--output-step belongs to local models; take one step of an endpoint's answer with protocol json and a JMESPath"

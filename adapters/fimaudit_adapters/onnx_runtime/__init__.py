@@ -9,16 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import Link, chosen_step, to_probabilities
+from fimaudit.models.links import Link, chosen_finding, chosen_step, to_probabilities
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
+from fimaudit_adapters.onnx_runtime.classes import class_values, metadata_names, quantisation, refuse_positions, votes
 from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
 from fimaudit_adapters.onnx_runtime.graph_facts import not_smooth, quantised_weights
-from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, choose_input, choose_output, held_inputs
+from fimaudit_adapters.onnx_runtime.ports import (
+    HeldInput,
+    Port,
+    choose_input,
+    choose_output,
+    column_port,
+    held_inputs,
+    packed_port,
+)
 from fimaudit_adapters.onnx_runtime.session import OPTIMISATIONS, Runner, import_onnx, new_session, parse_device
-from fimaudit_adapters.options import refuse_unused
+from fimaudit_adapters.options import SoftmaxDoubt, refuse_unused
 
 __all__ = ["ADAPTER", "OnnxClassifier"]
 
@@ -26,17 +36,17 @@ __all__ = ["ADAPTER", "OnnxClassifier"]
 class OnnxClassifier:
     """A ``Classifier`` on an onnxruntime session; thread-safe, because sessions are."""
 
-    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None) -> None:
+    def __init__(self, choice: Choice, info: ModelInfo, link: Link, step: int | None, finding: int | None = None) -> None:
         self._choice: Choice | None = choice
         self._info = info
-        self._link, self._step = link, step
-        self._dtype = np.dtype(info.dtype)
+        self._link, self._step, self._finding = link, step, finding
+        self._dtype, self._doubt = np.dtype(info.dtype), SoftmaxDoubt(link)
         self._checks = choice.checks
 
     @property
     def info(self) -> ModelInfo:
         """What is known about the model; notes and batch kind may change at the first real rows."""
-        return self._info
+        return replace(self._info, notes=(*self._info.notes, *self._doubt.notes)) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities.
@@ -50,7 +60,9 @@ class OnnxClassifier:
             raise ModelFailure("the model was closed; open it again")
         rows = self._fitting(np.asarray(batch))
         raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
-        return to_probabilities(chosen_step(raw, self._step), self._link, rows=len(rows))
+        chosen = chosen_finding(chosen_step(raw, self._step), self._finding)
+        self._doubt.watch(chosen)
+        return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Let the session go."""
@@ -126,7 +138,10 @@ class _OnnxRuntimeAdapter:
             TargetError: missing, truncated, not ONNX, not loadable, or ambiguous in its inputs or outputs.
         """
         refuse_unused(
-            options, "onnx_runtime", used=("device", "input", "output", "output_step", "hold"), extra=self.option_names
+            options,
+            "onnx_runtime",
+            used=("device", "input", "output", "output_step", "finding", "hold", "packing", "normalise"),
+            extra=self.option_names,
         )
         optimisation = options.extra.get("optimisation", "all")
         if optimisation is False:  # what YAML reads in --set optimisation=off
@@ -153,7 +168,15 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     optimisation = str(options.extra.get("optimisation", "all"))
     proto, session, details = _loaded(ort, source, device, optimisation)
     inputs = session.get_inputs()
-    port = choose_input(inputs, proto.graph, options.input, options.hold)
+    packing = options.packing
+    parts = {part.name: None for part in packing.parts} if packing is not None else {}
+    port = None if options.input or packing else column_port(inputs, proto.graph, options.columns, options.hold)
+    if port is None:
+        port = choose_input(inputs, proto.graph, options.input, {**options.hold, **parts})
+    refuse_positions(proto.graph, port)
+    if packing is not None:
+        port = packed_port(port, inputs, proto.graph, packing)
+    port = replace(port, normalise=options.normalise)
     held = held_inputs(inputs, proto.graph, port, options.hold)
     labels = LabelledAs() if options.link == "labels" else None
     output = choose_output(session.get_outputs(), options.output, labels=labels is not None)
@@ -165,22 +188,37 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         return Runner(session, port, output, held, ort, labels=labels)
 
     choice = choose_batching(source.name, proto, runner, load)
+    values, names = class_values(proto, choice.batching.ask), metadata_names(proto)
+    finding = finding_position(options.finding, names or values)
+    classes = _classes(choice, port) if options.output_step is None else None
+    if finding is not None:
+        classes, values, names = 2, None, finding_names(finding, names or values)
     info = ModelInfo(
         name=source.name,
         adapter="onnx_runtime",
         input_shape=choice.input_shape,
         dtype=port.dtype,
-        classes=_classes(choice, port) if options.output_step is None and labels is None else None,
+        classes=classes if labels is None else None,
         device=runner.device,
         preferred_batch=choice.batching.preferred,
         call_bytes=runner.call_bytes,
         details={**details, **_facts(ort, source, runner, held, optimisation), "batch": choice.batching.kind},
         notes=(choice.note,) if choice.note else (),
+        class_values=_of_all(values, classes),
+        class_names=_of_all(names, classes),
+        exact=votes(proto),
+        takes_columns=bool(port.sources),
+        held=0 if packing is None else packing.held,
         not_smooth=not_smooth(proto.graph, port.name, output.name),
     )
     if labels is not None:
         info = replace(info, labels_only=True, details={**info.details, **labels.facts()})
-    return OnnxClassifier(choice, info, options.link, options.output_step)
+    return OnnxClassifier(choice, info, options.link, options.output_step, finding)
+
+
+def _of_all(names: tuple[Any, ...] | None, classes: int | None) -> tuple[Any, ...] | None:
+    """Names that are as many as the classes."""
+    return names if names is not None and classes in (None, len(names)) else None
 
 
 def _loaded(
@@ -244,6 +282,9 @@ def _facts(ort: Any, source: OnnxSource, runner: Runner, held: list[HeldInput], 
         facts["quantised_weights"] = True
     if optimisation != "all":
         facts["optimisation"] = optimisation
+    quantised = quantisation(source.proto)
+    if quantised is not None:
+        facts["quantised"] = quantised
     if source.external:
         facts["external_data"] = source.external
     if held:

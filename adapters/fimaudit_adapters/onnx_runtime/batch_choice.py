@@ -104,7 +104,7 @@ def _freed(
 ) -> tuple[BatchAxisVerdict, Batching]:
     """The graph with its batch axis made free, and whether it answers as ``single`` (as its own single rows, without it)."""
     port = runner.port
-    names = [port.name, *(held.name for held in runner.held if held.batched)]
+    names = [*port.names, *(held.name for held in runner.held if held.batched)]
     try:
         freed = Batching("made dynamic", load(with_free_batch(proto, names, port.batch or 1)))
     except TargetError:

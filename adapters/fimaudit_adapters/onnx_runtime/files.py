@@ -40,7 +40,7 @@ class OnnxSource:
     @property
     def folder(self) -> str | None:
         """Where external data lie."""
-        return None if self.path is None else str(Path(self.path).resolve().parent)
+        return None if self.path is None else os.path.dirname(os.path.abspath(self.path))
 
     @property
     def opset(self) -> int:
@@ -140,9 +140,10 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _external_path(source: OnnxSource, location: str) -> Path:
+    # By name, not by where links lead: caches keep a model's files as links to one store.
     folder = Path(str(source.folder))
-    path = (folder / location).resolve()
-    if not location or not path.is_relative_to(folder.resolve()):
+    path = Path(os.path.normpath(folder / location))
+    if not location or not path.is_relative_to(folder):
         raise TargetError(f"{source.path!r} points to external data at {location!r}, outside its own folder; refused")
     if not path.is_file():
         raise TargetError(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
+from fimaudit.models.columns import TableColumn, arranged, column_cells
+from fimaudit.models.normalising import Normalize
+from fimaudit.models.packing import Packing
 
-__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "held_inputs", "holds_labels"]
+__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "column_port", "held_inputs", "holds_labels", "packed_port"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -29,12 +32,63 @@ _LABELS_ONLY = ", or audit its classes alone with --link labels"
 
 
 @dataclass(frozen=True)
+class ColumnSource:
+    """An input of one column: its name, numpy dtype, the table's column, and that column's place in a row of numbers."""
+
+    name: str
+    dtype: str
+    column: TableColumn
+    place: int
+    axes: int
+
+    def feed(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """(B, 1) cells of the column, or (B,), in the input's type."""
+        cells = column_cells(self.column, rows[:, self.place])
+        if self.dtype == "object":
+            cells = np.array([("" if cell != cell else str(cell)) for cell in cells.tolist()], dtype=object)
+        return np.ascontiguousarray(cells.astype(self.dtype).reshape(-1, *[1] * (self.axes - 1)))
+
+
+@dataclass(frozen=True)
 class Port:
-    """The audited input: its name, numpy dtype, and declared shape with the batch axis (``None``: rank unknown)."""
+    """The audited input: its name, numpy dtype, and declared shape with the batch axis (``None``: rank unknown).
+
+    Attributes:
+        name, dtype, shape: of the rows of numbers; ``name`` is the first input of a model with an input a column.
+        sources: of a model with an input a column, where each comes from.
+        packing: of rows that hold values for further inputs behind the audited one.
+        axes: batch axis of such inputs, where it is not the first.
+        normalise: what is done with the audited input before it is sent.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    sources: tuple[ColumnSource, ...] = ()
+    packing: Packing | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
+    normalise: Normalize | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The model's inputs that a row of numbers makes."""
+        if self.sources:
+            return [source.name for source in self.sources]
+        return [self.name, *(part.name for part in (self.packing.parts if self.packing is not None else ()))]
+
+    def feeds(self, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The model's inputs from rows of numbers; of one row without its axis, the input as it is."""
+        if self.sources:
+            return {source.name: source.feed(rows) for source in self.sources}
+        if self.packing is None:
+            return {self.name: self._sent(rows)}
+        audited, held = self.packing.split(rows)
+        made = {part.name: part.restored(held[part.name]) for part in self.packing.parts}
+        made = {name: np.ascontiguousarray(np.moveaxis(v, 0, self.axes.get(name, 0))) for name, v in made.items()}
+        return {self.name: np.ascontiguousarray(self._sent(audited)), **made}
+
+    def _sent(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return rows if self.normalise is None else np.ascontiguousarray(self.normalise(rows))
 
     @property
     def batch(self) -> int | None:
@@ -44,14 +98,17 @@ class Port:
 
 @dataclass(frozen=True)
 class HeldInput:
-    """An input that stays constant: the value goes in as it is, or is repeated along a batch axis."""
+    """An input that stays constant: the value goes in as it is, or is repeated along a batch axis, ``axis`` or the first."""
 
     name: str
     value: NDArray[Any]
     batched: bool
+    axis: int | None = None
 
     def feed(self, rows: int) -> NDArray[Any]:
         """What is sent beside ``rows`` rows of the audited input."""
+        if self.axis is not None:
+            return np.repeat(self.value, rows, axis=self.axis)
         if not self.batched:
             return self.value
         return np.ascontiguousarray(np.broadcast_to(self.value, (rows, *self.value.shape)))
@@ -86,13 +143,63 @@ def choose_input(inputs: Sequence[Any], graph: Any, wanted: str | None, hold: Ma
     return Port(chosen.name, _DTYPES[chosen.type], shape)
 
 
+def column_port(inputs: Sequence[Any], graph: Any, columns: Sequence[TableColumn], hold: Mapping[str, Any]) -> Port | None:
+    """The port of a model that has an input for each column of the table; ``None`` for any other model.
+
+    Raises:
+        DataError: some of its inputs are columns of the table, others are not.
+    """
+    wanted = [i for i in inputs if i.name not in hold]
+    shapes = [_declared(i, graph) for i in wanted]
+    single = all(s is not None and len(s) in (1, 2) and s[1:] in ((), (1,)) for s in shapes)
+    if len(wanted) < 2 or not columns or not single or any(i.type not in _HELD_DTYPES for i in wanted):
+        return None
+    order = arranged(columns, [i.name for i in wanted])
+    sources = tuple(
+        ColumnSource(i.name, _HELD_DTYPES[i.type], columns[place], place, len(shape or ()))
+        for i, place, shape in zip(wanted, order, shapes, strict=True)
+    )
+    dtype = "float64" if any(s.dtype in ("float64", "int64") for s in sources) else "float32"
+    return Port(wanted[0].name, dtype, ((shapes[0] or (None,))[0], len(columns)), sources)
+
+
+def packed_port(port: Port, inputs: Sequence[Any], graph: Any, packing: Packing) -> Port:
+    """The port of rows that hold values for other inputs behind the audited one, each in its declared shape and type.
+
+    Raises:
+        TargetError: no such input, or values of another shape.
+    """
+    declared, parts, axes = {i.name: i for i in inputs}, [], {}
+    for part in packing.parts:
+        if part.name not in declared or part.name == port.name:
+            raise TargetError(f"--hold names {part.name!r}, but the inputs beside {port.name!r} are {_quoted([*declared])}")
+        kind = declared[part.name].type
+        shape = _declared(declared[part.name], graph) or (None, *part.shape)
+        axis = shape.index(None) if None in shape else 0
+        row = tuple(n for i, n in enumerate(shape) if i != axis)
+        if kind not in _HELD_DTYPES or not (_fits(part.shape, row) or (part.size == 1 and all(n in (1, None) for n in row))):
+            raise TargetError(
+                f"the values held for {part.name!r} have shape {part.shape} an input, but the model declares "
+                f"{_spelled(row)} ({kind})"
+            )
+        parts.append(
+            replace(part, shape=part.shape if _fits(part.shape, row) else (1,) * len(row), dtype=_HELD_DTYPES[kind])
+        )
+        axes[part.name] = axis
+    if port.shape is not None and not _fits(packing.shape, port.shape[1:]):
+        raise TargetError(f"input {port.name!r} takes shape {_spelled(port.shape[1:])}, but x holds {packing.shape}")
+    batch = None if port.shape is None else port.shape[0]
+    rows = (batch, packing.features + packing.held)
+    return Port(port.name, port.dtype, rows, packing=replace(packing, parts=tuple(parts)), axes=axes)
+
+
 def held_inputs(inputs: Sequence[Any], graph: Any, port: Port, hold: Mapping[str, Any]) -> list[HeldInput]:
     """The values of every other input, in its type; each has the shape of one input, without the batch axis.
 
     Raises:
         TargetError: a value is missing, of the wrong shape or type, or for an input that is not there.
     """
-    others = [i for i in inputs if i.name != port.name]
+    others = [i for i in inputs if i.name not in port.names]
     if unknown := [name for name in hold if name not in [i.name for i in inputs]]:
         raise TargetError(f"--hold names {_quoted(unknown)}, but the model's inputs are {_quoted([i.name for i in inputs])}")
     if missing := [i for i in others if i.name not in hold]:
@@ -157,6 +264,11 @@ def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, gi
         return HeldInput(name, value, batched=True)
     if shape and shape[0] is None and value.shape[:1] == (1,) and _fits(value.shape[1:], shape[1:]):
         return HeldInput(name, value[0], batched=True)
+    free = [i for i, n in enumerate(shape) if n is None]
+    if len(free) == 1 and free[0] > 0:  # a recurrent state (layers, batch, features): one row's value, for each row
+        row = np.expand_dims(value, free[0]) if value.ndim == len(shape) - 1 else value
+        if _fits(row.shape, shape) and row.shape[free[0]] == 1:
+            return HeldInput(name, row, batched=False, axis=free[0])
     if _fits(value.shape, shape):
         return HeldInput(name, value, batched=False)
     expected = shape[1:] if shape and shape[0] in (None, port.batch) else shape

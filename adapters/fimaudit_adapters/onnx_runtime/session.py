@@ -183,7 +183,7 @@ class Runner:
             ModelFailure: the model raised.
             OutputError: the answers are not numbers by class.
         """
-        feeds = {self.port.name: rows}
+        feeds = self.port.feeds(rows)
         for held in self.held:
             feeds[held.name] = held.feed(len(rows) if count is None else count)
         try:

@@ -42,7 +42,7 @@ class PytorchAdapter:
         refuse_unused(
             options,
             "pytorch",
-            used=("device", "weights", "input", "output", "output_step", "hold"),
+            used=("device", "weights", "input", "output", "output_step", "finding", "hold", "packing", "normalise"),
             extra=self.option_names,
         )
         try:

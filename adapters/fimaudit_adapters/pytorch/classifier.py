@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import label_codes
-from fimaudit.models.links import as_rows, chosen_step, to_probabilities
+from fimaudit.models.links import as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
+from fimaudit_adapters.options import SoftmaxDoubt
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
 from fimaudit_adapters.pytorch import identity as torch_identity
 from fimaudit_adapters.pytorch.device_signs import displaced_on_device
@@ -49,8 +52,10 @@ class TorchClassifier:
     def __init__(self, loaded: LoadedModule, options: Options) -> None:
         module = loaded.module
         self.module = module
-        self.link = options.link
+        self.link, self._doubt = options.link, SoftmaxDoubt(options.link)
         self._output, self._step = options.output, options.output_step
+        names = _class_names(module)
+        self._finding = finding_position(options.finding, names)
         homes = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         # A module spread over several devices stays where it is.
         self._home = homes.pop() if len(homes) == 1 else None
@@ -63,16 +68,22 @@ class TorchClassifier:
         if self._home is not None and self._home != self.device:
             module.to(self.device)
         floating = _parameter_dtype(module)
-        self.plan = plan_call(module, options.input, options.hold, self.device, loaded.dtype, floating)
+        self.plan = plan_call(
+            module, options.input, options.hold, self.device, loaded.dtype, floating, options.packing, options.normalise
+        )
         self.dtype = loaded.dtype.get(self.plan.audited, floating)
         if self.dtype == torch.bfloat16:
             notes.append(
                 "the module computes in bfloat16, which rounds inputs to 8 bits: small displacements are not sent as "
                 "computed; prefer --mode white-box, or convert the module to float32"
             )
+        _refuse_positions(module, self.plan.audited, options.data)
         self._fewest, self._most = loaded.rows
         self._limit = loaded.rows[1]
         shape = options.extra.get("input_shape", loaded.input_shape.get(self.plan.audited))
+        if options.packing is not None:
+            check_input((1, *options.packing.shape), None if shape is None else tuple(shape))
+            shape = (options.packing.features + options.packing.held,)
         on_gpu = self.device.type == "cuda"
         self._details = {
             "format": loaded.format,
@@ -94,12 +105,14 @@ class TorchClassifier:
             notes=tuple(notes),
             not_smooth=_rounding_part(module),
             labels_only=options.link == "labels",
+            class_names=finding_names(self._finding, names) or names,
+            held=0 if options.packing is None else options.packing.held,
         )
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the model without asking it."""
-        return self._info
+        """What is known about the model without asking it, and a doubt that its answers raise."""
+        return replace(self._info, notes=(*self._info.notes, *self._doubt.notes)) if self._doubt.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities in float64; see ``Classifier``."""
@@ -160,7 +173,8 @@ class TorchClassifier:
 
     def call(self, module: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
         """The chosen output of ``module`` for a batch of audited inputs, as the model gives it."""
-        chosen: torch.Tensor = chosen_step(select_output(self.plan(module, x), self._output), self._step)
+        step = chosen_step(select_output(self.plan(module, x), self._output), self._step)
+        chosen: torch.Tensor = chosen_finding(step, self._finding)
         return chosen
 
     def _answer(self, build: Callable[[int, int], torch.Tensor], rows: int) -> NDArray[np.float64]:
@@ -190,6 +204,7 @@ class TorchClassifier:
             return np.asarray(values, dtype=np.float64)
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
+        self._doubt.watch(values)
         return to_probabilities(values, self.link, rows=rows)
 
     def _rows(self, output: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -217,6 +232,28 @@ def _rounding_part(module: torch.nn.Module) -> str | None:
         if ".nn.quantized" in type(part).__module__:
             return f"quantised module ({type(part).__name__}): activations are rounded to a few levels"
     return None
+
+
+def _refuse_positions(module: torch.nn.Module, audited: str, data: str | None) -> None:
+    """Refuse integers that the module looks up in a table: token ids have neighbours only by accident."""
+    whole = data is not None and np.dtype(data).kind in "iu" and data not in ("uint8", "int8") if data != "table" else False
+    tables = any(isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag) for part in module.modules())
+    if audited == "input_ids" or (whole and tables):
+        raise TargetError(
+            f"the input {audited!r} holds positions in a table (token ids): 17 and 18 are no neighbours, so a small change "
+            "of it has no meaning; audit the embedding instead (--input inputs_embeds, or a module that begins after it)"
+        )
+
+
+def _class_names(module: torch.nn.Module) -> tuple[str, ...] | None:
+    """Names that a model of Hugging Face's carries in ``config.id2label``."""
+    named = getattr(getattr(module, "config", None), "id2label", None)
+    if not isinstance(named, Mapping) or len(named) < 2:
+        return None
+    try:
+        return tuple(str(named[k] if k in named else named[str(k)]) for k in range(len(named)))
+    except KeyError:
+        return None
 
 
 def _chosen_device(asked: str | None, home: torch.device | None) -> torch.device:

@@ -99,7 +99,7 @@ def wrap_exported(
         shapes[node.name] = tuple(n if isinstance(n, int) else None for n in value.shape[1:])
         dtypes[node.name] = value.dtype
     notes = []
-    if rows[1] is not None:
+    if rows[1] is not None and rows[0] == rows[1]:
         how = "row by row" if rows[1] == 1 else f"{rows[1]} rows at a time, the last call filled up with copies"
         notes.append(
             f"the program was exported for a batch of exactly {rows[1]}, so inputs are sent {how}; "
@@ -117,6 +117,7 @@ def load_weights(module: torch.nn.Module, options: Options) -> LoadedModule:
         TargetError: the file is missing or unreadable, or its keys or shapes are not the module's.
         UntrustedPickleError: the ``.pt`` file holds more than tensors.
     """
+    module = getattr(module, "_orig_mod", module)  # torch.compile: the same function, without a compiler between
     name, script = type(module).__name__, isinstance(module, torch.jit.ScriptModule)
     if options.weights is None:
         return LoadedModule(module, name, "torchscript" if script else "module")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from fimaudit.errors import DataError, OutputError, TargetError
+from fimaudit.models.normalising import Normalize
+from fimaudit.models.packing import HeldPart, Packing
 
 __all__ = ["Argument", "CallPlan", "arguments", "check_input", "plan_call", "select_output"]
 
@@ -33,18 +35,32 @@ class CallPlan:
         positional: names passed by position, in order.
         keywords: names passed by keyword.
         held: one input's value of every other argument, without the batch axis.
+        packing: what rows hold behind the audited numbers, where other arguments have a value for each input.
+        normalise: what is done with the audited input first.
     """
 
     audited: str
     positional: tuple[str, ...]
     keywords: tuple[str, ...]
     held: Mapping[str, torch.Tensor]
+    packing: Packing | None = None
+    normalise: Normalize | None = None
 
     def __call__(self, module: Callable[..., Any], x: torch.Tensor) -> Any:
         """Call ``module`` on a batch of audited inputs, the held ones repeated."""
         values = {name: _like(value, x).expand(len(x), *value.shape) for name, value in self.held.items()}
-        values[self.audited] = x
+        if self.packing is not None:
+            x, numbers = self.packing.split(x)
+            values |= {part.name: _restored(part, numbers[part.name]) for part in self.packing.parts}
+        values[self.audited] = x if self.normalise is None else self.normalise(x)
         return module(*[values[name] for name in self.positional], **{name: values[name] for name in self.keywords})
+
+
+def _restored(part: HeldPart, numbers: torch.Tensor) -> torch.Tensor:
+    """(B, size) numbers as (B, \\*shape) values in the part's type; no derivative goes there."""
+    values = numbers.detach().reshape(-1, *part.shape)
+    kind = np.dtype(part.dtype)
+    return values if kind.kind == "f" else values.round().to(getattr(torch, kind.name))
 
 
 def _like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -73,6 +89,8 @@ def plan_call(
     device: torch.device,
     dtypes: Mapping[str, torch.dtype],
     default: torch.dtype,
+    packing: Packing | None = None,
+    normalise: Normalize | None = None,
 ) -> CallPlan:
     """Decide how to call ``module`` with one audited input and the others held.
 
@@ -83,21 +101,25 @@ def plan_call(
         device: where the held values go.
         dtypes: dtype of each argument, where the model's file says so.
         default: dtype of held values with a fraction otherwise.
+        packing: what rows hold behind the audited numbers.
+        normalise: what is done with the audited input first.
 
     Raises:
         TargetError: an unknown name, or an argument that is neither audited, held nor optional.
     """
     known = arguments(module)
     names = [a.name for a in known]
+    parts = () if packing is None else packing.parts
+    given = {*hold, *(part.name for part in parts)}
     audited = input or (names[0] if names else "x")
-    for name in (*([input] if input else []), *hold):
+    for name in (*([input] if input else []), *given):
         if name not in names:
             raise TargetError(
                 f"forward has no argument {name!r}; its arguments: {', '.join(names) or 'none that are named'}"
             )
-    if audited in hold:
+    if audited in given:
         raise TargetError(f"{audited!r} is the audited input and cannot be held; choose another with --input")
-    missing = [a.name for a in known if a.required and a.name != audited and a.name not in hold]
+    missing = [a.name for a in known if a.required and a.name != audited and a.name not in given]
     if missing:
         raise TargetError(
             f"forward also needs {', '.join(missing)}: give each a constant with --hold, or audit another with --input"
@@ -105,7 +127,7 @@ def plan_call(
     positional: list[str] = []
     keywords: list[str] = []
     for a in known or [Argument(audited, True, True)]:
-        if a.name == audited or a.name in hold:
+        if a.name == audited or a.name in given:
             in_line = a.positional and not keywords and len(positional) == names.index(a.name) if names else True
             (positional if in_line else keywords).append(a.name)
     held = {}
@@ -115,7 +137,9 @@ def plan_call(
             raise TargetError(f"expected numbers to hold {name!r} at, got {array.dtype}")
         wanted = dtypes.get(name, default if array.dtype.kind == "f" else None)
         held[name] = torch.tensor(array, dtype=wanted, device=device)
-    return CallPlan(audited, tuple(positional), tuple(keywords), held)
+    if text := [part.name for part in parts if part.values]:
+        raise TargetError(f"expected numbers to hold {text[0]!r} at, got text")
+    return CallPlan(audited, tuple(positional), tuple(keywords), held, packing, normalise)
 
 
 def select_output(answer: Any, output: str | int | None) -> torch.Tensor:

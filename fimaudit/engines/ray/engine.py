@@ -15,6 +15,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fimaudit.data.dataset import LabelledStream
 from fimaudit.data.streams import Shard, Stream, count_inputs
 from fimaudit.engines.ray.cluster import Seats, alive_nodes, capacity
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
@@ -192,7 +193,7 @@ def cut(indices: NDArray[np.int64], block: int, source: object, workers: int) ->
     size = -(-size // block) * block
     numbers = indices // size
     begins = np.diff(numbers, prepend=-1) != 0
-    if isinstance(source, Stream):
+    if isinstance(source, Stream | LabelledStream):
         files = np.searchsorted(np.array(source.starts), indices, side="right")
         other = np.diff(files, prepend=-1) != 0
         whole = np.diff(indices // block, prepend=-1) != 0  # a block that spans two files is not torn apart

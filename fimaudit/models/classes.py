@@ -1,0 +1,189 @@
+"""What a model's classes are called, and which of them a label means: by name, never by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError, TargetError, UsageError
+from fimaudit.models.classifier import ModelInfo
+
+__all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "read_classes"]
+
+#: Of classes or labels, so many are shown in a sentence.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """How labels are matched with the columns of an answer.
+
+    Attributes:
+        values: what the model itself calls its classes, column by column (``classes_`` of an estimator); ``None`` where it
+            does not say.
+        names: what people call them (``--classes``, ``id2label``), likewise.
+        columns: number of classes, where it is known.
+    """
+
+    values: tuple[Any, ...] | None = None
+    names: tuple[str, ...] | None = None
+    columns: int | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...] | None:
+        """The classes' names for people, column by column."""
+        if self.names is not None:
+            return self.names
+        return None if self.values is None else tuple(str(value) for value in self.values)
+
+    def positions(self, labels: Iterable[Any]) -> NDArray[np.int64]:
+        """The column that each label means.
+
+        A label is matched by the model's own value, then by name; whole numbers are columns where the model's classes have
+        names only, or none.
+
+        Raises:
+            DataError: a label that matches no class.
+
+        >>> ClassLabels(values=(3, 5, 9)).positions([9, 3.0, "5"]).tolist()
+        [2, 0, 1]
+        >>> ClassLabels(names=("benign", "other")).positions([1, 0]).tolist()
+        [1, 0]
+        """
+        given = [_plain(label) for label in labels]
+        missing = sum(label is None for label in given)
+        if missing:
+            raise DataError(
+                f"{missing} of {len(given)} labels are missing; give a label for every input, or leave the labels out"
+            )
+        known: dict[str, int] = {}
+        for called in (self.names, self.values):
+            known |= {key: place for place, value in enumerate(called or ()) for key in _keys(value)}
+        found = [next((known[key] for key in _keys(label) if key in known), None) for label in given]
+        if self.values is None and all(place is None for place in found):
+            columns = self.columns if self.names is None else len(self.names)
+            found = [int(label) if _is_column(label, columns) else None for label in given]
+        unknown = [str(v) for v, place in zip(given, found, strict=True) if place is None]
+        if unknown:
+            raise DataError(self._refusal(sorted(set(unknown))))
+        return np.array(found, dtype=np.int64)
+
+    def _refusal(self, unknown: Sequence[str]) -> str:
+        said = f"the labels hold {_listed(unknown)}, which matches no class of the model"
+        if self.shown is not None:
+            return f"{said} ({_listed(self.shown)}); label the inputs by these names, or name the classes with --classes"
+        count = "classes" if self.columns is None else f"{self.columns} classes"
+        return f"{said}: its {count} have no names, so labels are 0, 1, ...; name them in order with --classes a,b,c"
+
+    def agree(self, columns: int, labels: NDArray[np.int64] | None = None, found: Sequence[Any] | None = None) -> None:
+        """Refuse what the first answer contradicts.
+
+        Args:
+            columns: classes that the model answers.
+            labels: the inputs' labels as columns.
+            found: names that the first answer gave its classes.
+
+        Raises:
+            UsageError: another number of names; a label beyond the classes, or matched before their names were known.
+        """
+        if labels is not None and self.shown is None:
+            replace(self, columns=columns).positions(labels.tolist())
+            if found is not None and any(str(name) != str(place) for place, name in enumerate(found)):
+                raise UsageError(
+                    f"the model calls its classes {_listed(found)}, which was not known when labels were matched; "
+                    f"say so with --classes {','.join(map(str, found[:SHOWN]))}, and labels are matched by name"
+                )
+        for called in (self.names, self.values):
+            if called is not None and len(called) != columns:
+                raise UsageError(
+                    f"{len(called)} classes are named ({_listed(called)}), but the model answers {columns}; name each of "
+                    "them, in the model's order, with --classes a,b,c"
+                )
+
+
+def class_labels(info: ModelInfo, given: Sequence[str] | None = None) -> ClassLabels:
+    """The classes of a model, with the names that the user gives them.
+
+    Raises:
+        UsageError: another number of names than the model has classes.
+    """
+    found = ClassLabels(info.class_values, tuple(given) if given is not None else info.class_names, info.classes)
+    if info.classes is not None and given is not None:
+        found.agree(info.classes)
+    return found
+
+
+def read_classes(given: Any) -> tuple[str, ...] | None:
+    """The names in ``a,b,c`` or in a list; ``None`` where a number, or nothing, was given.
+
+    Raises:
+        UsageError: a name that is empty or there twice.
+
+    >>> read_classes("benign, other"), read_classes(10)
+    (('benign', 'other'), None)
+    """
+    if given is None or (isinstance(given, int | np.integer) and not isinstance(given, bool)):
+        return None
+    items = given.split(",") if isinstance(given, str) else list(given)
+    names = tuple(str(_plain(item)).strip() for item in items)
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise UsageError(f"expected --classes with the name of each class, all different, in order, got {given!r}")
+    return names
+
+
+def finding_position(finding: str | int | None, names: Sequence[Any] | None) -> int | None:
+    """The column that ``--class`` means: a name of the model's, else a position.
+
+    Raises:
+        TargetError: no such name, or the model names none.
+    """
+    if finding is None:
+        return None
+    called = [str(name) for name in names or ()]
+    if str(finding) in called:
+        return called.index(str(finding))
+    if str(finding).isdigit() and (not called or int(finding) < len(called)):
+        return int(finding)
+    known = f"one of {', '.join(called)}" if called else "a position (0, 1, ...): the model does not name its classes"
+    raise TargetError(f"expected --class with {known}, got {finding!r}")
+
+
+def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str, str] | None:
+    """What the complement and the finding are called."""
+    if finding is None:
+        return None
+    name = str(names[finding]) if names is not None and finding < len(names) else f"class {finding}"
+    return f"not {name}", name
+
+
+def _plain(value: Any) -> Any:
+    """A Python value; ``None`` for what is missing."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and np.isnan(value)) or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _keys(value: Any) -> tuple[str, ...]:
+    """How a class or a label is written: 1, 1.0 and "1" alike; a truth value is its word or its number."""
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return str(plain), str(int(plain))
+    if isinstance(plain, float) and plain.is_integer():
+        return (str(int(plain)),)
+    return (str(plain),)
+
+
+def _is_column(value: Any, columns: int | None) -> bool:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and value >= 0 and (columns is None or value < columns)
+
+
+def _listed(names: Sequence[Any]) -> str:
+    shown = ", ".join(str(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,116 @@
+"""The columns of a table as numbers, and back: text, truth values and dates are held and travel as positions in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.errors import DataError, MissingExtraError
+
+__all__ = ["TableColumn", "arranged", "as_frame", "coded", "column_cells"]
+
+#: Names of a list that are shown in a sentence.
+SHOWN = 30
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """One column of a table, as a row of numbers holds it.
+
+    Attributes:
+        name: as the table has it.
+        kind: ``number`` and ``whole`` (integers) are numbers, ``truth`` is 0 or 1; ``text``, ``category`` and ``date`` are
+            positions in ``values``. NaN is a missing cell in all of them.
+        values: what the positions stand for.
+    """
+
+    name: str
+    kind: Literal["number", "whole", "truth", "text", "category", "date"]
+    values: tuple[Any, ...] = ()
+
+    @property
+    def coded(self) -> bool:
+        """Whether the numbers are positions in a list, between which there is nothing."""
+        return self.kind in ("text", "category", "date")
+
+
+def coded(columns: Sequence[TableColumn]) -> list[str]:
+    """Names of the columns whose numbers are positions in a list."""
+    return [column.name for column in columns if column.coded]
+
+
+def arranged(columns: Sequence[TableColumn], wanted: Sequence[str], what: str = "the model") -> list[int]:
+    """The position in the table of each column that a model names, in the model's order.
+
+    A table whose names are only numbers (0, 1, ...) has none, and is taken column by column.
+
+    Raises:
+        DataError: other columns than the model's; with both lists.
+
+    >>> arranged([TableColumn("b", "number"), TableColumn("a", "number")], ["a", "b"])
+    [1, 0]
+    """
+    names = [column.name for column in columns]
+    if names == [str(i) for i in range(len(wanted))]:
+        return list(range(len(wanted)))
+    if sorted(names) == sorted(wanted):
+        return [names.index(name) for name in wanted]
+    lacking, beyond = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
+    said = [f"without {_listed(lacking)}"] * bool(lacking) + [f"with {_listed(beyond)} beside"] * bool(beyond)
+    raise DataError(
+        f"{what} takes the columns {_listed(wanted)}, but the data has {_listed(names)} ({' and '.join(said)}); rename "
+        "them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too)"
+    )
+
+
+def column_cells(column: TableColumn, numbers: NDArray[Any]) -> Any:
+    """The cells of one column from its numbers: integers, truth values, text or dates again; NaN where they are missing."""
+    missing = np.isnan(numbers) if numbers.dtype.kind == "f" else np.zeros(len(numbers), dtype=bool)
+    if column.kind == "number":
+        return numbers.astype(np.float64)
+    if column.coded:
+        numbers = np.clip(np.rint(numbers), 0, len(column.values) - 1)
+        if column.kind == "date":
+            dates = np.array([*column.values, np.datetime64("NaT")])
+            return dates[np.where(missing, -1, numbers).astype(np.int64)]
+        values = np.empty(len(column.values) + 1, dtype=object)
+        values[:-1], values[-1] = column.values, np.nan
+        return values[np.where(missing, -1, numbers).astype(np.int64)]
+    if column.kind == "truth":
+        return numbers.astype(bool) if not missing.any() else np.where(missing, np.nan, numbers.astype(object) == 1)
+    return numbers.astype(np.float64) if missing.any() else np.rint(numbers).astype(np.int64)
+
+
+def as_frame(columns: Sequence[TableColumn], rows: NDArray[Any], order: Sequence[int] | None = None) -> Any:
+    """(B, columns) numbers as a pandas DataFrame with the table's names and types.
+
+    Args:
+        columns: of the numbers.
+        rows: as the measurement sends them.
+        order: positions of the columns wanted, all in their order when left out.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as exc:
+        raise MissingExtraError("a table with names or text", "pandas", "report") from exc
+    made = {}
+    for place in range(len(columns)) if order is None else order:
+        column, numbers = columns[place], rows[:, place]
+        if column.kind == "category":
+            codes = np.where(np.isnan(numbers), -1, numbers).astype(np.int64)
+            made[column.name] = pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(column.values)))
+        else:
+            made[column.name] = pd.Series(column_cells(column, numbers))
+    return pd.DataFrame(made)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,213 @@
+"""Tables: the same numbers, names and held columns by every way, in any order of columns, with gaps, and no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from fimaudit import audit
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import as_data
+from fimaudit.data.tables import TableReading
+from fimaudit.errors import DataError, FimauditError, UsageError
+from fimaudit.results import Report
+
+RNG = np.random.default_rng(0)
+COUNT = 200
+
+
+def people(count: int = COUNT) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "age": RNG.normal(50, 10, count),
+            "sex": RNG.choice(["f", "m"], count),
+            "stage": RNG.integers(1, 5, count),
+            "creatinine": RNG.normal(1, 0.3, count),
+            "smoker": RNG.random(count) < 0.5,
+        }
+    )
+    table.loc[::7, "creatinine"] = np.nan
+    return table
+
+
+PEOPLE = people()
+SICK = np.where(0.1 * (PEOPLE.age - 50) + (PEOPLE.sex == "m") + 0.5 * PEOPLE.stage > 1.8, "sick", "well")
+NUMBERS = make_pipeline(SimpleImputer(), StandardScaler())
+WORDS = OneHotEncoder(handle_unknown="ignore")
+PIPELINE = make_pipeline(
+    ColumnTransformer([("n", NUMBERS, ["age", "creatinine"]), ("w", WORDS, ["sex", "stage", "smoker"])]),
+    LogisticRegression(),
+).fit(PEOPLE, SICK)
+ASKED = PEOPLE[:12]
+
+
+def asked(x: Any, **options: Any) -> Report:
+    return audit(PIPELINE, x, queries=40, profile="off", scale="std", **options)
+
+
+def ways(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
+    table.to_csv(folder / "t.csv", index=False)
+    table.to_csv(folder / "semicolons.csv", index=False, sep=";")
+    table.to_parquet(folder / "t.parquet")
+    polars = pytest.importorskip("polars")
+    return {
+        "csv": folder / "t.csv",
+        "parquet": folder / "t.parquet",
+        "pandas": table,
+        "polars": polars.from_dicts(table.astype(object).where(table.notna(), None).to_dict("records")),
+        "arrow": pa.Table.from_pandas(table),
+        "categories": table.astype({"sex": "category"}),
+        "other order": table[list(reversed(table.columns))],
+    }
+
+
+def test_every_way_gives_the_same_report(tmp_path: Path) -> None:
+    reports = {name: asked(x) for name, x in ways(tmp_path, ASKED).items()}
+    reports["semicolons"] = asked(tmp_path / "semicolons.csv", sep=";")
+    first = reports["csv"]
+    assert [first.data["feature_names"][k] for k in first.domain["frozen"]] == ["sex", "stage", "smoker"]
+    assert sum("missing values" in warning for warning in first.warnings) == 1
+    for name, report in reports.items():
+        held = {report.data["feature_names"][k] for k in report.domain["frozen"]}
+        assert held == {"sex", "stage", "smoker"}, name
+        for a, b in zip(first.inputs, report.inputs, strict=True):
+            assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=5e-2), name
+            assert a.probability == pytest.approx(b.probability), name
+
+
+def test_a_missing_value_is_held_and_the_rest_measured() -> None:
+    """By hand: the same pipeline with the gap filled by its imputer, and that column held."""
+    report = asked(ASKED)
+    gap = ASKED.index[ASKED.creatinine.isna()]
+    filled = ASKED.copy()
+    filled["creatinine"] = filled.creatinine.fillna(PEOPLE.creatinine.mean())
+    spread = ASKED.age.std(ddof=0)
+    scale = [spread, 1.0, 1.0, ASKED.creatinine.std(ddof=0), 1.0]
+    by_hand = audit(PIPELINE, filled, queries=40, profile="off", scale=scale, frozen=["creatinine"])
+    for index in gap:
+        a, b = report.inputs[index], by_hand.inputs[index]
+        assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=1e-2)
+
+
+def test_a_model_that_takes_no_gaps_fails_on_these_inputs_alone() -> None:
+    x = RNG.normal(size=(60, 3))
+    model = LogisticRegression().fit(x, x[:, 0] > 0)
+    x[4, 1] = np.nan
+    report = audit(model, x[:8], queries=12)
+    failed = {s.index: s.reason or "" for s in report.inputs if s.status == "failed"}
+    assert list(failed) == [4]
+    assert "missing values, which the model does not take" in failed[4]
+
+
+def test_every_input_has_a_gap() -> None:
+    x = RNG.normal(size=(300, 6))
+    y = (x[:, :3].sum(axis=1) > 0).astype(int)
+    for i in range(len(x)):
+        x[i, i % 6] = np.nan
+    model = make_pipeline(SimpleImputer(), LogisticRegression()).fit(x, y)
+    report = audit(model, x[:10], queries=16)
+    assert {s.status for s in report.inputs} == {"ok"}
+    boosted = HistGradientBoostingClassifier(max_iter=10).fit(x, y)
+    assert {s.status for s in audit(boosted, x[:10], queries=16).inputs} <= {"ok", "below_detection"}
+
+
+def test_labels_groups_and_columns_that_are_none(tmp_path: Path) -> None:
+    table = ASKED.assign(outcome=SICK[:12], ward=["a", "b"] * 6, id=range(100, 112), note="x")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    for x in (table, tmp_path / "t.csv"):
+        report = asked(x, y="outcome", group="ward", index="id", drop="note")
+        assert report.data["labels"]
+        assert list(report.groups) == ["a", "b"]
+        assert report.data["feature_names"] == list(ASKED.columns)
+    with pytest.raises(DataError, match=r"takes the columns age, sex, .* but the data has .* \(with .*note"):
+        asked(table, y="outcome", group="ward", index="id")
+
+
+REFUSED: dict[str, tuple[bytes, dict[str, Any], str]] = {
+    "numbers in the first line": (b"1.5,2\n3,4\n", {}, "--no-header if the file has no names, or --header"),
+    "another separator": (b"a;b\n1;2\n", {}, "--sep ';'"),
+    "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and, in 1 rows, text \('\?'\)"),
+    "decimal commas": (b'a;b\n"1,5";2\n"2,5";3\n', {"separator": ";"}, "decimal commas"),
+    "two columns of one name": (b"a,a\n1,2\n", {}, "two columns called 'a'"),
+    "no such label": (b"a,b\n1,2\n", {"label": "outcome"}, "--label names the column 'outcome'"),
+    "nothing left": (b"a,b\n1,2\n", {"drop": ("a", "b")}, "no feature columns"),
+    "a separator of two": (b"a,b\n1,2\n", {"separator": "::"}, "--sep with one character"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_may_mean_two_things_is_asked_back(name: str, tmp_path: Path) -> None:
+    content, reading, words = REFUSED[name]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        as_data(tmp_path / "t.csv", None, None, reading=TableReading(**reading))
+
+
+def test_a_file_without_names_is_taken_by_position(tmp_path: Path) -> None:
+    x = RNG.normal(size=(40, 3))
+    model = LogisticRegression().fit(pd.DataFrame(x, columns=["a", "b", "c"]), x[:, 0] > 0)
+    np.savetxt(tmp_path / "t.csv", x[:5], delimiter=",")
+    report = audit(model, tmp_path / "t.csv", header=False, queries=12)
+    assert report.data["inputs"] == 5
+    assert report.inputs[0].probability == pytest.approx(
+        model.predict_proba(pd.DataFrame(x[:1], columns=["a", "b", "c"])).max()
+    )
+
+
+def test_text_for_a_model_of_numbers_is_refused() -> None:
+    import torch
+
+    with pytest.raises(DataError, match="takes numbers, but column 'sex' holds text"):
+        audit(torch.nn.Linear(5, 2), ASKED, link="softmax")
+    with pytest.raises(UsageError, match="holds no numbers, so it cannot change"):
+        asked(ASKED, free=["sex"])
+
+
+CELLS = {
+    "number": st.floats(-100, 100, allow_nan=False, width=32),
+    "gaps": st.one_of(st.none(), st.floats(-100, 100, allow_nan=False, width=32)),
+    "whole": st.integers(-5, 5),
+    "truth": st.booleans(),
+    "text": st.one_of(st.none(), st.text("abc é,;\"'", min_size=1, max_size=4)),
+}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_table_reads_alike_or_is_refused_in_words(data: st.DataObject, tmp_path: Path) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=4))
+    rows = data.draw(st.integers(2, 6))
+    columns = {f"c{i}": [data.draw(CELLS[kind]) for _ in range(rows)] for i, kind in enumerate(kinds)}
+    table = pd.DataFrame(columns)
+    table.to_parquet(tmp_path / "t.parquet")
+    seen = []
+    for x in (table, tmp_path / "t.parquet", pa.Table.from_pandas(table)):
+        try:
+            found = as_data(x, None, None)
+        except FimauditError as error:
+            seen.append(type(error).__name__)
+            continue
+        assert isinstance(found, Inputs)
+        seen.append((found.x.tobytes(), found.names, [(c.kind, c.values) for c in found.columns]))
+    assert all(one == seen[0] for one in seen)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(order=st.permutations(list(ASKED.columns)))
+def test_any_order_of_columns_gives_the_same_answers(order: list[str]) -> None:
+    report = audit(PIPELINE, ASKED[order][:3], queries=12, profile="off", scale="std")
+    truth = PIPELINE.predict_proba(ASKED[:3]).max(axis=1)
+    assert [s.probability for s in report.inputs] == pytest.approx(truth.tolist())

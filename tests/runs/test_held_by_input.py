@@ -1,0 +1,139 @@
+"""A second input of the model with a value for each audited input: every audit beside the one by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from fimaudit import audit
+from fimaudit.errors import DataError, TargetError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((5, 1, 4, 4), dtype=np.float32)
+META = RNG.normal(size=(5, 2)).astype(np.float32)
+MASK = RNG.integers(0, 2, (5, 16))
+
+
+class Two(nn.Module):
+    """An image, the patient's numbers, and a mask of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.meta, self.out = nn.Linear(16, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor, mask: torch.Tensor) -> Any:
+        assert mask.dtype == torch.int64
+        return self.out(torch.tanh(self.image(image.flatten(1) * mask) + 2 * self.meta(meta))) * 3
+
+
+@pytest.mark.parametrize("mode", ["white-box", "black-box"])
+def test_each_input_beside_its_own_values(mode: Any) -> None:
+    network = Two().eval()
+    alone = [
+        audit(network, IMAGES[i : i + 1], link="softmax", mode=mode, input="image", hold={"meta": META[i], "mask": MASK[i]})
+        for i in range(5)
+    ]
+    report = audit(network, IMAGES, link="softmax", mode=mode, input="image", hold={"meta": META, "mask": MASK})
+    assert report.data["held_by_input"] == ["meta", "mask"]
+    assert report.data["shape"] == [1, 4, 4]
+    assert report.domain["features"] == 16
+    assert report.domain["frozen"] == []
+    for i, one in enumerate(alone):
+        first, apart = one.inputs[0], 1e-3 if mode == "white-box" else 0.5
+        assert report.inputs[i].probability == pytest.approx(first.probability)
+        assert report.inputs[i].spectral_norm.value == pytest.approx(first.spectral_norm.value, rel=apart)
+
+
+def test_one_value_each_or_one_for_all_is_asked_back() -> None:
+    with pytest.raises(DataError, match="one for each, or the same for all"):
+        audit(Two().eval(), IMAGES, link="softmax", input="image", hold={"meta": np.zeros(5), "mask": MASK[0]})
+    with pytest.raises(DataError, match="got NaN"):
+        audit(Two().eval(), IMAGES, link="softmax", input="image", hold={"meta": META * np.nan, "mask": MASK})
+    with pytest.raises(TargetError, match="forward has no argument 'metta'"):
+        audit(Two().eval(), IMAGES, link="softmax", input="image", hold={"metta": META, "meta": META[0], "mask": MASK[0]})
+
+
+def two_inputs() -> onnx.ModelProto:
+    """p = softmax(x W + 3 s), s a string input looked up as 0 or 1."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node(
+            "LabelEncoder", ["s"], ["k"], domain="ai.onnx.ml", keys_strings=["f", "m"], values_floats=[0.0, 1.0]
+        ),
+        helper.make_node("MatMul", ["x", "W"], ["z"]),
+        helper.make_node("Mul", ["k", "b"], ["kb"]),
+        helper.make_node("Add", ["z", "kb"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), "W"),
+        numpy_helper.from_array(np.array([[3.0, 0.0]], np.float32), "b"),
+    ]
+    inputs = [value("x", TensorProto.FLOAT, ["N", 2]), value("s", TensorProto.STRING, ["N", 1])]
+    graph = helper.make_graph(nodes, "two", inputs, [value("y", TensorProto.FLOAT, ["N", 2])], constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def test_a_column_of_the_table_held_by_an_onnx_model() -> None:
+    table = pd.DataFrame({"a": [0.0, 0.5, 1.0], "sex": ["f", "m", "f"], "b": [0.2, 0.1, 0.9]})
+    report = audit(two_inputs(), table, link="softmax", scale="raw", input="x", hold={"s": "column:sex"}, queries=16)
+    z = table[["a", "b"]].to_numpy() + np.array([[3.0, 0.0]]) * (table.sex == "m").to_numpy()[:, None]
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    assert [s.probability for s in report.inputs] == pytest.approx(p.max(axis=1).tolist(), rel=1e-5)
+    with pytest.raises(DataError, match="the column 'gender', but the data has a, sex, b"):
+        audit(two_inputs(), table, link="softmax", input="x", hold={"s": "column:gender"})
+
+
+def test_a_state_whose_batch_is_not_its_first_axis() -> None:
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ReduceSum", ["state", "axes"], ["s"], keepdims=0),
+        helper.make_node("MatMul", ["x", "W"], ["z"]),
+        helper.make_node("Add", ["z", "s"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.eye(3, dtype=np.float32), "W"),
+        numpy_helper.from_array(np.array([0], np.int64), "axes"),
+    ]
+    inputs = [value("x", TensorProto.FLOAT, ["N", 3]), value("state", TensorProto.FLOAT, [2, "N", 3])]
+    graph = helper.make_graph(nodes, "state", inputs, [value("y", TensorProto.FLOAT, ["N", 3])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x, state = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=(2, 1, 3)).astype(np.float32)
+    z = x + state.sum(axis=0)
+    top = (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)).max(axis=1)
+    report = audit(model, x, link="softmax", input="x", hold={"state": state}, queries=16)
+    assert [s.probability for s in report.inputs] == pytest.approx(top.tolist(), rel=1e-5)
+    assert report.model["details"]["batch"] == "dynamic"
+
+
+def test_one_input_a_column(tmp_path: Path) -> None:
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    table = pd.DataFrame({"age": RNG.normal(50, 9, 80), "sex": RNG.choice(["f", "m"], 80), "dose": RNG.normal(1, 0.2, 80)})
+    y = np.array([3, 9])[((table.age > 50) ^ (table.sex == "m")).astype(int)]
+    words = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = ColumnTransformer([("n", StandardScaler(), ["age", "dose"]), ("w", words, ["sex"])])
+    model = make_pipeline(columns, LogisticRegression()).fit(table, y)
+    kinds = [("age", FloatTensorType([None, 1])), ("sex", StringTensorType([None, 1])), ("dose", FloatTensorType([None, 1]))]
+    exported = to_onnx(model, initial_types=kinds, options={"zipmap": False})
+    asked = table[["dose", "sex", "age"]][:6]
+    plain = audit(model, asked, y=y[:6], scale="std", queries=40)
+    report = audit(exported, asked, y=y[:6], scale="std", queries=40)
+    assert report.model["class_names"] == plain.model["class_names"] == ["3", "9"]
+    for a, b in zip(plain.inputs, report.inputs, strict=True):
+        assert (a.label, a.predicted_class) == (b.label, b.predicted_class)
+        assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=2e-2)
