@@ -100,6 +100,13 @@ class Witness(_Data):
     predicted_class: int
     _x: NDArray[Any] | None = PrivateAttr(None)
 
+    def __eq__(self, other: object) -> bool:
+        """By what a report holds: whether this process kept the input itself makes no difference."""
+        return isinstance(other, Witness) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash((self.distance, self.predicted_class))
+
     @property
     def x(self) -> NDArray[Any] | None:
         """The displaced input, where this process found it."""

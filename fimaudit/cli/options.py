@@ -188,7 +188,7 @@ class MeasurementFlags(FlagBlock):
     witness: Annotated[
         bool | None,
         typer.Option(
-            help="Look for a displacement that really changes each decision; saved in --out. [default: from 100 queries on]"
+            help="Look for a displacement that really changes each decision; saved in --out. [default: from 170 queries on]"
         ),
     ] = None
     precision: Annotated[

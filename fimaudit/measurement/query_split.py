@@ -39,8 +39,8 @@ OWN_RUNGS = (0.5, 1.0)
 #: And in ranges of one feature: what 0.3 to 8 is for images in [0, 1]. The cheap profile takes them only where there is no
 #: radius.
 PROFILE_RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
-#: Queries from which a real change of decision is looked for unless it is refused: a sixth of them.
-WITNESS_FROM = 100
+#: Queries from which a real change of decision is looked for unless it is refused: a tenth of them.
+WITNESS_FROM = 170
 
 
 def most_on_top(queries: int) -> int:
@@ -90,7 +90,7 @@ def extra_rows(settings: Settings, separate: bool) -> int:
 def looks_for_witness(asked: bool | None, queries: int) -> bool:
     """Whether a real change of decision is looked for: as was said, else from ``WITNESS_FROM`` queries on.
 
-    >>> looks_for_witness(None, 99), looks_for_witness(None, 100), looks_for_witness(False, 100)
+    >>> looks_for_witness(None, 169), looks_for_witness(None, 170), looks_for_witness(False, 200)
     (False, True, False)
     """
     return queries >= WITNESS_FROM if asked is None else asked

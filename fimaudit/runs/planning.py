@@ -278,7 +278,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132, expected=20120)
+    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132, expected=22128)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -348,7 +348,7 @@ def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
 
     >>> e = expected_from_labels(1000)
     >>> round(e.lower, 2), round(e.upper, 2)
-    (0.65, 1.31)
+    (0.66, 1.31)
     """
     z = float(special.ndtri(0.5 + confidence / 2))
     below, above = (FEW_BELOW, FEW_ABOVE) if labels < FEW_LABELS else (BENT_BELOW, BENT_ABOVE)
