@@ -82,7 +82,22 @@ def test_a_refusal_in_the_preflight_leaves_the_earlier_run_alone(command, kserve
 def test_the_command_that_is_shown_resumes(command, faults, rows, tmp_path):
     out = tmp_path / "a run"
     faults.set(rate=1.0, kinds=["503"], after=14)
-    flags = ("--data", rows, "--out", out, "--queries", 60, "--batch", 50, "--set", "attempts=2", "--rate", "200/s")
+    flags = (
+        "--data",
+        rows,
+        "--out",
+        out,
+        "--queries",
+        60,
+        "--batch",
+        50,
+        "--set",
+        "attempts=2",
+        "--rate",
+        "200/s",
+        "--patience",
+        "0",
+    )
     failed = command("audit", faults.url + INFER, *flags, "--overwrite")
     assert failed.returncode == 3
     assert "Traceback" not in failed.stderr
@@ -101,7 +116,7 @@ def test_the_command_that_is_shown_resumes(command, faults, rows, tmp_path):
 def test_what_the_server_said_is_for_the_terminal_and_not_for_the_report(command, faults, cancer, tmp_path, caplog):
     np.save(tmp_path / "rows.npy", cancer.rows[:70])  # three blocks, of about 130 requests each
     faults.set(rate=1.0, kinds=["503"], after=200)
-    flags = ("--data", tmp_path / "rows.npy", "--out", tmp_path / "run", "--queries", 60, "--batch", 50)
+    flags = ("--data", tmp_path / "rows.npy", "--out", tmp_path / "run", "--queries", 60, "--batch", 50, "--patience", "0")
     failed = command("audit", faults.url + INFER, *flags, "--set", "attempts=2", "--set", "binary=false")
     assert failed.returncode == 3
     assert "HTTP 503: busy" in caplog.text  # on stderr, where nobody has set up logging

@@ -143,7 +143,7 @@ def test_a_sick_first_row_hides_neither_the_endpoint_nor_its_batch(plain, digits
 
 
 def test_an_endpoint_that_dies_ends_the_run(faults, cancer, connect):
-    model = connect(target(faults), batch=5, attempts=2, **JSON)
+    model = connect(target(faults), batch=5, attempts=2, patience=0, **JSON)
     model.probabilities(cancer.rows[:20])
     faults.set(rate=1.0, kinds=["503"])
     with pytest.raises(ModelFailure, match=r"in a row were given up.*503") as caught:
