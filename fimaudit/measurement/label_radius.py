@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
 #: Labels an input takes at least, and below which the interval allows for a short walk.
 FEWEST_LABELS, FEW_LABELS = 100, 500
-#: Share of the labels after the start that the walk takes; the rest goes to the plane.
+#: Share of the labels that start and walk take; the rest goes to the plane.
 WALK_SHARE = 0.6
 #: Rows at the end: the nearest counterexamples alone.
 LAST_ROWS = 3
@@ -101,8 +101,7 @@ def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadiu
     if len(b) <= LINE:
         at = float(np.linalg.norm(b))
         return PlaneRadius(at, (1 - 2.0**-8) * at, at)
-    until = walk.asked + int(WALK_SHARE * (settings.queries - walk.asked))
-    b = yield from walk.walk(b, until)
+    b = yield from walk.walk(b, int(WALK_SHARE * settings.queries))
 
     def found(plane: PlaneAnswers) -> PlaneRadius:
         fit = plane.fit()

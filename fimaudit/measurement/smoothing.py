@@ -27,8 +27,8 @@ from fimaudit.statistics.confidence_sequence import LimitsAtLooks
 __all__ = ["SMOOTHED_ONLY", "measure_smoothed"]
 
 SMOOTHED_ONLY = "labels only: a certificate of the smoothed classifier, not of the model itself"
-#: Labels that choose the class, as a share of all but at least so many; those after are independent of the choice.
-CHOOSING_SHARE, CHOOSING = 0.02, 20
+#: Labels that choose the class, as a share of all within these limits; those after are independent of the choice.
+CHOOSING_SHARE, LEAST_CHOOSING, MOST_CHOOSING = 0.1, 20, 100
 BLOCK_NUMBERS = 4 * 2**20
 SMOOTH_STREAM = 8
 
@@ -47,7 +47,9 @@ def measure_smoothed(x: NDArray[Any], index: int, space: Space, settings: Settin
     base = yield PlainRows(x.astype(space.dtype)[None])
     sigma, wanted, error = settings.smooth, settings.smooth_radius, 1.0 - settings.confidence
     most = settings.queries - 2  # the base row, and the one that was asked before all inputs
-    first = yield from _displaced(points, rng, sigma, min(most // 2, max(CHOOSING, int(CHOOSING_SHARE * most))))
+    first = yield from _displaced(
+        points, rng, sigma, min(most // 2, int(np.clip(CHOOSING_SHARE * most, LEAST_CHOOSING, MOST_CHOOSING)))
+    )
     values, counts = np.unique(first, return_counts=True)
     chosen = values[np.argmax(counts)]
     sequence, hits, trials = LimitsAtLooks(most - len(first), error), 0, 0

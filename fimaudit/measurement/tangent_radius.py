@@ -150,7 +150,7 @@ def measure_plane(
             break
         fit = plane.fit()
         centre = plane.balanced(fit, tau)
-        cosine = float(np.clip(fit.cosine + fit.cosine_error, LEAST_COSINE, MOST_COSINE))
+        cosine = float(np.clip(fit.cosine, LEAST_COSINE, MOST_COSINE))
         tau = max(steepness(cosine), SHRINK * tau)
     return plane
 

@@ -54,6 +54,7 @@ COLUMNS = {
     "profile": "text",
     "smallest_radius": "float64",
     "witness": "text",
+    "smoothed": "text",
     "reason": "text",
 }
 

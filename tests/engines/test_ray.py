@@ -124,14 +124,14 @@ def told(report: Report) -> dict[str, Any]:
 def test_an_input_that_kills_its_process_fails_alone(nodes: Nodes) -> None:
     x = np.random.default_rng(0).standard_normal((64, 6))
     clean = audit(probabilities, x, queries=16)
-    x[21, 0] = POISON
+    x[22, 0] = POISON
     report = audit(deadly, x, queries=16, engine="ray", workers=1)
-    assert [s.index for s in report.inputs if s.status == "failed"] == [21]
-    assert "each process that measured this input died on it" in str(report.inputs[21].reason)
+    assert [s.index for s in report.inputs if s.status == "failed"] == [22]
+    assert "each process that measured this input died on it" in str(report.inputs[22].reason)
     assert report.data["measured"] == 64
     # The domain's statistics see the poisoned value, so the numbers are compared by what they must be near.
     for a, b in zip(report.inputs, clean.inputs, strict=True):
-        if a.index != 21:
+        if a.index != 22:
             assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=0.05)
 
 

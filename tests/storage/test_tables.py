@@ -118,6 +118,7 @@ flags: list<item: string>
 profile: string
 smallest_radius: double
 witness: string
+smoothed: string
 reason: string
 """
 
