@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fimaudit_adapters.fitted_features import categorical_features, feature_names
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -15,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fimaudit import audit
-from fimaudit_adapters.fitted_features import categorical_features, feature_names
 
 RNG = np.random.default_rng(0)
 X = np.column_stack([RNG.normal(size=120), RNG.integers(0, 3, 120).astype(float), RNG.normal(size=120)])
