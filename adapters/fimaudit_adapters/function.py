@@ -62,7 +62,7 @@ class FunctionClassifier:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
         self._function, self._normalise, self._doubt = function, options.normalise, SoftmaxDoubt(options.link)
-        self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
+        self._columns = options.table if options.data == "table" or coded(options.table) else ()
         self._link, self._step = options.link, options.output_step
         self._finding = finding_position(options.finding, None)
         self._info = ModelInfo(
@@ -74,7 +74,7 @@ class FunctionClassifier:
             class_names=finding_names(self._finding, None),
             preferred_batch=extra.get("batch"),
             details={"module": getattr(function, "__module__", type(function).__module__)},
-            takes_columns=bool(options.columns),
+            takes_columns=bool(options.table),
         )
 
     @property
