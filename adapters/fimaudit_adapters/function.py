@@ -63,7 +63,7 @@ class FunctionClassifier:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
         self._function, self._normalise, self._doubt = function, options.normalise, SoftmaxDoubt(options.link)
-        self._columns = options.columns if options.data == "table" or coded(options.columns) else ()
+        self._columns = options.table if options.data == "table" or coded(options.table) else ()
         self._link, self._step = options.link, options.output_step
         self._labels = LabelledAs()
         texts = self._labels.facts() if options.link == "labels" else {}
@@ -78,7 +78,7 @@ class FunctionClassifier:
             preferred_batch=extra.get("batch"),
             details={"module": getattr(function, "__module__", type(function).__module__), **texts},
             labels_only=options.link == "labels",
-            takes_columns=bool(options.columns),
+            takes_columns=bool(options.table),
         )
 
     @property

@@ -98,7 +98,7 @@ class EstimatorClassifier:
         self._labels = LabelledAs(classes) if options.link == "labels" else None
         # Libraries of trees take text as pandas' categories only.
         own = _library(estimator) in ("xgboost", "lightgbm")
-        self._columns = tuple(replace(c, kind="category") if own and c.kind == "text" else c for c in options.columns)
+        self._columns = tuple(replace(c, kind="category") if own and c.kind == "text" else c for c in options.table)
         if names is not None:
             details["feature_names"] = list(names)
             if importlib.util.find_spec("pandas") is None:
@@ -106,7 +106,7 @@ class EstimatorClassifier:
                 names = None
         self._names = names
         # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
-        self._order = arranged(options.columns, names, type(estimator).__name__) if options.columns and names else None
+        self._order = arranged(options.table, names, type(estimator).__name__) if options.table and names else None
         values = None
         if classes is not None and not isinstance(classes, list):
             values = tuple(c.item() if isinstance(c, np.generic) else str(c) for c in classes)
@@ -128,7 +128,7 @@ class EstimatorClassifier:
             class_names=called,
             exact=_own_values(estimator),
             feature_names=names,
-            takes_columns=bool(options.columns),
+            takes_columns=bool(options.table),
             categorical=categorical_features(estimator, names),
         )
 

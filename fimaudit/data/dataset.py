@@ -143,12 +143,12 @@ def about(data: Inputs | Stream) -> dict[str, Any]:
     """What an adapter is told of the data when it opens a model: options of ``open_classifier``."""
     if isinstance(data, Stream):
         first = None if data.columns or data.images else next(data.rows([0])).x
-        return {"columns": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
+        return {"table": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
     if data.packing is not None:
-        return {"columns": data.columns, "packing": data.packing}
+        return {"table": data.columns, "packing": data.packing}
     if not data.columns:
         return {"data": data.x.dtype.name}
-    return {"columns": data.columns, **({"data": "table"} if data.frame else {})}
+    return {"table": data.columns, **({"data": "table"} if data.frame else {})}
 
 
 def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Inputs | Stream, dict[str, Any]]:

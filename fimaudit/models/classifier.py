@@ -88,7 +88,7 @@ class ModelInfo:
         class_values: what the model itself calls its classes (``classes_``), column by column: labels hold these.
         class_names: what people call them (``id2label``), column by column: labels may hold these, or the columns' numbers.
         feature_names: names of the columns that it was fitted on, in its order.
-        takes_columns: whether it was opened for a table's columns (``Options.columns``), with their names and types.
+        takes_columns: whether it was opened for a table's columns (``Options.table``), with their names and types.
         categorical: positions of features that it was fitted on as categories, among its own.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
@@ -223,7 +223,7 @@ class Options:
         output_step: step to read of an output of shape (rows, steps, classes).
         finding: name or position of the one column to audit against its complement, of outputs that are independent.
         hold: values for the inputs that are held constant, by name; shape of one input without the batch axis.
-        columns: what each number of an input stands for, where the data are a table.
+        table: what each number of an input stands for, where the data are a table.
         data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         packing: what rows hold behind the audited numbers, where other inputs have a value for each.
         normalise: what is done with the audited input before the model.
@@ -239,7 +239,7 @@ class Options:
     output_step: int | None = None
     finding: str | int | None = None
     hold: Mapping[str, Any] = field(default_factory=dict)
-    columns: tuple[TableColumn, ...] = ()
+    table: tuple[TableColumn, ...] = ()
     data: str | None = None
     packing: Packing | None = None
     normalise: Normalize | None = None
@@ -306,7 +306,7 @@ def open_classifier(
     output_step: int | None = None,
     finding: str | int | None = None,
     hold: Mapping[str, Any] | None = None,
-    columns: Sequence[TableColumn] = (),
+    table: Sequence[TableColumn] = (),
     data: str | None = None,
     packing: Packing | None = None,
     normalise: Normalize | None = None,
@@ -331,7 +331,7 @@ def open_classifier(
         output_step: position of the step to read from an output of shape (rows, steps, classes).
         finding: name or position of one column to audit against its complement, where columns are independent.
         hold: constant values for the other inputs, by name.
-        columns: what each number of an input stands for, where the data are a table.
+        table: what each number of an input stands for, where the data are a table.
         data: what the data came as: the name of a numpy dtype, or ``table`` for one in memory.
         packing: what rows hold behind the audited numbers, where other inputs have a value for each.
         normalise: what is done with the audited input before the model.
@@ -352,7 +352,7 @@ def open_classifier(
         output_step,
         finding,
         dict(hold or {}),
-        tuple(columns),
+        tuple(table),
         data,
         packing,
         normalise,

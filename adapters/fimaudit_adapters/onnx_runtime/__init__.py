@@ -170,7 +170,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     inputs = session.get_inputs()
     packing = options.packing
     parts = {part.name: None for part in packing.parts} if packing is not None else {}
-    port = None if options.input or packing else column_port(inputs, proto.graph, options.columns, options.hold)
+    port = None if options.input or packing else column_port(inputs, proto.graph, options.table, options.hold)
     if port is None:
         port = choose_input(inputs, proto.graph, options.input, {**options.hold, **parts})
     refuse_positions(proto.graph, port)
