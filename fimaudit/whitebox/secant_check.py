@@ -178,8 +178,9 @@ def _points(
         for i, rows in enumerate(pulled):
             if not np.isfinite(rows).all():
                 raise ModelFailure(NOT_FINITE)
+            rows[:, space.frozen.ravel()] = 0.0  # what is held is neither displaced nor differentiated
             first, rng = _first(float((rows**2).sum()), units[start + i]), rngs[start + i]
-            ways = _ways(rows, rng, first)
+            ways = np.where(space.frozen.ravel(), 0.0, _ways(rows, rng, first))
             top = int(np.argmax(log_p[i]))
             base = flat_bases[start + i]
             points.append(_Point(base, rows, classes[i], ways, first, units[start + i], top, []))
@@ -197,7 +198,7 @@ def _near(x: Array, first: float, space: Space, rng: np.random.Generator) -> Arr
     low, high = space.lower.ravel(), space.upper.ravel()
     with np.errstate(invalid="ignore"):
         room = np.where(np.isfinite(high - low), np.minimum(first, (high - low) / 4), first)
-    inside: Array = np.clip(moved, low + room, high - room)
+    inside: Array = np.where(space.frozen.ravel(), x, np.clip(moved, low + room, high - room))
     return inside
 
 
