@@ -287,12 +287,17 @@ def _refuse_columns(data: Inputs | Stream, info: ModelInfo) -> None:
             f"{info.name} takes numbers, but column {text[0]!r} holds text, categories or dates; encode it as the model was "
             "trained, leave it out with --drop, or give the pipeline that takes the table as it is"
         )
-    if info.feature_names is not None and arranged(data.columns, info.feature_names, info.name) != list(
-        range(len(data.columns))
-    ):
+    wanted = info.feature_names
+    if wanted is None or data.names is None:  # numbers without names go by their order
+        return
+    if data.columns:
+        in_order = arranged(data.columns, wanted, info.name) == list(range(len(data.columns)))
+    else:
+        in_order = list(data.names) == list(wanted)
+    if not in_order:
         raise DataError(
-            f"{info.name} takes the columns {', '.join(info.feature_names)} in this order, but the data has "
-            f"{', '.join(data.names or ())}; reorder them"
+            f"{info.name} takes the columns {', '.join(wanted)} in this order, but the data has {', '.join(data.names)}; "
+            "reorder them"
         )
 
 

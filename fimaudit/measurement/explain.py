@@ -9,6 +9,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers
 
 __all__ = [
+    "DISAGREE",
     "FAR_STEP",
     "FLIPPED",
     "JUMPED",
@@ -37,6 +38,10 @@ UNREPEATABLE = (
     "answer depends on the rows beside it"
 )
 JUMPED = "a few answers at a displacement of {at:.3g} lie far from all others, so the answers jump around the input"
+DISAGREE = (
+    "steps of a displacement of {at:.3g} and of half of it give quite different slopes: the answers jump or bend there, and "
+    "neither value is known"
+)
 FAR_STEP = "measured over {times:.2g} times the common displacement, over which this input does not answer linearly"
 LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"
 OVERSTATES = "less than the lower limit of {lower:.3g} that the slope at the input gives, which overstates the distance"

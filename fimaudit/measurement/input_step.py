@@ -216,7 +216,8 @@ def _own_step(check: _Check, near: RungReadings) -> Flow[InputStep]:
     if place is None:
         surface, heard = _surface(every, rungs), float(near.energy.max())
         flags = ("unstable_step", *(["kinked"] if surface == "kinked" else []))
-        return InputStep(rho, 0.0, REASONS[surface], spent, heard, heavy=True, flags=flags, surface=surface)
+        exact = check.base_answers.view.noise is None  # behind noise, answers that are linear nowhere are noise
+        return InputStep(rho, 0.0, REASONS[surface], spent, heard, exact, heavy=True, flags=flags, surface=surface)
     own, energy = float(rungs[place]), float(every.energy[place])
     jump = _jump_below(check, every, place)
     if jump > ROUGHNESS:

@@ -128,9 +128,14 @@ class PilotLadder:
 
     @cached_property
     def below_jumps(self) -> NDArray[np.bool_]:
-        """(rungs,) whether longer displacements meet jumps that dwarf what is seen: the inside of a cell, not the model."""
+        """(rungs,) whether longer displacements meet jumps that dwarf what is seen, and still longer ones are quiet again.
+
+        That is the inside of a cell, not the model. Jumps at the end of the ladder are its curvature.
+        """
         level = np.median(self.energy, axis=0)
-        jumping = self.even_share >= JUMPS
+        quiet = in_runs(~(self.even_share > self.most_even), QUIET_RUNGS)
+        last = int(np.flatnonzero(quiet).max(initial=-1))
+        jumping = (self.even_share >= JUMPS) & (np.arange(len(level)) < last)
         dwarfed = jumping[None, :] & (level[None, :] > DWARFS * level[:, None])
         return np.asarray(np.triu(dwarfed, 1).sum(axis=1) >= QUIET_RUNGS)
 

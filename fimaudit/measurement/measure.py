@@ -12,13 +12,16 @@ from fimaudit.measurement.counterexample import find_witness
 from fimaudit.measurement.deflation_trial import JacobianLearner
 from fimaudit.measurement.designs import DESIGNS, MainAnswers, RandomDesign, first_applicable
 from fimaudit.measurement.input_step import find_step
-from fimaudit.measurement.outcome import below_detection, measured, unrepeatable
+from fimaudit.measurement.outcome import below_detection, measured, steps_disagree, unrepeatable
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.recheck import OutlierRecheck
 from fimaudit.measurement.scale_profile import measure_profile
 from fimaudit.results import Witness
 
 __all__ = ["measure_input"]
+
+#: Where two steps of a whole Jacobian differ by more, as a share of the limits that they give, neither is a value.
+ALIKE = 0.25
 
 
 def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> MeasurementFlow:
@@ -42,6 +45,8 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
         return below_detection(ctx, main, profile, (yield from _find_counterexample(ctx, main)))
     if (difference := (yield from recheck.ask_again(main))) is not None:
         return unrepeatable(ctx, main, difference)
+    if main.design.exact and main.estimate.spectral.lower < ALIKE * main.estimate.spectral.upper:
+        return steps_disagree(ctx, main)
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
     profile = yield from measure_profile(ctx, main)

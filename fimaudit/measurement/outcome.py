@@ -15,6 +15,7 @@ from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.explain import (
+    DISAGREE,
     FAR_STEP,
     JUMPED,
     LONGER,
@@ -30,7 +31,7 @@ from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.scale_profile import overstatement
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
-__all__ = ["below_detection", "measured", "unrepeatable"]
+__all__ = ["below_detection", "measured", "steps_disagree", "unrepeatable"]
 
 
 def measured(
@@ -128,6 +129,18 @@ def below_detection(
         margin_radius=margin,
         flags=_flags(ctx, main),
         reason="; ".join(reasons),
+    )
+
+
+def steps_disagree(ctx: DisplacedContext, main: MainAnswers) -> Sensitivity:
+    """An input whose whole Jacobian is another one over another step, by so much that no value is left of it."""
+    upper = None if main.estimate is None else main.estimate.spectral.upper
+    return Sensitivity(
+        **_common(ctx, main, "below_detection"),
+        kind="finite_scale",
+        spectral_norm=Interval(lower=0.0, upper=upper),
+        flags=_flags(ctx, main),
+        reason=DISAGREE.format(at=ctx.step.rho),
     )
 
 

@@ -18,6 +18,9 @@ __all__ = ["CheckedRadius", "check_radius"]
 #: curve; the smallest change of decision is then down to this share of the nearest that was found (of 360 inputs of 12
 #: networks the search found one within 1.2 times the smallest for 88 in 100).
 CURVED, NEAREST = 0.97, 0.85
+#: The share of the value from which on a decision that changes before the lower limit is a bend of the slope: the limits of a
+#: whole Jacobian are a thousandth apart.
+BENT = 0.9
 #: The share of the radius from which on a rung of the profile checks it: that of the shorter of its two, and some.
 CHECKS = 0.45
 
@@ -43,7 +46,7 @@ def check_radius(
     """The radius from the slope at an input, cut by what was seen farther out.
 
     A decision that changed at some distance is an upper limit of the distance to another decision. Where it is shorter than
-    the lower limit, the slope at the input is not that of its surroundings, and nothing is known from below; so it is where
+    the lower limit, by more than a bend of a tenth, the slope at the input is not that of its surroundings, and nothing is known from below; so it is where
     the domain ends before the lower limit. Where the slope grows steeper, or the decision changes before the value, the
     lower limit gives way. What is seen beyond the lower limit does not contradict it, and cuts nothing.
 
@@ -62,7 +65,8 @@ def check_radius(
     if isinstance(witness, Witness):
         seen.append((witness.distance, WITNESSED))
     at, words = min(seen, default=(np.inf, ""))
-    if radius.lower is not None and radius.lower > min(at, farthest):
+    bent = radius.value is not None and at >= BENT * radius.value  # no more than a bend, for which the lower limit gives way
+    if radius.lower is not None and (radius.lower > farthest or (radius.lower > at and not bent)):
         cut = Interval(upper=farthest) if at > farthest else Interval(value=at, upper=at)
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
@@ -72,7 +76,7 @@ def check_radius(
         return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
     steeper, where = overstatement(profile) or (1.0, 0.0)
     lower = radius.lower
-    if lower is not None and min(steeper, at / radius.value) < CURVED:
+    if lower is not None and (min(steeper, at / radius.value) < CURVED or at < lower):
         lower = min(lower, NEAREST * min(at, steeper * radius.value))
     if steeper < OVERSTATES:
         cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))

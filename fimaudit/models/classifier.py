@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -371,8 +371,20 @@ def open_classifier(
         return _open_factory(target, options)
     for candidate in known.values():
         if candidate.accepts(target):
-            return candidate.open(target, options)
+            return candidate.open(target, _own_settings(options, candidate))
     raise TargetError(_no_adapter(target, known))
+
+
+def _own_settings(options: Options, adapter: Adapter) -> Options:
+    """Settings as an endpoint file holds them are plain options of an adapter that has no such file."""
+    if "endpoint" not in options.extra or "endpoint" in getattr(adapter, "option_names", ()):
+        return options
+    extra = dict(options.extra)
+    for part in extra.pop("endpoint"):
+        if not isinstance(part, Mapping):
+            raise TargetError(f"expected an endpoint for the settings in {part}, got a model of this machine")
+        extra |= part
+    return replace(options, extra=extra)
 
 
 def _is_factory(target: str) -> bool:

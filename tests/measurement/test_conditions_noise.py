@@ -131,7 +131,7 @@ def test_sampled_noise_is_the_covariance_of_repeats() -> None:
 @pytest.mark.parametrize(("decimals", "kinds"), [(6, {"local"}), (4, {"local", "finite_scale"})])
 def test_rounded_answers_are_measured_at_a_step_of_their_own(decimals: int, kinds: set[str]) -> None:
     report = audit(Endpoint(lambda p: np.round(p, decimals)), X, queries=200, link="identity")
-    assert {s.kind for s in report.inputs} <= kinds
+    assert {s.kind for s in report.inputs if (s.margin_radius.value or 0.0) > s.displacement} <= kinds
     assert all(s.status in ("ok", "no_rival_visible") for s in report.inputs)
     step = QUANTA * 10.0**-decimals
     assert covered(report, lambda p: p < step) >= 0.8
@@ -227,7 +227,7 @@ def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:
         return np.stack([1 - p, p], axis=1)
 
     space, ratios = InputDomain().resolve(x, "float64"), []
-    for seed in range(3):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
 
         def noisy(rows: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
@@ -239,7 +239,7 @@ def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:
                 rows = displaced(x[s.index], space, draw_signs(9, s.index, 0, 1000, 300), s.displacement).build(0, 1000)
                 noise = np.sqrt(noisy(np.repeat(x[s.index][None], 1000, axis=0))).var(axis=0).sum()
                 ratios.append(np.sqrt(clean(rows)).var(axis=0).sum() / noise)
-    assert len(ratios) >= 18
+    assert len(ratios) >= 48
     assert np.mean(np.array(ratios) >= 3) >= 0.8
 
 

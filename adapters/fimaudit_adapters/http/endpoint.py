@@ -189,9 +189,10 @@ class EndpointClassifier:
         """The labels of the columns, said by the user or learned, where answers show all of them."""
         if self._reader.top_k is not None:
             return None
-        if self.endpoint.labels:
-            return tuple(self.endpoint.labels)
-        return None if self._learned is None else self._reader.columns
+        if self._learned is not None and self._reader.columns is not None:
+            return self._reader.columns
+        said = self.endpoint.labels
+        return tuple(said) if said and self.endpoint.other_labels != "rest" else None
 
     def _notes(self) -> tuple[str, ...]:
         notes, learned = list(self._found.notes), self._learned

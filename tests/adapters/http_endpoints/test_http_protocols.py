@@ -63,7 +63,7 @@ def test_triton_metadata_and_batch_cap(triton, digits, connect):
     (got,) = meter.ask([PlainRows(digits.rows[:200].astype(np.float32))])
     assert apart(got, digits.truth(digits.rows[:200])) < 1e-5
     assert model.info.preferred_batch == 64
-    assert meter.usage.rows == 1 + 100 + 200
+    assert (meter.usage.rows, meter.usage.refused) == (1 + 200, 100)
 
 
 def test_triton_classification_is_top_k(triton, digits, connect):
