@@ -106,6 +106,7 @@ def _agree(
         price_per_row=endpoint.price_per_row,
         profile=measurement.profile,
         witness=measurement.witness,
+        integrity=measurement.integrity,
     )
     if not confirm(cost, yes=yes):
         raise typer.Exit(2)

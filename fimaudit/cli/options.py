@@ -184,6 +184,13 @@ class MeasurementFlags(FlagBlock):
             help="Look for a displacement that really changes each decision; saved in --out. [default: from 100 queries on]"
         ),
     ] = None
+    integrity: Annotated[
+        bool | None,
+        typer.Option(
+            help="Check whether the answers are those of one function whose slopes reach its decisions. "
+            "[default: where that is a tenth of the rows at most]"
+        ),
+    ] = None
     precision: Annotated[
         float | None, typer.Option(help="Stop an input when the norm's half-width is within this share of it: 0.1.")
     ] = None

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fimaudit.estimation.integrity import FAR_WITHIN
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.explain import FLIPPED, OUTSIDE, OVERSTATED, WITNESSED
 from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
 from fimaudit.results import Interval, ScaleRung, Witness
 
-__all__ = ["CheckedRadius", "check_radius"]
+__all__ = ["FAR_WITHIN_RADIUS", "WITHIN_RADIUS", "CheckedRadius", "check_radius"]
+
+#: Flags of an input whose decision really changed nearer than its radius' lower limit, and nearer than a share of it.
+WITHIN_RADIUS, FAR_WITHIN_RADIUS = "counterexample_within_radius", "counterexample_far_within_radius"
 
 #: A slope that is steeper farther out, or a decision that changes nearer than the value, by more than this share shows a
 #: curve; the smallest change of decision is then down to this share of the nearest that was found (of 360 inputs of 12
@@ -28,7 +32,9 @@ class CheckedRadius:
 
     Attributes:
         radius: cut to what was seen.
-        flags: ``local_radius_overstates`` where something contradicted it, ``radius_not_checked`` where nothing could.
+        flags: ``local_radius_overstates`` where something contradicted it, ``counterexample_within_radius`` where that was a
+            real change of decision (``counterexample_far_within_radius``: a witness nearer than 0.7 of the lower limit),
+            ``radius_not_checked`` where nothing could.
         reasons: what contradicted it, in words.
     """
 
@@ -66,7 +72,9 @@ def check_radius(
         cut = Interval(upper=farthest) if at > farthest else Interval(value=at, upper=at)
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
-        return CheckedRadius(cut, ["local_radius_overstates"], [reason])
+        far = isinstance(witness, Witness) and witness.distance < FAR_WITHIN * radius.lower  # held; a flip was asked once
+        real = [WITHIN_RADIUS] * (at <= farthest) + [FAR_WITHIN_RADIUS] * far
+        return CheckedRadius(cut, ["local_radius_overstates", *real], [reason])
     upper = radius.upper if not np.isfinite(at) else at if radius.upper is None else min(at, radius.upper)
     if radius.value is None:
         return CheckedRadius(Interval(lower=radius.lower, upper=upper))

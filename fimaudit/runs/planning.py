@@ -24,6 +24,7 @@ from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, looks_at_integrity
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
 from fimaudit.measurement.recheck import WARY_LOOKS
@@ -168,7 +169,7 @@ def plan(
         UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
 
     >>> plan(100, features=30, rate="10/s").cost.rows
-    23132
+    23467
     """
     proposed: Proposal | None = None
     if purpose is not None:
@@ -239,6 +240,7 @@ def cost_of(
     rows: int | None = None,
     profile: ProfileChoice = "cheap",
     witness: bool | None = None,
+    integrity: bool | None = None,
 ) -> Cost:
     """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
@@ -251,13 +253,13 @@ def cost_of(
         seconds_per_request, concurrency: how long a request takes, and how many run at once.
         price_per_row, price_per_request: in any currency; both may apply.
         rows: rows in all, where they are known: ``Proposal.rows``.
-        profile, witness: as for ``audit``.
+        profile, witness, integrity: as for ``audit``.
 
     Raises:
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=23132, requests=2171, bytes=18939800, seconds=217.10000000000002, money=23.132)
+    Cost(rows=23467, requests=2508, bytes=19275200, seconds=250.8, money=23.467)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -266,11 +268,12 @@ def cost_of(
     for name, value in (("price_per_row", price_per_row), ("price_per_request", price_per_request)):
         if value is not None and not value >= 0:
             raise UsageError(f"expected {name} of at least 0, got {value}")
-    rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
+    rows = rows_of(inputs, queries, profile, witness=witness, integrity=integrity) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
         asked = ASKED[profile] + (ROUNDS + WITNESS_REQUESTS) * looks_for_witness(witness, queries)
-        requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
+        asked_last = MOST_INTEGRITY_ROWS * looks_at_integrity(integrity, inputs, queries)  # nearly one row a request
+        requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000 + asked_last)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
     prices = [price_per_row * rows if price_per_row is not None else None]
@@ -356,7 +359,14 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
     return Proposal(purpose, inputs, queries, rows, error, reason)
 
 
-def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool | None = None) -> int:
+def rows_of(
+    inputs: int,
+    queries: int,
+    profile: ProfileChoice = "cheap",
+    *,
+    witness: bool | None = None,
+    integrity: bool | None = None,
+) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
     From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries at most, and a second look,
@@ -365,12 +375,13 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
 
     Args:
         inputs, queries: inputs, and rows for each.
-        profile, witness: as for ``audit``.
+        profile, witness, integrity: as for ``audit``.
 
     >>> rows_of(100, 200), rows_of(100, 40)
-    (23132, 8674)
+    (23467, 8674)
     """
-    rows = START + inputs * _hardest(inputs, queries, profile, witness)
+    checks = MOST_INTEGRITY_ROWS * looks_at_integrity(integrity, inputs, queries)
+    rows = START + inputs * _hardest(inputs, queries, profile, witness) + checks
     return rows + rows // SENTINEL
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from fimaudit import audit
 from fimaudit.errors import ModelFailure, UsageError
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, per_second, proposal, rows_of
@@ -18,12 +19,16 @@ command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this n
 
 
 def test_cost():
-    cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
+    prices = {"price_per_row": 0.01, "price_per_request": 0.5}
+    cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, **prices, integrity=False)
     assert cost.rows == 9950 + 50 * (6 + WARY_LOOKS) + 40 + 41
     assert cost.requests == 165 + 16 + 6 * 50 + 10
     assert cost.seconds == cost.requests / 4
     assert cost.money == pytest.approx(105.31 + cost.requests / 2)
     assert cost.bytes == 10531 * 13 * 20 + cost.requests * 200
+    checked = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, **prices)
+    assert checked.rows == cost.rows + MOST_INTEGRITY_ROWS + 1  # a row more for sentinels
+    assert checked.requests >= cost.requests + MOST_INTEGRITY_ROWS
     assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
@@ -193,7 +198,7 @@ def test_the_plan_knows_of_profile_and_witness(profile):
 def test_many_queries_are_planned_to_the_row():
     """No input takes more than its allowance on top, whatever the model: a budget is not laid out for more."""
     for queries in (100, 200, 800):
-        planned = rows_of(100, queries)
+        planned = rows_of(100, queries, integrity=False)
         assert planned * (1 - 1 / 250) - START == pytest.approx(
             100 * (queries + most_on_top(queries) + WARY_LOOKS), rel=1e-3
         )
