@@ -28,8 +28,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-#: Probabilities below this are not told from 0.
-VISIBLE = 1e-6
+#: Probabilities below this are not told from 0, and of odds with one below that nothing is said.
+VISIBLE, HIDDEN = 1e-6, 1e-30
 #: Two answers to one row that differ by more, in log p, than this and than so many times what repeats differ by.
 DIFFERENT, TIMES_NOISE = 1e-3, 5.0
 #: What other rows of a call move an answer by may be more than was seen; a rounding may fall the other way.
@@ -91,7 +91,7 @@ def history_matters(difference: float, noise: float, company_logs: float = 0.0) 
 
 def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
     """(log p_decision - log p_other, what rounding may have moved it by) of answers (n, K)."""
-    floor = max(quantum / 2, 1e-12)
+    floor = max(quantum / 2, 1e-300)
     two = np.maximum(answers[:, [decision, other]], floor)
     return np.log(two[:, 0] / two[:, 1]), quantum * (1.0 / two).sum(axis=1)
 
@@ -139,8 +139,10 @@ def slope_reach(
         quantum: what the answers are rounded to.
 
     Returns:
-        ``None`` where the input itself is not decided for the first class.
+        ``None`` where the input itself is not decided for the first class, or one of the two is hidden.
     """
+    if min(here[:, [decision, other]].min(), along[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
+        return None
     start, moved_start = ahead(here, decision, other, quantum)
     end, moved_end = ahead(along, decision, other, quantum)
     gap = float(start.mean())

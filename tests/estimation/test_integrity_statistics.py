@@ -103,6 +103,14 @@ def test_the_reach_is_at_most_what_rounding_allows() -> None:
     assert slope_reach(two(-1.0), two(-1.1), 0, 1, 0.1, 2.0) is None
 
 
+def test_of_a_hidden_class_no_reach_is_claimed() -> None:
+    """A probability that is 0 in the model's numbers stays 0 a step on: that is no flat slope."""
+    hidden = np.array([[1.0, 0.0]])
+    assert slope_reach(hidden, hidden, 0, 1, 0.1, 2.0) is None
+    tiny = (np.array([[1.0, np.exp(-odds)]]) for odds in (60.0, 57.0))
+    assert slope_reach(*tiny, 0, 1, 0.1, 2.0) == pytest.approx(1.0)
+
+
 def test_hidden_classes_have_finite_odds() -> None:
     odds, moved = ahead(np.array([[1.0, 0.0]]), 0, 1, quantum=0.01)
     assert np.isfinite(odds).all()
