@@ -219,10 +219,6 @@ def test_a_budget_that_does_not_reach_says_so_and_resume_makes_up_for_it(tmp_pat
     assert kept.integrity == again.integrity
 
 
-class Dies(Exception):
-    pass
-
-
 @pytest.mark.parametrize("rows", [3, 30, 60, 80])
 def test_killed_within_the_checks_and_resumed_it_finds_the_same(tmp_path: Path, rows: int) -> None:
     model = blended(1e-6)
