@@ -21,6 +21,7 @@ __all__ = [
     "Certificate",
     "Contrast",
     "FeatureShare",
+    "IntegrityCheck",
     "Interval",
     "Kind",
     "MeasuredInput",
@@ -240,6 +241,28 @@ class StepReport(_Data):
     profile: list[dict[str, float]] = []
 
 
+class IntegrityCheck(_Data):
+    """One check of whether the answers are those of one function whose slopes reach its decisions (``docs/integrity.md``).
+
+    Attributes:
+        name: ``history``, ``boundary``, ``slope`` or ``radius``.
+        outcome: ``contradicted`` where the answers show that the numbers are not what they claim to be.
+        notices: what it can and cannot notice, in words.
+        finding: what was found, in words.
+        metrics: the quantities that a contradiction takes away.
+        numbers: what was found, in numbers.
+        rows: that it took.
+    """
+
+    name: Literal["history", "boundary", "slope", "radius"]
+    outcome: Literal["ok", "contradicted", "not_applicable"]
+    notices: str
+    finding: str
+    metrics: list[str] = list(QUANTITY_NAMES)
+    numbers: dict[str, float | int | None] = {}
+    rows: int = 0
+
+
 class Report(_Data):
     """A whole audit; ``report.json`` is this, field by field."""
 
@@ -253,8 +276,14 @@ class Report(_Data):
     summary: Summary
     groups: dict[str, Summary] = {}
     warnings: list[str] = []
+    integrity: list[IntegrityCheck] = []
     inputs: list[Sensitivity] = []
     inputs_file: str | None = None
+
+    @property
+    def contradicted(self) -> list[IntegrityCheck]:
+        """The integrity checks that the answers contradict."""
+        return [check for check in self.integrity if check.outcome == "contradicted"]
 
     def to_json(self) -> str:
         """The text of ``report.json``."""

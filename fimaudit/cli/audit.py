@@ -126,6 +126,7 @@ def _agree(
         profile=measurement.profile,
         witness=measurement.witness,
         labels=link == "labels",
+        integrity=measurement.integrity,
     )
     if not confirm(cost, yes=yes):
         raise typer.Exit(2)

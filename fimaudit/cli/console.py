@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fimaudit.errors import RunError
+from fimaudit.report.wording import integrity_sentence
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.runs.screening import TopKResult
@@ -125,6 +126,9 @@ def show_report(console: Console, report: Report) -> None:
     )
     if report.data.get("focus") is not None:
         console.print(TopKResult(**report.data["focus"]).sentence(), highlight=False)
+    if report.integrity:
+        style = "red" if report.contradicted else "dim"
+        console.print(integrity_sentence(report), style=style, highlight=False, markup=False)
     statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
     if statuses:
         console.print("not ok: " + ", ".join(f"{v} {k}" for k, v in statuses.items()), highlight=False)

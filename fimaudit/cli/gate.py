@@ -63,5 +63,7 @@ def apply_policy(
     for d in verdict.decisions:
         console.print(f"{d.outcome:9}", style=STYLES[d.outcome], end=" ")
         console.print(f"{d.name}{'' if d.selection == 'all inputs' else f' ({d.selection})'}: {d.sentence}", markup=False)
+    for warning in verdict.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(f"{verdict.outcome.upper()}: {OUTCOME_WORDS[verdict.outcome]}", style=STYLES[verdict.outcome])
     return verdict.outcome

@@ -191,6 +191,13 @@ class MeasurementFlags(FlagBlock):
             help="Look for a displacement that really changes each decision; saved in --out. [default: from 170 queries on]"
         ),
     ] = None
+    integrity: Annotated[
+        bool | None,
+        typer.Option(
+            help="Check whether the answers are those of one function whose slopes reach its decisions. "
+            "[default: where that is a tenth of the rows at most]"
+        ),
+    ] = None
     precision: Annotated[
         float | None,
         typer.Option(

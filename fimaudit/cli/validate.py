@@ -38,9 +38,7 @@ def validate(
     attacks: Annotated[
         str, typer.Option(help="auto, or names between commas: deepfool,carlini-wagner,pgd,hopskipjump,square.")
     ] = "auto",
-    attack_rows: Annotated[
-        int, typer.Option(help="Rows, forward and backward, that the attacks on one input may take.")
-    ] = ATTACK_ROWS,
+    attack_rows: Annotated[int, typer.Option(help="Rows, both ways, that the attacks on one input may take.")] = ATTACK_ROWS,
     eps: Annotated[
         list[float] | None,
         typer.Option("--eps", help="Say how well inputs flipped within it are recognised. Repeatable."),

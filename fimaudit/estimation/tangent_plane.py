@@ -95,6 +95,9 @@ def steepness(cosine: float, least: float = 0.1) -> float:
 
     The information z^2 phi(z)^2 / (Phi(z) Phi(-z)) on the logarithm of the slope is largest at z = 1.58; a little less
     allows for an offset: t = 1.4 sqrt(1 - c^2) / c.
+
+    >>> round(steepness(0.5), 3)
+    2.425
     """
     return max(1.4 * float(np.sqrt(max(0.0, 1.0 - cosine**2))) / cosine, least)
 
@@ -107,6 +110,9 @@ def box_share(first: Array, second: Array, edge: NDArray[np.bool_]) -> float:
     Args:
         first, second: (d,) estimates of the normal's direction from independent halves of the labels, in the same unit.
         edge: (d,) which features lie at an edge.
+
+    >>> box_share(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([True, False])) < 0.5
+    True
     """
     product = first * second
     shrink = 2.0 * float(np.sqrt((first**2).mean() * (second**2).mean() * len(product)))
@@ -173,6 +179,10 @@ def plane_radius(
         deviations: of the confidence, 1.96 for 95 %.
         in_box: |n in the box| (``in_box_normal``).
         few: whether the walk had so few labels that the boundary point lies where the bend is worse.
+
+    >>> found = plane_radius(ProbitSlope(0.0, 1.0, 0.1), 2.0, 3.0, 1.96)
+    >>> found.lower < found.value < found.upper <= 3.0
+    True
     """
     cosine = max(fit.cosine, LEAST_COSINE)
     plane = length * cosine

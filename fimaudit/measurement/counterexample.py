@@ -19,7 +19,7 @@ from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.results import Witness
 
-__all__ = ["ROUNDS", "STEPPED_ROWS", "WHOLE_WAY", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness"]
+__all__ = ["ROUNDS", "STEPPED_ROWS", "WHOLE_WAY", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness", "rows_along"]
 
 Array = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
     found: NDArray[np.generic] | None = None
     lengths = slope.expected * np.array(BRACKET)
     for _ in range(ROUNDS):
-        rows, distances = _walk(x, space, unit, lengths)
+        rows, distances = rows_along(x, space, unit, lengths)
         answers = yield PlainRows(rows)
         classes = answers.argmax(axis=1)
         changed = np.flatnonzero((classes != top) & (distances > 0))
@@ -121,8 +121,15 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
     return witness
 
 
-def _walk(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:
-    """Rows at these lengths within the domain, and how far each really is from x in units of the scale."""
+def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:
+    """Rows at these lengths within the domain and on its levels, and how far each really is from x in units of the scale.
+
+    Args:
+        x: the input, shape \\*shape.
+        space: its domain.
+        unit: (d,) direction over the free features, in units of the scale.
+        lengths: (n,) along it.
+    """
     free = ~space.frozen.ravel()
     scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
     base = x.astype(space.dtype).ravel()[free].astype(np.float64)

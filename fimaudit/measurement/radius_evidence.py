@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fimaudit.estimation.integrity import FAR_WITHIN
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.explain import FLIPPED, OUTSIDE, OVERSTATED, WITNESSED
 from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
 from fimaudit.results import Interval, ScaleRung, Witness
 
-__all__ = ["CheckedRadius", "check_radius"]
+__all__ = ["FAR_WITHIN_RADIUS", "WITHIN_RADIUS", "CheckedRadius", "check_radius"]
+
+#: Flags of an input whose decision really changed nearer than its radius' lower limit, and nearer than a share of it.
+WITHIN_RADIUS, FAR_WITHIN_RADIUS = "counterexample_within_radius", "counterexample_far_within_radius"
 
 #: A slope that is steeper farther out, or a decision that changes nearer than the value, by more than this share shows a
 #: curve; the smallest change of decision is then down to this share of the nearest that was found (of 360 inputs of 12
 #: networks the search found one within 1.2 times the smallest for 88 in 100).
 CURVED, NEAREST = 0.97, 0.85
-#: The share of the value from which on a decision that changes before the lower limit is a bend of the slope: the limits of a
+#: The share of the value from which on a decision that changes before the lower limit is a bend of the slope: limits of a
 #: whole Jacobian are a thousandth apart.
 BENT = 0.9
 #: The share of the radius from which on a rung of the profile checks it: that of the shorter of its two, and some.
@@ -31,7 +35,9 @@ class CheckedRadius:
 
     Attributes:
         radius: cut to what was seen.
-        flags: ``local_radius_overstates`` where something contradicted it, ``radius_not_checked`` where nothing could.
+        flags: ``local_radius_overstates`` where something contradicted it, ``counterexample_within_radius`` where that was a
+            real change of decision (``counterexample_far_within_radius``: a witness nearer than 0.7 of the lower limit),
+            ``radius_not_checked`` where nothing could.
         reasons: what contradicted it, in words.
     """
 
@@ -46,9 +52,10 @@ def check_radius(
     """The radius from the slope at an input, cut by what was seen farther out.
 
     A decision that changed at some distance is an upper limit of the distance to another decision. Where it is shorter than
-    the lower limit, by more than a bend of a tenth, the slope at the input is not that of its surroundings, and nothing is known from below; so it is where
-    the domain ends before the lower limit. Where the slope grows steeper, or the decision changes before the value, the
-    lower limit gives way. What is seen beyond the lower limit does not contradict it, and cuts nothing.
+    the lower limit, by more than a bend of a tenth, the slope at the input is not that of its surroundings, and nothing is
+    known from below; so it is where the domain ends before the lower limit. Where the slope grows steeper, or the decision
+    changes before the value, the lower limit gives way. What is seen beyond the lower limit does not contradict it, and
+    cuts nothing.
 
     Args:
         radius: from the slope at the input.
@@ -70,7 +77,9 @@ def check_radius(
         cut = Interval(upper=farthest) if at > farthest else Interval(value=at, upper=at)
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
-        return CheckedRadius(cut, ["local_radius_overstates"], [reason])
+        far = isinstance(witness, Witness) and witness.distance < FAR_WITHIN * radius.lower  # held; a flip was asked once
+        real = [WITHIN_RADIUS] * (at <= farthest) + [FAR_WITHIN_RADIUS] * far
+        return CheckedRadius(cut, ["local_radius_overstates", *real], [reason])
     nearest = at if np.isfinite(at) else None
     if radius.value is None:
         return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))

@@ -72,7 +72,7 @@ def markdown_summary(verdict: Verdict, run: RunFolder) -> str:
         lines.append(f"| {d.outcome} | {_plain(_title(d))} | {d.inputs} | {numbers} |")
     rest = [d for d in verdict.decisions if d.outcome != "pass"]
     lines += ["", *(f"- {_plain(_title(d))}: {_plain(d.sentence)}" for d in rest)]
-    lines += _warnings(report.warnings)
+    lines += _warnings([*report.warnings, *verdict.warnings])
     return "\n".join(lines).rstrip() + "\n"
 
 

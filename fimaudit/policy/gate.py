@@ -14,6 +14,7 @@ from fimaudit.errors import UsageError
 from fimaudit.policy.rules import (
     AccuracyRule,
     FlagRule,
+    IntegrityRule,
     NotOkRule,
     Policy,
     QuantileRule,
@@ -41,6 +42,8 @@ DETECTING = 2.2
 #: Runs drawn for each multiple, and the share of them that must be decided.
 DRAWS, MOST = 40, 0.8
 TOO_NEAR = f"not even {MOST_TIMES:.0f} times the queries would: the value is too near the limit, or too few inputs are known"
+#: Adapter of the models that somebody else runs.
+ENDPOINT = "http"
 STATISTICS = {"p05": "5th percentile of the", "p95": "95th percentile of the", "min": "smallest", "max": "largest"}
 WORDS = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 
@@ -83,6 +86,7 @@ class Verdict(BaseModel):
     outcome: Outcome
     baseline: dict[str, Any] | None = None
     decisions: list[Decision]
+    warnings: list[str] = []
 
     def to_json(self) -> str:
         """The text of ``verdict.json``."""
@@ -130,14 +134,83 @@ def decide(run: RunFolder, policy: Policy, baseline: RunFolder | None = None) ->
             if baseline is None:
                 raise UsageError("the policy has a ratio rule, but no baseline run was given")
             check_same(baseline, run)
-            decisions.append(_ratio(name, rule, run, baseline, policy.confidence))
+            found = _ratio(name, rule, run, baseline, policy.confidence)
+            decisions.append(_withheld(found, rule.metric, run, baseline))
+            continue
+        if isinstance(rule, IntegrityRule):
+            decisions.append(_integrity(name, run))
             continue
         for selection, inputs in _selections(run, rule.group, rule.label):
-            decisions.append(_decision(name, rule, selection, inputs, run, policy.confidence))
+            found = _decision(name, rule, selection, inputs, run, policy.confidence)
+            decisions.append(_withheld(found, _metric_of(rule), run))
     outcomes = {d.outcome for d in decisions}
     outcome: Outcome = "fail" if "fail" in outcomes else "undecided" if "undecided" in outcomes else "pass"
     about = None if baseline is None else {"name": baseline.report.model.get("name"), "folder": baseline.folder.name}
-    return Verdict(policy=policy.name, confidence=policy.confidence, outcome=outcome, baseline=about, decisions=decisions)
+    return Verdict(
+        policy=policy.name,
+        confidence=policy.confidence,
+        outcome=outcome,
+        baseline=about,
+        decisions=decisions,
+        warnings=_unguarded(run, policy),
+    )
+
+
+def _unguarded(run: RunFolder, policy: Policy) -> list[str]:
+    """That a vendor's endpoint is judged without a look at whether its answers can be believed."""
+    if policy.checks_integrity or run.report.model.get("adapter") != ENDPOINT:
+        return []
+    return [
+        "the run is of an endpoint, and the policy has no rule on integrity: answers can be made to look robust without a "
+        "decision changing; add '- rule: integrity'"
+    ]
+
+
+def _metric_of(rule: Any) -> str | None:
+    """The quantity that a rule decides on; ``None`` for other rules."""
+    return "margin_radius" if isinstance(rule, ShareBelowRule) else getattr(rule, "metric", None)
+
+
+def _withheld(decision: Decision, metric: str | None, *runs: RunFolder) -> Decision:
+    """Undecided where an integrity check of a run contradicts the quantity."""
+    against = sorted({check.name for run in runs for check in run.report.contradicted if metric in check.metrics})
+    if not against:
+        return decision
+    found = decision.sentence.partition("; required")[0]
+    sentence = (
+        f"{found}; required {decision.side} {decision.limit:g}: undecided, because integrity is contradicted "
+        f"({', '.join(against)}), which no number of queries changes"
+    )
+    return decision.model_copy(update={"outcome": "undecided", "queries": None, "sentence": sentence})
+
+
+def _integrity(name: str, run: RunFolder) -> Decision:
+    """No check contradicted, and at least one made."""
+    checks, against = run.report.integrity, run.report.contradicted
+    made = [check for check in checks if check.outcome != "not_applicable"]
+    outcome: Outcome = "fail" if against else "pass" if made else "undecided"
+    if against:
+        sentence = f"integrity contradicted: {'; '.join(f'{check.name}: {check.finding}' for check in against)}: fail"
+    elif made:
+        sentence = f"integrity: {len(made)} of {len(checks)} checks made, none contradicted: pass"
+    else:
+        why = "none of the checks applies to the run" if checks else "the run was not checked; audit again with --integrity"
+        sentence = f"integrity unknown: {why}: undecided"
+    count = float(len(against)) if made else None
+    return Decision(
+        rule="integrity",
+        name=name,
+        selection="all inputs",
+        inputs=len(run.inputs),
+        outcome=outcome,
+        side="at most",
+        limit=0.0,
+        value=count,
+        lower=count,
+        upper=count,
+        bound=count,
+        sentence=sentence,
+    )
 
 
 def _selections(run: RunFolder, group: str | None, label: int | str | None) -> Iterator[tuple[str, list[Sensitivity]]]:

@@ -14,6 +14,7 @@ from fimaudit.storage.run_folder import first_error
 __all__ = [
     "AccuracyRule",
     "FlagRule",
+    "IntegrityRule",
     "NotOkRule",
     "Policy",
     "QuantileRule",
@@ -104,6 +105,12 @@ class FlagRule(_Selected):
     at_most: Share
 
 
+class IntegrityRule(_Rule):
+    """No integrity check is contradicted; a run that was not checked is undecided."""
+
+    rule: Literal["integrity"]
+
+
 class AccuracyRule(_Selected):
     """At least this share of inputs is answered with its label."""
 
@@ -113,7 +120,8 @@ class AccuracyRule(_Selected):
 
 
 Rule = Annotated[
-    QuantileRule | RatioRule | ShareBelowRule | NotOkRule | FlagRule | AccuracyRule, Field(discriminator="rule")
+    QuantileRule | RatioRule | ShareBelowRule | NotOkRule | FlagRule | AccuracyRule | IntegrityRule,
+    Field(discriminator="rule"),
 ]
 
 
@@ -146,6 +154,11 @@ class Policy(_Strict):
                 "probabilities, without a single decision being more robust; add one on margin_radius or peak_spectral_norm"
             )
         return self
+
+    @property
+    def checks_integrity(self) -> bool:
+        """Whether a rule asks for the integrity checks."""
+        return any(isinstance(r, IntegrityRule) for r in self.rules)
 
     def needs_baseline(self) -> bool:
         """Whether a rule divides by a baseline run."""

@@ -129,6 +129,7 @@ def page_html(run: RunFolder, *, pictures: bool = True) -> str:
             failed=next((s for s in inputs if s.status == "failed"), None),
             contrast=_contrasts(report, inputs),
             flags=Counter(flag for s in inputs for flag in s.flags).most_common(),
+            integrity_line=wording.integrity_sentence(report),
             scope=(
                 covered,
                 [*unsaid, *wording.sample_sentences(len(inputs), int(report.data.get("measured", len(inputs))))],
@@ -343,6 +344,7 @@ def _common() -> dict[str, Any]:
         "moment": wording.moment,
         "flag_words": wording.FLAG_WORDS,
         "status_words": wording.STATUS_WORDS,
+        "integrity_words": wording.INTEGRITY_WORDS,
     }
 
 

@@ -12,10 +12,12 @@ from fimaudit.results import Interval, Report, Sensitivity
 
 __all__ = [
     "FLAG_WORDS",
+    "INTEGRITY_WORDS",
     "STATUS_WORDS",
     "NamedChange",
     "class_name",
     "focus_sentence",
+    "integrity_sentence",
     "interval_text",
     "moved_share",
     "named_change",
@@ -39,10 +41,18 @@ FLAG_WORDS = {
     "kinked": "its answers bend at the input, so its slopes to either side differ",
     "jumps": "a few answers around it lie far from all others, so it has no margin radius",
     "local_radius_overstates": "another decision lies nearer than the slope at the input says, so its margin radius was cut",
+    "counterexample_within_radius": "its decision really changes nearer than its margin radius said, which was cut to that",
+    "counterexample_far_within_radius": "its decision really changes nearer than 0.7 of what its margin radius said",
     "radius_not_checked": "nothing was looked at farther out that could contradict its margin radius",
     "drift": "measured while the endpoint may have changed its model",
     "above_threshold": "its spectral norm was decided to lie above the threshold",
     "below_threshold": "its spectral norm was decided to lie below the threshold",
+}
+INTEGRITY_WORDS = {
+    "history": "Same rows, there and back",
+    "boundary": "Ties where decisions change",
+    "slope": "Slopes that reach the decisions",
+    "radius": "Radius against real changes",
 }
 
 
@@ -185,6 +195,21 @@ def focus_sentence(report: Report) -> str | None:
         f"All inputs were screened with few queries, and {focus['measured']:,} of {focus['chosen']:,} that may be among the "
         f"{focus['top']} most sensitive (by spectral norm) were measured in full. These are named: {named}. Of them "
         f"{focus['expected_right']:.1f} are expected to be right, all of them with probability {focus['confidence']:.2f}."
+    )
+
+
+def integrity_sentence(report: Report) -> str:
+    """In one line what the integrity checks found."""
+    checks = report.integrity
+    if not checks:
+        return "integrity: not checked"
+    against = [check.name for check in report.contradicted]
+    if against:
+        return f"integrity: contradicted by {', '.join(against)}"
+    made = [check.name for check in checks if check.outcome == "ok"]
+    idle = [check.name for check in checks if check.outcome == "not_applicable"]
+    return f"integrity: {len(made)} of {len(checks)} checks ok ({', '.join(made) or 'none'}" + (
+        f"; not applicable: {', '.join(idle)})" if idle else ")"
     )
 
 

@@ -51,6 +51,7 @@ class Prepared:
         classifier, dataset: the model and the inputs.
         hindrance: why derivatives that the model offers are not taken.
         run: what measures.
+        integrity: whether integrity checks were asked for.
     """
 
     options: AuditOptions
@@ -61,6 +62,7 @@ class Prepared:
     dataset: AuditDataset
     hindrance: str | None
     run: Run
+    integrity: bool
 
 
 def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], results: Finished, clock: Clock) -> Report:
@@ -89,12 +91,13 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
             **_named(prepared, columns),
         },
         domain=facts.domain_facts(dataset.stated),
-        settings={**chosen, "surrogate": run.structure()},
+        settings={**chosen, "surrogate": run.structure(), "integrity": prepared.integrity},
         environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts()),
         step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
         summary=summarise(columns, confidence, run.usage.rows, run.usage.requests),
         groups=_groups(columns, confidence),
         warnings=warnings,
+        integrity=run.integrity.checks,
         inputs=results.inputs,
         inputs_file=INPUTS_FILE if prepared.folder is not None else None,
     )

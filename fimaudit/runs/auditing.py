@@ -15,6 +15,7 @@ from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.errors import ModelFailure, UsageError
+from fimaudit.measurement.integrity_cost import looks_at_integrity
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
 from fimaudit.models.classes import class_labels
@@ -154,6 +155,9 @@ def _prepare(
         raise UsageError("--surrogate learned measures the first inputs before --focus screens any; give one of the two")
     if top is not None and white_box:
         raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
+    if options.integrity and white_box:
+        raise UsageError("--integrity checks a measurement from probabilities; give --mode black-box with it")
+    integrity = looks_at_integrity(options.integrity, len(dataset), settings.queries)
     engine = place.engine(model, options.link, how, options.batch, worst_direction=options.worst_direction and white_box)
     journal: Journal | None = None
     if folder is not None:
@@ -176,6 +180,7 @@ def _prepare(
         labels=labels,
         classes=dataset.labels,
         y=dataset.reference.y,
+        integrity=integrity and not labels,
     )
     run = Run(
         classifier,
@@ -190,7 +195,7 @@ def _prepare(
         count_refused=options.count_refused,
     )
     stack.callback(run.close)
-    return Prepared(options, settings, folder, place, classifier, dataset, hindrance, run)
+    return Prepared(options, settings, folder, place, classifier, dataset, hindrance, run, integrity and not white_box)
 
 
 def _identity(
@@ -203,6 +208,8 @@ def _identity(
 ) -> dict[str, object]:
     """What makes two runs the same; compared when a run is resumed."""
     same = facts.identity(classifier, dataset.data, dataset.stated, settings, options.link, method, options.focus)
+    if options.integrity is not None:
+        same = {**same, "integrity": options.integrity}
     if surrogates is None:
         return dict(same)
     return {**same, "surrogate": "learned" if surrogates == "learned" else surrogates.facts()}

@@ -93,6 +93,8 @@ class AuditOptions(BaseModel):
         profile: radius and flips over longer displacements, out of the same queries: ``off``, ``cheap`` or ``full``.
         witness: look for a displacement that really changes the decision, alone and among others: 17 of each
             input's queries, and up to 20 rows more where it lies on the boundary. On by default from 170 queries on.
+        integrity: after the inputs, check whether the answers are those of one function whose slopes reach its decisions
+            (``report.integrity``): about 108 rows in all. By default from 100 queries on where that is a tenth at most.
         precision: stop an input when the half-width of its spectral norm is within this share of the value.
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
@@ -149,6 +151,7 @@ class AuditOptions(BaseModel):
     seed: int = 0
     profile: ProfileChoice = "cheap"
     witness: bool | None = None
+    integrity: bool | None = None
     precision: float | None = None
     threshold: float | None = None
     focus: str | None = None
@@ -293,6 +296,7 @@ class ModelArgs(TypedDict, total=False):
     name: str
     dtype: str
     input_shape: Sequence[int]
+    optimisation: str
 
 
 class EndpointArgs(TypedDict, total=False):
@@ -362,6 +366,7 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     seed: int
     profile: ProfileChoice
     witness: bool | None
+    integrity: bool | None
     precision: float | None
     threshold: float | None
     focus: str | None

@@ -25,6 +25,7 @@ from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, looks_at_integrity
 from fimaudit.measurement.label_radius import FEW_LABELS, FEWEST_LABELS, WALK_SHARE
 from fimaudit.measurement.ladder import CHECK_PAIRS, LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
@@ -180,7 +181,7 @@ def plan(
         UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
 
     >>> plan(100, features=30, rate="10/s").cost.rows
-    23132
+    23467
     """
     proposed: Proposal | None = None
     if labels:
@@ -259,6 +260,7 @@ def cost_of(
     profile: ProfileChoice = "cheap",
     witness: bool | None = None,
     labels: bool = False,
+    integrity: bool | None = None,
 ) -> Cost:
     """What ``inputs`` x ``queries`` rows will take at most, with what comes on top; retries are not in it.
 
@@ -271,7 +273,7 @@ def cost_of(
         seconds_per_request, concurrency: how long a request takes, and how many run at once.
         price_per_row, price_per_request: in any currency; both may apply.
         rows: rows in all, where they are known: ``Proposal.rows``.
-        profile, witness: as for ``audit``.
+        profile, witness, integrity: as for ``audit``.
         labels: of an audit from labels alone.
 
     Raises:
@@ -289,12 +291,14 @@ def cost_of(
             raise UsageError(f"expected {name} of at least 0, got {value}")
     if labels:
         rows = label_rows(inputs, queries)
-    rows = rows_of(inputs, queries, profile, witness=witness) if rows is None else rows
+    rows = rows_of(inputs, queries, profile, witness=witness, integrity=integrity) if rows is None else rows
     requests = math.ceil(rows / batch)
     if batch > 1:
         walks = ROUNDS + WITNESS_REQUESTS if looks_for_witness(witness, queries) else 0
         asked = LABEL_REQUESTS if labels else ASKED[profile] + walks
-        requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000)
+        checks = not labels and looks_at_integrity(integrity, inputs, queries)
+        asked_last = MOST_INTEGRITY_ROWS * checks  # nearly one row a request
+        requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000 + asked_last)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
     slowest = max((pace for pace in paces if pace is not None), default=None)
     prices = [price_per_row * rows if price_per_row is not None else None]
@@ -407,7 +411,14 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
     return Proposal(purpose, inputs, queries, rows, error, reason)
 
 
-def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witness: bool | None = None) -> int:
+def rows_of(
+    inputs: int,
+    queries: int,
+    profile: ProfileChoice = "cheap",
+    *,
+    witness: bool | None = None,
+    integrity: bool | None = None,
+) -> int:
     """Most rows of a run, pilot, checks and sentinels included.
 
     From about 100 queries on, many inputs take ``most_on_top`` rows each beside their queries at most, and a second look,
@@ -416,12 +427,13 @@ def rows_of(inputs: int, queries: int, profile: ProfileChoice = "cheap", *, witn
 
     Args:
         inputs, queries: inputs, and rows for each.
-        profile, witness: as for ``audit``.
+        profile, witness, integrity: as for ``audit``.
 
     >>> rows_of(100, 200), rows_of(100, 40)
-    (23132, 8674)
+    (23467, 8674)
     """
-    rows = START + inputs * _hardest(inputs, queries, profile, witness)
+    checks = MOST_INTEGRITY_ROWS * looks_at_integrity(integrity, inputs, queries)
+    rows = START + inputs * _hardest(inputs, queries, profile, witness) + checks
     return rows + rows // SENTINEL
 
 

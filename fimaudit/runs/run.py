@@ -15,6 +15,7 @@ from fimaudit.data.arrays import InputSource
 from fimaudit.domain import Space
 from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.label_radius import KnownLabels
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.query_split import most_on_top
@@ -26,6 +27,7 @@ from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.integrity import AuditedInputs, IntegrityFindings, candidates, check_integrity
 from fimaudit.runs.label_setup import LABEL_STEPS, LabelPreflight, kept_labels, look_at_labels, restored_labels
 from fimaudit.runs.preflight import Preflight, look, not_deterministic
 from fimaudit.runs.screening import likely_top, screening
@@ -86,6 +88,7 @@ class Task:
         space: the domain.
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
+        integrity: check afterwards whether answers are those of one function whose slopes reach its decisions.
         insist: by derivatives or not at all: an input whose derivatives are not those of the answers has failed. Else it is
             measured from probabilities.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
@@ -107,6 +110,7 @@ class Task:
     labels: bool = False
     classes: ClassLabels = field(default_factory=ClassLabels)
     y: NDArray[np.int64] | None = None
+    integrity: bool = False
 
 
 class Run:
@@ -180,6 +184,7 @@ class Run:
         self._notes: list[str] = []
         self._deflation = DeflationSetup(None, {})
         self._known: KnownLabels | None = None
+        self.integrity = IntegrityFindings()
         self._expected: int | None = None
         self._unanswered: dict[int, str] = {}
         self.focus: NDArray[np.int64] | None = None
@@ -217,6 +222,8 @@ class Run:
                     screen = replace(work, settings=screening(task.settings), structure=None)
                     self._measure(np.flatnonzero(~self._store.done), screen)
                 self._measure_focus(task.focus, work)
+            if task.integrity and self._exact is None and steps is not None:
+                self._check_integrity(steps)
         except BudgetExhausted as exc:
             if self._journal is not None:  # it may be spent before the first line was kept
                 self._journal.begin()
@@ -248,7 +255,7 @@ class Run:
             most: of the most sensitive inputs wanted.
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
-        return self._store.finish({i for drift in drifts for i in drift.inputs}, most)
+        return self._store.finish({i for drift in drifts for i in drift.inputs}, most, self.integrity.revised)
 
     @property
     def measured(self) -> NDArray[np.int64]:
@@ -257,7 +264,7 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
-        out = [*self._notes, *self._deflation.warnings()]
+        out = [*self._notes, *self._deflation.warnings(), *self.integrity.warnings()]
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
         if self._unanswered:
@@ -471,6 +478,29 @@ class Run:
         for some in (missing[:affordable], missing[affordable:]):
             if len(some):
                 self._measure(np.sort(some), work)
+
+    def _check_integrity(self, steps: Steps) -> None:
+        """The checks of the answers themselves, once all inputs are measured; what an earlier process found stands."""
+        if self._journal is not None and self._journal.integrity is not None:
+            self.integrity = IntegrityFindings.read(self._journal.integrity)
+            return
+        task = self._task
+        left = None if self._budget is None else self._budget - self._meter.usage.rows
+        if left is not None and left < MOST_INTEGRITY_ROWS:
+            self._notes.append(
+                f"integrity was not checked: that may take {MOST_INTEGRITY_ROWS} rows, and the budget of {self._budget} "
+                f"leaves {max(0, left)}; go on with --resume and a larger --budget"
+            )
+            return
+        results = self._store.results(candidates(task.numbers, task.settings.seed))
+        inputs = AuditedInputs(task.x, task.numbers, task.space, steps.quality, steps.displacement, results)
+        try:
+            self.integrity = check_integrity(self._meter, inputs, task.settings.seed)
+        finally:
+            self._count_workers()
+        if self._journal is not None:
+            self._journal.keep_integrity(self.integrity.to_json())
+            self._meter.finish([THE_RUN])
 
     def _keep(self, item: MeasuredInput | Part) -> None:
         """Keep what is finished; what the server did not answer is not, nor what derivatives say nothing of."""

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.results import Sensitivity
 
-__all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "recheck_witnesses"]
+__all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "kept_witness", "recheck_witnesses"]
 
 WITNESS_FILE = "witness.npz"
 FOLDER = "witness"
@@ -30,14 +31,40 @@ def keep_witness(folder: Path, result: Sensitivity) -> None:
         np.save(folder / FOLDER / f"{result.index}.npy", result.witness.x, allow_pickle=False)
 
 
+def kept_witness(folder: Path, index: int) -> NDArray[Any] | None:
+    """One input's witness as an earlier process kept it, gathered or not; ``None`` where there is none."""
+    single = _single(folder, index)
+    return _gathered(folder).get(index) if single is None else single
+
+
+def _single(folder: Path, index: int) -> NDArray[Any] | None:
+    path = folder / FOLDER / f"{index}.npy"
+    return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+
+
+def _gathered(folder: Path) -> dict[int, NDArray[Any]]:
+    path = folder / WITNESS_FILE
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(zip(archive["index"].tolist(), archive["x"], strict=True))
+
+
 def gather_witnesses(folder: Path, results: Sequence[Sensitivity]) -> None:
-    """Write ``witness.npz``: index, x, class before and after, distance; the single files go."""
-    having = [s for s in results if s.witness is not None and (folder / FOLDER / f"{s.index}.npy").exists()]
+    """Write ``witness.npz``: index, x, class before and after, distance; the single files go.
+
+    Those that an earlier process of the run gathered stay in it.
+    """
+    before = _gathered(folder)
+    kept = {s.index: _single(folder, s.index) for s in results if s.witness is not None}
+    both = {index: before.get(index) if one is None else one for index, one in kept.items()}
+    x = {index: one for index, one in both.items() if one is not None}
+    having = [s for s in results if s.index in x]
     if having:
         np.savez(
             folder / WITNESS_FILE,
             index=np.array([s.index for s in having]),
-            x=np.stack([np.load(folder / FOLDER / f"{s.index}.npy", allow_pickle=False) for s in having]),
+            x=np.stack([x[s.index] for s in having]),
             before=np.array([s.predicted_class for s in having]),
             after=np.array([s.witness.predicted_class for s in having if s.witness is not None]),
             distance=np.array([s.witness.distance for s in having if s.witness is not None]),

@@ -47,6 +47,7 @@ class Journal:
         structure: which directions are measured exactly, once that is kept.
         done: each finished input with the rows and calls that it took.
         focus: the inputs to measure in full after all were screened, once they are chosen.
+        integrity: what the integrity checks found, once they are done.
         parts: how many parts were kept, where results do not go into the journal.
         asked: rows and calls of the whole run so far, those of an input that a kill cut off included.
 
@@ -62,6 +63,7 @@ class Journal:
         self.asked = Usage()
         self.parts = 0
         self.focus: list[int] | None = None
+        self.integrity: dict[str, Any] | None = None
         self._path = folder / JOURNAL
         self._identity = dict(identity)
         self._file: IO[str] | None = None
@@ -131,6 +133,11 @@ class Journal:
         """Keep which inputs are measured in full after all were screened."""
         self.focus = list(indices)
         self._write({"focus": self.focus})
+
+    def keep_integrity(self, found: Mapping[str, Any]) -> None:
+        """Keep what the integrity checks found."""
+        self.integrity = dict(found)
+        self._write({"integrity": self.integrity})
 
     def keep(self, result: Sensitivity, rows: int, requests: int) -> None:
         """Keep one finished input with the rows and calls that it took."""
@@ -253,6 +260,8 @@ class Journal:
                     self.structure = line["structure"]
                 elif "focus" in line:
                     self.focus = [int(i) for i in line["focus"]]
+                elif "integrity" in line:
+                    self.integrity = line["integrity"]
                 elif "part" in line:
                     self.parts += 1
                 elif "asked" in line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.results import SCREENED, MeasuredInput, Witness
+from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
 __all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
@@ -158,7 +158,24 @@ class Parts:
         self.failed += failed
         return index
 
-    def merge(self, path: Path, drifted: Collection[int] = ()) -> None:
+    def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
+        """Some finished inputs, their witnesses attached where a part has them."""
+        import pyarrow.parquet as pq
+
+        wanted = np.array(sorted(indices), dtype=np.int64)
+        if not self.files():  # merged by an earlier process
+            merged = self.folder.parent / INPUTS_FILE
+            return {s.index: s for s in rows_at(merged, wanted[self.done[wanted]].tolist())} if merged.exists() else {}
+        found: dict[int, Sensitivity] = {}
+        for path in [*self.files(), *self._again()]:
+            first, last = (int(n) for n in path.stem.split("-")[1:])
+            if ((wanted >= first) & (wanted <= last)).any():
+                table = pq.read_table(path)
+                of = np.isin(table.column("index").to_numpy(), wanted)
+                found |= {outcome.result.index: outcome.result for outcome in _outcomes(table.filter(of))}
+        return found
+
+    def merge(self, path: Path, drifted: Collection[int] = (), revised: Mapping[int, Sensitivity] | None = None) -> None:
         """Write all finished inputs in the order of the data into one file, a few parts in memory at a time.
 
         A complete run's parts go then: the file has it all.
@@ -166,6 +183,7 @@ class Parts:
         Args:
             path: where to.
             drifted: inputs that get the flag ``drift``.
+            revised: results that take the place of those that were kept.
         """
         import pyarrow.parquet as pq
 
@@ -174,7 +192,8 @@ class Parts:
         beside = path.with_suffix(".tmp")
         with pq.ParquetWriter(beside, table_schema(), use_dictionary=REPEATED) as writer:
             for table in self._in_order():
-                flagged = _flagged(table, drifted) if drifted else table
+                whole = _replaced(table, revised) if revised else table
+                flagged = _flagged(whole, drifted) if drifted else whole
                 writer.write_table(flagged, row_group_size=GROUP_ROWS)
         beside.replace(path)
         if self.done.all():
@@ -246,6 +265,17 @@ def _indices(path: Path) -> NDArray[np.int64]:
     import pyarrow.parquet as pq
 
     return np.asarray(pq.read_table(path, columns=["index"]).column("index").to_numpy(), dtype=np.int64)
+
+
+def _replaced(table: Any, revised: Mapping[int, Sensitivity]) -> Any:
+    import pyarrow as pa
+
+    index = table.column("index").to_numpy()
+    new = [revised[i] for i in index.tolist() if i in revised]
+    if not new:
+        return table
+    kept = table.filter(~np.isin(index, list(revised)))
+    return pa.concat_tables([kept, to_table(new)]).sort_by("index")
 
 
 def _flagged(table: Any, drifted: Collection[int]) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.results import SCREENED, MeasuredInput, Sensitivity
 from fimaudit.statistics.columns import Columns
-from fimaudit.storage.counterexamples import gather_witnesses, keep_witness
+from fimaudit.storage.counterexamples import gather_witnesses, keep_witness, kept_witness
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.parts import Part, Parts, pack, unpack
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
@@ -77,12 +78,17 @@ class ResultStore(Protocol):
         """Those of ``indices`` that were only screened are to be measured again; until then the screening stands."""
         ...
 
-    def finish(self, drifted: Collection[int], most: int) -> Finished:
+    def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
+        """Those of these inputs that are finished, their witnesses attached."""
+        ...
+
+    def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """Write ``inputs.parquet`` where there is a run folder, and hand over the results.
 
         Args:
             drifted: inputs that get the flag ``drift``.
             most: of the most sensitive inputs wanted.
+            revised: results that take the place of those that were kept.
         """
         ...
 
@@ -133,9 +139,15 @@ class MemoryStore:
         for index in indices.tolist():
             self.done[index] = SCREENED not in self._results[index].flags
 
-    def finish(self, drifted: Collection[int], most: int) -> Finished:
+    def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
         """See ``ResultStore``."""
-        results = [_flagged(self._results[i], drifted) for i in sorted(self._results)]
+        folder = None if self._journal is None else self._journal.folder
+        return {i: _with_witness(self._results[i], folder) for i in sorted(indices) if i in self._results}
+
+    def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
+        """See ``ResultStore``."""
+        known = {**self._results, **(revised or {})}
+        results = [_flagged(known[i], drifted) for i in sorted(known)]
         if self._journal is not None:
             self._journal.begin()
             gather_witnesses(self._journal.folder, results)
@@ -204,7 +216,13 @@ class ParquetStore:
         if waiting:
             self._keep(pack(waiting))
 
-    def finish(self, drifted: Collection[int], most: int) -> Finished:
+    def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
+        """See ``ResultStore``."""
+        self.flush()
+        found = self._parts.results(indices)
+        return {i: _with_witness(result, self._journal.folder) for i, result in found.items()}
+
+    def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
         self.flush()
         self._journal.begin()
@@ -214,7 +232,7 @@ class ParquetStore:
             keep_witness(self._journal.folder, outcome.result)
             witnesses.append(outcome.result)
         gather_witnesses(self._journal.folder, witnesses)
-        self._parts.merge(path, drifted)
+        self._parts.merge(path, drifted, revised)
         columns = Columns.read(path)
         inputs = read_inputs_table(path) if len(columns) <= MOST_INLINE else []
         wanted = columns.index[columns.most_sensitive(most)].tolist()
@@ -229,6 +247,15 @@ class ParquetStore:
             self._journal.keep_part(len(new))
         if self._on_kept is not None:
             self._on_kept(part.index.tolist())
+
+
+def _with_witness(result: Sensitivity, folder: Path | None) -> Sensitivity:
+    """The result with its witness's displaced input, as far as that is kept."""
+    if result.witness is not None and result.witness.x is None and folder is not None:
+        kept = kept_witness(folder, result.index)
+        if kept is not None:
+            result.witness.keep(kept)
+    return result
 
 
 def _flagged(result: Sensitivity, drifted: Collection[int]) -> Sensitivity:

@@ -38,8 +38,10 @@ def test_no_limit_contradicts_what_was_seen(
             assert radius.upper is not None
             assert radius.upper <= min(at, farthest)
         assert ("local_radius_overstates" in checked.flags) == contradicted
+        assert ("counterexample_within_radius" in checked.flags) == (contradicted and at <= farthest)
+        assert ("counterexample_far_within_radius" in checked.flags) == (witnessed and 0.7 * low * value > at)
     if low * value > farthest:
-        assert checked.flags == ["local_radius_overstates"]
+        assert checked.flags[0] == "local_radius_overstates"
 
 
 def test_a_slope_that_grows_steeper_cuts_the_lower_limit_and_is_named() -> None:

@@ -18,7 +18,7 @@ from fimaudit.errors import UsageError
 from fimaudit.policy.formats import junit_xml, markdown_summary
 from fimaudit.policy.gate import Verdict, cells_of, decide, gate, proposed_queries
 from fimaudit.policy.rules import parse_policy, read_policy
-from fimaudit.results import Interval
+from fimaudit.results import IntegrityCheck, Interval
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.storage.run_folder import RunFolder, read_run
 
@@ -331,3 +331,52 @@ def test_command(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "s.md").read_text().startswith("## fimaudit: UNDECIDED")
     refused = shell.invoke(app, ["gate", str(tmp_path), "--policy", str(file)])
     assert isinstance(refused.exception, UsageError)
+
+
+def _checked(run: RunFolder, *outcomes: str, adapter: str = "function") -> RunFolder:
+    checks = [
+        IntegrityCheck(name=name, outcome=outcome, notices="n", finding="found", rows=10)
+        for name, outcome in zip(("history", "boundary", "slope", "radius"), outcomes, strict=False)
+    ]
+    model = {**run.report.model, "adapter": adapter}
+    return RunFolder(run.folder, run.report.model_copy(update={"integrity": checks, "model": model}), run.inputs)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "outcome"),
+    [
+        ((), "undecided"),
+        (("not_applicable", "not_applicable"), "undecided"),
+        (("ok", "not_applicable"), "pass"),
+        (("ok", "contradicted"), "fail"),
+    ],
+)
+def test_the_integrity_rule(run: RunFolder, outcomes: tuple[str, ...], outcome: str) -> None:
+    verdict = decide(_checked(run, *outcomes), policy_of("{rule: integrity, name: honest}"))
+    assert verdict.outcome == outcome
+    assert outcome in verdict.decisions[0].sentence
+    assert verdict.decisions[0].name == "honest"
+
+
+def test_what_integrity_contradicts_is_undecided_in_every_rule(run: RunFolder) -> None:
+    rules = (RADIUS % 0.2, RADIUS % 0.9, "{rule: share_below_radius, radius: 0.001, at_most: 0.5}")
+    outcomes = [d.outcome for d in decide(_checked(run, "ok"), policy_of(*rules)).decisions]
+    assert {"pass", "fail"} <= set(outcomes)
+    verdict = decide(_checked(run, "ok", "contradicted"), policy_of(*rules, "{rule: not_ok, at_most: 1}"))
+    assert [d.outcome for d in verdict.decisions] == ["undecided"] * 3 + ["pass"]
+    assert all("boundary" in d.sentence and d.queries is None for d in verdict.decisions[:3])
+
+
+def test_a_ratio_is_undecided_where_either_run_is_contradicted(run: RunFolder) -> None:
+    rule = "{rule: ratio, metric: margin_radius, statistic: median, at_least: 0.5}"
+    assert decide(run, policy_of(rule), run).outcome == "pass"
+    assert decide(_checked(run, "contradicted"), policy_of(rule), run).outcome == "undecided"
+    assert decide(run, policy_of(rule), _checked(run, "contradicted")).outcome == "undecided"
+
+
+def test_an_endpoint_without_the_rule_is_warned_of(run: RunFolder) -> None:
+    there = _checked(run, "ok", adapter="http")
+    assert decide(run, policy_of(RADIUS % 0.2)).warnings == []
+    assert decide(there, policy_of(RADIUS % 0.2, "{rule: integrity}")).warnings == []
+    assert "- rule: integrity" in decide(there, policy_of(RADIUS % 0.2)).warnings[0]
+    assert "rule: integrity" in markdown_summary(decide(there, policy_of(RADIUS % 0.2)), there).replace("\\", "")

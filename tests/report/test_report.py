@@ -13,19 +13,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from synthetic_runs import made_run, picture_run, pictures, table_run
 from typer.testing import CliRunner
 
 from fimaudit import Report
 from fimaudit.cli import app
+from fimaudit.cli.console import show_report
 from fimaudit.comparison.two_runs import compare_runs
 from fimaudit.errors import RunFolderError
 from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report.page import has_pictures, page_html, render, render_comparison
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
 from fimaudit.report.shown import SHOWN_FILE, keep_shown, most_sensitive, read_shown
-from fimaudit.report.wording import interval_text, moved_share, named_change, number, percent, scope_sentences
-from fimaudit.results import Interval
+from fimaudit.report.wording import (
+    integrity_sentence,
+    interval_text,
+    moved_share,
+    named_change,
+    number,
+    percent,
+    scope_sentences,
+)
+from fimaudit.results import IntegrityCheck, Interval
 from fimaudit.statistics.subgroups import calibration, divisions, share_interval
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.run_folder import RunFolder, read_run
@@ -401,3 +411,24 @@ def test_scope_names_what_the_intervals_of_this_run_cover(folder: Path) -> None:
     assert "two step sizes" in sentences["table"]
     assert "random choice of directions" not in sentences["table"]
     assert "random choice of directions" in sentences["pictures"]
+
+
+def test_integrity_on_the_page_and_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = picture_run(tmp_path / "run", count=12, queries=30)
+    assert 'id="integrity"' not in (tmp_path / "run" / "report.html").read_text()
+    assert integrity_sentence(report) == "integrity: not checked"
+    ok = [
+        IntegrityCheck(name="history", outcome="ok", notices="notices", finding="alike", rows=52),
+        IntegrityCheck(name="slope", outcome="not_applicable", notices="notices", finding="too few", rows=0),
+    ]
+    bad = IntegrityCheck(name="boundary", outcome="contradicted", notices="notices", finding=EVIL, rows=56)
+    calm, caught = (report.model_copy(update={"integrity": checks}) for checks in (ok, [*ok, bad]))
+    assert integrity_sentence(calm) == "integrity: 1 of 2 checks ok (history; not applicable: slope)"
+    assert integrity_sentence(caught) == "integrity: contradicted by boundary"
+    show_report(Console(width=100), caught)
+    assert "integrity: contradicted by boundary" in capsys.readouterr().out
+    (tmp_path / "run" / "report.json").write_text(caught.to_json())
+    page = render(tmp_path / "run").read_text()
+    assert 'id="integrity"' in page
+    assert "108 rows" in page
+    assert EVIL not in page

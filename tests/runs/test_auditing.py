@@ -119,7 +119,7 @@ def test_same_seed_same_report_bit_for_bit(model: SoftmaxModel, tmp_path: Path) 
 @pytest.mark.parametrize("case", [c for c in CASES if "d=300 " in c.name or "image" in c.name], ids=lambda c: c.name)
 def test_batch_size_changes_no_result(case: Case, audited: dict[str, Report]) -> None:
     for batch in (1, 7, 1000):
-        for one, other in zip(audited[case.name].inputs, audit_case(case, batch=batch).inputs, strict=True):
+        for one, other in zip(audited[case.name].inputs, audit_case(case, batch=batch, witness=False).inputs, strict=True):
             assert other.spectral_norm.value == pytest.approx(one.spectral_norm.value, rel=1e-6)
             assert other.margin_radius.upper == pytest.approx(one.margin_radius.upper, rel=1e-6)
 

@@ -11,6 +11,7 @@ import pytest
 from fimaudit import audit
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.query_split import WITNESS_FROM, most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, per_second, proposal, rows_of
@@ -19,13 +20,17 @@ command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this n
 
 
 def test_cost():
-    cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, price_per_row=0.01, price_per_request=0.5)
+    prices = {"price_per_row": 0.01, "price_per_request": 0.5}
+    cost = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, **prices, integrity=False)
     rows = 9950 + 50 * (6 + WARY_LOOKS + STEPPED_ROWS) + 40
     assert cost.rows == rows + rows // 250
     assert cost.requests == -(-cost.rows // 64) + 16 + (6 + ROUNDS + WITNESS_REQUESTS) * 50 + cost.rows // 1000
     assert cost.seconds == cost.requests / 4
     assert cost.money == pytest.approx(cost.rows / 100 + cost.requests / 2)
     assert cost.bytes == cost.rows * 13 * 20 + cost.requests * 200
+    checked = cost_of(50, 199, features=10, classes=3, batch=64, rate=4.0, **prices)
+    assert cost.rows + MOST_INTEGRITY_ROWS <= checked.rows <= cost.rows + MOST_INTEGRITY_ROWS + 2  # and for sentinels
+    assert checked.requests >= cost.requests + MOST_INTEGRITY_ROWS
     assert cost_of(20, 60, features=4, batch=1).requests == cost_of(20, 60, features=4, batch=1).rows
     assert cost_of(1, 200, features=10).seconds is None
     assert cost_of(1, 200, features=10).money is None
@@ -196,7 +201,7 @@ def test_the_plan_knows_of_profile_and_witness(profile):
 def test_many_queries_are_planned_to_the_row():
     """No input takes more than its allowance on top, whatever the model: a budget is not laid out for more."""
     for queries in (100, 200, 800):
-        planned = rows_of(100, queries)
+        planned = rows_of(100, queries, integrity=False)
         assert planned * (1 - 1 / 250) - START == pytest.approx(
             100 * (queries + most_on_top(queries) + WARY_LOOKS + STEPPED_ROWS * (queries >= WITNESS_FROM)), rel=1e-3
         )

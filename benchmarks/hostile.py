@@ -1,0 +1,374 @@
+"""Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
+
+    python benchmarks/hostile.py [--seeds 5] [--inputs 16] [--queries 200] [--model digits|breast cancer] [--only NAME ...]
+                                 [--json FILE]
+
+Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64). A run of a
+hostile one is *found* where an integrity check is contradicted, *refused* where fewer than half of the inputs get a lower
+limit of their margin radius and no flag (or none is measured), *right* where the medians of norm and radius are within a
+factor of 1.5 of the exact ones all the same; else *missed*. An honest one that is contradicted is a *false alarm*.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.path.append(sys.path.pop(0))  # this folder last: its http.py must not hide the standard library's
+
+import argparse
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _models import Trained, breast_cancer, digits
+from PIL import Image
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+from fimaudit import Report, audit
+
+Answer = Callable[[np.ndarray], np.ndarray]
+MODELS = {"digits": digits, "breast cancer": breast_cancer}
+#: Factor within which the medians count as right, and share of the inputs that must claim something to be judged.
+RIGHT, CLAIMED = 1.5, 0.5
+#: Flags that leave a claim as it is.
+HARMLESS = {"own_step"}
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def answers(network: Any) -> Answer:
+    """Float64 probabilities of a network's float32 logits."""
+
+    def answer(batch: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return softmax(network(torch.as_tensor(np.asarray(batch, np.float32))).double().numpy())
+
+    return answer
+
+
+def one_hot(p: np.ndarray) -> np.ndarray:
+    return np.eye(p.shape[1])[p.argmax(axis=1)]
+
+
+def logs(p: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(p, 1e-300))
+
+
+# --- hostile: each takes the honest answers and gives others with the same decisions
+
+
+def blended(answer: Answer, share: float) -> Answer:
+    return lambda b: (1 - share) * one_hot(p := answer(b)) + share * p
+
+
+def jumped(answer: Answer, shrunk: float) -> Answer:
+    return lambda b: softmax(shrunk * logs(p := answer(b)) + 2 * one_hot(p))
+
+
+def floored(answer: Answer, least: float) -> Answer:
+    def f(b: np.ndarray) -> np.ndarray:
+        p = np.maximum(answer(b), least)
+        return p / p.sum(axis=1, keepdims=True)
+
+    return f
+
+
+def by_rank(answer: Answer) -> Answer:
+    def f(b: np.ndarray) -> np.ndarray:
+        p = answer(b)
+        scores = np.array([0.9, *[0.1 / (p.shape[1] - 1)] * (p.shape[1] - 1)])
+        out = np.empty_like(p)
+        np.put_along_axis(out, np.argsort(-p, axis=1), np.tile(scores, (len(p), 1)), 1)
+        return out
+
+    return f
+
+
+def margins(answer: Answer, shape: Callable[[np.ndarray], np.ndarray]) -> Answer:
+    """The log-odds to the winner, changed by an increasing function."""
+    return lambda b: softmax(-shape(logs(p := answer(b)).max(axis=1, keepdims=True) - logs(p)))
+
+
+class Remembers:
+    """Near an earlier row it answers that again (``shrunk`` 0), or a step of it that is shrunk.
+
+    Attributes:
+        reach: l2 distance from which a row is new.
+        after: near-duplicates of a row that are answered honestly first.
+        first: compare with the earliest row in reach rather than the nearest.
+        memo: answer each exact row the same for good.
+        every: keep every row, not new ones only.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        reach: float,
+        shrunk: float,
+        after: int = 0,
+        first: bool = False,
+        memo: bool = False,
+        every: bool = False,
+    ) -> None:
+        self.answer, self.reach, self.shrunk, self.after = answer, reach, shrunk, after
+        self.first, self.memo, self.every = first, memo, every
+        self.rows: list[np.ndarray] = []
+        self.hits: list[int] = []
+        self.known: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return np.array([self._one(np.asarray(row, np.float32)) for row in batch])
+
+    def _one(self, row: np.ndarray) -> np.ndarray:
+        key = row.tobytes()
+        if self.memo and key in self.known:
+            return self.known[key]
+        found = self.answer(self._instead(row)[None])[0]
+        if self.memo:
+            self.known[key] = found
+        return found
+
+    def _instead(self, row: np.ndarray) -> np.ndarray:
+        """The row that is answered."""
+        flat, instead, new = row.ravel(), row, True
+        if self.rows:
+            distance = np.linalg.norm(np.array(self.rows) - flat, axis=1)
+            near = distance < self.reach
+            at = int(np.argmax(near)) if self.first else int(distance.argmin())
+            if near[at]:
+                new = False
+                self.hits[at] += 1
+                if self.hits[at] > self.after:
+                    centre = self.rows[at].reshape(row.shape)
+                    instead = (centre + self.shrunk * (row - centre)).astype(np.float32)
+        if new or self.every:
+            self.rows.append(flat.copy())
+            self.hits.append(0)
+        return instead
+
+
+def hashed(answer: Answer, share: float, other: Answer) -> Answer:
+    """Another model answers a share of the rows, by their checksum; decisions stay."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        p, q = answer(b), other(b)
+        mine = np.array([zlib.crc32(np.asarray(r, np.float32).tobytes()) % 1000 >= 1000 * share for r in b])
+        same = q.argmax(axis=1) == p.argmax(axis=1)
+        return np.where((mine | ~same)[:, None], p, q)
+
+    return f
+
+
+def hash_noise(answer: Answer, size: float) -> Answer:
+    """Noise that the row's checksum draws, so that a repeated row is answered alike."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        p = answer(b)
+        keys = [zlib.crc32(np.asarray(r, np.float32).tobytes()) for r in b]
+        drawn = np.array([np.random.default_rng(k).standard_normal(p.shape[1]) for k in keys])
+        return softmax(logs(p) + size * drawn)
+
+    return f
+
+
+HOSTILE: dict[str, Callable[[Answer, Answer], Answer]] = {
+    "blend 1e-6": lambda a, _: blended(a, 1e-6),
+    "blend 0.01": lambda a, _: blended(a, 0.01),
+    "blend 0.5": lambda a, _: blended(a, 0.5),
+    "logits x 0.1, winner + 2": lambda a, _: jumped(a, 0.1),
+    "logits x 0.01, winner + 2": lambda a, _: jumped(a, 0.01),
+    "winner + 2": lambda a, _: jumped(a, 1.0),
+    "scores below 0.01 floored": lambda a, _: floored(a, 0.01),
+    "by rank": lambda a, _: by_rank(a),
+    "one-hot": lambda a, _: lambda b: one_hot(a(b)),
+    "margin ^ 0.25": lambda a, _: margins(a, lambda m: m**0.25),
+    "margins in steps of 3": lambda a, _: margins(a, lambda m: 3 * np.floor(m / 3) + 0.01 * m),
+    "steep near the boundary": lambda a, _: margins(a, lambda m: np.minimum(m, 0.3) * 10 + 0.05 * m),
+    "cache 0.3": lambda a, _: Remembers(a, 0.3, 0.0),
+    "cache 1": lambda a, _: Remembers(a, 1.0, 0.0),
+    "cache 3": lambda a, _: Remembers(a, 3.0, 0.0),
+    "shrunk 0.3": lambda a, _: Remembers(a, 0.3, 0.1),
+    "shrunk 1": lambda a, _: Remembers(a, 1.0, 0.1),
+    "shrunk 3": lambda a, _: Remembers(a, 3.0, 0.1),
+    "shrunk 3 to half": lambda a, _: Remembers(a, 3.0, 0.5),
+    "shrunk 3, every row kept": lambda a, _: Remembers(a, 3.0, 0.1, every=True),
+    "shrunk 3, first match, memory": lambda a, _: Remembers(a, 3.0, 0.1, first=True, memo=True),
+    "shrunk 3 after 20": lambda a, _: Remembers(a, 3.0, 0.1, after=20),
+    "shrunk 3 after 100": lambda a, _: Remembers(a, 3.0, 0.1, after=100),
+    "frozen 3 after 100": lambda a, _: Remembers(a, 3.0, 0.0, after=100),
+    "half the rows by another model": lambda a, o: hashed(a, 0.5, o),
+    "a tenth by another model": lambda a, o: hashed(a, 0.1, o),
+    "noise from a checksum": lambda a, _: hash_noise(a, 0.05),
+}
+
+
+# --- honest, with oddities
+
+
+def jpeg(batch: np.ndarray, quality: int = 75) -> np.ndarray:
+    out = []
+    for row in np.asarray(batch, np.float32):
+        kept = io.BytesIO()
+        Image.fromarray(np.uint8(np.round(255 * np.clip(row[0], 0, 1)))).save(kept, "JPEG", quality=quality)
+        out.append(np.asarray(Image.open(kept), np.float32)[None] / 255)
+    return np.array(out)
+
+
+def resized(batch: np.ndarray) -> np.ndarray:
+    x = torch.as_tensor(np.asarray(batch, np.float32))
+    small = torch.nn.functional.interpolate(x, scale_factor=0.75, mode="bilinear", align_corners=False)
+    return torch.nn.functional.interpolate(small, size=x.shape[2:], mode="bilinear", align_corners=False).numpy()
+
+
+def top(p: np.ndarray, count: int) -> np.ndarray:
+    kept = p * (p >= np.sort(p, axis=1)[:, -count][:, None])
+    return kept / kept.sum(axis=1, keepdims=True)
+
+
+def jitter(answer: Answer, size: float, seed: int = 0) -> Answer:
+    rng = np.random.default_rng(seed)
+    return lambda b: answer(np.asarray(b, np.float32) + size * rng.standard_normal(np.shape(b)).astype(np.float32))
+
+
+def in_company(answer: Answer) -> Answer:
+    """A scale that the largest row of the call sets, as dynamic int8 does."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        step = float(np.abs(b).max()) / 127 or 1.0
+        return answer(np.round(np.asarray(b) / step) * step)
+
+    return f
+
+
+def dropping(trained: Trained) -> Answer:
+    """Dropout that is on in service."""
+    honest = trained.network
+
+    def f(b: np.ndarray) -> np.ndarray:
+        honest.train()
+        found = answers(honest)(b)
+        honest.eval()
+        return found
+
+    return f
+
+
+def fitted(trained: Trained, kind: Any) -> Answer:
+    """Trees on the answers' decisions at inputs around the data."""
+    rng = np.random.default_rng(0)
+    flat = trained.x.reshape(len(trained.x), -1)
+    x = np.repeat(flat, 20, axis=0) + 0.3 * rng.standard_normal((20 * len(flat), flat.shape[1]))
+    y = answers(trained.network)(x.reshape(-1, *trained.x.shape[1:])).argmax(axis=1)
+    model = kind.fit(x, y)
+    return lambda b: model.predict_proba(np.asarray(b).reshape(len(b), -1))
+
+
+def oddities(trained: Trained, other: Answer) -> dict[str, Callable[[], Answer]]:
+    """Honest endpoints around one network."""
+    a = answers(trained.network)
+    found: dict[str, Callable[[], Answer]] = {"plain": lambda: a}
+    for decimals in (6, 4, 3, 2):
+        found[f"{decimals} decimals"] = lambda n=decimals: lambda b: np.round(a(b), n)
+    found |= {
+        "8-bit inputs": lambda: lambda b: a(np.round(np.asarray(b) * 255) / 255),
+        "16 levels": lambda: lambda b: a(np.round(np.asarray(b) * 16) / 16),
+        "jitter 0.001": lambda: jitter(a, 0.001),
+        "jitter 0.03": lambda: jitter(a, 0.03),
+        "top 2": lambda: lambda b: top(a(b), 2),
+        "half precision": lambda: lambda b: softmax(logs(a(b)).astype(np.float16).astype(np.float64)),
+        "batch effect": lambda: in_company(a),
+        "temperature 5": lambda: lambda b: softmax(logs(a(b)) / 5),
+        "temperature 0.2": lambda: lambda b: softmax(logs(a(b)) * 5),
+        "two models' mean": lambda: lambda b: (a(b) + other(b)) / 2,
+        "dropout": lambda: dropping(trained),
+        "random forest": lambda: fitted(trained, RandomForestClassifier(50, random_state=0)),
+        "boosted trees": lambda: fitted(trained, HistGradientBoostingClassifier(max_iter=30, random_state=0)),
+    }
+    if trained.x.ndim == 4:
+        found |= {"JPEG": lambda: lambda b: a(jpeg(b)), "resized": lambda: lambda b: a(resized(b))}
+    return found
+
+
+# --- scores
+
+
+def judged(report: Report, exact: Report) -> str:
+    """``found``, ``refused``, ``right`` or ``missed``."""
+    if report.contradicted:
+        return "found"
+    claims = [s for s in report.inputs if s.status == "ok" and s.margin_radius.lower and not set(s.flags) - HARMLESS]
+    if len(claims) < CLAIMED * len(report.inputs):
+        return "refused"
+    truth = {s.index: s for s in exact.inputs}
+    for name in ("spectral_norm", "margin_radius"):
+        ratios = [getattr(s, name).value / getattr(truth[s.index], name).value for s in claims if getattr(s, name).value]
+        if not ratios or not 1 / RIGHT < float(np.median(ratios)) < RIGHT:
+            return "missed"
+    return "right"
+
+
+def run(answer: Answer, trained: Trained, seed: int, queries: int) -> Report:
+    return audit(
+        answer,
+        trained.x,
+        lower=trained.lower,
+        upper=trained.upper,
+        mode="black-box",
+        queries=queries,
+        seed=seed,
+        integrity=True,
+    )
+
+
+def main() -> None:
+    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader.add_argument("--seeds", type=int, default=5)
+    reader.add_argument("--inputs", type=int, default=16)
+    reader.add_argument("--queries", type=int, default=200)
+    reader.add_argument("--model", choices=list(MODELS))
+    reader.add_argument("--only", nargs="*")
+    reader.add_argument("--json", type=Path)
+    options = reader.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for name in [options.model] if options.model else list(MODELS):
+        trained, other = MODELS[name](options.inputs), answers(MODELS[name](options.inputs, seed=1).network)
+        exact = audit(trained.network, trained.x, lower=trained.lower, upper=trained.upper, mode="white-box", link="softmax")
+        cases = [(True, case, partial(make, answers(trained.network), other)) for case, make in HOSTILE.items()]
+        cases += [(False, case, make) for case, make in oddities(trained, other).items()]
+        for hostile, case, make in cases:
+            if options.only and case not in options.only:
+                continue
+            results: Counter[str] = Counter()
+            checks: Counter[str] = Counter()
+            took = []
+            for seed in range(options.seeds):
+                try:
+                    report = run(make(), trained, seed, options.queries)
+                except Exception as refusal:  # a refusal is a result, whatever its class
+                    results["refused"] += 1
+                    print(f"{name} {case}: {type(refusal).__name__}: {str(refusal)[:100]}", file=sys.stderr)
+                    continue
+                results[judged(report, exact) if hostile else "false alarm" if report.contradicted else "fine"] += 1
+                checks.update(check.name for check in report.contradicted)
+                took.append(sum(check.rows for check in report.integrity) / report.summary.queries)
+            share = float(np.mean(took)) if took else 0.0
+            rows.append({"model": name, "case": case, "hostile": hostile, **results, "checks": dict(checks), "rows": share})
+            kind = "hostile" if hostile else "honest"
+            print(f"{name:14} {kind:8} {case:32} {dict(results)!s:34} {dict(checks)} {share:.1%} rows", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

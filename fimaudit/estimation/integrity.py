@@ -1,0 +1,153 @@
+"""Whether answers are those of one function whose slopes reach its decisions: four statistics with their error rates.
+
+Each is a true statement about the function that was asked, so none needs to know how a vendor changes answers. What they
+were measured on, and what no question can tell from an honest model, is said in ``docs/integrity.md``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+__all__ = [
+    "FAR_WITHIN",
+    "HONEST_FAR_WITHIN",
+    "HONEST_JUMP",
+    "HONEST_SHORT_SLOPE",
+    "JUMP",
+    "SHORT_SLOPE",
+    "ahead",
+    "apart",
+    "fewest",
+    "history_matters",
+    "jump_share",
+    "slope_reach",
+    "stays",
+]
+
+Array = NDArray[np.float64]
+
+#: Probabilities below this are not told from 0, and of odds with one below that nothing is said.
+VISIBLE, HIDDEN = 1e-6, 1e-30
+#: Two answers to one row that differ by more, in log p, than this and than so many times what repeats differ by.
+DIFFERENT, TIMES_NOISE = 1e-3, 5.0
+#: What other rows of a call move an answer by may be more than was seen; a rounding may fall the other way.
+TIMES_COMPANY, ROUNDINGS = 4.0, 1.5
+#: A jump of log-odds at a decision boundary is one above this share of the gap at the input, and beside so many times
+#: what the slope at the input makes of the distance that is left; and one that halving the distance does not take away.
+JUMP, STEEPER, REMAINS = 0.05, 4.0, 0.25
+#: Share of the gap that the slope at an input would take over a way that really ends at another decision.
+SHORT_SLOPE = 0.4
+#: A real change of decision nearer than this share of the radius' lower limit.
+FAR_WITHIN = 0.7
+#: How often one input of an honest model shows each: above what was seen (0 of 1,180 jumps; 6.5 % short slopes and at most
+#: one in 1,730 refuted radii with the worst of 19 networks).
+HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
+#: A run of an honest model is contradicted by each of them at most so often.
+ERROR = 0.01
+
+
+def fewest(looked_at: int, honest: float, error: float = ERROR) -> int:
+    """The least k for which k or more of so many inputs of an honest model would show it with at most ``error``.
+
+    P(Binomial(n, honest) >= k) <= error.
+
+    >>> fewest(8, HONEST_SHORT_SLOPE), fewest(4, HONEST_JUMP), fewest(16, HONEST_FAR_WITHIN), fewest(100, HONEST_FAR_WITHIN)
+    (4, 2, 1, 2)
+    """
+    counts = np.arange(1, looked_at + 1)
+    enough = special.betainc(counts, looked_at - counts + 1, honest) <= error
+    return int(counts[np.argmax(enough)]) if enough.any() else looked_at + 1
+
+
+def apart(first: Array, second: Array, quantum: float = 0.0, company: float = 0.0) -> float:
+    """The largest difference of log p between answers (n, K) to the same rows.
+
+    Args:
+        first, second: the answers.
+        quantum: what they are rounded to; one may be rounded the other way.
+        company: difference of probability that the other rows of a call were seen to make.
+
+    >>> round(apart(np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])), 3)
+    0.693
+    """
+    allowed = ROUNDINGS * quantum + TIMES_COMPANY * company
+    high, low = np.maximum(first, second), np.minimum(first, second) + allowed
+    seen = (high > VISIBLE) & (high > low)
+    return float(np.log(np.where(seen, high, 1.0) / np.where(seen, np.maximum(low, VISIBLE), 1.0)).max(initial=0.0))
+
+
+def history_matters(difference: float, noise: float, company_logs: float = 0.0) -> bool:
+    """Whether the same rows were answered otherwise the second time, beyond what repeats differ by.
+
+    Args:
+        difference: ``apart`` of the answers on the way out and back.
+        noise: the same of repeats of the way back.
+        company_logs: difference of log p that the other rows of a call were seen to make.
+    """
+    return difference > max(DIFFERENT, TIMES_NOISE * noise, TIMES_COMPANY * company_logs)
+
+
+def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
+    """(log p_decision - log p_other, what rounding may have moved it by) of answers (n, K)."""
+    floor = max(quantum / 2, 1e-300)
+    two = np.maximum(answers[:, [decision, other]], floor)
+    return np.log(two[:, 0] / two[:, 1]), quantum * (1.0 / two).sum(axis=1)
+
+
+def jump_share(before: Array, after: Array, decision: int, other: int, gap: float, quantum: float = 0.0) -> float:
+    """How far the log-odds fall between two neighbouring rows, as a share of the gap at the input; at least, if noisy.
+
+    A continuous function has a tie where its decision changes, so that this goes to 0 with the distance of the rows.
+
+    Args:
+        before, after: (repeats, K) answers on either side of the boundary.
+        decision, other: the classes there.
+        gap: log-odds between them at the input.
+        quantum: what the answers are rounded to.
+    """
+    first, moved_first = ahead(before, decision, other, quantum)
+    last, moved_last = ahead(after, decision, other, quantum)
+    noise = np.ptp(first) + np.ptp(last)
+    return float((first.min() - last.max() - noise - moved_first.max() - moved_last.max()) / gap)
+
+
+def stays(first: float, second: float, left: float, radius: float) -> bool:
+    """Whether a jump is one: large, not taken away by halving the distance, and not explained by the slope at the input.
+
+    Args:
+        first, second: ``jump_share`` before and after the distance was halved several times.
+        left: distance of the two rows in the end, in the unit of the radius.
+        radius: margin radius of the input.
+    """
+    return first > JUMP and second > JUMP + STEEPER * left / radius and second > REMAINS * first
+
+
+def slope_reach(
+    here: Array, along: Array, decision: int, other: int, step: float, distance: float, quantum: float = 0.0
+) -> float | None:
+    """Share of the gap that the slope at an input takes over a way that really ends at another decision; at most, if noisy.
+
+    Q = (g(0) - g(h)) / h x distance / g(0) with g = log p_decision / p_other: 1 for a linear function. A monotone
+    recalibration m -> M(m) of the margin leaves the distance and multiplies Q by its elasticity m M'(m) / M(m).
+
+    Args:
+        here, along: (repeats, K) answers at the input, and a step along the way.
+        decision, other: the classes at the two ends of the way.
+        step, distance: lengths of the step and of the way.
+        quantum: what the answers are rounded to.
+
+    Returns:
+        ``None`` where the input itself is not decided for the first class, or one of the two is hidden.
+    """
+    if min(here[:, [decision, other]].min(), along[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
+        return None
+    start, moved_start = ahead(here, decision, other, quantum)
+    end, moved_end = ahead(along, decision, other, quantum)
+    gap = float(start.mean())
+    if not gap > 0 or not step > 0:
+        return None
+    noise = np.ptp(start) + np.ptp(end)
+    fall = float(start.max() - end.min() + noise + moved_start.max() + moved_end.max())
+    return fall / step * distance / gap

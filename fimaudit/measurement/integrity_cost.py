@@ -1,0 +1,50 @@
+"""How many rows the integrity checks of a run take, and from which size of a run on they are made."""
+
+from __future__ import annotations
+
+from fimaudit.measurement.boundary import CHECK_ROWS
+from fimaudit.measurement.query_split import WITNESS_FROM
+
+__all__ = [
+    "BACK_AGAIN",
+    "CLOSER",
+    "HALVINGS",
+    "LOOKS",
+    "MOST_INTEGRITY_ROWS",
+    "REPEATED",
+    "RUNGS",
+    "SEGMENTS",
+    "SLOPES",
+    "TYPICAL_ROWS",
+    "WALKS",
+    "looks_at_integrity",
+]
+
+#: Walks there and back, rows of one, and how often the way back is repeated where it was answered otherwise.
+WALKS, RUNGS, BACK_AGAIN = 2, 13, 3
+#: Segments that are halved, how often, how often more where a jump is left, and looks at where a decision changed.
+SEGMENTS, HALVINGS, CLOSER, LOOKS = 4, 8, 6, 3
+#: Inputs whose slope is followed towards their witness.
+SLOPES = 8
+#: How often one row is asked where answers are noisy.
+REPEATED = 3
+#: Rows at most: a noisy model, or one that is suspected everywhere, takes them; others about a third.
+MOST_INTEGRITY_ROWS = (
+    WALKS * RUNGS * (2 + BACK_AGAIN)
+    + SEGMENTS * (2 * REPEATED + HALVINGS + CLOSER + 2 * (REPEATED - 1) + LOOKS * CHECK_ROWS)
+    + SLOPES * 2 * REPEATED
+)
+TYPICAL_ROWS = WALKS * RUNGS * 2 + SEGMENTS * (2 + HALVINGS) + SLOPES * 2
+#: By default they take no more than this share of a run's rows.
+LARGEST_SHARE = 0.1
+
+
+def looks_at_integrity(asked: bool | None, inputs: int, queries: int) -> bool:
+    """Whether a run is checked: as was said, else where it has witnesses and the checks are a small part of its rows.
+
+    >>> looks_at_integrity(None, 16, 200), looks_at_integrity(None, 100, 50), looks_at_integrity(True, 1, 50)
+    (True, False, True)
+    """
+    if asked is not None:
+        return asked
+    return queries >= WITNESS_FROM and LARGEST_SHARE * inputs * queries >= TYPICAL_ROWS
