@@ -41,8 +41,10 @@ def test_networks_are_trained_and_audited(demo: list[DemoComparison]) -> None:
 @pytest.mark.parametrize("name", ["spectral_norm", "peak_spectral_norm", "margin_radius"])
 @pytest.mark.parametrize(("place", "most"), [(0, 0.085), (1, 0.01)])
 def test_estimates_agree_with_the_exact_values(demo: list[DemoComparison], place: int, most: float, name: str) -> None:
-    intervals = [getattr(s, name) for s in demo[place].report.inputs]
-    exact = getattr(demo[place], name)
+    # A radius that something contradicted was cut to that, and is no longer the slope's.
+    kept = [s for s in demo[place].report.inputs if name != "margin_radius" or "local_radius_overstates" not in s.flags]
+    intervals, exact = [getattr(s, name) for s in kept], getattr(demo[place], name)[[s.index for s in kept]]
+    assert len(kept) >= 20
     assert error(intervals, exact) <= most
     assert covered(intervals, exact) >= 0.90
 

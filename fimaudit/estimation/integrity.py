@@ -85,12 +85,20 @@ def history_matters(difference: float, noise: float, company_logs: float = 0.0) 
         difference: ``apart`` of the answers on the way out and back.
         noise: the same of repeats of the way back.
         company_logs: difference of log p that the other rows of a call were seen to make.
+
+    >>> history_matters(0.5, 0.0), history_matters(0.5, 0.2)
+    (True, False)
     """
     return difference > max(DIFFERENT, TIMES_NOISE * noise, TIMES_COMPANY * company_logs)
 
 
 def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
-    """(log p_decision - log p_other, what rounding may have moved it by) of answers (n, K)."""
+    """(log p_decision - log p_other, what rounding may have moved it by) of answers (n, K).
+
+    >>> odds, moved = ahead(np.array([[0.8, 0.2]]), 0, 1, 0.01)
+    >>> odds.round(3).tolist(), moved.round(4).tolist()
+    ([1.386], [0.0625])
+    """
     floor = max(quantum / 2, 1e-300)
     two = np.maximum(answers[:, [decision, other]], floor)
     return np.log(two[:, 0] / two[:, 1]), quantum * (1.0 / two).sum(axis=1)
@@ -106,6 +114,9 @@ def jump_share(before: Array, after: Array, decision: int, other: int, gap: floa
         decision, other: the classes there.
         gap: log-odds between them at the input.
         quantum: what the answers are rounded to.
+
+    >>> round(jump_share(np.array([[0.6, 0.4]]), np.array([[0.4, 0.6]]), 0, 1, 2.0), 3)
+    0.405
     """
     first, moved_first = ahead(before, decision, other, quantum)
     last, moved_last = ahead(after, decision, other, quantum)
@@ -120,6 +131,9 @@ def stays(first: float, second: float, left: float, radius: float) -> bool:
         first, second: ``jump_share`` before and after the distance was halved several times.
         left: distance of the two rows in the end, in the unit of the radius.
         radius: margin radius of the input.
+
+    >>> stays(0.4, 0.4, 1e-3, 1.0), stays(0.4, 0.01, 1e-3, 1.0)
+    (True, False)
     """
     return first > JUMP and second > JUMP + STEEPER * left / radius and second > REMAINS * first
 
@@ -140,6 +154,10 @@ def slope_reach(
 
     Returns:
         ``None`` where the input itself is not decided for the first class, or one of the two is hidden.
+
+    >>> here, along = np.array([[0.8, 0.2]]), np.array([[0.75, 0.25]])
+    >>> round(slope_reach(here, along, 0, 1, 0.1, 0.5), 3)
+    1.038
     """
     if min(here[:, [decision, other]].min(), along[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
         return None

@@ -137,10 +137,7 @@ def _prepare(
     matched = class_labels(classifier.info, options.class_names())
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free, matched)
     labels = classifier.info.labels_only
-    if labels:
-        refuse_for_labels(options, classifier)
-    else:
-        refuse_without_labels(options)
+    refuse_for_labels(options, classifier) if labels else refuse_without_labels(options)
     settings = options.settings(dataset.space.features, labels=labels)
     mode = "black-box" if labels else options.mode
     method, hindrance = choose_mode(mode, classifier, dataset.x, dataset.space)

@@ -245,7 +245,7 @@ def test_the_profile_comes_out_of_the_queries() -> None:
     answer, _ = regression(300)
     x = np.random.default_rng(1).standard_normal((10, 300))
     for profile in ("off", "cheap", "full"):
-        report = audit(answer, x, input_shape=(300,), profile=profile, queries=200)
+        report = audit(answer, x, input_shape=(300,), profile=profile, queries=200, integrity=False)
         assert report.summary.queries <= 1.1 * 200 * len(x) + START
         assert bool(report.inputs[0].profile) == (profile != "off")
 
