@@ -37,6 +37,7 @@ SEED = 0
 INPUTS = 100
 QUERIES = 200
 SHOWN = 3
+OVERSTATES = "local_radius_overstates"
 QUANTITIES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 #: Random stream of the baseline's directions, apart from the audit's own (``directions.generator``).
 BASELINE = 101
@@ -263,8 +264,13 @@ def _show(console: Console, case: _Case, one: DemoComparison) -> None:
         exact = {name: float(getattr(one, name)[place]) for name in QUANTITIES}
         _add(table, str(inputs[place].index), measured, exact, float(shares[place]))
     console.print(table)
+    cut = [OVERSTATES in s.flags for s in inputs]
     for name, label in QUANTITIES.items():
-        console.print(_verdict(label, [getattr(s, name) for s in inputs], getattr(one, name)), highlight=False)
+        kept = [i for i in range(len(inputs)) if name != "margin_radius" or not cut[i]]
+        intervals, exact_values = [getattr(inputs[i], name) for i in kept], getattr(one, name)[kept]
+        console.print(_verdict(label, intervals, exact_values), highlight=False)
+    if any(cut):
+        console.print(f"{sum(cut)} more radii were cut, as another decision lies nearer", highlight=False)
     console.print(
         f"rayleigh_max (published): median {100 * float(np.median(shares)):.2g} % of the exact norm; "
         f"{one.rayleigh_queries:,} more queries\n",

@@ -128,8 +128,8 @@ def _constants_classes_functions(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-PUBLIC = """AuditOptions Comparison FimauditError InputDomain Interval Normalize RayEngine Report Sensitivity Verdict __version__ audit
-compare fisher_penalty gate lipschitz_bound open_classifier plan rank sensitivity validate"""
+PUBLIC = """AuditOptions Comparison FimauditError InputDomain Interval Normalize RayEngine Report Sensitivity Verdict
+__version__ audit compare fisher_penalty gate lipschitz_bound open_classifier plan rank sensitivity validate"""
 
 
 def test_public_names_are_these_and_exist() -> None:
@@ -165,9 +165,8 @@ def test_lock_pins_every_requirement() -> None:
         assert match, f"expected name==version without local label or hash, got {line!r}"
         names.add(match[1])
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "triton"))]
-    extras = {
-        name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "aws"
-    }  # holds dateutil back
+    # The extra "aws" holds python-dateutil back, so nothing else asks for it.
+    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "aws"}
     asked = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     wanted = {re.split(r"[<>=!~;\[ ]", line)[0].lower().replace("_", "-") for line in asked} - {"fimaudit"}
     assert wanted <= names, f"not in requirements.lock: {wanted - names}; run make lock"
