@@ -23,10 +23,10 @@ from fimaudit.measurement.energy import (
     read_rungs,
     read_rungs_each,
 )
-from fimaudit.measurement.ladder import CHECK_PAIRS, JUMPS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder import CHECK_PAIRS, DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
 from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, slope_of
+from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, jump_variance, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 
 __all__ = ["MOST_SPENT", "find_step"]
@@ -257,10 +257,12 @@ def _drift(every: RungReadings, place: int) -> float:
 
 def _jump_below(check: _Check, every: RungReadings, place: int) -> float:
     """Standard deviation of log p in the jumps on the rungs before ``place``, 0 where none jumps."""
-    jumping = every.even_share[:place] >= JUMPS
+    jumping = (every.even_share[:place] >= JUMPS) | (every.energy[:place] > DWARFS * every.energy[place])
     if not jumping.any() or check.mixed <= 1e-12 or check.base_answers.view.noise is not None:
         return 0.0
-    return float(np.sqrt(every.even[:place][jumping].max() / (1.5 * check.mixed)))
+    centred = np.ones(place, dtype=np.bool_)  # where it is not, jumps are larger than this says
+    variance = jump_variance(every.even[:place], every.odd[:place], centred, check.mixed)[jumping]
+    return float(np.sqrt(np.nanmax(variance, initial=0.0)))
 
 
 def _surface(every: RungReadings, rungs: Array) -> SurfaceKind:

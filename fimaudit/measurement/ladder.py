@@ -36,6 +36,7 @@ from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 
 __all__ = [
     "CHECK_PAIRS",
+    "DWARFS",
     "JUMPS",
     "LEAST_PILOT",
     "PILOT_INPUTS",

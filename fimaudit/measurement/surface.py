@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.measurement.ladder import JUMPS, LadderAnswers, PilotLadder
+from fimaudit.measurement.ladder import DWARFS, JUMPS, LadderAnswers, PilotLadder
 
-__all__ = ["FALLS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "slope_of"]
+__all__ = ["FALLS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "jump_variance", "slope_of"]
 
 Array = NDArray[np.float64]
 
@@ -79,19 +79,34 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
     return Surface("kinked" if typical > asked.most_even else "curved")
 
 
-def jump_size(asked: PilotLadder, below: int) -> float:
-    """Standard deviation of log p that jumps add on the rungs before ``below``, the largest of those where answers jump.
+def jump_size(asked: PilotLadder, place: int) -> float:
+    """Standard deviation of log p that jumps add on the rungs before ``place``, the largest of those where answers jump.
 
-    |e|^2 of noise of one size sigma in log p is 1.5 sigma^2 sum_k p_k (1 - p_k): the answer to the input carries it too.
+    They jump where the even share says so, or where the energy dwarfs that of ``place``: an odd jump has no even part.
     """
     mixed = (asked.base * (1 - asked.base)).sum(axis=1)
     centred = np.array([of_input.rungs.centred[: len(asked.rungs)] for of_input in asked.ladders.values()])
     known = mixed > 1e-12
     if not known.any():
         return 0.0
-    variance = (asked.even / (np.where(centred, 1.5, 0.5) * np.maximum(mixed, 1e-12)[:, None]))[known]
-    low = np.flatnonzero(asked.even_share[:below] >= JUMPS)
+    variance = jump_variance(asked.even, asked.odd, centred, mixed[:, None])[known]
+    level = np.median(asked.energy, axis=0)
+    jumping = (asked.even_share[:place] >= JUMPS) | (level[:place] > DWARFS * level[place])
+    low = [rung for rung in np.flatnonzero(jumping) if np.isfinite(variance[:, rung]).any()]
     return float(np.sqrt(max((float(np.nanmedian(variance[:, rung])) for rung in low), default=0.0)))
+
+
+def jump_variance(even: Array, odd: Array, centred: NDArray[np.bool_], mixed: Array | float) -> Array:
+    """sigma^2 of log p from the parts of antipodal pairs, if noise of that size made them: the larger of what either says.
+
+    |e|^2 of noise of one size sigma in log p is 1.5 sigma^2 sum_k p_k (1 - p_k), as the answer to the input carries it too
+    (0.5 where pairs are compared with each other), |o|^2 is 0.5 of that.
+
+    >>> jump_variance(np.array([0.15]), np.array([0.05]), np.array([True]), 0.1)
+    array([1.])
+    """
+    by_even = even / np.where(centred, 1.5, 0.5)
+    return np.asarray(np.fmax(by_even, odd / 0.5) / np.maximum(mixed, 1e-12))
 
 
 def slope_of(energy: Array, rungs: Array) -> float:
