@@ -94,7 +94,7 @@ class AuditOptions(BaseModel):
         witness: look for a displacement that really changes the decision, alone and among others: 17 of each
             input's queries, and up to 20 rows more where it lies on the boundary. On by default from 170 queries on.
         integrity: after the inputs, check whether the answers are those of one function whose slopes reach its decisions
-            (``report.integrity``): about 108 rows in all. By default from 100 queries on where that is a tenth at most.
+            (``report.integrity``): about 108 rows in all. By default from 170 queries on where that is a tenth at most.
         precision: stop an input when the half-width of its spectral norm is within this share of the value.
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with

@@ -25,7 +25,7 @@ FEATURES, CLASSES, INPUTS = 20, 5, 16
 RNG = np.random.default_rng(5)
 U, V, W = RNG.normal(size=(FEATURES, 32)) * 2, RNG.normal(size=32), RNG.normal(size=(32, CLASSES)) / 2
 X = RNG.random((INPUTS, FEATURES))
-OPTIONS: dict[str, Any] = {"lower": 0.0, "upper": 1.0, "queries": 120, "mode": "black-box"}
+OPTIONS: dict[str, Any] = {"lower": 0.0, "upper": 1.0, "queries": 180, "mode": "black-box"}
 
 
 def logits(batch: Any) -> Array:
@@ -202,9 +202,9 @@ def test_derivatives_are_not_checked_by_answers() -> None:
     torch = pytest.importorskip("torch")
     network = torch.nn.Sequential(torch.nn.Linear(FEATURES, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Softmax(1))
     x = X.astype(np.float32)
-    assert audit(network.eval(), x, queries=120).integrity == []
+    assert audit(network.eval(), x, queries=180).integrity == []
     with pytest.raises(UsageError, match="--mode black-box"):
-        audit(network, x, queries=120, integrity=True, mode="white-box")
+        audit(network, x, queries=180, integrity=True, mode="white-box")
 
 
 def test_a_budget_that_does_not_reach_says_so_and_resume_makes_up_for_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fimaudit.models.meter import Meter
 RNG = np.random.default_rng(4)
 U, W = RNG.normal(size=(12, 16)), RNG.normal(size=(16, 3))
 X = RNG.random((12, 12))
-OPTIONS = {"lower": 0.0, "upper": 1.0, "queries": 120, "protocol": "tensorflow_serving", "trust_env": False}
+OPTIONS = {"lower": 0.0, "upper": 1.0, "queries": 180, "protocol": "tensorflow_serving", "trust_env": False}
 
 
 def honest(rows):
