@@ -46,7 +46,7 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     if (difference := (yield from recheck.ask_again(main))) is not None:
         return unrepeatable(ctx, main, difference)
     if main.design.exact and main.estimate.spectral.lower < ALIKE * main.estimate.spectral.upper:
-        return steps_disagree(ctx, main)
+        return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)))
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
     profile = yield from measure_profile(ctx, main)

@@ -132,13 +132,15 @@ def below_detection(
     )
 
 
-def steps_disagree(ctx: DisplacedContext, main: MainAnswers) -> Sensitivity:
+def steps_disagree(ctx: DisplacedContext, main: MainAnswers, witness: Witness | NotHeld | None) -> Sensitivity:
     """An input whose whole Jacobian is another one over another step, by so much that no value is left of it."""
-    upper = None if main.estimate is None else main.estimate.spectral.upper
+    upper = np.inf if main.estimate is None else main.estimate.spectral.upper
     return Sensitivity(
         **_common(ctx, main, "below_detection"),
         kind="finite_scale",
-        spectral_norm=Interval(lower=0.0, upper=upper),
+        spectral_norm=interval(Limits(np.nan, 0.0, upper)),
+        margin_radius=check_radius(Interval(), [], witness, np.inf).radius,
+        witness=witness if isinstance(witness, Witness) else None,
         flags=_flags(ctx, main),
         reason=DISAGREE.format(at=ctx.step.rho),
     )

@@ -251,10 +251,10 @@ def test_few_queries_of_a_random_model_still_have_an_upper_limit(seed: int) -> N
 
     def noisy(rows: np.ndarray) -> np.ndarray:
         p = model.predict_proba(rows)
-        p = p * np.exp(1e-2 * rng.standard_normal(p.shape))
+        p = p * np.exp(5e-2 * rng.standard_normal(p.shape))
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
-    found = [s for s in audit(noisy, digits.data[:3], queries=60).inputs if s.status == "ok"]
+    found = [s for s in audit(noisy, digits.data[:3], queries=60).inputs if s.status in ("ok", "no_rival_visible")]
     assert any(s.kind == "finite_scale" for s in found)
     assert all(s.spectral_norm.upper is not None for s in found)
 

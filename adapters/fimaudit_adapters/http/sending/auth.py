@@ -89,7 +89,7 @@ class Credentials:
             return False
         before = dict(request.headers)
         if self._issued is not None:
-            self._issued.forget()
+            self._issued.forget(before.get("authorization", "").removeprefix("Bearer "))
         await self.complete(request)
         return dict(request.headers) != before
 

@@ -35,8 +35,8 @@ class TokenSource(Protocol):
         """
         ...
 
-    def forget(self) -> None:
-        """The endpoint refused the last one: issue another."""
+    def forget(self, refused: str) -> None:
+        """The endpoint refused this one: issue another, unless that was done for another request."""
         ...
 
 
@@ -82,9 +82,10 @@ class OAuthToken:
             assert self._token is not None
             return self._token
 
-    def forget(self) -> None:
+    def forget(self, refused: str) -> None:
         """See ``TokenSource``."""
-        self._token = None
+        if self._token == refused:
+            self._token = None
 
     async def _fetch(self) -> None:
         form = {**self._form, **({} if self._said.scope is None else {"scope": self._said.scope})}
@@ -141,9 +142,10 @@ class GoogleToken:
                 await asyncio.to_thread(self._refresh)
             return str(self._held.token)
 
-    def forget(self) -> None:
+    def forget(self, refused: str) -> None:
         """See ``TokenSource``."""
-        self._held.token = None
+        if self._held.token == refused:
+            self._held.token = None
 
     def _refresh(self) -> None:
         try:
