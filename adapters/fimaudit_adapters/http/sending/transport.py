@@ -138,7 +138,8 @@ class Transport:
             raise Fault("busy", "timeout", "no answer in time", connected=connected) from None
         except httpx.ConnectError as exc:
             raise _unconnected(exc) from None
-        except (httpx.TransportError, httpx.StreamError) as exc:
+        except (httpx.TransportError, httpx.StreamError, ssl.SSLError) as exc:
+            # TLS 1.3 refuses a client's certificate after the connection stands, which httpx passes on as it is.
             # After an unhandled 500 uvicorn resets the kept connection, and the next valid request meets it.
             raise Fault("transport", type(exc).__name__, f"the connection broke ({type(exc).__name__})") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
