@@ -48,11 +48,6 @@ class ProbitSlope:
         """c = q / sqrt(1 + q^2)."""
         return float(self.slope / np.hypot(1.0, self.slope))
 
-    @property
-    def cosine_error(self) -> float:
-        """Standard error of c."""
-        return float(self.error / (1.0 + self.slope**2) ** 1.5)
-
     def cosine_at(self, deviations: float) -> float:
         """c for a slope so many standard errors away, no less than 0."""
         slope = self.slope + deviations * self.error

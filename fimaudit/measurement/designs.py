@@ -47,8 +47,8 @@ RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 FAR_ROWS, FAR_REPEATS, FAR_LEAVES = 4, 4, 12
 #: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
 DISAGREE = 0.2
-#: Times the 75th percentile of the squared distances from the input, beyond which one lies behind a jump: none of 16
-#: smooth, noisy or kinked regimes reaches 14; with another version behind one row in 100, 95 % of 200 rows' inputs do.
+#: Times the 75th percentile of the squared distances from the input, beyond which one lies behind a jump: regimes
+#: hash_routing_3 and hash_routing_10 of benchmarks/regimes.py, and its smooth ones, which must not reach it.
 FAR_JUMP = 40.0
 #: One feature at a time is exact enough while noise adds less than this share to the norm.
 BASIS_NOISE = 1e-3

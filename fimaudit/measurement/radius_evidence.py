@@ -19,8 +19,8 @@ __all__ = ["FAR_WITHIN_RADIUS", "WITHIN_RADIUS", "CheckedRadius", "check_radius"
 WITHIN_RADIUS, FAR_WITHIN_RADIUS = "counterexample_within_radius", "counterexample_far_within_radius"
 
 #: A slope that is steeper farther out, or a decision that changes nearer than the value, by more than this share shows a
-#: curve; the smallest change of decision is then down to this share of the nearest that was found (of 360 inputs of 12
-#: networks the search found one within 1.2 times the smallest for 88 in 100).
+#: curve; the smallest change of decision is then taken to be down to this share of the nearest that was found. The column
+#: "silent" of benchmarks/regimes.py counts limits that a real change of decision contradicts all the same.
 CURVED, NEAREST = 0.97, 0.85
 #: The share of the value from which on a decision that changes before the lower limit is a bend of the slope: limits of a
 #: whole Jacobian are a thousandth apart.

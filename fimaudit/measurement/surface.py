@@ -24,8 +24,8 @@ Array = NDArray[np.float64]
 
 SurfaceKind = Literal["smooth", "smooth_above", "kinked", "curved", "rough", "piecewise_constant", "unknown"]
 
-#: Standard deviation of log p in jumps up to which they are the rounding of float32: 20 times the largest of 20 networks,
-#: and a tenth of what half precision shows.
+#: Standard deviation of log p in jumps up to which they are the rounding of float32; that of half precision is beyond it
+#: (regimes cnn, float16 and hash_noise_0_0001 of benchmarks/regimes.py).
 ROUGHNESS = 3e-4
 #: Over this many rungs (a decade) an energy that falls with at least this power of the displacement, and this even share.
 DECADE, FALLS, ROUGH_SHARE = 5, -0.5, 0.25
