@@ -68,7 +68,8 @@ class OutlierRecheck:
         #: A random model that was asked several times and never differed: its noise may be of the rare kind.
         rare = ctx.quality.random and bool((np.ptp(base, axis=0) <= REPEATABLE).all())
         #: And answers that jump may be those of a second version, which a jump of the model's own would repeat.
-        self._wary = rare or (ctx.step.surface == "rough" and not ctx.quality.random)
+        unsteady = ctx.step.finite is not None and ctx.steps.surface != "piecewise_constant"
+        self._wary = rare or (unsteady and not ctx.quality.random)
         self._drawn: _Suspect | None = None
         self._chosen = [_Suspect(ctx.repeated(1), base[0], 0.0, 0.0)]
         self._alone = False
