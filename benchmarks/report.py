@@ -34,7 +34,8 @@ from fimaudit.comparison.two_runs import compare_runs
 from fimaudit.estimation.spectral_norm import spectral_limits
 from fimaudit.evidence.bundle import write_bundle
 from fimaudit.evidence.verification import verify_bundle
-from fimaudit.policy.gate import Outcome, proposed_queries
+from fimaudit.policy.gate import Outcome
+from fimaudit.policy.proposals import proposed_queries
 from fimaudit.report.page import render
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.one_sided import Cells, quantile_limits

@@ -7,17 +7,17 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fimaudit.cli.audit import audit
 from fimaudit.cli.bounds import bounds
 from fimaudit.cli.bundle import bundle
+from fimaudit.cli.command import Command
 from fimaudit.cli.compare import compare
 from fimaudit.cli.demo import demo
 from fimaudit.cli.endpoint import app as endpoint
 from fimaudit.cli.gate import gate
 from fimaudit.cli.inspect import inspect
-from fimaudit.cli.options import Command
+from fimaudit.cli.output import print_failure
 from fimaudit.cli.plan import plan
 from fimaudit.cli.plot import plot
 from fimaudit.cli.report import report
@@ -61,9 +61,5 @@ def main() -> None:
     try:
         app()
     except FimauditError as error:
-        sentence = " ".join(str(error).split())
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"fimaudit: {sentence}", markup=False)
-        for note in getattr(error, "__notes__", ()):
-            console.print(note, markup=False)
+        print_failure(error)
         sys.exit(error.exit_code)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from fimaudit.cli import options as o
-from fimaudit.cli.console import progress_bar, resumable, show_report
-from fimaudit.cli.gate import apply_policy
+from fimaudit.cli.console import progress_bar, show_report
+from fimaudit.cli.data_flags import DataFlags, DomainFlags
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flag_values import one_of_two, query_count
+from fimaudit.cli.flags import Budget, LinkName, Overwrite, Resume, Target
+from fimaudit.cli.gate import apply_policy, show_verdict
+from fimaudit.cli.measurement_flags import EngineFlags, MeasurementFlags, WhiteBoxFlags
+from fimaudit.cli.model_flags import ModelFlags, SentFlags
+from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.resuming import resumable, resume_command
+from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
+from fimaudit.models.classifier import is_endpoint
 from fimaudit.policy.rules import read_policy
+from fimaudit.policy.verdict import Verdict
 from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
 from fimaudit.runs.options import MOST_LABELS
@@ -30,51 +40,56 @@ DATA_HELP = (
 )
 
 
-@o.in_blocks
+@in_blocks
 def audit(
-    target: o.Target,
+    context: typer.Context,
+    target: Target,
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", help="Run folder for report.json and inputs.parquet.")],
-    measurement: o.MeasurementFlags,
-    table: o.DataFlags,
-    domain: o.DomainFlags,
-    model: o.ModelFlags,
-    endpoint: o.SentFlags,
-    engine: o.EngineFlags,
-    white_box: o.WhiteBoxFlags,
-    link: o.LinkName = "auto",
+    measurement: MeasurementFlags,
+    table: DataFlags,
+    domain: DomainFlags,
+    model: ModelFlags,
+    endpoint: SentFlags,
+    engine: EngineFlags,
+    white_box: WhiteBoxFlags,
+    settings: SettingsFileFlags,
+    output: OutputFlags,
+    link: LinkName = "auto",
     queries: Annotated[
         str,
         typer.Option(help="Rows an input, base row and checks included (see fimaudit plan); auto with --precision."),
     ] = "200",
-    budget: o.Budget = None,
+    budget: Budget = None,
     count_refused: Annotated[
         bool,
         typer.Option(
             "--count-refused",
             help="Rows that were refused (429, 503) count against --budget too.",
-            rich_help_panel=o.SentFlags.panel,
+            rich_help_panel=SentFlags.panel,
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Directions depend on the seed and the input's index alone.")] = 0,
     policy: Annotated[
         Path | None, typer.Option(help="Rules decided at the end (fimaudit gate); exit 1 unless pass.")
     ] = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure how violently a model's answer can change when its input changes a little.
 
     Reads the model's probabilities only; writes report.json and inputs.parquet to --out and prints a summary.
     """
-    existing, asked = o.one_of_two(resume, overwrite), o.query_count(queries)
+    existing, asked = one_of_two(resume, overwrite), query_count(queries)
     if policy is not None:
         read_policy(policy)  # refuse a bad one before the first query
     inputs: Inputs | Stream | str = data
-    if o.is_endpoint(target):
+    if is_endpoint(target):
         inputs = table.read(data)
         _agree(target, inputs, asked, link, measurement, endpoint, yes=endpoint.yes or resume)
-    with resumable(out, o.resume_command()), progress_bar() as progress:
+    if not resume:
+        save_settings(context, settings.save_config)
+    with resumable(out, resume_command()), progress_bar(shown=not output.silent) as progress:
         report = run_audit(
             target,
             inputs,
@@ -94,7 +109,7 @@ def audit(
             **asdict(engine),
             **asdict(white_box),
         )
-    _finish(report, out, policy, budget)
+    _finish(report, out, policy, budget, output)
 
 
 def _agree(
@@ -102,8 +117,8 @@ def _agree(
     inputs: Inputs | Stream,
     queries: int | str,
     link: str,
-    measurement: o.MeasurementFlags,
-    endpoint: o.SentFlags,
+    measurement: MeasurementFlags,
+    endpoint: SentFlags,
     *,
     yes: bool,
 ) -> None:
@@ -132,15 +147,29 @@ def _agree(
         raise typer.Exit(2)
 
 
-def _finish(report: Report, out: Path, policy: Path | None, budget: int | None) -> None:
-    """Show what was found, and end with 3 where inputs are missing and with 1 where a policy does not pass."""
-    console = Console()
-    show_report(console, report)
-    console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, output: OutputFlags) -> None:
+    """Tell what was found, and end with 3 where inputs are missing and with 1 where a policy does not pass."""
     focused = report.data.get("focus") or {"measured": 0, "chosen": 0}
-    if report.data["measured"] < report.data["inputs"] or focused["measured"] < focused["chosen"]:
+    whole = report.data["measured"] >= report.data["inputs"] and focused["measured"] >= focused["chosen"]
+    verdict = apply_policy(out, policy) if policy is not None and whole else None
+
+    def show() -> None:
+        console = Console(highlight=False)
+        show_report(console, report)
+        print_line(console, f"run folder: {out}")
+        if verdict is not None:
+            show_verdict(console, verdict)
+
+    output.tell(lambda: _facts(report, out, verdict), show)
+    if not whole:
         more = " (with a larger --budget)" if budget is not None else ""
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"resume with: {o.resume_command()}{more}", markup=False)
+        print_command(Console(stderr=True, highlight=False), "resume with: ", resume_command(), more)
         raise typer.Exit(3)
-    if policy is not None and apply_policy(out, policy) != "pass":
+    if verdict is not None and verdict.outcome != "pass":
         raise typer.Exit(1)
+
+
+def _facts(report: Report, out: Path, verdict: Verdict | None) -> dict[str, Any]:
+    """The report but for its inputs, which lie in the run folder, and the verdict."""
+    told = report.model_dump(mode="json", by_alias=True, exclude={"inputs"})
+    return {"folder": str(out), "report": told, "verdict": verdict}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import sys
@@ -16,7 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fimaudit.cli import options as o
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flag_values import held
+from fimaudit.cli.flags import Hold, LinkName, Weights
+from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
 from fimaudit.models.links import Link
 
@@ -25,10 +27,11 @@ __all__ = ["bounds"]
 SHOWN_INPUTS = 10
 
 
+@in_blocks
 def bounds(
+    output: OutputFlags,
     target: Annotated[str, typer.Argument(help="Model with its weights: model.onnx, model.pt2 or package.module:factory.")],
     data: Annotated[Path | None, typer.Option("--data", help="Inputs to measure at: .npz with x, .npy, .csv.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the bound and its layers as JSON.")] = False,
     input_shape: Annotated[
         str | None, typer.Option("--input-shape", help="Shape of one input where the model leaves it open: 3,224,224.")
     ] = None,
@@ -39,9 +42,9 @@ def bounds(
         list[str] | None, typer.Option("--constant", help="Lipschitz constant of an operator: NAME=1.0. Repeatable.")
     ] = None,
     queries: Annotated[int, typer.Option(help="With --data: rows an input for the measured value.")] = 200,
-    link: o.LinkName = "auto",
-    weights: o.Weights = None,
-    hold: o.Hold = None,
+    link: LinkName = "auto",
+    weights: Weights = None,
+    hold: Hold = None,
 ) -> None:
     """Bound a network's sensitivity from its weights alone, and say which layer to regularise.
 
@@ -54,18 +57,16 @@ def bounds(
     for name, value in map(_constant, constant or []):
         register_operator(name, value)
     network = _network(target, weights)
-    held = o.held(hold)
+    constants = held(hold)
     x = None if data is None else _inputs(data)
     shape = _shape(input_shape)
     if shape is None and x is not None:
         shape = x.shape[1:]
-    bound = lipschitz_bound(network, input_shape=shape, input_bound=input_bound, hold=held)
-    rows = [] if x is None else _measured(network, bound, x, link, queries, held)
-    if as_json:
-        facts = bound.to_dict() | ({"inputs": rows} if x is not None else {})
-        print(json.dumps(facts, indent=1, allow_nan=False))
-        return
-    _show(Console(), target, bound, rows)
+    bound = lipschitz_bound(network, input_shape=shape, input_bound=input_bound, hold=constants)
+    rows = [] if x is None else _measured(network, bound, x, link, queries, constants)
+    output.tell(
+        lambda: bound.to_dict() | ({"inputs": rows} if x is not None else {}), lambda: _show(Console(), target, bound, rows)
+    )
 
 
 def _measured(network: Any, bound: Any, x: Any, link: Link, queries: int, held: Any) -> list[dict[str, Any]]:
@@ -114,8 +115,8 @@ def _show(console: Console, target: str, bound: Any, rows: list[dict[str, Any]])
     if rows:
         _show_inputs(console, rows)
     for note in bound.notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
-    console.print(escape(bound.advice), highlight=False, soft_wrap=True)
+        print_line(console, note)
+    print_line(console, bound.advice)
 
 
 def _show_inputs(console: Console, rows: list[dict[str, Any]]) -> None:

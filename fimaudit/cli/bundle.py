@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
-from fimaudit.cli import options as o
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flags import Folder
+from fimaudit.cli.output import OutputFlags
 
 __all__ = ["bundle"]
 
 
+@in_blocks
 def bundle(
-    folder: o.Folder,
+    output: OutputFlags,
+    folder: Folder,
     out: Annotated[Path, typer.Option("-o", "--out", help="The archive to write.")] = Path("evidence.zip"),
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM, to sign with.")] = None,
     signer: Annotated[str | None, typer.Option(help="Who signs.")] = None,
@@ -22,4 +26,5 @@ def bundle(
     """Pack report, inputs, ledger, policy and verdict into one archive with a manifest of SHA-256 sums."""
     from fimaudit.evidence.bundle import write_bundle
 
-    print(write_bundle(folder, out, key=key, signer=signer, baseline=baseline))
+    archive = write_bundle(folder, out, key=key, signer=signer, baseline=baseline)
+    output.tell(lambda: {"archive": str(archive)}, lambda: print(archive))

@@ -11,13 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fimaudit.cli import options as o
+from fimaudit.cli.data_flags import DataFlags, DomainFlags
+from fimaudit.cli.flag_blocks import FlagBlock, in_blocks
+from fimaudit.cli.flag_values import one_of_two, output_choice
+from fimaudit.cli.flags import Device, ModeName, Overwrite, Resume, TrustPickle, Yes
+from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
+from fimaudit.models.classifier import is_endpoint
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.planning import cost_of
 from fimaudit.storage.run_folder import RunFolder, is_run
@@ -29,7 +34,7 @@ EACH = "Once for all models, or once for each in their order (- for none)."
 
 
 @dataclass(frozen=True)
-class EachModelFlags(o.FlagBlock):
+class EachModelFlags(FlagBlock):
     """How the models are opened."""
 
     panel = "Models"
@@ -41,8 +46,8 @@ class EachModelFlags(o.FlagBlock):
     weights: Annotated[list[str] | None, typer.Option(help=f"Weights of a package.module:factory target. {EACH}")] = None
     endpoint: Annotated[list[str] | None, typer.Option(help=f"YAML file with an endpoint's settings. {EACH}")] = None
     output: Annotated[list[str] | None, typer.Option(help=f"Name or position of the output to read. {EACH}")] = None
-    device: o.Device = None
-    trust_pickle: o.TrustPickle = False
+    device: Device = None
+    trust_pickle: TrustPickle = False
 
     def options(self, count: int) -> list[dict[str, Any]]:
         """As ``audit`` takes them, of each of so many models."""
@@ -50,14 +55,14 @@ class EachModelFlags(o.FlagBlock):
             "link": [name or "auto" for name in _each(self.link, "--link", count)],
             "weights": _each(self.weights, "--weights", count),
             "endpoint": _each(self.endpoint, "--endpoint", count),
-            "output": [o.output_choice(name) for name in _each(self.output, "--output", count)],
+            "output": [output_choice(name) for name in _each(self.output, "--output", count)],
             "device": [self.device] * count,
             "trust_pickle": [self.trust_pickle] * count,
         }
         return [{name: values[k] for name, values in own.items() if values[k] is not None} for k in range(count)]
 
 
-@o.in_blocks
+@in_blocks
 def compare(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(help="Run folders, or models with --data. The first is the reference.")],
@@ -68,16 +73,16 @@ def compare(
     ] = None,
     metric: Annotated[Metric, typer.Option(help="What three models and more are ranked by.")] = "margin_radius",
     queries: Annotated[int, typer.Option(help="Rows an input, for models that are not audited yet.")] = 200,
-    mode: o.ModeName = "auto",
+    mode: ModeName = "auto",
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent to each model.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the directions, the same for every model.")] = 0,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
-    yes: o.Yes = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    yes: Yes = False,
+    output: OutputFlags,
     models: EachModelFlags,
-    table: o.DataFlags,
-    domain: o.DomainFlags,
+    table: DataFlags,
+    domain: DomainFlags,
 ) -> None:
     """Compare two models, or rank more, on the same inputs, with intervals.
 
@@ -87,29 +92,20 @@ def compare(
     """
     if len(targets) < 2:
         raise UsageError(f"expected two run folders or models, or more, got {len(targets)}")
-    existing = o.one_of_two(resume, overwrite)
+    existing = one_of_two(resume, overwrite)
     if all(is_run(target) for target in targets):
         _refuse_unused(context)
     common = {"queries": queries, "mode": mode, "budget": budget, "seed": seed, "existing": existing, **domain.options()}
     common |= table.options()
     each = [{**common, **own} for own in models.options(len(targets))]
     inputs = None if data is None else table.read(data)
-    asked = [(t, own) for t, own in zip(targets, each, strict=True) if o.is_endpoint(t)]
+    asked = [(t, own) for t, own in zip(targets, each, strict=True) if is_endpoint(t)]
     if not _agreed(asked, inputs, queries, yes=yes or resume):
         raise typer.Exit(2)
     runs = open_runs(list(targets), inputs, out, each)
     found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
     files = [] if out is None else _written(out, runs, found)
-    if as_json:
-        print(found.to_json(), end="")
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if isinstance(found, Comparison):
-        _show_comparison(console, found)
-    else:
-        _show_ranking(console, found)
-    if files:
-        console.print(f"written: {', '.join(map(str, files))}", markup=False)
+    output.tell(lambda: found, lambda: _show(Console(highlight=False), found, files))
 
 
 def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:
@@ -129,7 +125,7 @@ def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) 
 
 
 #: What has a meaning for run folders too.
-OF_RUNS = ("targets", "out", "metric", "as_json")
+OF_RUNS = ("targets", "out", "metric", "json", "quiet")
 
 
 def _refuse_unused(context: typer.Context) -> None:
@@ -167,10 +163,19 @@ def _agreed(
     return confirm(cost_of(max(1, len(inputs)) * len(endpoints), queries, features=features, batch=batch), yes=yes)
 
 
+def _show(console: Console, found: Comparison | Ranking, files: Sequence[Path]) -> None:
+    if isinstance(found, Comparison):
+        _show_comparison(console, found)
+    else:
+        _show_ranking(console, found)
+    if files:
+        print_line(console, f"written: {', '.join(map(str, files))}")
+
+
 def _show_comparison(console: Console, c: Comparison) -> None:
-    console.print(f"{c.second['name']} against {c.first['name']}, {c.inputs} inputs", markup=False)
+    print_line(console, f"{c.second['name']} against {c.first['name']}, {c.inputs} inputs")
     for name, q in c.quantities.items():
-        console.print(f"  {TITLES[name]}: {q.verdict}", markup=False)
+        print_line(console, f"  {TITLES[name]}: {q.verdict}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("ratio of", "", "value", "these inputs", "population"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("ratio of", "") else "right")
@@ -181,11 +186,11 @@ def _show_comparison(console: Console, c: Comparison) -> None:
             table.add_row(title, which, value, _limits(r.these_inputs), _limits(r.population))
     console.print(table)
     for warning in c.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        print_line(console, f"warning: {warning}", "yellow")
 
 
 def _show_ranking(console: Console, ranking: Ranking) -> None:
-    console.print(f"{len(ranking.models)} models on {ranking.inputs} inputs by {TITLES[ranking.metric]}", markup=False)
+    print_line(console, f"{len(ranking.models)} models on {ranking.inputs} inputs by {TITLES[ranking.metric]}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("rank", "between", "model", "median", "ratio to first"):
         table.add_column(name, no_wrap=name != "model", overflow="fold")
@@ -196,7 +201,7 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
         table.add_row(str(m.rank), between, _plain(m.name), value, _plain("1" if m.rank == 1 else ratio))
     console.print(table)
     for warning in ranking.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        print_line(console, f"warning: {warning}", "yellow")
 
 
 def _limits(interval: Any) -> str:

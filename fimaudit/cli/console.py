@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fimaudit.errors import RunError
 from fimaudit.report.wording import integrity_sentence
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.runs.screening import TopKResult
-from fimaudit.storage.journal import JOURNAL
 
-__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumable", "show_report"]
+__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 10
@@ -35,29 +31,10 @@ QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum"
 
 
 @contextmanager
-def resumable(out: Path, command: str) -> Iterator[None]:
-    """Around a run in ``out``: a failure or an interruption says which command goes on with it, where anything was kept."""
-    try:
-        yield
-    except RunError as error:
-        if (out / JOURNAL).exists():
-            error.add_note(f"resume with: {command}")
-        raise
-    except KeyboardInterrupt:
-        kept = (out / JOURNAL).exists()
-        shell = Console(stderr=True, highlight=False, soft_wrap=True)
-        said = "finished inputs are kept" if kept else "nothing was measured yet"
-        shell.print(f"fimaudit: interrupted; {said}", markup=False)
-        if kept:
-            shell.print(f"resume with: {command}", markup=False)
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def progress_bar() -> Iterator[OnProgress | None]:
-    """A bar on stderr with rows done, rate and time left; nothing at all when stderr is no terminal."""
+def progress_bar(*, shown: bool = True) -> Iterator[OnProgress | None]:
+    """A bar on stderr with rows done, rate and time left; nothing where stderr is no terminal, or without ``shown``."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not shown or not console.is_terminal:
         yield None
         return
     columns = (

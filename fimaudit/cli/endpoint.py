@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fimaudit.cli import options as o
+from fimaudit.cli.command import Command
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flags import LinkName
+from fimaudit.cli.model_flags import EndpointFlags
+from fimaudit.cli.output import OutputFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
 from fimaudit.errors import DataError, TargetError
@@ -29,42 +32,52 @@ app = typer.Typer(
 )
 
 
-@app.command("list", cls=o.Command)
-def list_presets() -> None:
+@app.command("list", cls=Command)
+@in_blocks
+def list_presets(output: OutputFlags) -> None:
     """Name the services on the shelf."""
     from fimaudit_adapters.http.shelf import presets
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for one in presets():
-        table.add_row(one.name, one.about)
-    Console(highlight=False).print(table)
+    def show() -> None:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for one in presets():
+            table.add_row(one.name, one.about)
+        Console(highlight=False).print(table)
+
+    output.tell(lambda: {"presets": [{"name": one.name, "about": one.about} for one in presets()]}, show)
 
 
-@app.command("show", cls=o.Command)
-def show(name: Name) -> None:
+@app.command("show", cls=Command)
+@in_blocks
+def show(name: Name, output: OutputFlags) -> None:
     """Say what a preset is, the page that describes its format, and its settings."""
-    from fimaudit_adapters.http.shelf import preset
-
-    sys.stdout.write(preset(name).text)
+    _tell_preset(name, output)
 
 
-@app.command("new", cls=o.Command)
-def new(name: Name) -> None:
+@app.command("new", cls=Command)
+@in_blocks
+def new(name: Name, output: OutputFlags) -> None:
     """Write a preset to standard output: fimaudit endpoint new NAME > endpoint.yaml, then fill in what stands in <>."""
+    _tell_preset(name, output)
+
+
+def _tell_preset(name: str, output: OutputFlags) -> None:
     from fimaudit_adapters.http.shelf import preset
 
-    sys.stdout.write(preset(name).text)
+    found = preset(name)
+    facts = {"name": found.name, "about": found.about, "page": found.page, "text": found.text}
+    output.tell(lambda: facts, lambda: print(found.text, end=""), product=True)
 
 
-@app.command("try", cls=o.Command)
-@o.in_blocks
+@app.command("try", cls=Command)
+@in_blocks
 def try_it(
     target: Annotated[str, typer.Argument(help="Endpoint file, or a URL.")],
     data: Annotated[str, typer.Option("--data", help="Inputs; the first is sent.")],
-    asked: o.EndpointFlags,
+    asked: EndpointFlags,
+    output: OutputFlags,
     endpoint: Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")] = None,
-    link: o.LinkName = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    link: LinkName = "auto",
 ) -> None:
     """Send one row, once, and show request, answer, and how each part of it was read; secrets are masked."""
     from fimaudit_adapters.http.trial import as_facts, try_endpoint
@@ -78,10 +91,8 @@ def try_it(
     if isinstance(inputs, Inputs) and inputs.names is not None:
         extra["data_columns"] = list(inputs.names)
     trial = try_endpoint(target, Options(link=link, extra=extra), first.x[None])
-    if as_json:
-        print(json.dumps(as_facts(trial), indent=1, default=str))
-    else:
-        _show(Console(highlight=False, soft_wrap=True), as_facts(trial))
+    facts = as_facts(trial)
+    output.tell(lambda: facts, lambda: _show(Console(highlight=False, soft_wrap=True), facts))
     if trial.error is not None:
         raise trial.failure or TargetError(trial.error)
 

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fimaudit.cli import options as o
+from fimaudit.cli.data_flags import DataFlags
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flags import TARGET_HELP, LinkName
+from fimaudit.cli.model_flags import EndpointFlags, ModelFlags
+from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import AuditDataset, about, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
@@ -39,21 +43,21 @@ MOST_IDENTITY = 5
 FIRST, SHOWN = 3, 20
 
 
-@o.in_blocks
+@in_blocks
 def inspect(
-    model: o.ModelFlags,
-    asked: o.EndpointFlags,
-    table: o.DataFlags,
-    target: Annotated[str | None, typer.Argument(help=o.TARGET_HELP)] = None,
+    model: ModelFlags,
+    asked: EndpointFlags,
+    table: DataFlags,
+    output: OutputFlags,
+    target: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
-    link: o.LinkName = "auto",
+    link: LinkName = "auto",
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare three forms of the Fisher information (differentiable models).")
     ] = False,
     endpoint: Annotated[
         bool, typer.Option("--endpoint", help="Print the JSON Schema of an endpoint file instead, and end.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Show what was found: shapes, batch, classes, features, repeatability, rounding, first answers under each link."""
     if endpoint:
@@ -72,14 +76,11 @@ def inspect(
         raise UsageError(f"expected one file of inputs to inspect with, got {data}")
     facts = _facts(target, link, options, inputs, table, identity)
     facts["audit"] = _command(target, data, facts)
-    if as_json:
-        print(json.dumps(facts, indent=1, default=str))
-        return
-    _show(Console(), facts)
+    output.tell(lambda: facts, lambda: _show(Console(), facts))
 
 
 def _facts(
-    target: str, link: Link, options: dict[str, Any], inputs: Inputs | None, table: o.DataFlags, identity: bool
+    target: str, link: Link, options: dict[str, Any], inputs: Inputs | None, table: DataFlags, identity: bool
 ) -> dict[str, Any]:
     """What the first link that does shows of the model, and what each other one says."""
     facts: dict[str, Any] = {}
@@ -166,7 +167,7 @@ def _endpoint_schema() -> dict[str, Any]:
 
 
 def _optimisations(
-    classifier: Classifier, x: NDArray[Any], target: str, link: o.LinkName, options: dict[str, Any]
+    classifier: Classifier, x: NDArray[Any], target: str, link: LinkName, options: dict[str, Any]
 ) -> list[str]:
     """What onnxruntime's rewriting of the graph does to a file with quantised weights."""
     if classifier.info.details.get("optimisation"):
@@ -235,13 +236,13 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
     console.print(table)
     for name, found in facts["links"].items():
         said = f"first answers: {', '.join(found['first'])}" if "first" in found else found["refused"]
-        console.print(f"--link {name}: {said}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"--link {name}: {said}")
     if "identity" in facts:
         _show_identity(console, facts["identity"])
     for note in facts["notes"]:
-        console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"note: {note}", "yellow")
     if facts["audit"] is not None:
-        console.print(f"audit it with: {facts['audit']}", highlight=False, markup=False, soft_wrap=True)
+        print_command(console, "audit it with: ", facts["audit"])
 
 
 def _of_answers(seen: dict[str, Any]) -> dict[str, str]:

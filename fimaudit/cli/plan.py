@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import Options
@@ -23,7 +24,9 @@ from fimaudit.runs.planning import plan as plan_audit
 __all__ = ["SendingFacts", "asked_of", "confirm", "per_second", "plan"]
 
 
+@in_blocks
 def plan(
+    output: OutputFlags,
     target: Annotated[
         str | None, typer.Argument(help="Endpoint to plan for, a URL or an endpoint file: its batch, rate and format count.")
     ] = None,
@@ -43,7 +46,6 @@ def plan(
     confidence: Annotated[float, typer.Option(help="Of each interval.")] = 0.95,
     binary: Annotated[bool, typer.Option("--binary", help="Count bytes for binary tensors rather than JSON.")] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Of an audit from labels alone (--link labels).")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
     found_inputs, found_features = _shape(data, inputs, features)
@@ -68,16 +70,11 @@ def plan(
         binary=binary,
         labels=labels,
     )
-    if as_json:
-        print(json.dumps(asdict(planned), indent=1))
-        return
-    _show(Console(), planned, confidence, "margin radius" if labels else "spectral norm")
-    if target is not None:
-        Console().print(f"An outage of up to {_time(asked.patience)} is waited out (--patience).", highlight=False)
+    notes = [] if target is None else [f"An outage of up to {_time(asked.patience)} is waited out (--patience)."]
     if planned.within_budget is False:
-        Console().print(
-            f"[bold]The budget of {budget:,} rows does not reach[/bold]; the run would end with a partial report."
-        )
+        notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
+    quantity = "margin radius" if labels else "spectral norm"
+    output.tell(lambda: asdict(planned), lambda: _show(Console(), planned, confidence, quantity, notes))
 
 
 def confirm(cost: Cost, *, yes: bool = False) -> bool:
@@ -136,7 +133,7 @@ def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple
     return inputs, features
 
 
-def _show(console: Console, planned: Plan, confidence: float, quantity: str) -> None:
+def _show(console: Console, planned: Plan, confidence: float, quantity: str, notes: Sequence[str]) -> None:
     cost, expected, proposed = planned.cost, planned.interval, planned.proposal
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("inputs x queries", f"{planned.inputs:,} x {planned.queries:,}")
@@ -158,7 +155,9 @@ def _show(console: Console, planned: Plan, confidence: float, quantity: str) -> 
         table.add_row(f"error of the {proposed.purpose}", f"about {proposed.standard_error:.1%}")
     console.print(table)
     if proposed is not None:
-        console.print(proposed.reason + ".")
+        print_line(console, proposed.reason + ".")
+    for note in notes:
+        print_line(console, note)
 
 
 def _time(seconds: float) -> str:

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 
-from fimaudit.cli import options as o
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flags import Folder
+from fimaudit.cli.output import OutputFlags
 from fimaudit.report.plots import PlotKind
 from fimaudit.report.plots import plot as draw
 
 __all__ = ["plot"]
 
 
+@in_blocks
 def plot(
-    folder: o.Folder,
+    output: OutputFlags,
+    folder: Folder,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the figure goes: .png, .svg or .pdf.")],
     kind: Annotated[PlotKind, typer.Option(help="What is drawn.")] = "distribution",
 ) -> None:
     """Draw one figure of a run with matplotlib."""
-    print(draw(folder, kind, out))
+    figure = draw(folder, kind, out)
+    output.tell(lambda: {"figure": str(figure)}, lambda: print(figure))

@@ -9,11 +9,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fimaudit.cli import options as o
-from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, resumable
+from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar
+from fimaudit.cli.data_flags import DataFlags, DomainFlags
+from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flag_values import one_of_two
+from fimaudit.cli.flags import Batch, Budget, Confidence, Data, LinkName, ModeName, Overwrite, Resume, Target
+from fimaudit.cli.model_flags import ModelFlags, SentFlags
+from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.resuming import resumable, resume_command
+from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
+from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.normalising import read_normalize
 from fimaudit.results import Interval
 from fimaudit.runs.planning import cost_of
@@ -26,15 +34,18 @@ __all__ = ["validate"]
 NAMES = {"margin_radius": "margin radius", "peak_spectral_norm": "1 / peak norm", "spectral_norm": "1 / spectral norm"}
 
 
-@o.in_blocks
+@in_blocks
 def validate(
-    target: o.Target,
-    data: o.Data,
+    context: typer.Context,
+    target: Target,
+    data: Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder: the audit's files, validation.json, calibration.svg.")],
-    table: o.DataFlags,
-    domain: o.DomainFlags,
-    model: o.ModelFlags,
-    endpoint: o.SentFlags,
+    table: DataFlags,
+    domain: DomainFlags,
+    model: ModelFlags,
+    endpoint: SentFlags,
+    settings: SettingsFileFlags,
+    output: OutputFlags,
     attacks: Annotated[
         str, typer.Option(help="auto, or names between commas: deepfool,carlini-wagner,pgd,hopskipjump,square.")
     ] = "auto",
@@ -44,20 +55,20 @@ def validate(
         typer.Option("--eps", help="Say how well inputs flipped within it are recognised. Repeatable."),
     ] = None,
     queries: Annotated[int, typer.Option(help="Rows an input of the measurement, base row included.")] = 200,
-    mode: o.ModeName = "black-box",
-    link: o.LinkName = "auto",
-    confidence: o.Confidence = 0.95,
+    mode: ModeName = "black-box",
+    link: LinkName = "auto",
+    confidence: Confidence = 0.95,
     seed: Annotated[int, typer.Option(help="Of directions, attacks and bootstrap.")] = 0,
-    budget: o.Budget = None,
-    batch: o.Batch = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
+    budget: Budget = None,
+    batch: Batch = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Check on your own model whether the metric predicts vulnerability: attack each input and correlate.
 
     Attacks are those of adversarial-robustness-toolbox: fimaudit's extra "attacks". Every row counts.
     """
-    o.one_of_two(resume, overwrite)
+    one_of_two(resume, overwrite)
     names = "auto" if attacks == "auto" else [name.strip() for name in attacks.split(",") if name.strip()]
     inputs, normalise = table.read(data), read_normalize(None, table.mean, table.std)
     before: dict[str, Any] = {} if normalise is None else {"normalise": normalise}
@@ -65,7 +76,7 @@ def validate(
         raise UsageError(
             f"expected one file of at most {WHOLE_BYTES // 2**20} MiB to attack, got {data}; give a sample of it"
         )
-    if o.is_endpoint(target):
+    if is_endpoint(target):
         features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
         sent = asked_of(target, endpoint.options(), batch)
         cost = cost_of(
@@ -78,7 +89,9 @@ def validate(
         )
         if not confirm(cost, yes=endpoint.yes or resume):
             raise typer.Exit(2)
-    with resumable(out, o.resume_command()), progress_bar() as progress:
+    if not resume:
+        save_settings(context, settings.save_config)
+    with resumable(out, resume_command()), progress_bar(shown=not output.silent) as progress:
         validation = run_validate(
             target,
             inputs,
@@ -102,13 +115,12 @@ def validate(
             **model.options(),
             **endpoint.options(),
         )
-    _show(Console(), validation)
-    Console().print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    output.tell(lambda: validation, lambda: _show(Console(highlight=False), validation, out))
     if len(validation.inputs) < validation.data["inputs"] or validation.attacked == 0:
         raise typer.Exit(3)
 
 
-def _show(console: Console, v: Validation) -> None:
+def _show(console: Console, v: Validation, out: Path) -> None:
     """What was found, how the metric follows it, and how the attacks did."""
     rows = f"{v.measured_rows:,} rows to measure, {v.forward_rows:,} forward and {v.backward_rows:,} backward to attack"
     console.print(f"[bold]{escape(str(v.model['name']))}[/bold]", highlight=False)
@@ -137,7 +149,8 @@ def _show(console: Console, v: Validation) -> None:
         table.add_row(a.name, str(a.succeeded), str(a.smallest), excess)
     console.print(table)
     for warning in v.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+        print_line(console, f"warning: {warning}", "yellow")
+    print_line(console, f"run folder: {out}")
 
 
 def _limits(interval: Interval) -> str:

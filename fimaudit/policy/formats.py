@@ -70,8 +70,8 @@ def markdown_summary(verdict: Verdict, run: RunFolder) -> str:
     for d in verdict.decisions:
         numbers = f"{_number(d.value)} | {_number(d.bound)} | {d.side} {d.limit:g}"
         lines.append(f"| {d.outcome} | {_plain(_title(d))} | {d.inputs} | {numbers} |")
-    rest = [d for d in verdict.decisions if d.outcome != "pass"]
-    lines += ["", *(f"- {_plain(_title(d))}: {_plain(d.sentence)}" for d in rest)]
+    ordered = sorted(verdict.decisions, key=lambda d: d.outcome == "pass")
+    lines += ["", *(f"- {_plain(_title(d))}: {_plain(d.sentence)}" for d in ordered)]
     lines += _warnings([*report.warnings, *verdict.warnings])
     return "\n".join(lines).rstrip() + "\n"
 

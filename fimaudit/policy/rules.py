@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fimaudit.errors import UsageError
-from fimaudit.storage.run_folder import first_error
+from fimaudit.storage.yaml_files import nearest, parse_mapping, read_text
 
 __all__ = [
+    "FLAGS",
+    "METRICS",
     "AccuracyRule",
     "FlagRule",
     "IntegrityRule",
@@ -20,12 +22,31 @@ __all__ = [
     "QuantileRule",
     "RatioRule",
     "Rule",
+    "SelectedRule",
     "ShareBelowRule",
     "parse_policy",
     "read_policy",
 ]
 
 Metric = Literal["spectral_norm", "peak_spectral_norm", "margin_radius"]
+METRICS: tuple[str, ...] = get_args(Metric)
+#: What an input may be flagged with.
+FLAGS = (
+    "above_threshold",
+    "below_threshold",
+    "counterexample_far_within_radius",
+    "counterexample_within_radius",
+    "drift",
+    "jumps",
+    "kinked",
+    "local_radius_overstates",
+    "noisy_labels",
+    "own_step",
+    "radius_not_checked",
+    "screened",
+    "unrepeatable",
+    "unstable_step",
+)
 Target = Literal["these_inputs", "population"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -104,6 +125,13 @@ class FlagRule(_Selected):
     flag: str
     at_most: Share
 
+    @field_validator("flag")
+    @classmethod
+    def _known(cls, flag: str) -> str:
+        if flag not in FLAGS:  # no input would ever carry it, so the rule would always pass
+            raise ValueError(f"no such flag {flag!r}; {nearest(flag, FLAGS, f'flags are {_listed(FLAGS)}')}")
+        return flag
+
 
 class IntegrityRule(_Rule):
     """No integrity check is contradicted; a run that was not checked is undecided."""
@@ -119,10 +147,9 @@ class AccuracyRule(_Selected):
     of: Target = "these_inputs"
 
 
-Rule = Annotated[
-    QuantileRule | RatioRule | ShareBelowRule | NotOkRule | FlagRule | AccuracyRule | IntegrityRule,
-    Field(discriminator="rule"),
-]
+#: Rules that may be asked of a part of the inputs.
+SelectedRule = QuantileRule | ShareBelowRule | NotOkRule | FlagRule | AccuracyRule
+Rule = Annotated[SelectedRule | RatioRule | IntegrityRule, Field(discriminator="rule")]
 
 
 class Policy(_Strict):
@@ -165,47 +192,64 @@ class Policy(_Strict):
         return any(isinstance(r, RatioRule) for r in self.rules)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-            if isinstance(key, str | int | float):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_policy(path: str | Path) -> Policy:
     """Read a policy file.
 
     Raises:
         UsageError: missing, no YAML, an unknown key, a value out of range, or rules on the spectral norm alone.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
-        raise UsageError(f"no such policy file: {file}") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"cannot read the policy file {file}: {exc}") from exc
-    return parse_policy(text, str(file))
+    return parse_policy(read_text(path, "policy file"), str(path))
 
 
 def parse_policy(text: str, source: str = "policy") -> Policy:
-    """A policy from its YAML text."""
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{source} is no valid YAML{where}: {getattr(exc, 'problem', None) or exc}") from exc
-    if not isinstance(data, dict):
-        raise UsageError(f"expected {source} to hold a mapping with rules, got {type(data).__name__}")
+    """A policy from its YAML text.
+
+    Raises:
+        UsageError: as ``read_policy``; of an unknown key with the nearest known one.
+    """
+    data = parse_mapping(text, source, "rules")
     try:
         return Policy.model_validate(data)
     except ValidationError as exc:
-        raise UsageError(f"{source} is refused: {first_error(exc).replace('Value error, ', '')}") from exc
+        raise UsageError(f"{source} is refused: {_refusal(exc, data)}") from exc
+
+
+def _refusal(error: ValidationError, data: Mapping[Any, Any]) -> str:
+    """Where and what the first finding is; an unknown word, with the nearest known one, before what is missing for it."""
+    every = error.errors(include_url=False)
+    found = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
+    place, kind = found["loc"], found["type"]
+    of_rule = place[0] == "rules" and len(place) > 1
+    where = f"rule {int(place[1]) + 1}: " if of_rule else ""
+    if kind == "extra_forbidden":
+        keys = list((_RULES[str(place[2])] if of_rule else Policy).model_fields)
+        return f"{where}unknown key {place[-1]!r}; {nearest(place[-1], keys, f'keys are {_listed(keys)}')}"
+    if kind == "union_tag_invalid":
+        tag = str(found["ctx"]["tag"])
+        return f"{where}unknown rule {tag!r}; {nearest(tag, _RULES, f'rules are {_listed(_RULES)}')}"
+    if kind == "union_tag_not_found":
+        given = data["rules"][int(place[1])]
+        near = next((key for key in given if nearest(key, ["rule"], "")), None) if isinstance(given, Mapping) else None
+        instead = f"did you mean rule: in place of {near!r}?" if near else f"rules are {_listed(_RULES)}"
+        return f"{where}expected rule: and its name; {instead}"
+    key = ".".join(map(str, place[3:] if of_rule else place))
+    if kind == "missing":
+        return f"{where}it needs the key {key!r}"
+    said = str(found["msg"]).replace("Value error, ", "").replace("Input should be ", "expected ")
+    came = f", got {found['input']!r}" if isinstance(found["input"], str | int | float) and kind != "value_error" else ""
+    return f"{where}{f'{key}: ' if key else ''}{said}{came}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)
+
+
+_RULES: dict[str, type[BaseModel]] = {
+    "accuracy": AccuracyRule,
+    "flag": FlagRule,
+    "integrity": IntegrityRule,
+    "not_ok": NotOkRule,
+    "quantile": QuantileRule,
+    "ratio": RatioRule,
+    "share_below_radius": ShareBelowRule,
+}

@@ -415,6 +415,8 @@ def test_help_shows_first_what_everybody_needs() -> None:
         "Endpoint",
         "Many processes and machines",
         "White box",
+        "Settings file",
+        "What is printed",
     ]
     assert list(panels) == later
     assert panels["White box"] == ["--tolerance", "--worst-direction"]

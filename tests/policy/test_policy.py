@@ -16,7 +16,9 @@ from fimaudit import Report
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
 from fimaudit.policy.formats import junit_xml, markdown_summary
-from fimaudit.policy.gate import Verdict, cells_of, decide, gate, proposed_queries
+from fimaudit.policy.decisions import cells_of
+from fimaudit.policy.gate import Verdict, decide, gate
+from fimaudit.policy.proposals import proposed_queries
 from fimaudit.policy.rules import parse_policy, read_policy
 from fimaudit.results import IntegrityCheck, Interval
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits

@@ -1,0 +1,56 @@
+"""A verdict as plain data, mirrored one to one by ``verdict.json``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Decision", "Outcome", "Verdict"]
+
+Outcome = Literal["pass", "fail", "undecided"]
+
+
+class Decision(BaseModel):
+    """One rule on one selection of inputs.
+
+    Attributes:
+        value: the point value, which decides nothing.
+        lower, upper: one-sided confidence bounds; ``bound`` is the one the rule passes on.
+        queries: rows an input that would probably decide an undecided rule; ``None`` where no number of them would.
+        sentence: what was asked, found and decided, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rule: str
+    name: str
+    selection: str
+    inputs: int
+    outcome: Outcome
+    side: Literal["at most", "at least"]
+    limit: float
+    value: float | None
+    lower: float | None
+    upper: float | None
+    bound: float | None
+    queries: int | None = None
+    sentence: str
+
+
+class Verdict(BaseModel):
+    """All decisions: fail if one fails, else undecided if one is, else pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    policy: str
+    confidence: float
+    outcome: Outcome
+    baseline: dict[str, Any] | None = None
+    decisions: list[Decision]
+    warnings: list[str] = []
+
+    def to_json(self) -> str:
+        """The text of ``verdict.json``."""
+        return self.model_dump_json(indent=1) + "\n"

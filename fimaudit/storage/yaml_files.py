@@ -1,0 +1,78 @@
+"""Files that people write by hand: YAML mappings, read so that no line is passed over in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fimaudit.errors import UsageError
+
+__all__ = ["nearest", "parse_mapping", "read_text"]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            if isinstance(key, str | int | float):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a file that is called ``what`` in messages.
+
+    Raises:
+        UsageError: it is missing or cannot be read.
+    """
+    file = Path(path)
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise UsageError(f"no such {what}: {file}") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"cannot read the {what} {file}: {exc}") from exc
+
+
+def parse_mapping(text: str, source: str, holds: str) -> dict[Any, Any]:
+    """The mapping that a YAML text holds.
+
+    Args:
+        text: YAML.
+        source: where it came from, for messages.
+        holds: what is expected in it, for messages.
+
+    Raises:
+        UsageError: no YAML, a key that is given twice, or no mapping.
+
+    >>> parse_mapping("queries: 400", "audit.yaml", "settings")
+    {'queries': 400}
+    """
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{source} is no valid YAML{where}: {getattr(exc, 'problem', None) or exc}") from exc
+    if not isinstance(data, dict):
+        raise UsageError(f"expected {source} to hold a mapping with {holds}, got {type(data).__name__}")
+    return data
+
+
+def nearest(word: object, known: Collection[str], otherwise: str) -> str:
+    """``did you mean 'at_most'?`` for the nearest of the known words, or what else to do.
+
+    >>> nearest("at_mots", ["at_most", "at_least"], "see the page")
+    "did you mean 'at_most'?"
+    """
+    near = get_close_matches(str(word), sorted(known), 1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
