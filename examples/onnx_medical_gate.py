@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -20,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fimaudit
-from fimaudit.cli.gate import apply_policy
+from fimaudit.cli.gate import apply_policy, show_verdict
 from fimaudit.data.arrays import Inputs
 from fimaudit.evidence.bundle import write_bundle
 
@@ -54,10 +55,11 @@ def main(out: Path) -> int:
     print(f"{report.summary.queries} queries, median margin radius {report.summary.margin_radius.median}")
 
     (out / "policy.yaml").write_text(POLICY)
-    outcome = apply_policy(out / "run", out / "policy.yaml", junit=out / "junit.xml", markdown=out / "summary.md")
+    verdict = apply_policy(out / "run", out / "policy.yaml", junit=out / "junit.xml", markdown=out / "summary.md")
+    show_verdict(Console(highlight=False), verdict)
     print(f"page: {out / 'run' / 'report.html'}")
     print(f"evidence: {write_bundle(out / 'run', out / 'evidence.zip')}")
-    return 0 if outcome == "pass" else 1
+    return 0 if verdict.outcome == "pass" else 1
 
 
 if __name__ == "__main__":

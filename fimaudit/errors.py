@@ -17,10 +17,12 @@
         └── ModelFailure          the model raised or answered wrongly after the measurement started
             └── InputFailed           it did so for the rows of one input; others can be asked
 
-A sentence says what was expected, what came, and what to do.
+An interruption (Ctrl-C) exits with 130. A sentence says what was expected, what came, and what to do.
 """
 
 from __future__ import annotations
+
+from fimaudit.option_names import in_callers_words
 
 __all__ = [
     "BudgetExhausted",
@@ -41,9 +43,12 @@ __all__ = [
 
 
 class FimauditError(Exception):
-    """Base of everything fimaudit raises on purpose."""
+    """Base of everything fimaudit raises on purpose; its sentence names options as its caller does (``option_names``)."""
 
     exit_code = 3
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(in_callers_words(a) if isinstance(a, str) else a for a in args))
 
 
 class UsageError(FimauditError):

@@ -122,6 +122,5 @@ def _shape_of_module(module: Any) -> tuple[int, ...]:
                 return (int(part.in_features),)
             break
     raise UsageError(
-        f"expected the shape of one input for {type(module).__name__}: pass input_shape=(channels, height, width) "
-        "or the like (--input-shape 3,224,224)"
+        f"expected the shape of one input for {type(module).__name__}: say it with --input-shape, three numbers for pictures"
     )

@@ -9,23 +9,31 @@ from typing import Any
 from typer.core import TyperCommand
 
 from fimaudit.errors import UsageError
+from fimaudit.option_names import flags_in_messages
 from fimaudit.runs.options import choice_sentence
 
 __all__ = ["Command"]
 
 
 class Command(TyperCommand):
-    """A command that refuses an unknown flag, or a value that is no choice, in one sentence."""
+    """A command that refuses an unknown flag, or a value that is no choice, in one sentence, and speaks of flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See ``TyperCommand``."""
         try:
-            return super().parse_args(ctx, args)
+            with flags_in_messages():
+                return super().parse_args(ctx, args)
         except Exception as error:  # which class typer's errors are differs from version to version
             refused = _refusal(self, error)
             if refused is None:
                 raise
-            raise UsageError(refused) from None
+            with flags_in_messages():
+                raise UsageError(refused) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """See ``TyperCommand``."""
+        with flags_in_messages():
+            return super().invoke(ctx)
 
 
 def _refusal(command: TyperCommand, error: Exception) -> str | None:

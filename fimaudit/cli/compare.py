@@ -71,7 +71,10 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the comparison (JSON and HTML) and the runs behind it.")
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="What three models and more are ranked by.")] = "margin_radius",
+    metric: Annotated[
+        Metric,
+        typer.Option(metavar="WORD", help="Rank three and more by margin_radius, peak_spectral_norm or spectral_norm."),
+    ] = "margin_radius",
     queries: Annotated[int, typer.Option(help="Rows an input, for models that are not audited yet.")] = 200,
     mode: ModeName = "auto",
     budget: Annotated[int | None, typer.Option(help="Most rows that may be sent to each model.")] = None,

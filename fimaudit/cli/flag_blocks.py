@@ -33,7 +33,7 @@ def in_blocks(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
     def run(**values: Any) -> None:
-        made = {name: block(**{f: values.pop(f) for f in _names(block)}) for name, block in blocks.items()}
+        made = {name: block(**{f: values.pop(f) for f in _names(block) if f in values}) for name, block in blocks.items()}
         command(**values, **made)
 
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__

@@ -35,8 +35,17 @@ TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.m
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Folder = Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")]
 Data = Annotated[Path, typer.Option("--data", help="Inputs: .npz with x (and y, group), .npy, .csv or .parquet.")]
-LinkName = Annotated[Link, typer.Option("--link", help="What turns the output into probabilities; labels: a class alone.")]
-ModeName = Annotated[Mode, typer.Option("--mode", help="auto takes autograd where the model offers it.")]
+LinkName = Annotated[
+    Link,
+    typer.Option(
+        "--link",
+        metavar="WORD",
+        help="Output to probabilities: auto, identity, softmax, sigmoid, or labels (a class alone).",
+    ),
+]
+ModeName = Annotated[
+    Mode, typer.Option("--mode", metavar="WORD", help="black-box, white-box, or auto: autograd where the model offers it.")
+]
 Confidence = Annotated[float, typer.Option(help="Confidence of each interval.")]
 Budget = Annotated[int | None, typer.Option(help="Most rows that may be sent in all.")]
 Batch = Annotated[int | None, typer.Option(help="Rows a call.")]

@@ -22,18 +22,21 @@ class MeasurementFlags(FlagBlock):
     panel = "Measurement"
 
     mode: ModeName = "auto"
-    profile: Annotated[ProfileChoice, typer.Option(help="Radius and flips at longer displacements.")] = "cheap"
+    profile: Annotated[
+        ProfileChoice, typer.Option(metavar="WORD", help="Radius and flips at longer displacements: off, cheap or full.")
+    ] = "cheap"
     witness: Annotated[
         bool | None,
         typer.Option(
-            help="Look for a displacement that really changes each decision; saved in --out. [default: from 170 queries on]"
+            help="Look for a displacement that really changes each decision; saved in --out.",
+            show_default="from 170 queries on",
         ),
     ] = None
     integrity: Annotated[
         bool | None,
         typer.Option(
-            help="Check whether the answers are those of one function whose slopes reach its decisions. "
-            "[default: where that is a tenth of the rows at most]"
+            help="Check whether the answers are those of one function whose slopes reach its decisions.",
+            show_default="where that is a tenth of the rows at most",
         ),
     ] = None
     precision: Annotated[
@@ -73,7 +76,7 @@ class EngineFlags(FlagBlock):
 
     panel = "Many processes and machines"
 
-    engine: Annotated[EngineName, typer.Option("--engine", help="local (this process) or ray.")] = "local"
+    engine: Annotated[EngineName, typer.Option("--engine", metavar="WORD", help="local (this process) or ray.")] = "local"
     address: Annotated[
         str | None, typer.Option(help="Ray: cluster to use, auto or host:port; one is started here when left out.")
     ] = None

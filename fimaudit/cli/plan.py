@@ -35,7 +35,10 @@ def plan(
     features: Annotated[int | None, typer.Option(help="Numbers in one input; those of --data when left out.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
     queries: Annotated[int, typer.Option(help="Rows an input, base row included.")] = 200,
-    purpose: Annotated[Purpose | None, typer.Option("--for", help="Question to propose inputs x queries for.")] = None,
+    purpose: Annotated[
+        Purpose | None,
+        typer.Option("--for", metavar="WORD", help="Propose inputs x queries for: mean, p95, max, compare or threshold."),
+    ] = None,
     budget: Annotated[int | None, typer.Option(help="Most rows to spend; needed with --for.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows a request; the endpoint's, or 100, when left out.")] = None,
     rate: Annotated[str | None, typer.Option(help="Requests that the endpoint allows: 20/s, 100/min, 5000/h.")] = None,

@@ -21,7 +21,9 @@ def plot(
     output: OutputFlags,
     folder: Folder,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the figure goes: .png, .svg or .pdf.")],
-    kind: Annotated[PlotKind, typer.Option(help="What is drawn.")] = "distribution",
+    kind: Annotated[
+        PlotKind, typer.Option(metavar="WORD", help="What is drawn: distribution, profile, contrast or worst.")
+    ] = "distribution",
 ) -> None:
     """Draw one figure of a run with matplotlib."""
     figure = draw(folder, kind, out)

@@ -19,6 +19,7 @@ from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
+from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import is_endpoint
@@ -76,19 +77,8 @@ def validate(
         raise UsageError(
             f"expected one file of at most {WHOLE_BYTES // 2**20} MiB to attack, got {data}; give a sample of it"
         )
-    if is_endpoint(target):
-        features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
-        sent = asked_of(target, endpoint.options(), batch)
-        cost = cost_of(
-            max(1, len(inputs)),
-            queries + attack_rows,
-            features=features,
-            batch=sent.batch,
-            rate=sent.rate,
-            price_per_row=endpoint.price_per_row,
-        )
-        if not confirm(cost, yes=endpoint.yes or resume):
-            raise typer.Exit(2)
+    if not _agreed(target, inputs, queries + attack_rows, endpoint, batch, yes=endpoint.yes or resume):
+        raise typer.Exit(2)
     if not resume:
         save_settings(context, settings.save_config)
     with resumable(out, resume_command()), progress_bar(shown=not output.silent) as progress:
@@ -118,6 +108,23 @@ def validate(
     output.tell(lambda: validation, lambda: _show(Console(highlight=False), validation, out))
     if len(validation.inputs) < validation.data["inputs"] or validation.attacked == 0:
         raise typer.Exit(3)
+
+
+def _agreed(target: str, inputs: Inputs, rows: int, endpoint: SentFlags, batch: int | None, *, yes: bool) -> bool:
+    """Whether so many rows an input may be sent to an endpoint, asked on a terminal."""
+    if not is_endpoint(target):
+        return True
+    features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
+    sent = asked_of(target, endpoint.options(), batch)
+    cost = cost_of(
+        max(1, len(inputs)),
+        rows,
+        features=features,
+        batch=sent.batch,
+        rate=sent.rate,
+        price_per_row=endpoint.price_per_row,
+    )
+    return confirm(cost, yes=yes)
 
 
 def _show(console: Console, v: Validation, out: Path) -> None:

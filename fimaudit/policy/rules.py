@@ -24,6 +24,7 @@ __all__ = [
     "Rule",
     "SelectedRule",
     "ShareBelowRule",
+    "check_policy",
     "parse_policy",
     "read_policy",
 ]
@@ -207,7 +208,15 @@ def parse_policy(text: str, source: str = "policy") -> Policy:
     Raises:
         UsageError: as ``read_policy``; of an unknown key with the nearest known one.
     """
-    data = parse_mapping(text, source, "rules")
+    return check_policy(parse_mapping(text, source, "rules"), source)
+
+
+def check_policy(data: Mapping[Any, Any], source: str = "policy") -> Policy:
+    """A policy from what its file holds.
+
+    Raises:
+        UsageError: as ``parse_policy``.
+    """
     try:
         return Policy.model_validate(data)
     except ValidationError as exc:

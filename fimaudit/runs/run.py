@@ -37,7 +37,7 @@ from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 from fimaudit.storage.parts import Part, unpack
 from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
-from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs
+from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs, without_advice
 
 __all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
 
@@ -235,7 +235,7 @@ class Run:
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
             logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
             said = exc.kept
-            self.exhausted = said if "--resume" in said else f"{said}; go on with --resume"
+            self.exhausted = said if "resume" in said else f"{said}; go on with --resume"
         except UsageError:
             self.close()
             if self._journal is not None:
@@ -374,7 +374,7 @@ class Run:
             tried = [self._tried(int(place), exact) for place in places]
             doubts = [one.reason for one in tried if one.method == BY_DERIVATIVES]
             if 2 * len(doubts) > len(tried):
-                why = str(doubts[0]).partition("; use --mode")[0]
+                why = without_advice(str(doubts[0]))
         if why is not None:
             self._exact = self._doubtful = None
             self._notes.append(f"measured black-box although the model is differentiable: {why}")
@@ -391,7 +391,7 @@ class Run:
         """From probabilities, the inputs at which derivatives say nothing of the answers."""
         doubtful, self._doubtful = self._doubtful or {}, None
         steps = self._pilot(preflight)
-        count, reason = len(doubtful), next(iter(doubtful.values())).partition("; use --mode")[0]
+        count, reason = len(doubtful), without_advice(next(iter(doubtful.values())))
         self._notes.append(f"{count} of the inputs measured from probabilities: {reason}")
         self._measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
         return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +20,7 @@ from fimaudit.results import Interval, MeasuredInput, Sensitivity
 from fimaudit.whitebox.measure import measure, obstacle
 from fimaudit.whitebox.secant_check import SecantCheck, check_secants
 
-__all__ = ["BLOCK", "BY_DERIVATIVES", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs"]
+__all__ = ["BLOCK", "BY_DERIVATIVES", "DIRECTIONS_FOLDER", "choose_mode", "exact_inputs", "without_advice"]
 
 DIRECTIONS_FOLDER = "directions"
 #: Inputs linearised together; kept together too, so that a resumed run goes on at such a block.
@@ -34,6 +35,15 @@ ALL_ZERO = (
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}
 
 
+def without_advice(reason: str) -> str:
+    """Why there are no derivatives, without the advice to ask for another mode, however that is put.
+
+    >>> without_advice("the model is piecewise constant; use --mode black-box")
+    'the model is piecewise constant'
+    """
+    return re.split("; use (?:--mode|mode=)", reason)[0]
+
+
 def choose_mode(asked: str, classifier: Classifier, x: NDArray[Any], space: Space) -> tuple[str, str | None]:
     """``white-box`` or ``black-box``, and a sentence where ``auto`` could not take derivatives that the model offers.
 
@@ -45,7 +55,7 @@ def choose_mode(asked: str, classifier: Classifier, x: NDArray[Any], space: Spac
     why = _obstacle(classifier, x, space)
     if why is None:
         return "white-box", None
-    why = why.removesuffix("; use --mode black-box")
+    why = without_advice(why)
     if asked == "white-box":
         raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
     offered = isinstance(classifier, Differentiable)

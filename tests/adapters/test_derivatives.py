@@ -402,7 +402,7 @@ def test_integer_inputs_have_no_derivative() -> None:
     program = torch.export.export(Bytes(), (torch.zeros(2, 4, dtype=torch.uint8),))
     model: Any = open_classifier(program, "softmax", device="cpu")
     assert isinstance(model, Differentiable)
-    with pytest.raises(TargetError, match=r"takes torch\.uint8 inputs, which have no derivative; use --mode black-box"):
+    with pytest.raises(TargetError, match=r"takes torch\.uint8 inputs, which have no derivative; use mode='black-box'"):
         model.linearize(np.zeros((2, 4)))
 
 

@@ -51,7 +51,7 @@ def only_labels(path: Path) -> str:
 
 def test_a_graph_that_ends_in_argmax_is_audited_and_names_the_flag_otherwise(tmp_path):
     path = only_labels(tmp_path / "top.onnx")
-    with pytest.raises(TargetError, match="--link labels"):
+    with pytest.raises(TargetError, match="link='labels'"):
         open_classifier(path)
     report = audit(path, X[::30], link="labels", queries=200)
     assert {s.method for s in report.inputs} == {"labels"}

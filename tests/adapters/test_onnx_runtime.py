@@ -158,11 +158,11 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(linear(), device="cpu").info.device == "cpu"
     for wrong in ("tpu", "cuda:x", "cuda:", "cpu:"):
-        with pytest.raises(TargetError, match="expected --device cpu, cuda or cuda:N"):
+        with pytest.raises(TargetError, match="expected device='cpu', cuda or cuda:N"):
             opened(linear(), device=wrong)
     monkeypatch.setattr(onnx_session, "cuda_problem", lambda *_: "there is no driver")
     assert opened(linear()).info.device == "cpu"
-    with pytest.raises(TargetError, match=r"--device cuda:1 was asked for, but there is no driver; .*--device cpu"):
+    with pytest.raises(TargetError, match=r"device='cuda:1' was asked for, but there is no driver; .*device='cpu'"):
         opened(linear(), device="cuda:1")
 
 
@@ -519,12 +519,12 @@ def test_other_inputs_are_held(batch: Any, named: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, r"has 3 inputs, 'x' .*'age' .*--input NAME .*--hold NAME=VALUE"),
-        ({"input": "x"}, "further inputs, 'age'.*--hold NAME=VALUE"),
-        ({"input": "y"}, "no input 'y'; --input takes one of 'x', 'age', 'sharpness'"),
+        ({}, r"has 3 inputs, 'x' .*'age' .*input=NAME .*hold={'NAME': VALUE}"),
+        ({"input": "x"}, "further inputs, 'age'.*hold={'NAME': VALUE}"),
+        ({"input": "y"}, "no input 'y'; input= takes one of 'x', 'age', 'sharpness'"),
         ({"input": "x", "hold": {"x": 1}}, "both audited and held"),
         ({"hold": {"x": 1, "age": 1, "sharpness": 1}}, "none of them is left to audit"),
-        ({"input": "x", "hold": {"weight": 1}}, "--hold names 'weight', but the model's inputs are"),
+        ({"input": "x", "hold": {"weight": 1}}, "hold= names 'weight', but the model's inputs are"),
         ({"input": "x", "hold": {"age": [1, 2], "sharpness": 1}}, r"'age' has shape \(2,\), expected \(1\)"),
         ({"input": "x", "hold": {"age": ["old"], "sharpness": 1}}, "'age' does not convert to float32"),
     ],
@@ -579,11 +579,11 @@ def test_several_outputs() -> None:
     label = ("label", onnx.TensorProto.INT64, ["N", 1])
     two = [("logits", FLOAT, ["N", 3]), ("answer", FLOAT, ["N", 3])]
     proto = build(nodes, [("x", FLOAT, ["N", 4])], [label, *two], constants)
-    with pytest.raises(TargetError, match=r"several outputs that could be read, 'logits' .*'answer' .*--output NAME"):
+    with pytest.raises(TargetError, match=r"several outputs that could be read, 'logits' .*'answer' .*output=NAME"):
         opened(proto)
     for chosen in ("answer", 2, "2", -1):
         assert_allclose(opened(proto, output=chosen).probabilities(X), softmax(X @ W), rtol=1e-5)
-    with pytest.raises(LinkError, match="--link softmax"):
+    with pytest.raises(LinkError, match="link='softmax'"):
         opened(proto, output="logits").probabilities(X)
     with pytest.raises(
         TargetError, match=r"'label' is a tensor\(int64\), expected probabilities or logits; name one of 'logits'"

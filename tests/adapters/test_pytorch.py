@@ -146,8 +146,8 @@ def test_output_is_found(form: Any, output: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "output", "sentence"),
     [
-        (lambda z, h: (h, z), None, r"returns 2 outputs; choose one with --output \(0 to 1\)"),
-        (lambda z, h: {"a": z, "b": h}, None, r"choose one with --output \(a, b\)"),
+        (lambda z, h: (h, z), None, r"returns 2 outputs; choose one with output= \(0 to 1\)"),
+        (lambda z, h: {"a": z, "b": h}, None, r"choose one with output= \(a, b\)"),
         (lambda z, h: {"a": z, "b": h}, "c", "no output 'c'; expected one of a, b"),
         (lambda z, h: (h, z), 2, "no output 2; expected one of 0 to 1"),
         (lambda z, h: z, "logits", "single tensor, so there is no output 'logits'"),
@@ -179,7 +179,7 @@ def test_other_inputs_are_held() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "forward also needs x, shift: give each a constant with --hold"),
+        ({}, "forward also needs x, shift: give each a constant with hold="),
         ({"input": "y"}, "no argument 'y'; its arguments: ids, x, scale, shift"),
         ({"input": "x", "hold": {"mask": 1.0}}, "no argument 'mask'"),
         ({"input": "x", "hold": {"x": 1.0}}, "'x' is the audited input and cannot be held"),
@@ -232,13 +232,13 @@ def test_program_exported_in_training_mode_is_noted() -> None:
 
 def test_files_that_hold_no_network(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "state.pt")
-    with pytest.raises(TargetError, match=r"holds a state dict and no network.*package\.module:factory.*--weights"):
+    with pytest.raises(TargetError, match=r"holds a state dict and no network.*package\.module:factory.*weights="):
         open_classifier(tmp_path / "state.pt")
     torch.save({"epoch": 3, "state_dict": network().state_dict()}, tmp_path / "checkpoint.pt")
     with pytest.raises(TargetError, match="holds a dict of epoch, state_dict"):
         open_classifier(tmp_path / "checkpoint.pt")
     torch.save(network(), tmp_path / "whole.pt")
-    with pytest.raises(UntrustedPickleError, match=r"pickled module.*--trust-pickle.*torch\.export\.save"):
+    with pytest.raises(UntrustedPickleError, match=r"pickled module.*trust_pickle=True.*torch\.export\.save"):
         open_classifier(tmp_path / "whole.pt")
     torch.save(TwoInputs, tmp_path / "class.pt")
     with pytest.raises(TargetError, match="expected a torch module"):

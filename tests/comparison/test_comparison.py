@@ -106,7 +106,7 @@ def test_models_that_are_not_audited_yet(tmp_path: Path) -> None:
     assert comparison.inputs == 12
     assert (tmp_path / "first" / "report.json").exists()
     assert any("accuracy differs" in w for w in comparison.warnings)
-    with pytest.raises(UsageError, match="--data"):
+    with pytest.raises(UsageError, match="x="):
         compare(softmax_model(0, 144, 5), softmax_model(1, 144, 5))
 
 

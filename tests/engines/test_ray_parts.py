@@ -132,7 +132,7 @@ def test_an_object_travels_pickled_or_is_refused() -> None:
     assert isinstance(shipped.target, bytes)
     assert os.getcwd() in shipped.paths
     lock = threading.Lock()
-    with pytest.raises(UsageError, match="--engine ray give a file"):
+    with pytest.raises(UsageError, match="engine='ray' give a file"):
         ship_model(lambda x: lock and x, "auto", {}, lambda data: data, {})
     broken = type(shipped)(b"no pickle", "auto", {}, {}, ())
     with pytest.raises(TargetError, match="does not unpickle there"):

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture_run(place / "run", count=20, queries=40)
     picture_run(place / "base", count=20, queries=40, seed=1)
     (place / "policy.yaml").write_text(POLICY)
-    assert apply_policy(place / "run", place / "policy.yaml", baseline=place / "base") == "pass"
+    assert apply_policy(place / "run", place / "policy.yaml", baseline=place / "base").outcome == "pass"
     (place / "run" / "ledger.sqlite").write_bytes(b"SQLite format 3\x00 and what was asked")
     for name in ("key", "other"):
         key = Ed25519PrivateKey.generate()

@@ -104,7 +104,7 @@ def test_few_features_stop_at_the_cheapest_whole_jacobian_that_serves() -> None:
 
 
 def test_queries_auto_needs_to_know_when_to_stop() -> None:
-    with pytest.raises(UsageError, match="--precision or --threshold beside --queries auto"):
+    with pytest.raises(UsageError, match="precision= or threshold= beside queries='auto'"):
         audit(answer, np.zeros((1, 400)), input_shape=(400,), queries="auto")
 
 

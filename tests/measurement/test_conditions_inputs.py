@@ -182,7 +182,7 @@ def test_tables_of_unlike_columns_need_a_scale_arrays_only_a_warning(tmp_path: P
     path = tmp_path / "people.csv"
     x = write_table(path, wide=True)
     answer, norm = regression(3)
-    with pytest.raises(DomainError, match="choose --scale std or range"):
+    with pytest.raises(DomainError, match="choose scale='std' or range"):
         audit(answer, path, input_shape=(3,))
     report = audit(answer, path, input_shape=(3,), scale="std")
     assert report.domain["unit"] == "standard deviation of the feature"
@@ -284,7 +284,7 @@ def test_verify_asks_a_run_folder_again(tmp_path: Path) -> None:
 
     said = CliRunner().invoke(app, ["verify", str(tmp_path)])
     assert said.exit_code != 0
-    with pytest.raises(DataError, match="--witness"):
+    with pytest.raises(DataError, match="witness=True"):
         recheck_witnesses(tmp_path, open_classifier(regression(3)[0], input_shape=(3,)))
 
 
@@ -333,5 +333,5 @@ def test_one_step_of_a_per_step_output(kind: str, tmp_path: Path) -> None:
     step = audit(lambda rows: network(torch.from_numpy(rows.astype("f"))).detach().numpy(), x[:, 2], queries=100)
     for whole, alone in zip(report.inputs, step.inputs, strict=True):
         assert whole.spectral_norm.value == pytest.approx(alone.spectral_norm.value, rel=1e-2)
-    with pytest.raises(UsageError, match="one of several steps with --output-step"):
+    with pytest.raises(UsageError, match="one of several steps with output_step="):
         audit(target, x, mode="black-box")

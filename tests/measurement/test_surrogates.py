@@ -319,7 +319,7 @@ def test_an_input_that_the_surrogate_does_not_answer_is_measured_without() -> No
 
 
 def test_focus_screens_first_and_does_not_learn() -> None:
-    with pytest.raises(UsageError, match="--surrogate learned measures the first inputs before --focus"):
+    with pytest.raises(UsageError, match="surrogate='learned' measures the first inputs before focus="):
         run("learned", focus="top:3")
     report = run(Counted(near()), focus="top:3", queries=100)
     assert "deflated" in {s.method for s in report.inputs}

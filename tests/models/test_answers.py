@@ -81,14 +81,14 @@ def test_one_finding_against_its_complement(mode: Any) -> None:
 
 
 def test_findings_are_no_distribution_and_softmax_is_no_way_out() -> None:
-    with pytest.raises(LinkError, match=r"multi-label\) are no distribution; .* --class NAME") as refused:
+    with pytest.raises(LinkError, match=r"multi-label\) are no distribution; .* finding=NAME") as refused:
         audit(Findings(logits=False).eval(), X)
     assert "softmax" not in str(refused.value)
     report = audit(Findings(logits=False).eval(), X, link="softmax")
     assert any("as probabilities do and logits hardly ever" in warning for warning in report.warnings)
-    with pytest.raises(TargetError, match="expected --class with a position"):
+    with pytest.raises(TargetError, match="expected finding= with a position"):
         audit(Findings(logits=True).eval(), X, link="sigmoid", finding="mass")
-    with pytest.raises(OutputError, match="several columns to take --class 9 of"):
+    with pytest.raises(OutputError, match="several columns to take finding=9 of"):
         audit(Findings(logits=True).eval(), X, link="sigmoid", finding=9)
 
 
@@ -96,7 +96,7 @@ def test_an_estimator_of_several_labels() -> None:
     x = RNG.normal(size=(80, 4))
     y = (x @ RNG.normal(size=(4, 3)) > 0).astype(int)
     model = OneVsRestClassifier(LogisticRegression()).fit(x, y)
-    with pytest.raises(TargetError, match="choose one label with --class NAME"):
+    with pytest.raises(TargetError, match="choose one label with finding=NAME"):
         audit(model, x[:5])
     report = audit(model, x[:5], finding=1)
     alone = audit(model.estimators_[1], x[:5])

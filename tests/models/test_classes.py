@@ -46,7 +46,7 @@ def test_accuracy_is_right_however_classes_are_spelled(spelled: str, tmp_path: P
     [
         ([1, 2], None, "the labels hold 2, which matches no class of the model: its 2 classes"),
         ([-1, 1], None, "hold -1"),
-        (["a", "b"], None, "name them in order with --classes"),
+        (["a", "b"], None, "name them in order with classes="),
         ([0, None], None, "1 of 2 labels are missing"),
         (["a", "z"], "a,b", "the labels hold z, which matches no class of the model (a, b)"),
         ([0, 2], "a,b", "hold 2"),

@@ -184,7 +184,7 @@ def test_function_refusals(options: dict[str, object], sentence: str) -> None:
 
 
 def test_links_reach_the_function() -> None:
-    with pytest.raises(LinkError, match="use --link softmax"):
+    with pytest.raises(LinkError, match="use link='softmax'"):
         open_classifier(lambda b: b * 3).probabilities(np.ones((1, 2)))
     np.testing.assert_allclose(open_classifier(lambda b: b, "softmax").probabilities(np.zeros((1, 2))), 0.5)
     with pytest.raises(DataError, match="at least one input"):

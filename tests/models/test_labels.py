@@ -72,9 +72,9 @@ def test_top_classes_of_both_kinds_of_answers():
 
 def test_auto_that_meets_classes_names_the_flag():
     x = np.random.default_rng(0).standard_normal((4, 3))
-    with pytest.raises(OutputError, match="--link labels"):
+    with pytest.raises(OutputError, match="link='labels'"):
         audit(lambda b: (b[:, 0] > 0).astype(int), x)
-    with pytest.raises((OutputError, LinkError), match="--link labels"):
+    with pytest.raises((OutputError, LinkError), match="link='labels'"):
         audit(lambda b: np.where(b[:, 0] > 0, "yes", "no"), x)
     report = audit(lambda b: np.eye(2)[(b[:, 0] > 0).astype(int)], x, queries=30)
     assert any("--link labels" in sentence for sentence in report.warnings)
@@ -88,7 +88,7 @@ def test_estimators_answer_by_predict():
         assert classifier.info.labels_only
         assert top_classes(classifier.probabilities(x)).tolist() == estimator.decision_function(x).argmax(axis=1).tolist() \
             if hasattr(estimator, "decision_function") else y.tolist()  # fmt: skip
-    with pytest.raises(UsageError, match="--link labels"):
+    with pytest.raises(UsageError, match="link='labels'"):
         open_classifier(LinearSVC().fit(x, y))
 
 
@@ -126,7 +126,7 @@ def test_what_needs_probabilities_is_refused_before_a_query(given):
 
 
 def test_smooth_wants_labels():
-    with pytest.raises(UsageError, match="add --link labels"):
+    with pytest.raises(UsageError, match="add link='labels'"):
         audit(lambda b: np.full((len(b), 2), 0.5), np.zeros((2, 3)), smooth=0.5)
-    with pytest.raises(UsageError, match="give it with --smooth"):
+    with pytest.raises(UsageError, match="give it with smooth="):
         audit(lambda b: np.zeros(len(b), int), np.zeros((2, 3)), link="labels", smooth_radius=0.5)

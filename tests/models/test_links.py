@@ -84,17 +84,17 @@ def test_saturated_answers_keep_their_small_probabilities() -> None:
 @pytest.mark.parametrize(
     ("output", "link", "error", "sentence"),
     [
-        ([[2.0, -1.0]], "auto", LinkError, "look like logits; use --link softmax"),
+        ([[2.0, -1.0]], "auto", LinkError, "look like logits; use link='softmax'"),
         ([[0.2, 0.3]], "auto", LinkError, r"row that sums to 0\.5: findings that do not exclude"),
-        ([[0.3]], "auto", LinkError, "--link identity or --link sigmoid"),
+        ([[0.3]], "auto", LinkError, "link='identity' or link='sigmoid'"),
         ([0.3], "auto", LinkError, "single column"),
-        ([[1.3]], "identity", LinkError, "use --link sigmoid for a logit"),
-        ([[0.3]], "softmax", LinkError, "use --link sigmoid for a single logit"),
+        ([[1.3]], "identity", LinkError, "use link='sigmoid' for a logit"),
+        ([[0.3]], "softmax", LinkError, "use link='sigmoid' for a single logit"),
         (
             [[0.3, 0.7]],
             "sigmoid",
             LinkError,
-            "where they are logits of classes that do, use --link softmax",
+            "where they are logits of classes that do, use link='softmax'",
         ),
         ([[0.3, 0.7]], "logit", LinkError, "expected a link among"),
         ([[np.nan, 1.0]], "identity", OutputError, "1 NaN and 0 infinite among 2"),
@@ -103,7 +103,7 @@ def test_saturated_answers_keep_their_small_probabilities() -> None:
         ([["cat"]], "identity", OutputError, "expected numbers"),
         ([[0.5, 0.5], [0.5, 0.5]], "auto", OutputError, "expected 1 rows of output for 1 inputs"),
         (0.5, "auto", OutputError, "expected 1 rows"),
-        ([[[0.5, 0.5], [0.1, 0.9]]], "auto", OutputError, "choose one of several steps with --output-step"),
+        ([[[0.5, 0.5], [0.1, 0.9]]], "auto", OutputError, "choose one of several steps with output_step="),
         (np.zeros((1, 0)), "auto", OutputError, "expected output of shape"),
     ],
 )
@@ -122,7 +122,7 @@ def test_one_step_of_several_is_read() -> None:
     np.testing.assert_array_equal(chosen_step(output, 1), output[:, 1])
     np.testing.assert_array_equal(chosen_step(output, -1), output[:, 2])
     assert chosen_step(output, None) is output
-    with pytest.raises(OutputError, match="expected --output-step from -3 to 2"):
+    with pytest.raises(OutputError, match="expected output_step= from -3 to 2"):
         chosen_step(output, 3)
     with pytest.raises(OutputError, match="to take step 0 of, got"):
         chosen_step(output[0], 0)

@@ -77,7 +77,7 @@ def test_budget_ends_before_the_call_that_would_exceed_it() -> None:
     assert model.batches == [10, 10]
     assert meter.usage.rows == 20
     meter.ask([block(5)])  # what still fits is still answered
-    with pytest.raises(BudgetExhausted, match="go on with --resume and a larger --budget"):
+    with pytest.raises(BudgetExhausted, match="go on with resume=True and a larger budget="):
         meter.ask([block(1)])
 
 

@@ -52,7 +52,7 @@ def test_a_compiled_module_is_the_module() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"mean": 0.5}, "--mean and --std together"),
+        ({"mean": 0.5}, "mean= and std= together"),
         ({"mean": "a", "std": "b"}, "as numbers"),
         ({"mean": [0.1], "std": [0.0]}, "std above 0"),
         ({"mean": [0.1, 0.2], "std": [1.0]}, "as many numbers"),

@@ -135,5 +135,5 @@ def test_a_budget_goes_to_the_likeliest() -> None:
 
 @pytest.mark.parametrize("text", ["top", "top:", "top:0", "top:-1", "ten", "bottom:3", "top:1.5"])
 def test_what_is_no_focus_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="expected --focus top:K"):
+    with pytest.raises(UsageError, match="expected focus='top:K'"):
         read_focus(text)

@@ -209,7 +209,7 @@ def test_many_queries_are_planned_to_the_row():
 
 def test_command(capsys, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 3, 2)))
-    command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, as_json=True)
+    command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, json=True)
     told = json.loads(capsys.readouterr().out)
     cost = told["cost"]
     assert cost["rows"] == rows_of(40, 200)
@@ -221,7 +221,7 @@ def test_command(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "40 x 113" in said
     assert "no finite upper limit" in " ".join(said.split())
-    with pytest.raises(UsageError, match="--budget"):
+    with pytest.raises(UsageError, match="budget="):
         command.plan(inputs=3, features=4, purpose="mean")
     with pytest.raises(UsageError, match="how many inputs"):
         command.plan(features=4)

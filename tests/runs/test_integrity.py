@@ -203,7 +203,7 @@ def test_derivatives_are_not_checked_by_answers() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(FEATURES, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Softmax(1))
     x = X.astype(np.float32)
     assert audit(network.eval(), x, queries=180).integrity == []
-    with pytest.raises(UsageError, match="--mode black-box"):
+    with pytest.raises(UsageError, match="mode='black-box'"):
         audit(network, x, queries=180, integrity=True, mode="white-box")
 
 

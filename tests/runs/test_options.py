@@ -70,14 +70,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "precision": ({"precision": 0}, "expected a finite precision above 0, got 0"),
     "threshold": ({"threshold": float("inf")}, "expected a finite threshold above 0, got inf"),
     "failures": ({"max_failures": -1}, "expected a number of failures to allow of 0 or more, got -1"),
-    "focus": ({"focus": "top"}, "expected --focus top:K"),
+    "focus": ({"focus": "top"}, "expected focus='top:K'"),
     "endless": ({"queries": "auto"}, "precision"),
-    "both": ({"resume": True, "overwrite": True}, "expected one of --resume and --overwrite, got both"),
-    "both by word": ({"existing": "overwrite", "resume": True}, "expected one of --resume and --overwrite, got both"),
+    "both": ({"resume": True, "overwrite": True}, "expected one of resume=True and overwrite=True, got both"),
+    "both by word": ({"existing": "overwrite", "resume": True}, "expected one of resume=True and overwrite=True, got both"),
     "domain": ({"domain": InputDomain(0, 1), "lower": 0}, "expected lower within domain=InputDomain"),
-    "workers": ({"workers": 2}, "--workers belongs to --engine ray"),
+    "workers": ({"workers": 2}, "workers= belongs to engine='ray'"),
     "workers twice": ({"engine": RayEngine(workers=2), "workers": 2}, "expected workers within RayEngine"),
-    "no workers": ({"engine": RayEngine(workers=0)}, "expected --workers of at least 1, got 0"),
+    "no workers": ({"engine": RayEngine(workers=0)}, "expected workers= of at least 1, got 0"),
 }
 
 

@@ -69,7 +69,7 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path, data: s
 
 def test_a_folder_that_holds_a_run_is_not_taken(tmp_path: Path) -> None:
     written(tmp_path)
-    with pytest.raises(RunFolderError, match="already holds a run; use --resume to go on with it or --overwrite"):
+    with pytest.raises(RunFolderError, match="already holds a run; use resume=True to go on with it or overwrite=True"):
         Journal(tmp_path, IDENTITY, resume=False, overwrite=False)
 
 
@@ -266,7 +266,7 @@ def test_a_damaged_journal_is_refused(tmp_path: Path, text: str | None) -> None:
     file = written(tmp_path)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(text if text is not None else "".join([*lines[:2], '{"rows": 1}\n', *lines[3:]]))
-    with pytest.raises(RunFolderError, match="is damaged; use --overwrite to run it again"):
+    with pytest.raises(RunFolderError, match="is damaged; use overwrite=True to run it again"):
         Journal(tmp_path, IDENTITY, resume=True, overwrite=False)
 
 

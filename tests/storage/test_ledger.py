@@ -91,7 +91,7 @@ def test_another_endpoint_is_refused(path):
     open_ledger(path, "f").close()
     with pytest.raises(RunFolderError, match="another endpoint"):
         open_ledger(path, "g", resume=True)
-    with pytest.raises(RunFolderError, match="--resume or start anew"):
+    with pytest.raises(RunFolderError, match="resume=True or start anew"):
         open_ledger(path, "f")
 
 

@@ -257,5 +257,5 @@ def _need_bounded(node: Node, peaks: Sequence[float], why: str = "it multiplies 
     if not all(math.isfinite(peak) for peak in peaks):
         raise UnboundedError(
             f"{node.name!r} ({node.op}) has no global Lipschitz constant: {why}; "
-            "give the largest |value| of an input (input_bound=, --input-bound) for a bound that holds for such inputs"
+            "give the largest |value| of an input (--input-bound) for a bound that holds for such inputs"
         )

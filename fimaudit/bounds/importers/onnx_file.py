@@ -113,7 +113,5 @@ def _shape(entry: Any, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
         return (first, *given)
     if not dims or any(n <= 0 for n in dims[1:]):
-        raise TargetError(
-            f"the shape of input {entry.name!r} is free in this ONNX graph; pass input_shape=... (--input-shape 3,224,224)"
-        )
+        raise TargetError(f"the shape of input {entry.name!r} is free in this ONNX graph; say it with --input-shape")
     return (first, *dims[1:])

@@ -97,7 +97,7 @@ def test_patience_ends(clock, service, server, connect):
     meter.ask([PlainRows(ROWS[:20])])
     service.spoil = lambda asked: vendors.Said({"error": "busy"}, 503)
     began = clock.now
-    with pytest.raises(ModelFailure, match="--resume"):
+    with pytest.raises(ModelFailure, match="resume=True"):
         meter.ask([PlainRows(ROWS)])
     assert 120 <= clock.now - began < 600
 

@@ -93,7 +93,7 @@ def test_budget_is_never_exceeded_under_concurrency_and_faults(faults, cancer, c
     model = connect(target(faults), batch=10, concurrency=8, **JSON)
     faults.set(rate=0.2, seed=5, kinds=["garbage", "reset", "503"])
     meter = Meter(model, budget=137)
-    with pytest.raises(BudgetExhausted, match=r"137 rows is spent.*--resume"):
+    with pytest.raises(BudgetExhausted, match=r"137 rows is spent.*resume=True"):
         meter.ask([PlainRows(cancer.rows[:400])])
     assert meter.usage.rows <= 137
     counts = faults.told()["counts"]

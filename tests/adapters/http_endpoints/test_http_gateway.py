@@ -55,7 +55,7 @@ def test_a_broken_upstream_is_the_endpoints_failure(gateway, cancer, connect, pl
         meter.ask([PlainRows(cancer.rows[:5])])
     assert caught.value.exit_code == 3
     assert "rows 0 to 0" in str(caught.value)
-    assert "--resume" in str(caught.value)
+    assert "resume=True" in str(caught.value)
     assert (meter.usage.requests, meter.usage.rows) == (3, 3)
 
 

@@ -81,7 +81,7 @@ def test_every_manner_of_saying_a_class_is_read(server, manner):
 
 def test_without_the_flag_it_is_named(server):
     for path, settings in (MANNERS["open_inference"], MANNERS["mlflow text"], MANNERS["tensorflow_serving"]):
-        with pytest.raises(OutputError, match="--link labels"):
+        with pytest.raises(OutputError, match="link='labels'"):
             audit(server.url + path, X, trust_env=False, **settings)
 
 
