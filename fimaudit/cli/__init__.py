@@ -30,6 +30,11 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="fimaudit",
     help="Audit deployed classifiers from nothing but the probabilities they return.",
+    epilog=(
+        "Exit codes: 0 done, and within the policy; 1 outside it or undecided (gate), or a mismatch (verify); 2 wrong use "
+        "or bad input, found before anything is measured; 3 the model failed or the budget ran out, and the run can be "
+        "resumed; 130 interrupted (Ctrl-C)."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

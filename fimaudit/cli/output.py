@@ -63,8 +63,24 @@ def _plain(value: Any) -> Any:
 
 def print_line(console: Console, text: str | Text, style: str = "") -> None:
     """A sentence: on a terminal broken between words and never within one, elsewhere on one line."""
-    shown = Text(text, style) if isinstance(text, str) else text
-    console.print(shown, overflow="ignore", soft_wrap=not console.is_terminal)
+    shown = Text(text, style) if isinstance(text, str) else text.copy()
+    if console.is_terminal:
+        shown.plain = _broken(shown.plain, console.width)  # of the same length, so that styles stay where they are
+    console.print(shown, soft_wrap=True)
+
+
+def _broken(text: str, width: int) -> str:
+    """The text with line breaks in place of blanks, so that no line is wider than it must be."""
+    characters, start, blank = list(text), 0, -1
+    for place, character in enumerate(text):
+        if character == "\n":
+            start, blank = place + 1, -1
+        elif character == " ":
+            blank = place
+        if place - start >= width and blank >= 0:
+            characters[blank] = "\n"
+            start, blank = blank + 1, -1
+    return "".join(characters)
 
 
 def print_command(console: Console, said: str, command: str, after: str = "") -> None:
