@@ -112,19 +112,22 @@ def compare(
 
 
 def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:
-    """The files of what was found; of two models a page too."""
+    """The files of what was found: data, and a page."""
     from fimaudit.report.page import render_comparison
+    from fimaudit.report.ranking_page import ranking_html
 
-    file = out / ("comparison.json" if isinstance(found, Comparison) else "ranking.json")
+    name = "comparison" if isinstance(found, Comparison) else "ranking"
+    file, page = out / f"{name}.json", out / f"{name}.html"
     try:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(found.to_json(), encoding="utf-8")
+        if isinstance(found, Ranking):
+            page.write_text(ranking_html(found, runs[0].report.environment), encoding="utf-8")
     except OSError as exc:
         raise RunFolderError(f"cannot write {file}: {exc.strerror or exc}") from exc
-    if not isinstance(found, Comparison):
-        return [file]
-    render_comparison(found, runs[0], runs[1], out / "comparison.html")
-    return [file, out / "comparison.html"]
+    if isinstance(found, Comparison):
+        render_comparison(found, runs[0], runs[1], page)
+    return [file, page]
 
 
 #: What has a meaning for run folders too.

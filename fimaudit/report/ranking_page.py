@@ -1,0 +1,77 @@
+"""The page of a ranking: which model may stand where, and how sure that is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from fimaudit.comparison.ranking import RankedModel, Ranking
+from fimaudit.report.page import _common, _environment
+
+__all__ = ["ranking_html"]
+
+#: What each quantity is, and whether much of it is good.
+QUANTITIES = {
+    "margin_radius": (
+        "margin radius",
+        "the distance, to first order, to an input that is answered otherwise: large is robust",
+    ),
+    "peak_spectral_norm": (
+        "peak norm",
+        "how violently the answer can change, however confident the model is: small is robust",
+    ),
+    "spectral_norm": ("spectral norm", "how violently the answer can change at the model's own confidence: small is robust"),
+}
+
+
+def ranking_html(ranking: Ranking, environment: dict[str, Any]) -> str:
+    """The page as text; everything from outside is escaped, and nothing is loaded.
+
+    Args:
+        ranking: of models on the same inputs.
+        environment: of the first run's report, for the footer.
+    """
+    quantity, meaning = QUANTITIES[ranking.metric]
+    return (
+        _environment()
+        .get_template("ranking.html.j2")
+        .render(
+            ranking=ranking,
+            title=f"{len(ranking.models)} models by {quantity}",
+            quantity=quantity,
+            meaning=meaning,
+            found=_found(ranking.models),
+            ties=_ties(ranking.models),
+            unit=f"{'in' if ranking.metric == 'margin_radius' else 'in 1 / unit², unit:'} {ranking.unit}",
+            compare=_compare(ranking.models),
+            environment=environment,
+            **_common(),
+        )
+    )
+
+
+def _found(models: Sequence[RankedModel]) -> str:
+    """Who may be the most robust, in a sentence."""
+    first = [m.name for m in models if m.best == 1]
+    if len(first) == 1:
+        return f"{first[0]} is the most robust of them."
+    if len(first) == len(models):
+        return "Any of them may be the most robust: these inputs and queries do not tell."
+    return f"{_listed(first)} may each be the most robust of them: these inputs and queries do not tell."
+
+
+def _ties(models: Sequence[RankedModel]) -> str:
+    """How many places are settled."""
+    settled = sum(m.best == m.worst for m in models)
+    return f"{settled} of {len(models)} places are settled, all of them at once with this confidence."
+
+
+def _compare(models: Sequence[RankedModel]) -> str:
+    """What to type to see the first two side by side."""
+    first, second = (shlex.quote(m.folder) for m in models[:2])
+    return f"fimaudit compare {first} {second} --out comparison"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
