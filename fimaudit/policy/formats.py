@@ -44,6 +44,11 @@ def junit_xml(verdict: Verdict, run: RunFolder) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": _clean(str(run.report.model.get("name"))), "name": _clean(_title(decision))}
         )
+        properties = ElementTree.SubElement(case, "properties")
+        for name in ("outcome", "value", "bound", "limit"):
+            found = getattr(decision, name)
+            if found is not None:
+                ElementTree.SubElement(properties, "property", {"name": name, "value": str(found)})
         if decision.outcome != "pass":
             tag = "failure" if decision.outcome == "fail" else "error"
             found = ElementTree.SubElement(case, tag, {"type": decision.outcome, "message": _clean(decision.sentence)})

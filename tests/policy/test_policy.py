@@ -309,7 +309,10 @@ def test_junit_and_markdown_escape(run: RunFolder, tmp_path: Path) -> None:
     named = RunFolder(run.folder, report, run.inputs)
     suite = ElementTree.fromstring(junit_xml(verdict, named))[0]
     assert suite.attrib | {"tests": "3", "failures": "1", "errors": "1"} == suite.attrib
-    assert [len(case) for case in suite] == [1, 1, 0]
+    assert [len(case) for case in suite] == [2, 2, 1]
+    properties = [{p.get("name"): p.get("value") for p in case.iter("property")} for case in suite]
+    assert [p["outcome"] for p in properties] == ["fail", "undecided", "pass"]
+    assert [float(str(p["bound"])) for p in properties] == [d.bound for d in verdict.decisions]
     text = markdown_summary(verdict, named)
     assert "<script" not in text
     assert "@all" not in text
