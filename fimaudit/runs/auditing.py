@@ -14,6 +14,7 @@ from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, o
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
+from fimaudit.engines.work import Derivatives
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import looks_at_integrity
 from fimaudit.measurement.settings import Settings
@@ -27,8 +28,9 @@ from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
 from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditArgs, AuditKeywords, AuditOptions, Existing, read_options
-from fimaudit.runs.run import Derivatives, Progress, Run, Task
+from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus
+from fimaudit.runs.task import Task
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.result_store import MOST_INLINE
 from fimaudit.whitebox.inputs import DIRECTIONS_FOLDER, choose_mode
