@@ -19,8 +19,8 @@ from fimaudit.estimation.stopping import most_queries
 from fimaudit.policy.rules import read_policy
 from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
+from fimaudit.runs.cost import cost_of
 from fimaudit.runs.options import MOST_LABELS
-from fimaudit.runs.planning import cost_of
 
 __all__ = ["audit"]
 

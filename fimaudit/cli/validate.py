@@ -16,7 +16,7 @@ from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
 from fimaudit.models.normalising import read_normalize
 from fimaudit.results import Interval
-from fimaudit.runs.planning import cost_of
+from fimaudit.runs.cost import cost_of
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS
