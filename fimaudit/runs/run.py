@@ -22,7 +22,9 @@ from fimaudit.results import UNANSWERED, MeasuredInput
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
-from fimaudit.runs.integrity import AuditedInputs, IntegrityFindings, candidates, check_integrity
+from fimaudit.runs.integrity.checks import candidates, check_integrity
+from fimaudit.runs.integrity.findings import IntegrityFindings
+from fimaudit.runs.integrity.rows import AuditedInputs
 from fimaudit.runs.label_setup import LABEL_STEPS
 from fimaudit.runs.preflight import Preflight
 from fimaudit.runs.screening import likely_top, screening

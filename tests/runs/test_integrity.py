@@ -15,7 +15,7 @@ from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
 from fimaudit.errors import UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS
-from fimaudit.runs.integrity import candidates
+from fimaudit.runs.integrity.checks import candidates
 from fimaudit.storage.tables import read_inputs_table
 
 Array = NDArray[np.float64]
