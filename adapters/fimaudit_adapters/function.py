@@ -42,11 +42,6 @@ class FunctionAdapter:
             TargetError: not callable, or an option that makes no sense.
         """
         refuse_unused(options, "function", used=("output_step", "finding", "normalise"), extra=self.option_names)
-        if type(target).__module__.startswith("transformers.pipelines"):
-            raise TargetError(
-                f"{type(target).__name__} prepares its inputs out of the audit's sight; give pipeline.model, with inputs as "
-                "pipeline.image_processor makes them (and --mean and --std to state results in pixels)"
-            )
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)

@@ -38,7 +38,8 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     ctx = ctx.at(base_answers, step)
     recheck = OutlierRecheck(ctx)
     main = yield from recheck.record(first_applicable(DESIGNS, ctx).measure())
-    if main.estimate is None or not step.above_noise:
+    nothing_moved = main.estimate is None or not main.estimate.spectral.upper > 0
+    if main.estimate is None or nothing_moved or not step.above_noise:
         if step.has_slope:
             return below_detection(ctx, main)
         profile = yield from measure_profile(ctx, main)

@@ -28,6 +28,7 @@ from sklearn.tree import DecisionTreeClassifier
 from fimaudit import Report, audit
 from fimaudit.measurement.energy import even_share
 from fimaudit.measurement.surface import slope_of
+from tests.batch_sensitive import shifts
 
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -139,6 +140,16 @@ def test_where_answers_are_piecewise_constant_the_radius_is_open_and_real_change
     found = sum(s.witness is not None for s in report.inputs)
     assert found >= len(x) / 2
     assert len(set(classes.tolist())) > 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", STEPPED)
+def test_where_only_last_digits_moved_there_is_no_value(name: str, seed: int) -> None:
+    """Seen: noise that was taken off left a norm of 0 [0, 0], and a warning from the summary."""
+    model, x = STEPPED[name]()
+    classes = model(x[:1]).shape[1]
+    report = audit(lambda rows: model(rows) * (1 + 2e-16 * shifts(len(rows), classes)), x, queries=25, seed=seed)
+    assert all(s.spectral_norm.value is None or s.spectral_norm.upper != 0 for s in report.inputs)
 
 
 def test_noise_in_the_last_digits_is_not_roughness() -> None:
