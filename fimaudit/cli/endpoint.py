@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fimaudit.cli import options as o
 from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import about
 from fimaudit.data.streams import open_data
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Options
@@ -77,7 +78,7 @@ def try_it(
     extra: dict[str, Any] = {"endpoint": parts} if parts else {}
     if isinstance(inputs, Inputs) and inputs.names is not None:
         extra["data_columns"] = list(inputs.names)
-    trial = try_endpoint(target, Options(link=link, extra=extra), first.x[None])
+    trial = try_endpoint(target, Options(link=link, extra=extra, **about(inputs)), first.x[None])
     if as_json:
         print(json.dumps(as_facts(trial), indent=1, default=str))
     else:

@@ -28,6 +28,8 @@ __all__ = ["EndpointClassifier", "open_endpoint"]
 
 NOTE = "http preflight"
 LABELS = "http labels"
+#: Protocols whose rows may hold text, truth values and gaps.
+SENDS_CELLS = ("json", "mlflow")
 
 
 def open_endpoint(target: str, options: Options) -> EndpointClassifier:
@@ -39,7 +41,8 @@ def open_endpoint(target: str, options: Options) -> EndpointClassifier:
     except BaseException:
         loop.close()
         raise
-    return EndpointClassifier(found, transport, loop, options.link)
+    said = dataclasses.replace(found, endpoint=found.endpoint.with_table(options.table))
+    return EndpointClassifier(said, transport, loop, options.link)
 
 
 async def _connect(endpoint: Endpoint) -> tuple[Transport, Discovered]:
@@ -109,6 +112,7 @@ class EndpointClassifier:
             labels_only=self._labels_only,
             class_names=self._class_names(),
             feature_names=endpoint.columns and tuple(endpoint.columns),
+            takes_columns=bool(endpoint.table) and endpoint.protocol in SENDS_CELLS,
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
