@@ -71,7 +71,11 @@ class ImagePipelineClassifier:
             classes=len(self._names),
             class_names=self._names,
             preferred_batch=options.extra.get("batch"),
-            details={"task": TASK, "model": type(pipeline.model).__name__},
+            details={
+                "task": TASK,
+                "model": type(pipeline.model).__name__,
+                "domain": {"lower": 0.0, "upper": 255.0, "quantum": 1.0},
+            },
         )
 
     @property
