@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import InputFailed
-from fimaudit.estimation.integrity import (
-    apart,
-    history_matters,
-)
+from fimaudit.estimation.integrity import apart, history_matters, noticed, threshold
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, RUNGS
 from fimaudit.results import IntegrityCheck
@@ -26,6 +23,8 @@ Array = NDArray[np.float64]
 #: A walk ends in the corner and starts at so many displacements, as far as ratios of its steps in this range allow:
 #: any below 2 leaves a rung nearer to the next one than to the input, so that a store of earlier rows answers it from that.
 FROM, RATIO, MOST_RATIO = 3.0, 1.6, 1.8
+#: Shares of the calls that a second version may take, of which the report says how surely it would have been noticed.
+SHARES = (0.1, 0.5)
 
 HISTORY = (
     "Notices answers that depend on what was asked before: caches of near-duplicates, steps that shrink near earlier rows, "
@@ -37,7 +36,7 @@ HISTORY = (
 def check_history(asked: AskedRows, chosen: Sequence[int], rng: np.random.Generator) -> IntegrityCheck:
     """There and back: the same rows outwards from an input to a random corner of the domain, and in reverse."""
     quality, before = asked.quality, asked.rows
-    walks, found, largest, quiet, rungs = 0, 0, 0.0, 0.0, 0
+    walks, found, largest, quiet, rungs, calls = 0, 0, 0.0, 0.0, 0, 0
     for n, index in enumerate(chosen):
         rows = _walk_rows(asked.inputs, index, rng)
         try:
@@ -50,11 +49,21 @@ def check_history(asked: AskedRows, chosen: Sequence[int], rng: np.random.Genera
                 noise = max(apart(a, b, quality.quantum, quality.batch_effect) for a, b in pairs)
         except InputFailed:
             continue
-        walks, rungs = walks + 1, max(rungs, len(rows))
+        walks, rungs, calls = walks + 1, max(rungs, len(rows)), calls + asked.calls(rows)
         found += history_matters(difference, noise, quality.batch_effect_logs)
         if difference >= largest:
             largest, quiet = difference, noise
-    numbers = {"walks": walks, "rows_a_walk": rungs, "contradicting": found, "largest": largest, "repeats": quiet}
+    least = threshold(quiet, quality.batch_effect_logs)
+    numbers = {
+        "walks": walks,
+        "rows_a_walk": rungs,
+        "contradicting": found,
+        "largest": largest,
+        "repeats": quiet,
+        "calls_repeated": calls,
+        "noticed_difference": least,
+        **{f"noticed_share_{share}": noticed(share, calls) for share in SHARES},
+    }
     took = asked.rows - before
     if not walks:
         return check_result("history", "not_applicable", HISTORY, "no input could be asked", numbers, took)
@@ -67,6 +76,10 @@ def check_history(asked: AskedRows, chosen: Sequence[int], rng: np.random.Genera
         return check_result("history", "contradicted", HISTORY, finding, numbers, took)
     finding = f"{walks} walks of {rungs} rows, there and back, were answered alike" + (
         f" (within {largest:.2g} in log p)" if largest else ""
+    )
+    power = " and ".join(f"{share:.0%} of the calls with probability {noticed(share, calls):.2f}" for share in SHARES)
+    finding += (
+        f"; a second version that moves log p by more than {least:.2g} would have been noticed here if it took {power}"
     )
     return check_result("history", "ok", HISTORY, finding, numbers, took)
 

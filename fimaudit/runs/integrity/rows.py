@@ -56,9 +56,16 @@ class AskedRows:
         self._meter, self.rows = meter, 0
         self.repeats = REPEATED if inputs.quality.random else 1
 
+    def calls(self, rows: NDArray[Any]) -> int:
+        """How many calls a walk over these rows takes."""
+        return -(-len(rows) // self._size(rows))
+
+    def _size(self, rows: NDArray[Any]) -> int:
+        return min(self._meter.batch_rows(int(rows[:1].nbytes)), len(rows))
+
     def walk(self, rows: NDArray[Any], name: str) -> Array:
         """Answers to rows in their order: no call before the one ahead of it is answered."""
-        size = min(self._meter.batch_rows(int(rows[:1].nbytes)), len(rows))
+        size = self._size(rows)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         return np.concatenate([self._one(part, f"{name} {n}") for n, part in enumerate(parts)])
 
