@@ -175,8 +175,8 @@ class DisplacedContext(InputContext):
 
     @property
     def wants_slope(self) -> bool:
-        """Whether the gradient towards the nearest other answer is used: for a witness, or to name features."""
-        return self.settings.witness or listed(self.x, MOST_SKETCHED)
+        """Whether the gradient towards the nearest other answer is used: to check the radius, or to name features."""
+        return self.settings.witness or self.settings.profile != "off" or listed(self.x, MOST_SKETCHED)
 
     @property
     def flags(self) -> list[str]:

@@ -11,6 +11,7 @@ from fimaudit.measurement.designs import MainAnswers
 __all__ = [
     "DISAGREE",
     "FAR_STEP",
+    "FELL",
     "FLIPPED",
     "JUMPED",
     "LONGER",
@@ -22,6 +23,7 @@ __all__ = [
     "PARTIAL",
     "RIVAL_HIDDEN",
     "UNREPEATABLE",
+    "WALKED",
     "WITNESSED",
     "undetected_reason",
 ]
@@ -45,6 +47,11 @@ DISAGREE = (
 FAR_STEP = "measured over {times:.2g} times the common displacement, over which this input does not answer linearly"
 LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"
 OVERSTATES = "less than the lower limit of {lower:.3g} that the slope at the input gives, which overstates the distance"
+WALKED = "a displacement of {at:.3g} along the slope changed the decision, " + OVERSTATES
+FELL = (
+    "along the slope the decision is even at {share:.0f} % of the distance at which a linear function would change it: "
+    "the model is calmer at this input than around it, so the local radius overstates the distance"
+)
 FLIPPED = "a random displacement of {at:.3g} changed the decision, " + OVERSTATES
 WITNESSED = "a displacement of {at:.3g} was found that changes the decision, " + OVERSTATES
 OUTSIDE = "the domain ends at a distance of {at:.3g}, " + OVERSTATES

@@ -16,6 +16,7 @@ from fimaudit.measurement.outcome import below_detection, measured, steps_disagr
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.recheck import OutlierRecheck
 from fimaudit.measurement.scale_profile import measure_profile
+from fimaudit.measurement.slope_walk import SlopeWalk, walk_slope
 from fimaudit.results import Witness
 
 __all__ = ["measure_input"]
@@ -50,12 +51,15 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
     profile = yield from measure_profile(ctx, main)
-    witness = yield from _find_counterexample(ctx, main)
+    walk = (yield from walk_slope(ctx, main)) if profile or ctx.settings.witness else None
+    witness = yield from _find_counterexample(ctx, main, walk)
     estimate = step.widened(main.estimate, exact=main.design.exact)
-    return measured(ctx, main, estimate, profile, witness)
+    return measured(ctx, main, estimate, profile, walk, witness)
 
 
-def _find_counterexample(ctx: DisplacedContext, main: MainAnswers) -> Flow[Witness | NotHeld | None]:
+def _find_counterexample(
+    ctx: DisplacedContext, main: MainAnswers, walk: SlopeWalk | None = None
+) -> Flow[Witness | NotHeld | None]:
     """A displacement that changes the decision, where one is wanted and a way to it is known.
 
     Where the answers have a slope, the way is along it; else towards the nearest input that is decided otherwise.
@@ -63,4 +67,5 @@ def _find_counterexample(ctx: DisplacedContext, main: MainAnswers) -> Flow[Witne
     if not ctx.settings.witness:
         return None
     slope = main.slope if ctx.step.has_slope else ctx.way_to_other(main.view.top)
-    return None if slope is None else (yield from find_witness(ctx.x, ctx.space, slope, main.view.top))
+    asked = None if walk is None else walk.asked
+    return None if slope is None else (yield from find_witness(ctx.x, ctx.space, slope, main.view.top, asked))

@@ -29,6 +29,7 @@ from fimaudit.measurement.explain import (
 )
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.scale_profile import overstatement
+from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
 __all__ = ["below_detection", "measured", "steps_disagree", "unrepeatable"]
@@ -39,6 +40,7 @@ def measured(
     main: MainAnswers,
     estimate: Estimate,
     profile: list[ScaleRung],
+    walk: SlopeWalk | None,
     witness: Witness | NotHeld | None,
 ) -> Sensitivity:
     """A measured input.
@@ -48,6 +50,7 @@ def measured(
         main: what the main directions showed.
         estimate: the same numbers, with limits that allow for the step's error.
         profile: radius and flips over longer displacements.
+        walk: how far the slope holds.
         witness: a displacement that changed the decision, or why one that did is not kept.
     """
     view, value = main.view, estimate.spectral.value
@@ -80,7 +83,7 @@ def measured(
         radius = Interval()
         reasons.append(NO_SLOPE)
     shrinks = overstatement(profile)
-    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x))
+    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x), walk)
     radius, flags = checked.radius, [*flags, *checked.flags]
     reasons += checked.reasons
     smallest = min((rung.radius for rung in profile if rung.radius is not None), default=None)

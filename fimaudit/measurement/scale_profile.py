@@ -23,7 +23,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS
+from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS, WALK_ROWS
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
@@ -57,6 +57,8 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
     if choice == "off" or (margin is None and ctx.step.has_slope):
         return []
     count, rho = PROFILE_DIRECTIONS[choice], ctx.step.rho
+    if choice == "cheap" and margin is not None:
+        count -= WALK_ROWS // len(OWN_RUNGS)
     rungs_at, known = _own_directions(ctx), main.answers[:0]
     if isinstance(main.design, RandomDesign):
         rungs_at, known = main.design.first_at, main.answers[:count]
