@@ -6,6 +6,7 @@ decides what runs beside it; no call holds rows of two inputs.
 
 from __future__ import annotations
 
+from fimaudit.measurement.additivity import KINKED, norm_error, unexplained_share
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext, InputContext
 from fimaudit.measurement.counterexample import find_witness
@@ -15,7 +16,7 @@ from fimaudit.measurement.input_step import find_step
 from fimaudit.measurement.outcome import below_detection, measured, steps_disagree, unrepeatable
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.recheck import OutlierRecheck
-from fimaudit.measurement.scale_profile import measure_profile
+from fimaudit.measurement.scale_profile import Profile, measure_profile
 from fimaudit.measurement.slope_walk import SlopeWalk, walk_slope
 from fimaudit.results import Witness
 
@@ -43,7 +44,7 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
         if step.has_slope:
             return below_detection(ctx, main)
         profile = yield from measure_profile(ctx, main)
-        return below_detection(ctx, main, profile, (yield from _find_counterexample(ctx, main)))
+        return below_detection(ctx, main, profile.rungs, (yield from _find_counterexample(ctx, main)))
     if (difference := (yield from recheck.ask_again(main))) is not None:
         return unrepeatable(ctx, main, difference)
     if main.design.exact and main.estimate.spectral.lower < ALIKE * main.estimate.spectral.upper:
@@ -51,10 +52,18 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
     profile = yield from measure_profile(ctx, main)
-    walk = (yield from walk_slope(ctx, main)) if profile or ctx.settings.witness else None
+    walk = (yield from walk_slope(ctx, main)) if profile.rungs or ctx.settings.witness else None
     witness = yield from _find_counterexample(ctx, main, walk)
     estimate = step.widened(main.estimate, exact=main.design.exact)
-    return measured(ctx, main, estimate, profile, walk, witness)
+    share = _unexplained(ctx, main, profile)
+    return measured(ctx, main, estimate.widened(norm_error(share)), profile.rungs, walk, witness, kinked=share >= KINKED)
+
+
+def _unexplained(ctx: DisplacedContext, main: MainAnswers, profile: Profile) -> float:
+    """Share of joint displacements' answers that single features do not explain; 0 where nothing can be said."""
+    if main.jacobian is None or profile.first is None or main.view.noise is not None or ctx.space.quantised:
+        return 0.0
+    return unexplained_share(ctx.space, profile.first, main.jacobian)
 
 
 def _find_counterexample(

@@ -42,6 +42,8 @@ def measured(
     profile: list[ScaleRung],
     walk: SlopeWalk | None,
     witness: Witness | NotHeld | None,
+    *,
+    kinked: bool = False,
 ) -> Sensitivity:
     """A measured input.
 
@@ -52,6 +54,7 @@ def measured(
         profile: radius and flips over longer displacements.
         walk: how far the slope holds.
         witness: a displacement that changed the decision, or why one that did is not kept.
+        kinked: whether single features do not add up to what they do together.
     """
     view, value = main.view, estimate.spectral.value
     partial = ctx.quality.top_k is not None and not view.whole
@@ -70,6 +73,8 @@ def measured(
     if kind == "local" and view.noise is not None and radius.value is not None and ctx.step.rho > radius.value:
         kind = "finite_scale"
         reasons.append(LONGER.format(at=ctx.step.rho))
+    if kinked and "kinked" not in flags:
+        flags.append("kinked")
     if main.jumps:
         kind = "finite_scale"
         flags.append("jumps")
