@@ -239,7 +239,8 @@ class LeastSquares(Design):
         slope = _known_slope(descent, estimate)
         gradient = None if slope is None else (slope.gradient, len(answers))
         main = MainAnswers(self, self.name, self.ctx.view, estimate, answers, self.pairs.length, len(answers) + 1)
-        return replace(main, slope=slope, gradient=gradient)
+        jumps = not self.ctx.quality.random and some_jump(answers, self.ctx.base_answers.base)
+        return replace(main, slope=slope, gradient=gradient, jumps=jumps)
 
 
 class RandomDesign(Design):

@@ -22,6 +22,7 @@ __all__ = [
     "OVERSTATED",
     "PARTIAL",
     "RIVAL_HIDDEN",
+    "TOGETHER",
     "UNREPEATABLE",
     "WALKED",
     "WITNESSED",
@@ -43,6 +44,10 @@ JUMPED = "a few answers at a displacement of {at:.3g} lie far from all others, s
 DISAGREE = (
     "steps of a displacement of {at:.3g} and of half of it give quite different slopes: the answers jump or bend there, and "
     "neither value is known"
+)
+TOGETHER = (
+    "displacements of {at:.3g} of single features and of all at once give quite different slopes: the answers jump or bend "
+    "there, and neither value is known"
 )
 FAR_STEP = "measured over {times:.2g} times the common displacement, over which this input does not answer linearly"
 LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"

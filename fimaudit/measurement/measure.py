@@ -12,6 +12,7 @@ from fimaudit.measurement.context import DisplacedContext, InputContext
 from fimaudit.measurement.counterexample import find_witness
 from fimaudit.measurement.deflation_trial import JacobianLearner
 from fimaudit.measurement.designs import DESIGNS, MainAnswers, RandomDesign, first_applicable
+from fimaudit.measurement.explain import TOGETHER
 from fimaudit.measurement.input_step import find_step
 from fimaudit.measurement.outcome import below_detection, measured, steps_disagree, unrepeatable
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
@@ -24,6 +25,8 @@ __all__ = ["measure_input"]
 
 #: Where two steps of a whole Jacobian differ by more, as a share of the limits that they give, neither is a value.
 ALIKE = 0.25
+#: Where joint displacements leave more unexplained by single features, one of the two met a jump.
+UNEXPLAINED = 0.25
 
 
 def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> MeasurementFlow:
@@ -52,10 +55,11 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
     profile = yield from measure_profile(ctx, main)
+    if (share := _unexplained(ctx, main, profile)) > UNEXPLAINED:
+        return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)), TOGETHER)
     walk = (yield from walk_slope(ctx, main)) if profile.rungs or ctx.settings.witness else None
     witness = yield from _find_counterexample(ctx, main, walk)
     estimate = step.widened(main.estimate, exact=main.design.exact)
-    share = _unexplained(ctx, main, profile)
     return measured(ctx, main, estimate.widened(norm_error(share)), profile.rungs, walk, witness, kinked=share >= KINKED)
 
 

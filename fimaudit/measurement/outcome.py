@@ -140,7 +140,9 @@ def below_detection(
     )
 
 
-def steps_disagree(ctx: DisplacedContext, main: MainAnswers, witness: Witness | NotHeld | None) -> Sensitivity:
+def steps_disagree(
+    ctx: DisplacedContext, main: MainAnswers, witness: Witness | NotHeld | None, why: str = DISAGREE
+) -> Sensitivity:
     """An input whose whole Jacobian is another one over another step, by so much that no value is left of it."""
     upper = np.inf if main.estimate is None else main.estimate.spectral.upper
     return Sensitivity(
@@ -150,7 +152,7 @@ def steps_disagree(ctx: DisplacedContext, main: MainAnswers, witness: Witness | 
         margin_radius=check_radius(Interval(), [], witness, np.inf).radius,
         witness=witness if isinstance(witness, Witness) else None,
         flags=_flags(ctx, main),
-        reason=DISAGREE.format(at=ctx.step.rho),
+        reason=why.format(at=ctx.step.rho),
     )
 
 
