@@ -26,7 +26,7 @@ __all__ = ["measure_input"]
 #: Where two steps of a whole Jacobian differ by more, as a share of the limits that they give, neither is a value.
 ALIKE = 0.25
 #: Where joint displacements leave more unexplained by single features, one of the two met a jump.
-UNEXPLAINED = 0.25
+UNEXPLAINED = 0.5
 
 
 def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> MeasurementFlow:

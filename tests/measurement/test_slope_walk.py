@@ -138,17 +138,3 @@ def test_what_is_walked_comes_out_of_the_profile() -> None:
         asked.clear()
         audit(model, x, queries=60, mode="black-box", profile=profile, witness=False, integrity=False)  # type: ignore[arg-type]
         assert sum(asked) <= 10 * (60 + most_on_top(60)) + 80
-
-
-def test_equal_values_that_are_pooled_are_a_kink_and_unequal_ones_are_not() -> None:
-    """Sixteen features in four groups, of which the largest counts: equal at the input, or far apart."""
-    ways = np.array([1.0, 0.7, -0.8, 0.5])
-
-    def margin(rows: Array) -> Array:
-        return np.asarray(0.5 + rows.reshape(-1, 4, 4).max(axis=2) @ ways)
-
-    equal = np.zeros((4, 16))
-    apart = np.tile([0.0, 0.3, 0.6, 0.9], (4, 4))
-    for x, kinked in ((equal, True), (apart, False)):
-        report = audit(answers(margin), x, queries=200, mode="black-box", lower=0.0, upper=1.0)
-        assert all(("kinked" in s.flags or s.kind != "local") == kinked for s in report.inputs)
