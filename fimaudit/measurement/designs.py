@@ -69,6 +69,7 @@ class MainAnswers:
         factor: times the largest squared secant that a norm may be, where directions were not random.
         slope: a way to the nearest other answer, where it is known or was wanted.
         gradient: (d,) unbiased, of the log-odds of that answer; and as how many random directions it is noisy, if at all.
+        jacobian: (d, C) of 2 sqrt(p), in units of the scale, where single features were asked.
         threshold: on which side of it the spectral norm was decided to lie.
         jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
     """
@@ -83,6 +84,7 @@ class MainAnswers:
     factor: float | None = None
     slope: Slope | None = None
     gradient: tuple[Array, int | None] | None = None
+    jacobian: Array | None = None
     threshold: Decision | None = None
     jumps: bool = False
 
@@ -197,7 +199,7 @@ class FullJacobian(Design):
         gradient = None if slope is None else (slope.gradient, None)
         base, factor = ctx.base_answers.base, 4.0 * ctx.space.features
         numbers = (found.estimate, base, found.length, found.rows, factor, slope, gradient)
-        return MainAnswers(self, found.method, ctx.view, *numbers)
+        return MainAnswers(self, found.method, ctx.view, *numbers, jacobian=found.roots)
 
     def _jacobian(self) -> Flow[WholeJacobian]:
         """As well as the rows allow; with a precision, from as few as serve it."""
@@ -237,7 +239,8 @@ class LeastSquares(Design):
         slope = _known_slope(descent, estimate)
         gradient = None if slope is None else (slope.gradient, len(answers))
         main = MainAnswers(self, self.name, self.ctx.view, estimate, answers, self.pairs.length, len(answers) + 1)
-        return replace(main, slope=slope, gradient=gradient)
+        jumps = not self.ctx.quality.random and some_jump(answers, self.ctx.base_answers.base)
+        return replace(main, slope=slope, gradient=gradient, jumps=jumps)
 
 
 class RandomDesign(Design):

@@ -172,8 +172,8 @@ def test_behind_small_jumps_the_smooth_model_is_measured_at_the_displacement_whe
     assert np.mean(held) >= 0.9
 
 
-def test_a_rare_second_version_chosen_by_the_row_is_seen_among_the_main_rows() -> None:
-    """One row in 30 goes to another model: pilot and check miss it, most inputs' own rows do not."""
+def test_a_rare_second_version_chosen_by_the_row_is_seen() -> None:
+    """One row in 30 goes to another model: the pilot meets it at some rung of some input, and inputs in their own rows."""
     x = np.random.default_rng(0).standard_normal((16, 60))
     weights = [np.random.default_rng(seed).standard_normal((60, 3)) / 8 for seed in (1, 2)]
 
@@ -183,10 +183,11 @@ def test_a_rare_second_version_chosen_by_the_row_is_seen_among_the_main_rows() -
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
 
-    report = audit(answer, x, queries=100)
-    flagged = [s for s in report.inputs if "jumps" in s.flags]
-    assert len(local(report)) <= 2
-    assert all(s.margin_radius.value is None for s in flagged)
+    for queries in (50, 100):
+        reports = [audit(answer, x, queries=queries, seed=seed) for seed in range(3)]
+        assert sum(len(local(report)) for report in reports) <= 6  # of 48
+        assert all(s.margin_radius.value is None for report in reports for s in report.inputs if s.kind != "local")
+    assert any("as if something else had given them" in str(s.reason) for s in reports[0].inputs)
 
 
 def test_a_kink_at_the_inputs_is_flagged() -> None:
