@@ -9,9 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.perturbations.sign_rows import RungRows
+from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
+from fimaudit.perturbations.quantised_rows import LevelRows
+from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
 
-__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows"]
+__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RandomRows", "RowRange", "Rows"]
+
+#: Rows along random directions.
+RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 
 
 class Rows(Protocol):
