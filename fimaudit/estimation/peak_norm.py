@@ -433,14 +433,16 @@ def _power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, st
         a maximum, and the (..., n, K) sums of rows that the directions come from.
     """
     q, root = _tempered(log_p, temperatures)
-    turned = np.swapaxes(logs, -1, -2)
+    weights, turned = root * root, np.swapaxes(logs, -1, -2)
     for step in range(steps + 1):
-        u = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
-        values = np.sqrt((u * u).sum(axis=-1))
-        u /= np.maximum(values, TINY)[..., None]
-        forms = _forms(u, q, root)
+        # u = centred root, and as q adds up to 1 its form is u root: no mean of it is left to take off.
+        centred = seed - np.vecdot(q, seed)[..., None]
+        forms = centred * weights
+        values = np.sqrt(np.maximum(np.vecdot(forms, centred), 0.0))
+        inverse = 1.0 / np.maximum(values, TINY)[..., None]
         if step < steps:
-            seed = (forms @ turned) @ logs
+            seed = ((forms @ turned) * inverse) @ logs
+    forms *= inverse
     return forms, values, seed
 
 
