@@ -261,7 +261,7 @@ def peak_limits(
 
     upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
     limits covers it; lower: a predictable sum whose temperature and direction both come from earlier contrasts, each
-    term of which is at most peak chi2_1.
+    term of which is at most peak chi2_1. Where the top eigenvalue at the peak stands apart, both as for ``spectral_limits``.
 
     Args:
         logs: (..., m, K) contrasts of log p, of as many inputs as the first axes say.
@@ -285,7 +285,10 @@ def peak_limits(
         return ManyLimits.of_one(limits, logs.shape[:-2]), np.full(logs.shape[:-2], temperature)
     temperatures = peak_temperature(logs, log_p)
     values = sample_spectrum(temper(logs, log_p, temperatures))
-    return sketch_limits(values, _predicted_peak(logs, log_p), terms, tail, features), temperatures
+    each, each_p = logs.reshape(-1, *logs.shape[-2:]), log_p.reshape(-1, log_p.shape[-1])
+    values = values.reshape(len(each), -1)
+    found = sketch_limits(values, lambda which: _predicted_peak(each[which], each_p[which]), terms, tail, features)
+    return ManyLimits(*(of.reshape(logs.shape[:-2]) for of in found)), temperatures
 
 
 def _joint_peak(
