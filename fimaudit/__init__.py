@@ -7,21 +7,20 @@ the answer can change when the input changes a little (arXiv 2606.04767).
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fimaudit.comparison.two_runs import Comparison
-from fimaudit.domain import InputDomain
-from fimaudit.engines.selection import RayEngine
-from fimaudit.errors import FimauditError
-from fimaudit.models.classifier import Classifier as Classifier
-from fimaudit.models.classifier import open_classifier
-from fimaudit.results import Interval, Report, Sensitivity
-from fimaudit.runs.auditing import audit, sensitivity
-from fimaudit.runs.comparing import compare, rank
-from fimaudit.runs.options import AuditOptions
-
 if TYPE_CHECKING:
     from fimaudit.bounds.bounding import lipschitz_bound
+    from fimaudit.comparison.two_runs import Comparison
+    from fimaudit.domain import InputDomain
+    from fimaudit.engines.selection import RayEngine
+    from fimaudit.errors import FimauditError
+    from fimaudit.models.classifier import Classifier as Classifier
+    from fimaudit.models.classifier import open_classifier
     from fimaudit.models.normalising import Normalize
     from fimaudit.policy.gate import Verdict, gate
+    from fimaudit.results import Interval, Report, Sensitivity
+    from fimaudit.runs.auditing import audit, sensitivity
+    from fimaudit.runs.comparing import compare, rank
+    from fimaudit.runs.options import AuditOptions
     from fimaudit.runs.planning import plan
     from fimaudit.training import fisher_penalty
     from fimaudit.validation.validating import validate
@@ -51,14 +50,28 @@ __all__ = [
     "validate",
 ]
 
-#: Names that are loaded on first use, and where from: most programs need none of them.
-_LATER = {
-    "Verdict": "policy.gate",
+#: Where each public name is defined; its module is loaded when the name is first used.
+_PLACES = {
+    "AuditOptions": "runs.options",
+    "Classifier": "models.classifier",
+    "Comparison": "comparison.two_runs",
+    "FimauditError": "errors",
+    "InputDomain": "domain",
+    "Interval": "results",
     "Normalize": "models.normalising",
+    "RayEngine": "engines.selection",
+    "Report": "results",
+    "Sensitivity": "results",
+    "Verdict": "policy.gate",
+    "audit": "runs.auditing",
+    "compare": "runs.comparing",
     "fisher_penalty": "training",
     "gate": "policy.gate",
     "lipschitz_bound": "bounds.bounding",
+    "open_classifier": "models.classifier",
     "plan": "runs.planning",
+    "rank": "runs.comparing",
+    "sensitivity": "runs.auditing",
     "validate": "validation.validating",
 }
 
@@ -74,6 +87,7 @@ if not TYPE_CHECKING:  # for a type checker every name would be there
             from importlib.metadata import version
 
             return version("fimaudit")
-        if name not in _LATER:
+        if name not in _PLACES:
             raise AttributeError(f"module 'fimaudit' has no attribute {name!r}")
-        return getattr(import_module(f"fimaudit.{_LATER[name]}"), name)
+        found = globals()[name] = getattr(import_module(f"fimaudit.{_PLACES[name]}"), name)
+        return found

@@ -83,7 +83,11 @@ class FunctionClassifier:
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
-        rows = np.array(batch, dtype=self._info.dtype, order="C")
+        return self.overwrite(np.array(batch, dtype=self._info.dtype, order="C"))
+
+    def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """The same for rows that nobody else has: the function gets them as they are."""
+        rows = np.ascontiguousarray(batch, dtype=self._info.dtype)
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         rows = rows if self._normalise is None else self._normalise(rows)

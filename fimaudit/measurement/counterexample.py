@@ -16,7 +16,7 @@ from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.measurement.protocol import Flow
-from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.perturbations.rows import PlainRows, RandomRows
 from fimaudit.results import Witness
 
 __all__ = [
@@ -47,8 +47,6 @@ BRACKET = (0.75, 1.5, 3.0)
 FARTHER = (1.1, 2.0, 6.0)
 #: The one of them at which an input lies towards which is walked: halfway to it and beyond it are asked too.
 WHOLE_WAY = BRACKET[1]
-#: Largest share of the secants' rows that is turned into numbers at once.
-BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -64,25 +62,13 @@ class Slope:
     expected: float
 
     @classmethod
-    def of_rows(
-        cls, rows: Rows, x: NDArray[np.floating], space: Space, view: VisibleClasses, answers: Array, margin: Margin
-    ) -> Slope:
+    def of_rows(cls, rows: RandomRows, space: Space, view: VisibleClasses, answers: Array, margin: Margin) -> Slope:
         """From the secants of the main rows: sum_t l_t v_t."""
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (margin.rival, view.top)]
         p = np.maximum(view.table(answers)[:, kept], 1e-300)
         odds = np.log(p[:, 0] / p[:, 1])
-        odds = odds - odds.mean()
-        free = ~space.frozen.ravel()
-        scale = space.scale.ravel()[free]
-        total, mean = np.zeros(int(free.sum())), np.zeros(int(free.sum()))
-        asked = len(answers)  # fewer than the rows where asking stopped early
-        for start in range(0, asked, BLOCK):
-            stop = min(start + BLOCK, asked)
-            built = rows.build(start, stop).reshape(stop - start, -1)[:, free].astype(np.float64)
-            total += odds[start:stop] @ built
-            mean += built.sum(axis=0)
-        gradient = (total - odds.sum() * mean / asked) / scale
-        cosine = np.sqrt(asked / (asked + gradient.size))
+        gradient = rows.combined(odds - odds.mean())[space.free.place] / space.free.scale
+        cosine = np.sqrt(len(answers) / (len(answers) + gradient.size))  # fewer than the rows where asking stopped early
         return cls(gradient, float(margin.radius.value / cosine))
 
 
@@ -165,13 +151,18 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
         unit: (d,) direction over the free features, in units of the scale.
         lengths: (n,) along it.
     """
-    free = ~space.frozen.ravel()
-    scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
-    base = x.astype(space.dtype).ravel()[free].astype(np.float64)
-    move = lengths[:, None] * unit[None] * scale
-    move = np.where(quantum > 0, np.round(move / np.where(quantum > 0, quantum, 1.0)) * quantum, move)
-    low, high = space.lower.ravel()[free], space.upper.ravel()[free]
-    rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(lengths), axis=0)
-    rows[:, free] = np.clip(base + move, low, high).astype(space.dtype)
-    distances = np.linalg.norm((rows[:, free].astype(np.float64) - base) / scale, axis=1)
-    return rows.reshape(len(lengths), *x.shape), distances
+    place, scale, quantum, low, high, plain = space.free
+    start = x.astype(space.dtype).ravel()
+    base, moved = start[place].astype(np.float64), np.multiply.outer(lengths, unit)
+    if not plain:
+        moved *= scale
+        moved = np.where(quantum > 0, np.round(moved / np.where(quantum > 0, quantum, 1.0)) * quantum, moved)
+    moved += base
+    if not plain:
+        np.clip(moved, low, high, out=moved)
+    rows = np.repeat(start[None], len(lengths), axis=0)
+    rows[:, place] = moved
+    moved = np.subtract(rows[:, place], base, dtype=np.float64)
+    if not plain:
+        moved /= scale
+    return rows.reshape(len(lengths), *x.shape), np.sqrt(np.einsum("ij,ij->i", moved, moved))

@@ -32,15 +32,12 @@ from fimaudit.perturbations.orthonormal_rows import (
     orthonormal_fits,
     orthonormal_signs,
 )
-from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator
-from fimaudit.perturbations.rows import JoinedRows, PlainRows, RowRange
-from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.perturbations.rows import JoinedRows, PlainRows, RandomRows, RowRange
 
 __all__ = ["DESIGNS", "Design", "MainAnswers", "RandomDesign", "first_applicable"]
 
 Array = NDArray[np.float64]
-RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 
 #: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
 #: directions that leaves at least: six or fewer have no finite upper limit.
@@ -297,7 +294,7 @@ class RandomDesign(Design):
         )  # fmt: skip
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
-        slope = Slope.of_rows(rows, ctx.x, ctx.space, sketch.view, answers, estimate.margin)
+        slope = Slope.of_rows(rows, ctx.space, sketch.view, answers, estimate.margin)
         return replace(main, slope=slope, gradient=(slope.gradient, used - 1))
 
     def _sketch(self, answers: Array, again: Array | None) -> Sketch:
