@@ -176,17 +176,29 @@ def division_chart(id: str, division: Division, unit: str) -> Chart | None:
 
 
 def interval_chart(
-    id: str, title: str, caption: str, label: str, axis: str, cells: Sequence[tuple[str, Interval]], head: list[str]
+    id: str,
+    title: str,
+    caption: str,
+    label: str,
+    axis: str,
+    cells: Sequence[tuple[str, Interval]],
+    head: list[str],
+    mark: float | None = None,
 ) -> Chart:
-    """One dot with its interval a line, on a logarithmic axis; a missing limit reaches to the end of the axis."""
+    """One dot with its interval a line, on a logarithmic axis; a missing limit reaches to the end of the axis.
+
+    A dashed line stands at ``mark``.
+    """
     values = [c.value or 0.0 for _, c in cells]
-    known = [v for _, c in cells for v in (c.value, c.lower, c.upper) if v]
+    known = [v for _, c in cells for v in (c.value, c.lower, c.upper, mark) if v]
     low, high = min(known), max(known)
 
     def draw(axes: Axes) -> None:
         for row, (_, c) in enumerate(cells):
             axes.plot([c.lower or low, high if c.upper is None else c.upper], [row, row], color=MAIN, lw=1.5)
         axes.plot(values, range(len(values)), "o", color=MAIN, ms=6)
+        if mark:
+            axes.axvline(mark, color=MARK, ls="--")
         category_axis(axes, [name for name, _ in cells])
         log_axis(axes.xaxis, axis, low, high)
 

@@ -136,6 +136,7 @@ def render_comparison(comparison: Comparison, first: RunFolder, second: RunFolde
             charts=[chart for chart in drawn if chart is not None],
             surely_changed=sum(not (x.ratio.lower or 0) <= 1 <= (x.ratio.upper or np.inf) for x in comparison.changed),
             titles={name: title for name, title, _, _ in quantities},
+            quantities={name: comparison.quantities[name] for name, *_ in quantities},
             report=first.report,
             **_common(),
         )

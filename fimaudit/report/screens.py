@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import singledispatch
 
 from fimaudit.comparison.two_runs import Comparison
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Verdict
 from fimaudit.report import charts
-from fimaudit.report.answer import Answer, answer_of
+from fimaudit.report.answer import Answer, NextStep, answer_of
 from fimaudit.report.drawing import Chart
 from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
 from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, interval_text, number, percent
 from fimaudit.results import QUANTITY_NAMES, Interval, Report, Sensitivity
-from fimaudit.storage.run_folder import run_of
+from fimaudit.storage.run_folder import is_run, run_of
 
 __all__ = ["report_screen", "screen_of"]
 
@@ -92,7 +93,7 @@ def _(s: Sensitivity) -> Screen:
 
 @screen_of.register
 def _(c: Comparison) -> Screen:
-    ratios = {name: q.ratios["median"].these_inputs for name, q in c.quantities.items()}
+    ratios = {name: c.quantities[name].ratios["median"].these_inputs for name in TITLES if name in c.quantities}
     known = [v for r in ratios.values() for v in (r.value, r.lower, r.upper) if v]
     reach = max([2.0, *(max(v, 1 / v) for v in known)])
 
@@ -102,7 +103,9 @@ def _(c: Comparison) -> Screen:
             return None
         label = "; ".join(f"{name} {number(r.value)}" for name, r in drawn)
         title = "Second model divided by the first, medians"
-        return charts.interval_chart("fig-ratios", title, "", label, "ratio of medians", drawn, ["quantity", "ratio", ""])
+        return charts.interval_chart(
+            "fig-ratios", title, "", label, "ratio of medians", drawn, ["quantity", "ratio", ""], 1.0
+        )
 
     rows = [
         ScreenRow(TITLES[name], f"× {number(r.value)}", f"{c.quantities[name].verdict}; ratio of medians {interval_text(r)}")
@@ -125,7 +128,19 @@ def _(c: Comparison) -> Screen:
         notes=[("warning", w) for w in c.warnings][:MOST_ROWS],
         plot=[f"{TITLES[name]:14} {bar(r, 1 / reach, reach, 1.0)}" for name, r in ratios.items() if r.value],
         chart=chart,
+        steps=_after_comparing(c),
     )
+
+
+def _after_comparing(c: Comparison) -> list[NextStep]:
+    folders = [str(side.get("folder")) for side in (c.first, c.second)]
+    if not all(is_run(folder) for folder in folders):
+        return []
+    first, second = map(shlex.quote, folders)
+    return [
+        NextStep("make a policy of the first", f"fimaudit gate --init {first} > policy.yaml"),
+        NextStep("decide it on the second", f"fimaudit gate {second} --policy policy.yaml --baseline {first}"),
+    ]
 
 
 @screen_of.register
@@ -141,7 +156,9 @@ def _(v: Verdict) -> Screen:
             return None
         label = "; ".join(f"{name} {number(c.value)}" for name, c in shares)
         title = "Each value divided by its limit"
-        return charts.interval_chart("fig-rules", title, "", label, "value / limit", shares, ["rule", "value / limit", ""])
+        return charts.interval_chart(
+            "fig-rules", title, "", label, "value / limit", shares, ["rule", "value / limit", ""], 1.0
+        )
 
     known = [x for _, c in shares for x in (c.value, c.lower, c.upper) if x]
     reach = max([2.0, *(max(x, 1 / x) for x in known)])
