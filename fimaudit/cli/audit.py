@@ -13,6 +13,7 @@ from fimaudit.cli import options as o
 from fimaudit.cli.console import progress_bar, resumable, show_report
 from fimaudit.cli.gate import apply_policy
 from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
@@ -42,6 +43,7 @@ def audit(
     endpoint: o.SentFlags,
     engine: o.EngineFlags,
     white_box: o.WhiteBoxFlags,
+    compared: YardstickFlags,
     link: o.LinkName = "auto",
     queries: Annotated[
         str,
@@ -93,6 +95,7 @@ def audit(
             **endpoint.options(),
             **asdict(engine),
             **asdict(white_box),
+            **compared.options(),
         )
     _finish(report, out, policy, budget)
 

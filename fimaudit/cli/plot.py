@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from fimaudit.cli import options as o
-from fimaudit.report.plots import PlotKind
-from fimaudit.report.plots import plot as draw
+from fimaudit.results import PlotKind
 
 __all__ = ["plot"]
 
@@ -20,4 +19,6 @@ def plot(
     kind: Annotated[PlotKind, typer.Option(help="What is drawn.")] = "distribution",
 ) -> None:
     """Draw one figure of a run with matplotlib."""
+    from fimaudit.report.plots import plot as draw
+
     print(draw(folder, kind, out))

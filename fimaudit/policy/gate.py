@@ -22,7 +22,7 @@ from fimaudit.policy.rules import (
     ShareBelowRule,
     read_policy,
 )
-from fimaudit.results import Interval, Sensitivity
+from fimaudit.results import Interval, Presented, Sensitivity
 from fimaudit.statistics.confidence import contrast_counts
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.statistics.paired import column, quantile_ratio
@@ -75,7 +75,7 @@ class Decision(BaseModel):
     sentence: str
 
 
-class Verdict(BaseModel):
+class Verdict(Presented, BaseModel):
     """All decisions: fail if one fails, else undecided if one is, else pass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -32,6 +32,7 @@ from fimaudit.runs.options import AuditOptions, Existing, read_options
 from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus
 from fimaudit.runs.task import Task
+from fimaudit.runs.yardsticks import check_yardsticks
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.result_store import MOST_INLINE
 from fimaudit.whitebox.inputs import DIRECTIONS_FOLDER, choose_mode
@@ -139,6 +140,7 @@ def _prepare(
         stack.callback(classifier.close)
     matched = class_labels(classifier.info, options.class_names())
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free, matched)
+    check_yardsticks(options, dataset)
     labels = classifier.info.labels_only
     refuse_for_labels(options, classifier) if labels else refuse_without_labels(options)
     settings = options.settings(dataset.space.features, labels=labels)

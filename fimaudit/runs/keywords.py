@@ -137,6 +137,9 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     address: str | None
     workers: int | None
     gpus_per_worker: float | None
+    baseline: str | os.PathLike[str] | None
+    noise: ArrayLike | None
+    linear_model: bool
 
 
 class AuditKeywords(AuditArgs, total=False):

@@ -105,6 +105,9 @@ class AuditOptions(BaseModel):
         max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
         engine: ``local`` measures in this process, ``ray`` or a ``RayEngine`` on the processes of a cluster; the numbers are
             the same. address, workers, gpus_per_worker: of ``engine="ray"``, as in ``RayEngine``.
+        baseline: run folder of another model in the same unit; noise: standard deviation of the noise that inputs carry, one
+            number or one a feature, in the data's own numbers; linear_model: train one on the labels. Yardsticks for the
+            report's headlines; they ask the model nothing.
         adapter, device, weights, trust_pickle, input, output, output_step, finding, hold: as for ``open_classifier``.
 
     Raises:
@@ -160,6 +163,9 @@ class AuditOptions(BaseModel):
     address: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
+    baseline: str | os.PathLike[str] | None = None
+    noise: Any = None
+    linear_model: bool = False
     adapter: str | None = None
     device: str | None = None
     weights: str | os.PathLike[str] | None = None

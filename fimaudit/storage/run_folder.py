@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -14,13 +15,16 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
 
-__all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run"]
+__all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run", "run_of"]
 
 REPORT = "report.json"
 PAGE = "report.html"
 VERDICT = "verdict.json"
 #: A page of a large run draws so many inputs, spread evenly, and lists so many of the most sensitive.
 PAGE_SAMPLE, PAGE_WORST = 2_000, 500
+
+#: Of a report that lies in no folder: nothing is found in there.
+NOWHERE = Path(os.devnull)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,22 @@ def read_run(folder: str | Path) -> RunFolder:
     if report.inputs or not report.inputs_file:
         return RunFolder(path, report, tuple(report.inputs))
     return RunFolder(path, report, tuple(read_table(path / INPUTS_FILE)))
+
+
+def run_of(report: Report, *, whole: bool = True) -> RunFolder:
+    """A report with its inputs, those of a large run from its folder.
+
+    Args:
+        report: the report.
+        whole: all of them, else as many as a page shows (``read_for_page``).
+
+    Raises:
+        RunFolderError: a table of inputs that is gone or cannot be read.
+    """
+    if report.folder is not None and report.inputs_file and not report.inputs and report.data.get("measured"):
+        found = (read_run if whole else read_for_page)(report.folder)
+        return RunFolder(report.folder, report, found.inputs, found.worst)
+    return RunFolder(report.folder or NOWHERE, report, tuple(report.inputs))
 
 
 def read_for_page(folder: str | Path) -> RunFolder:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from fimaudit.data.arrays import Inputs, check_inputs
 from fimaudit.data.dataset import about, as_data, open_subject
 from fimaudit.domain import InputDomain, Space
-from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
 from fimaudit.models.classes import class_labels, read_classes
 from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
 from fimaudit.models.counted_passes import CountedModel
@@ -116,7 +116,9 @@ def validate(
         stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
     results = [journal.done[i] for i in sorted(journal.done)]
     validation = _assembled(report, results, task, lengths, confidence, measured, stopped, time.perf_counter() - started)
-    return validation if folder is None else _write(folder, validation)
+    if folder is not None:
+        _write(folder, validation)
+    return validation
 
 
 @dataclass(frozen=True)
@@ -338,15 +340,11 @@ def _warnings(results: Sequence[AttackedInput], inputs: int, stopped: str | None
     return out
 
 
-def _write(folder: Path, validation: Validation) -> Validation:
-    """``validation.json`` and, where matplotlib is there, the calibration plot."""
+def _write(folder: Path, validation: Validation) -> None:
+    """``validation.json`` and the calibration plot."""
     from fimaudit.validation.calibration_plot import plot_calibration
 
-    try:
-        plot_calibration(validation, folder / PICTURE)
-    except MissingExtraError as exc:
-        validation = validation.model_copy(update={"warnings": [*validation.warnings, str(exc)]})
+    plot_calibration(validation, folder / PICTURE)
     beside = folder / f"{VALIDATION}.tmp"
     beside.write_text(validation.to_json(), encoding="utf-8")
     beside.replace(folder / VALIDATION)
-    return validation

@@ -28,7 +28,7 @@ def seen(logs: np.ndarray, deviation: np.ndarray | float) -> Columns:
     limits = IntervalArray(np.exp(logs), np.exp(logs - Z * wide), np.exp(logs + Z * wide))
     names, nobody = np.array(["ok"] * n), np.full(n, -1, np.int32)
     each = dict.fromkeys(QUANTITY_NAMES, limits)
-    return Columns(np.arange(n), names, np.full(n, 32), np.full(n, 20), each, nobody, ())
+    return Columns(np.arange(n), names, np.full(n, 32), np.full(n, 20), each, nobody, (), nobody)
 
 
 @pytest.mark.parametrize(
