@@ -24,6 +24,7 @@ from fimaudit.cli.report import report
 from fimaudit.cli.validate import validate
 from fimaudit.cli.verify import verify
 from fimaudit.errors import FimauditError
+from fimaudit.storage.durable_files import last_resort
 
 __all__ = ["app", "main"]
 
@@ -59,7 +60,8 @@ def _common(
 def main() -> None:
     """Run a command; an error of ours is one sentence on stderr and its exit code."""
     try:
-        app()
+        with last_resort():
+            app()
     except FimauditError as error:
         sentence = " ".join(str(error).split())
         console = Console(stderr=True, highlight=False, soft_wrap=True)

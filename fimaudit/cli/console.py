@@ -17,6 +17,7 @@ from fimaudit.report.wording import integrity_sentence
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.runs.screening import TopKResult
+from fimaudit.storage.durable_files import last_resort
 from fimaudit.storage.journal import JOURNAL
 
 __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "resumable", "show_report"]
@@ -38,7 +39,8 @@ QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum"
 def resumable(out: Path, command: str) -> Iterator[None]:
     """Around a run in ``out``: a failure or an interruption says which command goes on with it, where anything was kept."""
     try:
-        yield
+        with last_resort():
+            yield
     except RunError as error:
         if (out / JOURNAL).exists():
             error.add_note(f"resume with: {command}")

@@ -16,6 +16,7 @@ from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.policy.rules import parse_policy
 from fimaudit.report.page import has_pictures, render
 from fimaudit.results import Report
+from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 
@@ -97,15 +98,11 @@ def write_bundle(
     if private is not None:
         members[SIGNATURE] = _sign(members[STATEMENT], private, str(signer))
     path = Path(out)
-    try:
+    with writing(path, RunFolderError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        with zipfile.ZipFile(beside, "w") as archive:
-            for name in sorted(members):
-                archive.writestr(_entry(name), members[name])
-        beside.replace(path)
-    except OSError as exc:
-        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    with replacing(path, RunFolderError) as file, zipfile.ZipFile(file, "w") as archive:
+        for name in sorted(members):
+            archive.writestr(_entry(name), members[name])
     return path
 
 

@@ -26,6 +26,7 @@ from fimaudit.report.shown import most_sensitive, read_shown
 from fimaudit.results import Report, Sensitivity, flat_row
 from fimaudit.statistics.paired import column
 from fimaudit.statistics.subgroups import calibration, divisions
+from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
 
 __all__ = ["feature_name", "has_pictures", "made_here", "page_html", "render", "render_comparison"]
@@ -391,10 +392,7 @@ def _csp_hash(script: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with writing(path, RunFolderError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    except OSError as exc:
-        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    with replacing(path, RunFolderError) as file:
+        file.write(text.encode())

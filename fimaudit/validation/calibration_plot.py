@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fimaudit.errors import MissingExtraError
+from fimaudit.storage.durable_files import replacing
 from fimaudit.validation.results import Validation
 
 __all__ = ["plot_calibration"]
@@ -58,4 +59,5 @@ def plot_calibration(validation: Validation, path: Path) -> None:
             axes.legend(frameon=False, fontsize=8)
         else:
             axes.text(0.5, 0.5, "no attack succeeded", ha="center", va="center", transform=axes.transAxes)
-        figure.savefig(path, metadata={"Date": None})
+        with replacing(path) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})

@@ -89,7 +89,8 @@ def test_an_empty_or_missing_folder_is_taken(tmp_path: Path) -> None:
         journal = Journal(folder, IDENTITY, resume=False, overwrite=False)
         journal.keep_steps({})
         journal.close()
-        assert json.loads((folder / JOURNAL).read_text().splitlines()[0]) == {"run": IDENTITY}
+        first = json.loads((folder / JOURNAL).read_text().splitlines()[0])
+        assert first == {"run": IDENTITY, "schema_version": 1}
 
 
 def test_resume_of_nothing_begins(tmp_path: Path) -> None:

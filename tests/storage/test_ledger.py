@@ -126,7 +126,7 @@ def test_a_flipped_answer_is_seen(path):
 
 
 def test_cannot_be_made(tmp_path):
-    with pytest.raises(RunFolderError, match="cannot be"):
+    with pytest.raises(RunFolderError, match="cannot write or read"):
         open_ledger(tmp_path / "none" / "ledger.sqlite", "f")
 
 
