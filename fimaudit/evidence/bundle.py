@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +19,8 @@ from fimaudit.policy.rules import parse_policy
 from fimaudit.report.page import has_pictures, render
 from fimaudit.results import Report
 from fimaudit.storage.durable_files import replacing, writing
-from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, read_run
+from fimaudit.storage.folder_lock import FolderLock
+from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = [
@@ -74,20 +77,8 @@ def write_bundle(
         raise UsageError("expected --key and --signer together: a signature names who signs")
     private = None if key is None else _private_key(Path(key))
     run = read_run(folder)
-    if (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
-        render(run.folder, pictures=has_pictures((run.folder / PAGE).read_text(encoding="utf-8", errors="replace")))
-    members = {name: (run.folder / name).read_bytes() for name in MEMBERS if (run.folder / name).is_file()}
-    if INPUTS_FILE not in members:
-        raise RunFolderError(f"{run.folder} holds no {INPUTS_FILE}; evidence needs the table of inputs")
-    if (POLICY in members) != (VERDICT in members):
-        raise UsageError(f"{run.folder} holds only one of {POLICY} and {VERDICT}; run fimaudit gate on it again")
-    if POLICY in members and parse_policy(members[POLICY].decode("utf-8"), POLICY).needs_baseline():
-        place = Path(baseline) if baseline is not None else run.folder / BASELINE
-        other = read_run(place)
-        for name in (REPORT, INPUTS_FILE):
-            if not (other.folder / name).is_file():
-                raise RunFolderError(f"{other.folder} holds no {name}; the evidence of a ratio rule needs its baseline's")
-            members[f"{BASELINE}/{name}"] = (other.folder / name).read_bytes()
+    with FolderLock(run.folder) if os.access(run.folder, os.W_OK) else nullcontext():  # not while a run changes it
+        members = _run_members(run, baseline)
     about = {
         "created": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
         "fimaudit": version("fimaudit"),
@@ -104,6 +95,25 @@ def write_bundle(
         for name in sorted(members):
             archive.writestr(_entry(name), members[name])
     return path
+
+
+def _run_members(run: RunFolder, baseline: str | Path | None) -> dict[str, bytes]:
+    """What of a run folder goes in, by name; its page is made anew where there is one."""
+    if (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
+        render(run.folder, pictures=has_pictures((run.folder / PAGE).read_text(encoding="utf-8", errors="replace")))
+    members = {name: (run.folder / name).read_bytes() for name in MEMBERS if (run.folder / name).is_file()}
+    if INPUTS_FILE not in members:
+        raise RunFolderError(f"{run.folder} holds no {INPUTS_FILE}; evidence needs the table of inputs")
+    if (POLICY in members) != (VERDICT in members):
+        raise UsageError(f"{run.folder} holds only one of {POLICY} and {VERDICT}; run fimaudit gate on it again")
+    if POLICY in members and parse_policy(members[POLICY].decode("utf-8"), POLICY).needs_baseline():
+        place = Path(baseline) if baseline is not None else run.folder / BASELINE
+        other = read_run(place)
+        for name in (REPORT, INPUTS_FILE):
+            if not (other.folder / name).is_file():
+                raise RunFolderError(f"{other.folder} holds no {name}; the evidence of a ratio rule needs its baseline's")
+            members[f"{BASELINE}/{name}"] = (other.folder / name).read_bytes()
+    return members
 
 
 def build_statement(members: Mapping[str, bytes]) -> bytes:

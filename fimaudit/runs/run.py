@@ -306,6 +306,7 @@ class Run:
 
     def _begin(self) -> tuple[Preflight, Steps | None]:
         if self._start is not None:
+            self._meter.restore()
             if self._sentinels is not None:
                 self._sentinels.begin()
             if self._task.labels:

@@ -6,23 +6,39 @@ A point is one system call that touches the run folder, its files or a socket, a
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.crash.disturbing import Found, Undisturbed, disturbed, undisturbed
 from scripts.crash.forked_command import run
-from scripts.crash.operations import Operation, bundled, endpoint, local, served, streamed, validated
+from scripts.crash.operations import Operation, bundled, clustered, distributed, endpoint, local, served, streamed, validated
 from scripts.crash.power_loss import cut_everywhere
 
-OPERATIONS = ("local", "streamed", "endpoint", "validate", "bundle")
+IMPORTED = (
+    "fimaudit.cli",
+    "fimaudit.evidence.bundle",
+    "fimaudit.report.page",
+    "fimaudit_adapters.function",
+    "fimaudit_adapters.http.sending.sender",
+)
+ATTACKING = (
+    "fimaudit.validation.attacks",
+    "fimaudit.validation.calibration_plot",
+    "fimaudit.validation.smallest_perturbation",
+    "matplotlib.figure",
+)
+DISTRIBUTED = ("ray", "ray.data")
+OPERATIONS = ("local", "streamed", "endpoint", "validate", "bundle", "ray")
 
 
 def main() -> int:
@@ -31,7 +47,9 @@ def main() -> int:
     if shutil.which("strace") is None:
         print("expected strace (apt-get install strace), found none", file=sys.stderr)
         return 2
-    _import_everything()
+    _import_everything(options.operations)
+    if options.never_sync:
+        os.fsync = lambda handle: None
     failures = 0
     table: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="fimaudit-crash-") as scratch, ExitStack() as stack:
@@ -46,7 +64,7 @@ def main() -> int:
             found = [_told(disturbed(operation, whole, point, place)) for point in chosen]
             table[name] = _row(found) | {"points": len(whole.points), "seconds": round(time.monotonic() - started)}
             failures += sum(bool(one.wrong) for one in found)
-            if options.power and name != "bundle":
+            if options.power and name not in ("bundle", "ray"):
                 cuts, lost = cut_everywhere(operation, whole, place, every=options.power)
                 table[name] |= {"power cuts": cuts, "power cuts failed": len(lost)}
                 failures += len(lost)
@@ -61,6 +79,8 @@ def made(name: str, place: Path, stack: ExitStack) -> Operation:
     """An operation by its name; what it needs ends with ``stack``."""
     if name == "endpoint":
         return endpoint(place, stack.enter_context(served()))
+    if name == "ray":
+        return distributed(place, stack.enter_context(clustered()))
     if name == "bundle":
         finished = local(place)
         run(finished.arguments, place / "said.txt")
@@ -71,21 +91,21 @@ def made(name: str, place: Path, stack: ExitStack) -> Operation:
     return makers[name](place)
 
 
-def _import_everything() -> None:
-    """What a command imports, so that a fork of this process begins at once."""
-    import fimaudit_adapters.function
-    import fimaudit_adapters.http.sending.sender  # noqa: F401
+def _import_everything(operations: Sequence[str]) -> None:
+    """What commands import, so that a fork of this process begins at once."""
+    more = (*(ATTACKING if "validate" in operations else ()), *(DISTRIBUTED if "ray" in operations else ()))
+    for name in (*IMPORTED, *more):
+        importlib.import_module(name)
+    from fimaudit.storage import result_store
 
-    import fimaudit.storage.result_store as store
-
-    store.PART_INPUTS = 2  # so that a small run has several parts
+    result_store.PART_INPUTS = 2  # so that a small run has several parts
 
 
 def _chosen(whole: Undisturbed, options: argparse.Namespace) -> list[object]:
     if options.only:
         return [point for point in whole.points if str(point) in options.only]
     points = [p for p in whole.points if not options.faults or p.fault in options.faults]
-    if options.sample:
+    if options.sample is not None:
         return sorted(random.Random(options.seed).sample(points, min(options.sample, len(points))))
     return points[:: options.every]
 
@@ -115,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="points as printed: folder:write:3:SIGKILL")
     parser.add_argument("--power", type=int, default=0, help="cut the power at every so many traced calls too")
+    parser.add_argument("--never-sync", action="store_true", help="leave every sync out, to see that it is found out")
     parser.add_argument("--json", help="write the table there")
     return parser
 

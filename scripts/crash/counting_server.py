@@ -15,7 +15,7 @@ import numpy as np
 from scripts.crash.linear_model import probabilities
 
 PATH = "/v2/models/linear"
-_METADATA = {
+_METADATA: dict[str, Any] = {
     "name": "linear",
     "platform": "numpy",
     "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 4]}],
@@ -33,16 +33,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         global _rows
-        tensor = json.loads(self.rfile.read(int(self.headers["content-length"])))["inputs"][0]
-        answers = probabilities(np.array(tensor["data"], dtype=np.float64).reshape(tensor["shape"]))
+        body = self.rfile.read(int(self.headers["content-length"]))
+        head = int(self.headers.get("inference-header-content-length", len(body)))  # numbers may follow the text as bytes
+        tensor = json.loads(body[:head])["inputs"][0]
+        numbers = np.frombuffer(body[head:], "<f8") if "data" not in tensor else np.array(tensor["data"], dtype=np.float64)
+        answers = probabilities(numbers.reshape(tensor["shape"]))
         with _lock:
             _rows += len(answers)
-        output = {
-            "name": "probabilities",
-            "datatype": "FP64",
-            "shape": list(answers.shape),
-            "data": answers.ravel().tolist(),
-        }
+        output = {**_METADATA["outputs"][0], "shape": list(answers.shape), "data": answers.ravel().tolist()}
         self._send({"model_name": "linear", "outputs": [output]})
 
     def _send(self, document: Any) -> None:
@@ -57,8 +55,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients are killed here: a connection that breaks is no error."""
+
+
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

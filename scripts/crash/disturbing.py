@@ -46,7 +46,12 @@ def undisturbed(operation: Operation, place: Path) -> Undisturbed:
     for where in operation.watched:
         trace = place / "trace.txt"
         operation.prepare()
-        run(operation.arguments, place / "said.txt", ["-o", str(trace), *watching(where, operation.paths)])
+        run(
+            operation.arguments,
+            place / "said.txt",
+            ["-o", str(trace), *watching(where, operation.paths)],
+            threads=operation.threads,
+        )
         passed += points(where, trace.read_text(errors="replace"))
     return Undisturbed(outcome, rows, tuple(passed))
 
@@ -57,7 +62,7 @@ def disturbed(operation: Operation, whole: Undisturbed, point: Point, place: Pat
     operation.prepare()
     log = place / "said.txt"
     options = ["-o", str(place / "trace.txt"), *watching(point.place, operation.paths), *disturbing(point)]
-    ended = run(operation.arguments, log, options)
+    ended = run(operation.arguments, log, options, threads=operation.threads)
     wrong = _wrong_end(point, ended)
     if ended.code != -9 and "(INJECTED)" not in (place / "trace.txt").read_text(errors="replace"):
         return Found(point, ended, 0, wrong, reached=False)
@@ -69,12 +74,22 @@ def disturbed(operation: Operation, whole: Undisturbed, point: Point, place: Pat
         return Found(point, ended, 0, wrong)
     outcome = operation.outcome()
     again = operation.rows() - before - whole.rows
-    other = [name for name in {*outcome, *whole.outcome} if outcome.get(name) != whole.outcome.get(name)]
+    other = differences(whole.outcome, outcome)
     if other:
-        wrong = f"another outcome in {', '.join(sorted(other))}"
+        wrong = f"another outcome: {'; '.join(other[:3])}"
     elif again > operation.most_again:
         wrong = f"{again} rows were asked again, at most {operation.most_again} were in flight"
     return Found(point, ended, again, wrong)
+
+
+def differences(before: object, now: object, at: str = "") -> list[str]:
+    """Where two outcomes differ, and in what."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*before, *now})
+        return [found for key in keys for found in differences(before.get(key), now.get(key), f"{at}/{key}")]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [found for k, pair in enumerate(zip(before, now, strict=True)) for found in differences(*pair, f"{at}/{k}")]
+    return [] if before == now else [f"{at} was {str(before)[:200]}, is {str(now)[:200]}"]
 
 
 def _rows_before(operation: Operation) -> int:

@@ -29,13 +29,14 @@ class Ended:
     stderr: str
 
 
-def run(arguments: Sequence[str], log: Path, strace: Sequence[str] = ()) -> Ended:
+def run(arguments: Sequence[str], log: Path, strace: Sequence[str] = (), *, threads: bool = True) -> Ended:
     """Run ``fimaudit ARGUMENTS`` in a fork of this process, which must have no threads.
 
     Args:
         arguments: of the command line.
         log: where standard error goes; standard output goes nowhere.
         strace: options of strace, which sees the child from its first system call on.
+        threads: whether it sees all threads and children of the child, or the main thread alone.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str], log: Path, strace: Sequence[str] = ()) -> Ende
     tracer = None
     if strace:
         os.waitpid(child, os.WUNTRACED)
-        tracer = subprocess.Popen(["strace", "-f", "-q", *strace, "-p", str(child)], stderr=subprocess.DEVNULL)
+        tracer = subprocess.Popen(["strace", *["-f"] * threads, "-q", *strace, "-p", str(child)], stderr=subprocess.DEVNULL)
         while "TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_text():
             if tracer.poll() is not None:
                 os.kill(child, signal.SIGKILL)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "journal.jsonl", "in-use.lock", "answers.bin", "report.json", "inputs.parquet", "shown.npz", "report.html",
     "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-journal", "ledger.sqlite-shm", "attacks.jsonl", "validation.json",
-    "calibration.svg", "parts", "parts/part-000000000000-000000000001.parquet", "parts/part-000000000002-000000000003.parquet",
+    "calibration.svg", "parts", "parts/part-000000000000-000000000001.parquet",
+    "parts/part-000000000002-000000000003.parquet",
 )  # fmt: skip
 MODEL = "scripts.crash.linear_model:make"
 
@@ -41,6 +44,8 @@ class Operation:
         most_again: rows that may be asked again: those of one call, those in flight, sentinels that a resume asks.
         rows: how many the model has answered since the operation began, where somebody counts; else what the run counted.
         prepare: makes the folder as it is before the command.
+        also: more paths whose system calls count.
+        threads: whether other threads and processes than the command's main thread are disturbed too.
     """
 
     arguments: list[str]
@@ -52,6 +57,7 @@ class Operation:
     most_again: int = 0
     watched: tuple[str, ...] = ("folder",)
     also: tuple[Path, ...] = ()
+    threads: bool = True
 
     @property
     def paths(self) -> list[Path]:
@@ -81,6 +87,13 @@ def endpoint(place: Path, port: int) -> Operation:
     rows = _rows_of(f"{url}/rows")
     asked_anew = 3  # a resumed run asks its sentinels whether the endpoint is still the same
     return _audit(place, *arguments, rows=rows, most_again=2 * 8 + asked_anew, watched=("folder", "socket"))
+
+
+def distributed(place: Path, address: str) -> Operation:
+    """An audit whose inputs are measured on a Ray cluster: what is disturbed is its driver."""
+    data = _inputs(place, 4)
+    made = _audit(place, MODEL, data, "--engine", "ray", "--address", address, "--workers", "1", most_again=1000)
+    return replace(made, threads=False)
 
 
 def validated(place: Path) -> Operation:
@@ -118,6 +131,31 @@ def bundled(place: Path, finished: Path) -> Operation:
 
     arguments = ["bundle", str(folder), "-o", str(archive)]
     return Operation(arguments, arguments, outcome, folder, lambda: 0, prepare, also=(archive,))
+
+
+@contextmanager
+def clustered() -> Iterator[str]:
+    """The address of a Ray cluster on this machine, whose workers can import the model."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--head", "--block", "--port", str(port), "--num-cpus", "2", "--include-dashboard", "false"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that this cluster ends with us, and no other
+    )
+    try:
+        assert process.stdout is not None
+        while "--block" not in (line := process.stdout.readline()):  # what it says once all of it runs
+            if not line:
+                raise RuntimeError("Ray could not be started")
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        process.stdout.close()
 
 
 @contextmanager

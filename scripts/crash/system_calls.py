@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A line of strace's: thread, name of the call.
-_CALL = re.compile(r"^(\d+) +(\w+)\(")
+#: A line of strace's: thread, where it follows several, and name of the call.
+_CALL = re.compile(r"^(?:(\d+) +)?(\w+)\(")
 _OPENING = ("open", "openat", "creat")
 _MAKING = ("mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "symlink")
 _WRITING = ("write", "pwrite64", "writev", "ftruncate", "fallocate", "fsync", "fdatasync")
