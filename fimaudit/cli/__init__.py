@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from fimaudit.errors import FimauditError
+from fimaudit.storage.durable_files import last_resort
 
 __all__ = ["COMMANDS", "app", "load_command", "main"]
 
@@ -93,7 +94,8 @@ def _common(
 def main() -> None:
     """Run a command; an error of ours is one sentence on stderr and its exit code."""
     try:
-        app()
+        with last_resort():
+            app()
     except FimauditError as error:
         from rich.console import Console
 

@@ -18,6 +18,7 @@ from fimaudit.report.answer import flag_sentences
 from fimaudit.report.wording import focus_sentence
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
+from fimaudit.storage.durable_files import last_resort
 from fimaudit.storage.journal import JOURNAL
 from fimaudit.storage.run_folder import run_of
 
@@ -40,7 +41,8 @@ QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum"
 def resumable(out: Path, command: str) -> Iterator[None]:
     """Around a run in ``out``: a failure or an interruption says which command goes on with it, where anything was kept."""
     try:
-        yield
+        with last_resort():
+            yield
     except RunError as error:
         if (out / JOURNAL).exists():
             error.add_note(f"resume with: {command}")

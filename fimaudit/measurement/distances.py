@@ -24,7 +24,7 @@ def squared_distances(answers: Array, centre: Array) -> Array:
     roots = np.maximum(answers, 0.0)
     np.sqrt(roots, out=roots)
     roots -= np.sqrt(np.maximum(centre, 0.0))
-    return np.vecdot(roots, roots)
+    return np.asarray(np.vecdot(roots, roots))
 
 
 def spread(answers: Array) -> Array:
@@ -37,4 +37,4 @@ def spread(answers: Array) -> Array:
     np.sqrt(roots, out=roots)
     roots -= roots[:1].copy()  # equal answers lie at no distance, not even that of rounding
     roots -= roots.mean(axis=0)
-    return np.vecdot(roots, roots)
+    return np.asarray(np.vecdot(roots, roots))

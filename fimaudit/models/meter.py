@@ -271,6 +271,12 @@ class Meter:
         if self._ledger is not None:
             self._ledger.finish(inputs)
 
+    def restore(self) -> None:
+        """Let an endpoint's adapter know what an earlier process of the run learned, though nothing may be left to ask."""
+        take_over = getattr(self._network, "restore", None)
+        if take_over is not None:
+            take_over(self)
+
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """See ``Lease``; always ``None`` without a ledger."""
         return self._ledger.recall(key) if self._ledger is not None else None

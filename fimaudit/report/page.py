@@ -26,6 +26,7 @@ from fimaudit.report.plots import quantity_charts
 from fimaudit.report.screens import screen_of
 from fimaudit.statistics.paired import column
 from fimaudit.statistics.subgroups import calibration, divisions
+from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
 
 __all__ = ["has_pictures", "made_here", "page_html", "render", "render_comparison", "write_page"]
@@ -212,10 +213,7 @@ def _csp_hash(script: str) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page as a whole or not at all."""
-    try:
+    with writing(path, RunFolderError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    except OSError as exc:
-        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    with replacing(path, RunFolderError) as file:
+        file.write(text.encode())

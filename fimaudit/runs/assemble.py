@@ -10,6 +10,7 @@ from typing import Any
 
 from fimaudit.data.dataset import AuditDataset
 from fimaudit.engines.selection import Place
+from fimaudit.errors import RunFolderError, StorageFailure
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
@@ -23,6 +24,7 @@ from fimaudit.runs.yardsticks import find_yardsticks
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.subgroups import share_interval
 from fimaudit.statistics.summary import summarise
+from fimaudit.storage.durable_files import replacing
 from fimaudit.storage.journal import REPORT
 from fimaudit.storage.result_store import Finished
 from fimaudit.storage.tables import INPUTS_FILE
@@ -112,12 +114,14 @@ def write(folder: Path, report: Report, dataset: AuditDataset, results: Finished
     from fimaudit.report.page import render  # takes the template library, which only a run that is kept needs
     from fimaudit.report.shown import MOST_SHOWN, keep_shown
 
-    beside = (folder / REPORT).with_suffix(".tmp")
-    beside.write_text(report.to_json(), encoding="utf-8")
-    beside.replace(folder / REPORT)  # a reader never sees half a report
+    with replacing(folder / REPORT) as file:  # a reader never sees half a report
+        file.write(report.to_json().encode())
     report.keep_folder(folder)
     keep_shown(folder, dataset.arrays(results.worst[:MOST_SHOWN]), results.worst)
-    render(folder)
+    try:
+        render(folder)
+    except RunFolderError as exc:  # the measurement is done, and nothing is wrong with the command
+        raise StorageFailure(str(exc)) from exc
 
 
 def _named(prepared: Prepared, columns: Columns) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class RunStart:
 
     def _restored(self, start: dict[str, Any]) -> tuple[Preflight, Steps | None]:
         """As an earlier process of the run found it."""
+        self._meter.restore()
         if self._sentinels is not None:
             self._sentinels.begin()
         if self._task.labels:

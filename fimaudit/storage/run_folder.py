@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 from fimaudit.errors import RunFolderError
 from fimaudit.results import Report, Sensitivity
 from fimaudit.statistics.columns import Columns
+from fimaudit.storage.jsonl import newer
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
 
 __all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run", "run_of"]
@@ -22,6 +25,8 @@ PAGE = "report.html"
 VERDICT = "verdict.json"
 #: A page of a large run draws so many inputs, spread evenly, and lists so many of the most sensitive.
 PAGE_SAMPLE, PAGE_WORST = 2_000, 500
+#: The last ``schema_version`` of a report that this fimaudit reads, with all before it.
+KNOWN = 1
 
 #: Of a report that lies in no folder: nothing is found in there.
 NOWHERE = Path(os.devnull)
@@ -121,10 +126,20 @@ def _report(folder: str | Path) -> tuple[Path, Report]:
     try:
         report = Report.read(path)
     except ValidationError as exc:
+        version = _schema_version(path / REPORT)
+        if version is not None and version > KNOWN:
+            raise newer(path / REPORT, version, KNOWN) from exc
         raise RunFolderError(f"{path / REPORT} is no report of this version of fimaudit: {first_error(exc)}") from exc
     except OSError as exc:
         raise RunFolderError(f"cannot read {path / REPORT}: {exc.strerror or exc}") from exc
     return path, report
+
+
+def _schema_version(path: Path) -> int | None:
+    """What a report that could not be read says of itself."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return int(json.loads(path.read_bytes())["schema_version"])
+    return None
 
 
 def read_table(path: Path) -> list[Sensitivity]:

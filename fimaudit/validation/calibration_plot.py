@@ -9,6 +9,7 @@ import numpy as np
 
 from fimaudit.report.drawing import INK, MAIN, MARK, METADATA, Chart, drawn, log_axis, styled
 from fimaudit.report.wording import number
+from fimaudit.storage.durable_files import replacing
 from fimaudit.validation.results import Validation
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ __all__ = ["attacks_chart", "plot_calibration"]
 
 def plot_calibration(validation: Validation, path: Path) -> None:
     """Write the chart as a file; the same validation gives the same bytes."""
-    with styled():
-        drawn([attacks_chart(validation)]).savefig(path, metadata=METADATA if path.suffix == ".svg" else None)
+    kind = path.suffix.removeprefix(".")
+    with styled(), replacing(path) as file:
+        drawn([attacks_chart(validation)]).savefig(file, format=kind, metadata=METADATA if kind == "svg" else None)
 
 
 def attacks_chart(validation: Validation) -> Chart:

@@ -152,6 +152,13 @@ class EndpointClassifier:
         """
         self._sender.share(turn, pause, of)
 
+    def restore(self, lease: Lease) -> None:
+        """Take over what an earlier process of the run learned of the endpoint, also where nothing is left to ask."""
+        if self._learned is None and (note := lease.note(NOTE)) is not None:
+            self._learned = from_note(note)
+            self._reader.restore(lease.note(LABELS) or self._learned.labels, self._learned.top_k)
+            self._wire = wire_for(self.endpoint, self._found.url, binary=self._learned.binary)
+
     def close(self) -> None:
         """Close the connections and end the thread; may be called twice."""
         with self._asking:
@@ -175,11 +182,8 @@ class EndpointClassifier:
 
     async def _prepared(self, rows: NDArray[Any], most: int, lease: Lease) -> tuple[WireFormat, Learned]:
         """Wire format and, up to ``most`` rows, batch size: from the ledger of the run that is resumed, or learned now."""
+        self.restore(lease)
         learned, wire = self._learned, self._wire
-        if learned is None and (note := lease.note(NOTE)) is not None:
-            learned = from_note(note)
-            self._reader.restore(lease.note(LABELS) or learned.labels, learned.top_k)
-            wire = wire_for(self.endpoint, self._found.url, binary=learned.binary)
         if learned is None or wire is None:
             wire, learned = await self._preflight.first_row(rows, lease)
         if learned.tested < min(learned.batch, most):
