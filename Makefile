@@ -9,7 +9,7 @@ REALMODELS ?=
 # Threads of each of the two test processes.
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage check fix bench readme lock
+.PHONY: help venv demo test coverage crash check fix bench readme lock
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -32,6 +32,10 @@ test: venv ## Run the test suite.
 
 coverage: venv ## Simulate whether intervals hold, at length.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m coverage
+
+crash: venv ## Kill and disturb runs at every system call, and cut their power, then resume; takes hours and strace.
+	@mkdir -p runs
+	OMP_NUM_THREADS=1 PYTHONPATH=.:adapters $(BIN)/python -m scripts.crash --power 1 --json runs/crash.json
 
 check: venv ## Lint, format, types, and what may import what.
 	$(BIN)/ruff check .

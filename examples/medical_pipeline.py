@@ -61,7 +61,7 @@ def fitted(table: pd.DataFrame) -> object:
 def main(place: Path) -> None:
     """Audit in Python and on the command line, decide a policy, and pack the evidence."""
     place.mkdir(parents=True, exist_ok=True)
-    known, asked = patients(600), patients(24, seed=1)
+    known, asked = patients(600), patients(12, seed=1)
     pipeline = fitted(known)
 
     report = fimaudit.audit(pipeline, asked, y="diagnosis", group="ward", scale="std", out=place / "python", overwrite=True)

@@ -50,8 +50,8 @@ __all__ = [
     "validate",
 ]
 
-#: Where each name lies, loaded on first use: a test runner or a help page that only finds the package needs none of them.
-_LATER = {
+#: Where each public name is defined; its module is loaded when the name is first used.
+_PLACES = {
     "AuditOptions": "runs.options",
     "Classifier": "models.classifier",
     "Comparison": "comparison.two_runs",
@@ -87,6 +87,7 @@ if not TYPE_CHECKING:  # for a type checker every name would be there
             from importlib.metadata import version
 
             return version("fimaudit")
-        if name not in _LATER:
+        if name not in _PLACES:
             raise AttributeError(f"module 'fimaudit' has no attribute {name!r}")
-        return getattr(import_module(f"fimaudit.{_LATER[name]}"), name)
+        found = globals()[name] = getattr(import_module(f"fimaudit.{_PLACES[name]}"), name)
+        return found

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -244,6 +244,23 @@ def _implied(x: NDArray[Any], dtype: str) -> tuple[float, float, float]:
     return -np.inf, np.inf, 0.0
 
 
+class FreeFeatures(NamedTuple):
+    """The features that may change, as they stand in a flat input.
+
+    Attributes:
+        place: where; a slice where all of them may.
+        scale, quantum, lower, upper: theirs, (d,).
+        plain: whether each counts as it is, has no levels and no bound.
+    """
+
+    place: NDArray[np.int64] | slice
+    scale: Array
+    quantum: Array
+    lower: Array
+    upper: Array
+    plain: bool
+
+
 @dataclass(frozen=True)
 class Space:
     """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input."""
@@ -260,6 +277,15 @@ class Space:
     def features(self) -> int:
         """How many features may change: the dimension d of the measurement."""
         return int((~self.frozen).sum())
+
+    @cached_property
+    def free(self) -> FreeFeatures:
+        """The features that may change."""
+        frozen = self.frozen.ravel()
+        place = np.flatnonzero(~frozen) if frozen.any() else slice(None)
+        scale, quantum, lower, upper = (of.ravel()[place] for of in (self.scale, self.quantum, self.lower, self.upper))
+        plain = self._plain and not self.quantised and not self.bounded
+        return FreeFeatures(place, scale, quantum, lower, upper, plain)
 
     @cached_property
     def box(self) -> Box:

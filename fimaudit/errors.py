@@ -14,6 +14,7 @@
     │   └── RunFolderError        the output folder holds another run, or nothing to resume
     └── RunError                  exit 3: the measurement started and could not go on
         ├── BudgetExhausted       the next rows would exceed the budget
+        ├── StorageFailure        the run folder can no longer be written: a full disk, a limit, a fault
         └── ModelFailure          the model raised or answered wrongly after the measurement started
             └── InputFailed           it did so for the rows of one input; others can be asked
 
@@ -36,6 +37,7 @@ __all__ = [
     "OutputError",
     "RunError",
     "RunFolderError",
+    "StorageFailure",
     "TargetError",
     "UntrustedPickleError",
     "UsageError",
@@ -104,6 +106,10 @@ class RunError(FimauditError):
 
 class BudgetExhausted(RunError):
     """The next rows would exceed the budget; what was measured so far is kept."""
+
+
+class StorageFailure(RunError):
+    """The run folder can no longer be written: a full disk, a limit, a fault. What was kept before is whole."""
 
 
 class ModelFailure(RunError):

@@ -19,6 +19,7 @@ SWITCHES = {
     "count-refused",
     "header",
     "integrity",
+    "linear-model",
     "overwrite",
     "resume",
     "trust-pickle",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
-from fimaudit.errors import MissingExtraError
+from fimaudit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+PlotKind = Literal["profile", "distribution", "contrast", "worst", "scale", "groups", "calibration"]
 
 __all__ = [
     "SCREENED",
@@ -25,6 +28,8 @@ __all__ = [
     "Interval",
     "Kind",
     "MeasuredInput",
+    "PlotKind",
+    "Presented",
     "Quantiles",
     "Report",
     "ScaleRung",
@@ -33,7 +38,9 @@ __all__ = [
     "StepReport",
     "Summary",
     "Witness",
+    "Yardstick",
     "flat_row",
+    "frame_of",
     "json_schema",
 ]
 
@@ -44,6 +51,26 @@ UNANSWERED = "unanswered"
 QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
 Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
+
+
+def _above(module: str, name: str) -> Any:
+    """A function that stands above the plain data; it is found by name when it is asked for, as data import nothing."""
+    return getattr(import_module(f"fimaudit.{module}"), name)
+
+
+class Presented:
+    """What ``print`` and a notebook show on one screen, the answer first: by the function named in ``_shown_by``."""
+
+    _shown_by: ClassVar[tuple[str, str]] = ("report.screens", "screen_of")
+
+    def _screen(self) -> Any:
+        return _above(*self._shown_by)(self)
+
+    def __str__(self) -> str:
+        return str(self._screen().text())
+
+    def _repr_html_(self) -> str:
+        return str(self._screen().html())
 
 
 class _Data(BaseModel):
@@ -134,7 +161,7 @@ class Certificate(_Data):
     reaches: bool | None = None
 
 
-class Sensitivity(_Data):
+class Sensitivity(Presented, _Data):
     """One input's measurement.
 
     ``spectral_norm`` and ``peak_spectral_norm`` in 1 / unit^2, ``trace`` likewise, ``margin_radius`` and ``displacement``
@@ -164,16 +191,6 @@ class Sensitivity(_Data):
     witness: Witness | None = None
     smoothed: Certificate | None = None
     reason: str | None = None
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        answer = "" if self.predicted_class is None else f"class {self.predicted_class}"
-        rows = [
-            ("status", self.status if self.reason is None else f"{self.status}: {self.reason}"),
-            ("answer", answer if self.probability is None else f"{answer} ({self.probability:.3g})"),
-            *((name.replace("_", " "), str(getattr(self, name))) for name in QUANTITY_NAMES),
-        ]
-        return _html_table(f"Input {self.index}", ("", ""), rows)
 
 
 #: Fields with a structure of their own are kept as JSON text.
@@ -263,8 +280,33 @@ class IntegrityCheck(_Data):
     rows: int = 0
 
 
-class Report(_Data):
-    """A whole audit; ``report.json`` is this, field by field."""
+class Yardstick(_Data):
+    """Something known, beside which a headline of the report can be read.
+
+    Attributes:
+        name: ``baseline`` (another run), ``noise`` (one standard deviation of it), ``linear_model`` (trained on the same
+            data), ``another_class`` (the nearest input of another class in the data), ``most_common_class``.
+        words: what it is, to stand in a sentence.
+        distance: l2 length in the unit of the input domain, to compare with the margin radius; a median over inputs.
+        spectral_norm: median, in 1 / unit^2.
+        accuracy: share of right answers.
+        inputs: how many it rests on.
+    """
+
+    name: Literal["baseline", "noise", "linear_model", "another_class", "most_common_class"]
+    words: str
+    distance: float | None = None
+    spectral_norm: float | None = None
+    accuracy: float | None = None
+    inputs: int | None = None
+
+
+class Report(Presented, _Data):
+    """A whole audit; ``report.json`` is this, field by field.
+
+    ``print(report)`` and a notebook show the answer first. ``accuracy`` is the share of right answers of labelled inputs,
+    ``yardsticks`` are what the headlines can be compared with.
+    """
 
     schema_version: Literal[1] = 1
     model: dict[str, Any]
@@ -275,10 +317,31 @@ class Report(_Data):
     step: StepReport
     summary: Summary
     groups: dict[str, Summary] = {}
+    accuracy: Interval | None = None
+    yardsticks: list[Yardstick] = []
     warnings: list[str] = []
     integrity: list[IntegrityCheck] = []
     inputs: list[Sensitivity] = []
     inputs_file: str | None = None
+    _folder: Path | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """By what ``report.json`` holds: where it lies makes no difference."""
+        return isinstance(other, Report) and self.__dict__ == other.__dict__
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Enough to tell it from another; ``print`` shows more."""
+        place = None if self._folder is None else str(self._folder)
+        return [("model", self.model.get("name")), ("inputs", self.data.get("measured")), ("folder", place)]
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder, where the report was written to one or read from one."""
+        return self._folder
+
+    def keep_folder(self, folder: str | Path) -> None:
+        """Remember the run folder."""
+        self._folder = Path(folder)
 
     @property
     def contradicted(self) -> list[IntegrityCheck]:
@@ -289,43 +352,82 @@ class Report(_Data):
         """The text of ``report.json``."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
+    def worst(self, k: int = 8) -> list[Sensitivity]:
+        """The most sensitive inputs, the smallest margin radius first; where none is known, the largest spectral norm."""
+        return list(_above("report.presenting", "worst")(self, k))
+
+    def plot(self, kind: PlotKind = "distribution") -> Figure:
+        """A matplotlib figure of the run, which a notebook shows.
+
+        Args:
+            kind: ``distribution``, ``worst``, ``groups``, ``calibration``, ``contrast``, ``profile`` or ``scale``.
+
+        Raises:
+            UsageError: an unknown kind, or a report that does not hold what the figure needs.
+        """
+        figure: Figure = _above("report.presenting", "plot")(self, kind)
+        return figure
+
+    def html(self, path: str | Path | None = None) -> str:
+        """The page, with the most sensitive inputs themselves where the run folder keeps them; also written to ``path``."""
+        return str(_above("report.presenting", "html")(self, path))
+
+    def gate(self, policy: str | Path, *, baseline: str | Path | None = None) -> Any:
+        """Decide a policy file over the report.
+
+        Args:
+            policy: YAML file.
+            baseline: run folder for ``ratio`` rules, in place of the policy's own.
+
+        Raises:
+            UsageError: a policy that is refused, a group or baseline that is not there.
+        """
+        return _above("report.presenting", "gate")(self, policy, baseline)
+
+    def bundle(self, out: str | Path, *, key: str | Path | None = None, signer: str | None = None) -> Path:
+        """Pack the run folder into an archive that ``fimaudit verify`` can check.
+
+        Args:
+            out: the archive, ``.zip``.
+            key: Ed25519 private key in PEM, to sign with.
+            signer: who signs.
+
+        Raises:
+            UsageError: a report without a run folder, or a key without a signer.
+        """
+        if self._folder is None:
+            raise UsageError("evidence needs a run folder, and this report lies in none; give audit(..., out=FOLDER)")
+        return Path(_above("evidence.bundle", "write_bundle")(self._folder, out, key=key, signer=signer))
+
     def to_frame(self) -> pd.DataFrame:
         """The inputs as a pandas table, an interval in three columns: ``name``, ``name_lower``, ``name_upper``.
 
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as exc:
-            raise MissingExtraError("Report.to_frame", "pandas", "report") from exc
-
-        return pd.DataFrame([flat_row(s) for s in self.inputs])
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the quantiles that matter, with their intervals."""
-        rows = [
-            (name.replace("_", " "), which, str(getattr(getattr(self.summary, name), which)))
-            for name in QUANTITY_NAMES
-            for which in (("median", "p95", "max") if name != "margin_radius" else ("median", "p05", "min"))
-        ]
-        measured = f"{self.data.get('measured')} of {self.data.get('inputs')} inputs, {self.summary.queries:,} queries"
-        title = f"{self.model.get('name')}: {measured}, unit: {self.domain.get('unit')}"
-        notes = "".join(f"<p>Warning: {escape(w)}</p>" for w in self.warnings)
-        return _html_table(title, ("quantity", "quantile", "value [interval]"), rows) + notes
+        return frame_of([flat_row(s) for s in _above("report.presenting", "inputs")(self)], "Report.to_frame")
 
     @classmethod
     def read(cls, folder: str | Path) -> Report:
         """The report of a run folder (or of a path to ``report.json``)."""
         path = Path(folder)
-        return cls.model_validate_json((path / "report.json" if path.is_dir() else path).read_bytes())
+        file = path / "report.json" if path.is_dir() else path
+        report = cls.model_validate_json(file.read_bytes())
+        report.keep_folder(file.parent)
+        return report
 
 
-def _html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A small table; every text in it is escaped."""
-    top = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(title)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def frame_of(rows: Sequence[Mapping[str, Any]], needed_for: str) -> pd.DataFrame:
+    """Rows as a pandas table.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as exc:
+        raise MissingExtraError(needed_for, "pandas", "report") from exc
+    return pd.DataFrame(list(rows))
 
 
 def json_schema() -> Mapping[str, Any]:

@@ -1,10 +1,11 @@
-"""Compare the reports of two checkouts bit for bit: for a change that moves code and no number.
+"""Compare the reports of two checkouts: bit for bit, for a change that moves code and no number, or within rounding.
 
-    python scripts/compare_trees.py OLD NEW [--models DIR]
+    python scripts/compare_trees.py OLD NEW [--models DIR] [--within 1e-9]
 
 OLD and NEW are checkouts; both are run by this Python. DIR holds NAME.onnx and NAME.npz (x), as for
 ``benchmarks/realmodels.py``. Each tree audits the models, three functions and an estimator, under several settings, and runs
-the demo; reports without their environment, and what the demo prints, must be equal. Exit code 1 where they differ.
+the demo; reports without their environment, and what the demo prints, must be equal, numbers up to the given share of them.
+Exit code 1 where they differ.
 """
 
 from __future__ import annotations
@@ -78,17 +79,31 @@ def reports(tree: Path, models: Path | None) -> dict[str, object]:
     return found
 
 
+def largest_difference(old: object, new: object, place: str = "") -> tuple[float, str]:
+    """The largest relative difference of two numbers that stand in the same place, infinite for anything else, and where."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return max((largest_difference(old[key], new[key], f"{place}.{key}") for key in old), default=(0.0, place))
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return max((largest_difference(a, b, f"{place}[{i}]") for i, (a, b) in pairs), default=(0.0, place))
+    if isinstance(old, float) and isinstance(new, float):
+        return abs(old - new) / max(abs(old), abs(new), 1e-300), place
+    return (0.0 if old == new else float("inf")), place
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--models", type=Path)
+    parser.add_argument("--within", type=float, default=0.0, help="largest relative difference of a number")
     options = parser.parse_args()
     old, new = (reports(tree.resolve(), options.models) for tree in (options.old, options.new))
-    differ = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    differences = {name: largest_difference(old.get(name), new.get(name)) for name in sorted({*old, *new})}
+    differ = [name for name, (by, _) in differences.items() if by > options.within]
     print(f"{len(old)} reports of {options.old}, {len(new)} of {options.new}: {len(differ)} differ")
     for name in differ:
-        print(f"  {name}")
+        print(f"  {name}: by {differences[name][0]:.2g} at {differences[name][1]}")
     return bool(differ)
 
 

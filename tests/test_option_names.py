@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 import fimaudit
-from fimaudit.cli import app
+from fimaudit.cli import app, load_command
 from fimaudit.errors import FimauditError, MissingExtraError, ModelFailure, UsageError
 from fimaudit.option_names import KEYWORDS, SWITCHES, flags_in_messages, with_keywords
 from fimaudit.runs.options import AuditOptions
@@ -76,7 +75,7 @@ def test_every_keyword_that_a_message_may_name_exists() -> None:
     """A flag of ``fimaudit audit`` becomes a keyword that ``fimaudit.audit`` takes."""
     known = {*AuditOptions.model_fields, *inspect.signature(fimaudit.audit).parameters, "endpoint", "price_per_row"}
     of_the_line = "data target yes verbose settings policy config save-config json quiet help columns rate patience protocol"
-    for parameter in get_command(app).commands["audit"].params:  # type: ignore[attr-defined]
+    for parameter in load_command("audit").params:
         for flag in (name[2:] for name in parameter.opts if name.startswith("--")):
             if flag in of_the_line.split() or flag in ("set", "header-env", "bearer-env"):
                 continue

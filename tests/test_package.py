@@ -143,11 +143,46 @@ def test_public_names_are_these_and_exist() -> None:
     assert fimaudit_adapters.__file__ is not None
 
 
-@pytest.mark.parametrize("name", ["fimaudit", "fimaudit.cli"])
-def test_import_loads_nothing_heavy(name: str) -> None:
-    heavy = "jinja2 scipy.stats scipy.optimize matplotlib torch ray sklearn onnxruntime pandas"
-    code = f"import {name}, sys; print(*[m for m in '{heavy}'.split() if m in sys.modules])"
-    assert run([sys.executable, "-c", code], ROOT).strip() == ""
+#: What takes long to load; a part of the package stands for all that it draws in.
+SLOW = (
+    "numpy scipy pydantic yaml pyarrow jinja2 matplotlib torch ray sklearn onnxruntime pandas fimaudit.results fimaudit.runs"
+)
+
+
+def loaded(code: str, names: str) -> str:
+    """Which of the modules a program has loaded at its end."""
+    last = f"import sys; print(*[m for m in '{names}'.split() if m in sys.modules], file=sys.stderr)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONPATH"}
+    command = [sys.executable, "-c", f"try:\n {code}\nfinally:\n {last}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fimaudit",
+        "import fimaudit.cli",
+        "import sys, fimaudit.cli; sys.argv[1:] = ['--help']; fimaudit.cli.main()",
+        "import sys, fimaudit.cli; sys.argv[1:] = ['--version']; fimaudit.cli.main()",
+    ],
+)
+def test_the_package_and_its_help_load_nothing_slow(code: str) -> None:
+    assert loaded(code, SLOW) == ""
+
+
+@pytest.mark.parametrize("name", ["audit", "compare", "gate", "plan", "inspect", "report"])
+def test_a_command_loads_what_only_others_need_later(name: str) -> None:
+    others = "scipy.stats scipy.optimize jinja2 pyarrow matplotlib torch ray sklearn onnxruntime pandas fimaudit.report.page"
+    code = f"import sys, fimaudit.cli; sys.argv[1:] = ['{name}', '--help']; fimaudit.cli.main()"
+    assert loaded(code, others) == ""
+
+
+@pytest.mark.parametrize("name", ["audit", "compare", "gate", "open_classifier", "plan", "sensitivity", "validate"])
+def test_a_public_function_loads_what_only_some_calls_need_later(name: str) -> None:
+    others = "scipy.stats scipy.optimize jinja2 pyarrow matplotlib torch ray sklearn onnxruntime pandas fimaudit.report.page"
+    assert loaded(f"import fimaudit; fimaudit.{name}", others) == ""
 
 
 def test_versions_agree() -> None:

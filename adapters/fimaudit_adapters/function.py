@@ -42,11 +42,6 @@ class FunctionAdapter:
             TargetError: not callable, or an option that makes no sense.
         """
         refuse_unused(options, "function", used=("output_step", "finding", "normalise"), extra=self.option_names)
-        if type(target).__module__.startswith("transformers.pipelines"):
-            raise TargetError(
-                f"{type(target).__name__} prepares its inputs out of the audit's sight; give pipeline.model, with inputs as "
-                "pipeline.image_processor makes them (and --mean and --std to state results in pixels)"
-            )
         if not callable(target):
             raise TargetError(f"expected a callable from a batch to (batch, classes), got {type(target).__name__}")
         return FunctionClassifier(target, options)
@@ -88,7 +83,11 @@ class FunctionClassifier:
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
-        rows = np.array(batch, dtype=self._info.dtype, order="C")
+        return self.overwrite(np.array(batch, dtype=self._info.dtype, order="C"))
+
+    def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """The same for rows that nobody else has: the function gets them as they are."""
+        rows = np.ascontiguousarray(batch, dtype=self._info.dtype)
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         rows = rows if self._normalise is None else self._normalise(rows)

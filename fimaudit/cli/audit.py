@@ -21,6 +21,7 @@ from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
+from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
@@ -29,8 +30,8 @@ from fimaudit.policy.rules import read_policy
 from fimaudit.policy.verdict import Verdict
 from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
+from fimaudit.runs.cost import cost_of
 from fimaudit.runs.options import MOST_LABELS
-from fimaudit.runs.planning import cost_of
 
 __all__ = ["audit"]
 
@@ -53,6 +54,7 @@ def audit(
     endpoint: SentFlags,
     engine: EngineFlags,
     white_box: WhiteBoxFlags,
+    compared: YardstickFlags,
     settings: SettingsFileFlags,
     output: OutputFlags,
     link: LinkName = "auto",
@@ -108,6 +110,7 @@ def audit(
             **endpoint.options(),
             **asdict(engine),
             **asdict(white_box),
+            **compared.options(),
         )
     _finish(report, out, policy, budget, output)
 

@@ -24,7 +24,7 @@ from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.models.classifier import is_endpoint
 from fimaudit.runs.comparing import open_runs
-from fimaudit.runs.planning import cost_of
+from fimaudit.runs.cost import cost_of
 from fimaudit.storage.run_folder import RunFolder, is_run
 
 __all__ = ["EachModelFlags", "compare"]

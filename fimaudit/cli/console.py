@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,15 +11,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fimaudit.report.wording import integrity_sentence
+from fimaudit.report.answer import flag_sentences
+from fimaudit.report.wording import focus_sentence
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
-from fimaudit.runs.screening import TopKResult
+from fimaudit.storage.run_folder import run_of
 
 __all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
-SHOWN = 10
+SHOWN = 5
 #: Columns of a terminal from which every detail of an input fits beside its status.
 WIDE = 96
 #: Longest name of a class in a table.
@@ -71,49 +73,40 @@ def limits_text(interval: Interval) -> str:
 
 
 def show_report(console: Console, report: Report) -> None:
-    """The few numbers that matter, then the inputs that matter most, then the warnings."""
-    unit, model, data, summary = report.domain["unit"], report.model, report.data, report.summary
-    console.print(f"[bold]{escape(str(model['name']))}[/bold]", highlight=False)
-    console.print(
-        f"{model['classes']} classes, {report.domain['features']} features, {data['measured']} of {data['inputs']} inputs, "
-        f"{report.settings['mode']}, {summary.queries:,} queries in {summary.requests:,} calls",
-        highlight=False,
-    )
+    """The answer first, then the numbers behind it, then the inputs that matter most and what their flags mean."""
+    from fimaudit.report.screens import report_screen  # which no other command needs
+
+    for style, line in report_screen(report).lines(console.width):
+        wide = style == "command"  # which is pasted, so it is never broken
+        console.print(line, style="cyan" if wide else style, highlight=False, markup=False, soft_wrap=wide)
+    summary = report.summary
     percent = f"{100 * report.settings['confidence']:g} % interval"
     table = plain_table(None, "these inputs", "", "value", percent)
     rows = (
+        ("margin radius", summary.margin_radius, ("median", "p05", "min")),
         ("spectral norm", summary.spectral_norm, ("median", "p95", "max")),
         ("peak norm", summary.peak_spectral_norm, ("median", "p95", "max")),
-        ("margin radius", summary.margin_radius, ("median", "p05", "min")),
     )
     for name, quantiles, shown in rows:
         for place, which in enumerate(shown):
             cell: Interval = getattr(quantiles, which)
             table.add_row(name if place == 0 else "", QUANTILE_NAMES[which], number_text(cell.value), limits_text(cell))
+    console.print()
     console.print(table)
-    batch = (model.get("preflight") or {}).get("batch_difference")
+    batch = (report.model.get("preflight") or {}).get("batch_difference")
     if batch:
         console.print(f"an answer alone and in a batch differs by up to {batch:.2g}", style="dim", highlight=False)
-    console.print(f"norms in 1/unit², radius in unit; unit: {escape(unit)}", style="dim", highlight=False)
-    _show_inputs(console, report)
+    unit = escape(report.domain["unit"])
+    console.print(f"norms in 1/unit², radius in unit; unit: {unit}", style="dim", highlight=False)
     console.print(
         COVERED[report.settings["mode"]] + "; they are of these inputs, not of a population",
         style="dim",
         highlight=False,
     )
-    if report.data.get("focus") is not None:
-        console.print(TopKResult(**report.data["focus"]).sentence(), highlight=False)
-    if report.integrity:
-        style = "red" if report.contradicted else "dim"
-        console.print(integrity_sentence(report), style=style, highlight=False, markup=False)
-    statuses = {k: v for k, v in summary.statuses.items() if k != "ok"}
-    if statuses:
-        console.print("not ok: " + ", ".join(f"{v} {k}" for k, v in statuses.items()), highlight=False)
-    failed = next((s for s in report.inputs if s.status == "failed"), None)
-    if failed is not None:
-        console.print(f"input {failed.index} failed: {failed.reason}", highlight=False, markup=False)
-    for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    _show_inputs(console, report)
+    focus = focus_sentence(report)
+    if focus is not None:
+        console.print(focus, highlight=False, markup=False)
 
 
 def plain_table(title: str | None, *columns: str) -> Table:
@@ -125,10 +118,11 @@ def plain_table(title: str | None, *columns: str) -> Table:
 
 
 def _show_inputs(console: Console, report: Report) -> None:
-    ranked = sorted(report.inputs, key=_severity)[:SHOWN]
+    inputs = report.inputs or run_of(report, whole=False).ranked
+    ranked = sorted(inputs, key=_severity)[:SHOWN]
     if not ranked:
         return
-    more = len(report.inputs) > SHOWN
+    more = len(inputs) > SHOWN
     console.print()
     if more:
         console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
@@ -151,6 +145,9 @@ def _show_inputs(console: Console, report: Report) -> None:
             *([] if all_ok else [_status(s)]),
         )
     console.print(table)
+    flags = Counter(flag for s in inputs for flag in s.flags).most_common()
+    for flag, words in flag_sentences(report, flags):
+        console.print(f"{flag}: {words}", style="dim", highlight=False, markup=False)
 
 
 def _named(report: Report, position: int) -> str:

@@ -16,6 +16,7 @@ from fimaudit.cli.flags import LinkName
 from fimaudit.cli.model_flags import EndpointFlags
 from fimaudit.cli.output import OutputFlags
 from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import about
 from fimaudit.data.streams import open_data
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Options
@@ -90,7 +91,7 @@ def try_it(
     extra: dict[str, Any] = {"endpoint": parts} if parts else {}
     if isinstance(inputs, Inputs) and inputs.names is not None:
         extra["data_columns"] = list(inputs.names)
-    trial = try_endpoint(target, Options(link=link, extra=extra), first.x[None])
+    trial = try_endpoint(target, Options(link=link, extra=extra, **about(inputs)), first.x[None])
     facts = as_facts(trial)
     output.tell(lambda: facts, lambda: _show(Console(highlight=False, soft_wrap=True), facts))
     if trial.error is not None:

@@ -18,8 +18,10 @@ from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import Options
-from fimaudit.runs.planning import Cost, Plan, Purpose, per_second
+from fimaudit.runs.cost import Cost, per_second
+from fimaudit.runs.planning import Plan
 from fimaudit.runs.planning import plan as plan_audit
+from fimaudit.runs.proposal import Purpose
 
 __all__ = ["SendingFacts", "asked_of", "confirm", "per_second", "plan"]
 

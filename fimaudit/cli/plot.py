@@ -10,8 +10,7 @@ import typer
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import Folder
 from fimaudit.cli.output import OutputFlags
-from fimaudit.report.plots import PlotKind
-from fimaudit.report.plots import plot as draw
+from fimaudit.results import PlotKind
 
 __all__ = ["plot"]
 
@@ -26,5 +25,7 @@ def plot(
     ] = "distribution",
 ) -> None:
     """Draw one figure of a run with matplotlib."""
+    from fimaudit.report.plots import plot as draw
+
     figure = draw(folder, kind, out)
     output.tell(lambda: {"figure": str(figure)}, lambda: print(figure))

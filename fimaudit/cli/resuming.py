@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from fimaudit.errors import RunError
+from fimaudit.storage.durable_files import last_resort
 from fimaudit.storage.journal import JOURNAL
 
 __all__ = ["resumable", "resume_command"]
@@ -21,7 +22,8 @@ __all__ = ["resumable", "resume_command"]
 def resumable(out: Path, command: str) -> Iterator[None]:
     """Around a run in ``out``: a failure or an interruption says which command goes on with it, where anything was kept."""
     try:
-        yield
+        with last_resort():
+            yield
     except RunError as error:
         if (out / JOURNAL).exists():
             error.add_note(f"resume with: {command}")

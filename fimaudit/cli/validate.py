@@ -25,7 +25,7 @@ from fimaudit.errors import UsageError
 from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.normalising import read_normalize
 from fimaudit.results import Interval
-from fimaudit.runs.planning import cost_of
+from fimaudit.runs.cost import cost_of
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS

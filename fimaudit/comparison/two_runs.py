@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Sensitivity
+from fimaudit.results import Interval, Presented, Sensitivity
 from fimaudit.statistics.paired import Column, changes, column, larger_share, quantile_ratio, rank_correlation
 from fimaudit.storage.run_folder import RunFolder
 
@@ -97,7 +97,7 @@ class Answers(_Data):
     accuracy_p_value: float | None
 
 
-class Comparison(_Data):
+class Comparison(Presented, _Data):
     """The second model against the first on the inputs that both answered."""
 
     schema_version: Literal[1] = 1

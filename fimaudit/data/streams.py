@@ -187,7 +187,9 @@ def _usable(x: NDArray[Any]) -> bool:
     return x.dtype.kind in "iubf" and finite_or_missing(x)
 
 
-def open_data(spec: str | Path, counter: Counter | None = None, reading: TableReading | None = None) -> Inputs | Stream:
+def open_data(
+    spec: str | Path, counter: Counter | None = None, reading: TableReading | None = None, most_bytes: int = WHOLE_BYTES
+) -> Inputs | Stream:
     """One file that fits in memory as ``Inputs``; anything else as a ``Stream``.
 
     Args:
@@ -195,6 +197,7 @@ def open_data(spec: str | Path, counter: Counter | None = None, reading: TableRe
             (``s3://bucket/train-*.parquet``; needs fsspec and the protocol's package).
         counter: counts the inputs of files; in threads of this process when left out.
         reading: how tables are read.
+        most_bytes: of a file that is read into memory whole.
 
     Raises:
         DataError: nothing there, files of several kinds, or unreadable.
@@ -202,7 +205,7 @@ def open_data(spec: str | Path, counter: Counter | None = None, reading: TableRe
     text, reading = str(spec), reading or TableReading()
     file = Path(text)
     single = not is_url(text) and file.suffix.lower() in SUFFIXES and not any(sign in text for sign in "*?[{")
-    if single and (not file.exists() or file.suffix.lower() == ".csv" or file.stat().st_size <= WHOLE_BYTES):
+    if single and (not file.exists() or file.suffix.lower() == ".csv" or file.stat().st_size <= most_bytes):
         return read_inputs(file, reading)
     found = [f for f in find_files(text) if PurePosixPath(f.path).suffix.lower() in (*SHARD_SUFFIXES, *IMAGE_SUFFIXES)]
     if not found:

@@ -24,12 +24,12 @@ from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.smoothing import measure_smoothed
 from fimaudit.models.classifier import Classifier
-from fimaudit.models.meter import Meter
+from fimaudit.models.meter import Ledger, Meter, Usage
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.storage.parts import Part
 from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 
-__all__ = ["Derivatives", "Engine", "LocalEngine", "Work", "measure_inputs"]
+__all__ = ["Derivatives", "Engine", "LocalEngine", "RemoteEngine", "Work", "measure_inputs"]
 
 
 #: Rows of one input that adaptive measurement, which asks bit by bit, is taken to ask at once.
@@ -91,6 +91,33 @@ class Engine(Protocol):
         Raises:
             BudgetExhausted, ModelFailure: no more can be measured; what was finished has been yielded.
         """
+        ...
+
+
+class RemoteEngine(Engine, Protocol):
+    """An engine whose workers are other processes, with what they share."""
+
+    def prepare(
+        self,
+        model: Classifier,
+        budget: int | None,
+        spent: Usage,
+        ledger: tuple[str, str] | None,
+        answers: tuple[str, bool] | None,
+    ) -> Ledger:
+        """Open what the workers share, and return it for this process's meter.
+
+        Args:
+            model: as opened here.
+            budget: most rows in all.
+            spent: what earlier processes of the run asked.
+            ledger: path and fingerprint of an endpoint's ledger.
+            answers: path of the answers to a local model's unfinished inputs, and whether the run goes on with them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the workers share."""
         ...
 
 

@@ -101,24 +101,30 @@ class _Exact:
     direction: Array
 
 
-def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[np.int64]) -> _Exact:
-    """From the whole Jacobian: rows of 2 J_s^T (d, C) and of J_log p^T (d, visible)."""
-    values, vectors = np.linalg.eigh(slopes.T @ slopes)
-    peak: float | None = None
-    radius: float | None = None
-    rival, steepest = top, 0.0
-    if len(classes) >= 2 and top in classes and logs.any():
-        place = int(np.searchsorted(classes, top))
-        log_p = log_probabilities(base[None, classes], place)[0]
-        z = temper(logs, log_p, peak_temperature(logs, log_p))
-        peak = float(np.linalg.eigvalsh(z.T @ z)[-1])
-        others = np.delete(np.arange(len(classes)), place)
-        norms = np.linalg.norm(logs[:, [place]] - logs[:, others], axis=0)
-        if norms.any():
-            radii = first_order_radii(log_p[place] - log_p[others], norms)
-            radius, steepest = float(radii.min()), float(norms.max())
-            rival = int(classes[others[int(radii.argmin())]])
-    return _Exact(float(values[-1]), float((slopes**2).sum()), peak, radius, rival, steepest, vectors[:, -1])
+def _exact(base: Array, slopes: Array, logs: Array, top: int, classes: NDArray[np.int64]) -> list[_Exact]:
+    """From whole Jacobians at several steps: rows of 2 J_s^T (n, d, C) and of J_log p^T (n, d, visible)."""
+    values, vectors = np.linalg.eigh(np.swapaxes(slopes, 1, 2) @ slopes)
+    traces = (slopes**2).sum(axis=(1, 2))
+    found = [
+        _Exact(float(value[-1]), float(trace), None, None, top, 0.0, vector[:, -1])
+        for value, trace, vector in zip(values, traces, vectors, strict=True)
+    ]
+    if len(classes) < 2 or top not in classes or not logs.any():
+        return found
+    place = int(np.searchsorted(classes, top))
+    log_p = log_probabilities(base[None, classes], place)[0]
+    each = np.broadcast_to(log_p, (len(logs), len(log_p)))
+    z = temper(logs, each, peak_temperature(logs, each))
+    peaks = np.linalg.eigvalsh(np.swapaxes(z, 1, 2) @ z)[:, -1]
+    others = np.delete(np.arange(len(classes)), place)
+    norms = np.linalg.norm(logs[:, :, [place]] - logs[:, :, others], axis=1)
+    radii = first_order_radii(log_p[place] - log_p[others], norms)
+    for i in np.flatnonzero(logs.any(axis=(1, 2))):
+        found[i] = replace(found[i], peak=float(peaks[i]))
+        if norms[i].any():
+            rival = int(classes[others[int(radii[i].argmin())]])
+            found[i] = replace(found[i], radius=float(radii[i].min()), rival=rival, steepest=float(norms[i].max()))
+    return found
 
 
 def estimate_basis(view: VisibleClasses, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> Estimate | None:
@@ -144,8 +150,8 @@ def estimate_basis(view: VisibleClasses, fine: tuple[Array, Array], coarse: tupl
     base, top = view.table(view.base[None])[0], int(view.place[0])
     seen = np.asarray(np.isfinite(fine[1]).all(axis=0) & np.isfinite(coarse[1]).all(axis=0)) & (base > 0)
     classes = np.flatnonzero(seen)
-    one = _exact(base, fine[0], fine[1][:, classes], top, classes)
-    two = _exact(base, coarse[0], coarse[1][:, classes], top, classes)
+    logs = np.stack([fine[1][:, classes], coarse[1][:, classes]])
+    one, two = _exact(base, np.stack([fine[0], coarse[0]]), logs, top, classes)
     margin = None
     hidden = not view.whole
     if one.radius is not None and two.radius is not None:

@@ -22,8 +22,10 @@ __all__ = [
     "fewest",
     "history_matters",
     "jump_share",
+    "noticed",
     "slope_reach",
     "stays",
+    "threshold",
 ]
 
 Array = NDArray[np.float64]
@@ -89,7 +91,28 @@ def history_matters(difference: float, noise: float, company_logs: float = 0.0) 
     >>> history_matters(0.5, 0.0), history_matters(0.5, 0.2)
     (True, False)
     """
-    return difference > max(DIFFERENT, TIMES_NOISE * noise, TIMES_COMPANY * company_logs)
+    return difference > threshold(noise, company_logs)
+
+
+def noticed(share: float, pairs: int) -> float:
+    """Probability that a second version, to which a ``share`` of the calls goes at random, answers one of some pair alone.
+
+    1 - (1 - 2 s (1 - s))^n over n pairs of calls with the same rows. A version that is chosen by the row answers both calls
+    of a pair and is not noticed so.
+
+    >>> round(noticed(0.1, 3), 2), round(noticed(0.5, 3), 3)
+    (0.45, 0.875)
+    """
+    return float(1.0 - (1.0 - 2.0 * share * (1.0 - share)) ** pairs)
+
+
+def threshold(noise: float, company_logs: float = 0.0) -> float:
+    """Difference of log p from which ``history_matters``.
+
+    >>> threshold(0.0), threshold(0.2)
+    (0.001, 1.0)
+    """
+    return max(DIFFERENT, TIMES_NOISE * noise, TIMES_COMPANY * company_logs)
 
 
 def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:

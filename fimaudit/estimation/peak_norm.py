@@ -261,7 +261,7 @@ def peak_limits(
 
     upper: the norm at the true peak temperature is below the upper limit at that temperature, so the largest of the upper
     limits covers it; lower: a predictable sum whose temperature and direction both come from earlier contrasts, each
-    term of which is at most peak chi2_1.
+    term of which is at most peak chi2_1. Where the top eigenvalue at the peak stands apart, both as for ``spectral_limits``.
 
     Args:
         logs: (..., m, K) contrasts of log p, of as many inputs as the first axes say.
@@ -285,7 +285,10 @@ def peak_limits(
         return ManyLimits.of_one(limits, logs.shape[:-2]), np.full(logs.shape[:-2], temperature)
     temperatures = peak_temperature(logs, log_p)
     values = sample_spectrum(temper(logs, log_p, temperatures))
-    return sketch_limits(values, _predicted_peak(logs, log_p), terms, tail, features), temperatures
+    each, each_p = logs.reshape(-1, *logs.shape[-2:]), log_p.reshape(-1, log_p.shape[-1])
+    values = values.reshape(len(each), -1)
+    found = sketch_limits(values, lambda which: _predicted_peak(each[which], each_p[which]), terms, tail, features)
+    return ManyLimits(*(of.reshape(logs.shape[:-2]) for of in found)), temperatures
 
 
 def _joint_peak(
@@ -433,14 +436,16 @@ def _power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, st
         a maximum, and the (..., n, K) sums of rows that the directions come from.
     """
     q, root = _tempered(log_p, temperatures)
-    turned = np.swapaxes(logs, -1, -2)
+    weights, turned = root * root, np.swapaxes(logs, -1, -2)
     for step in range(steps + 1):
-        u = (seed - (q * seed).sum(axis=-1, keepdims=True)) * root
-        values = np.sqrt((u * u).sum(axis=-1))
-        u /= np.maximum(values, TINY)[..., None]
-        forms = _forms(u, q, root)
+        # u = centred root, and as q adds up to 1 its form is u root: no mean of it is left to take off.
+        centred = seed - np.vecdot(q, seed)[..., None]
+        forms = centred * weights
+        values = np.sqrt(np.maximum(np.vecdot(forms, centred), 0.0))
+        inverse = 1.0 / np.maximum(values, TINY)[..., None]
         if step < steps:
-            seed = (forms @ turned) @ logs
+            seed = ((forms @ turned) * inverse) @ logs
+    forms *= inverse
     return forms, values, seed
 
 

@@ -8,15 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["complete", "contrasts", "least_visible", "log_probabilities", "resolution", "running_sums", "visible_classes"]
+__all__ = [
+    "complete",
+    "complete_in_place",
+    "contrasts",
+    "least_visible",
+    "log_probabilities",
+    "resolution",
+    "running_sums",
+    "visible_classes",
+]
 
 Array = NDArray[np.float64]
 
 #: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
 FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
-#: Numbers from which rows are added one by one.
-LONG_ROW = 400
+#: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
+LONG_ROW, BLOCK_ROWS = 400, 16
 
 
 def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
@@ -31,10 +40,21 @@ def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
     >>> bool(complete(np.array([[1.0, 1e-9, 2e-9]]), 0)[0, 0] == 1 - 3e-9)
     True
     """
-    out, place = p.copy(), _place(top)
-    others = _without(out, place)
-    out[place] = np.where(others < 0.5, 1.0 - others, p[place])
+    out = p.copy()
+    complete_in_place(out, top)
     return out
+
+
+def complete_in_place(p: Array, top: int | NDArray[np.int64]) -> None:
+    """``complete`` without a copy.
+
+    >>> rows = np.array([[1.0, 1e-9, 2e-9]])
+    >>> complete_in_place(rows, 0)
+    >>> bool(rows[0, 0] == 1 - 3e-9)
+    True
+    """
+    place, others = _place(top), _without(p, top)
+    p[place] = np.where(others < 0.5, 1.0 - others, p[place])
 
 
 def _place(top: int | NDArray[np.int64]) -> Any:
@@ -42,10 +62,10 @@ def _place(top: int | NDArray[np.int64]) -> Any:
     return (..., top) if np.ndim(top) == 0 else (np.arange(np.size(top)), slice(None), top)
 
 
-def _without(p: Array, place: Any) -> Array:
-    """Sum over the classes but one, which it sets to 0; the whole sum less that one would cancel."""
-    p[place] = 0.0
-    return np.asarray(p.sum(axis=-1))
+def _without(p: Array, top: int | NDArray[np.int64]) -> Array:
+    """Sum over the classes but class ``top``; the whole sum less that one would cancel."""
+    counted = np.arange(p.shape[-1]) != np.asarray(top)[..., None]
+    return np.asarray((p @ counted.astype(np.float64)[..., None])[..., 0])
 
 
 def resolution(p: Array) -> float:
@@ -104,7 +124,7 @@ def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
     -1e-20
     """
     out, place = np.log(p), _place(top)
-    others = _without(p.copy(), place)
+    others = _without(p, top)
     sure = others < 0.5
     out[place] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[place])
     return np.asarray(out)
@@ -122,9 +142,19 @@ def contrasts(secants: Array) -> Array:
     """
     ahead, behind = _helmert(secants.shape[-2])
     moved = secants - secants[..., :1, :]  # a class that all but stands still would leave the rounding of its own size
-    out = running_sums(moved[..., :-1, :])
-    out *= -behind
-    out += ahead * moved[..., 1:, :]
+    if secants.shape[-1] < LONG_ROW:
+        out = running_sums(moved[..., :-1, :])
+        out *= -behind
+        out += ahead * moved[..., 1:, :]
+        return out
+    out = np.empty((*moved.shape[:-2], moved.shape[-2] - 1, moved.shape[-1]))
+    before = np.zeros(out[..., :1, :].shape)
+    for first, last, weights in _helmert_blocks(moved.shape[-2]):
+        block = out[..., first:last, :]
+        np.matmul(weights, moved[..., first : last + 1, :], out=block)
+        if first:
+            block -= behind[first:last] * before
+        before += moved[..., first:last, :].sum(axis=-2, keepdims=True)
     return out
 
 
@@ -150,3 +180,16 @@ def _helmert(m: int) -> tuple[Array, Array]:
     t = np.arange(1, m, dtype=np.float64)[:, None]
     root = np.sqrt(t * (t + 1))
     return t / root, 1.0 / root
+
+
+@lru_cache(maxsize=16)
+def _helmert_blocks(m: int) -> list[tuple[int, int, Array]]:
+    """Contrasts first:last, and their weights of the secants first:last + 1; those before have one weight a contrast."""
+    ahead, behind = _helmert(m)
+    blocks = []
+    for first in range(0, m - 1, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, m - 1)
+        weights = np.tril(np.broadcast_to(-behind[first:last], (last - first, last - first + 1)))
+        np.fill_diagonal(weights[:, 1:], ahead[first:last, 0])
+        blocks.append((first, last, np.ascontiguousarray(weights)))
+    return blocks

@@ -13,7 +13,7 @@ from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits, temper
-from fimaudit.estimation.secants import complete, contrasts, least_visible, log_probabilities, visible_classes
+from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
     Limits,
     joint_rows,
@@ -114,7 +114,7 @@ def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
 
 def _stacked(tables: Sequence[Array]) -> Array:
     """(n, rows, C) in C order, whatever theirs: sums along an axis depend on the order in their last digits."""
-    return np.ascontiguousarray(np.stack(tables))
+    return np.ascontiguousarray(tables[0])[None] if len(tables) == 1 else np.ascontiguousarray(np.stack(tables))
 
 
 def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
@@ -128,10 +128,20 @@ def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
     """All answers to each in measurable columns, (rows, C); ``None`` for a blind view."""
     out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.unmeasurable else None for s in sketches]
     for places in alike(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
-        rows = np.stack([np.vstack(sketches[i].rows) for i in places])
-        for i, table in zip(places, complete(rows, np.array([sketches[i].view.top for i in places])), strict=True):
+        rows = _joined([sketches[i] for i in places])
+        complete_in_place(rows, np.array([sketches[i].view.top for i in places]))
+        for i, table in zip(places, rows, strict=True):
             out[i] = table
     return out
+
+
+def _joined(sketches: Sequence[Sketch]) -> Array:
+    """The answers of sketches of one shape, (n, rows, K)."""
+    base, answers = sketches[0].view.base, sketches[0].answers
+    rows = np.empty((len(sketches), len(answers) + 1, len(base)))
+    for of_one, sketch in zip(rows, sketches, strict=True):
+        of_one[0], of_one[1:] = sketch.view.base, sketch.answers
+    return rows
 
 
 def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:

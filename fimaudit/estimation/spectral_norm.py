@@ -10,6 +10,7 @@ sampled, so only it is corrected, and only it has quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -37,12 +38,17 @@ __all__ = [
     "sample_spectrum",
     "sketch_limits",
     "spectral_limits",
+    "stands_apart",
     "top_pair",
     "trace_limits",
     "upper_factor",
 ]
 
 Array = NDArray[np.float64]
+
+#: The largest eigenvalue stands apart while its correction scatters by less than this share of its own variance; stricter
+#: below so many terms. tests/estimation/test_coverage.py: two equal eigenvalues, and 0.7 to 0.9 beside 1.
+SEPARATED, FEW_TERMS = 0.015, 100
 
 
 @dataclass(frozen=True)
@@ -244,11 +250,14 @@ def spectral_limits(
     known: Array | None = None,
     exact_part: Array | None = None,
 ) -> tuple[ManyLimits, Array]:
-    """The spectral norm from contrasts: bias-corrected value, limits that hold for every spectrum, top class direction.
+    """The spectral norm from contrasts: bias-corrected value, limits, top class direction.
 
-    upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top direction u_1;
-    lower = predicted energy / chi2_{n, 1 - alpha/2}. With exact rows: upper = the top eigenvalue of
-    C^T C + S m / chi2_{m, alpha/2}, lower = ``least_norm`` with a_t = |C u_t|^2.
+    Limits for every spectrum: upper = m l_1 / chi2_{m, alpha/2}, because u_1^T S u_1 is lambda chi2_m / m for the true top
+    direction u_1; lower = predicted energy / chi2_{n, 1 - alpha/2}. Where the top eigenvalue ``stands_apart``, both are
+    loose: l_1 is too large by its known bias, and the first predictions are poor. There both are taken about the corrected
+    value, m value / chi2_m; that either side holds is a matter of simulation (tests/estimation/test_coverage.py), not of
+    proof. With exact rows: upper = the top eigenvalue of C^T C + S m / chi2_{m, alpha/2}, lower = ``least_norm`` with
+    a_t = |C u_t|^2.
 
     Args:
         y: (..., m, K) contrasts of 2 sqrt(p), m >= 1, of as many inputs as the first axes say.
@@ -264,12 +273,19 @@ def spectral_limits(
     >>> bool(limits.lower < limits.value < limits.upper), abs(direction).round().tolist()
     (True, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     """
-    tail = (1.0 - confidence) / 2
+    tail, (m, classes) = (1.0 - confidence) / 2, y.shape[-2:]
     if exact_part is not None and len(exact_part):
-        limits, direction = _joint_limits(y.reshape(y.shape[-2:]), tail, features, known, exact_part)
-        return ManyLimits.of_one(limits, y.shape[:-2]), np.broadcast_to(direction, (*y.shape[:-2], y.shape[-1]))
+        limits, direction = _joint_limits(y.reshape(m, classes), tail, features, known, exact_part)
+        return ManyLimits.of_one(limits, y.shape[:-2]), np.broadcast_to(direction, (*y.shape[:-2], classes))
     values, directions = top_pair(y)
-    return sketch_limits(values, predicted_energy(y, known), y.shape[-2], tail, features), directions
+    each = y.reshape(-1, m, classes)
+    each_known = None if known is None else np.broadcast_to(known, (*y.shape[:-2], classes)).reshape(-1, classes)
+
+    def predict(which: NDArray[np.bool_]) -> tuple[Array, int]:
+        return predicted_energy(each[which], None if each_known is None else each_known[which])
+
+    found = sketch_limits(values.reshape(len(each), -1), predict, m, tail, features)
+    return ManyLimits(*(of.reshape(y.shape[:-2]) for of in found)), directions
 
 
 def _joint_limits(
@@ -286,18 +302,57 @@ def _joint_limits(
     return Limits(max(value, lower), lower, max(upper, value, lower)), direction
 
 
-def sketch_limits(values: Array, predicted: tuple[Array, int], terms: int, tail: float, features: int | None) -> ManyLimits:
-    """The limits from the eigenvalues (..., r) of the sample, falling, and the predicted energy with its terms.
+def sketch_limits(
+    values: Array,
+    predict: Callable[[NDArray[np.bool_]], tuple[Array, int]],
+    terms: int,
+    tail: float,
+    features: int | None,
+) -> ManyLimits:
+    """The limits (n,) from the eigenvalues of the sample, and where those say too little from predicted energies.
 
-    >>> values = np.array([[2.0, 1.0]])
-    >>> found = sketch_limits(values, (np.array([20.0]), 20), 20, 0.025, None)
+    Args:
+        values: (n, r) eigenvalues, falling.
+        predict: of which inputs (n,) to their predicted energies, one each, and the number of their terms.
+        terms: m.
+        tail: probability that one limit misses.
+        features: d for orthonormal directions, ``None`` for independent ones.
+
+    >>> values, predicted = np.array([[2.0, 1.9]]), (np.array([20.0]), 20)
+    >>> found = sketch_limits(values, lambda which: predicted, 20, 0.025, None)
     >>> bool(found.lower[0] < found.value[0] < found.upper[0])
     True
     """
-    energy, n = predicted
-    lower = energy / energy_quantile(1.0 - tail, n, features) if n else np.zeros(values.shape[:-1])
-    value = np.maximum(corrected_top(values, terms, features), lower)
-    return ManyLimits(value, lower, np.maximum(_times(values[..., 0], upper_factor(tail, terms, features)), value))
+    top, corrected = values[:, 0], corrected_top(values, terms, features)
+    apart = stands_apart(values, terms)
+    lower = np.where(apart, corrected * (terms / energy_quantile(1.0 - tail, terms, features)), 0.0)
+    if not apart.all():
+        energy, n = predict(~apart)
+        lower[~apart] = energy / energy_quantile(1.0 - tail, n, features) if n else 0.0
+    value = np.maximum(corrected, lower)
+    upper = _times(np.where(apart, corrected, top), upper_factor(tail, terms, features))
+    return ManyLimits(value, lower, np.maximum(upper, value))
+
+
+def stands_apart(values: Array, terms: int) -> NDArray[np.bool_]:
+    """Whether the largest eigenvalue (n,) is so far from all others that its correction is as good as known.
+
+    sum_{j>=2} (l_j / (l_1 - l_j))^2 <= ``SEPARATED`` m min(1, m / ``FEW_TERMS``): the scatter of the correction, relative to
+    that of l_1. It is then an eigenvalue that scatters as an energy along a known direction does. Two that are equal look
+    like that once in several thousand samples.
+
+    Args:
+        values: (n, r) eigenvalues, falling.
+        terms: m.
+
+    >>> stands_apart(np.array([[1.0, 0.5], [1.0, 0.8]]), 200)
+    array([ True, False])
+    """
+    top = values[:, :1]
+    gaps = np.maximum(top - values[:, 1:], 1e-12 * top)
+    ratios = np.divide(values[:, 1:], gaps, out=np.zeros_like(gaps), where=gaps > 0)
+    near = np.vecdot(ratios, ratios)
+    return np.asarray((values[:, 0] > 0) & (near <= SEPARATED * terms * min(1.0, terms / FEW_TERMS)))
 
 
 def trace_limits(y: Array, confidence: float, features: int | None = None, exact_part: Array | None = None) -> ManyLimits:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,9 @@ from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.policy.rules import parse_policy
 from fimaudit.report.page import has_pictures, render
 from fimaudit.results import Report
-from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, read_run
+from fimaudit.storage.durable_files import replacing, writing
+from fimaudit.storage.folder_lock import FolderLock
+from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = [
@@ -73,6 +77,28 @@ def write_bundle(
         raise UsageError("expected --key and --signer together: a signature names who signs")
     private = None if key is None else _private_key(Path(key))
     run = read_run(folder)
+    with FolderLock(run.folder) if os.access(run.folder, os.W_OK) else nullcontext():  # not while a run changes it
+        members = _run_members(run, baseline)
+    about = {
+        "created": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "fimaudit": version("fimaudit"),
+        "signer": signer,
+    }
+    members[BUNDLE] = canonical(about)
+    members[STATEMENT] = build_statement(members)
+    if private is not None:
+        members[SIGNATURE] = _sign(members[STATEMENT], private, str(signer))
+    path = Path(out)
+    with writing(path, RunFolderError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, RunFolderError) as file, zipfile.ZipFile(file, "w") as archive:
+        for name in sorted(members):
+            archive.writestr(_entry(name), members[name])
+    return path
+
+
+def _run_members(run: RunFolder, baseline: str | Path | None) -> dict[str, bytes]:
+    """What of a run folder goes in, by name; its page is made anew where there is one."""
     if (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
         render(run.folder, pictures=has_pictures((run.folder / PAGE).read_text(encoding="utf-8", errors="replace")))
     members = {name: (run.folder / name).read_bytes() for name in MEMBERS if (run.folder / name).is_file()}
@@ -87,26 +113,7 @@ def write_bundle(
             if not (other.folder / name).is_file():
                 raise RunFolderError(f"{other.folder} holds no {name}; the evidence of a ratio rule needs its baseline's")
             members[f"{BASELINE}/{name}"] = (other.folder / name).read_bytes()
-    about = {
-        "created": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
-        "fimaudit": version("fimaudit"),
-        "signer": signer,
-    }
-    members[BUNDLE] = canonical(about)
-    members[STATEMENT] = build_statement(members)
-    if private is not None:
-        members[SIGNATURE] = _sign(members[STATEMENT], private, str(signer))
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        with zipfile.ZipFile(beside, "w") as archive:
-            for name in sorted(members):
-                archive.writestr(_entry(name), members[name])
-        beside.replace(path)
-    except OSError as exc:
-        raise RunFolderError(f"cannot write {path}: {exc.strerror or exc}") from exc
-    return path
+    return members
 
 
 def build_statement(members: Mapping[str, bytes]) -> bytes:

@@ -153,15 +153,13 @@ class _Line:
         x: the input as the model is sent it.
         row: the row.
         space: the domain.
-        free: (d,) which features may change.
-        start, end: those features of the two.
+        start, end: the features of the two that may change.
         distance: between them, in units of the scale.
     """
 
     x: NDArray[Any]
     row: NDArray[Any]
     space: Space
-    free: NDArray[np.bool_]
     start: Array
     end: Array
     distance: float
@@ -169,11 +167,10 @@ class _Line:
     @classmethod
     def through(cls, x: NDArray[Any], row: NDArray[Any], space: Space) -> _Line:
         """From x through the row."""
-        free = ~space.frozen.ravel()
         x = x.astype(space.dtype)
-        start, end = (one.ravel()[free].astype(np.float64) for one in (x, row))
-        distance = float(np.linalg.norm((end - start) / space.scale.ravel()[free]))
-        return cls(x, row, space, free, start, end, distance)
+        start, end = (one.ravel()[space.free.place].astype(np.float64) for one in (x, row))
+        distance = float(np.linalg.norm((end - start) / space.free.scale))
+        return cls(x, row, space, start, end, distance)
 
     def held(self, step: _Step, check: _Check) -> Held:
         """What was found."""
@@ -188,30 +185,34 @@ class _Line:
 
     def beyond(self, excess: float) -> _Step:
         """The row so much farther along the features without levels."""
-        move = (self.end - self.start) * (1.0 + excess / self.distance)
-        return _Step(self._row(np.where(self._levels > 0, self.end, self.start + move)), excess)
+        moved = (self.end - self.start) * (1.0 + excess / self.distance)
+        moved += self.start
+        if self.space.quantised:
+            moved = np.where(self.space.free.quantum > 0, self.end, moved)
+        return _Step(self._row(moved), excess)
 
     def steps(self, count: int) -> list[_Step]:
         """At most so many rows, each farther out than the one before, to the end of the allowance."""
-        moves = (self.end - self.start) / self._feature(self.space.scale)
+        free = self.space.free
+        moves = (self.end - self.start) / free.scale
         if count < 1 or not self.distance > 0:
             return []
         levels = self._movable(moves)
-        smooth = bool((moves[self._levels == 0] != 0).any())
+        smooth = bool((moves[free.quantum == 0] != 0).any())
         by_levels = min(LEVEL_STEPS, count - smooth) if levels.size else 0
         steps: list[_Step] = []
         if smooth:
-            rounding = FLOAT32 * float(np.linalg.norm(self.end / self._feature(self.space.scale)))
+            rounding = FLOAT32 * float(np.linalg.norm(self.end / free.scale))
             least = max(LEAST * self.distance, rounding)
             most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
             lengths = np.geomspace(least, most, count - by_levels) if count - by_levels > 1 else [most]
             steps = [self.beyond(float(length)) for length in lengths]
-        at = steps[-1].row.ravel()[self.free].astype(np.float64) if steps else self.end
+        at = steps[-1].row.ravel()[free.place].astype(np.float64) if steps else self.end
         farthest = (1.0 + ALLOWANCE) * (self._away(steps[-1].row) if steps else self.distance)
         for power in range(by_levels):
             chosen = levels[: 2**power]
             moved = at.copy()
-            moved[chosen] += np.sign(moves[chosen]) * self._levels[chosen]
+            moved[chosen] += np.sign(moves[chosen]) * free.quantum[chosen]
             step = _Step(self._row(moved), 0.0)
             if power and self._away(step.row) > farthest:
                 break
@@ -219,30 +220,23 @@ class _Line:
         before = [self.row, *(step.row for step in steps)]
         return [step for step, last in zip(steps, before, strict=False) if not np.array_equal(step.row, last)]
 
-    @property
-    def _levels(self) -> Array:
-        """Distance of neighbouring values of each free feature, 0 where there is none."""
-        return self._feature(self.space.quantum)
-
-    def _feature(self, values: NDArray[Any]) -> Array:
-        return np.asarray(values.ravel()[self.free], dtype=np.float64)
-
     def _movable(self, moves: Array) -> NDArray[np.int64]:
         """Features with levels that moved and can move one level more, those that moved most first."""
-        levels = self._levels
+        free, levels = self.space.free, self.space.free.quantum
+        if not self.space.quantised:
+            return np.zeros(0, np.int64)
         next_one = self.end + np.sign(moves) * levels
-        within = (next_one >= self._feature(self.space.lower)) & (next_one <= self._feature(self.space.upper))
+        within = (next_one >= free.lower) & (next_one <= free.upper)
         places = np.flatnonzero((levels > 0) & (moves != 0) & within)
         return places[np.argsort(-np.abs(moves[places]), kind="stable")]
 
     def _row(self, features: Array) -> NDArray[Any]:
         """A row within the domain with these free features."""
-        kept = np.clip(features, self._feature(self.space.lower), self._feature(self.space.upper))
-        row = self.x.ravel().copy()
-        row[self.free] = kept.astype(self.space.dtype)
+        row, free = self.x.flatten(), self.space.free
+        row[free.place] = np.clip(features, free.lower, free.upper) if self.space.bounded else features
         return row.reshape(self.x.shape)
 
     def _away(self, row: NDArray[Any]) -> float:
         """Its distance from the input, in units of the scale."""
-        moved = (row.ravel()[self.free].astype(np.float64) - self.start) / self._feature(self.space.scale)
-        return float(np.linalg.norm(moved))
+        moved = row.ravel()[self.space.free.place].astype(np.float64) - self.start
+        return float(np.linalg.norm(moved if self.space.free.plain else moved / self.space.free.scale))

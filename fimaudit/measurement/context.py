@@ -20,7 +20,7 @@ from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.plateau import FLAT
 from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows
 from fimaudit.measurement.settings import Settings
-from fimaudit.measurement.surface import SurfaceKind
+from fimaudit.measurement.surface import JUMPING, SurfaceKind
 from fimaudit.results import SCREENED
 
 __all__ = ["DisplacedContext", "InputContext", "InputStep"]
@@ -70,7 +70,7 @@ class InputStep:
     @property
     def has_slope(self) -> bool:
         """Whether a slope says how far another decision is: answers that jump have none."""
-        return self.surface not in ("piecewise_constant", "rough")
+        return self.surface not in JUMPING
 
     @property
     def error(self) -> float:
@@ -175,8 +175,8 @@ class DisplacedContext(InputContext):
 
     @property
     def wants_slope(self) -> bool:
-        """Whether the gradient towards the nearest other answer is used: for a witness, or to name features."""
-        return self.settings.witness or listed(self.x, MOST_SKETCHED)
+        """Whether the gradient towards the nearest other answer is used: to check the radius, or to name features."""
+        return self.settings.witness or self.settings.profile != "off" or listed(self.x, MOST_SKETCHED)
 
     @property
     def flags(self) -> list[str]:

@@ -16,15 +16,25 @@ from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.measurement.protocol import Flow
-from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.perturbations.rows import PlainRows, RandomRows
 from fimaudit.results import Witness
 
-__all__ = ["ROUNDS", "STEPPED_ROWS", "WHOLE_WAY", "WITNESS_REQUESTS", "WITNESS_ROWS", "Slope", "find_witness", "rows_along"]
+__all__ = [
+    "ROUNDS",
+    "STEPPED_ROWS",
+    "WHOLE_WAY",
+    "WITNESS_REQUESTS",
+    "WITNESS_ROWS",
+    "Asked",
+    "Slope",
+    "find_witness",
+    "rows_along",
+]
 
 Array = NDArray[np.float64]
 
-#: Rows asked at a time, and times.
-ASKED, ROUNDS = 4, 3
+#: Rows asked at a time, and times; a walk along the slope is the first.
+ASKED, ROUNDS = 3, 4
 WITNESS_ROWS = ASKED * ROUNDS + CHECK_ROWS
 #: Rows on top, where a witness on the decision boundary is stepped outwards.
 STEPS = 4
@@ -32,11 +42,11 @@ STEPPED_ROWS = STEPS * CHECK_ROWS
 #: Requests that its checks take at most: two each.
 WITNESS_REQUESTS = 2 * (1 + STEPS)
 #: Lengths of the first round, in expected distances to the decision boundary.
-BRACKET = (0.75, 1.5, 3.0, 6.0)
+BRACKET = (0.75, 1.5, 3.0)
+#: Lengths of a round, in the longest so far, where nothing has changed the decision yet.
+FARTHER = (1.1, 2.0, 6.0)
 #: The one of them at which an input lies towards which is walked: halfway to it and beyond it are asked too.
 WHOLE_WAY = BRACKET[1]
-#: Largest share of the secants' rows that is turned into numbers at once.
-BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -52,29 +62,36 @@ class Slope:
     expected: float
 
     @classmethod
-    def of_rows(
-        cls, rows: Rows, x: NDArray[np.floating], space: Space, view: VisibleClasses, answers: Array, margin: Margin
-    ) -> Slope:
+    def of_rows(cls, rows: RandomRows, space: Space, view: VisibleClasses, answers: Array, margin: Margin) -> Slope:
         """From the secants of the main rows: sum_t l_t v_t."""
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (margin.rival, view.top)]
         p = np.maximum(view.table(answers)[:, kept], 1e-300)
         odds = np.log(p[:, 0] / p[:, 1])
-        odds = odds - odds.mean()
-        free = ~space.frozen.ravel()
-        scale = space.scale.ravel()[free]
-        total, mean = np.zeros(int(free.sum())), np.zeros(int(free.sum()))
-        asked = len(answers)  # fewer than the rows where asking stopped early
-        for start in range(0, asked, BLOCK):
-            stop = min(start + BLOCK, asked)
-            built = rows.build(start, stop).reshape(stop - start, -1)[:, free].astype(np.float64)
-            total += odds[start:stop] @ built
-            mean += built.sum(axis=0)
-        gradient = (total - odds.sum() * mean / asked) / scale
-        cosine = np.sqrt(asked / (asked + gradient.size))
+        gradient = rows.combined(odds - odds.mean())[space.free.place] / space.free.scale
+        cosine = np.sqrt(len(answers) / (len(answers) + gradient.size))  # fewer than the rows where asking stopped early
         return cls(gradient, float(margin.radius.value / cosine))
 
 
-def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) -> Flow[Witness | NotHeld | None]:
+@dataclass(frozen=True)
+class Asked:
+    """Rows along a slope that were asked.
+
+    Attributes:
+        lengths: (n,) along it, rising.
+        distances: (n,) of the rows from the input, in units of the scale.
+        changed: (n,) whether the decision is another one there.
+        rows: (n, \\*shape) as the model was sent them.
+    """
+
+    lengths: Array
+    distances: Array
+    changed: NDArray[np.bool_]
+    rows: NDArray[np.generic]
+
+
+def find_witness(
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: Asked | None = None
+) -> Flow[Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
 
     It changes it both when it is asked alone and among others; if need be, it is stepped outwards until it does.
@@ -84,33 +101,12 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
         space: its domain; witnesses lie within it, on its levels.
         slope: where to walk.
         top: the predicted class.
+        asked: a first round along this slope.
     """
     length = float(np.linalg.norm(slope.gradient))
     if not length > 0 or not np.isfinite(slope.expected) or slope.expected <= 0:
         return None
-    unit = slope.gradient / length
-    low, high, nearest = 0.0, np.inf, np.inf
-    found: NDArray[np.generic] | None = None
-    lengths = slope.expected * np.array(BRACKET)
-    for _ in range(ROUNDS):
-        rows, distances = rows_along(x, space, unit, lengths)
-        answers = yield PlainRows(rows)
-        classes = answers.argmax(axis=1)
-        changed = np.flatnonzero((classes != top) & (distances > 0))
-        if changed.size:
-            first = int(changed[np.argmin(distances[changed])])
-            if distances[first] < nearest:
-                found, nearest = rows[first].copy(), float(distances[first])
-                high = float(lengths[first])
-                low = max(low, float(lengths[first - 1]) if first else low)
-                lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
-                continue
-        if found is None:
-            low = float(lengths[-1])
-            lengths = low * np.array([1.5, 2.5, 4.0, 8.0])
-        else:
-            low = float(lengths[-1])
-            lengths = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
+    found = yield from _nearest_change(x, space, slope, top, asked)
     if found is None:
         return None
     held = yield from hold_row(x, found, space, top, CHECK_ROWS + STEPPED_ROWS)
@@ -119,6 +115,31 @@ def find_witness(x: NDArray[np.floating], space: Space, slope: Slope, top: int) 
     witness = Witness(distance=held.distance, predicted_class=held.predicted_class)
     witness.keep(held.row)
     return witness
+
+
+def _nearest_change(
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: Asked | None
+) -> Flow[NDArray[np.generic] | None]:
+    """The nearest row along the slope with another decision, by halving where one is known and going on where none is."""
+    unit = slope.gradient / float(np.linalg.norm(slope.gradient))
+    low, high, nearest = 0.0, np.inf, np.inf
+    found: NDArray[np.generic] | None = None
+    lengths = slope.expected * np.array(BRACKET)
+    for _ in range(ROUNDS):
+        if asked is None:
+            rows, distances = rows_along(x, space, unit, lengths)
+            answers = yield PlainRows(rows)
+            asked = Asked(lengths, distances, (answers.argmax(axis=1) != top) & (distances > 0), rows)
+        changed = np.flatnonzero(asked.changed)
+        first = int(changed[np.argmin(asked.distances[changed])]) if changed.size else -1
+        if changed.size and asked.distances[first] < nearest:
+            found, nearest, high = asked.rows[first].copy(), float(asked.distances[first]), float(asked.lengths[first])
+            low = max(low, float(asked.lengths[first - 1]) if first else low)
+        else:
+            low = float(asked.lengths[-1])
+        between = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
+        lengths, asked = (low * np.array(FARTHER) if found is None else between), None
+    return found
 
 
 def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:
@@ -130,13 +151,18 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
         unit: (d,) direction over the free features, in units of the scale.
         lengths: (n,) along it.
     """
-    free = ~space.frozen.ravel()
-    scale, quantum = space.scale.ravel()[free], space.quantum.ravel()[free]
-    base = x.astype(space.dtype).ravel()[free].astype(np.float64)
-    move = lengths[:, None] * unit[None] * scale
-    move = np.where(quantum > 0, np.round(move / np.where(quantum > 0, quantum, 1.0)) * quantum, move)
-    low, high = space.lower.ravel()[free], space.upper.ravel()[free]
-    rows = np.repeat(x.astype(space.dtype).reshape(1, -1), len(lengths), axis=0)
-    rows[:, free] = np.clip(base + move, low, high).astype(space.dtype)
-    distances = np.linalg.norm((rows[:, free].astype(np.float64) - base) / scale, axis=1)
-    return rows.reshape(len(lengths), *x.shape), distances
+    place, scale, quantum, low, high, plain = space.free
+    start = x.astype(space.dtype).ravel()
+    base, moved = start[place].astype(np.float64), np.multiply.outer(lengths, unit)
+    if not plain:
+        moved *= scale
+        moved = np.where(quantum > 0, np.round(moved / np.where(quantum > 0, quantum, 1.0)) * quantum, moved)
+    moved += base
+    if not plain:
+        np.clip(moved, low, high, out=moved)
+    rows = np.repeat(start[None], len(lengths), axis=0)
+    rows[:, place] = moved
+    moved = np.subtract(rows[:, place], base, dtype=np.float64)
+    if not plain:
+        moved /= scale
+    return rows.reshape(len(lengths), *x.shape), np.sqrt(np.einsum("ij,ij->i", moved, moved))

@@ -32,15 +32,12 @@ from fimaudit.perturbations.orthonormal_rows import (
     orthonormal_fits,
     orthonormal_signs,
 )
-from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator
-from fimaudit.perturbations.rows import JoinedRows, PlainRows, RowRange
-from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.perturbations.rows import JoinedRows, PlainRows, RandomRows, RowRange
 
 __all__ = ["DESIGNS", "Design", "MainAnswers", "RandomDesign", "first_applicable"]
 
 Array = NDArray[np.float64]
-RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 
 #: Random models at a finite displacement: rows there that are asked again to learn the noise, how often, and how many
 #: directions that leaves at least: six or fewer have no finite upper limit.
@@ -69,6 +66,7 @@ class MainAnswers:
         factor: times the largest squared secant that a norm may be, where directions were not random.
         slope: a way to the nearest other answer, where it is known or was wanted.
         gradient: (d,) unbiased, of the log-odds of that answer; and as how many random directions it is noisy, if at all.
+        jacobian: (d, C) of 2 sqrt(p), in units of the scale, where single features were asked.
         threshold: on which side of it the spectral norm was decided to lie.
         jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
     """
@@ -83,6 +81,7 @@ class MainAnswers:
     factor: float | None = None
     slope: Slope | None = None
     gradient: tuple[Array, int | None] | None = None
+    jacobian: Array | None = None
     threshold: Decision | None = None
     jumps: bool = False
 
@@ -197,7 +196,7 @@ class FullJacobian(Design):
         gradient = None if slope is None else (slope.gradient, None)
         base, factor = ctx.base_answers.base, 4.0 * ctx.space.features
         numbers = (found.estimate, base, found.length, found.rows, factor, slope, gradient)
-        return MainAnswers(self, found.method, ctx.view, *numbers)
+        return MainAnswers(self, found.method, ctx.view, *numbers, jacobian=found.roots)
 
     def _jacobian(self) -> Flow[WholeJacobian]:
         """As well as the rows allow; with a precision, from as few as serve it."""
@@ -237,7 +236,8 @@ class LeastSquares(Design):
         slope = _known_slope(descent, estimate)
         gradient = None if slope is None else (slope.gradient, len(answers))
         main = MainAnswers(self, self.name, self.ctx.view, estimate, answers, self.pairs.length, len(answers) + 1)
-        return replace(main, slope=slope, gradient=gradient)
+        jumps = not self.ctx.quality.random and some_jump(answers, self.ctx.base_answers.base)
+        return replace(main, slope=slope, gradient=gradient, jumps=jumps)
 
 
 class RandomDesign(Design):
@@ -294,7 +294,7 @@ class RandomDesign(Design):
         )  # fmt: skip
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
-        slope = Slope.of_rows(rows, ctx.x, ctx.space, sketch.view, answers, estimate.margin)
+        slope = Slope.of_rows(rows, ctx.space, sketch.view, answers, estimate.margin)
         return replace(main, slope=slope, gradient=(slope.gradient, used - 1))
 
     def _sketch(self, answers: Array, again: Array | None) -> Sketch:

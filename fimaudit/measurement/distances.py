@@ -21,7 +21,10 @@ def differences(answer: Array, again: Array) -> tuple[float, float]:
 
 def squared_distances(answers: Array, centre: Array) -> Array:
     """Squared distances in sqrt(p) of (m, K) answers from one; what is left of 1 may be a rounding below 0."""
-    return np.asarray(((np.sqrt(np.maximum(answers, 0.0)) - np.sqrt(np.maximum(centre, 0.0))) ** 2).sum(axis=1))
+    roots = np.maximum(answers, 0.0)
+    np.sqrt(roots, out=roots)
+    roots -= np.sqrt(np.maximum(centre, 0.0))
+    return np.asarray(np.vecdot(roots, roots))
 
 
 def spread(answers: Array) -> Array:
@@ -30,7 +33,8 @@ def spread(answers: Array) -> Array:
     >>> spread(np.array([[0.5, 0.5], [0.5, 0.5]])).tolist()
     [0.0, 0.0]
     """
-    roots = np.sqrt(np.maximum(answers, 0.0))  # what is left of 1 may be a rounding below 0
-    roots -= roots[:1]  # equal answers lie at no distance, not even that of rounding
+    roots = np.maximum(answers, 0.0)  # what is left of 1 may be a rounding below 0
+    np.sqrt(roots, out=roots)
+    roots -= roots[:1].copy()  # equal answers lie at no distance, not even that of rounding
     roots -= roots.mean(axis=0)
-    return np.asarray((roots * roots).sum(axis=1))
+    return np.asarray(np.vecdot(roots, roots))

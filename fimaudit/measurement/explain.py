@@ -11,6 +11,7 @@ from fimaudit.measurement.designs import MainAnswers
 __all__ = [
     "DISAGREE",
     "FAR_STEP",
+    "FELL",
     "FLIPPED",
     "JUMPED",
     "LONGER",
@@ -21,7 +22,9 @@ __all__ = [
     "OVERSTATED",
     "PARTIAL",
     "RIVAL_HIDDEN",
+    "TOGETHER",
     "UNREPEATABLE",
+    "WALKED",
     "WITNESSED",
     "undetected_reason",
 ]
@@ -42,9 +45,18 @@ DISAGREE = (
     "steps of a displacement of {at:.3g} and of half of it give quite different slopes: the answers jump or bend there, and "
     "neither value is known"
 )
+TOGETHER = (
+    "displacements of {at:.3g} of single features and of all at once give quite different slopes: the answers jump or bend "
+    "there, and neither value is known"
+)
 FAR_STEP = "measured over {times:.2g} times the common displacement, over which this input does not answer linearly"
 LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"
 OVERSTATES = "less than the lower limit of {lower:.3g} that the slope at the input gives, which overstates the distance"
+WALKED = "a displacement of {at:.3g} along the slope changed the decision, " + OVERSTATES
+FELL = (
+    "along the slope the decision is even at {share:.0f} % of the distance at which a linear function would change it: "
+    "the model is calmer at this input than around it, so the local radius overstates the distance"
+)
 FLIPPED = "a random displacement of {at:.3g} changed the decision, " + OVERSTATES
 WITNESSED = "a displacement of {at:.3g} was found that changes the decision, " + OVERSTATES
 OUTSIDE = "the domain ends at a distance of {at:.3g}, " + OVERSTATES

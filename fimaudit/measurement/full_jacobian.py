@@ -45,6 +45,7 @@ class WholeJacobian:
         estimate: the numbers; ``None`` when no answer differed.
         rows: rows used, the base row included.
         length: typical step of one feature, in units of the scale.
+        roots: (d, C) Jacobian of 2 sqrt(p), in units of the scale.
         descent: (d,) gradient of log(p_rival / p_predicted) over free features, in units of the scale; ``None`` unknown.
     """
 
@@ -52,6 +53,7 @@ class WholeJacobian:
     estimate: Estimate | None
     rows: int
     length: float
+    roots: Array
     descent: Array | None
 
 
@@ -100,7 +102,7 @@ def whole_jacobian(
         first, second = corrected, first
     estimate = estimate_basis(view, _halves(first), _halves(second))
     length = space.length(coarse_step)
-    return WholeJacobian(method, estimate, 1 + used + more, length, _descent(first, estimate, view))
+    return WholeJacobian(method, estimate, 1 + used + more, length, _halves(first)[0], _descent(first, estimate, view))
 
 
 def _steps(space: Space, rho: float) -> tuple[Array, Array]:

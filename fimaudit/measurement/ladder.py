@@ -76,6 +76,9 @@ HEARD = 0.6
 QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
 #: The even share from which the answers on a rung jump, and how many times an energy it must have to count beside it.
 JUMPS, DWARFS = 0.30, 3.0
+#: How far a lone jump stands above the plateau, between rungs within this factor of it: regime hash_routing_3 of
+#: benchmarks/regimes.py, and its smooth ones, which show none.
+LONE, BESIDE = 8.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,22 @@ class PilotLadder:
     def plateau(self) -> Plateau | None:
         """Of ``energy``, over the quiet rungs."""
         return find_plateau(self.energy, self.rungs, quiet=self.quiet)
+
+    @cached_property
+    def lone_jumps(self) -> int:
+        """Times that one rung of an input stands far above its plateau while the rungs beside it do not.
+
+        A share of the rows is answered by something else, so rare that most displacements do not meet it: by another
+        version, or across a cell's boundary.
+        """
+        if self.plateau is None:
+            return 0
+        level = np.median(self.energy[:, self.plateau.first : self.plateau.last + 1], axis=1, keepdims=True)
+        over = self.energy / np.where(level > 0, level, np.inf)
+        share = even_share(self.even, self.odd, self.above_noise)
+        alike = (over > 1 / BESIDE) & (over < BESIDE)
+        lone = (over > LONE) & (share >= JUMPS)
+        return int((lone[:, 1:-1] & alike[:, :-2] & alike[:, 2:]).sum())
 
     @property
     def most_even(self) -> float:

@@ -29,6 +29,7 @@ from fimaudit.measurement.explain import (
 )
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.scale_profile import overstatement
+from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
 
 __all__ = ["below_detection", "measured", "steps_disagree", "unrepeatable"]
@@ -39,7 +40,10 @@ def measured(
     main: MainAnswers,
     estimate: Estimate,
     profile: list[ScaleRung],
+    walk: SlopeWalk | None,
     witness: Witness | NotHeld | None,
+    *,
+    kinked: bool = False,
 ) -> Sensitivity:
     """A measured input.
 
@@ -48,7 +52,9 @@ def measured(
         main: what the main directions showed.
         estimate: the same numbers, with limits that allow for the step's error.
         profile: radius and flips over longer displacements.
+        walk: how far the slope holds.
         witness: a displacement that changed the decision, or why one that did is not kept.
+        kinked: whether single features do not add up to what they do together.
     """
     view, value = main.view, estimate.spectral.value
     partial = ctx.quality.top_k is not None and not view.whole
@@ -67,6 +73,8 @@ def measured(
     if kind == "local" and view.noise is not None and radius.value is not None and ctx.step.rho > radius.value:
         kind = "finite_scale"
         reasons.append(LONGER.format(at=ctx.step.rho))
+    if kinked and "kinked" not in flags:
+        flags.append("kinked")
     if main.jumps:
         kind = "finite_scale"
         flags.append("jumps")
@@ -80,7 +88,7 @@ def measured(
         radius = Interval()
         reasons.append(NO_SLOPE)
     shrinks = overstatement(profile)
-    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x))
+    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x), walk)
     radius, flags = checked.radius, [*flags, *checked.flags]
     reasons += checked.reasons
     smallest = min((rung.radius for rung in profile if rung.radius is not None), default=None)
@@ -132,7 +140,9 @@ def below_detection(
     )
 
 
-def steps_disagree(ctx: DisplacedContext, main: MainAnswers, witness: Witness | NotHeld | None) -> Sensitivity:
+def steps_disagree(
+    ctx: DisplacedContext, main: MainAnswers, witness: Witness | NotHeld | None, why: str = DISAGREE
+) -> Sensitivity:
     """An input whose whole Jacobian is another one over another step, by so much that no value is left of it."""
     upper = np.inf if main.estimate is None else main.estimate.spectral.upper
     return Sensitivity(
@@ -142,7 +152,7 @@ def steps_disagree(ctx: DisplacedContext, main: MainAnswers, witness: Witness | 
         margin_radius=check_radius(Interval(), [], witness, np.inf).radius,
         witness=witness if isinstance(witness, Witness) else None,
         flags=_flags(ctx, main),
-        reason=DISAGREE.format(at=ctx.step.rho),
+        reason=why.format(at=ctx.step.rho),
     )
 
 

@@ -14,7 +14,7 @@ from fimaudit.measurement.energy import FACTOR
 from fimaudit.measurement.ladder import PilotLadder, ask_ladder, look_again
 from fimaudit.measurement.plateau import find_plateau, spread
 from fimaudit.measurement.settings import Settings
-from fimaudit.measurement.surface import SurfaceKind, classify
+from fimaudit.measurement.surface import JUMPING, SurfaceKind, classify
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
@@ -38,6 +38,8 @@ BELOW = "the answers are smooth over displacements from {first:.3g} on; below, t
 REASONS: dict[SurfaceKind, str] = {
     "piecewise_constant": "the answers are piecewise constant, so a local value does not exist",
     "rough": "the answers jump at every displacement that was tried, so a local value does not exist",
+    "rarely_jumping": "a few answers lie far from those around them, as if something else had given them, so that no value "
+    "is that of one function",
     "kinked": "the answers bend at the inputs, so their one-sided slopes differ and a local value does not exist",
     "curved": "the answers are linear over no displacement that was tried, so a local value was not found",
 }
@@ -110,7 +112,7 @@ def choose_steps(
     size = spread(flat)[0] * float(np.sqrt(space.features))
     chosen = _chosen_level(asked, space.dtype) if space.quantised else _chosen(asked, space.dtype, size, space.features)
     decided = tuple((i, int(of_input.base.mean(axis=0).argmax())) for i, of_input in asked.ladders.items())
-    if chosen.surface in ("piecewise_constant", "rough") and settings.witness:
+    if chosen.surface in JUMPING and settings.witness:
         decided, more = _decide_more(meter, x, space, decided)
         share = -(-(asked.rows + more) // len(x))
     return replace(chosen, profile=profile, share=share, span=span, finest=finest, size=size, decided=decided)
@@ -149,7 +151,8 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
         reach = _reach(asked.energy, rungs, plateau.first, plateau.last)
         relative = _relative(asked, (plateau.first + plateau.last) // 2, surface.jump, features)
         kind: Kind = "local" if surface.kind == "smooth" else "finite_scale"
-        why = BELOW.format(first=float(rungs[plateau.first]), jump=surface.jump) if kind == "finite_scale" else None
+        below = BELOW.format(first=float(rungs[plateau.first]), jump=surface.jump)
+        why = REASONS.get(surface.kind, below) if kind == "finite_scale" else None
         known = replace(quality, relative=relative)
         return Steps(plateau.displacement, [], 0, reach, kind, quality=known, surface=surface.kind, why=why)
     if surface.kind == "unknown":

@@ -9,8 +9,9 @@ import numpy as np
 
 from fimaudit.estimation.integrity import FAR_WITHIN
 from fimaudit.measurement.boundary import NotHeld
-from fimaudit.measurement.explain import FLIPPED, OUTSIDE, OVERSTATED, WITNESSED
+from fimaudit.measurement.explain import FELL, FLIPPED, OUTSIDE, OVERSTATED, WALKED, WITNESSED
 from fimaudit.measurement.scale_profile import OVERSTATES, overstatement
+from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import Interval, ScaleRung, Witness
 
 __all__ = ["FAR_WITHIN_RADIUS", "WITHIN_RADIUS", "CheckedRadius", "check_radius"]
@@ -22,6 +23,9 @@ WITHIN_RADIUS, FAR_WITHIN_RADIUS = "counterexample_within_radius", "counterexamp
 #: curve; the smallest change of decision is then taken to be down to this share of the nearest that was found. The column
 #: "silent" of benchmarks/regimes.py counts limits that a real change of decision contradicts all the same.
 CURVED, NEAREST = 0.97, 0.85
+#: How much nearer than along the slope the boundary may lie elsewhere: a share in any case, one for each bend along the
+#: slope, and the most.
+LEAST_ASIDE, PER_BEND, MOST_ASIDE = 0.02, 1.5, 0.2
 #: The share of the value from which on a decision that changes before the lower limit is a bend of the slope: limits of a
 #: whole Jacobian are a thousandth apart.
 BENT = 0.9
@@ -47,7 +51,11 @@ class CheckedRadius:
 
 
 def check_radius(
-    radius: Interval, profile: Sequence[ScaleRung], witness: Witness | NotHeld | None, farthest: float
+    radius: Interval,
+    profile: Sequence[ScaleRung],
+    witness: Witness | NotHeld | None,
+    farthest: float,
+    walk: SlopeWalk | None = None,
 ) -> CheckedRadius:
     """The radius from the slope at an input, cut by what was seen farther out.
 
@@ -62,6 +70,7 @@ def check_radius(
         profile: radius and flips over longer displacements, the local one first.
         witness: a displacement that changed the decision.
         farthest: the largest displacement within the domain.
+        walk: how far the slope holds, where that was looked at.
 
     >>> check_radius(Interval(value=2.0, lower=1.8, upper=2.2), [], Witness(distance=0.5, predicted_class=1), 9.0).radius
     Interval(value=0.5, lower=None, upper=0.5)
@@ -69,6 +78,8 @@ def check_radius(
     ['radius_not_checked']
     """
     seen = [(rung.displacement, FLIPPED) for rung in profile if rung.flips]
+    if walk is not None and walk.changed_at is not None:
+        seen.append((walk.changed_at, WALKED))
     if isinstance(witness, Witness):
         seen.append((witness.distance, WITNESSED))
     at, words = min(seen, default=(np.inf, ""))
@@ -84,17 +95,29 @@ def check_radius(
     if radius.value is None:
         return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
     steeper, where = overstatement(profile) or (1.0, 0.0)
+    reach = 1.0 if walk is None or walk.reach is None else walk.reach
     lower = radius.lower
-    if lower is not None and (min(steeper, at / radius.value) < CURVED or at < lower):
-        lower = min(lower, NEAREST * min(at, steeper * radius.value))
-    if steeper < OVERSTATES:
+    if lower is not None:
+        if min(steeper, at / radius.value) < CURVED or at < lower:
+            lower = min(lower, NEAREST * min(at, steeper * radius.value))
+        if walk is not None:
+            lower = min(lower, at, (1.0 - _aside(walk.bend)) * min(1.0, reach) * lower)
+    if min(steeper, reach) < OVERSTATES:
         cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
-        return CheckedRadius(cut, ["local_radius_overstates"], [OVERSTATED.format(share=100 * steeper, at=where)])
+        reason = OVERSTATED.format(share=100 * steeper, at=where) if steeper <= reach else FELL.format(share=100 * reach)
+        return CheckedRadius(cut, ["local_radius_overstates"], [reason])
     kept = Interval(value=radius.value, lower=lower, upper=radius.upper)
-    known = witness is not None or any(
-        rung.displacement >= CHECKS * radius.value for rung in profile[1:] if rung.radius is not None or rung.flips
+    known = (
+        walk is not None
+        or witness is not None
+        or any(rung.displacement >= CHECKS * radius.value for rung in profile[1:] if rung.radius is not None or rung.flips)
     )
     return CheckedRadius(kept, [] if known else ["radius_not_checked"])
+
+
+def _aside(bend: float | None) -> float:
+    """Share by which the boundary may lie nearer elsewhere than along a slope that bends so far."""
+    return 1.0 - NEAREST if bend is None else min(MOST_ASIDE, LEAST_ASIDE + PER_BEND * bend)
 
 
 def _least(one: float | None, other: float | None) -> float | None:

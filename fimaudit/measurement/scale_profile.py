@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,11 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS
+from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS, WALK_ROWS
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
-__all__ = ["OVERSTATES", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
+__all__ = ["OVERSTATES", "Profile", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
 
 Array = NDArray[np.float64]
 #: The first so many directions at several displacements: (displacements, count) to rungs.
@@ -41,8 +42,21 @@ MOST_INWARD = 0.5
 OVERSTATES = 0.75
 
 
-def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[ScaleRung]]:
-    """Radius and flips on each rung, the local displacement first; none where none is wanted.
+@dataclass(frozen=True)
+class Profile:
+    """What longer displacements showed.
+
+    Attributes:
+        rungs: radius and flips on each, the local displacement first.
+        first: the answers that begin with those at the local displacement; ``None`` where none were asked.
+    """
+
+    rungs: list[ScaleRung] = field(default_factory=list)
+    first: Answered | None = None
+
+
+def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
+    """Radius and flips over longer displacements; none where none is wanted.
 
     The rungs lie at half and at all of the input's own radius, where it can be checked, and where there is none, or with the
     full profile, at sizes of the domain.
@@ -55,8 +69,10 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
     settings, choice = ctx.settings, ctx.settings.profile
     margin = None if main.estimate is None or not ctx.step.has_slope else main.estimate.margin
     if choice == "off" or (margin is None and ctx.step.has_slope):
-        return []
+        return Profile()
     count, rho = PROFILE_DIRECTIONS[choice], ctx.step.rho
+    if choice == "cheap" and margin is not None:
+        count -= WALK_ROWS // len(OWN_RUNGS)
     rungs_at, known = _own_directions(ctx), main.answers[:0]
     if isinstance(main.design, RandomDesign):
         rungs_at, known = main.design.first_at, main.answers[:count]
@@ -65,12 +81,14 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
     rhos = [rho, *sorted(one for one in longer if one > rho)]
     ahead = len(rhos) if choice == "cheap" else 1  # the full profile stops asking where the answers flip
     out: list[ScaleRung] = []
+    nearest: Answered | None = None
     for first in range(0, len(rhos), ahead):
         rungs = rungs_at(rhos[first : first + ahead], count)
         answers = known[:0] if first else known
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
         answered = Answered(rungs, answers, ctx.base_answers)
+        nearest = nearest or answered
         radii: list[float | None] = [None] * len(rungs.lengths)
         if margin is not None:
             radii = yield BatchedStep(margin_radii, answered)
@@ -78,10 +96,10 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[list[Scale
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
-                return out
+                return Profile(out, nearest)
             if out[1:] and ctx.space.inward(ctx.x, rhos[len(out) - 1]) > MOST_INWARD * (out[0].radius or 0.0):
                 out[-1] = rung.model_copy(update={"radius": None})
-    return out
+    return Profile(out, nearest)
 
 
 def _read(space: Space, answered: Answered, radii: list[float | None], confidence: float) -> list[ScaleRung]:

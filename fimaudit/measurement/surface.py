@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from fimaudit.measurement.ladder import DWARFS, JUMPS, LadderAnswers, PilotLadder
 
-__all__ = ["FALLS", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "jump_variance", "slope_of"]
+__all__ = ["FALLS", "JUMPING", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "jump_variance", "slope_of"]
 
 Array = NDArray[np.float64]
 
-SurfaceKind = Literal["smooth", "smooth_above", "kinked", "curved", "rough", "piecewise_constant", "unknown"]
+SurfaceKind = Literal[
+    "smooth", "smooth_above", "kinked", "curved", "rough", "rarely_jumping", "piecewise_constant", "unknown"
+]
 
+#: Kinds whose slopes say nothing of how far another decision is.
+JUMPING: tuple[SurfaceKind, ...] = ("piecewise_constant", "rough", "rarely_jumping")
 #: Standard deviation of log p in jumps up to which they are the rounding of float32; that of half precision is beyond it
 #: (regimes cnn, float16 and hash_noise_0_0001 of benchmarks/regimes.py).
 ROUGHNESS = 3e-4
@@ -45,6 +49,7 @@ class Surface:
 
     Attributes:
         kind: ``smooth``: a local value exists; ``smooth_above``: only beyond displacements at which the answers jump;
+            ``rarely_jumping``: a few answers are those of something else;
             ``unknown``: too little was heard, or noise hides it.
         jump: standard deviation of log p in the jumps below the plateau.
     """
@@ -61,6 +66,8 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
         dtype: what the model is fed.
         local: whether the energy has a plateau on quiet rungs.
     """
+    if local and asked.exact and asked.lone_jumps:
+        return Surface("rarely_jumping")
     if local:
         jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
         return Surface("smooth_above" if jump > ROUGHNESS and asked.exact else "smooth", jump)

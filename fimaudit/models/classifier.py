@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "ModelInfo",
     "NetworkClassifier",
     "Options",
+    "OverwritingClassifier",
     "adapter_option_names",
     "adapters",
     "is_endpoint",
@@ -166,6 +168,15 @@ class Differentiable(Classifier, Protocol):
 
 
 @runtime_checkable
+class OverwritingClassifier(Classifier, Protocol):
+    """A classifier that copies the rows it is given, as the model may write into them, unless nobody else has them."""
+
+    def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """As ``probabilities``, of rows that may be overwritten."""
+        ...
+
+
+@runtime_checkable
 class DeviceClassifier(Classifier, Protocol):
     """A classifier that builds the displaced batch where the model runs; only (m, K) comes back."""
 
@@ -282,9 +293,22 @@ def adapters() -> dict[str, Adapter]:
 
     What an adapter's import raises is passed on.
     """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    found = _registered(tuple((place, _changed(place)) for place in sys.path))
     names = sorted(found, key=lambda name: (name == "function", name))
     return {name: found[name].load() for name in names}
+
+
+@lru_cache(maxsize=1)
+def _registered(places: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:
+    """Entry points by name: every distribution's file is read, so again only where something was installed."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def adapter_option_names() -> set[str] | None:

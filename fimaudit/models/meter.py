@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
-from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier
-from fimaudit.perturbations.rows import Rows
+from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier, OverwritingClassifier
+from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
 __all__ = [
@@ -204,6 +204,7 @@ class Meter:
         self._labels_only = model.info.labels_only
         self._network = model if isinstance(model, NetworkClassifier) else None
         self._device = model if isinstance(model, DeviceClassifier) else None
+        self._overwriting = model if isinstance(model, OverwritingClassifier) else None
         self.batch = batch
         self._ledger = ledger
         self._on_rows = on_rows
@@ -269,6 +270,12 @@ class Meter:
         """See ``Ledger``."""
         if self._ledger is not None:
             self._ledger.finish(inputs)
+
+    def restore(self) -> None:
+        """Let an endpoint's adapter know what an earlier process of the run learned, though nothing may be left to ask."""
+        take_over = getattr(self._network, "restore", None)
+        if take_over is not None:
+            take_over(self)
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """See ``Lease``; always ``None`` without a ledger."""
@@ -361,7 +368,10 @@ class Meter:
         try:
             if self._device is not None and isinstance(rows, DisplacedRows):
                 return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
-            return self.model.probabilities(rows.build(start, stop))
+            built = rows.build(start, stop)
+            if self._overwriting is not None and builds_anew(rows):
+                return self._overwriting.overwrite(built)
+            return self.model.probabilities(built)
         except FimauditError:
             raise
         except Exception as exc:

@@ -134,6 +134,18 @@ class OrthonormalRows:
             np.clip(rows, self.box.lower.ravel().astype(self.dtype), self.box.upper.ravel().astype(self.dtype), out=rows)
         return rows.reshape(stop - start, *self.x.shape)
 
+    def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0: to float32's precision, no row built.
+
+        The middle drops out, and what is left is each feature's amplitude times a weighted sum of rows of C.
+        """
+        _, amplitude = self._frame
+        signed = (weights * self.per_row[: len(weights)]).astype(np.float32)
+        along = (signed @ _cosines(len(self.per_feature))[self.chosen[: len(weights)]])[self.place] * amplitude
+        whole = np.zeros(self.x.size)
+        whole[self.free()] = along
+        return whole
+
     def first(self, count: int) -> OrthonormalRows:
         """The same rows, of the first ``count`` directions only."""
         return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.perturbations.sign_rows import moved_inward
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, moved_inward
 
 __all__ = [
     "LevelRows",
@@ -92,6 +92,14 @@ class LevelRows:
         both = (1 - share) * floor**2 + share * (floor + 1) ** 2
         one = share / 2 * (1 - share / 2)
         return np.asarray((unit * np.sqrt(np.where(way == 0, both, one))).reshape(self.x.shape))
+
+    def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0."""
+        total, height = np.zeros(self.x.size), max(1, BLOCK_ELEMENTS // self.x.size)
+        for start in range(0, len(weights), height):
+            some = weights[start : start + height]
+            total += some @ self.build(start, start + len(some)).reshape(len(some), -1).astype(np.float64)
+        return total
 
     @cached_property
     def _plan(self) -> tuple[NDArray[np.float64], ...]:

@@ -9,9 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.perturbations.sign_rows import RungRows
+from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
+from fimaudit.perturbations.quantised_rows import LevelRows
+from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
 
-__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RowRange", "Rows"]
+__all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RandomRows", "RowRange", "Rows", "builds_anew"]
+
+#: Rows along random directions.
+RandomRows = DisplacedRows | LevelRows | OrthonormalRows
 
 
 class Rows(Protocol):
@@ -155,6 +160,20 @@ class JoinedRows:
             _write(block, low, high, rows[done : done + high - low])
             done += high - low
         return rows
+
+
+def builds_anew(rows: Rows) -> bool:
+    """Whether what the block builds is nobody else's, so that it may be overwritten.
+
+    >>> held = PlainRows(np.zeros((2, 1)))
+    >>> builds_anew(held), builds_anew(CoordinateRows(np.zeros(3), np.zeros(1, int), np.ones(1), "float32"))
+    (False, True)
+    """
+    if isinstance(rows, RowRange):
+        return builds_anew(rows.rows)
+    if isinstance(rows, JoinedRows):
+        return all(builds_anew(block) for block in rows.blocks)
+    return isinstance(rows, RungRows | CoordinateRows | RandomRows)
 
 
 def _write(rows: Rows, start: int, stop: int, into: NDArray[Any]) -> None:

@@ -146,6 +146,17 @@ def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: np.floating, into: 
     return rows
 
 
+def _signed_sum(packed: NDArray[np.uint8], weights: NDArray[np.float64], features: int) -> NDArray[np.float32]:
+    """sum_t w_t s_t over (m, ceil(d / 8)) packed signs, (d,)."""
+    table, short = _byte_signs(np.dtype(np.float32)), weights.astype(np.float32)
+    total = np.zeros(8 * packed.shape[1], np.float32)
+    height = max(1, BLOCK_ELEMENTS // total.size)
+    for start in range(0, len(packed), height):
+        signs = np.take(table, packed[start : start + height], axis=0, mode="clip").reshape(-1, total.size)
+        total += short[start : start + height] @ signs
+    return total[:features]
+
+
 @lru_cache(maxsize=4)
 def _byte_signs(dtype: np.dtype[Any]) -> NDArray[Any]:
     """(256, 8) signs that each byte holds, most significant first."""
@@ -195,6 +206,13 @@ class DisplacedRows:
     def sent(self) -> NDArray[np.float64]:
         """Half-width of each feature's displacement as it was really sent, in the input's unit, shape \\*shape."""
         return _half_width(*self._bounds)
+
+    def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0: to float32's precision, no row built.
+
+        The base drops out, and what is left is each feature's half-width times a sum of signed weights.
+        """
+        return self.sent().ravel() * _signed_sum(self.packed[: len(weights)], weights, self.x.size)
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:

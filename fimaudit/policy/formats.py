@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from fimaudit.errors import RunFolderError
 from fimaudit.policy.gate import Decision, Outcome, Verdict
+from fimaudit.storage.durable_files import replacing
 from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder
 from fimaudit.storage.tables import INPUTS_FILE
 
@@ -86,13 +86,16 @@ def keep_verdict(folder: str | Path, verdict: Verdict, policy: str | Path, basel
     place = Path(folder)
     try:
         text = Path(policy).read_bytes()
-        (place / "policy.yaml").write_bytes(text)
-        (place / VERDICT).write_text(verdict.to_json(), encoding="utf-8")
+        with replacing(place / "policy.yaml", RunFolderError) as file:
+            file.write(text)
+        with replacing(place / VERDICT, RunFolderError) as file:
+            file.write(verdict.to_json().encode())
         if baseline is not None:
             (place / "baseline").mkdir(exist_ok=True)
             for name in (REPORT, INPUTS_FILE):
                 if (Path(baseline) / name).is_file() and Path(baseline).resolve() != (place / "baseline").resolve():
-                    shutil.copyfile(Path(baseline) / name, place / "baseline" / name)
+                    with replacing(place / "baseline" / name, RunFolderError) as file:
+                        file.write((Path(baseline) / name).read_bytes())
     except OSError as exc:
         raise RunFolderError(f"cannot write the verdict to {place}: {exc.strerror or exc}") from exc
 

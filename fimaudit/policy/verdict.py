@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fimaudit.results import Presented
+
 __all__ = ["Decision", "Outcome", "Verdict"]
 
 Outcome = Literal["pass", "fail", "undecided"]
@@ -38,7 +40,7 @@ class Decision(BaseModel):
     sentence: str
 
 
-class Verdict(BaseModel):
+class Verdict(Presented, BaseModel):
     """All decisions: fail if one fails, else undecided if one is, else pass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.results import Sensitivity
+from fimaudit.storage.durable_files import replacing, writing
 
 __all__ = ["SHOWN_FILE", "ShownInput", "keep_shown", "most_sensitive", "read_shown"]
 
@@ -62,7 +63,8 @@ def keep_shown(
     """
     chosen = most_sensitive(inputs)
     if not chosen or x[chosen[0].index].size > MOST_NUMBERS:
-        (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
+        with writing(Path(folder) / SHOWN_FILE):
+            (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
         return
     arrays: dict[str, Any] = {
         "index": np.array([s.index for s in chosen]),
@@ -75,7 +77,7 @@ def keep_shown(
         for name, array in (("direction", direction), ("witness", witness)):
             if array is not None:
                 arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x[s.index].shape)
-    with open(Path(folder) / SHOWN_FILE, "wb") as file:
+    with replacing(Path(folder) / SHOWN_FILE) as file:
         np.savez_compressed(file, **arrays)
 
 

@@ -32,6 +32,7 @@ STATUS_WORDS = {
     "ok": "measured",
     "below_detection": "below detection: the answers did not change measurably, so only limits are known",
     "no_rival_visible": "no rival visible: the answers hide the class that may be nearest, so there is no margin radius",
+    "abstained": "abstained: no class is certified under the noise",
     "failed": "failed: no number can be given",
 }
 FLAG_WORDS = {

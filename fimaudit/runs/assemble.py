@@ -10,17 +10,21 @@ from typing import Any
 
 from fimaudit.data.dataset import AuditDataset
 from fimaudit.engines.selection import Place
+from fimaudit.errors import RunFolderError, StorageFailure
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
-from fimaudit.results import Report, StepReport
+from fimaudit.results import Interval, Report, StepReport
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.options import AuditOptions
 from fimaudit.runs.preflight import Preflight
 from fimaudit.runs.run import Run
 from fimaudit.runs.screening import read_focus, top_k_result
+from fimaudit.runs.yardsticks import find_yardsticks
 from fimaudit.statistics.columns import Columns
+from fimaudit.statistics.subgroups import share_interval
 from fimaudit.statistics.summary import summarise
+from fimaudit.storage.durable_files import replacing
 from fimaudit.storage.journal import REPORT
 from fimaudit.storage.result_store import Finished
 from fimaudit.storage.tables import INPUTS_FILE
@@ -92,10 +96,12 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
         },
         domain=facts.domain_facts(dataset.stated),
         settings={**chosen, "surrogate": run.structure(), "integrity": prepared.integrity},
-        environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts()),
+        environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts(), prepared.folder),
         step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
         summary=summarise(columns, confidence, run.usage.rows, run.usage.requests),
         groups=_groups(columns, confidence),
+        accuracy=_accuracy(columns, confidence),
+        yardsticks=find_yardsticks(options, dataset, results.inputs),
         warnings=warnings,
         integrity=run.integrity.checks,
         inputs=results.inputs,
@@ -108,11 +114,14 @@ def write(folder: Path, report: Report, dataset: AuditDataset, results: Finished
     from fimaudit.report.page import render  # takes the template library, which only a run that is kept needs
     from fimaudit.report.shown import MOST_SHOWN, keep_shown
 
-    beside = (folder / REPORT).with_suffix(".tmp")
-    beside.write_text(report.to_json(), encoding="utf-8")
-    beside.replace(folder / REPORT)  # a reader never sees half a report
+    with replacing(folder / REPORT) as file:  # a reader never sees half a report
+        file.write(report.to_json().encode())
+    report.keep_folder(folder)
     keep_shown(folder, dataset.arrays(results.worst[:MOST_SHOWN]), results.worst)
-    render(folder)
+    try:
+        render(folder)
+    except RunFolderError as exc:  # the measurement is done, and nothing is wrong with the command
+        raise StorageFailure(str(exc)) from exc
 
 
 def _named(prepared: Prepared, columns: Columns) -> dict[str, Any]:
@@ -122,6 +131,12 @@ def _named(prepared: Prepared, columns: Columns) -> dict[str, Any]:
     if top is None or run.focus is None:
         return {}
     return {"focus": top_k_result(columns, run.focus, run.measured, top, options.confidence, options.seed).facts()}
+
+
+def _accuracy(columns: Columns, confidence: float) -> Interval | None:
+    """Share of right answers among the labelled inputs, with limits for the population they are a sample of."""
+    known = int((columns.right >= 0).sum())
+    return share_interval(int((columns.right == 1).sum()), known, confidence) if known else None
 
 
 def _groups(columns: Columns, confidence: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, o
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
+from fimaudit.engines.work import Derivatives
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import looks_at_integrity
 from fimaudit.measurement.settings import Settings
@@ -25,10 +26,13 @@ from fimaudit.results import Report, Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
+from fimaudit.runs.keywords import AuditArgs, AuditKeywords
 from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
-from fimaudit.runs.options import AuditArgs, AuditKeywords, AuditOptions, Existing, read_options
-from fimaudit.runs.run import Derivatives, Progress, Run, Task
+from fimaudit.runs.options import AuditOptions, Existing, read_options
+from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus
+from fimaudit.runs.task import Task
+from fimaudit.runs.yardsticks import check_yardsticks
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.result_store import MOST_INLINE
 from fimaudit.whitebox.inputs import DIRECTIONS_FOLDER, choose_mode
@@ -136,6 +140,7 @@ def _prepare(
         stack.callback(classifier.close)
     matched = class_labels(classifier.info, options.class_names())
     dataset = open_subject(data, classifier.info, options.input_domain(), options.free, matched)
+    check_yardsticks(options, dataset)
     labels = classifier.info.labels_only
     refuse_for_labels(options, classifier) if labels else refuse_without_labels(options)
     settings = options.settings(dataset.space.features, labels=labels)

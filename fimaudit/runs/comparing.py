@@ -10,7 +10,8 @@ from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, check_same, compare_runs
 from fimaudit.errors import UsageError
 from fimaudit.runs.auditing import audit
-from fimaudit.runs.options import AuditKeywords, refuse_unknown
+from fimaudit.runs.keywords import AuditKeywords
+from fimaudit.runs.options import refuse_unknown
 from fimaudit.storage.run_folder import REPORT, RunFolder, is_run, read_run
 
 __all__ = ["compare", "open_runs", "rank"]

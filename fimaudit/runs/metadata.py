@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,14 +105,15 @@ def settings_facts(
     }
 
 
-def environment(started: datetime, seconds: float, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Machine, versions, engine and times; the only part of a report that differs between equal runs."""
+def environment(started: datetime, seconds: float, engine: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """Machine, versions, engine, run folder and times; the only part of a report that differs between equal runs."""
     versions = _versions()
     return {
         "fimaudit": versions[OWN],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "engine": dict(engine),
+        "folder": None if folder is None else folder.as_posix(),
         "packages": {name: versions[name] for name in PACKAGES if name in versions},
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""What ``audit`` takes: one checked model of its options, and the same words as typed keywords for editors."""
+"""What ``audit`` takes: one checked model of its options."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
 
 from fimaudit.data.tables import TableReading
@@ -24,18 +22,13 @@ from fimaudit.models.classes import finding_names, finding_position, read_classe
 from fimaudit.models.classifier import adapter_option_names, is_endpoint
 from fimaudit.models.links import Link
 from fimaudit.models.normalising import read_normalize
-from fimaudit.runs.run import Progress
 from fimaudit.runs.screening import read_focus
 
 __all__ = [
     "MOST_LABELS",
-    "AuditArgs",
-    "AuditKeywords",
     "AuditOptions",
-    "EndpointArgs",
     "Existing",
     "Mode",
-    "ModelArgs",
     "choice_sentence",
     "read_options",
     "refuse_unknown",
@@ -112,6 +105,9 @@ class AuditOptions(BaseModel):
         max_failures: stop, so that the run can be resumed, when more inputs than this have failed.
         engine: ``local`` measures in this process, ``ray`` or a ``RayEngine`` on the processes of a cluster; the numbers are
             the same. address, workers, gpus_per_worker: of ``engine="ray"``, as in ``RayEngine``.
+        baseline: run folder of another model in the same unit; noise: standard deviation of the noise that inputs carry, one
+            number or one a feature, in the data's own numbers; linear_model: train one on the labels. Yardsticks for the
+            report's headlines; they ask the model nothing.
         adapter, device, weights, trust_pickle, input, output, output_step, finding, hold: as for ``open_classifier``.
 
     Raises:
@@ -167,6 +163,9 @@ class AuditOptions(BaseModel):
     address: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
+    baseline: str | os.PathLike[str] | None = None
+    noise: Any = None
+    linear_model: bool = False
     adapter: str | None = None
     device: str | None = None
     weights: str | os.PathLike[str] | None = None
@@ -279,140 +278,6 @@ class AuditOptions(BaseModel):
     def ray(self) -> RayEngine:
         """The settings of ``engine="ray"``."""
         return RayEngine(self.address, self.workers, self.gpus_per_worker)
-
-
-class ModelArgs(TypedDict, total=False):
-    """How a model in this process is opened: ``open_classifier``, and what single adapters take beside."""
-
-    adapter: str | None
-    device: str | None
-    weights: str | os.PathLike[str] | None
-    trust_pickle: bool
-    input: str | None
-    output: str | int | None
-    output_step: int | None
-    finding: str | int | None
-    hold: Mapping[str, Any] | None
-    name: str
-    dtype: str
-    input_shape: Sequence[int]
-    optimisation: str
-
-
-class EndpointArgs(TypedDict, total=False):
-    """The settings of an endpoint (``docs/http.md``)."""
-
-    endpoint: str | os.PathLike[str] | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
-    protocol: str | None
-    model_name: str
-    model_version: str
-    kind: str
-    columns: str | Sequence[str]
-    image: str
-    pixel_max: int
-    binary: bool
-    style: str
-    rows_as: str
-    signature_name: str
-    parameters: Mapping[str, Any]
-    top_k: int
-    labels: Sequence[str]
-    request: Any
-    response: str
-    headers: Mapping[str, str]
-    header_env: Mapping[str, str]
-    header_file: Mapping[str, str]
-    bearer_env: str
-    bearer_file: str
-    auth: str
-    ca_file: str
-    trust_env: bool
-    rate: str | float
-    concurrency: int
-    timeout: float
-    deadline: float
-    attempts: int
-    max_response: int
-    patience: str | float
-    body: str
-    method: str
-    answer: str
-    label: str
-    score: str
-    names: str
-    columnar: bool
-    total: float
-    audit_label: str | int
-    other_labels: str
-    hidden_below: float
-    constants: Mapping[str, Any]
-    numbers: str
-    poll: Mapping[str, Any]
-    url_query: Mapping[str, Any]
-    url_query_env: Mapping[str, str]
-    oauth: Mapping[str, Any]
-    aws: Mapping[str, Any]
-    google: Mapping[str, Any]
-    client_cert: str
-    client_key: str
-
-
-class AuditArgs(ModelArgs, EndpointArgs, total=False):
-    """The options of ``audit`` that its signature does not name; see ``AuditOptions``."""
-
-    queries: int | Literal["auto"]
-    mode: Mode
-    confidence: float
-    seed: int
-    profile: ProfileChoice
-    witness: bool | None
-    integrity: bool | None
-    precision: float | None
-    threshold: float | None
-    focus: str | None
-    smooth: float | None
-    smooth_radius: float | None
-    batch: int | None
-    count_refused: bool
-    tolerance: float
-    worst_direction: bool
-    surrogate: object | Sequence[object] | None
-    max_failures: int | None
-    lower: ArrayLike | None
-    upper: ArrayLike | None
-    quantum: ArrayLike | None
-    unit: str | None
-    scale: str | ArrayLike | None
-    frozen: Sequence[Any] | NDArray[Any] | None
-    free: Sequence[str]
-    classes: int | str | Sequence[Any] | None
-    preprocess: object
-    mean: float | str | Sequence[float] | None
-    std: float | str | Sequence[float] | None
-    drop: str | Sequence[str]
-    index: str | None
-    sep: str | None
-    header: bool | None
-    categorical: str | Sequence[str]
-    resume: bool
-    overwrite: bool
-    address: str | None
-    workers: int | None
-    gpus_per_worker: float | None
-
-
-class AuditKeywords(AuditArgs, total=False):
-    """All keywords of ``audit``, for functions that hand them on."""
-
-    y: ArrayLike | str | None
-    group: ArrayLike | str | None
-    link: Link
-    domain: InputDomain | None
-    out: str | Path | None
-    existing: Existing
-    budget: int | None
-    engine: EngineName | RayEngine | None
-    progress: Progress | None
 
 
 def read_options(given: Mapping[str, Any], **named: Any) -> AuditOptions:

@@ -5,112 +5,42 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.arrays import InputSource
-from fimaudit.domain import Space
-from fimaudit.engines.work import Derivatives, Engine, LocalEngine, Work
-from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError, UsageError
+from fimaudit.engines.work import Engine, LocalEngine, RemoteEngine, Work
+from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
-from fimaudit.measurement.label_radius import KnownLabels
-from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.query_split import most_on_top
-from fimaudit.measurement.settings import Settings
-from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
-from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
+from fimaudit.results import UNANSWERED, MeasuredInput
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
-from fimaudit.runs.integrity import AuditedInputs, IntegrityFindings, candidates, check_integrity
-from fimaudit.runs.label_setup import LABEL_STEPS, LabelPreflight, kept_labels, look_at_labels, restored_labels
-from fimaudit.runs.preflight import Preflight, look, not_deterministic
+from fimaudit.runs.integrity.checks import candidates, check_integrity
+from fimaudit.runs.integrity.findings import IntegrityFindings
+from fimaudit.runs.integrity.rows import AuditedInputs
+from fimaudit.runs.label_setup import LABEL_STEPS
+from fimaudit.runs.preflight import Preflight
 from fimaudit.runs.screening import likely_top, screening
-from fimaudit.runs.server_preprocessing import detect_preprocessing
+from fimaudit.runs.start import RunStart
+from fimaudit.runs.task import Task
 from fimaudit.storage.answers import ANSWERS
 from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 from fimaudit.storage.parts import Part, unpack
 from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
-from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs, without_advice
+from fimaudit.whitebox.inputs import BY_DERIVATIVES, without_advice
 
-__all__ = ["Derivatives", "Progress", "RemoteEngine", "Run", "Task"]
+__all__ = ["Progress", "Run"]
 
 #: Called with (rows done, rows expected, inputs done, inputs).
 Progress = Callable[[int, int, int, int], None]
-
-#: Inputs at which derivatives are compared with answers before a run takes them.
-TRIED = 3
-#: Axes of at least this many pixels make an input an image, for which a server's own preprocessing is looked for.
-IMAGE_PIXELS = 4
-
-
-class RemoteEngine(Engine, Protocol):
-    """An engine whose workers are other processes, with what they share."""
-
-    def prepare(
-        self,
-        model: Classifier,
-        budget: int | None,
-        spent: Usage,
-        ledger: tuple[str, str] | None,
-        answers: tuple[str, bool] | None,
-    ) -> Ledger:
-        """Open what the workers share, and return it for this process's meter.
-
-        Args:
-            model: as opened here.
-            budget: most rows in all.
-            spent: what earlier processes of the run asked.
-            ledger: path and fingerprint of an endpoint's ledger.
-            answers: path of the answers to a local model's unfinished inputs, and whether the run goes on with them.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of what the workers share."""
-        ...
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is measured.
-
-    Attributes:
-        source: all inputs, as admitted by the domain where they are in memory.
-        x: (m, \\*shape) inputs that stand for all of them in the pilot: all that are in memory, a sample of a stream.
-        numbers: (m,) their positions in the data.
-        space: the domain.
-        settings: each input's measurement.
-        exact: measure by derivatives; ``None`` from probabilities alone.
-        integrity: check afterwards whether answers are those of one function whose slopes reach its decisions.
-        insist: by derivatives or not at all: an input whose derivatives are not those of the answers has failed. Else it is
-            measured from probabilities.
-        focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
-        surrogates: where directions come from that are measured exactly; ``None`` for none.
-        labels: measure from labels alone.
-        classes: the model's classes, by which the inputs' labels were matched.
-        y: labels as columns of the answer, of the inputs in memory or those that stand for a stream.
-    """
-
-    source: InputSource
-    x: NDArray[Any]
-    numbers: NDArray[np.int64]
-    space: Space
-    settings: Settings
-    exact: Derivatives | None = None
-    focus: int | None = None
-    surrogates: Directions | None = None
-    insist: bool = False
-    labels: bool = False
-    classes: ClassLabels = field(default_factory=ClassLabels)
-    y: NDArray[np.int64] | None = None
-    integrity: bool = False
 
 
 class Run:
@@ -145,10 +75,7 @@ class Run:
     ) -> None:
         self._task, self._journal, self._progress = task, journal, progress
         self._budget, self._most_failures = budget, most_failures
-        self._start = dict(journal.steps) if journal is not None and journal.steps else None
-        self._exact = task.exact
         self._doubtful: dict[int, str] | None = {} if task.exact is not None and not task.insist else None
-        self._row_by_row = False
         self._network = isinstance(classifier, NetworkClassifier)
         self._ledger: RequestLedger | CountingLedger | None = None
         if journal is not None:
@@ -172,6 +99,7 @@ class Run:
         self._remote = engine
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
+        self._start = RunStart(task, self._meter, self._sentinels, journal)
         self._store: ResultStore = (
             ParquetStore(len(task.source), journal, self._meter.finish)
             if parts and journal is not None
@@ -181,9 +109,7 @@ class Run:
             if journal.focus is not None:
                 self._store.reopen(np.array(journal.focus, dtype=np.int64))
             self._meter.finish(np.flatnonzero(self._store.done).tolist())
-        self._notes: list[str] = []
         self._deflation = DeflationSetup(None, {})
-        self._known: KnownLabels | None = None
         self.integrity = IntegrityFindings()
         self._expected: int | None = None
         self._unanswered: dict[int, str] = {}
@@ -193,7 +119,7 @@ class Run:
     @property
     def method(self) -> str:
         """``white-box`` or ``black-box``: what the inputs are measured by, but for those whose derivatives are in doubt."""
-        return "black-box" if self._exact is None else "white-box"
+        return "black-box" if self._start.exact is None else "white-box"
 
     @property
     def usage(self) -> Usage:
@@ -206,11 +132,13 @@ class Run:
         preflight: Preflight | None = None
         task = self._task
         try:
-            preflight, steps = self._begin()
+            preflight, steps = self._start.begin()
+            if self._start.exact is None:
+                self._doubtful = None
             placed = LABEL_STEPS if task.labels else steps
             work = Work(
-                task.source, task.space, task.settings, placed, self._exact, self._budget,
-                row_by_row=self._row_by_row, labels=self._known,
+                task.source, task.space, task.settings, placed, self._start.exact, self._budget,
+                row_by_row=self._start.row_by_row, labels=self._start.labels,
             )  # fmt: skip
             work = self._set_up_deflation(work)
             if task.focus is None:
@@ -222,7 +150,7 @@ class Run:
                     screen = replace(work, settings=screening(task.settings), structure=None)
                     self._measure(np.flatnonzero(~self._store.done), screen)
                 self._measure_focus(task.focus, work)
-            if task.integrity and self._exact is None and steps is not None:
+            if task.integrity and self._start.exact is None and steps is not None:
                 self._check_integrity(steps)
         except BudgetExhausted as exc:
             if self._journal is not None:  # it may be spent before the first line was kept
@@ -264,7 +192,7 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What the user must know of the run as a whole."""
-        out = [*self._notes, *self._deflation.warnings(), *self.integrity.warnings()]
+        out = [*self._start.notes, *self._deflation.warnings(), *self.integrity.warnings()]
         if self._sentinels is not None:
             out += [drift.sentence() for drift in self._sentinels.drifts]
         if self._unanswered:
@@ -304,113 +232,14 @@ class Run:
         if self._remote is not None:
             self._remote.close()
 
-    def _begin(self) -> tuple[Preflight, Steps | None]:
-        if self._start is not None:
-            if self._sentinels is not None:
-                self._sentinels.begin()
-            if self._task.labels:
-                self._known = restored_labels(self._start["labels"], self._task.x)
-                return LabelPreflight(**self._start["preflight"]), None
-            before = self._start["steps"]
-            self._notes = list(self._start.get("notes", []))
-            preflight = Preflight(**self._start["preflight"])
-            self._apart(preflight)
-            if before is not None:
-                self._exact = self._doubtful = None
-            return preflight, None if before is None else Steps(**before)
-        task = self._task
-        if task.labels:
-            return self._begin_labels(), None
-        preflight = look(self._meter, task.x, task.space.dtype, space=task.space)
-        task.classes.agree(preflight.classes, task.y, self._meter.model.info.class_names)
-        self._apart(preflight)
-        if self._exact is not None:
-            self._try_derivatives(self._exact, preflight)
-        steps: Steps | None = None
-        try:
-            if self._sentinels is not None:
-                self._notes += self._server_side(preflight)
-                self._sentinels.begin(preflight.first)
-            if self._exact is None:
-                steps = self._pilot(preflight)
-        except ModelFailure as exc:
-            if self._sentinels is not None:
-                raise
-            raise TargetError(f"the model cannot be asked: {exc}") from exc
-        if self._journal is not None:
-            chosen = None if steps is None else asdict(steps)
-            self._journal.keep_steps({"notes": self._notes, "preflight": preflight.facts(), "steps": chosen})
-            self._meter.finish([THE_RUN])
-        return preflight, steps
-
-    def _pilot(self, preflight: Preflight) -> Steps:
-        task = self._task
-        quality = preflight.quality(self._meter.model.info.details.get("top_k"))
-        steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
-        if steps.quality.random and not preflight.random:
-            self._notes.append(not_deterministic("a row around an input is answered differently when it is asked again"))
-        # Pilot rows are shared out over all inputs, not over those that stood for them.
-        share = -(-steps.share * len(task.x) // len(task.source))
-        return replace(steps, share=share, decided=tuple((int(task.numbers[i]), k) for i, k in steps.decided))
-
-    def _apart(self, preflight: Preflight) -> None:
-        """Each row alone, here and in other processes, where others change its answer."""
-        if preflight.row_by_row:
-            self._row_by_row, self._meter.batch = True, 1
-
-    def _try_derivatives(self, exact: Derivatives, preflight: Preflight) -> None:
-        """Give derivatives up for the whole run where they are a draw's, or not the answers' at most of a few inputs.
-
-        Raises:
-            TargetError: they were insisted on, and are those of a draw.
-        """
-        task, why = self._task, None
-        if preflight.random:
-            why = "it is not deterministic, so that a derivative is that of one draw among many"
-            if task.insist:
-                raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
-        elif not task.insist:
-            places = np.unique(np.linspace(0, len(task.x) - 1, TRIED).round().astype(int))
-            tried = [self._tried(int(place), exact) for place in places]
-            doubts = [one.reason for one in tried if one.method == BY_DERIVATIVES]
-            if 2 * len(doubts) > len(tried):
-                why = without_advice(str(doubts[0]))
-        if why is not None:
-            self._exact = self._doubtful = None
-            self._notes.append(f"measured black-box although the model is differentiable: {why}")
-
-    def _tried(self, place: int, exact: Derivatives) -> Sensitivity:
-        task, index = self._task, int(self._task.numbers[place])
-        found = exact_inputs(
-            [index], task.x[place : place + 1], self._meter, task.space,
-            wanted={index}, tolerance=exact.tolerance, seed=task.settings.seed, worst_directions=None,
-        )  # fmt: skip
-        return next(found).result
-
     def _measure_doubtful(self, work: Work, preflight: Preflight) -> Steps:
         """From probabilities, the inputs at which derivatives say nothing of the answers."""
         doubtful, self._doubtful = self._doubtful or {}, None
-        steps = self._pilot(preflight)
+        steps = self._start.pilot(preflight)
         count, reason = len(doubtful), without_advice(next(iter(doubtful.values())))
-        self._notes.append(f"{count} of the inputs measured from probabilities: {reason}")
+        self._start.notes.append(f"{count} of the inputs measured from probabilities: {reason}")
         self._measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
         return steps
-
-    def _begin_labels(self) -> Preflight:
-        """The labels of the inputs, which stand in for the pilot."""
-        try:
-            preflight, self._known, places = look_at_labels(self._meter, self._task.x, self._task.space.dtype)
-            if self._sentinels is not None:
-                self._sentinels.begin()
-        except ModelFailure as exc:
-            if self._sentinels is not None:
-                raise
-            raise TargetError(f"the model cannot be asked: {exc}") from exc
-        if self._journal is not None:
-            kept = {"labels": kept_labels(self._known, places), "preflight": asdict(preflight), "steps": None}
-            self._journal.keep_steps(kept)
-            self._meter.finish([THE_RUN])
-        return preflight
 
     def _set_up_deflation(self, work: Work) -> Work:
         """Find out which directions are measured exactly; inputs that were measured on the way are kept."""
@@ -423,17 +252,6 @@ class Run:
         for outcome in setup.outcomes:
             self._keep(outcome)
         return replace(work, structure=self._deflation.structure)
-
-    def _server_side(self, preflight: Preflight) -> list[str]:
-        """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
-        x = self._task.x
-        if x.ndim < 3 or sum(n >= IMAGE_PIXELS for n in x.shape[1:]) < 2:
-            return []
-        space = self._task.space
-        bounds = float(space.upper.max()) - float(space.lower.min())
-        span = bounds if np.isfinite(bounds) else float(x.max()) - float(x.min())
-        found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
-        return found.warnings()
 
     def _measure(self, missing: NDArray[np.int64], work: Work) -> None:
         """One pass over some inputs, and once more over those that the server did not answer."""
@@ -487,7 +305,7 @@ class Run:
         task = self._task
         left = None if self._budget is None else self._budget - self._meter.usage.rows
         if left is not None and left < MOST_INTEGRITY_ROWS:
-            self._notes.append(
+            self._start.notes.append(
                 f"integrity was not checked: that may take {MOST_INTEGRITY_ROWS} rows, and the budget of {self._budget} "
                 f"leaves {max(0, left)}; go on with --resume and a larger --budget"
             )

@@ -50,6 +50,7 @@ class Columns:
         limits: by quantity: ``spectral_norm``, ``peak_spectral_norm``, ``margin_radius``.
         group: number of its group in ``groups``, -1 without one.
         groups: names of the groups, sorted.
+        right: 1 where the answer is the label, 0 where it is another, -1 where one of them is unknown.
     """
 
     index: NDArray[np.int64]
@@ -59,6 +60,7 @@ class Columns:
     limits: dict[str, IntervalArray]
     group: NDArray[np.int32]
     groups: tuple[str, ...]
+    right: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,6 +78,7 @@ class Columns:
             {name: _limits([getattr(s, name) for s in inputs]) for name in QUANTITY_NAMES},
             np.array([-1 if s.group is None else number[s.group] for s in inputs], dtype=np.int32),
             groups,
+            np.array([_right(s) for s in inputs], dtype=np.int8),
         )
 
     @classmethod
@@ -117,6 +120,7 @@ class Columns:
             },
             place[np.asarray(pc.fill_null(named.indices, -1).to_numpy())],
             tuple(sorted(names)),
+            np.asarray(pc.fill_null(pc.cast(pc.equal(column("label"), column("predicted_class")), "int8"), -1).to_numpy()),
         )
 
     def where(self, mask: NDArray[Any]) -> Columns:
@@ -129,6 +133,7 @@ class Columns:
             {n: IntervalArray(c.value[mask], c.lower[mask], c.upper[mask]) for n, c in self.limits.items()},
             self.group[mask],
             self.groups,
+            self.right[mask],
         )
 
     def most_sensitive(self, count: int) -> NDArray[np.int64]:
@@ -143,6 +148,10 @@ class Columns:
         measured = np.flatnonzero(~np.isnan(radius) | ~np.isnan(norm))
         keys = (self.index, -np.nan_to_num(norm, nan=0.0), np.where(np.isnan(radius), np.inf, radius))
         return np.asarray(measured[np.lexsort([key[measured] for key in keys])][:count], dtype=np.int64)
+
+
+def _right(s: Sensitivity) -> int:
+    return -1 if s.label is None or s.predicted_class is None else int(s.label == s.predicted_class)
 
 
 def _limits(cells: Sequence[Interval]) -> IntervalArray:

@@ -93,7 +93,8 @@ def _these(
 
     def at(p: float) -> Interval:
         below, above = factors[p]
-        low, high = _ordered(lower * below, 0.0), _ordered(upper * above, np.inf)
+        with np.errstate(invalid="ignore"):  # no limit times no factor says nothing
+            low, high = _ordered(lower * below, 0.0), _ordered(upper * above, np.inf)
         return _cell(points[p], _quantile(low, p), _quantile(high, p))
 
     mean = _cell(float(value.mean()), float(lower.mean()), float(upper.mean()))

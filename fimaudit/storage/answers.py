@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.models.meter import OWNER_BYTES
+from fimaudit.storage.durable_files import AppendedFile, reading, writing
 
 __all__ = ["ANSWERS", "AnswerLog", "owner_of"]
 
@@ -26,7 +25,7 @@ class AnswerLog:
     """One record for each answered call, appended; the file is emptied when every input it holds answers to is done.
 
     A record is in the operating system's hands before the answers are used: a killed process loses no more than the call
-    that it was waiting for.
+    that it was waiting for. A power cut may take all of them: their inputs are then measured again from the start.
 
     Args:
         path: the file; it need not exist.
@@ -35,7 +34,7 @@ class AnswerLog:
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         self._path = path
-        self._file: IO[bytes] | None = None
+        self._file: AppendedFile | None = None
         self._held: dict[bytes, deque[NDArray[np.float64]]] = defaultdict(deque)
         self._owners: set[int] = set()
         self._early: list[tuple[bytes, NDArray[np.float64]]] | None = []
@@ -59,11 +58,10 @@ class AnswerLog:
         whole = np.ascontiguousarray(answers, dtype="<f8")
         rest = _HEAD.pack(0, len(key), *whole.shape)[4:] + key + whole.tobytes()
         if self._file is None:
+            self._file = AppendedFile(self._path, sync_seconds=float("inf"))
             if not self._resuming:
-                self._path.unlink(missing_ok=True)
-            self._file = open(self._path, "ab")  # noqa: SIM115
-        self._file.write(struct.pack("<I", zlib.crc32(rest)) + rest)
-        self._file.flush()
+                self._file.clear()
+        self._file.append(struct.pack("<I", zlib.crc32(rest)) + rest, sync=False)
         self._owners.add(owner_of(key))
 
     def finish(self, inputs: Iterable[int]) -> None:
@@ -79,22 +77,23 @@ class AnswerLog:
         self._owners -= done
         if not self._owners:
             self._held.clear()
-            if self._file is not None:
-                self._file.truncate(0)
-            else:
-                os.truncate(self._path, 0)
+            if self._file is None:
+                self._file = AppendedFile(self._path, sync_seconds=float("inf"))
+            self._file.clear()
 
     def close(self) -> None:
         """Close the file; without a record in it, it is removed."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._path.exists() and not self._path.stat().st_size:
-            self._path.unlink()
+        with writing(self._path):
+            if self._path.exists() and not self._path.stat().st_size:
+                self._path.unlink()
 
     def _read(self) -> None:
         """Take over whole records; one that a kill cut short ends the file."""
-        data, at = self._path.read_bytes(), 0
+        with reading(self._path):
+            data, at = self._path.read_bytes(), 0
         while at + _HEAD.size <= len(data):
             checksum, length, rows, classes = _HEAD.unpack_from(data, at)
             body = at + _HEAD.size
@@ -107,7 +106,8 @@ class AnswerLog:
             self._owners.add(owner_of(key))
             at = end
         if at < len(data):
-            os.truncate(self._path, at)
+            with writing(self._path), open(self._path, "r+b") as file:
+                file.truncate(at)
 
 
 def owner_of(key: bytes) -> int:

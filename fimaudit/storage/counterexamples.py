@@ -17,6 +17,7 @@ from fimaudit.models.labels import top_classes
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.results import Sensitivity
+from fimaudit.storage.durable_files import reading, replacing, writing
 
 __all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "kept_witness", "recheck_witnesses"]
 
@@ -27,8 +28,10 @@ FOLDER = "witness"
 def keep_witness(folder: Path, result: Sensitivity) -> None:
     """Save one input's witness at once, so that a killed run loses nothing."""
     if result.witness is not None and result.witness.x is not None:
-        (folder / FOLDER).mkdir(exist_ok=True)
-        np.save(folder / FOLDER / f"{result.index}.npy", result.witness.x, allow_pickle=False)
+        with writing(folder / FOLDER):
+            (folder / FOLDER).mkdir(exist_ok=True)
+        with replacing(folder / FOLDER / f"{result.index}.npy") as file:
+            np.save(file, result.witness.x, allow_pickle=False)
 
 
 def kept_witness(folder: Path, index: int) -> NDArray[Any] | None:
@@ -39,14 +42,15 @@ def kept_witness(folder: Path, index: int) -> NDArray[Any] | None:
 
 def _single(folder: Path, index: int) -> NDArray[Any] | None:
     path = folder / FOLDER / f"{index}.npy"
-    return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+    with reading(path):
+        return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
 def _gathered(folder: Path) -> dict[int, NDArray[Any]]:
     path = folder / WITNESS_FILE
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as archive:
+    with reading(path), np.load(path, allow_pickle=False) as archive:
         return dict(zip(archive["index"].tolist(), archive["x"], strict=True))
 
 
@@ -61,14 +65,15 @@ def gather_witnesses(folder: Path, results: Sequence[Sensitivity]) -> None:
     x = {index: one for index, one in both.items() if one is not None}
     having = [s for s in results if s.index in x]
     if having:
-        np.savez(
-            folder / WITNESS_FILE,
-            index=np.array([s.index for s in having]),
-            x=np.stack([x[s.index] for s in having]),
-            before=np.array([s.predicted_class for s in having]),
-            after=np.array([s.witness.predicted_class for s in having if s.witness is not None]),
-            distance=np.array([s.witness.distance for s in having if s.witness is not None]),
-        )
+        with replacing(folder / WITNESS_FILE) as file:
+            np.savez(
+                file,
+                index=np.array([s.index for s in having]),
+                x=np.stack([x[s.index] for s in having]),
+                before=np.array([s.predicted_class for s in having]),
+                after=np.array([s.witness.predicted_class for s in having if s.witness is not None]),
+                distance=np.array([s.witness.distance for s in having if s.witness is not None]),
+            )
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,10 @@ from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
 from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
-from fimaudit.storage.jsonl import damaged, differences, recover_lines, write_line
-from fimaudit.storage.replacement import ASIDE, MOVING, lock, put_back, remove, set_aside
+from fimaudit.storage.durable_files import SYNC_SECONDS, AppendedFile, reading, replacing, sync_folder, writing
+from fimaudit.storage.folder_lock import LOCK_FILE, FolderLock
+from fimaudit.storage.jsonl import damaged, differences, first_line, line_bytes, recover_lines
+from fimaudit.storage.replacement import ASIDE, MOVING, put_back, remove, set_aside
 
 __all__ = ["CountingLedger", "Journal"]
 
@@ -33,7 +37,9 @@ FOLDERS = ("parts", "witness", "directions")
 
 
 class Journal:
-    """One line of JSON for the run, one for the pilot, one for each finished input; each is on disk before the next begins.
+    """One line of JSON for the run, one for the pilot, one for each finished input; each is whole before the next begins.
+
+    A kill loses none of them; a power cut at most the inputs that finished in the last ``sync_seconds``.
 
     Args:
         folder: the run folder; made when the first line is kept.
@@ -41,6 +47,7 @@ class Journal:
         resume: go on with what is there.
         overwrite: replace what is there. It lies aside until the first input of the new run is kept, and comes back where
             the new run is refused before.
+        sync_seconds: how often finished inputs are put on the disk; everything else is at once.
 
     Attributes:
         steps: the pilot's outcome, once it is kept.
@@ -55,7 +62,15 @@ class Journal:
         RunFolderError: the folder holds a run and neither is set, the run to resume is another one, or it is in use.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        sync_seconds: float = SYNC_SECONDS,
+    ) -> None:
         self.folder = folder
         self.steps: dict[str, Any] | None = None
         self.structure: dict[str, Any] | None = None
@@ -66,55 +81,55 @@ class Journal:
         self.integrity: dict[str, Any] | None = None
         self._path = folder / JOURNAL
         self._identity = dict(identity)
-        self._file: IO[str] | None = None
-        at = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        if not at.is_dir():
-            raise RunFolderError(f"expected a folder for the run, got a file: {at}")
-        if not os.access(at, os.W_OK):
-            raise RunFolderError(f"cannot write to {at}: permission denied")
-        self._recover()
-        held = folder.exists() and any((folder / name).exists() for name in (JOURNAL, REPORT))
-        self._resuming = held and resume and self._read(identity)
-        if held and not resume and not overwrite:
-            raise RunFolderError(f"{folder} already holds a run; use --resume to go on with it or --overwrite to replace it")
-        if folder.exists() and not held and any(folder.iterdir()) and not overwrite:
-            raise RunFolderError(f"{folder} is not empty and holds no run; choose another folder or use --overwrite")
+        self._sync_seconds = sync_seconds
+        self._file: AppendedFile | None = None
+        self._lock: FolderLock | None = None
+        self._resuming = False
+        with writing(folder, RunFolderError):
+            at = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+            if not at.is_dir():
+                raise RunFolderError(f"expected a folder for the run, got a file: {at}")
+            if not os.access(at, os.W_OK):
+                raise RunFolderError(f"cannot write to {at}: permission denied; choose another folder or make it writable")
+            self._look(resume=resume, overwrite=overwrite)
 
     def begin(self) -> None:
         """Open the folder for writing: only now, so that a run that is refused before it starts leaves nothing behind."""
         if self._file is not None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._resuming:
-                self._replace()
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-            lock(self._file, self.folder)
-        except RunFolderError:
-            self.close()
+            with writing(self.folder, RunFolderError):
+                self._make_folder()
+                self._lock = FolderLock(self.folder)
+                if self._state() != self._found:
+                    raise RunFolderError(
+                        f"{self.folder} was used by another process meanwhile; type the same command again, with --resume"
+                    )
+                if not self._resuming:
+                    self._replace()
+                self._file = AppendedFile(self._path, sync_seconds=self._sync_seconds)
+                if not self._resuming:
+                    first_line(self._file, self._identity)
+                sync_folder(self.folder)
+        except BaseException:
+            self._let_go()
             raise
-        except OSError as exc:
-            raise RunFolderError(f"cannot write to {self.folder}: {exc.strerror or exc}") from exc
-        if not self._resuming:
-            self._write({"run": self._identity})
-            if self.asked.requests:
-                self._write_asked()
+        if not self._resuming and self.asked.requests:
+            self._write_asked()
 
     def keep_steps(self, steps: Mapping[str, Any]) -> None:
         """Keep the pilot's outcome."""
         self.steps = dict(steps)
-        self._write({"steps": self.steps})
+        self._write({"steps": self.steps}, sync=True)
 
     def keep_structure(self, structure: Mapping[str, Any], learned: NDArray[np.float64] | None) -> None:
         """Keep which directions are measured exactly, the learned ones beside the journal and before its line."""
         if learned is not None:
             self.begin()
-            beside = self.folder / f"{LEARNED}.tmp"
-            with open(beside, "wb") as file:
+            with replacing(self.folder / LEARNED) as file:
                 np.savez(file, directions=learned)
-            beside.replace(self.folder / LEARNED)
         self.structure = dict(structure)
-        self._write({"structure": self.structure})
+        self._write({"structure": self.structure}, sync=True)
 
     def learned(self) -> NDArray[np.float64]:
         """The directions that were learned, as kept.
@@ -124,34 +139,32 @@ class Journal:
         """
         path = self.folder / LEARNED
         try:
-            with np.load(path) as held:
+            with reading(path), np.load(path) as held:
                 return np.asarray(held["directions"], dtype=np.float64)
-        except (OSError, ValueError, KeyError) as exc:
-            raise RunFolderError(f"{path} is missing or damaged; use --overwrite to run again") from exc
+        except (ValueError, KeyError, BadZipFile) as exc:
+            raise RunFolderError(f"{path} is damaged; use --overwrite to run again") from exc
 
     def keep_focus(self, indices: list[int]) -> None:
         """Keep which inputs are measured in full after all were screened."""
         self.focus = list(indices)
-        self._write({"focus": self.focus})
+        self._write({"focus": self.focus}, sync=True)
 
     def keep_integrity(self, found: Mapping[str, Any]) -> None:
         """Keep what the integrity checks found."""
         self.integrity = dict(found)
-        self._write({"integrity": self.integrity})
+        self._write({"integrity": self.integrity}, sync=True)
 
     def keep(self, result: Sensitivity, rows: int, requests: int) -> None:
         """Keep one finished input with the rows and calls that it took."""
         self.done[result.index] = (result, rows, requests)
         self._write({"rows": rows, "requests": requests, "input": result.model_dump(mode="json", by_alias=True)})
-        if self._aside.exists():
-            remove(self.folder, [ASIDE])
+        self._drop_aside()
 
     def keep_part(self, inputs: int) -> None:
         """Note that a part of so many finished inputs is on disk (``parts``)."""
         self.parts += 1
-        self._write({"part": inputs})
-        if self._aside.exists():
-            remove(self.folder, [ASIDE])
+        self._write({"part": inputs}, sync=True)
+        self._drop_aside()
 
     def count_all(self, asked: Usage) -> None:
         """Take over what has been asked so far, where calls are counted elsewhere: by the workers of a cluster."""
@@ -182,36 +195,78 @@ class Journal:
 
     def discard(self) -> None:
         """Take back what ``begin`` made and put back what it moved: the run was refused before anything was measured."""
-        begun = self.begun
-        self.close()
-        if not begun or self._resuming or self.done or self.parts:
+        if not self.begun or self._resuming or self.done or self.parts:
+            self.close()
             return
-        remove(self.folder, FILES)
-        put_back(self.folder, FILES)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        with writing(self.folder):
+            remove(self.folder, FILES)
+            put_back(self.folder, FILES)
+            self._let_go()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def close(self) -> None:
-        """Close the file; the journal stays, so that a finished run can be resumed with a larger budget."""
+        """Put everything on the disk and let go of the folder; a finished run can be resumed with a larger budget."""
+        try:
+            if self._file is not None:
+                self._file.sync()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @property
     def _aside(self) -> Path:
         return self.folder / ASIDE
+
+    def _look(self, *, resume: bool, overwrite: bool) -> None:
+        """Find out what is there; nobody else may be at it meanwhile."""
+        held = any((self.folder / name).exists() for name in (JOURNAL, REPORT, ASIDE, MOVING, LOCK_FILE))
+        with FolderLock(self.folder) if held else nullcontext():
+            self._recover()
+            held = any((self.folder / name).exists() for name in (JOURNAL, REPORT))
+            self._resuming = held and resume and self._read(self._identity)
+            self._found = self._state()
+        if held and not resume and not overwrite:
+            raise RunFolderError(
+                f"{self.folder} already holds a run; use --resume to go on with it or --overwrite to replace it"
+            )
+        if self.folder.exists() and not held and any(self.folder.iterdir()) and not overwrite:
+            raise RunFolderError(f"{self.folder} is not empty and holds no run; choose another folder or use --overwrite")
+
+    def _state(self) -> tuple[int, int] | None:
+        """What changes when another process writes the journal."""
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return state.st_ino, state.st_size
+
+    def _make_folder(self) -> None:
+        """The folder and those above it, their names on the disk."""
+        new = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for place in new:
+            sync_folder(place.parent)
 
     def _recover(self) -> None:
         """Put back what a process moved aside that was killed before it began the new run."""
         moving, aside = (self.folder / MOVING).exists(), self._aside.exists()
         if not moving and not aside:
             return
+        begun = False
         if self._path.exists():
-            with open(self._path, encoding="utf-8", errors="replace") as file:
-                lock(file, self.folder)
-                begun = file.readline().endswith("\n")
-        else:
-            begun = False
+            with open(self._path, "rb") as file:
+                begun = file.readline().endswith(b"\n")
         if moving or not begun:
             put_back(self.folder, FILES)
 
@@ -224,22 +279,29 @@ class Journal:
             present += FOLDERS
         measured = False
         if self._path.exists():
-            with open(self._path, encoding="utf-8", errors="replace") as file:
-                lock(file, self.folder)
-                measured = any('"input": ' in line or '"part": ' in line for line in file)
+            with open(self._path, "rb") as file:
+                measured = any(b'"input": ' in line or b'"part": ' in line for line in file)
         if self._aside.exists() and not measured:
             remove(self.folder, FILES)
             return
         remove(self.folder, [ASIDE])
         set_aside(self.folder, present)
 
-    def _write_asked(self) -> None:
-        self._write({"asked": [self.asked.rows, self.asked.requests]})
+    def _drop_aside(self) -> None:
+        """The run that this one replaces has had its time, once a result of the new one is on the disk."""
+        if self._aside.exists():
+            assert self._file is not None
+            self._file.sync()
+            with writing(self.folder):
+                remove(self.folder, [ASIDE])
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write_asked(self) -> None:
+        self._write({"asked": [self.asked.rows, self.asked.requests]}, sync=False)
+
+    def _write(self, line: Mapping[str, Any], *, sync: bool | None = None) -> None:
         self.begin()
         assert self._file is not None
-        write_line(self._file, line)
+        self._file.append(line_bytes(line), sync=sync)
 
     def _read(self, identity: Mapping[str, Any]) -> bool:
         """Take over what is kept; ``False`` when the run was killed before its first line was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import RunFolderError
+from fimaudit.errors import FimauditError, RunFolderError, StorageFailure
 from fimaudit.models.meter import Usage, is_refused
+from fimaudit.storage.durable_files import SYNC_SECONDS, SyncClock, said
+from fimaudit.storage.jsonl import newer
 
 __all__ = ["RequestLedger", "SentRequest", "open_ledger"]
 
@@ -76,13 +79,16 @@ def open_ledger(path: str | os.PathLike[str], fingerprint: str, *, resume: bool 
 class RequestLedger:
     """The SQLite side of ``fimaudit.models.meter.Ledger``; thread-safe, one process at a time.
 
-    Write-ahead log with ``synchronous=NORMAL``: each commit is in the operating system's hands before the call returns, so
-    that a killed process loses nothing; a power cut may lose the last commits but never damages the file. Rows that were
-    reserved but never answered stay counted. Bodies, headers and error texts are not kept.
+    Each commit to the write-ahead log is in the operating system's hands before the call returns, so that a killed process
+    loses nothing; the first one in ``sync_seconds`` is on the disk too, with all before it, so that a power cut loses no
+    more than those since, and never damages the file. Rows that were reserved but never answered stay counted. Bodies,
+    headers and error texts are not kept.
     """
 
-    def __init__(self, path: Path, fingerprint: str, *, resume: bool) -> None:
+    def __init__(self, path: Path, fingerprint: str, *, resume: bool, sync_seconds: float = SYNC_SECONDS) -> None:
         self.path = path
+        self._clock = SyncClock(sync_seconds)
+        self._open = False
         self._lock = threading.Lock()
         existed = path.exists() and path.stat().st_size > 0
         if existed and not resume:
@@ -108,6 +114,7 @@ class RequestLedger:
         except BaseException:
             self._base.close()
             raise
+        self._open = True
         self._sent: dict[int, float] = {}
         self._keys: dict[int, bytes] = {}
 
@@ -147,25 +154,29 @@ class RequestLedger:
 
     def reserve(self, rows: int, key: bytes) -> int:
         """Commit that ``rows`` rows are about to be sent; returns the ticket."""
-        now = time.time()
         with self._lock:
             retry = self._retries.get(key, 0)
             statement = "INSERT INTO requests (key, rows, retry, sent) VALUES (?, ?, ?, ?)"
-            ticket = self._execute(statement, (key, rows, retry, now))
+            ticket = self._execute(statement, (key, rows, retry, time.time()))
             self._retries[key] = retry + 1
-            self._sent[ticket], self._keys[ticket] = now, key
+            self._sent[ticket], self._keys[ticket] = time.monotonic(), key
         return ticket
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
         """Commit how a send ended, and its answers with it: one row, so both or neither."""
         with self._lock:
-            seconds = time.time() - self._sent.pop(ticket)
+            seconds = time.monotonic() - self._sent.pop(ticket)  # whatever happens to the machine's time meanwhile
             key = self._keys.pop(ticket)
             classes, blob = None, None
             if answers is not None and key not in self._answered:
                 classes, blob = answers.shape[1], np.ascontiguousarray(answers, "<f8").tobytes()
             end = (ticket, seconds, status[:40], bytes, classes, blob)
+            due = self._clock.due()
+            if due:  # its sync takes the earlier ones along: they stand before it in the log
+                self._execute("PRAGMA synchronous=FULL")
             self._execute("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", end)
+            if due:
+                self._execute("PRAGMA synchronous=NORMAL")
             if blob is not None:
                 self._answered[key] = ticket
 
@@ -198,10 +209,10 @@ class RequestLedger:
         tables = self._rows("SELECT COUNT(*) FROM sqlite_master")[0][0]
         if existed and tables > 0:
             application, version = (self._rows(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version"))
+            if application == APPLICATION_ID and version > VERSION:
+                raise newer(self.path, version, VERSION)
             if application != APPLICATION_ID or version != VERSION:
-                raise RunFolderError(
-                    f"{self.path} is another program's database or another version's; start anew with --overwrite"
-                )
+                raise RunFolderError(f"{self.path} is another program's database; start anew with --overwrite")
             if self._rows("PRAGMA quick_check(1)")[0][0] != "ok":
                 raise RunFolderError(f"{self.path} is damaged; start anew with --overwrite")
             self._execute("BEGIN IMMEDIATE")
@@ -258,11 +269,13 @@ class RequestLedger:
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
 
-    def _translated(self, exc: sqlite3.Error) -> RunFolderError:
+    def _translated(self, exc: sqlite3.Error) -> FimauditError:
         if isinstance(exc, sqlite3.OperationalError):
             if "locked" in str(exc) or "busy" in str(exc):
                 return RunFolderError(f"{self.path} is in use by another process; wait for that run to end")
-            return RunFolderError(f"{self.path} cannot be written or read: {exc}")
+            full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
+            cause = OSError(errno.ENOSPC if full else errno.EIO, str(exc))
+            return (StorageFailure if self._open else RunFolderError)(said("write or read", self.path, cause))
         return RunFolderError(f"{self.path} is no ledger or is damaged ({exc}); start anew with --overwrite")
 
 

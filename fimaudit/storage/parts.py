@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
 from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
+from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
 __all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
@@ -144,15 +144,14 @@ class Parts:
             pq.write_table(whole, out)
             data, failed = out.getvalue(), sum(s == "failed" for s in whole.column("status").to_pylist())
         index = index[new]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.exists():
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.folder.parent)
         kind = "again" if self._reopened else "part"
         path = self.folder / f"{kind}-{int(index[0]):012d}-{int(index[-1]):012d}.parquet"
-        beside = path.with_suffix(".tmp")
-        with open(beside, "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
         self.done[index] = True
         self.count += 0 if self._reopened else len(index)
         self.failed += failed
@@ -189,13 +188,11 @@ class Parts:
 
         if not self.files() and self.done.any():
             return  # merged by an earlier process
-        beside = path.with_suffix(".tmp")
-        with pq.ParquetWriter(beside, table_schema(), use_dictionary=REPEATED) as writer:
+        with replacing(path) as file, pq.ParquetWriter(file, table_schema(), use_dictionary=REPEATED) as writer:
             for table in self._in_order():
                 whole = _replaced(table, revised) if revised else table
                 flagged = _flagged(whole, drifted) if drifted else whole
                 writer.write_table(flagged, row_group_size=GROUP_ROWS)
-        beside.replace(path)
         if self.done.all():
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -241,12 +238,15 @@ class Parts:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(path, columns=["index", "status"])
+            with reading(path):
+                table = pq.read_table(path, columns=["index", "status"])
             index = np.asarray(table.column("index").to_numpy(), dtype=np.int64)
             if self.done[index].any():
                 raise ValueError("it holds inputs of another part")
             self.done[index] = True
             self.count += len(index)
+        except RunFolderError:
+            raise
         except Exception as exc:
             what = " ".join(str(exc).split())[:200]
             raise RunFolderError(f"{path} is damaged ({what}); delete it to measure its inputs again") from exc

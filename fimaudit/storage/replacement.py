@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
-from fimaudit.errors import RunFolderError
+from fimaudit.storage.durable_files import sync_folder
 
-__all__ = ["ASIDE", "MOVING", "lock", "put_back", "remove", "set_aside"]
+__all__ = ["ASIDE", "MOVING", "put_back", "remove", "set_aside"]
 
 #: Where it lies: a whole run folder, which every command takes.
 ASIDE = "replaced-run"
@@ -25,7 +23,9 @@ def set_aside(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).exists():
             (folder / name).rename(moving / name)
+    sync_folder(moving)
     moving.rename(folder / ASIDE)
+    sync_folder(folder)
 
 
 def put_back(folder: Path, names: Sequence[str]) -> None:
@@ -37,6 +37,7 @@ def put_back(folder: Path, names: Sequence[str]) -> None:
     if moving.exists():
         for path in moving.iterdir():
             path.rename(folder / path.name)
+        sync_folder(folder)
         moving.rmdir()
 
 
@@ -48,21 +49,3 @@ def remove(folder: Path, names: Sequence[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def lock(file: IO[str], folder: Path) -> None:
-    """Hold the run for this process as long as ``file`` is open, where the system has such locks.
-
-    Raises:
-        RunFolderError: another process holds it.
-    """
-    if sys.platform == "win32":  # no flock: an endpoint's ledger has a lock of its own
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunFolderError(f"{folder} is in use by another process; wait for that run to end") from None
-    except OSError:  # a file system without locks
-        return

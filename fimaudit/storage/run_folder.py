@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -12,15 +15,21 @@ from pydantic import ValidationError
 from fimaudit.errors import RunFolderError
 from fimaudit.results import Report, Sensitivity
 from fimaudit.statistics.columns import Columns
+from fimaudit.storage.jsonl import newer
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
 
-__all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run"]
+__all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run", "run_of"]
 
 REPORT = "report.json"
 PAGE = "report.html"
 VERDICT = "verdict.json"
 #: A page of a large run draws so many inputs, spread evenly, and lists so many of the most sensitive.
 PAGE_SAMPLE, PAGE_WORST = 2_000, 500
+#: The last ``schema_version`` of a report that this fimaudit reads, with all before it.
+KNOWN = 1
+
+#: Of a report that lies in no folder: nothing is found in there.
+NOWHERE = Path(os.devnull)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,22 @@ def read_run(folder: str | Path) -> RunFolder:
     return RunFolder(path, report, tuple(read_table(path / INPUTS_FILE)))
 
 
+def run_of(report: Report, *, whole: bool = True) -> RunFolder:
+    """A report with its inputs, those of a large run from its folder.
+
+    Args:
+        report: the report.
+        whole: all of them, else as many as a page shows (``read_for_page``).
+
+    Raises:
+        RunFolderError: a table of inputs that is gone or cannot be read.
+    """
+    if report.folder is not None and report.inputs_file and not report.inputs and report.data.get("measured"):
+        found = (read_run if whole else read_for_page)(report.folder)
+        return RunFolder(report.folder, report, found.inputs, found.worst)
+    return RunFolder(report.folder or NOWHERE, report, tuple(report.inputs))
+
+
 def read_for_page(folder: str | Path) -> RunFolder:
     """Read as much of a run as a page can show: all inputs of a small one; of a large one a sample and the worst.
 
@@ -101,10 +126,20 @@ def _report(folder: str | Path) -> tuple[Path, Report]:
     try:
         report = Report.read(path)
     except ValidationError as exc:
+        version = _schema_version(path / REPORT)
+        if version is not None and version > KNOWN:
+            raise newer(path / REPORT, version, KNOWN) from exc
         raise RunFolderError(f"{path / REPORT} is no report of this version of fimaudit: {first_error(exc)}") from exc
     except OSError as exc:
         raise RunFolderError(f"cannot read {path / REPORT}: {exc.strerror or exc}") from exc
     return path, report
+
+
+def _schema_version(path: Path) -> int | None:
+    """What a report that could not be read says of itself."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return int(json.loads(path.read_bytes())["schema_version"])
+    return None
 
 
 def read_table(path: Path) -> list[Sensitivity]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fimaudit.results import NESTED, Contrast, Interval, Sensitivity, flat_row
+from fimaudit.storage.durable_files import replacing
 
 __all__ = [
     "INPUTS_FILE",
@@ -100,9 +101,8 @@ def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
     """Write all inputs to a Parquet file with one fixed schema."""
     import pyarrow.parquet as pq
 
-    beside = path.with_suffix(".tmp")
-    pq.write_table(to_table(results), beside)
-    beside.replace(path)
+    with replacing(path) as file:
+        pq.write_table(to_table(results), file)
 
 
 def read_inputs_table(path: Path) -> list[Sensitivity]:

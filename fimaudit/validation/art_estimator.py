@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import MissingExtraError
 from fimaudit.models.counted_passes import CountedModel, LinearizedRows, logs
+from fimaudit.validation.art_settings import settings_file, write_settings
 from fimaudit.validation.coordinates import Coordinates
+
+write_settings(settings_file())
 
 try:
     from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin

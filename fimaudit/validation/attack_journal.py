@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
 from fimaudit.models.meter import Usage
-from fimaudit.storage.jsonl import damaged, differences, recover_lines, write_line
+from fimaudit.storage.durable_files import AppendedFile, sync_folder
+from fimaudit.storage.jsonl import damaged, differences, first_line, line_bytes, recover_lines
 from fimaudit.validation.results import AttackedInput
 
 __all__ = ["ATTACKS_JOURNAL", "AttackJournal"]
@@ -41,17 +42,16 @@ class AttackJournal:
         self.done: dict[int, AttackedInput] = {}
         self._spent, self._asked = spent, Usage()
         self._notes: dict[str, Any] = {}
-        self._file: IO[str] | None = None
+        self._file: AppendedFile | None = None
         if folder is None:
             return
         path = folder / ATTACKS_JOURNAL
         resuming = resume and path.exists() and self._read(path, identity)
-        try:
-            self._file = open(path, "a" if resuming else "w", encoding="utf-8")  # noqa: SIM115
-        except OSError as exc:
-            raise RunFolderError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
+        self._file = AppendedFile(path)
         if not resuming:
-            self._write({"run": dict(identity)})
+            self._file.clear()
+            first_line(self._file, identity)
+            sync_folder(folder)
 
     def usage(self) -> Usage:
         """Rows and calls of the measurement and of the attacks so far, earlier processes included."""
@@ -61,7 +61,7 @@ class AttackJournal:
         """Count a call before it is made."""
         self._asked.rows += rows
         self._asked.requests += 1
-        self._write({"asked": [self._asked.rows, self._asked.requests]})
+        self._write({"asked": [self._asked.rows, self._asked.requests]}, sync=False)
         return self._asked.requests
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
@@ -85,7 +85,7 @@ class AttackJournal:
     def keep(self, result: AttackedInput) -> None:
         """Keep one finished input."""
         self.done[result.index] = result
-        self._write({"input": result.model_dump(mode="json")})
+        self._write({"input": result.model_dump(mode="json")}, sync=True)  # an attack takes far longer than a sync
 
     def close(self) -> None:
         """Close the file, which stays."""
@@ -93,9 +93,9 @@ class AttackJournal:
             self._file.close()
             self._file = None
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
         if self._file is not None:
-            write_line(self._file, line)
+            self._file.append(line_bytes(line), sync=sync)
 
     def _read(self, path: Path, identity: Mapping[str, Any]) -> bool:
         """Take over what is kept; ``False`` when the run was killed before its first line was whole."""

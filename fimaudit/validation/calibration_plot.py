@@ -1,61 +1,67 @@
-"""The calibration plot: what the attacks found against the margin radius, one point an input."""
+"""What the attacks found against the margin radius, one point an input: as a file, and on the screen of a validation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fimaudit.errors import MissingExtraError
+from fimaudit.report.drawing import INK, MAIN, MARK, METADATA, Chart, drawn, log_axis, styled
+from fimaudit.report.wording import number
+from fimaudit.storage.durable_files import replacing
 from fimaudit.validation.results import Validation
 
-__all__ = ["plot_calibration"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["attacks_chart", "plot_calibration"]
 
 
 def plot_calibration(validation: Validation, path: Path) -> None:
-    """Draw radius against smallest perturbation on logarithmic axes, bins on top, censored inputs on the upper edge.
+    """Write the chart as a file; the same validation gives the same bytes."""
+    kind = path.suffix.removeprefix(".")
+    with styled(), replacing(path) as file:
+        drawn([attacks_chart(validation)]).savefig(file, format=kind, metadata=METADATA if kind == "svg" else None)
 
-    The same validation gives the same bytes.
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise MissingExtraError("the calibration plot", "matplotlib", "report") from exc
+def attacks_chart(validation: Validation) -> Chart:
+    """Radius against smallest perturbation on logarithmic axes, bins on top, censored inputs on the upper edge."""
     found = [s for s in validation.inputs if s.margin_radius and s.smallest_perturbation]
+    radius = np.array([s.margin_radius for s in found], dtype=float)
+    smallest = np.array([s.smallest_perturbation for s in found], dtype=float)
+    marked = np.array(["local_radius_overstates" in s.flags for s in found], dtype=bool)
     censored = [s.margin_radius for s in validation.inputs if s.status == "censored" and s.margin_radius]
-    with matplotlib.rc_context({"svg.hashsalt": "fimaudit", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set(xlabel=f"margin radius ({validation.unit})", ylabel=f"smallest perturbation found ({validation.unit})")
-        if found:
-            x = np.array([s.margin_radius for s in found], dtype=float)
-            y = np.array([s.smallest_perturbation for s in found], dtype=float)
-            marked = np.array(["local_radius_overstates" in s.flags for s in found])
-            axes.set(xscale="log", yscale="log")
-            axes.plot(x[~marked], y[~marked], "o", color="#0969da", markersize=4, alpha=0.7, label="input")
-            if marked.any():
-                axes.plot(x[marked], y[marked], "x", color="#bc4c00", label="local_radius_overstates")
-            ends = [min(x.min(), y.min()) / 1.3, max(x.max(), y.max()) * 1.3]
-            axes.plot(ends, ends, "--", color="#6e7781", linewidth=1, label="equal")
-            bins = validation.calibration
-            centre = np.array([b.smallest_perturbation for b in bins])
-            spread = np.array([[b.smallest_perturbation - b.lower, b.upper - b.smallest_perturbation] for b in bins]).T
-            axes.errorbar(
-                [b.margin_radius for b in bins],
-                centre,
-                spread,
-                fmt="s",
-                color="#1f2328",
-                capsize=3,
-                label="median, quartiles",
-            )
-            if censored:
-                axes.plot(censored, [ends[1]] * len(censored), "^", color="#6e7781", label="no attack succeeded")
-            axes.legend(frameon=False, fontsize=8)
-        else:
+
+    def draw(axes: Axes) -> None:
+        if not found:
             axes.text(0.5, 0.5, "no attack succeeded", ha="center", va="center", transform=axes.transAxes)
-        figure.savefig(path, metadata={"Date": None})
+            return
+        ends = float(min(radius.min(), smallest.min()) / 1.3), float(max(radius.max(), smallest.max()) * 1.3)
+        axes.plot(radius[~marked], smallest[~marked], "o", color=MAIN, markersize=4, alpha=0.7, label="input")
+        if marked.any():
+            axes.plot(radius[marked], smallest[marked], "x", color=MARK, label="local_radius_overstates")
+        axes.plot(ends, ends, "--", color=MARK, linewidth=1, label="equal")
+        bins = validation.calibration
+        if bins:
+            middle = np.array([b.smallest_perturbation for b in bins])
+            spread = np.array([[b.smallest_perturbation - b.lower, b.upper - b.smallest_perturbation] for b in bins]).T
+            at = [b.margin_radius for b in bins]
+            axes.errorbar(at, middle, spread, fmt="s", color=INK, capsize=3, label="median, quartiles")
+        if censored:
+            axes.plot(censored, [ends[1]] * len(censored), "^", color=INK, alpha=0.6, label="no attack succeeded")
+        log_axis(axes.xaxis, f"margin radius ({validation.unit})", *ends)
+        log_axis(axes.yaxis, f"smallest perturbation found ({validation.unit})", *ends)
+        axes.legend(frameon=False, fontsize=8)
+
+    ratio = number(float(np.median(radius / smallest))) if found else "unknown"
+    return Chart(
+        "fig-attacks",
+        "Margin radius and attacks",
+        "One dot an input: below the dashed line an attack found another answer nearer than the radius said.",
+        f"{len(found)} inputs with both; the radius is {ratio} of the smallest perturbation, in the median.",
+        draw,
+        ["margin radius", "smallest perturbation", "inputs"],
+        [[number(b.margin_radius), number(b.smallest_perturbation), str(b.inputs)] for b in validation.calibration],
+        height=4.2,
+    )

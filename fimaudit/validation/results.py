@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fimaudit.results import Interval
+from fimaudit.results import Interval, Presented, frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["AttackSummary", "AttackedInput", "CalibrationBin", "Correlation", "Flipped", "Validation"]
 
@@ -87,8 +90,10 @@ class AttackSummary(_Data):
     median_excess: float | None
 
 
-class Validation(_Data):
-    """A whole validation; ``validation.json`` is this, field by field."""
+class Validation(Presented, _Data):
+    """A whole validation; ``validation.json`` is this, field by field, and ``print`` shows what it says."""
+
+    _shown_by: ClassVar[tuple[str, str]] = ("validation.screen", "validation_screen")
 
     schema_version: Literal[1] = 1
     model: dict[str, Any]
@@ -112,6 +117,18 @@ class Validation(_Data):
     def to_json(self) -> str:
         """The text of ``validation.json``."""
         return self.model_dump_json(indent=1) + "\n"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The inputs as a pandas table, each attack's own perturbation in a column ``attack_NAME``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        rows = [
+            {**s.model_dump(exclude={"attacks"}), **{f"attack_{name}": length for name, length in s.attacks.items()}}
+            for s in self.inputs
+        ]
+        return frame_of(rows, "Validation.to_frame")
 
     @classmethod
     def read(cls, folder: str | Path) -> Validation:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from fimaudit.data.arrays import Inputs, check_inputs
 from fimaudit.data.dataset import about, as_data, open_subject
 from fimaudit.domain import InputDomain, Space
-from fimaudit.errors import BudgetExhausted, FimauditError, MissingExtraError, ModelFailure, UsageError
+from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, StorageFailure, UsageError
 from fimaudit.models.classes import class_labels, read_classes
 from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
 from fimaudit.models.counted_passes import CountedModel
@@ -25,6 +25,8 @@ from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Meter, Usage
 from fimaudit.results import Report, Sensitivity
 from fimaudit.runs.auditing import audit
+from fimaudit.storage.durable_files import replacing, writing
+from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.journal import LEDGER
 from fimaudit.storage.ledger import open_ledger
 from fimaudit.validation.attack_journal import ATTACKS_JOURNAL, AttackJournal
@@ -116,7 +118,9 @@ def validate(
         stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
     results = [journal.done[i] for i in sorted(journal.done)]
     validation = _assembled(report, results, task, lengths, confidence, measured, stopped, time.perf_counter() - started)
-    return validation if folder is None else _write(folder, validation)
+    if folder is not None:
+        _write(folder, validation)
+    return validation
 
 
 @dataclass(frozen=True)
@@ -176,9 +180,12 @@ def _books(
     stack: ExitStack,
 ) -> tuple[AttackJournal, Ledger, int]:
     """Where finished inputs are kept, where calls are counted, and the rows that the measurement took."""
-    if folder is not None and not resume:
-        for name in (ATTACKS_JOURNAL, VALIDATION, PICTURE):
-            (folder / name).unlink(missing_ok=True)
+    if folder is not None:
+        stack.callback(FolderLock(folder).release)
+        if not resume:
+            with writing(folder):
+                for name in (ATTACKS_JOURNAL, VALIDATION, PICTURE):
+                    (folder / name).unlink(missing_ok=True)
     measured = report.summary.queries
     identity = {
         "attacks": task.names, "attack_rows": task.most, "seed": task.seed, "data": inputs.fingerprint(), "mode": mode,
@@ -249,6 +256,8 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
             continue
         try:
             journal.keep(_attack(task, s, passes, others, s.margin_radius.value or usual))
+        except StorageFailure:
+            raise
         except BudgetExhausted as exc:
             return str(exc)
         except ModelFailure as exc:
@@ -338,15 +347,10 @@ def _warnings(results: Sequence[AttackedInput], inputs: int, stopped: str | None
     return out
 
 
-def _write(folder: Path, validation: Validation) -> Validation:
-    """``validation.json`` and, where matplotlib is there, the calibration plot."""
+def _write(folder: Path, validation: Validation) -> None:
+    """``validation.json`` and the calibration plot."""
     from fimaudit.validation.calibration_plot import plot_calibration
 
-    try:
-        plot_calibration(validation, folder / PICTURE)
-    except MissingExtraError as exc:
-        validation = validation.model_copy(update={"warnings": [*validation.warnings, str(exc)]})
-    beside = folder / f"{VALIDATION}.tmp"
-    beside.write_text(validation.to_json(), encoding="utf-8")
-    beside.replace(folder / VALIDATION)
-    return validation
+    plot_calibration(validation, folder / PICTURE)
+    with replacing(folder / VALIDATION) as file:
+        file.write(validation.to_json().encode())

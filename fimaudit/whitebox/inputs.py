@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.errors import BudgetExhausted, FimauditError, TargetError
+from fimaudit.errors import BudgetExhausted, FimauditError, StorageFailure, TargetError
 from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, MeasuredInput, Sensitivity
+from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.whitebox.measure import measure, obstacle
 from fimaudit.whitebox.secant_check import SecantCheck, check_secants
 
@@ -132,7 +133,7 @@ def _block(
         asked = [place for place, index in enumerate(block) if index in wanted and found[place].trace != 0]
         some, keys = [found[place] for place in asked], [block[place] for place in asked]
         checks = dict(zip(keys, check_secants(meter, x[asked], some, space, seed=seed, indices=keys), strict=True))
-    except BudgetExhausted:
+    except (BudgetExhausted, StorageFailure):
         raise
     except FimauditError as error:
         if len(block) > 1:  # find the input that fails
@@ -155,8 +156,10 @@ def _block(
             yield MeasuredInput(result, rows, requests)
             continue
         if folder is not None and one.direction is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            np.save(folder / f"{index:05d}.npy", one.direction)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / f"{index:05d}.npy") as file:
+                np.save(file, one.direction)
         if one.direction is not None and listed(x[0]):
             result = result.model_copy(update={"carried_by": feature_shares(one.direction, np.arange(x[0].size), None)})
         yield MeasuredInput(result, rows, requests)

@@ -304,6 +304,9 @@ def _verdict(steps: list[_Step], floor: float, known: bool) -> str | None:
     noise = floor if known else max(NOISE * min(steps[0].off, steps[1].off), floor)
     for before, here, there in zip(steps, steps[1:], steps[2:], strict=False):
         if here.size < HEARD * noise:
+            # Noise makes no two agree: what does over so short a step is only as quiet as it may be.
+            if here.size > noise and here.off <= DISAGREE * here.size:
+                return None
             continue
         slope = here.off / here.length
         bends = there.off / there.length >= BENDS * slope

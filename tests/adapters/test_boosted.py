@@ -1,4 +1,4 @@
-"""XGBoost, LightGBM and polars for real: categories, gaps, boosters without a scikit-learn face."""
+"""XGBoost, LightGBM and CatBoost for real: categories, gaps, boosters without a scikit-learn face."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def test_lightgbm() -> None:
     check(model, model.predict_proba(TABLE), Y)
     column = model.booster_.predict(TABLE)
     check(model.booster_, np.stack([1 - column, column], axis=1), (model.classes_[1] == Y).astype(int))
+
+
+def test_catboost() -> None:
+    catboost = pytest.importorskip("catboost")
+    table = TABLE.assign(stage=TABLE.stage.astype(str))
+    options = {"iterations": 20, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
+    model = catboost.CatBoostClassifier(**options).fit(table, Y, cat_features=["stage"])
+    check(model, model.predict_proba(table), Y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -71,11 +73,8 @@ def random_conv(seed: int, circular: bool) -> tuple:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("spelled_out", [True, False])
-def test_conv_norm_is_never_below_the_dense_matrix(circular: bool, spelled_out: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    if not spelled_out:  # force the path that large layers take
-        monkeypatch.setattr("fimaudit.bounds.norms.convolution.SMALL_KERNEL_WORK", 0.0)
-        monkeypatch.setattr("fimaudit.bounds.norms.convolution.LARGE_KERNEL_WORK", 0.0)
-        monkeypatch.setattr("fimaudit.bounds.norms.convolution.GRID_PER_DEGREE", 20)
+def test_conv_norm_is_never_below_the_dense_matrix(circular: bool, spelled_out: bool) -> None:
+    path: dict[str, Any] = {} if spelled_out else {"work": 0.0, "grid": 20}  # the one that large layers take
     for seed in range(100):
         weight, size, stride, padding, dilation, groups, channels = random_conv(seed, circular)
         reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -90,7 +89,7 @@ def test_conv_norm_is_never_below_the_dense_matrix(circular: bool, spelled_out: 
 
         truth = dense_norm(apply, (channels, *size))
         keys = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        assert truth <= conv_norm(weight, size, circular=circular, **keys), seed
+        assert truth <= conv_norm(weight, size, circular=circular, **keys, **path), seed
 
 
 @pytest.mark.parametrize(("kernel", "limit"), [(3, 1.10), (5, 1.25)])
@@ -105,12 +104,11 @@ def test_zero_padded_conv_is_tight(kernel: int, limit: float, size: int, positiv
         assert truth <= conv_norm(weight, (size, size), padding=[(p, p)] * 2) <= min(limit, 1.01) * truth
 
 
-def test_the_compressed_bound_that_large_layers_take_is_tight_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fimaudit.bounds.norms.convolution.SMALL_KERNEL_WORK", 0.0)
+def test_the_compressed_bound_that_large_layers_take_is_tight_too() -> None:
     for seed in range(5):
         weight = RNG(seed).standard_normal((4, 3, 3, 3))
         truth = dense_norm(lambda x: functional.conv2d(x, torch.as_tensor(weight), padding=1), (3, 8, 8))  # noqa: B023
-        assert truth <= conv_norm(weight, (8, 8), padding=[(1, 1)] * 2) <= 1.10 * truth
+        assert truth <= conv_norm(weight, (8, 8), padding=[(1, 1)] * 2, work=0.0) <= 1.10 * truth
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (70, 5)])

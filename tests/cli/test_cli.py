@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import typer
 from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
@@ -27,7 +26,7 @@ from fimaudit.results import Report
 from fimaudit.storage.journal import JOURNAL
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = typer.main.get_command(fimaudit.cli.app).commands  # type: ignore[attr-defined]
+COMMANDS = {name: fimaudit.cli.load_command(name) for name in fimaudit.cli.COMMANDS}
 
 MODELS = """
 import os
@@ -329,7 +328,7 @@ def test_audit_and_inspect_of_a_good_model(
     assert shown.err == ""
     assert "spectral norm" in shown.out
     assert str(out) in shown.out.replace("\n", "")
-    assert max(map(len, shown.out.splitlines()[:-1])) <= 80
+    assert max(len(line) for line in shown.out.splitlines()[:-1] if "fimaudit " not in line) <= 80  # commands stay whole
     assert {"report.json", "inputs.parquet"} <= set(contents(out))
     assert Report.read(out).summary.statuses == {"ok": 4}
     assert run("inspect", "good.onnx") == 0
@@ -395,7 +394,7 @@ def test_model_that_fails_under_way(inside: Path, run: Callable[..., int], tmp_p
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_help_and_the_command_stands_in_the_readme(name: str) -> None:
     command = COMMANDS[name]
-    assert command.help
+    assert " ".join(command.help.split("\n\n")[0].split()) == fimaudit.cli.COMMANDS[name]  # as the list of commands says it
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
     assert f"fimaudit {name}" in (ROOT / "README.md").read_text()
@@ -415,6 +414,7 @@ def test_help_shows_first_what_everybody_needs() -> None:
         "Endpoint",
         "Many processes and machines",
         "White box",
+        "Compared with",
         "Settings file",
         "What is printed",
     ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from rich.console import Console
 from synthetic_runs import made_run, picture_run
 from typer.testing import CliRunner
@@ -20,11 +19,8 @@ from typer.testing import CliRunner
 import fimaudit.cli
 from fimaudit.cli.output import print_command, print_line
 
-APP: Any = typer.main.get_command(fimaudit.cli.app)
-COMMANDS = {
-    **{name: command for name, command in APP.commands.items() if name != "endpoint"},
-    **{f"endpoint {name}": command for name, command in APP.commands["endpoint"].commands.items()},
-}
+COMMANDS: dict[str, Any] = {name: fimaudit.cli.load_command(name) for name in fimaudit.cli.COMMANDS if name != "endpoint"}
+COMMANDS |= {f"endpoint {name}": command for name, command in fimaudit.cli.load_command("endpoint").commands.items()}
 MODEL = """
 import numpy as np
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -14,7 +13,7 @@ import fimaudit.cli
 from fimaudit.errors import UsageError
 from fimaudit.results import Report
 
-AUDIT = typer.main.get_command(fimaudit.cli.app).commands["audit"]  # type: ignore[attr-defined]
+AUDIT = fimaudit.cli.load_command("audit")
 MODEL = """
 import numpy as np
 

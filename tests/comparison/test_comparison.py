@@ -35,7 +35,14 @@ def noisy(true: np.ndarray, sigma: float, rng: np.random.Generator) -> list[Inte
     return [around(v, sigma) for v in true * np.exp(sigma * rng.standard_normal(len(true)))]
 
 
-@pytest.mark.parametrize(("p", "population"), [(0.5, False), (0.95, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ("p", "population"),
+    [
+        (0.5, True),
+        pytest.param(0.5, False, marks=pytest.mark.coverage),
+        pytest.param(0.95, False, marks=pytest.mark.coverage),
+    ],
+)
 def test_a_model_against_itself_covers_one(p: float, population: bool) -> None:
     rng = np.random.default_rng(3)
     covered = 0

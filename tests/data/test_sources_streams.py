@@ -199,11 +199,10 @@ def test_unreadable_streams_are_refused_in_words(name: str, tmp_path: Path) -> N
         open_data(make(tmp_path))
 
 
-def test_a_small_file_is_read_whole_and_a_large_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_file_is_read_whole_and_a_large_one_is_not(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", x=X)
     assert isinstance(open_data(tmp_path / "one.npz"), Inputs)
-    monkeypatch.setattr("fimaudit.data.streams.WHOLE_BYTES", 100)
-    assert isinstance(open_data(tmp_path / "one.npz"), Stream)
+    assert isinstance(open_data(tmp_path / "one.npz", most_bytes=100), Stream)
     assert [f.path for f in find_files(str(tmp_path))] == [str(tmp_path / "one.npz")]
 
 

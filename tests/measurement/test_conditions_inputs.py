@@ -20,7 +20,7 @@ from fimaudit.models.classifier import open_classifier
 from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import packed_signs
 from fimaudit.results import ScaleRung
-from fimaudit.runs.planning import START
+from fimaudit.runs.cost import START
 from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 
 

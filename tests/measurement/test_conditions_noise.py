@@ -183,7 +183,8 @@ def test_intervals_from_few_queries_behind_noise_hold() -> None:
     assert asked - held <= 12
 
 
-def test_intervals_over_long_steps_hold() -> None:
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(6), marks=pytest.mark.coverage)])
+def test_intervals_over_long_steps_hold(seeds: range) -> None:
     """Behind noise a network is measured over steps that it bends on; orthogonal directions meet those bends together.
 
     The reference is that of 3,000 random signs at the displacement that the result names. Seen with orthogonal
@@ -201,7 +202,7 @@ def test_intervals_over_long_steps_hold() -> None:
 
     space = InputDomain(lower=0.0, upper=1.0).resolve(x, "float64")
     asked = missed = 0
-    for seed in range(6):
+    for seed in seeds:
         for s in audit(noisy, x, queries=200, lower=0.0, upper=1.0, seed=seed).inputs:
             if s.status == "ok" and s.kind == "finite_scale":
                 rows = displaced(x[s.index], space, draw_signs(12345, s.index, 0, 3000, 256), s.displacement)
@@ -209,8 +210,8 @@ def test_intervals_over_long_steps_hold() -> None:
                 exact = np.linalg.eigvalsh(np.cov(roots.T))[-1] / space.length(rows.sent()) ** 2
                 asked += 1
                 missed += not s.spectral_norm.lower <= exact <= s.spectral_norm.upper
-    assert asked >= 60
-    assert missed <= 0.08 * asked
+    assert asked >= 10 * len(seeds)
+    assert missed <= max(1, 0.08 * asked)  # one of a dozen misses now and then
 
 
 def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:

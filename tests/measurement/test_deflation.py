@@ -101,11 +101,12 @@ def test_without_exact_rows_the_formulas_are_the_plain_ones(classes: int) -> Non
 @pytest.mark.parametrize("classes", [3, 10, 60])
 @pytest.mark.parametrize("features", [None, 60])
 def test_directions_that_catch_nothing_change_nothing(classes: int, features: int | None) -> None:
-    """Exact rows of nearly zero: the same upper limit; the value by the same correction to first order; lower nearly."""
+    """Exact rows of nearly zero: the value by the same correction to first order; the limits nearly."""
     y = np.random.default_rng(1).standard_normal((40, classes)) * np.r_[4.0, np.ones(classes - 1)]
     tiny = 1e-9 * np.random.default_rng(2).standard_normal((2, classes))
     plain, with_tiny = spectral_limits(y, 0.95, features)[0], spectral_limits(y, 0.95, features, None, tiny)[0]
-    assert with_tiny.upper == pytest.approx(plain.upper)
+    # plain limits lie about the corrected value where the largest eigenvalue stands apart
+    assert plain.upper * (1 - 1e-9) <= with_tiny.upper <= 1.01 * plain.upper
     assert with_tiny.value == pytest.approx(corrected_top(top_pair(y)[0], 40, features), rel=0.03)
     assert with_tiny.lower == pytest.approx(plain.lower, rel=0.25)
 

@@ -37,10 +37,15 @@ class Counted:
 
 
 def pilot(
-    model: Model, x: np.ndarray, quality: OutputQuality | None = None, budget: int | None = None, queries: int = 200
+    model: Model,
+    x: np.ndarray,
+    quality: OutputQuality | None = None,
+    budget: int | None = None,
+    queries: int = 200,
+    batch: int | None = None,
 ) -> tuple[Steps, Meter]:
     classifier = open_classifier(model, input_shape=x.shape[1:], dtype="float64")
-    meter = Meter(classifier, budget=budget)
+    meter = Meter(classifier, budget=budget, batch=batch)
     return choose_steps(meter, x, InputDomain().resolve(x, "float64"), Settings(queries, 0.95, 0), quality), meter
 
 
@@ -155,8 +160,7 @@ def test_the_first_pair_stands_where_the_second_has_no_answers(
     each, count = 2 * len(whole.profile), min(5, len(x))
     first = count * (each + 1)
     assert meter.usage.rows == first + count * each + count * SUSPECTS
-    monkeypatch.setattr("fimaudit.models.meter.MOST_ROWS", each + 1)  # a call an input
-    found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries)
+    found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries, batch=each + 1)  # a call an input
     assert found.share == -(-(first + seconds * each) // len(x))
     monkeypatch.setattr("fimaudit.measurement.ladder.CHECK_PAIRS", 1)
     one_pair, _ = pilot(rounded, x, queries=queries)

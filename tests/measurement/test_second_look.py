@@ -138,7 +138,7 @@ def test_a_smooth_model_takes_no_second_look(model: Any, x: np.ndarray) -> None:
         rows.append(len(batch))
         return np.asarray(model(batch))
 
-    audit(counted, x, queries=200)
+    audit(counted, x, queries=200, witness=False)  # which asks as many rows at a time
     assert rows.count(SUSPECTS) == 1  # the pilot's
     assert not {LOOKS, 4 * LOOKS} & set(rows)
 

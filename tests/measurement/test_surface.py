@@ -28,6 +28,7 @@ from sklearn.tree import DecisionTreeClassifier
 from fimaudit import Report, audit
 from fimaudit.measurement.energy import even_share
 from fimaudit.measurement.surface import slope_of
+from tests.batch_sensitive import shifts
 
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -141,6 +142,16 @@ def test_where_answers_are_piecewise_constant_the_radius_is_open_and_real_change
     assert len(set(classes.tolist())) > 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", STEPPED)
+def test_where_only_last_digits_moved_there_is_no_value(name: str, seed: int) -> None:
+    """Seen: noise that was taken off left a norm of 0 [0, 0], and a warning from the summary."""
+    model, x = STEPPED[name]()
+    classes = model(x[:1]).shape[1]
+    report = audit(lambda rows: model(rows) * (1 + 2e-16 * shifts(len(rows), classes)), x, queries=25, seed=seed)
+    assert all(s.spectral_norm.value is None or s.spectral_norm.upper != 0 for s in report.inputs)
+
+
 def test_noise_in_the_last_digits_is_not_roughness() -> None:
     """Float32 arithmetic inside: jumps of 1e-7 of log p."""
     model, x = tanh()
@@ -161,8 +172,8 @@ def test_behind_small_jumps_the_smooth_model_is_measured_at_the_displacement_whe
     assert np.mean(held) >= 0.9
 
 
-def test_a_rare_second_version_chosen_by_the_row_is_seen_among_the_main_rows() -> None:
-    """One row in 30 goes to another model: pilot and check miss it, most inputs' own rows do not."""
+def test_a_rare_second_version_chosen_by_the_row_is_seen() -> None:
+    """One row in 30 goes to another model: the pilot meets it at some rung of some input, and inputs in their own rows."""
     x = np.random.default_rng(0).standard_normal((16, 60))
     weights = [np.random.default_rng(seed).standard_normal((60, 3)) / 8 for seed in (1, 2)]
 
@@ -172,10 +183,11 @@ def test_a_rare_second_version_chosen_by_the_row_is_seen_among_the_main_rows() -
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
 
-    report = audit(answer, x, queries=100)
-    flagged = [s for s in report.inputs if "jumps" in s.flags]
-    assert len(local(report)) <= 2
-    assert all(s.margin_radius.value is None for s in flagged)
+    for queries in (50, 100):
+        reports = [audit(answer, x, queries=queries, seed=seed) for seed in range(3)]
+        assert sum(len(local(report)) for report in reports) <= 6  # of 48
+        assert all(s.margin_radius.value is None for report in reports for s in report.inputs if s.kind != "local")
+    assert any("as if something else had given them" in str(s.reason) for s in reports[0].inputs)
 
 
 def test_a_kink_at_the_inputs_is_flagged() -> None:

@@ -113,22 +113,28 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> tuple[Any, list[str]]:
-    """A page with everything that it complained about."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def opened(
+    browser: Any, path: Path, width: int = 1280, scheme: str = "light", *, height: int = 900, unfolded: bool = True
+) -> tuple[Any, list[str]]:
+    """A page with everything that it complained about, its parts unfolded."""
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.set_default_timeout(HUNG)
     said: list[str] = []
     page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: said.append(str(e)))
     page.on("request", lambda r: said.append(f"request {r.url[:80]}") if not r.url.startswith(("file:", "data:")) else None)
     page.goto(path.as_uri())
-    page.wait_for_selector("#rows tbody tr, .plot svg")
+    page.wait_for_selector("main")
+    if unfolded:
+        page.evaluate("document.querySelectorAll('details.part').forEach(part => { part.open = true; })")
+        page.wait_for_function("!document.getElementById('rows') || document.querySelectorAll('#rows tbody tr').length > 0")
     return page, said
 
 
 def test_sizes(folder: Path) -> None:
-    assert (folder / "many" / "report.html").stat().st_size < 6_000_000
-    assert (folder / "pictures" / "report.html").stat().st_size < 2_000_000
+    assert read_run(folder / "many").report.data["inputs"] == 10_000
+    assert (folder / "many" / "report.html").stat().st_size < 1_500_000
+    assert (folder / "pictures" / "report.html").stat().st_size < 500_000
 
 
 def test_self_contained(folder: Path) -> None:
@@ -159,7 +165,14 @@ def test_what_it_says(folder: Path) -> None:
         assert words in text, words
     assert text.count("<img ") == 24
     table = (folder / "table" / "report.html").read_text()
-    for words in ("marker 3", "one standard deviation of one feature", "No policy was applied", "under 40"):
+    for words in (
+        "marker 3",
+        "one standard deviation of one feature",
+        "No policy was applied",
+        "under 40",
+        "Glossary",
+        "a change of one standard deviation",
+    ):
         assert words in table, words
 
 
@@ -191,15 +204,62 @@ def test_in_a_browser(browser: Any, folder: Path, tmp_path: Path, name: str, wid
     page, said = opened(browser, folder / name / "report.html", width, scheme)
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    drawn = page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg').length)")
+    drawn = page.evaluate("[...document.querySelectorAll('svg.plot')].map(p => p.querySelectorAll('text').length)")
     assert drawn
-    assert all(drawn)
-    found = axe.run(page).response["violations"]
-    assert [(v["id"], v["nodes"][0]["html"][:100]) for v in found] == []
+    assert min(drawn) > 2
+    for folded in (False, True):
+        page.evaluate("open => document.querySelectorAll('details.part').forEach(p => { p.open = open; })", not folded)
+        found = axe.run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:100]) for v in found] == []
     shot = tmp_path / "page.png"
     page.screenshot(path=shot, full_page=True)
     assert shot.stat().st_size > 50_000
     assert page.evaluate("window.hacked") is None
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
+@pytest.mark.parametrize("name", ["pictures", "table"])
+def test_the_first_screen_holds_the_answer(browser: Any, folder: Path, name: str, width: int, height: int) -> None:
+    """What was found, one yardstick and one command, without scrolling."""
+    page, said = opened(browser, folder / name / "report.html", width, height=height, unfolded=False)
+    places = ".audited", ".found", ".card .big", ".card .yardstick", "#next .command"
+    ends = [page.locator(place).first.bounding_box() for place in places]
+    assert [box for box in ends if box["y"] + box["height"] > height or box["x"] + box["width"] > width] == []
+    assert "in the worst direction and to first order" in page.locator(".found").text_content()
+    assert page.locator(".card").count() == page.locator(".card .yardstick").count() == 3
+    assert said == []
+    page.close()
+
+
+def test_charts_follow_the_page_and_speak(browser: Any, folder: Path) -> None:
+    """Colours by the page's variables; each chart has its name, its sentence and its numbers."""
+    colours = set()
+    for scheme in ("light", "dark"):
+        page, _ = opened(browser, folder / "pictures" / "report.html", 1280, scheme)
+        colours.add(page.evaluate("getComputedStyle(document.querySelector('.plot text')).fill"))
+        spoken = page.evaluate(
+            "[...document.querySelectorAll('.plot')].map(p => p.getAttribute('aria-labelledby').split(' ')"
+            ".map(id => document.getElementById(id).textContent))"
+        )
+        assert all(title and words for title, words in spoken)
+        assert page.locator(".chart details table").count() == len(spoken)
+        used = page.evaluate("[...document.querySelectorAll('.plot use')].map(u => u.getAttribute('href').slice(1))")
+        there = page.evaluate("[...document.querySelectorAll('.plot [id]')].map(e => e.id)")
+        assert set(used) <= set(there)
+        assert len(set(there)) == len(there)
+        page.close()
+    assert len(colours) == 2
+
+
+def test_a_word_leads_to_its_meaning(browser: Any, folder: Path) -> None:
+    page, said = opened(browser, folder / "pictures" / "report.html", unfolded=False)
+    page.goto(f"{(folder / 'pictures' / 'report.html').as_uri()}#classes")
+    assert page.locator("#classes").get_attribute("open") is not None
+    page.get_by_role("link", name="trade", exact=True).click()
+    page.locator("#term-trades").wait_for()
+    assert page.locator("#glossary").get_attribute("open") is not None
+    assert said == []
     page.close()
 
 
@@ -212,7 +272,7 @@ def test_labels_stay_text(browser: Any, folder: Path) -> None:
     assert EVIL in page.locator(".warnings li").first.text_content()
     assert page.locator("main b", has_text="bold").count() >= 0
     assert page.locator("img").count() == 0
-    assert page.locator("#rows img, .plot img, .plot a, .plot script").count() == 0
+    assert page.locator("#rows img, .plot img, .plot image, .plot a, .plot script, .plot b").count() == 0
     assert said == []
     page.close()
 
@@ -246,6 +306,9 @@ def test_print(browser: Any, folder: Path, tmp_path: Path) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("#all").is_visible()
     assert not page.locator("nav").is_visible()
+    page.evaluate("document.querySelectorAll('details.part').forEach(part => { part.open = false; })")
+    assert page.locator("#measurement dl.facts").is_visible()  # paper shows what is folded
+    assert page.evaluate("getComputedStyle(document.querySelector('.plot text')).fill") == "rgb(0, 0, 0)"
     out = tmp_path / "page.pdf"
     page.pdf(path=out, print_background=True)
     assert out.read_bytes().startswith(b"%PDF")
@@ -393,7 +456,7 @@ def test_words_for_what_was_not_measured(folder: Path, tmp_path: Path) -> None:
     text = page_html(RunFolder(tmp_path, report, tuple(quiet)))
     assert "≤ 0.5" in text
     assert "only limits are known" in text
-    assert f"<b>{len(quiet)}</b> of {len(quiet)} inputs: below detection" in text
+    assert f"{len(quiet)} of {len(quiet)} inputs: below detection" in text
 
 
 def test_the_first_failure_says_why(folder: Path, tmp_path: Path) -> None:

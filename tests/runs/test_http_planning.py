@@ -14,7 +14,9 @@ from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_RE
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.query_split import WITNESS_FROM, most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
-from fimaudit.runs.planning import FOR_P95, PURPOSES, START, cost_of, expected_interval, per_second, proposal, rows_of
+from fimaudit.runs.cost import START, cost_of, per_second, rows_of
+from fimaudit.runs.expected import expected_interval
+from fimaudit.runs.proposal import FOR_P95, PURPOSES, proposal
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 

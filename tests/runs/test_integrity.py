@@ -15,7 +15,7 @@ from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
 from fimaudit.errors import UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS
-from fimaudit.runs.integrity import candidates
+from fimaudit.runs.integrity.checks import candidates
 from fimaudit.storage.tables import read_inputs_table
 
 Array = NDArray[np.float64]
@@ -170,6 +170,19 @@ def test_decisions_that_jump_are_found(model: Model) -> None:
     for seed in range(3):
         report = audit(model, X, **OPTIONS, seed=seed)
         assert outcomes(report)["boundary"] == "contradicted"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_second_version_is_noticed_as_often_as_the_report_says(share: float) -> None:
+    """Calls are drawn as the walks make them: each of ``calls`` twice, the second version answering some of either."""
+    check = next(check for check in audit(honest, X, **OPTIONS).integrity if check.name == "history")
+    calls, stated = int(check.numbers["calls_repeated"]), check.numbers[f"noticed_share_{share}"]
+    assert f"{share:.0%} of the calls with probability {stated:.2f}" in check.finding
+    rng = np.random.default_rng(0)
+    there, back = rng.random((2, 4000, calls)) < share
+    seen = (there != back).any(axis=1).mean()
+    assert calls > 0
+    assert seen == pytest.approx(stated, abs=0.03)
 
 
 def test_slopes_that_do_not_reach_are_found() -> None:

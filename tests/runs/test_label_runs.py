@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from fimaudit import Report, audit, compare, open_classifier
 from fimaudit.cli import app
-from fimaudit.runs.planning import label_rows, plan
+from fimaudit.runs.cost import label_rows
+from fimaudit.runs.planning import plan
 from fimaudit.storage.counterexamples import recheck_witnesses
 
 X, Y = load_wine(return_X_y=True)

@@ -15,15 +15,8 @@ from fimaudit.engines.selection import RayEngine
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import adapter_option_names, adapters
 from fimaudit.runs.auditing import audit as run_audit
-from fimaudit.runs.options import (
-    DOMAIN_OPTIONS,
-    MODEL_OPTIONS,
-    AuditArgs,
-    AuditKeywords,
-    AuditOptions,
-    EndpointArgs,
-    ModelArgs,
-)
+from fimaudit.runs.keywords import AuditArgs, AuditKeywords, EndpointArgs, ModelArgs
+from fimaudit.runs.options import DOMAIN_OPTIONS, MODEL_OPTIONS, AuditOptions
 
 X = np.linspace(-1, 1, 12).reshape(4, 3)
 

@@ -156,6 +156,13 @@ def test_what_was_not_measured_counts_as_too_small_or_too_far_and_limits_stay() 
     assert summary.population["spectral_norm"].mean.value is None
 
 
+def test_a_limit_of_nothing_from_no_contrasts_is_open() -> None:
+    """Seen: 0 times an infinite factor, a warning."""
+    nothing = Interval(value=0.0, lower=0.0, upper=0.0)
+    inputs = [Sensitivity(index=i, status="ok", method="rademacher", queries=11, spectral_norm=nothing) for i in range(40)]
+    assert summarise(inputs, 0.95, 440, 40).spectral_norm.min.upper is None
+
+
 def test_failed_inputs_are_counted_not_averaged() -> None:
     known = measured(np.array([1.0, 2.0, 3.0]), 198, np.random.default_rng(0))
     alone = summarise(known, 0.95, 0, 0)

@@ -89,7 +89,8 @@ def test_an_empty_or_missing_folder_is_taken(tmp_path: Path) -> None:
         journal = Journal(folder, IDENTITY, resume=False, overwrite=False)
         journal.keep_steps({})
         journal.close()
-        assert json.loads((folder / JOURNAL).read_text().splitlines()[0]) == {"run": IDENTITY}
+        first = json.loads((folder / JOURNAL).read_text().splitlines()[0])
+        assert first == {"run": IDENTITY, "schema_version": 1}
 
 
 def test_resume_of_nothing_begins(tmp_path: Path) -> None:
@@ -280,3 +281,53 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 def test_nothing_is_left_behind_before_the_first_line(tmp_path: Path) -> None:
     Journal(tmp_path / "run", IDENTITY, resume=False, overwrite=False).close()
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_power_cut_left_unwritten_is_cut_off(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]) + bytes(len(lines[3])) + lines[4])  # the middle never came to the disk
+    journal = Journal(tmp_path, IDENTITY, resume=True, overwrite=False)
+    assert sorted(journal.done) == [0]
+    assert file.read_bytes() == b"".join(lines[:3])
+
+
+def test_a_journal_from_before_versions_is_read_and_a_newer_one_is_not(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    first, rest = file.read_text().split("\n", 1)
+    old = {key: value for key, value in json.loads(first).items() if key == "run"}
+    file.write_text(json.dumps(old) + "\n" + rest)
+    assert sorted(Journal(tmp_path, IDENTITY, resume=True, overwrite=False).done) == [0, 1, 2]
+    file.write_text(json.dumps({**old, "schema_version": 2}) + "\n" + rest)
+    before = file.read_bytes()
+    with pytest.raises(RunFolderError, match=r"written by a newer fimaudit \(schema_version 2, this one knows 1\); update"):
+        Journal(tmp_path, IDENTITY, resume=True, overwrite=False)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    live = Journal(tmp_path, IDENTITY, resume=False, overwrite=False)
+    live.keep_steps({})
+    with open(tmp_path / JOURNAL, "ab") as half:
+        half.write(b'{"rows": 1, ')
+    before = (tmp_path / JOURNAL).read_bytes()
+    with pytest.raises(RunFolderError, match="in use by another process"):
+        Journal(tmp_path, IDENTITY, resume=True, overwrite=False)
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    live.close()
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_mixed_with_ours(tmp_path: Path) -> None:
+    ours = Journal(tmp_path / "run", IDENTITY, resume=True, overwrite=False)
+    written(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="was used by another process meanwhile; type the same command again"):
+        ours.keep_steps({})
+    assert sorted(Journal(tmp_path / "run", IDENTITY, resume=True, overwrite=False).done) == [0, 1, 2]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(RunFolderError, match=r"cannot write to .*permission denied; choose another folder"):
+        Journal(tmp_path, IDENTITY, resume=False, overwrite=False)

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from fimaudit.errors import RunFolderError
+from fimaudit.errors import RunFolderError, StorageFailure
 from fimaudit.models.meter import RepeatLease, Usage
 from fimaudit.storage.ledger import open_ledger
 
@@ -126,7 +126,7 @@ def test_a_flipped_answer_is_seen(path):
 
 
 def test_cannot_be_made(tmp_path):
-    with pytest.raises(RunFolderError, match="cannot be"):
+    with pytest.raises(RunFolderError, match="cannot write or read"):
         open_ledger(tmp_path / "none" / "ledger.sqlite", "f")
 
 
@@ -191,4 +191,40 @@ def test_kill_at_any_moment_loses_nothing_that_was_committed(path, tmp_path):
     assert book.usage().rows == 5 * len(sent)
     for i in range(committed):
         assert np.array_equal(book.recall(key(i)), np.full((5, 3), float(i)))
+    book.close()
+
+
+def test_a_newer_ledger_is_not_called_damaged(path):
+    open_ledger(path, "f").close()
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA user_version=2")
+    base.commit()
+    base.close()
+    with pytest.raises(RunFolderError, match=r"newer fimaudit \(schema_version 2, this one knows 1\); update fimaudit"):
+        open_ledger(path, "f", resume=True)
+
+
+def test_a_clock_that_jumps_back_makes_no_negative_time(path, monkeypatch):
+    book = open_ledger(path, "f")
+    ticket = book.reserve(1, key(1))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    book.commit(ticket, 1, np.array([[0.5, 0.5]]), "ok", 1)
+    assert book.requests()[0].seconds >= 0
+    book.close()
+
+
+def test_a_full_disk_under_way_ends_the_run_and_undoes_nothing(path):
+    book = open_ledger(path, "f")
+    book.commit(book.reserve(1, key(1)), 1, np.array([[0.5, 0.5]]), "ok", 1)
+    book._base.execute("PRAGMA max_page_count=1")  # SQLite says SQLITE_FULL, as it does of a full disk
+
+    def go_on() -> None:
+        for i in range(2, 2000):
+            book.commit(book.reserve(1, key(i)), 1, np.full((1, 500), 0.002), "ok", 1)
+
+    with pytest.raises(StorageFailure, match="database or disk is full; what was kept before is whole: free space"):
+        go_on()
+    book.close()
+    book = open_ledger(path, "f", resume=True)
+    assert np.array_equal(book.recall(key(1)), [[0.5, 0.5]])
     book.close()

@@ -28,6 +28,8 @@ __all__ = ["EndpointClassifier", "open_endpoint"]
 
 NOTE = "http preflight"
 LABELS = "http labels"
+#: Protocols whose rows may hold text, truth values and gaps.
+SENDS_CELLS = ("json", "mlflow")
 
 
 def open_endpoint(target: str, options: Options) -> EndpointClassifier:
@@ -39,7 +41,8 @@ def open_endpoint(target: str, options: Options) -> EndpointClassifier:
     except BaseException:
         loop.close()
         raise
-    return EndpointClassifier(found, transport, loop, options.link)
+    said = dataclasses.replace(found, endpoint=found.endpoint.with_table(options.table))
+    return EndpointClassifier(said, transport, loop, options.link)
 
 
 async def _connect(endpoint: Endpoint) -> tuple[Transport, Discovered]:
@@ -109,6 +112,7 @@ class EndpointClassifier:
             labels_only=self._labels_only,
             class_names=self._class_names(),
             feature_names=endpoint.columns and tuple(endpoint.columns),
+            takes_columns=bool(endpoint.table) and endpoint.protocol in SENDS_CELLS,
         )
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -148,6 +152,13 @@ class EndpointClassifier:
         """
         self._sender.share(turn, pause, of)
 
+    def restore(self, lease: Lease) -> None:
+        """Take over what an earlier process of the run learned of the endpoint, also where nothing is left to ask."""
+        if self._learned is None and (note := lease.note(NOTE)) is not None:
+            self._learned = from_note(note)
+            self._reader.restore(lease.note(LABELS) or self._learned.labels, self._learned.top_k)
+            self._wire = wire_for(self.endpoint, self._found.url, binary=self._learned.binary)
+
     def close(self) -> None:
         """Close the connections and end the thread; may be called twice."""
         with self._asking:
@@ -171,11 +182,8 @@ class EndpointClassifier:
 
     async def _prepared(self, rows: NDArray[Any], most: int, lease: Lease) -> tuple[WireFormat, Learned]:
         """Wire format and, up to ``most`` rows, batch size: from the ledger of the run that is resumed, or learned now."""
+        self.restore(lease)
         learned, wire = self._learned, self._wire
-        if learned is None and (note := lease.note(NOTE)) is not None:
-            learned = from_note(note)
-            self._reader.restore(lease.note(LABELS) or learned.labels, learned.top_k)
-            wire = wire_for(self.endpoint, self._found.url, binary=learned.binary)
         if learned is None or wire is None:
             wire, learned = await self._preflight.first_row(rows, lease)
         if learned.tested < min(learned.batch, most):

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
+from fimaudit.models.columns import TableColumn, arranged, coded
 
 __all__ = [
     "DEFAULT_PATIENCE",
@@ -252,6 +253,31 @@ class Endpoint(BaseModel):
     batch: Annotated[int, Field(ge=1)] | None = Field(None, description="rows a request; learned when left out")
     max_response: Annotated[int, Field(ge=1024)] = Field(16 * 2**20, description="most bytes of an answer, unpacked")
 
+    #: What the numbers of a row stand for, in the order in which they are sent, and where each stands in the data.
+    _table: tuple[tuple[TableColumn, int], ...] = PrivateAttr(())
+
+    @property
+    def table(self) -> tuple[tuple[TableColumn, int], ...]:
+        """The columns of the data's table in the order of ``columns``, each with its place in a row; () for no table."""
+        return self._table
+
+    def with_table(self, table: Sequence[TableColumn]) -> Endpoint:
+        """The same endpoint for rows of a table.
+
+        Raises:
+            DataError: other columns than ``columns`` says.
+            TargetError: text that would go as numbers.
+        """
+        if not table or self.columns is None:
+            return self
+        wanted = [name for name in self.columns if name not in self.constants]
+        text = coded(table)
+        if text and self.body == "npy":
+            raise TargetError(f"body: npy sends numbers, but column {text[0]!r} holds text, categories or dates")
+        found = self.model_copy()
+        found._table = tuple((table[place], place) for place in arranged(table, wanted, "the endpoint"))
+        return found
+
     @property
     def rows_a_request(self) -> int | None:
         """1 where the format takes no more; ``None`` for any number."""
@@ -445,6 +471,9 @@ def fingerprint(endpoint: Endpoint, link: str) -> str:
     }
     dumped = endpoint.model_dump(mode="json")
     shaping = {name: value for name, value in dumped.items() if name not in _TRANSPORT and name not in unset}
+    shaping |= (
+        {"cells": cells} if (cells := [[c.name, list(map(str, c.values))] for c, _ in endpoint.table if c.coded]) else {}
+    )
     text = json.dumps({"link": link, **shaping}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -77,7 +77,7 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Row
     transport = Transport(endpoint)
     try:
         found = await discover(endpoint, transport)
-        said = found.endpoint
+        said = found.endpoint.with_table(options.table)
         wire = wire_for(said, found.url, binary=said.binary is True)
         body = wire.encode(np.ascontiguousarray(row, dtype=said.dtype))
         trial = RowTrial()

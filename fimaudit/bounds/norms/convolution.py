@@ -45,6 +45,8 @@ def conv_norm(
     dilation: Sequence[int] | None = None,
     groups: int = 1,
     circular: bool = False,
+    work: float | None = None,
+    grid: int = GRID_PER_DEGREE,
 ) -> float:
     """Upper bound on the l2 operator norm of a convolution on inputs of one spatial size.
 
@@ -56,6 +58,8 @@ def conv_norm(
         dilation: one number an axis; 1 by default.
         groups: number of groups; the norm is the largest of theirs.
         circular: the padding repeats the other end instead of zeros.
+        work: flops that one product of dense axes may take; ``SMALL_KERNEL_WORK`` or ``LARGE_KERNEL_WORK`` by default.
+        grid: frequencies a degree of the symbol.
 
     Returns:
         The bound: within about 0.1 % of the dense matrix's norm for circular padding and stride 1, 0-9 % above it for
@@ -82,13 +86,13 @@ def conv_norm(
         _Line(n, k, s, before, after, d, circular)
         for n, k, s, (before, after), d in zip(size, w.shape[3:], steps, pads, holes, strict=True)
     ]
-    exact = _exact_axes(w.shape, lines)
+    exact = _exact_axes(w.shape, lines, work, grid)
     factor, bases = 1.0, []
     for axis, line in enumerate(lines):
         if axis in exact:
             w, basis = line.spelled_out(w, 3 + axis)
         else:
-            w, basis, correction = line.transformed(w, 3 + axis)
+            w, basis, correction = line.transformed(w, 3 + axis, grid)
             factor *= correction
         bases.append(basis)
     return float(OUTWARD * factor * largest_norm(_symbols(w, bases)))
@@ -142,7 +146,7 @@ class _Line:
         folded = spread.reshape(g, o_ * n_out, i_ * n_in, *spread.shape[5:])
         return np.expand_dims(folded, place), np.ones((1, 1), dtype=np.complex128)
 
-    def transformed(self, w: Weights, place: int) -> tuple[Weights, NDArray[np.complex128], float]:
+    def transformed(self, w: Weights, place: int, grid: int) -> tuple[Weights, NDArray[np.complex128], float]:
         """Polyphase weights (g, o, i * stride, ..., taps), Fourier basis (frequencies, taps) and correction factor."""
         stride, outputs, correction = self.stride, self.outputs, 1.0
         if self.circular:
@@ -162,7 +166,7 @@ class _Line:
             w = moved.reshape(*moved.shape[:2], moved.shape[2] * stride, *moved.shape[4:])
             lags = np.arange(blocks)
         taps, frequencies = len(lags), period
-        coarse = max(GRID_PER_DEGREE * (taps - 1) // 2, 1)
+        coarse = max(grid * (taps - 1) // 2, 1)
         if coarse < period:  # the sup over all frequencies does not see the dilation
             frequencies, lags = coarse, np.arange(taps)
             correction /= math.cos(math.pi * (taps - 1) / 2 / coarse)
@@ -170,19 +174,20 @@ class _Line:
         return w, phases, correction
 
 
-def _exact_axes(shape: tuple[int, ...], lines: list[_Line]) -> set[int]:
+def _exact_axes(shape: tuple[int, ...], lines: list[_Line], work: float | None, grid: int) -> set[int]:
     """Axes to spell out as dense matrices: as many as the work allows, the shortest first; circular ones gain nothing."""
     groups, c_out, c_in = shape[:3]
     if all((line.circular and line.stride == 1) or line.taps == 1 for line in lines):
         return set()
-    work = SMALL_KERNEL_WORK if max(shape[3:]) <= 3 else LARGE_KERNEL_WORK
+    if work is None:
+        work = SMALL_KERNEL_WORK if max(shape[3:]) <= 3 else LARGE_KERNEL_WORK
     order = sorted(range(len(lines)), key=lambda axis: lines[axis].size)
     for count in range(len(lines), 0, -1):
         chosen = order[:count]
         rows = c_out * math.prod(lines[axis].outputs for axis in chosen)
         columns = c_in * math.prod(lines[axis].size for axis in chosen)
         others = [lines[axis] for axis in order[count:]]
-        points = math.prod(min(line.size + line.taps, GRID_PER_DEGREE * line.taps) for line in others)
+        points = math.prod(min(line.size + line.taps, grid * line.taps) for line in others)
         flops = groups * points * min(rows, columns) ** 2 * max(rows, columns) * (4 if others else 2)
         if flops <= work:
             return set(chosen)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted
+from fimaudit.errors import BudgetExhausted, FimauditError
 from fimaudit.models.meter import Usage, is_refused, over_budget
 from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
@@ -162,7 +162,8 @@ class SharedLedger:
     """
 
     def __init__(self, coordinator: Any, get: Callable[[Any], Any], *, keeps: bool) -> None:
-        self._coordinator, self._get, self._keeps = coordinator, get, keeps
+        self._coordinator, self._keeps = coordinator, keeps
+        self._get = _with_own_errors(get)
 
     def usage(self) -> Usage:
         """Of all workers together."""
@@ -197,3 +198,18 @@ class SharedLedger:
     def remember(self, name: str, value: Any) -> None:
         """See ``Ledger``."""
         self._get(self._coordinator.remember.remote(name, value))
+
+
+def _with_own_errors(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What the coordinator raised comes as it was raised there, not as Ray's account of it: a full disk is a sentence."""
+
+    def got(reference: Any) -> Any:
+        try:
+            return get(reference)
+        except Exception as exc:
+            cause = getattr(exc, "cause", None)
+            if isinstance(cause, FimauditError):
+                raise cause from exc
+            raise
+
+    return got

@@ -1,53 +1,30 @@
 "use strict";
 (function () {
-  // Charts. Colours are names of CSS variables, so that light, dark and print need no second description.
-  var light = window.matchMedia("(prefers-color-scheme: dark)");
-  function variable(name) { return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim(); }
-  function resolve(value) {
-    if (typeof value === "string") { return value[0] === "@" ? variable(value.slice(1)) : value.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"); }
-    if (Array.isArray(value)) { return value.map(resolve); }
-    if (value && typeof value === "object") {
-      var out = {};
-      Object.keys(value).forEach(function (key) { out[key] = resolve(value[key]); });
-      return out;
-    }
-    return value;
+  // Folded parts: a link opens what it leads to, and paper shows all of them.
+  var parts = Array.prototype.slice.call(document.querySelectorAll("details.part"));
+  function reveal() {
+    var target = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+    var part = target ? target.closest("details.part") : null;
+    if (!part || part.open) { return; }
+    part.open = true;
+    target.scrollIntoView();
   }
-  function axis(given) {
-    var base = { automargin: true, gridcolor: variable("line"), zeroline: false, linecolor: variable("line"), exponentformat: "power", dtick: given.type === "log" ? 1 : undefined };
-    Object.keys(given).forEach(function (key) { base[key] = given[key]; });
-    if (typeof base.title === "string") { base.title = { text: base.title.replace(/\n/g, "<br>") }; }
-    if (base.type !== "log") { delete base.dtick; }
-    else { delete base.dtick; base.nticks = 6; base.minor = { showgrid: false }; }
-    return base;
-  }
-  function draw() {
-    document.querySelectorAll("script[data-figure]").forEach(function (holder) {
-      var figure = resolve(JSON.parse(holder.textContent));
-      var layout = figure.layout;
-      layout.xaxis = axis(layout.xaxis || {});
-      layout.yaxis = axis(layout.yaxis || {});
-      layout.margin = Object.assign({ l: 56, r: 12, t: 8, b: 48 }, layout.margin || {});
-      layout.showlegend = false;
-      layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
-      layout.font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: variable("ink") };
-      layout.hovermode = "closest";
-      figure.traces.forEach(function (t) { t.type = t.type || "scatter"; t.name = ""; });
-      window.Plotly.react(holder.dataset.figure, figure.traces, layout, { displayModeBar: false, responsive: true, doubleClick: false });
-    });
-  }
-  if (window.Plotly) {
-    draw();
-    light.addEventListener("change", draw);
-    window.matchMedia("print").addEventListener("change", function () { draw(); });
-    window.addEventListener("beforeprint", draw);
-    window.addEventListener("afterprint", draw);
-  }
+  window.addEventListener("hashchange", reveal);
+  window.addEventListener("beforeprint", function () { parts.forEach(function (p) { p.dataset.was = p.open; p.open = true; }); });
+  window.addEventListener("afterprint", function () { parts.forEach(function (p) { p.open = p.dataset.was === "true"; }); });
+  reveal();
 
   // The table of all inputs: only the visible rows exist.
   var source = document.getElementById("table-data");
   if (!source) { return; }
-  var columns = JSON.parse(source.textContent), names = Object.keys(columns), total = columns.index.length;
+  function unpacked(column) {
+    if (Array.isArray(column)) { return column; }
+    if (column.at) { return column.at.map(function (i) { return column.values[i]; }); }
+    return Array.from({ length: column.rows }, function (_, i) { return column.first + i; });
+  }
+  var columns = JSON.parse(source.textContent);
+  Object.keys(columns).forEach(function (name) { columns[name] = unpacked(columns[name]); });
+  var names = Object.keys(columns), total = columns.index.length;
   var box = document.getElementById("all"), table = document.getElementById("rows"), body = table.tBodies[0], head = table.tHead;
   var filter = document.getElementById("filter"), count = document.getElementById("count");
   var height = 32, order = [], sorted = { name: "index", down: false }, drawn = "";
@@ -122,6 +99,8 @@
   }
   box.addEventListener("scroll", paint, { passive: true });
   filter.addEventListener("input", arrange);
-  window.addEventListener("resize", function () { drawn = ""; paint(); });
+  function again() { drawn = ""; paint(); }
+  window.addEventListener("resize", again);
+  document.getElementById("inputs").addEventListener("toggle", again);
   arrange();
 })();

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.runs.planning import cost_of
+from fimaudit.runs.cost import cost_of
 
 INPUTS, QUERIES = 6, 60
 

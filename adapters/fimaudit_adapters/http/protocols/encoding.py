@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError
+from fimaudit.models.columns import column_cells
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -19,6 +20,7 @@ __all__ = [
     "BareBody",
     "as_levels",
     "as_png",
+    "cells",
     "dump",
     "encoded_image",
     "json_rows",
@@ -65,10 +67,28 @@ def shaped(rows: NDArray[Any], endpoint: Endpoint) -> NDArray[Any]:
         raise DataError(f"expected rows of shape {endpoint.input_shape}, got {rows.shape[1:]}") from None
 
 
-def table_records(rows: NDArray[Any], columns: Sequence[str] | None) -> list[dict[str, Any]]:
+def cells(rows: NDArray[Any], endpoint: Endpoint) -> list[list[Any]]:
+    """One list of values a row: numbers, and of a table whole numbers, truth values, text and ``None`` for gaps again."""
+    flat = rows.reshape(len(rows), -1)
+    if not endpoint.table:
+        return list(flat.tolist())
+    columns = [_plain(column_cells(column, flat[:, place])) for column, place in endpoint.table]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _plain(values: NDArray[Any]) -> list[Any]:
+    """Cells as JSON has them; a gap is ``None``."""
+    if values.dtype.kind == "M":
+        return [None if np.isnat(one) else str(one) for one in values]
+    return [
+        None if one != one else one if isinstance(one, bool | int | float | str) else str(one) for one in values.tolist()
+    ]
+
+
+def table_records(rows: NDArray[Any], endpoint: Endpoint) -> list[dict[str, Any]]:
     """One ``{column: value}`` object a row."""
-    names = table_columns(rows, columns)
-    return [dict(zip(names, row, strict=True)) for row in rows.reshape(len(rows), -1).tolist()]
+    names = table_columns(rows, endpoint.columns)
+    return [dict(zip(names, row, strict=True)) for row in cells(rows, endpoint)]
 
 
 def table_columns(rows: NDArray[Any], columns: Sequence[str] | None) -> list[str]:

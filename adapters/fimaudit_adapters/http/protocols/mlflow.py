@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply
-from fimaudit_adapters.http.protocols.encoding import dump, json_rows, table_columns, table_records
+from fimaudit_adapters.http.protocols.encoding import cells, dump, json_rows, table_columns, table_records
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.protocols.tensorflow_serving import read_predictions
 from fimaudit_adapters.http.settings import Endpoint
@@ -33,10 +33,9 @@ class MLflow:
         style = endpoint.rows_as or ("dataframe_split" if endpoint.columns else "inputs")
         document: dict[str, Any] = {}
         if style == "dataframe_split":
-            flat = rows.reshape(len(rows), -1)
-            document[style] = {"columns": table_columns(rows, endpoint.columns), "data": flat.tolist()}
+            document[style] = {"columns": table_columns(rows, endpoint.columns), "data": cells(rows, endpoint)}
         elif style == "dataframe_records":
-            document[style] = table_records(rows, endpoint.columns)
+            document[style] = table_records(rows, endpoint)
         else:
             values = json_rows(rows, endpoint)
             document[style] = {endpoint.input: values} if endpoint.input else values

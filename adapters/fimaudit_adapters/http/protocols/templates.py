@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit_adapters.http.protocols.base import Body
-from fimaudit_adapters.http.protocols.encoding import dump, encoded_image, shaped, table_columns
+from fimaudit_adapters.http.protocols.encoding import cells, dump, encoded_image, shaped, table_columns
 from fimaudit_adapters.http.settings import Endpoint, places
 
 __all__ = ["RowValues", "check_template", "encode_body", "fill"]
@@ -52,14 +52,14 @@ class RowValues:
         """One row: nested lists of numbers with the fixed columns in their places, or an image."""
         if self._endpoint.image is not None:
             return encoded_image(shaped(self._rows[at : at + 1], self._endpoint)[0], self._endpoint)
-        if self._fixed:
+        if self._fixed or self._endpoint.table:
             return list(self.record(at).values())
         return self._number(shaped(self._rows[at : at + 1], self._endpoint)[0].tolist())
 
     def record(self, at: int) -> dict[str, Any]:
         """One row as ``{column: value}``, fixed columns among them, in the order of ``columns``."""
         names = self.names()
-        values = iter(self._number(self._rows[at].ravel().tolist()))
+        values = iter(self._number(cells(self._rows[at : at + 1], self._endpoint)[0]))
         return {name: _one(self._fixed[name], at) if name in self._fixed else next(values) for name in names}
 
     def names(self) -> list[str]:
@@ -226,7 +226,9 @@ def _csv(document: object) -> str:
         document = [list(row.values()) for row in document]
     for row in document:
         flat = np.asarray(row).ravel().tolist() if isinstance(row, list) and row and isinstance(row[0], list) else row
-        writer.writerow([value if isinstance(value, str) else dump(value).decode() for value in flat])
+        writer.writerow(
+            ["" if value is None else value if isinstance(value, str) else dump(value).decode() for value in flat]
+        )
     return text.getvalue()
 
 
@@ -266,7 +268,9 @@ def _as_text(value: Any) -> Any:
     >>> _as_text([1.5, [2, 3.0]])
     ['1.5', ['2', '3.0']]
     """
-    return [_as_text(one) for one in value] if isinstance(value, list) else repr(value)
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def check_template(endpoint: Endpoint) -> None:

@@ -1,0 +1,113 @@
+"""How far the slope at an input holds: log-odds over a few lengths along it, up to where a linear function would change.
+
+The first-order radius is gap / |gradient|. Where the log-odds fall faster along the gradient than they begin to, another
+decision is nearer by that share, whatever random displacements show: in d dimensions these move the log-odds sqrt(d) times
+less. Where the log-odds bend either way, the boundary bends too, and lies nearer elsewhere than straight ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from fimaudit.estimation.predictable import TINY
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.counterexample import Asked, rows_along
+from fimaudit.measurement.designs import MainAnswers
+from fimaudit.measurement.protocol import Flow
+from fimaudit.measurement.query_split import WALK_ROWS
+from fimaudit.perturbations.rows import PlainRows
+
+__all__ = ["SlopeWalk", "how_far", "walk_slope"]
+
+Array = NDArray[np.float64]
+
+#: Lengths in expected distances of the boundary, after a short one that shows the slope along the way itself.
+LENGTHS = (0.5, 0.75, 1.0)
+#: That one: the input's displacement, within these shares of the expected distance.
+SHORTEST, LONGEST = 1 / 64, 1 / 8
+
+
+@dataclass(frozen=True)
+class SlopeWalk:
+    """What the answers along the slope say.
+
+    Attributes:
+        asked: the rows, and which of them changed the decision.
+        reach: where the log-odds are even, over where they would be if they fell as they begin to; ``None`` unknown.
+        bend: the largest departure of their fall from a linear one, as a share of it; ``None`` unknown.
+    """
+
+    asked: Asked
+    reach: float | None = None
+    bend: float | None = None
+
+    @property
+    def changed_at(self) -> float | None:
+        """The shortest displacement asked that changed the decision; ``None`` for none."""
+        return float(self.asked.distances[self.asked.changed].min()) if self.asked.changed.any() else None
+
+
+def walk_slope(ctx: DisplacedContext, main: MainAnswers) -> Flow[SlopeWalk | None]:
+    """Ask ``WALK_ROWS`` rows along the slope; ``None`` where none is known.
+
+    Answers that are noisy, or that lie on levels, show changes of decision only.
+
+    Args:
+        ctx: the input.
+        main: what the main directions showed.
+    """
+    slope, estimate = main.slope, main.estimate
+    if slope is None or estimate is None or estimate.margin is None or not ctx.step.has_slope or not ctx.by_class:
+        return None
+    length, expected = float(np.linalg.norm(slope.gradient)), slope.expected
+    if not length > 0 or not np.isfinite(expected) or expected <= 0:
+        return None
+    short = float(np.clip(ctx.step.rho, SHORTEST * expected, LONGEST * expected))
+    lengths = np.array([short, *(expected * np.array(LENGTHS))])
+    assert len(lengths) == WALK_ROWS
+    rows, distances = rows_along(ctx.x, ctx.space, slope.gradient / length, lengths)
+    answers = yield PlainRows(rows)
+    asked = Asked(lengths, distances, (answers.argmax(axis=1) != main.view.top) & (distances > 0), rows)
+    if main.view.noise is not None or ctx.space.quantised or ctx.quality.random:
+        return SlopeWalk(asked)
+    columns = [main.view.top, estimate.margin.rival]
+    p = np.maximum(np.concatenate([main.view.base[None], answers])[:, columns], TINY)
+    reach, bend = how_far(lengths, np.log(p[:, 0] / p[:, 1])) or (None, None)
+    return SlopeWalk(asked, reach, bend)
+
+
+def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
+    """(reach, bend) of log-odds: where they are even over where a linear function would be, and how far they are from it.
+
+    Args:
+        lengths: (n,) along the slope, rising; the first one shows the slope.
+        odds: (1 + n,) at the input and there.
+
+    Returns:
+        ``None`` where they do not begin to fall.
+
+    >>> lengths = np.array([0.1, 1.0, 1.5, 2.0])
+    >>> how_far(lengths, 2 - np.array([0.0, *lengths]))
+    (1.0, 0.0)
+    >>> reach, bend = how_far(lengths, 2 - np.array([0.0, 0.1, 1.2, 1.95, 2.8]))
+    >>> round(reach, 2), round(bend, 2)
+    (0.77, 0.4)
+    """
+    slope = float(odds[0] - odds[1]) / float(lengths[0])
+    if not slope > 0 or not odds[0] > 0:
+        return None
+    straight = float(odds[0]) / slope
+    places = np.concatenate([[0.0], lengths])
+    roots = PchipInterpolator(places, odds).solve(0.0, extrapolate=False)
+    if roots.size:
+        even = float(roots.min())
+    else:
+        fall = float(odds[-2] - odds[-1]) / float(lengths[-1] - lengths[-2])
+        even = float(lengths[-1] + odds[-1] / fall) if fall > 0 else np.inf
+    falls = slope * lengths[1:]
+    bend = float(np.abs(odds[0] - odds[2:] - falls).max() / falls[-1])
+    return even / straight, bend

@@ -1,0 +1,259 @@
+"""The answer of an audit: what page, terminal and ``print`` open with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fimaudit.report import wording
+from fimaudit.report.wording import interval_text, number, percent, share_text
+from fimaudit.results import Interval, Report, Sensitivity
+
+if TYPE_CHECKING:
+    from fimaudit.policy.gate import Verdict
+
+__all__ = ["Answer", "Headline", "NextStep", "answer_of", "flag_sentences"]
+
+#: Yardsticks of a distance in the order in which one stands beside the headline: asked for, then found.
+ORDER = ("baseline", "noise", "linear_model", "another_class", "most_common_class")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number, what it says, and what it can be compared with.
+
+    Attributes:
+        title: what is measured.
+        value: in the input's own unit, or a share.
+        says: the number in a sentence, with its interval.
+        yardstick: beside what it can be read; empty where nothing is known.
+        more: the other yardsticks.
+    """
+
+    title: str
+    value: str
+    says: str
+    yardstick: str = ""
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do next, and the command, to be pasted."""
+
+    words: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an audit found, for people.
+
+    Attributes:
+        audited: what was audited, and from how many rows.
+        found: what was found, in a sentence.
+        headlines: the numbers behind it, each beside a yardstick.
+        unmeasured: what was not measured, and why.
+        integrity: what the checks of the answers found.
+        contradicted: whether they contradict the numbers.
+        steps: what to do next.
+    """
+
+    audited: str
+    found: str
+    headlines: list[Headline]
+    unmeasured: list[str]
+    integrity: str
+    contradicted: bool
+    steps: list[NextStep]
+
+
+def answer_of(
+    report: Report, inputs: Sequence[Sensitivity] = (), verdict: Verdict | None = None, *, page: bool = False
+) -> Answer:
+    """The answer of a report.
+
+    Args:
+        report: the report.
+        inputs: its inputs, where its own list is empty.
+        verdict: of a policy, where one was decided.
+        page: it stands on the page, which is the same wherever its folder lies.
+    """
+    shown = report.inputs or list(inputs)
+    headlines = [h for h in (_distance(report), _moved(report), _right(report)) if h is not None]
+    return Answer(
+        audited=_audited(report),
+        found=_found(report),
+        headlines=headlines,
+        unmeasured=_unmeasured(report, shown),
+        integrity=wording.integrity_sentence(report),
+        contradicted=bool(report.contradicted),
+        steps=_page_steps(report, verdict) if page else _terminal_steps(report),
+    )
+
+
+def flag_sentences(report: Report, flags: Sequence[tuple[str, int]]) -> list[tuple[str, str]]:
+    """(flag, how many inputs carry it and what it means) of flags with their counts."""
+    measured = int(report.data.get("measured", 0))
+    return [
+        (flag, f"{count:,} of {measured:,} inputs: {wording.FLAG_WORDS.get(flag, 'no words are known for this flag')}")
+        for flag, count in flags
+    ]
+
+
+def _audited(report: Report) -> str:
+    model, data = report.model, report.data
+    how = {"white-box": "by its derivatives"}.get(report.settings["mode"], "from its probabilities alone")
+    if report.settings.get("link") == "labels":
+        how = "from its labels alone"
+    rows = f"{report.summary.queries:,} rows sent to it"
+    return (
+        f"{model.get('name')} ({model.get('classes')} classes, {report.domain['features']:,} features) was audited {how}, "
+        f"at {data.get('measured', 0):,} of {data.get('inputs', 0):,} inputs, with {rows}."
+    )
+
+
+def _found(report: Report) -> str:
+    """The margin radius in words, or what else is known."""
+    radius, unit = report.summary.margin_radius, str(report.domain["unit"])
+    smooth = report.settings.get("smooth")
+    if smooth is not None:
+        reach = [s.smoothed.radius for s in report.inputs if s.smoothed is not None and s.smoothed.radius is not None]
+        return (
+            f"Of the model itself nothing is said: the classifier that answers by majority under noise of {number(smooth)} "
+            f"({unit}) is certified at {len(reach)} of {len(report.inputs)} inputs."
+        )
+    if radius.median.value is None:
+        if radius.median.lower:
+            return f"For half of these inputs, no other answer was found within {number(radius.median.lower)} ({unit})."
+        return "For half of these inputs it is not known how far another answer is."
+    weakest = ""
+    if radius.p05.value is not None:
+        weakest = f"; for the most fragile 5% of them, {number(radius.p05.value)} or less is enough"
+    change = wording.named_change(report)
+    alike = f"; as much as {number(radius.median.value / change.length)} {change.times}" if change.times else ""
+    return (
+        f"Half of these inputs get another answer after a change of {number(radius.median.value)} or less ({unit}, as a "
+        f"total length{alike}), in the worst direction and to first order{weakest}."
+    )
+
+
+def _distance(report: Report) -> Headline | None:
+    cell, unit = report.summary.margin_radius.median, str(report.domain["unit"])
+    title = "Distance to another answer"
+    if cell.value is None and not cell.lower:
+        return None
+    if cell.value is None:
+        return Headline(title, f"≥ {number(cell.lower)}", f"for half of the inputs; more is not known ({unit})")
+    beside = []
+    change = wording.named_change(report)
+    for y in sorted(report.yardsticks, key=lambda y: ORDER.index(y.name)):
+        if y.distance:
+            times = cell.value / y.distance
+            if y.name == "noise":
+                beside.append(f"{number(times)} × {y.words} ({number(y.distance)})")
+            elif y.name == "another_class":
+                beside.append(f"{y.words} lies at {number(y.distance)}, {number(1 / times)} × as far (median)")
+            else:
+                beside.append(f"{y.words}: {number(y.distance)}; this is {number(times)} × that")
+    if change.times and not beside:
+        beside.append(f"as much as {number(cell.value / change.length)} {change.times}")
+    says = f"median; interval {interval_text(cell)}; unit: {unit}"
+    return Headline(title, number(cell.value), says, beside[0] if beside else "", tuple(beside[1:]))
+
+
+def _moved(report: Report) -> Headline | None:
+    """How much probability a change that people can picture moves at most."""
+    norms = report.summary.spectral_norm
+    change = wording.named_change(report)
+    noise = next((y for y in report.yardsticks if y.name == "noise" and y.distance), None)
+    if noise is not None and noise.distance is not None:
+        change = wording.NamedChange(noise.words, noise.distance)
+    moved = wording.moved_share(norms.median, change)
+    title = "Probability that a small change moves"
+    if moved.value is None and moved.upper is None:
+        return None
+    if moved.value is None:
+        says = "at most, for half of the inputs: the answers did not change measurably"
+        return Headline(title, f"≤ {percent(moved.upper)}", says, f"{change.words}")
+    says = f"at most, in the worst direction and to first order; median, interval {share_text(moved)}"
+    top = wording.moved_share(norms.p95, change)
+    beside = [f"{change.words}"]
+    for y in report.yardsticks:
+        if y.spectral_norm is not None:
+            other = wording.moved_share(Interval(value=y.spectral_norm), change)
+            beside = [f"{y.words}: {percent(other.value)}, by {change.words}"]
+    if top.value is not None:
+        says = f"{says}; {percent(top.value)} for the most sensitive 5%"
+    return Headline(title, percent(moved.value), says, beside[0])
+
+
+def _right(report: Report) -> Headline | None:
+    cell = report.accuracy
+    if cell is None:
+        return None
+    beside = [
+        f"{y.words}: {percent(y.accuracy)}"
+        for y in sorted(report.yardsticks, key=lambda y: ORDER.index(y.name))
+        if y.accuracy is not None
+    ]
+    says = f"of the labelled inputs; for their population {share_text(cell)}"
+    return Headline("Right answers", percent(cell.value), says, beside[0] if beside else "", tuple(beside[1:]))
+
+
+def _unmeasured(report: Report, inputs: Sequence[Sensitivity]) -> list[str]:
+    """Inputs, labels and checks that are missing, each with its reason."""
+    out = []
+    there, missing = (
+        int(report.data.get("inputs", 0)),
+        int(report.data.get("inputs", 0)) - int(report.data.get("measured", 0)),
+    )
+    if missing > 0:
+        out.append(f"{missing:,} of {there:,} inputs were not reached; the run can be resumed")
+    for status, count in report.summary.statuses.items():
+        if status != "ok":
+            out.append(f"{count:,} of {there:,} inputs: {wording.STATUS_WORDS.get(status, status)}")
+    failed = next((s for s in inputs if s.status == "failed"), None)
+    if failed is not None:
+        out.append(f"input {failed.index} failed: {failed.reason}")
+    if report.accuracy is None and not any(s.label is not None for s in inputs):
+        out.append("right answers: the data has no labels")
+    return out
+
+
+def _terminal_steps(report: Report) -> list[NextStep]:
+    """For a terminal and for Python, whose report may lie in no folder."""
+    if report.folder is None:
+        return [
+            NextStep("see the most sensitive inputs, and draw them", 'report.worst(5); report.plot("worst")'),
+            NextStep("keep the page", 'report.html("report.html")'),
+            NextStep("decide a policy", 'print(report.gate("policy.yaml"))'),
+        ]
+    folder = report.folder
+    return [NextStep("read the page", str(folder / "report.html")), *_steps(report, shlex.quote(str(folder)), None)]
+
+
+def _page_steps(report: Report, verdict: Verdict | None) -> list[NextStep]:
+    return _steps(report, shlex.quote(str(report.environment.get("folder") or "RUN")), verdict)
+
+
+def _steps(report: Report, run: str, verdict: Verdict | None) -> list[NextStep]:
+    """In the order in which a person would take them."""
+    steps = []
+    if int(report.data.get("measured", 0)) < int(report.data.get("inputs", 0)):
+        steps.append(NextStep("measure the inputs that are missing: repeat the command with", "--resume"))
+    more = [d.queries for d in verdict.decisions if d.outcome == "undecided" and d.queries] if verdict is not None else []
+    if more:
+        steps.append(NextStep("decide what is undecided: repeat the audit with", f"--queries {max(more)} --overwrite"))
+    if verdict is None:
+        steps.append(NextStep("make a policy of this run", f"fimaudit gate --init {run} > policy.yaml"))
+    else:
+        steps.append(NextStep("keep the evidence", f"fimaudit bundle {run} -o evidence.zip"))
+    steps.append(NextStep("draw the most sensitive inputs", f"fimaudit plot {run} --kind worst -o worst.png"))
+    other = f"fimaudit compare {run} OTHER_RUN --out comparison"
+    steps.append(NextStep("compare with another model on the same inputs", other))
+    if report.model.get("adapter") == "http" and not report.integrity:
+        steps.append(NextStep("check whether the answers can be believed: repeat the audit with", "--integrity --overwrite"))
+    return steps

@@ -1,0 +1,55 @@
+"""What a report does for people: its worst inputs, plots, page and verdict, wherever its inputs lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fimaudit.report.shown import most_sensitive
+from fimaudit.results import PlotKind, Report, Sensitivity
+from fimaudit.storage.run_folder import PAGE_WORST, read_for_page, read_run, run_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fimaudit.policy.gate import Verdict
+
+__all__ = ["gate", "html", "inputs", "plot", "worst"]
+
+
+def worst(report: Report, k: int) -> list[Sensitivity]:
+    """See ``Report.worst``."""
+    return most_sensitive(run_of(report, whole=k > PAGE_WORST).ranked, k)
+
+
+def inputs(report: Report) -> list[Sensitivity]:
+    """All inputs, those of a large run from its folder."""
+    return list(run_of(report).inputs)
+
+
+def plot(report: Report, kind: PlotKind) -> Figure:
+    """See ``Report.plot``."""
+    from fimaudit.report.plots import figure_of
+
+    return figure_of(run_of(report), kind)
+
+
+def html(report: Report, path: str | Path | None) -> str:
+    """See ``Report.html``."""
+    from fimaudit.report.page import page_html, write_page
+
+    kept = report.folder is not None and (report.folder / "report.json").exists()
+    text = page_html(read_for_page(report.folder) if kept and report.folder is not None else run_of(report))
+    if path is not None:
+        write_page(Path(path), text)
+    return text
+
+
+def gate(report: Report, policy: str | Path, baseline: str | Path | None) -> Verdict:
+    """See ``Report.gate``."""
+    from fimaudit.policy.gate import baseline_folder, decide
+    from fimaudit.policy.rules import read_policy
+
+    checked = read_policy(policy)
+    place = baseline_folder(checked, policy, baseline)
+    return decide(run_of(report), checked, None if place is None else read_run(place))

@@ -1,0 +1,82 @@
+"""How wide an interval to expect around one input's number, before a single query.
+
+With m' independent contrasts (of the queries, those that check and profile leave as a rule; one row is the base, one is lost
+to the mean): relative standard error of lambda sqrt(2 / m'), times sqrt(1 - m' / d) for orthonormal directions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import special
+
+from fimaudit.errors import UsageError
+from fimaudit.estimation.predictable import LEARNING
+from fimaudit.estimation.spectral_norm import energy_quantile
+from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
+from fimaudit.measurement.label_radius import FEW_LABELS, WALK_SHARE
+from fimaudit.measurement.ladder import CHECK_PAIRS
+from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows, looks_for_witness
+from fimaudit.measurement.settings import Settings
+
+__all__ = ["Expected", "contrasts", "expected_from_labels", "expected_interval"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The interval to expect around one input's lambda, in multiples of it."""
+
+    lower: float
+    upper: float
+    standard_error: float
+
+
+def expected_interval(queries: int, confidence: float = 0.95, features: int | None = None) -> Expected:
+    """The interval that one input's lambda will get, as multiples of lambda, where one eigenvalue dominates.
+
+    Upper: m' / chi2_{m', alpha/2}; lower: n / chi2_{n, 1 - alpha/2} over the n predictable terms; with ``features``, the
+    Beta quantiles of orthonormal directions. Nothing but the sampling of directions is covered.
+
+    >>> e = expected_interval(201)
+    >>> round(e.lower, 2), round(e.upper, 2), round(e.standard_error, 2)
+    (0.81, 1.26, 0.11)
+    """
+    terms = contrasts(queries)
+    if features is not None and terms >= features:
+        return Expected(0.999, 1.001, 0.0)
+    tail = (1.0 - confidence) / 2
+    upper = terms / energy_quantile(tail, terms, features)
+    predicted = terms - LEARNING
+    lower = predicted / energy_quantile(1 - tail, predicted, features) if predicted > 0 else 0.0
+    error = math.sqrt(2.0 / terms * (1.0 - terms / features if features is not None else 1.0))
+    return Expected(lower, upper, error)
+
+
+def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
+    """The interval of one input's margin radius from labels, as multiples of it, far from the foot of the boundary.
+
+    Sampling: about 1.4 / sqrt(labels of the plane); curvature as ``fimaudit.estimation.tangent_plane`` allows for it.
+
+    >>> e = expected_from_labels(1000)
+    >>> round(e.lower, 2), round(e.upper, 2)
+    (0.66, 1.31)
+    """
+    z = float(special.ndtri(0.5 + confidence / 2))
+    below, above = (FEW_BELOW, FEW_ABOVE) if labels < FEW_LABELS else (BENT_BELOW, BENT_ABOVE)
+    sampling = 1.4 / math.sqrt((1 - WALK_SHARE) * labels)
+    lower, upper = 1 - z * math.hypot(sampling, below), 1 + z * math.hypot(sampling, above)
+    return Expected(max(0.0, lower), upper, math.hypot(sampling, (below + above) / 2))
+
+
+def contrasts(queries: int) -> int:
+    """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
+    if queries < 4:
+        raise UsageError(f"expected at least 4 queries an input, got {queries}")
+    return (
+        after_extras(
+            after_finding(queries, 4 * CHECK_PAIRS + 1, 1),
+            extra_rows(Settings(witness=looks_for_witness(None, queries)), False),
+        )
+        - 2
+    )

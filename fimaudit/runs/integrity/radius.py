@@ -1,0 +1,68 @@
+"""Does a decision really change far within a radius? What was found on the way, and on the halved segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fimaudit.estimation.integrity import (
+    FAR_WITHIN,
+    HONEST_FAR_WITHIN,
+    fewest,
+)
+from fimaudit.measurement.radius_evidence import FAR_WITHIN_RADIUS, WITHIN_RADIUS, check_radius
+from fimaudit.results import IntegrityCheck, Sensitivity, Witness
+from fimaudit.runs.integrity.boundary import Segment
+from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.rows import AskedRows, scaled_difference
+
+__all__ = ["check_radii"]
+
+RADIUS = (
+    "Notices a decision that really changes far within the radius, on the way of the witness or towards another input. It "
+    "is a proof about the number, not about intent, and looks along these ways only."
+)
+
+
+def check_radii(
+    asked: AskedRows, measured: Sequence[int], changes: Sequence[Segment]
+) -> tuple[IntegrityCheck, dict[int, Sensitivity]]:
+    """Real changes of decision within the radius: those found on the way, and those on the segments."""
+    inputs, before = asked.inputs, asked.rows
+    revised: dict[int, Sensitivity] = {}
+    for segment in changes:
+        result = inputs.results[segment.index]
+        radius = result.margin_radius
+        near = float(np.linalg.norm(scaled_difference(segment.x, segment.high[1], inputs.space)))
+        if radius.value is None or near >= (radius.upper or np.inf):
+            continue
+        held = asked.holds(segment.x, segment.high[1], segment.decision, f"hold {segment.index}")
+        if held is None:
+            continue
+        checked = check_radius(radius, [], Witness(distance=held[0], predicted_class=held[1]), np.inf)
+        flags = [*result.flags, *(flag for flag in checked.flags if flag not in result.flags)]
+        reason = "; ".join([*([result.reason] if result.reason else []), *checked.reasons]) or None
+        revised[segment.index] = result.model_copy(
+            update={"margin_radius": checked.radius, "flags": flags, "reason": reason}
+        )
+    known = [revised.get(i, inputs.results[i]) for i in measured]
+    claimed = [r for r in known if r.margin_radius.value is not None and (r.witness is not None or r.index in _ids(changes))]
+    within = sum(WITHIN_RADIUS in r.flags for r in claimed)
+    far = sum(FAR_WITHIN_RADIUS in r.flags for r in claimed)
+    need = fewest(len(claimed), HONEST_FAR_WITHIN)
+    numbers = {"inputs": len(claimed), "within": within, "far_within": far, "fewest": need}
+    took = asked.rows - before
+    if not claimed:
+        why = "no input has a radius and a real change of decision to compare it with"
+        return check_result("radius", "not_applicable", RADIUS, why, numbers, took), revised
+    found = f"{within} of {len(claimed)} inputs change their decision within the lower limit of their radius"
+    if far >= need:
+        finding = f"{found}, {far} of them nearer than {FAR_WITHIN} of it"
+        return check_result("radius", "contradicted", RADIUS, finding, numbers, took), revised
+    nobody = f"no decision of {len(claimed)} inputs changed within the lower limit of its radius"
+    return check_result("radius", "ok", RADIUS, found if within else nobody, numbers, took), revised
+
+
+def _ids(segments: Sequence[Segment]) -> set[int]:
+    return {segment.index for segment in segments}

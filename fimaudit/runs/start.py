@@ -1,0 +1,175 @@
+"""Before a run measures: what a few answers tell, whether derivatives are the answers', and how far inputs are displaced."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from fimaudit.engines.work import Derivatives
+from fimaudit.errors import ModelFailure, TargetError
+from fimaudit.measurement.label_radius import KnownLabels
+from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.models.meter import THE_RUN, Meter
+from fimaudit.results import Sensitivity
+from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.label_setup import LabelPreflight, kept_labels, look_at_labels, restored_labels
+from fimaudit.runs.preflight import Preflight, look, not_deterministic
+from fimaudit.runs.server_preprocessing import detect_preprocessing
+from fimaudit.runs.task import Task
+from fimaudit.storage.journal import Journal
+from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs, without_advice
+
+__all__ = ["RunStart"]
+
+#: Inputs at which derivatives are compared with answers before a run takes them.
+TRIED = 3
+#: Axes of at least this many pixels make an input an image, for which a server's own preprocessing is looked for.
+IMAGE_PIXELS = 4
+
+
+class RunStart:
+    """Finds out what a run needs to know before it measures, or takes it from an earlier process of the run.
+
+    Args:
+        task: what is measured.
+        meter: the door to the model; asks row by row from here on where other rows change an answer.
+        sentinels: of an endpoint; ``None`` else.
+        journal: of the run folder, which keeps what was found; ``None`` keeps nothing.
+
+    Attributes:
+        exact: how derivatives are used; ``None`` where they were not wanted or are not those of the answers.
+        row_by_row: each row is asked alone.
+        labels: of the inputs that were asked, where answers are labels alone.
+        notes: sentences for the user.
+    """
+
+    def __init__(self, task: Task, meter: Meter, sentinels: Sentinels | None, journal: Journal | None) -> None:
+        self._task, self._meter, self._sentinels, self._journal = task, meter, sentinels, journal
+        self.exact = task.exact
+        self.row_by_row = False
+        self.labels: KnownLabels | None = None
+        self.notes: list[str] = []
+
+    def begin(self) -> tuple[Preflight, Steps | None]:
+        """What a few answers tell, and how far inputs are displaced: ``None`` by derivatives and from labels.
+
+        Raises:
+            BudgetExhausted: before all was found out.
+            TargetError: the model cannot be asked, or not be measured as was insisted on.
+        """
+        if self._journal is not None and self._journal.steps:
+            return self._restored(dict(self._journal.steps))
+        task = self._task
+        if task.labels:
+            return self._begin_labels(), None
+        preflight = look(self._meter, task.x, task.space.dtype, space=task.space)
+        task.classes.agree(preflight.classes, task.y, self._meter.model.info.class_names)
+        self._apart(preflight)
+        if self.exact is not None:
+            self._try_derivatives(self.exact, preflight)
+        steps: Steps | None = None
+        try:
+            if self._sentinels is not None:
+                self.notes += self._server_side(preflight)
+                self._sentinels.begin(preflight.first)
+            if self.exact is None:
+                steps = self.pilot(preflight)
+        except ModelFailure as exc:
+            if self._sentinels is not None:
+                raise
+            raise TargetError(f"the model cannot be asked: {exc}") from exc
+        if self._journal is not None:
+            chosen = None if steps is None else asdict(steps)
+            self._journal.keep_steps({"notes": self.notes, "preflight": preflight.facts(), "steps": chosen})
+            self._meter.finish([THE_RUN])
+        return preflight, steps
+
+    def _restored(self, start: dict[str, Any]) -> tuple[Preflight, Steps | None]:
+        """As an earlier process of the run found it."""
+        self._meter.restore()
+        if self._sentinels is not None:
+            self._sentinels.begin()
+        if self._task.labels:
+            self.labels = restored_labels(start["labels"], self._task.x)
+            return LabelPreflight(**start["preflight"]), None
+        before = start["steps"]
+        self.notes = list(start.get("notes", []))
+        preflight = Preflight(**start["preflight"])
+        self._apart(preflight)
+        if before is not None:
+            self.exact = None
+        return preflight, None if before is None else Steps(**before)
+
+    def pilot(self, preflight: Preflight) -> Steps:
+        """The displacement that the inputs have in common."""
+        task = self._task
+        quality = preflight.quality(self._meter.model.info.details.get("top_k"))
+        steps = choose_steps(self._meter, task.x, task.space, task.settings, quality)
+        if steps.quality.random and not preflight.random:
+            self.notes.append(not_deterministic("a row around an input is answered differently when it is asked again"))
+        # Pilot rows are shared out over all inputs, not over those that stood for them.
+        share = -(-steps.share * len(task.x) // len(task.source))
+        return replace(steps, share=share, decided=tuple((int(task.numbers[i]), k) for i, k in steps.decided))
+
+    def _apart(self, preflight: Preflight) -> None:
+        """Each row alone, here and in other processes, where others change its answer."""
+        if preflight.row_by_row:
+            self.row_by_row, self._meter.batch = True, 1
+
+    def _try_derivatives(self, exact: Derivatives, preflight: Preflight) -> None:
+        """Give derivatives up for the whole run where they are a draw's, or not the answers' at most of a few inputs.
+
+        Raises:
+            TargetError: they were insisted on, and are those of a draw.
+        """
+        task, why = self._task, None
+        if preflight.random:
+            why = "it is not deterministic, so that a derivative is that of one draw among many"
+            if task.insist:
+                raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
+        elif not task.insist:
+            places = np.unique(np.linspace(0, len(task.x) - 1, TRIED).round().astype(int))
+            tried = [self._tried(int(place), exact) for place in places]
+            doubts = [one.reason for one in tried if one.method == BY_DERIVATIVES]
+            if 2 * len(doubts) > len(tried):
+                why = without_advice(str(doubts[0]))
+        if why is not None:
+            self.exact = None
+            self.notes.append(f"measured black-box although the model is differentiable: {why}")
+
+    def _tried(self, place: int, exact: Derivatives) -> Sensitivity:
+        task, index = self._task, int(self._task.numbers[place])
+        found = exact_inputs(
+            [index], task.x[place : place + 1], self._meter, task.space,
+            wanted={index}, tolerance=exact.tolerance, seed=task.settings.seed, worst_directions=None,
+        )  # fmt: skip
+        return next(found).result
+
+    def _begin_labels(self) -> Preflight:
+        """The labels of the inputs, which stand in for the pilot."""
+        try:
+            preflight, self.labels, places = look_at_labels(self._meter, self._task.x, self._task.space.dtype)
+            if self._sentinels is not None:
+                self._sentinels.begin()
+        except ModelFailure as exc:
+            if self._sentinels is not None:
+                raise
+            raise TargetError(f"the model cannot be asked: {exc}") from exc
+        if self._journal is not None:
+            kept = {"labels": kept_labels(self.labels, places), "preflight": asdict(preflight), "steps": None}
+            self._journal.keep_steps(kept)
+            self._meter.finish([THE_RUN])
+        return preflight
+
+    def _server_side(self, preflight: Preflight) -> list[str]:
+        """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
+        x = self._task.x
+        if x.ndim < 3 or sum(n >= IMAGE_PIXELS for n in x.shape[1:]) < 2:
+            return []
+        space = self._task.space
+        bounds = float(space.upper.max()) - float(space.lower.min())
+        span = bounds if np.isfinite(bounds) else float(x.max()) - float(x.min())
+        found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
+        return found.warnings()

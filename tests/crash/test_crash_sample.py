@@ -1,0 +1,46 @@
+"""A seeded sample of ``make crash``: kills and faults at system calls, and power cuts, then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+def crash(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, dict[str, object]]]:
+    table = tmp_path / "table.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.crash", "--json", str(table), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr, json.loads(table.read_text())
+
+
+def test_a_sample_of_all_points(tmp_path: Path) -> None:
+    code, said, table = crash(tmp_path, "--operations", "local", "endpoint", "--sample", "4", "--seed", "1")
+    assert code == 0, said
+    for row in table.values():
+        assert row["points"] > 300
+        assert sum(row["tried"].values()) >= 2
+
+
+def test_a_run_whose_files_are_not_synced_is_found_out(tmp_path: Path) -> None:
+    quickly = ["--operations", "local", "--sample", "0", "--power", "1000"]
+    code, said, table = crash(tmp_path, *quickly)
+    assert (code, table["local"]["power cuts"]) == (0, 6), said
+    code, said, table = crash(tmp_path, *quickly, "--never-sync")
+    assert code == 1
+    assert table["local"]["power cuts failed"] >= 1
+    assert "the command had ended, and yet" in said
