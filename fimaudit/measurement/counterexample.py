@@ -25,7 +25,7 @@ __all__ = [
     "WHOLE_WAY",
     "WITNESS_REQUESTS",
     "WITNESS_ROWS",
-    "Asked",
+    "RowsAlong",
     "Slope",
     "find_witness",
     "rows_along",
@@ -73,7 +73,7 @@ class Slope:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowsAlong:
     """Rows along a slope that were asked.
 
     Attributes:
@@ -90,7 +90,7 @@ class Asked:
 
 
 def find_witness(
-    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: Asked | None = None
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: RowsAlong | None = None
 ) -> Flow[Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
 
@@ -118,7 +118,7 @@ def find_witness(
 
 
 def _nearest_change(
-    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: Asked | None
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: RowsAlong | None
 ) -> Flow[NDArray[np.generic] | None]:
     """The nearest row along the slope with another decision, by halving where one is known and going on where none is."""
     unit = slope.gradient / float(np.linalg.norm(slope.gradient))
@@ -129,7 +129,7 @@ def _nearest_change(
         if asked is None:
             rows, distances = rows_along(x, space, unit, lengths)
             answers = yield PlainRows(rows)
-            asked = Asked(lengths, distances, (answers.argmax(axis=1) != top) & (distances > 0), rows)
+            asked = RowsAlong(lengths, distances, (answers.argmax(axis=1) != top) & (distances > 0), rows)
         changed = np.flatnonzero(asked.changed)
         first = int(changed[np.argmin(asked.distances[changed])]) if changed.size else -1
         if changed.size and asked.distances[first] < nearest:

@@ -15,7 +15,7 @@ from scipy.interpolate import PchipInterpolator
 
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.counterexample import Asked, rows_along
+from fimaudit.measurement.counterexample import RowsAlong, rows_along
 from fimaudit.measurement.designs import MainAnswers
 from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import WALK_ROWS
@@ -41,7 +41,7 @@ class SlopeWalk:
         bend: the largest departure of their fall from a linear one, as a share of it; ``None`` unknown.
     """
 
-    asked: Asked
+    asked: RowsAlong
     reach: float | None = None
     bend: float | None = None
 
@@ -71,7 +71,7 @@ def walk_slope(ctx: DisplacedContext, main: MainAnswers) -> Flow[SlopeWalk | Non
     assert len(lengths) == WALK_ROWS
     rows, distances = rows_along(ctx.x, ctx.space, slope.gradient / length, lengths)
     answers = yield PlainRows(rows)
-    asked = Asked(lengths, distances, (answers.argmax(axis=1) != main.view.top) & (distances > 0), rows)
+    asked = RowsAlong(lengths, distances, (answers.argmax(axis=1) != main.view.top) & (distances > 0), rows)
     if main.view.noise is not None or ctx.space.quantised or ctx.quality.random:
         return SlopeWalk(asked)
     columns = [main.view.top, estimate.margin.rival]
