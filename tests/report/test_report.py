@@ -326,8 +326,13 @@ def test_without_scripts_the_numbers_remain(folder: Path) -> None:
 
 def test_comparison_page(browser: Any, folder: Path, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    run = read_run(folder / "pictures")
-    path = render_comparison(compare_runs(run, run), run, run, tmp_path / "comparison.html")
+    picture_run(tmp_path / "softer", sharpness=0.2, count=24, queries=40)
+    run, softer = read_run(folder / "pictures"), read_run(tmp_path / "softer")
+    path = render_comparison(compare_runs(run, softer), run, softer, tmp_path / "comparison.html")
+    assert "would do so by chance" in path.read_text()  # inputs changed beyond their intervals
+    assert f"--baseline {folder / 'pictures'}" in path.read_text()
+    itself = render_comparison(compare_runs(run, run), run, run, tmp_path / "itself.html").read_text()
+    assert "None of them changed beyond its interval" in itself
     page, said = opened(browser, path, 390)
     assert said == []
     assert axe.run(page).response["violations"] == []
