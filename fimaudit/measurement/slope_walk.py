@@ -90,7 +90,8 @@ def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
         ``None`` where they do not begin to fall.
 
     >>> lengths = np.array([0.1, 1.0, 1.5, 2.0])
-    >>> how_far(lengths, 2 - np.array([0.0, *lengths]))
+    >>> reach, bend = how_far(lengths, 2 - np.array([0.0, *lengths]))
+    >>> round(reach, 9), round(bend, 9)
     (1.0, 0.0)
     >>> reach, bend = how_far(lengths, 2 - np.array([0.0, 0.1, 1.2, 1.95, 2.8]))
     >>> round(reach, 2), round(bend, 2)
