@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -138,11 +139,13 @@ def clustered() -> Iterator[str]:
     """The address of a Ray cluster on this machine, whose workers can import the model."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    scratch = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
     options = ["--head", "--block", "--port", str(port), "--num-cpus", "2", "--include-dashboard", "false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "RAY_TMPDIR": scratch},
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # so that this cluster ends with us, and no other
     )
@@ -156,6 +159,7 @@ def clustered() -> Iterator[str]:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         process.stdout.close()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
