@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -16,18 +17,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(CHECKOUT)
 # Commands in cells find the program of this environment, and none leaves half of the processors idle or takes them all.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Jupyter asks programs for colours, which a page cannot show: the kernels of this build take that back as they start.
-STARTUP = HERE / "_build" / "ipython" / "profile_default" / "startup" / "plain_text.py"
-STARTUP.parent.mkdir(parents=True, exist_ok=True)
-STARTUP.write_text("""\
-import os
-import warnings
-
-os.environ.pop("FORCE_COLOR", None)
-os.environ.update(NO_COLOR="1", TERM="dumb", COLUMNS="100")
-warnings.filterwarnings("ignore", message="IProgress not found")
-""")
-os.environ["IPYTHONDIR"] = str(STARTUP.parents[2])
+# What the kernels of this build run as they start; Jupyter keeps its own files beside it.
+PROFILE = HERE / "_build" / "ipython" / "profile_default" / "startup"
+PROFILE.mkdir(parents=True, exist_ok=True)
+shutil.copy(HERE / "_extensions" / "kernel_startup.py", PROFILE)
+os.environ["IPYTHONDIR"] = str(PROFILE.parents[1])
 os.environ["FIMAUDIT_CHECKOUT"] = str(HERE.parent)
 
 project = "fimaudit"
@@ -50,9 +44,9 @@ templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme = "furo"
-nitpicky = False
+smartquotes = False  # a flag keeps both of its hyphens
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # a page that a program writes may skip a level
 
@@ -63,6 +57,7 @@ nb_execution_show_tb = True
 nb_execution_timeout = 240
 nb_merge_streams = True
 
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

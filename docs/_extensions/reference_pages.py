@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from sphinx.application import Sphinx
 
+KINDS = {int: "whole number", float: "number", Path: "path"}
 PLACE = re.compile(r"^<!-- (commands|report|exit codes|input flags|endpoints) -->$", re.MULTILINE)
 
 
@@ -68,11 +70,14 @@ def _table(parameters: list[Any], what: str) -> Iterator[str]:
 
 
 def _kind(parameter: Any) -> str:
-    kind = getattr(parameter, "type", None)
-    choices = getattr(kind, "choices", None)
-    if choices:
-        return ", ".join(f"`{_plain(c)}`" for c in choices)
-    return str(getattr(kind, "name", "text") or "text")
+    """What a flag takes: its choices, or a word for its type."""
+    annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", str)
+    choices = [
+        choice for kind in (annotation, *get_args(annotation)) for choice in get_args(kind) if isinstance(choice, str)
+    ]
+    if choices or (get_args(annotation) and isinstance(get_args(annotation)[0], str)):
+        return ", ".join(f"`{choice}`" for choice in choices or get_args(annotation))
+    return KINDS.get(annotation, "text")
 
 
 def _plain(value: Any) -> str:
