@@ -1,6 +1,7 @@
 """Reference pages that are read off the program: commands and flags, fields of report.json, exit codes, flags of inputs.
 
-A page holds a comment, ``<!-- commands -->`` (or ``report``, ``exit codes``, ``input flags``, ``endpoints``), and gets
+A page holds a comment, ``<!-- commands -->`` (or ``report``, ``exit codes``, ``input flags``, ``endpoints``,
+``glossary``), and gets
 Markdown in its place.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, get_args
 from sphinx.application import Sphinx
 
 KINDS = {int: "whole number", float: "number", Path: "path"}
-PLACE = re.compile(r"^<!-- (commands|report|exit codes|input flags|endpoints) -->$", re.MULTILINE)
+PLACE = re.compile(r"^<!-- (commands|report|exit codes|input flags|endpoints|glossary) -->$", re.MULTILINE)
 
 
 def fill(app: Sphinx, page: str, source: list[str]) -> None:
@@ -24,18 +25,16 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
 
 def commands() -> Iterator[str]:
     """Each command: what it does, how it is called, its arguments and flags."""
-    import typer
+    from fimaudit.cli import COMMANDS, load_command
 
-    import fimaudit.cli
-
-    yield from _commands_of(typer.main.get_command(fimaudit.cli.app), "fimaudit")
+    yield from _commands_of({name: load_command(name) for name in COMMANDS}, "fimaudit")
 
 
-def _commands_of(group: Any, called: str) -> Iterator[str]:
-    for name, command in group.commands.items():
+def _commands_of(commands: dict[str, Any], called: str) -> Iterator[str]:
+    for name, command in commands.items():
         full = f"{called} {name}"
         if hasattr(command, "commands"):
-            yield from _commands_of(command, full)
+            yield from _commands_of(command.commands, full)
             continue
         usage = " ".join([full, *(_usage(p) for p in command.params if not _is_flag(p)), "[OPTIONS]"])
         yield from ("", f"## {full}", "", _prose(command.help), "", "```text", usage, "```")
@@ -172,12 +171,23 @@ def endpoints() -> Iterator[str]:
     yield from (f"| `{one.name}` | {_cell(one.about)} |" for one in presets())
 
 
+def glossary() -> Iterator[str]:
+    """The words that a report's page explains."""
+    from fimaudit.report.glossary import GLOSSARY
+
+    yield "```{glossary}"
+    for term, words in sorted(GLOSSARY.items()):
+        yield from (term, f"    {words}", "")
+    yield "```"
+
+
 WRITERS: dict[str, Callable[[], Iterator[str]]] = {
     "commands": commands,
     "report": report,
     "exit codes": exit_codes,
     "input flags": input_flags,
     "endpoints": endpoints,
+    "glossary": glossary,
 }
 
 

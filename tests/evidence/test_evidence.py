@@ -26,6 +26,7 @@ from fimaudit.evidence.bundle import build_statement, write_bundle
 from fimaudit.evidence.verification import is_bundle, verify_bundle
 from fimaudit.report.standards import filled_table
 from fimaudit.report.wording import interval_text, number
+from fimaudit.results import Report
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import write_inputs
 
@@ -294,6 +295,8 @@ def test_a_standard_beside_the_run(folder: Path, tmp_path: Path) -> None:
     assert mismatch(out) is None
     again = write_bundle(tmp_path / "run", tmp_path / "again.zip", baseline=folder / "base", now=NOW)
     assert members_of(again)["report.html"].decode() == page
+    from_python = Report.read(folder / "run").bundle(tmp_path / "python.zip", template="24029-3")
+    assert 'data-standard="24029-3"' in members_of(from_python)["report.html"].decode()
     members = members_of(out)
     members["report.html"] = members["report.html"].replace(b"to first order", b"at all", 1)
     assert mismatch(packed(tmp_path / "changed.zip", members)) is not None
