@@ -9,11 +9,11 @@ REALMODELS ?=
 # Threads of each of the two test processes.
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage crash check fix bench readme lock
+.PHONY: help venv demo test coverage crash check fix bench readme lock docs llms release-check
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 venv: $(STAMP) ## Build .venv from requirements.lock; does nothing when it is current.
 
@@ -63,3 +63,12 @@ readme: venv ## Run the demo and paste what it prints into README.md.
 
 lock: venv ## Resolve requirements.lock anew from pyproject.toml.
 	$(BIN)/python scripts/lock.py
+
+docs: venv llms ## Build the site into docs/_build/html; every block of it runs, and a warning is an error.
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html
+
+llms: venv ## Write llms.txt, the table of contents for programs that read, from the pages of the site.
+	$(BIN)/python scripts/llms_txt.py
+
+release-check: venv ## Build sdist and wheel, check them, install the wheel alone and run its demo.
+	$(BIN)/python scripts/release_check.py

@@ -238,6 +238,7 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     """The page, where this version of the templates made it: rendered again it must be the same."""
     from fimaudit.report.page import has_pictures, made_here, page_html
+    from fimaudit.report.standards import standard_of
 
     if PAGE not in members:
         return
@@ -248,7 +249,7 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     for name in (VERDICT, "shown.npz"):
         if name in members:
             (place / name).write_bytes(members[name])
-    same = page_html(read_for_page(place), pictures=has_pictures(text)) == text
+    same = page_html(read_for_page(place), pictures=has_pictures(text), standard=standard_of(text)) == text
     yield Finding("page", same, f"{PAGE} {'shows' if same else 'does not show'} what the data say")
 
 
