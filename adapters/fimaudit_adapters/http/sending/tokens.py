@@ -94,6 +94,8 @@ class OAuthToken:
                 found = await client.fetch_token(self._said.token_url, grant_type=self._said.grant_type, **form)
         except httpx.TransportError as exc:
             raise Fault("transport", "token", f"the token endpoint does not answer ({type(exc).__name__})") from None
+        except httpx.HTTPStatusError as exc:  # authlib leaves 5xx to httpx
+            raise Fault("busy", "token", f"the token endpoint is out (HTTP {exc.response.status_code})") from None
         except Exception as exc:  # authlib tells refusals by classes of its own
             said = excerpt(str(exc).encode(), self.secrets)
             raise Fault("settings", "token", f"the token endpoint gave no token ({said or type(exc).__name__})") from None
