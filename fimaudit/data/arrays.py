@@ -175,7 +175,7 @@ def _from_npz(file: Path) -> Inputs:
         if not hasattr(archive, "files"):
             raise DataError(f"{file} is not a .npz archive; expected one that holds an array x")
         if "x" not in archive.files:
-            raise DataError(f"{file} holds {', '.join(archive.files) or 'nothing'}; expected an array called x")
+            raise DataError(f"{file} holds {', '.join(archive.files)[:200] or 'nothing'}; expected an array called x")
         x = archive["x"]
         y = archive["y"] if "y" in archive.files else None
         group = archive["group"] if "group" in archive.files else None
@@ -232,7 +232,10 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None, labels: 
                 f"(first: input {bad[0]})"
             )
     y = _labels(inputs.y, len(x), labels or ClassLabels())
-    group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
+    try:
+        group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
+    except UnicodeDecodeError as exc:
+        raise DataError("expected groups that are text, got bytes that are none; save them as str") from exc
     if group is not None and group.shape != (len(x),):
         raise DataError(f"expected one group for each of {len(x)} inputs, got shape {group.shape}")
     return replace(inputs, x=x, y=y, group=group)
