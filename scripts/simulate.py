@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = 50
+#: Seeds that a process takes at a time; and so many of these between two lines of progress.
+BLOCK, TOLD = 50, 4
 #: MiB by which a process may grow from its first block on.
 MOST_GROWTH = 200
 
@@ -43,8 +44,10 @@ def main() -> None:
         range(at, min(at + BLOCK, said.first + said.seeds)) for at in range(said.first, said.first + said.seeds, BLOCK)
     ]
     with ProcessPoolExecutor(said.processes) as pool:
-        for counts, failures in pool.map(_block, blocks):
+        for done, (counts, failures) in enumerate(pool.map(_block, blocks), start=1):
             seen += counts
+            if done % TOLD == 0:
+                print(f"{done * BLOCK:,} seeds, {len(failed)} failed so far, {time.monotonic() - began:,.0f} s", flush=True)
             for seed, text in failures:
                 failed.append(seed)
                 print(f"seed {seed} fails; replay it with: python scripts/simulate.py --seed {seed}\n{text}", flush=True)

@@ -229,7 +229,12 @@ class _Parquet:
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
             k = int(np.searchsorted(self._starts, position, side="right")) - 1
-            x, labels, groups = self._row_group(k)
+            try:
+                x, labels, groups = self._row_group(k)
+            except Exception as exc:  # pyarrow has many for a file that is damaged inside
+                what = " ".join(str(exc).split())[:200]
+                yield Row(None, reason=f"the file is damaged here ({type(exc).__name__}: {what})")
+                continue
             at = position - int(self._starts[k])
             y = None if labels is None else labels[at]
             group = None if groups is None or groups[at] is None else str(groups[at])
@@ -347,7 +352,7 @@ class _Tar:
             try:
                 y = self._label(sample)
                 yield Row(self._x(sample), y)
-            except (DataError, ValueError, OSError, EOFError, tarfile.TarError) as exc:
+            except (DataError, ValueError, OSError, EOFError, MemoryError, RecursionError, tarfile.TarError) as exc:
                 name = "" if sample.input is None else f"{sample.input.name}: "
                 yield Row(None, y, reason=f"{name}{exc}")
 
@@ -355,7 +360,10 @@ class _Tar:
         assert sample.input is not None
         data = self._bytes(sample.input)
         if sample.input.name.lower().endswith(".npy"):
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+            try:
+                return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+            except Exception as exc:  # numpy reads a header as Python, with every error of that
+                raise DataError(f"it cannot be read as .npy ({type(exc).__name__})") from exc
         return decode_image(data, self._decoding.shape, self._decoding.dtype)
 
     def _label(self, sample: _Sample) -> Any:
@@ -369,6 +377,8 @@ class _Tar:
         return label if isinstance(label, int | float | str) else None
 
     def _bytes(self, member: tarfile.TarInfo) -> bytes:
+        if member.issparse():  # a few bytes that stand for as many as they like
+            raise DataError("the tar stores this file with holes in it; pack it without --sparse")
         opened = self._tar.extractfile(member)
         if opened is None:
             raise DataError("the tar holds no file here")
