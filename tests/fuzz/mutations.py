@@ -15,7 +15,8 @@ __all__ = ["mutated"]
 #: What stands in the place of one value of a document.
 HOSTILE: tuple[Any, ...] = (
     None, True, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 1e308, -0.0, 5e-324, float("nan"), float("inf"), "", "0", "nan",
-    "\x1b[31m\u202e\x00", "</script><script>alert(1)</script>", "../../etc/passwd", "a" * 5000, [], {}, [[]], [None], {"": None},
+    "\x1b[31m\u202e\x00", "</script><script>alert(1)</script>", "../../etc/passwd", "a" * 5000, [], {}, [[]], [None],
+    {"": None},
     [0.5, 0.5], {"a": 1}, ["a", "a"], "\ud800",
 )  # fmt: skip
 NUMBERS = (0, 1, -1, 2, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, -(2**31), -(2**62))
@@ -134,8 +135,10 @@ def _fields(message: Any) -> Any:
                 yield from _fields(one)
 
 
-OPERATORS = ("Reshape", "Loop", "If", "Scan", "Constant", "ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Pad", "Gather",
-             "Concat", "Cast", "Slice", "Split", "Squeeze", "Conv", "Gemm", "Attention", "OneHot", "EyeLike", "Shape")  # fmt: skip
+OPERATORS = ("Reshape", "Loop", "If", "Scan", "Constant", "ConstantOfShape", "Expand", "Tile", "Range", "Resize",
+    "Pad", "Gather",
+             "Concat", "Cast", "Slice", "Split", "Squeeze", "Conv", "Gemm", "Attention", "OneHot", "EyeLike",
+             "Shape")  # fmt: skip
 
 
 def _scalar(field: Any, model: Any, rng: random.Random) -> Any:
@@ -184,7 +187,8 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
 
 def _npy(data: bytes, rng: random.Random) -> bytes:
     """The header says another shape or type."""
-    shape = rng.choice(("()", "(0,)", "(4, 0)", "(-1, 3)", "(4, 3, 1)", "(1000000000000, 3)", "(4, 4611686018427387904)", "(4, 1e3)",
+    shape = rng.choice(("()", "(0,)", "(4, 0)", "(-1, 3)", "(4, 3, 1)", "(1000000000000, 3)", "(4,
+        4611686018427387904)", "(4, 1e3)",
                         "(True, 3)", f"({'1,' * 70})", "(4000000, 1000)", "4"))  # fmt: skip
     kind = rng.choice(
         ("<f4", "<f8", "|O", "<U3", "<m8[s]", "|V2000000", "<c16", "|b1", ">i2", "<f2", "[('x', '<f4')]", "<U999999999")
@@ -220,6 +224,7 @@ def _evidence(data: bytes, rng: random.Random) -> bytes:
 
 
 _KINDS: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "onnx": _onnx, "onnx_bounds": _onnx, "npz": _npz, "npz_shard": _npz, "npy": _npy, "npy_shard": _npy, "report_json": _json,
+    "onnx": _onnx, "onnx_bounds": _onnx, "npz": _npz, "npz_shard": _npz, "npy": _npy, "npy_shard": _npy,
+    "report_json": _json,
     "endpoint_yaml": _yaml, "policy_yaml": _yaml, "evidence_zip": _evidence,
 }  # fmt: skip

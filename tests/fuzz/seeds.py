@@ -96,8 +96,10 @@ _ANSWERS: dict[str, list[tuple[int, Any]]] = {
         (5, {"predictions": [{"a": 0.1, "1": 0.3}, {"a": 0.2, "1": 0.9}]}),
     ],
     "mlflow": [(0, {"predictions": _ROWS}), (1, {"predictions": ["a", "b"]}),
-               (2, {"predictions": [{"p": [-0.7, -0.7]}, {"p": [-0.1, -2.4]}]}), (3, {"predictions": [{"a": 0.5, "b": 0.5}] * 2})],
-    "label_scores": [(k, [[{"label": "a", "score": 0.7}, {"label": "b", "score": 0.2}], [["b", 0.6], ["a", 0.3]]]) for k in range(4)],
+               (2, {"predictions": [{"p": [-0.7, -0.7]}, {"p": [-0.1, -2.4]}]}), (3, {"predictions": [{"a": 0.5,
+               "b": 0.5}] * 2})],
+    "label_scores": [(k, [[{"label": "a", "score": 0.7}, {"label": "b", "score": 0.2}], [["b", 0.6], ["a",
+    0.3]]]) for k in range(4)],
     "json": [
         (0, {"p": _ROWS}), (1, {"p": {"a": [1, 2], "b": [0.5, 3]}}),
         (2, {"p": [[{"name": "a", "value": 0.4}, {"name": "b", "value": "0.6"}]] * 2}),

@@ -33,6 +33,7 @@ from fimaudit.results import Report
 from fimaudit.storage import ledger as ledger_module
 from tests.simulation.network import CHUNK, Killed, Network, Weather
 from tests.simulation.server import CLIENT, FEATURES, KEY, PASSWORD, SETTINGS, Server
+from tests.simulation.token_client import bridged, tokens_library
 from tests.simulation.virtual_time import VirtualLoop
 
 __all__ = ["Outcome", "simulate"]
@@ -253,7 +254,7 @@ def _simulated(world: Any, *, fresh: bool = True) -> Iterator[None]:
         mock.patch.object(endpoint_module, "Loop", VirtualLoop),
         mock.patch.object(WaitingClock, "now", lambda _: VirtualLoop.clock.now),  # noqa: PT008
         mock.patch.object(httpx, "AsyncHTTPTransport", made),
-        mock.patch.object(httpx._client, "AsyncHTTPTransport", made),
+        mock.patch.object(tokens_library._client, "AsyncHTTPTransport", lambda *a, **k: bridged(world.network)),  # noqa: PT008
         mock.patch.object(sender, "random", SimpleNamespace(Random=lambda: random.Random(world.rng.random()))),
         *(mock.patch.object(module, "time", wall) for module in (tokens, faults, ledger_module)),
         mock.patch.object(classifier, "entry_points", _entry_points),

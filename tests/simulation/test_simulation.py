@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import pytest
 
+pytest.importorskip("authlib")
 from tests.simulation.simulation import simulate
 from tests.simulation.virtual_time import Deadlock, VirtualLoop
 
-pytest.importorskip("authlib")
 SEEDS, BLOCK = 200, 20
 _simulated = lru_cache(maxsize=None)(simulate)
 

@@ -149,6 +149,7 @@ def _external_path(source: OnnxSource, location: str) -> Path:
         raise TargetError(f"{source.path!r} points to external data at {location!r}, outside its own folder; refused")
     if len(location) > LONGEST_LOCATION or not path.is_file():
         raise TargetError(
-            f"{source.path!r} keeps weights in {location[:LONGEST_LOCATION]!r}, but {str(folder)!r} has no such file; put it beside the model"
+            f"{source.path!r} keeps weights in {location[:LONGEST_LOCATION]!r}, but {str(folder)!r} has no such file; "
+            "put it beside the model"
         )
     return path
