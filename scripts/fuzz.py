@@ -60,7 +60,7 @@ def _run(name: str, minutes: float) -> bool:
     place = RUNS / name
     (place / "corpus").mkdir(parents=True, exist_ok=True)
     until, runs, starts = time.monotonic() + 60 * minutes, 0, 0
-    before = set(place.glob("*-*"))
+    before, done = set(place.glob("*-*")), subprocess.CompletedProcess[str]([], 0, stdout="")
     while (left := until - time.monotonic()) > 1 and starts < 20:
         starts += 1
         command = [sys.executable, str(Path(__file__)), name, "--in-process", "--minutes", str(left / 60)]
@@ -74,7 +74,9 @@ def _run(name: str, minutes: float) -> bool:
     print(f"{name}: {runs:,} inputs in {minutes:g} min, {starts} starts, {len(found)} findings", flush=True)
     for one in found:
         print(f"  {one.relative_to(ROOT)}", flush=True)
-    return bool(found)
+    if not runs:
+        print(f"  it does not run: {(done.stdout.strip().splitlines() or ['no word'])[-1]}", flush=True)
+    return bool(found) or not runs
 
 
 def _fuzz(name: str, minutes: float) -> None:
