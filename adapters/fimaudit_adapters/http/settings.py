@@ -494,7 +494,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
             values = yaml.safe_load(file)
     except OSError as exc:
         raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:
         raise TargetError(f"the endpoint file {path} is not YAML: {' '.join(str(exc).split())[:200]}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise TargetError(f"the endpoint file {path} must hold a mapping of settings, such as 'url: https://...'")
