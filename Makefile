@@ -9,11 +9,11 @@ REALMODELS ?=
 # Threads of each of the two test processes.
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage crash check fix bench readme lock
+.PHONY: help venv demo test coverage crash check fix bench study-check readme lock
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 venv: $(STAMP) ## Build .venv from requirements.lock; does nothing when it is current.
 
@@ -57,6 +57,9 @@ bench: venv ## Run each benchmark; figures go to runs/bench/*.json.
 		fi; \
 		echo "== $$name"; $(BIN)/python $$file $$arguments --json runs/bench/$$name.json; \
 	done
+
+study-check: venv ## Train and measure a small part of the study again and compare it with docs/study.md.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/study.py --check docs/study.md
 
 readme: venv ## Run the demo and paste what it prints into README.md.
 	$(BIN)/python scripts/readme.py
