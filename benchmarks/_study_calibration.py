@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HELD_OUT", "Points", "calibrate", "calibration_curve", "points_of", "predicted_accuracy", "robust_accuracy"]
+__all__ = [
+    "FIXED",
+    "HELD_OUT",
+    "Points",
+    "calibrate",
+    "calibration_curve",
+    "points_of",
+    "predicted_accuracy",
+    "robust_accuracy",
+]
 
 Cell = Mapping[str, Any]
 Array = NDArray[np.float64]
@@ -28,6 +37,8 @@ HELD_OUT: Mapping[str, Callable[[Cell], Any]] = {
 }
 #: eps at which a network is asked: these quantiles of its own radii, which are known without an attack and never trivial.
 QUANTILES = np.linspace(0.1, 0.9, 9)
+#: And at these, in input units, the same for every network: what a requirement would name.
+FIXED = (0.1, 0.25, 0.5, 1.0, 2.0)
 RESAMPLES = 500
 #: Networks with fewer radii say nothing about a share.
 FEWEST = 4
@@ -99,14 +110,16 @@ def _errors(points: Points, curve: Array | None) -> dict[str, float]:
     """Mean |predicted - found| over the eps of one network in points, and the signed mean with an interval over inputs."""
     levels = np.quantile(points.radius, QUANTILES)
     signed = np.array([predicted_accuracy(points, e, curve) - robust_accuracy(points, e) for e in levels])
+    fixed = [predicted_accuracy(points, e, curve) - robust_accuracy(points, e) for e in FIXED]
     rng = np.random.default_rng(0)
     drawn = []
     for rows in rng.integers(0, len(points.radius), (RESAMPLES, len(points.radius))):
         again = Points(points.radius[rows], points.found[rows], points.right[rows])
-        drawn.append(np.mean([predicted_accuracy(again, e, curve) - robust_accuracy(again, e) for e in levels[1::3]]))
+        drawn.append(np.mean([predicted_accuracy(again, e, curve) - robust_accuracy(again, e) for e in levels]))
     lower, upper = np.quantile(drawn, [0.025, 0.975])
     return {
         "points": 100 * float(np.abs(signed).mean()),
+        "fixed": 100 * float(np.abs(fixed).mean()),
         "worst": 100 * float(np.abs(signed).max()),
         "signed": 100 * float(signed.mean()),
         "lower": 100 * float(lower),

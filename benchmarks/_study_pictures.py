@@ -27,6 +27,7 @@ def draw_pictures(cells: Sequence[Row], rows: Sequence[Row], summary: Mapping[st
     """Correlations, networks, calibration and its errors, families, stability, failures."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     folder.mkdir(parents=True, exist_ok=True)
     good = [cell for cell in cells if learned(cell)]
@@ -35,7 +36,10 @@ def draw_pictures(cells: Sequence[Row], rows: Sequence[Row], summary: Mapping[st
         def save(name: str, size: tuple[float, float], *drawings: Any) -> None:
             figure = Figure(figsize=size, layout="constrained")
             for place, drawing in enumerate(drawings):
-                drawing(figure.add_subplot(1, len(drawings), place + 1))
+                axes = figure.add_subplot(1, len(drawings), place + 1)
+                drawing(axes)
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_minor_formatter(NullFormatter())
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
         save("correlations", (7.0, 1.2 + 0.19 * len(cells)), lambda axes: _correlations(axes, cells, rows))
@@ -131,7 +135,7 @@ def _curve(axes: Axes, cells: Sequence[Row]) -> None:
         axes.plot(q, [(whole > at).mean() for at in q], color="black", linewidth=2, label="all networks")
     axes.step([0.3, 1.0, 3.0], [1.0, 0.0, 0.0], where="post", color="#6e7781", linestyle="--", label="radius at its word")
     axes.set(xscale="log", xlabel="eps / radius", ylabel="share of inputs not changed within eps")
-    axes.set_xticks([0.3, 0.5, 1.0, 2.0, 3.0], ["0.3", "0.5", "1", "2", "3"])
+    _ticks(axes, (0.3, 0.5, 1.0, 2.0, 3.0))
     axes.legend(frameon=False)
 
 
@@ -175,6 +179,8 @@ def _repeats(axes: Axes, summary: Row, kind: str) -> None:
     axes.fill_between(x, low, high, color="#0969da", alpha=0.15)
     axes.set(xscale="log", xlabel="queries an input" if kind == "queries" else "displacement, multiples of the chosen one")
     axes.set(yscale="log", ylabel="median error of the radius, %")
+    _ticks(axes, x)
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
 
 
 def _costs(axes: Axes, summary: Row) -> None:
@@ -207,4 +213,11 @@ def _failures(axes: Axes, rows: Sequence[Row]) -> None:
     axes.axvline(1.0, color="#6e7781", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="radius / smallest perturbation, median over inputs", yticks=range(len(rows)))
     axes.set_yticklabels([row["kind"] for row in rows])
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    _ticks(axes, (0.3, 0.5, 1.0, 2.0, 4.0))
     axes.legend(frameon=False)
+
+
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Plain numbers below a logarithmic axis."""
+    axes.set_xticks(list(values), [f"{value:g}" for value in values])

@@ -12,7 +12,7 @@ from benchmarks._study_cell import FLAG
 from benchmarks._study_failures import VARIANTS
 from benchmarks._study_stability import QUERIES, STEPS
 
-__all__ = ["costs", "failures", "seed_stability", "stability"]
+__all__ = ["costs", "failures", "seed_stability", "spread", "stability"]
 
 Cell = Mapping[str, Any]
 
@@ -91,6 +91,7 @@ def failures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             row[key] = spread([f[key] for f in found if f[key] is not None])
         for key in ("ok", "local", "flagged", "said"):
             row[key] = float(np.mean([f[key] for f in found]))
+        row["silent"] = sum(not f["said"] and f["ratio"] is not None and not 0.75 < f["ratio"] < 4 / 3 for f in found)
         row["warnings"] = sorted({warning for f in found for warning in f["warnings"]}, key=len)[:1]
         out.append(row)
     return out

@@ -39,7 +39,7 @@ LOW = 0.8
 NARROW = 1.25
 #: What attacks leave of a network, and the radii from which robust accuracy is predicted.
 TARGETS = ("smallest_perturbation_median", "robust_accuracy", "autoattack_accuracy")
-CALIBRATED = ("margin_radius", "smallest_radius", "margin_radius_white")
+CALIBRATED = ("margin_radius", "smallest_radius", "margin_radius_white", "label_radius")
 #: From here on a difference of two rank correlations is worth explaining by more than rounding.
 SAME = 1e-9
 
@@ -52,12 +52,15 @@ def name_of(cell: Cell) -> str:
 def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
     """Everything that the page shows and the JSON holds beside the cells.
 
-    Medians, networks and calibration are over the networks that learned; those that did not are named.
+    Medians and networks are over the networks that learned, calibration over those of them that are not flagged; the
+    others are named.
     """
     own = [cell for cell in cells if cell["dataset"] != "given"]
     good = [cell for cell in own if learned(cell)]
+    calm = [cell for cell in good if not cell["flagged"]]
     networks = [network_row(cell) for cell in own]
     return {
+        "flagged": [name_of(cell) for cell in good if cell["flagged"]],
         "not_learned": [name_of(cell) for cell in own if not learned(cell)],
         "headline": _headline(good, rows),
         "metrics": _by_metric(good, rows),
@@ -66,8 +69,8 @@ def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
         "networks": networks,
         "attacks": _attacks(own),
         "worse": [found for cell in good if (found := compare_with_clever(cell)) is not None],
-        "calibration": {metric: calibrate(good, metric) for metric in CALIBRATED},
-        "calibration_networks": [name_of(cell) for cell in good],
+        "calibration": {metric: calibrate(calm, metric) for metric in CALIBRATED},
+        "calibration_networks": [name_of(cell) for cell in calm],
         "families": family_orders(good),
         "bounds": with_bound(good),
         "stability": stability(good),

@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks._study_data import Split
 from fimaudit.bounds.families import DenseNet, ResNet, VisionTransformer, vgg
-from fimaudit.errors import MissingExtraError
+from fimaudit.errors import UsageError
 from fimaudit.training import fisher_penalty
 
 __all__ = [
@@ -75,7 +75,7 @@ def build(architecture: str, split: Split) -> nn.Module:
     """An untrained network for the data set's inputs and classes.
 
     Raises:
-        MissingExtraError: a published network, and torchvision is not installed.
+        UsageError: a published network, and torchvision cannot be loaded.
     """
     shape, classes = split.x.shape[1:], split.classes
     if architecture in PUBLISHED:
@@ -98,8 +98,11 @@ def build(architecture: str, split: Split) -> nn.Module:
 def _published(name: str, classes: int) -> nn.Module:
     try:
         from torchvision import models
-    except ImportError as exc:
-        raise MissingExtraError("the published networks (--full)", "torchvision", "torch") from exc
+    except (ImportError, RuntimeError) as exc:  # the second where it was built for another torch
+        fix = f"pip install torchvision, in the version that goes with torch {torch.__version__}"
+        raise UsageError(
+            f"expected torchvision for the published networks (--full), and it cannot be loaded; {fix}"
+        ) from exc
     made: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     return made
 

@@ -62,7 +62,7 @@ FULL, FULL_INPUTS, FULL_SEEDS = Recipe(20, 8 / 255, 20, 1.0, rate=1e-3, norm="li
 #: Of the smallest cell, and of the part that is run again to check the page.
 SMALLEST = Sizes(inputs=8, clever=2, attacked=2, automatic=4, labelled=2, labels=200, repeated=4, walked=1, steps=300)
 #: Networks after which the given ones have their turn.
-FIRST = 16
+FIRST = 8
 PACKAGES = ("fimaudit", "torch", "numpy", "scipy", "scikit-learn", "adversarial-robustness-toolbox")
 
 
