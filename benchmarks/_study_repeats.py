@@ -113,8 +113,8 @@ def _failure(cell: Cell, kind: str) -> dict[str, Any]:
     return {
         "spearman": _rank(radius, found),
         "ratio": float(np.median(radius[known] / found[known])) if known.any() else None,
-        "peak_spearman": _rank(1.0 / _floats(of["peak_spectral_norm"]), found),
-        "norm_spearman": _rank(1.0 / _floats(of["spectral_norm"]), found),
+        "peak_spearman": _rank(_reciprocal(of["peak_spectral_norm"]), found),
+        "norm_spearman": _rank(_reciprocal(of["spectral_norm"]), found),
         "ok": ok,
         "local": local,
         "flagged": flagged,
@@ -155,3 +155,9 @@ def _rank(length: np.ndarray, found: np.ndarray) -> float | None:
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
+
+
+def _reciprocal(values: Sequence[float | None]) -> np.ndarray:
+    """Of norms above 0: NaN elsewhere."""
+    norms = _floats(values)
+    return np.divide(1.0, norms, out=np.full(norms.shape, np.nan), where=norms > 0)

@@ -109,7 +109,6 @@ def network_row(cell: Cell) -> dict[str, Any]:
             )
         },
         "pgd_accuracy": _held(cell, [not flipped for flipped in cell["within_eps"]["pgd"]]),
-        "cw_accuracy": _held(cell, [not flipped for flipped in cell["within_eps"]["cw"]]),
         "autoattack_accuracy": _held(cell, [not flipped for flipped in automatic]),
         "robust_accuracy": _held(cell, found),
         "spectral_norm_mean": float(np.nanmean(_floats(exact))),
@@ -140,7 +139,10 @@ def explain(cell: Cell, row: Cell) -> dict[str, Any]:
     exact = spearman(as_length("margin_radius_white", cell["readings"]["margin_radius_white"]), found).value
     quartiles = np.nanquantile(found, [0.25, 0.75])
     narrow = float(quartiles[1] / quartiles[0])
-    if exact is not None and exact >= LOW:
+    nearer = [ratio for ratio in cell.get("black_box_ratio", []) if ratio is not None and ratio < 1]
+    if nearer:
+        why = f"the known perturbations are too large: an attack from probabilities ends at {min(nearer):.2f} of one"
+    elif exact is not None and exact >= LOW:
         why = "sampling: from derivatives the radius orders them well"
     elif narrow < NARROW:
         why = f"the distances hardly differ: the middle half lies within a factor of {narrow:.2f}"

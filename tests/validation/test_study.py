@@ -158,10 +158,10 @@ def test_accuracies_of_a_network() -> None:
     one = network([1.0] * 4, [0.5, 2.0, None, 2.0], accuracy=0.9, balanced_accuracy=0.9, classes=2)
     one["labels"][3] = 9
     one["readings"]["spectral_norm_white"] = [1.0, 1.0, None, 4.0]
-    one |= {"within_eps": {"pgd": [True, False, False, False], "cw": [False] * 4}, "autoattack": [{"flipped": [True, True]}]}
+    one |= {"within_eps": {"pgd": [True, False, False, False]}, "autoattack": [{"flipped": [True, True]}]}
     row = network_row(one)
     assert row["robust_accuracy"] == 0.5  # flipped; right and far; right and never flipped; wrong
-    assert (row["pgd_accuracy"], row["cw_accuracy"], row["autoattack_accuracy"]) == (0.5, 0.75, 0.0)
+    assert (row["pgd_accuracy"], row["autoattack_accuracy"]) == (0.5, 0.0)
     assert (row["spectral_norm_mean"], row["spectral_norm_median"], row["censored"]) == (2.0, 1.0, 1)
     assert learned({"balanced_accuracy": 0.76, "classes": 2})
     assert not learned({"balanced_accuracy": 0.75, "classes": 2})
@@ -217,6 +217,7 @@ def test_a_network_that_orders_badly_is_explained() -> None:
     assert explain(noisy, row)["why"].startswith("sampling")
     noisy["readings"]["margin_radius_white"] = right[::-1]
     assert explain(noisy, row)["why"].startswith("curvature")
+    assert "ends at 0.70" in explain({**noisy, "black_box_ratio": [1.2, 0.7]}, row)["why"]
     noisy["attacks"]["distance"] = [1.0 + 0.01 * i for i in range(12)]
     assert explain(noisy, row)["why"].startswith("the distances hardly differ")
 
@@ -230,7 +231,7 @@ def test_a_page_is_compared_with_a_cell(tmp_path: Path) -> None:
     head = "| " + " | ".join(COLUMNS) + " |"
     line = line_of(network="digits VGG plain 0", accuracy="90.0%", rank="0.95 [0.90, 0.99]", radius="2", perturbation="2")
     page.write_text("\n".join(["# A page", head, "|---|" * len(COLUMNS), line, "", "text"]))
-    one = network([2.0] * 4, [2.0] * 4, accuracy=0.91, balanced_accuracy=0.9, within_eps={"pgd": [True], "cw": [True]},
+    one = network([2.0] * 4, [2.0] * 4, accuracy=0.91, balanced_accuracy=0.9, within_eps={"pgd": [True]},
                   autoattack=[{"flipped": [True]}])  # fmt: skip
     one["readings"]["peak_spectral_norm"] = [1.1] * 4
     one["readings"]["spectral_norm_white"] = [1.0] * 4
