@@ -9,7 +9,7 @@ REALMODELS ?=
 # Threads of each of the two test processes.
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage crash simulate fuzz advisories check fix bench readme lock docs llms release-check
+.PHONY: help venv demo test coverage crash simulate fuzz advisories check fix bench study-check readme lock docs llms release-check
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -68,6 +68,9 @@ bench: venv ## Run each benchmark; figures go to runs/bench/*.json.
 		fi; \
 		echo "== $$name"; $(BIN)/python $$file $$arguments --json runs/bench/$$name.json; \
 	done
+
+study-check: venv ## Train and measure a small part of the study again and compare it with docs/study.md.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/study.py --check docs/study.md
 
 readme: venv ## Run the demo and paste what it prints into README.md.
 	$(BIN)/python scripts/readme.py

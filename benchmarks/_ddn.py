@@ -11,17 +11,53 @@ from torch import nn
 
 __all__ = ["ddn"]
 
+#: Length of the first ball, in input units.
+FIRST = 0.5
+
 
 def ddn(
-    network: nn.Module, x: np.ndarray, lower: float | None, upper: float | None, steps: int = 300, gamma: float = 0.05
+    network: nn.Module,
+    x: np.ndarray,
+    lower: float | np.ndarray | None,
+    upper: float | np.ndarray | None,
+    steps: int = 300,
+    gamma: float = 0.05,
+    starts: int = 1,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Smallest l2 length at which the decision changes, for each of (n, *shape) inputs; ``inf`` where it never did."""
-    origin = torch.tensor(x)
+    """Smallest l2 length at which the decision changes, for each of (n, *shape) inputs; ``inf`` where it never did.
+
+    From the input itself and, beyond the first, from random displacements: they find basins that gradients at the input do
+    not point to.
+    """
+    best = np.full(len(x), np.inf)
+    for start in range(starts):
+        away = torch.zeros(x.shape)
+        if start:
+            away = torch.randn(x.shape, generator=torch.Generator().manual_seed(1000 * seed + start))
+            away *= FIRST / away.flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))
+        best = np.minimum(best, _descend(network, torch.tensor(x), away, _edge(lower), _edge(upper), steps, gamma))
+    return best
+
+
+def _edge(bound: float | np.ndarray | None) -> torch.Tensor | None:
+    return None if bound is None else torch.as_tensor(bound, dtype=torch.float32)
+
+
+def _descend(
+    network: nn.Module,
+    origin: torch.Tensor,
+    moved: torch.Tensor,
+    lower: torch.Tensor | None,
+    upper: torch.Tensor | None,
+    steps: int,
+    gamma: float,
+) -> np.ndarray:
+    x = origin
     shape = (-1, *(1,) * (x.ndim - 1))
     with torch.no_grad():
         decision = network(origin).argmax(1)
-    moved = torch.zeros_like(origin)
-    length = torch.full((len(x),), 0.5)
+    length = torch.full((len(x),), FIRST)
     best = torch.full((len(x),), torch.inf)
     for step in range(steps):
         point = (origin + moved).requires_grad_(True)
@@ -35,6 +71,6 @@ def ddn(
         length = torch.where(changed, (1 - gamma) * torch.minimum(length, size.clamp_min(1e-12)), (1 + gamma) * length)
         moved = moved + alpha * length.view(shape) * up  # the paper steps by alpha; here in units of the ball
         moved = moved * (length / moved.flatten(1).norm(dim=1).clamp_min(1e-30)).view(shape)
-        if lower is not None or upper is not None:
+        if lower is not None and upper is not None:
             moved = (origin + moved).clamp(lower, upper) - origin
     return np.asarray(best.numpy(), dtype=float)

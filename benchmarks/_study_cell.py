@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from benchmarks._ddn import ddn
+from benchmarks._study_attacks import autoattack, hop_skip_jump, within_eps
 from benchmarks._study_data import Split
+from benchmarks._study_failures import measure_failures
+from benchmarks._study_stability import measure_stability
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
+from fimaudit.bounds import lipschitz_bound
 from fimaudit.domain import InputDomain, Space
+from fimaudit.errors import FimauditError
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
@@ -26,7 +32,9 @@ from fimaudit.validation.smallest_perturbation import AttackResult, choose_attac
 __all__ = [
     "FLAG",
     "FLAGGED_SHARE",
+    "LABELS",
     "METRICS",
+    "Clock",
     "Sizes",
     "as_length",
     "is_flagged",
@@ -41,8 +49,12 @@ FLAG, FLAGGED_SHARE = "local_radius_overstates", 0.25
 #: Quantities of the audit: name in the report, whether a large value means a sensitive input.
 OURS = {"margin_radius": False, "smallest_radius": False, "peak_spectral_norm": True, "spectral_norm": True}
 EXACT = {"margin_radius": False, "peak_spectral_norm": True, "spectral_norm": True}
+#: Steps and starts of DDN at every input.
+DDN_STEPS, DDN_STARTS = 150, 2
+#: The distance from labels alone, where a cell holds it.
+LABELS = "label_radius"
 #: Every metric of a cell in the order of the tables.
-METRICS = (*OURS, *(f"{name}_white" for name in EXACT), *BASELINES)
+METRICS = (*OURS, *(f"{name}_white" for name in EXACT), LABELS, *BASELINES)
 LARGE_MEANS_SENSITIVE = {name for name, sign in OURS.items() if sign} | {f"{n}_white" for n, sign in EXACT.items() if sign}
 LARGE_MEANS_SENSITIVE |= {name for name, baseline in BASELINES.items() if baseline.sensitivity}
 
@@ -52,16 +64,42 @@ class Sizes:
     """How much is measured in a cell.
 
     Attributes:
-        inputs: test inputs.
+        inputs: test inputs: of the audit, the baselines, and DDN from several starts.
         queries: rows an input of the black-box audit, and of each sampling baseline.
         clever: inputs of CLEVER.
-        checked: inputs on which the attacks are checked against DDN.
+        attacked: inputs that PGD, Carlini-Wagner and DeepFool of the library attack besides.
+        automatic: inputs that AutoAttack attacks, at two eps.
+        labelled: inputs whose distance is measured from labels too.
+        labels: of each of these.
+        repeated: inputs that are measured again with other queries, seeds and steps, and as failing variants.
+        walked: inputs that HopSkipJump attacks.
+        steps: rows that it may take for each.
     """
 
-    inputs: int = 20
+    inputs: int = 50
     queries: int = 200
-    clever: int = 20
-    checked: int = 5
+    clever: int = 12
+    attacked: int = 2
+    automatic: int = 16
+    labelled: int = 10
+    labels: int = 500
+    repeated: int = 12
+    walked: int = 1
+    steps: int = 2000
+
+
+@dataclass
+class Clock:
+    """CPU seconds of this process for each part of a cell: other work on the machine does not count."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.process_time)
+
+    def lap(self, name: str, parts: int = 1) -> None:
+        """Give what passed since the last lap to ``name``, for each of so many inputs."""
+        now = time.process_time()
+        self.seconds[name] = self.seconds.get(name, 0.0) + (now - self._last) / max(parts, 1)
+        self._last = now
 
 
 def is_flagged(flags: Sequence[Sequence[str]]) -> bool:
@@ -78,30 +116,65 @@ def as_length(metric: str, values: Sequence[float | None]) -> np.ndarray:
 
 
 def measure_network(
-    network: nn.Module, split: Split, x: np.ndarray, y: np.ndarray, sizes: Sizes, seed: int
+    network: nn.Module, split: Split, x: np.ndarray, y: np.ndarray, sizes: Sizes, seed: int, eps: float, extras: bool = True
 ) -> dict[str, Any]:
-    """Everything about one network over (n, *shape) inputs: per input, and in all."""
+    """Everything about one network over (n, *shape) inputs: per input, and in all.
+
+    Args:
+        eps: at which AutoAttack is run, beside the network's own median smallest perturbation.
+        extras: also variants of the network that the measurement should fail on.
+    """
     classifier = open_classifier(network, "softmax")
     domain = InputDomain(split.lower, split.upper, unit=split.unit)
     space = domain.resolve(x, classifier.info.dtype)
+    clock = Clock()
     report = audit(classifier, x, y=y, domain=domain, queries=sizes.queries, mode="black-box", seed=seed)
+    clock.lap("margin_radius", len(x))
     readings, costs = _ours(classifier, x, domain, report.inputs, report.summary.queries, seed)
+    clock.lap("margin_radius_white", len(x))
+    readings[LABELS], costs[LABELS] = _from_labels(network, x, domain, sizes, seed)
+    clock.lap(LABELS, min(sizes.labelled, len(x)))
     for name in BASELINES:
         count = min(sizes.clever, len(x)) if name == "clever" else len(x)
         found = [_baseline(name, classifier, space, x[i], int(y[i]), report.inputs[i], sizes, seed) for i in range(count)]
         readings[name] = [one.value for one in found] + [None] * (len(x) - count)
         costs[name] = (float(np.mean([one.forward for one in found])), float(np.mean([one.backward for one in found])))
-    attacked = _attack(classifier, space, x, report.inputs, seed)
-    checked = ddn(network, x[: sizes.checked], split.lower, split.upper)
+        clock.lap(name, count)
+    truth = _attack(classifier, space, x[: sizes.attacked], report.inputs[: sizes.attacked], seed)
+    clock.lap("attacks", min(sizes.attacked, len(x)))
+    searched = ddn(network, x, split.lower, split.upper, steps=DDN_STEPS, starts=DDN_STARTS, seed=seed)
+    clock.lap("ddn", len(x))
+    truth = _with_ddn(truth, searched)
+    known = [d for d in truth["distance"] if d is not None]
+    middle = float(np.median(known)) if known else eps
+    automatic = [autoattack(network, split, x[: sizes.automatic], one, seed) for one in (eps, middle)]
+    clock.lap("autoattack", 2 * min(sizes.automatic, len(x)))
+    within = within_eps(network, split, x, eps)
+    walked = hop_skip_jump(classifier, space, x, report.inputs, sizes.walked, sizes.steps, seed)
+    clock.lap("hopskipjump", sizes.walked)
+    repeated = measure_stability(classifier, x[: sizes.repeated], domain, report.inputs, seed)
+    clock.lap("stability", min(sizes.repeated, len(x)))
+    failures = measure_failures(network, x[: sizes.repeated], domain, sizes.queries, seed) if extras else {}
+    clock.lap("failures", min(sizes.repeated, len(x)))
+    bound = _bound(network, x.shape[1:])
+    clock.lap("bound")
     return {
         "predicted": [s.predicted_class for s in report.inputs],
         "labels": y.tolist(),
         "probability": [s.probability for s in report.inputs],
         "flags": [s.flags for s in report.inputs],
+        "status": [s.status for s in report.inputs],
+        "limits": [(s.margin_radius.lower, s.margin_radius.upper) for s in report.inputs],
         "readings": readings,
         "costs": costs,
-        "attacks": attacked,
-        "ddn": [float(v) if np.isfinite(v) else None for v in checked],
+        "attacks": truth,
+        "within_eps": within,
+        "autoattack": automatic,
+        "hopskipjump": walked,
+        "stability": repeated,
+        "failures": failures,
+        "lipschitz": bound,
+        "cpu_seconds": {name: round(value, 4) for name, value in clock.seconds.items()},
     }
 
 
@@ -112,7 +185,11 @@ def metrics_of(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, values in cell["readings"].items():
         length = as_length(name, values)
         correlation = spearman(length, found)
-        ratio = median_ratio(length, found) if name.startswith(("margin", "smallest", "clever", "great")) else Interval()
+        ratio = (
+            median_ratio(length, found)
+            if name.startswith(("margin", "smallest", "label", "clever", "great"))
+            else Interval()
+        )
         forward, backward = cell["costs"][name]
         rows.append(
             {
@@ -158,6 +235,25 @@ def _value(cell: Interval | float | None) -> float | None:
     return cell.value if isinstance(cell, Interval) else cell
 
 
+def _from_labels(
+    network: nn.Module, x: np.ndarray, domain: InputDomain, sizes: Sizes, seed: int
+) -> tuple[list[float | None], tuple[float, float]]:
+    """The distance from labels alone at the first inputs, and rows an input."""
+    few = x[: sizes.labelled]
+    report = audit(open_classifier(network, "labels"), few, domain=domain, link="labels", queries=sizes.labels, seed=seed)
+    found = [_value(s.margin_radius) for s in report.inputs]
+    return found + [None] * (len(x) - len(few)), (report.summary.queries / len(few), 0.0)
+
+
+def _bound(network: nn.Module, shape: tuple[int, ...]) -> float | None:
+    """L_z from the weights, ``None`` for a network that is not known layer by layer."""
+    try:
+        found = lipschitz_bound(network, input_shape=shape).lipschitz
+    except FimauditError:
+        return None
+    return found if np.isfinite(found) else None
+
+
 def _baseline(
     name: str, classifier: Classifier, space: Space, x: np.ndarray, label: int, s: Sensitivity, sizes: Sizes, seed: int
 ) -> Any:
@@ -186,3 +282,15 @@ def _attack(classifier: Classifier, space: Space, x: np.ndarray, inputs: Sequenc
         "each": {name: [f.distances[name] for f in found] for name in names},
         "rows": [float(np.mean([f.forward for f in found])), float(np.mean([f.backward for f in found]))],
     }
+
+
+def _with_ddn(found: dict[str, Any], searched: np.ndarray) -> dict[str, Any]:
+    """The smallest perturbation of every input: of DDN, and of the library's attacks where they ran."""
+    own = [float(v) if np.isfinite(v) else None for v in searched]
+    library = found["distance"] + [None] * (len(own) - len(found["distance"]))
+    distance, by = [], []
+    for place, (one, other) in enumerate(zip(own, library, strict=True)):
+        nearer = other is not None and (one is None or other < one)
+        distance.append(other if nearer else one)
+        by.append(found["by"][place] if nearer else None if one is None else "ddn")
+    return {**found, "library": found["distance"], "ddn": own, "distance": distance, "by": by}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 
 from fimaudit.errors import DataError
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "Split", "breast_cancer", "cifar10", "digits", "medmnist"]
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "Split", "balanced_part", "breast_cancer", "cifar10", "digits", "medmnist", "resized"]
 
 #: Channel statistics of CIFAR-10's training images: the networks are fed normalised pixels, as is usual there.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -103,6 +103,25 @@ def medmnist(file: Path) -> Split:
     classes = int(labels.max()) + 1
     unit = "pixel in [0, 1]"
     return Split(file.stem, images[0], labels, images[1][order], test_labels[order], classes, 0.0, 1.0, unit)
+
+
+def resized(split: Split, side: int) -> Split:
+    """The same images at another size, bilinear; the name says it."""
+
+    def scaled(images: np.ndarray) -> np.ndarray:
+        return nn.functional.interpolate(
+            torch.tensor(images), size=(side, side), mode="bilinear", align_corners=False
+        ).numpy()
+
+    return replace(split, name=f"{split.name}{side}", x=scaled(split.x), test_x=scaled(split.test_x))
+
+
+def balanced_part(split: Split, most: int, times: int = 2) -> Split:
+    """The same with at most ``most`` training images, of no class more than so many times those of the rarest."""
+    counts = np.bincount(split.y, minlength=split.classes)
+    each = min(times * int(counts.min()), max(most // split.classes, 1))
+    rows = np.sort(np.concatenate([np.flatnonzero(split.y == k)[:each] for k in range(split.classes)]))
+    return replace(split, x=split.x[rows], y=split.y[rows])
 
 
 def _planes(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._study_cell import Sizes, is_flagged, shorter
+from benchmarks._study_cell import LABELS, Sizes, is_flagged, shorter
+from benchmarks._study_stability import measure_stability
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.domain import InputDomain
@@ -20,7 +21,7 @@ from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_p
 __all__ = ["folder_models", "measure_folder_model"]
 
 #: Inputs on which the black-box attack is set beside the known perturbation, and rows it may take for each.
-ATTACKED, ATTACK_ROWS = 2, 20_000
+ATTACKED, ATTACK_ROWS = 1, 3_000
 
 
 def folder_models(folder: Path) -> dict[str, Any]:
@@ -68,6 +69,13 @@ def measure_folder_model(folder: Path, name: str, truth: dict[str, Any], sizes: 
         ]
         readings[baseline] = [one.value for one in found]
         costs[baseline] = (float(np.mean([one.forward for one in found])), 0.0)
+    few = x[: sizes.labelled]
+    by_labels = open_classifier(str(folder / f"{name}.onnx"), "labels")
+    seen = audit(by_labels, few, domain=domain, link="labels", queries=sizes.labels, seed=seed)
+    by_labels.close()
+    readings[LABELS] = [s.margin_radius.value for s in seen.inputs] + [None] * (len(x) - len(few))
+    costs[LABELS] = (seen.summary.queries / len(few), 0.0)
+    repeated = measure_stability(classifier, x[: sizes.repeated], domain, report.inputs, seed)
     names = choose_attacks("auto", False, x.shape[1:])
     others = (x, np.array([s.predicted_class for s in report.inputs]))
     ratios = []
@@ -82,10 +90,12 @@ def measure_folder_model(folder: Path, name: str, truth: dict[str, Any], sizes: 
         "predicted": [s.predicted_class for s in report.inputs],
         "probability": [s.probability for s in report.inputs],
         "flags": [s.flags for s in report.inputs],
+        "status": [s.status for s in report.inputs],
+        "limits": [(s.margin_radius.lower, s.margin_radius.upper) for s in report.inputs],
+        "stability": repeated,
         "flagged": is_flagged([s.flags for s in report.inputs]),
         "readings": readings,
         "costs": costs,
         "attacks": {"names": ["given"], "distance": distances, "by": ["given"] * len(x), "each": {}, "rows": [0, 0]},
         "black_box_ratio": ratios,
-        "ddn": [],
     }

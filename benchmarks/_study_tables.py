@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks._study_calibration import calibrate
 from benchmarks._study_cell import METRICS, as_length
+from benchmarks._study_families import family_orders, with_bound
+from benchmarks._study_repeats import costs, failures, seed_stability, stability
 from fimaudit.validation.correlations import RESAMPLES, spearman
 
 __all__ = [
     "FAILED_FIT",
-    "accuracy_under",
+    "LOW",
+    "TARGETS",
     "compare",
     "compare_with_clever",
+    "explain",
     "fitted",
+    "learned",
     "name_of",
     "network_row",
     "on_fitted",
@@ -27,7 +33,13 @@ Cell = Mapping[str, Any]
 #: CLEVER's Weibull fit failed where the score is below this share of the exact first-order radius: it would mean gradients a
 #: thousand times as long as at the input. The rule knows no attack.
 FAILED_FIT = 1e-3
-LEARNED = 0.5
+#: A network that is unflagged and orders its inputs less well than this is named and explained.
+LOW = 0.8
+#: The middle half of the distances hardly differs below this factor: half an error of the radius changes the order.
+NARROW = 1.25
+#: What attacks leave of a network, and the radii from which robust accuracy is predicted.
+TARGETS = ("smallest_perturbation_median", "robust_accuracy", "autoattack_accuracy")
+CALIBRATED = ("margin_radius", "smallest_radius", "margin_radius_white", "label_radius")
 #: From here on a difference of two rank correlations is worth explaining by more than rounding.
 SAME = 1e-9
 
@@ -38,40 +50,69 @@ def name_of(cell: Cell) -> str:
 
 
 def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
-    """Everything that the page shows and the JSON holds beside the cells."""
+    """Everything that the page shows and the JSON holds beside the cells.
+
+    Medians and networks are over the networks that learned, calibration over those of them that are not flagged; the
+    others are named.
+    """
     own = [cell for cell in cells if cell["dataset"] != "given"]
+    good = [cell for cell in own if learned(cell)]
+    calm = [cell for cell in good if not cell["flagged"]]
     networks = [network_row(cell) for cell in own]
     return {
-        "headline": _headline(own, rows),
-        "metrics": _by_metric(own, rows),
-        "across_networks": _across_networks(own, networks),
-        "learned": {
-            "not": [name_of(cell) for cell in own if not _learned(cell)],
-            "headline": _headline([cell for cell in own if _learned(cell)], rows),
-            "across_networks": _across_networks(
-                [cell for cell in own if _learned(cell)], [network_row(cell) for cell in own if _learned(cell)]
-            ),
-        },
+        "flagged": [name_of(cell) for cell in good if cell["flagged"]],
+        "not_learned": [name_of(cell) for cell in own if not learned(cell)],
+        "headline": _headline(good, rows),
+        "metrics": _by_metric(good, rows),
+        "low": [explain(cell, row) for cell, row in _low(cells, rows)],
+        "across_networks": _across_networks(good, [network_row(cell) for cell in good]),
         "networks": networks,
         "attacks": _attacks(own),
-        "worse": [found for cell in own if (found := compare_with_clever(cell)) is not None],
+        "worse": [found for cell in good if (found := compare_with_clever(cell)) is not None],
+        "calibration": {metric: calibrate(calm, metric) for metric in CALIBRATED},
+        "calibration_networks": [name_of(cell) for cell in calm],
+        "families": family_orders(good),
+        "bounds": with_bound(good),
+        "stability": stability(good),
+        "seeds": seed_stability(good),
+        "costs": costs(own),
+        "failures": failures(good),
     }
 
 
-def _learned(cell: Cell) -> bool:
-    """Whether training ended above half right: below, a network's numbers say little about networks that are used."""
-    return bool(cell["accuracy"] > LEARNED)
+def learned(cell: Cell) -> bool:
+    """Whether training ended halfway between chance and always right, classes weighed equally.
+
+    Below, a network's numbers say little about networks that are used.
+    """
+    return bool(cell["balanced_accuracy"] > (1 + 1 / cell["classes"]) / 2)
 
 
 def network_row(cell: Cell) -> dict[str, Any]:
     """One network: accuracies, and medians over its inputs of lambda, peak, radius and the perturbation found."""
     exact = cell["readings"]["spectral_norm_white"]
+    found = [d is None or d > cell["eps"] for d in cell["attacks"]["distance"]]
+    automatic = cell["autoattack"][0]["flipped"]
     return {
-        **{key: cell[key] for key in ("dataset", "model", "training", "seed", "accuracy", "eps", "flagged")},
-        "pgd_accuracy": accuracy_under(cell, "pgd"),
-        "cw_accuracy": accuracy_under(cell, "carlini-wagner"),
-        "spectral_norm_mean": float(np.mean(exact)),
-        "spectral_norm_median": float(np.median(exact)),
+        **{
+            key: cell[key]
+            for key in (
+                "dataset",
+                "model",
+                "training",
+                "seed",
+                "accuracy",
+                "balanced_accuracy",
+                "eps",
+                "flagged",
+                "lipschitz",
+            )
+        },
+        "pgd_accuracy": _held(cell, [not flipped for flipped in cell["within_eps"]["pgd"]]),
+        "autoattack_accuracy": _held(cell, [not flipped for flipped in automatic]),
+        "robust_accuracy": _held(cell, found),
+        "spectral_norm_mean": float(np.nanmean(_floats(exact))),
+        "spectral_norm_median": _median(exact),
         "peak_spectral_norm_median": _median(cell["readings"]["peak_spectral_norm"]),
         "margin_radius_median": _median(cell["readings"]["margin_radius"]),
         "smallest_perturbation_median": _median(cell["attacks"]["distance"]),
@@ -79,15 +120,43 @@ def network_row(cell: Cell) -> dict[str, Any]:
     }
 
 
-def accuracy_under(cell: Cell, attack: str) -> float:
-    """Share of inputs that are right and that this attack alone does not flip within the data set's eps."""
-    held = [
-        predicted == label and (distance is None or distance > cell["eps"])
-        for predicted, label, distance in zip(
-            cell["predicted"], cell["labels"], cell["attacks"]["each"][attack], strict=True
-        )
-    ]
-    return float(np.mean(held))
+def _held(cell: Cell, held: Sequence[bool]) -> float:
+    """Share of the first inputs that are right and held."""
+    pairs = zip(cell["predicted"], cell["labels"], held, strict=False)
+    return float(np.mean([predicted == label and kept for predicted, label, kept in pairs]))
+
+
+def _low(cells: Sequence[Cell], rows: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
+    """Unflagged networks in which the radius orders the inputs less well than ``LOW``."""
+    table = {(name_of(r), r["metric"]): r for r in rows}
+    pairs = [(cell, table[name_of(cell), "margin_radius"]) for cell in cells if not cell["flagged"]]
+    return [(cell, row) for cell, row in pairs if row["spearman"] is not None and row["spearman"] < LOW]
+
+
+def explain(cell: Cell, row: Cell) -> dict[str, Any]:
+    """Why the radius orders a network's inputs badly: sampling, curvature, or distances that hardly differ."""
+    found = _floats(cell["attacks"]["distance"])
+    exact = spearman(as_length("margin_radius_white", cell["readings"]["margin_radius_white"]), found).value
+    quartiles = np.nanquantile(found, [0.25, 0.75])
+    narrow = float(quartiles[1] / quartiles[0])
+    nearer = [ratio for ratio in cell.get("black_box_ratio", []) if ratio is not None and ratio < 1]
+    if nearer:
+        why = f"the known perturbations are too large: an attack from probabilities ends at {min(nearer):.2f} of one"
+    elif exact is not None and exact >= LOW:
+        why = "sampling: from derivatives the radius orders them well"
+    elif narrow < NARROW:
+        why = f"the distances hardly differ: the middle half lies within a factor of {narrow:.2f}"
+    else:
+        why = "curvature: the exact first-order radius orders them no better"
+    return {
+        "network": name_of(cell),
+        "spearman": row["spearman"],
+        "lower": row["lower"],
+        "upper": row["upper"],
+        "exact": exact,
+        "narrow": narrow,
+        "why": why,
+    }
 
 
 def compare_with_clever(cell: Cell) -> dict[str, Any] | None:
@@ -186,6 +255,7 @@ def _by_metric(cells: Sequence[Cell], rows: Sequence[Cell]) -> list[dict[str, An
             {
                 "metric": metric,
                 **_median_interval(values),
+                "width": float(np.median([r["upper"] - r["lower"] for r in known])),
                 "least": min(values),
                 "most": max(values),
                 "cells": len(values),
@@ -213,7 +283,7 @@ def _across_networks(cells: Sequence[Cell], networks: Sequence[Mapping[str, Any]
         for metric in METRICS:
             medians = [_median(as_length(metric, cells[i]["readings"][metric]).tolist()) for i in chosen]
             row: dict[str, Any] = {"dataset": dataset, "metric": metric, "networks": len(chosen)}
-            for target in ("smallest_perturbation_median", "pgd_accuracy", "cw_accuracy"):
+            for target in TARGETS:
                 found = spearman(_floats(medians), _floats([networks[i][target] for i in chosen]))
                 row[target] = [_rounded(v) for v in (found.value, found.lower, found.upper)]
             out.append(row)
@@ -221,25 +291,31 @@ def _across_networks(cells: Sequence[Cell], networks: Sequence[Mapping[str, Any]
 
 
 def _attacks(cells: Sequence[Cell]) -> dict[str, Any]:
-    """How converged the attacks are: against DDN, and which found the smallest."""
-    pairs = [
-        (ours, theirs)
-        for cell in cells
-        for ours, theirs in zip(cell["attacks"]["distance"], cell["ddn"], strict=False)
-        if ours is not None and theirs is not None
-    ]
-    ratio = np.array([a / b for a, b in pairs]) if pairs else np.array([np.nan])
-    found = [d for cell in cells for d in cell["attacks"]["distance"]]
-    by = [name for cell in cells for name in cell["attacks"]["by"]]
-    names = cells[0]["attacks"]["names"] if cells else []
+    """How converged the truth is: the library's attacks against DDN, which found the smallest, AutoAttack beyond it."""
+    ratio, found, by = [], [], []
+    nearer = both = 0
+    walked = []
+    for cell in cells:
+        distance = cell["attacks"]["distance"]
+        pairs = zip(cell["attacks"]["library"], cell["attacks"]["ddn"], strict=False)
+        ratio += [ours / other for ours, other in pairs if ours is not None and other is not None]
+        found += distance
+        by += cell["attacks"]["by"]
+        for attack in cell["autoattack"]:
+            for place, flipped in enumerate(attack["flipped"]):
+                beyond = distance[place] is None or distance[place] > attack["eps"] * (1 + 1e-4)
+                nearer, both = nearer + (flipped and beyond), both + 1
+        walked += [w / d for w, d in zip(cell["hopskipjump"], distance, strict=False) if w and d]
     return {
         "inputs": len(found),
         "censored": sum(d is None for d in found),
-        "smallest_by": {name: by.count(name) for name in names},
-        "checked": len(pairs),
-        "over_ddn": [_rounded(float(v)) for v in np.quantile(ratio, [0.05, 0.5, 0.95])],
-        "forward": float(np.mean([cell["attacks"]["rows"][0] for cell in cells])) if cells else None,
-        "backward": float(np.mean([cell["attacks"]["rows"][1] for cell in cells])) if cells else None,
+        "smallest_by": {name: by.count(name) for name in dict.fromkeys(by) if name},
+        "library": len(ratio),
+        "over_ddn": [_rounded(float(v)) for v in np.quantile(ratio, [0.05, 0.5, 0.95])] if ratio else [None] * 3,
+        "autoattack": both,
+        "autoattack_nearer": nearer,
+        "hopskipjump": len(walked),
+        "hopskipjump_over": [_rounded(float(v)) for v in np.quantile(walked, [0.1, 0.5, 0.9])] if walked else [None] * 3,
     }
 
 

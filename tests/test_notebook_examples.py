@@ -104,8 +104,23 @@ def test_notebook(tmp_path: Path) -> None:
     assert "median confidence differs" in shown[-2]["text/plain"]
 
 
+def test_chest_xrays_notebook(tmp_path: Path) -> None:
+    """The notebook of the paper's experiment, small, on the digits that it falls back to."""
+    book = nbformat.read(EXAMPLES / "chest_xrays.ipynb", as_version=4)
+    (parameters,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    parameters.source = 'DATA = None\nINPUTS = 8\nEPOCHS = 2\nATTACKS = ("deepfool",)\nFAMILIES = ("VGG",)'
+    client = NotebookClient(book, timeout=None, startup_timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.kernel_name = "python3"
+    client.execute()
+    shown = [o.data for cell in book.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
+    assert "digits" in shown[0]["text/plain"]
+    assert sum("image/png" in d for d in shown) == 2
+    assert any("rank correlation" in d.get("text/plain", "") for d in shown)
+    assert "points" in shown[-2]["text/plain"]
+
+
 def test_examples_are_there() -> None:
     names = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    here = {"onnx_medical_gate.py", "vendor_api_audit.md", "vendor_server.py", "notebook.ipynb"}
+    here = {"onnx_medical_gate.py", "vendor_api_audit.md", "vendor_server.py", "notebook.ipynb", "chest_xrays.ipynb"}
     here |= {"ci_gate/policy.yaml", "ci_gate/workflow.yml"}
     assert here <= names

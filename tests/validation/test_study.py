@@ -13,11 +13,20 @@ import numpy as np
 import pytest
 
 from benchmarks._ddn import ddn
+from benchmarks._study_attacks import autoattack, within_eps
+from benchmarks._study_calibration import calibrate, calibration_curve, points_of, predicted_accuracy, robust_accuracy
 from benchmarks._study_cell import FLAG, METRICS, as_length, is_flagged, metrics_of
-from benchmarks._study_data import CIFAR_RECORD, cifar10, digits, medmnist
+from benchmarks._study_check import compare_with_page, read_page
+from benchmarks._study_data import CIFAR_RECORD, Split, balanced_part, cifar10, digits, medmnist, resized
+from benchmarks._study_failures import VARIANTS, Variant
+from benchmarks._study_families import family_orders, partial_correlation, with_bound
 from benchmarks._study_folder import folder_models
-from benchmarks._study_tables import accuracy_under, compare, compare_with_clever, fitted
+from benchmarks._study_page import COLUMNS
+from benchmarks._study_repeats import seed_stability
+from benchmarks._study_stability import radius_at
+from benchmarks._study_tables import compare, compare_with_clever, explain, fitted, learned, network_row
 from benchmarks._study_training import ARCHITECTURES, TRAININGS, Recipe, build, trained
+from fimaudit import open_classifier
 from fimaudit.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +59,13 @@ def test_the_smallest_cell_and_its_page(
     assert ours["cost"]["forward"] <= 1.1 * 200 + 8
     page = (tmp_path / "study.md").read_text()
     assert page.strip() == done.stdout.strip()
-    for name in ("correlations", "calibration"):
+    opening = "\n".join(page.splitlines()[:10])
+    assert "You may conclude" in opening
+    assert "You may not conclude" in opening
+    for name in ("correlations", "networks", "calibration", "bounds", "stability", "costs", "failures"):
         assert f"study/{name}.svg" in page
         assert (tmp_path / "study" / f"{name}.svg").stat().st_size > 1000
+    assert set(read_page(tmp_path / "study.md")) == {"breast_cancer MLP plain 0"}
     (kept,) = folder.iterdir()
     before = kept.read_bytes()
     capsys.readouterr()
@@ -62,7 +75,10 @@ def test_the_smallest_cell_and_its_page(
     kept.unlink()
     main(arguments)  # measured anew from the seed
     one, two = (json.loads(text) for text in (before, kept.read_bytes()))
-    assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in two.items() if k != "seconds"}
+    clocks = {"seconds", "cpu_seconds"}
+    assert {k: v for k, v in one.items() if k not in clocks} == {k: v for k, v in two.items() if k not in clocks}
+    line = next(line for line in page.splitlines() if line.startswith("| breast_cancer MLP plain 0"))
+    assert all(d.fits for d in compare_with_page(read_page(tmp_path / "study.md"), two, ours["spearman"])), line
 
 
 def cell(found: list[float | None], radius: list[float], clever: list[float], **more: Any) -> dict[str, Any]:
@@ -130,9 +146,163 @@ def test_failed_fits_of_clever_are_left_out_of_the_comparison() -> None:
     assert everything["clever"] < 0.6
 
 
-def test_accuracy_under_an_attack() -> None:
-    one = cell([0.5, 2.0, None, 2.0], [1.0] * 4, [1.0] * 4, predicted=[0, 1, 2, 3], labels=[0, 1, 2, 9])
-    assert accuracy_under(one, "pgd") == 0.5  # flipped; right and far; right and never flipped; wrong
+def network(radius: list[float], found: list[float | None], right: bool = True, **more: Any) -> dict[str, Any]:
+    """A cell of which robust accuracy, families and seeds are asked."""
+    labels = [0] * len(radius)
+    one = cell(found, radius, radius, predicted=[0 if right else 1] * len(radius), labels=labels, lipschitz=2.0)
+    one["readings"]["peak_spectral_norm"] = one["readings"]["spectral_norm"] = [1 / r**2 for r in radius]
+    return {**one, **more}
+
+
+def test_accuracies_of_a_network() -> None:
+    one = network([1.0] * 4, [0.5, 2.0, None, 2.0], accuracy=0.9, balanced_accuracy=0.9, classes=2)
+    one["labels"][3] = 9
+    one["readings"]["spectral_norm_white"] = [1.0, 1.0, None, 4.0]
+    one |= {"within_eps": {"pgd": [True, False, False, False]}, "autoattack": [{"flipped": [True, True]}]}
+    row = network_row(one)
+    assert row["robust_accuracy"] == 0.5  # flipped; right and far; right and never flipped; wrong
+    assert (row["pgd_accuracy"], row["autoattack_accuracy"]) == (0.5, 0.0)
+    assert (row["spectral_norm_mean"], row["spectral_norm_median"], row["censored"]) == (2.0, 1.0, 1)
+    assert learned({"balanced_accuracy": 0.76, "classes": 2})
+    assert not learned({"balanced_accuracy": 0.75, "classes": 2})
+
+
+def test_robust_accuracy_is_predicted_from_other_networks() -> None:
+    radius = [float(i) for i in range(1, 11)]
+    cells = [
+        network(radius, [0.8 * r for r in radius], model="VGG"),
+        network([2 * r for r in radius], [1.6 * r for r in radius], model="ResNet"),
+    ]
+    one = points_of(cells[0])
+    assert robust_accuracy(one, 4.0) == 0.5  # 0.8 r > 4 for r > 5
+    assert predicted_accuracy(one, 4.0, None) == 0.6  # the radius at its word
+    assert predicted_accuracy(one, 3.99, calibration_curve([points_of(cells[1])])) == 0.6
+    found = calibrate(cells)
+    assert max(e["points"] for e in found["schemes"]["a family"]) < 1e-9
+    assert min(e["points"] for e in found["schemes"]["none: the radius at its word"]) > 5
+    assert "a data set" not in found["schemes"]  # one data set: none to hold out
+    wrong = points_of(network(radius, [None] * 10, right=False))
+    assert (robust_accuracy(wrong, 1.0), robust_accuracy(points_of(network(radius, [None] * 10)), 1.0)) == (0.0, 1.0)
+
+
+def test_families_and_the_bound_beside_the_measured_values() -> None:
+    cells = [
+        network([r] * 5, [r * (1 + 0.01 * i) for i in range(5)], model=model, seed=seed, lipschitz=bound + 0.1 * seed)
+        for seed in (0, 1)
+        for model, r, bound in (("VGG", 4.0, 9.0), ("ResNet", 3.0, 1.0), ("DenseNet", 2.0, 2.0), ("ViT", 1.0, 4.0))
+    ]
+    (row,) = family_orders(cells)
+    assert row["orders"]["smallest perturbation"] == ["VGG", "ResNet", "DenseNet", "ViT"]
+    assert row["orders"]["bound L_z"] == ["ResNet", "DenseNet", "ViT", "VGG"]
+    assert (row["kendall"]["radius"], row["kendall"]["bound L_z"]) == (1.0, 0.0)
+    assert family_orders(cells[:3]) == []
+    (told,) = with_bound(cells)
+    assert (told["networks"], told["radius"][0]) == (8, 1.0)
+    assert told["bound"][0] < 0.1
+    rng = np.random.default_rng(0)
+    radius, bound = rng.standard_normal((2, 400))
+    assert partial_correlation(bound, radius, radius + 1e-3 * bound) < 0.01
+    assert partial_correlation(bound, radius + bound, radius) == pytest.approx(1.0)
+    both = seed_stability(cells)["radius"]
+    assert both["order"] == pytest.approx(1.0)
+    assert set(both["ratio"].values()) == {1.0}
+
+
+def test_a_network_that_orders_badly_is_explained() -> None:
+    found: list[float | None] = [float(i) for i in range(1, 13)]
+    right = [float(i) for i in range(1, 13)]
+    row = {"spearman": 0.5, "lower": 0.1, "upper": 0.8}
+    noisy = network(right[::-1], found)
+    noisy["readings"]["margin_radius_white"] = right
+    assert explain(noisy, row)["why"].startswith("sampling")
+    noisy["readings"]["margin_radius_white"] = right[::-1]
+    assert explain(noisy, row)["why"].startswith("curvature")
+    assert "ends at 0.70" in explain({**noisy, "black_box_ratio": [1.2, 0.7]}, row)["why"]
+    noisy["attacks"]["distance"] = [1.0 + 0.01 * i for i in range(12)]
+    assert explain(noisy, row)["why"].startswith("the distances hardly differ")
+
+
+def line_of(**numbers: str) -> str:
+    return "| " + " | ".join(numbers.get(column.split()[0], "1") for column in COLUMNS) + " |"
+
+
+def test_a_page_is_compared_with_a_cell(tmp_path: Path) -> None:
+    page = tmp_path / "study.md"
+    head = "| " + " | ".join(COLUMNS) + " |"
+    line = line_of(network="digits VGG plain 0", accuracy="90.0%", rank="0.95 [0.90, 0.99]", radius="2", perturbation="2")
+    page.write_text("\n".join(["# A page", head, "|---|" * len(COLUMNS), line, "", "text"]))
+    one = network([2.0] * 4, [2.0] * 4, accuracy=0.91, balanced_accuracy=0.9, within_eps={"pgd": [True]},
+                  autoattack=[{"flipped": [True]}])  # fmt: skip
+    one["readings"]["peak_spectral_norm"] = [1.1] * 4
+    one["readings"]["spectral_norm_white"] = [1.0] * 4
+    assert [d.fits for d in compare_with_page(read_page(page), one, 0.94)] == [True] * 5
+    assert [d.fits for d in compare_with_page(read_page(page), {**one, "accuracy": 0.8}, 0.8)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(DataError, match="a line of digits ViT"):
+        compare_with_page(read_page(page), {**one, "model": "ViT"}, 0.9)
+    page.write_text("# No table")
+    with pytest.raises(DataError, match="write the page with --docs first"):
+        read_page(page)
+
+
+def linear() -> tuple[Any, Split, float]:
+    """A linear network of two classes on 16 x 16 images, an input in the middle of the box, and its exact distance."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2)).eval()
+    x = (0.5 + 0.01 * np.random.default_rng(0).standard_normal((3, 1, 16, 16))).astype(np.float32)
+    weight = (model[1].weight[0] - model[1].weight[1]).detach().numpy()
+    bias = (model[1].bias[0] - model[1].bias[1]).item()
+    margin = np.abs(x.reshape(3, -1) @ weight + bias) / np.linalg.norm(weight)
+    split = Split("made", x, np.zeros(3, dtype=np.int64), x, np.zeros(3, dtype=np.int64), 2, 0.0, 1.0, "pixel")
+    return model, split, margin
+
+
+def test_attacks_within_eps_on_a_linear_network() -> None:
+    model, split, margin = linear()
+    for eps, flipped in ((0.9 * margin.min(), [False] * 3), (1.1 * margin.max(), [True] * 3)):
+        assert autoattack(model, split, split.x, float(eps), 0)["flipped"] == flipped
+        assert within_eps(model, split, split.x, float(eps))["pgd"] == flipped
+
+
+def test_a_fixed_step_finds_the_radius_of_a_linear_network() -> None:
+    model, split, margin = linear()
+    found = [radius_at(open_classifier(model, "softmax"), x, 0.05, seed) for seed, x in enumerate(split.x)]
+    np.testing.assert_allclose(np.array(found, dtype=float), margin, rtol=0.3)
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_variants_keep_the_decisions_and_are_distributions(kind: str) -> None:
+    import torch
+
+    model, split, _ = linear()
+    with torch.no_grad():
+        p = Variant(model, kind)(torch.tensor(split.x)).numpy()
+        z = model(torch.tensor(split.x)).numpy()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+    if kind == "curved":
+        np.testing.assert_allclose(
+            np.log(p[:, 0] / p[:, 1]), np.sign(z[:, 0] - z[:, 1]) * abs(z[:, 0] - z[:, 1]) ** 0.5, rtol=1e-4
+        )
+    if kind in ("plain", "saturated", "curved", "flattened"):
+        assert (p.argmax(axis=1) == z.argmax(axis=1)).all()
+
+
+def test_classes_are_balanced_and_images_resized() -> None:
+    split = digits()
+    y = np.array([0] * 50 + [1] * 8)
+    few = Split("made", split.x[:58], y, split.test_x[:4], split.test_y[:4], 2, 0.0, 1.0, "pixel")
+    part = balanced_part(few, 100)
+    assert np.bincount(part.y).tolist() == [16, 8]
+    larger = resized(few, 32)
+    assert (larger.name, larger.x.shape, larger.test_x.shape) == ("made32", (58, 1, 32, 32), (4, 1, 32, 32))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -150,9 +320,9 @@ def test_networks_answer_and_train_from_their_seed(architecture: str) -> None:
 def test_every_training_learns(training: str) -> None:
     import torch
 
-    network = trained("MLP", training, split := digits(), Recipe(4, 0.8, 3, 1.0), 0)
+    made = trained("MLP", training, split := digits(), Recipe(4, 0.8, 3, 1.0), 0)
     with torch.no_grad():
-        right = network(torch.tensor(split.test_x)).argmax(1).numpy() == split.test_y
+        right = made(torch.tensor(split.test_x)).argmax(1).numpy() == split.test_y
     assert right.mean() > 0.8
 
 
