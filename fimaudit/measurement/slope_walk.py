@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.context import DisplacedContext
@@ -97,6 +96,8 @@ def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
     >>> round(reach, 2), round(bend, 2)
     (0.77, 0.4)
     """
+    from scipy.interpolate import PchipInterpolator  # takes a while to load, and few inputs are walked from
+
     slope = float(odds[0] - odds[1]) / float(lengths[0])
     if not slope > 0 or not odds[0] > 0:
         return None
