@@ -99,7 +99,7 @@ def test_notebook(tmp_path: Path) -> None:
     shown = [o.data for cell in book.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
     pages = [d["text/html"] for d in shown if "text/html" in d]
     assert len(pages) == 3
-    assert "spectral norm" in pages[0]
+    assert "Distance to another answer" in pages[0]
     assert "Input 0" in pages[1]
     assert "median confidence differs" in shown[-2]["text/plain"]
 

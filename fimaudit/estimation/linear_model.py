@@ -26,6 +26,10 @@ def fit(x: Array, y: NDArray[np.int64], classes: int) -> tuple[Array, Array]:
         W (K, d) and b (K,).
 
     Source: the penalty is that of scikit-learn's LogisticRegression at its default.
+
+    >>> weights, offsets = fit(np.array([[-1.0], [1.0]]), np.array([0, 1]), 2)
+    >>> (np.array([[-1.0], [1.0]]) @ weights.T + offsets).argmax(axis=1).tolist()
+    [0, 1]
     """
     from scipy.optimize import minimize  # takes long to load, and few runs ask for this
 
@@ -84,6 +88,10 @@ def cross_fitted(x: Array, y: NDArray[np.int64], unit: Array, seed: int) -> tupl
 
     Returns:
         ``None`` where a half holds one class only.
+
+    >>> x = np.linspace(-1, 1, 40)[:, None]
+    >>> cross_fitted(x, (x[:, 0] > 0).astype(int), np.ones(1), seed=0)[1] > 0.9
+    True
     """
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(x))
     halves = order[::2], order[1::2]

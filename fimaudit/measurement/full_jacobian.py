@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.domain import Space
-from fimaudit.estimation.estimate import Estimate, estimate_basis
+from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
-from fimaudit.measurement.protocol import Flow
+from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 from fimaudit.perturbations.sign_rows import displaced_bounds
 
@@ -100,7 +100,8 @@ def whole_jacobian(
         shorter = 1.0 if space.quantised else SHORTER[method]
         corrected, more = yield from _along(x, space, rho / shorter, first, view)
         first, second = corrected, first
-    estimate = estimate_basis(view, _halves(first), _halves(second))
+    measured = MeasuredJacobian(view, _halves(first), _halves(second))
+    estimate: Estimate | None = yield BatchedStep(estimate_jacobians, measured)
     length = space.length(coarse_step)
     return WholeJacobian(method, estimate, 1 + used + more, length, _halves(first)[0], _descent(first, estimate, view))
 

@@ -164,6 +164,15 @@ class PilotLadder:
         lone = (over > LONE) & (share >= JUMPS)
         return int((lone[:, 1:-1] & alike[:, :-2] & alike[:, 2:]).sum())
 
+    @cached_property
+    def jumps_beyond(self) -> bool:
+        """Whether a plateau too short to be sure of ends where answers jump: then it may be the inside of a cell."""
+        found = self.plateau
+        if found is None or found.last - found.first >= QUIET_RUNGS or found.last + 1 >= len(self.rungs):
+            return False
+        level = np.median(self.energy, axis=0)
+        return bool(self.even_share[found.last + 1] >= JUMPS and level[found.last + 1] > LONE * level[found.last])
+
     @property
     def most_even(self) -> float:
         """The even share up to which a linear function explains the answers."""

@@ -145,7 +145,7 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
     rungs, plateau, quality = asked.rungs, asked.plateau, asked.quality
     # Behind noise two last rungs that agree may stand where the energy turns from rising to falling.
     at_the_end = plateau is not None and plateau.first + 1 == plateau.last == len(rungs) - 1
-    local = not asked.without_plateau and (asked.exact or not at_the_end)
+    local = not asked.without_plateau and not asked.jumps_beyond and (asked.exact or not at_the_end)
     surface = classify(asked, dtype, local)
     if plateau is not None and local:
         reach = _reach(asked.energy, rungs, plateau.first, plateau.last)

@@ -90,13 +90,14 @@ def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
         ``None`` where they do not begin to fall.
 
     >>> lengths = np.array([0.1, 1.0, 1.5, 2.0])
-    >>> how_far(lengths, 2 - np.array([0.0, *lengths]))
+    >>> reach, bend = how_far(lengths, 2 - np.array([0.0, *lengths]))
+    >>> round(reach, 9), round(bend, 9)
     (1.0, 0.0)
     >>> reach, bend = how_far(lengths, 2 - np.array([0.0, 0.1, 1.2, 1.95, 2.8]))
     >>> round(reach, 2), round(bend, 2)
     (0.77, 0.4)
     """
-    from scipy.interpolate import PchipInterpolator  # takes a while to load, and few inputs are walked from
+    from scipy.interpolate import PchipInterpolator  # takes as long to load as all else
 
     slope = float(odds[0] - odds[1]) / float(lengths[0])
     if not slope > 0 or not odds[0] > 0:

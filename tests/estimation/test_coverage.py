@@ -18,6 +18,7 @@ from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits, upper_factor
 from fimaudit.measurement.full_jacobian import whole_jacobian
+from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from tests.cases import log_softmax, margin_of, normal_inputs, tanh_network, truth_of
@@ -175,7 +176,8 @@ def test_coordinate_basis_intervals_hold(networks: int) -> None:
             asked = next(talk)
             try:
                 while True:
-                    asked = talk.send(model(asked.build(0, len(asked))))
+                    batched = isinstance(asked, BatchedStep)
+                    asked = talk.send(asked.function([asked.argument])[0] if batched else model(asked.build(0, len(asked))))
             except StopIteration as stop:
                 estimate = stop.value.estimate
             for name, limits, value in (

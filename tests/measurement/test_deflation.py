@@ -106,7 +106,7 @@ def test_directions_that_catch_nothing_change_nothing(classes: int, features: in
     tiny = 1e-9 * np.random.default_rng(2).standard_normal((2, classes))
     plain, with_tiny = spectral_limits(y, 0.95, features)[0], spectral_limits(y, 0.95, features, None, tiny)[0]
     # plain limits lie about the corrected value where the largest eigenvalue stands apart
-    assert plain.upper * (1 - 1e-9) <= with_tiny.upper <= 1.01 * plain.upper
+    assert plain.upper * (1 - 1e-9) <= with_tiny.upper <= 1.03 * plain.upper
     assert with_tiny.value == pytest.approx(corrected_top(top_pair(y)[0], 40, features), rel=0.03)
     assert with_tiny.lower == pytest.approx(plain.lower, rel=0.25)
 

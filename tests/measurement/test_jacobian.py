@@ -10,7 +10,7 @@ from fimaudit.domain import InputDomain, Space
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.full_jacobian import DECISIVE, fits, whole_jacobian
-from fimaudit.perturbations.rows import Rows
+from fimaudit.measurement.protocol import BatchedStep
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
 
 #: Displaced rows allowed for each way of measuring d features.
@@ -39,13 +39,14 @@ def drive(case: Case, index: int, rho: float, rows: int) -> tuple[str, Estimate,
     base = np.asarray(case.model(x.astype(case.dtype)[None]), np.float64)
     talk = whole_jacobian(x, space, rho, rows, OutputQuality().view(base, base[:0]))
     sent: list[np.ndarray] = []
-    asked: Rows = next(talk)
+    asked = next(talk)
     while True:
-        built = asked.build(0, len(asked))
-        sent.append(built)
-        answers = np.asarray(case.model(built), np.float64)
         try:
-            asked = talk.send(answers)
+            if isinstance(asked, BatchedStep):
+                asked = talk.send(asked.function([asked.argument])[0])
+                continue
+            sent.append(asked.build(0, len(asked)))
+            asked = talk.send(np.asarray(case.model(sent[-1]), np.float64))
         except StopIteration as stop:
             return stop.value.method, stop.value.estimate, stop.value.rows, sent
 
@@ -113,7 +114,8 @@ def test_numbers_are_in_units_of_the_scale(scale: str) -> None:
     estimate = None
     while estimate is None:
         try:
-            asked = talk.send(model(asked.build(0, len(asked))))
+            batched = isinstance(asked, BatchedStep)
+            asked = talk.send(asked.function([asked.argument])[0] if batched else model(asked.build(0, len(asked))))
         except StopIteration as stop:
             estimate = stop.value.estimate
     J = model.jacobian(x[0]) * (1 if scale == "raw" else x.std(axis=0))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fimaudit import Interval, audit
-from fimaudit.measurement.counterexample import Asked
+from fimaudit.measurement.counterexample import RowsAlong
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.slope_walk import SlopeWalk, how_far
@@ -31,7 +31,7 @@ def answers(margin: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 def walk(reach: float, bend: float, changed: bool = False) -> SlopeWalk:
     lengths = np.array([1.0])
-    return SlopeWalk(Asked(lengths, lengths, np.array([changed]), np.zeros((1, 1))), reach, bend)
+    return SlopeWalk(RowsAlong(lengths, lengths, np.array([changed]), np.zeros((1, 1))), reach, bend)
 
 
 def steeper_farther_out(features: int) -> Callable[[Array], Array]:

@@ -327,7 +327,14 @@ def test_without_scripts_the_numbers_remain(folder: Path) -> None:
 def test_comparison_page(browser: Any, folder: Path, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     run = read_run(folder / "pictures")
-    path = render_comparison(compare_runs(run, run), run, run, tmp_path / "comparison.html")
+    for name, seed in (("first", 0), ("second", 1)):
+        made_run(tmp_path / name, run.report, 24, seed)
+    first, second = (read_run(tmp_path / name) for name in ("first", "second"))
+    path = render_comparison(compare_runs(first, second), first, second, tmp_path / "comparison.html")
+    assert "would do so by chance" in path.read_text()  # inputs changed beyond their intervals
+    assert f"--baseline {tmp_path / 'first'}" in path.read_text()
+    itself = render_comparison(compare_runs(run, run), run, run, tmp_path / "itself.html").read_text()
+    assert "None of them changed beyond its interval" in itself
     page, said = opened(browser, path, 390)
     assert said == []
     assert axe.run(page).response["violations"] == []

@@ -70,7 +70,7 @@ def test_rules_on_the_radius_are_decided(run, tmp_path):
 def test_two_runs_are_compared_by_their_radii(run, tmp_path):
     audit(lambda b: SOFT.predict(b), SOME, link="labels", queries=300, scale="std", out=tmp_path / "soft")
     found = compare(run, tmp_path / "soft")
-    assert "margin_radius" in str(found)
+    assert "margin radius" in str(found)
 
 
 def test_witnesses_hold_when_they_are_asked_again(run):
