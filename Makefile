@@ -9,18 +9,20 @@ REALMODELS ?=
 # Threads of each of the two test processes.
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage crash check fix bench readme lock
+.PHONY: help venv demo test coverage crash simulate fuzz advisories check fix bench readme lock docs llms release-check
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 venv: $(STAMP) ## Build .venv from requirements.lock; does nothing when it is current.
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@# What a CUDA build of torch needs beyond; nothing for any other.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -36,6 +38,15 @@ coverage: venv ## Simulate whether intervals hold, at length.
 crash: venv ## Kill and disturb runs at every system call, and cut their power, then resume; takes hours and strace.
 	@mkdir -p runs
 	OMP_NUM_THREADS=1 PYTHONPATH=.:adapters $(BIN)/python -m scripts.crash --power 1 --json runs/crash.json
+
+simulate: venv ## Simulate whole audits under faults, kills and resumes: SEEDS=10000 from FIRST=0, or SEED=1234 alone.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
+
+fuzz: venv ## Fuzz what reads files and answers: MINUTES=30 of each of READERS (all when left out).
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(READERS) --minutes $(or $(MINUTES),30)
+
+advisories: venv ## Ask an index of advisories about every pinned package; says so where none can be reached.
+	$(BIN)/python scripts/advisories.py
 
 check: venv ## Lint, format, types, and what may import what.
 	$(BIN)/ruff check .
@@ -63,3 +74,12 @@ readme: venv ## Run the demo and paste what it prints into README.md.
 
 lock: venv ## Resolve requirements.lock anew from pyproject.toml.
 	$(BIN)/python scripts/lock.py
+
+docs: venv llms ## Build the site into docs/_build/html; every block of it runs, and a warning is an error.
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html
+
+llms: venv ## Write llms.txt, the table of contents for programs that read, from the pages of the site.
+	$(BIN)/python scripts/llms_txt.py
+
+release-check: venv ## Build sdist and wheel, check them, install the wheel alone and run its demo.
+	$(BIN)/python scripts/release_check.py

@@ -384,20 +384,23 @@ class Report(Presented, _Data):
         """
         return _above("report.presenting", "gate")(self, policy, baseline)
 
-    def bundle(self, out: str | Path, *, key: str | Path | None = None, signer: str | None = None) -> Path:
+    def bundle(
+        self, out: str | Path, *, key: str | Path | None = None, signer: str | None = None, template: str | None = None
+    ) -> Path:
         """Pack the run folder into an archive that ``fimaudit verify`` can check.
 
         Args:
             out: the archive, ``.zip``.
             key: Ed25519 private key in PEM, to sign with.
             signer: who signs.
+            template: the standard whose table, filled from this run, becomes a section of the page: ``24029-3``.
 
         Raises:
             UsageError: a report without a run folder, or a key without a signer.
         """
         if self._folder is None:
             raise UsageError("evidence needs a run folder, and this report lies in none; give audit(..., out=FOLDER)")
-        return Path(_above("evidence.bundle", "write_bundle")(self._folder, out, key=key, signer=signer))
+        return Path(_above("evidence.bundle", "write_bundle")(self._folder, out, key=key, signer=signer, template=template))
 
     def to_frame(self) -> pd.DataFrame:
         """The inputs as a pandas table, an interval in three columns: ``name``, ``name_lower``, ``name_upper``.

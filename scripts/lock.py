@@ -1,8 +1,9 @@
 """Write requirements.lock: every package of the extras all and dev, pinned, from pip's own resolver. Run by ``make lock``.
 
-Pins carry no local version label, no hashes and no CUDA packages, so that the same file takes whatever build of torch the
-machine's pip finds. A requirement that a marker ties to a platform keeps its marker, and its twin for other platforms is
-pinned beside it.
+Each pin carries the SHA-256 of every file of that version, for all platforms: those of the package index, from its metadata
+by uv, and that of the file which pip takes here, where it comes from elsewhere (a CPU build of torch). Pins carry no
+local version label and no CUDA packages: what a CUDA build of torch brings along is left to torch's own requirements. A
+requirement that a marker ties to a platform keeps its marker, and its twin for other platforms is pinned beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,46 @@ FIXED = ("torch==2.13.0",)
 #: What a CUDA build of torch brings along is left to torch's own requirements.
 CUDA = ("nvidia-", "cuda-", "triton")
 HEADER = """\
-# Every package of `fimaudit[all,dev]`, pinned. Written by `make lock`; read by `make venv`. Do not edit by hand.
+# Every package of `fimaudit[all,dev]`, pinned, with the SHA-256 of its files. Written by `make lock`; read by `make venv`.
+# Do not edit by hand.
 """
 
 
-def resolve(*arguments: str) -> dict[str, str]:
-    """Name to version of what pip would install into an empty environment."""
+@dataclass(frozen=True)
+class Pin:
+    """A version, and the SHA-256 of the file that pip takes here; ``None`` of our own folder."""
+
+    version: str
+    sha256: str | None
+
+
+def resolve(*arguments: str) -> dict[str, Pin]:
+    """What pip would install into an empty environment, by name."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     done = subprocess.run([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)["install"]
-    return {canonicalize_name(p["metadata"]["name"]): p["metadata"]["version"].partition("+")[0] for p in found}
+    return {
+        canonicalize_name(p["metadata"]["name"]): Pin(
+            p["metadata"]["version"].partition("+")[0],
+            p["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256"),
+        )
+        for p in found
+    }
+
+
+def published(pins: dict[str, Pin]) -> dict[str, set[str]]:
+    """SHA-256 of every file of these versions in the package index, by name."""
+    asked = "\n".join(f"{name}=={pin.version}" for name, pin in pins.items())
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--no-deps", "--generate-hashes", "--no-header"]
+    done = subprocess.run([*command, "--no-annotate", "--quiet"], input=asked, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        start, _, rest = line.strip().removesuffix("\\").strip().partition("==")
+        if rest:
+            held = found.setdefault(canonicalize_name(start), set())
+        elif start.startswith("--hash=sha256:"):
+            held.add(start.removeprefix("--hash=sha256:"))
+    return found
 
 
 def marked() -> list[Requirement]:
@@ -53,7 +85,13 @@ def main() -> None:
             pins.update(resolve("--no-deps", f"{requirement.name}{requirement.specifier}"))
         markers[name] = f" ; {requirement.marker}"
     kept = sorted(name for name in pins if name != "fimaudit" and not name.startswith(CUDA))
-    lines = [f"{name}=={pins[name]}{markers.get(name, '')}" for name in kept]
+    hashes = published({name: pins[name] for name in kept})
+    lines = []
+    for name in kept:
+        known = sorted(hashes[name] | {pins[name].sha256} - {None})
+        lines.append(
+            f"{name}=={pins[name].version}{markers.get(name, '')}" + "".join(f" \\\n    --hash=sha256:{h}" for h in known)
+        )
     LOCK.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{LOCK.name}: {len(lines)} packages")
 

@@ -33,7 +33,7 @@ def lipschitz_bound(
         model: a torch module, a ``torch.export`` program, or a path to a .onnx or .pt2 file.
         input_shape: of one input, without the batch axis. A module needs it unless its first layer is dense or it has an
             attribute ``input_shape``; files usually hold it.
-        input_bound: the largest |feature| of an input, where the network multiplies or attends to tensors that no
+        input_bound: the largest ``|feature|`` of an input, where the network multiplies or attends to tensors that no
             norm bounds; the result then holds for such inputs only and says so.
         hold: values of further ONNX inputs that are held constant, by name.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fimaudit.cli.console import progress_bar, show_report
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
@@ -21,6 +20,7 @@ from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
+from fimaudit.cli.terminal import Terminal
 from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
@@ -157,7 +157,7 @@ def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, 
     verdict = apply_policy(out, policy) if policy is not None and whole else None
 
     def show() -> None:
-        console = Console(highlight=False)
+        console = Terminal(highlight=False)
         show_report(console, report)
         print_line(console, f"run folder: {out}")
         if verdict is not None:
@@ -166,7 +166,7 @@ def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, 
     output.tell(lambda: _facts(report, out, verdict), show)
     if not whole:
         more = " (with a larger --budget)" if budget is not None else ""
-        print_command(Console(stderr=True, highlight=False), "resume with: ", resume_command(), more)
+        print_command(Terminal(stderr=True, highlight=False), "resume with: ", resume_command(), more)
         raise typer.Exit(3)
     if verdict is not None and verdict.outcome != "pass":
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flag_values import held
 from fimaudit.cli.flags import Hold, LinkName, Weights
 from fimaudit.cli.output import OutputFlags, print_line
+from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
 from fimaudit.models.links import Link
 
@@ -65,7 +66,7 @@ def bounds(
     bound = lipschitz_bound(network, input_shape=shape, input_bound=input_bound, hold=constants)
     rows = [] if x is None else _measured(network, bound, x, link, queries, constants)
     output.tell(
-        lambda: bound.to_dict() | ({"inputs": rows} if x is not None else {}), lambda: _show(Console(), target, bound, rows)
+        lambda: bound.to_dict() | ({"inputs": rows} if x is not None else {}), lambda: _show(Terminal(), target, bound, rows)
     )
 
 

@@ -22,9 +22,13 @@ def bundle(
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key in PEM, to sign with.")] = None,
     signer: Annotated[str | None, typer.Option(help="Who signs.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="Run folder that the policy's ratio rules divide by.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Set the run beside the topics of a standard, as a section of the page: 24029-3."),
+    ] = None,
 ) -> None:
     """Pack report, inputs, ledger, policy and verdict into one archive with a manifest of SHA-256 sums."""
     from fimaudit.evidence.bundle import write_bundle
 
-    archive = write_bundle(folder, out, key=key, signer=signer, baseline=baseline)
+    archive = write_bundle(folder, out, key=key, signer=signer, baseline=baseline, template=template)
     output.tell(lambda: {"archive": str(archive)}, lambda: print(archive))

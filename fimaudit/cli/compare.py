@@ -17,6 +17,7 @@ from fimaudit.cli.flag_values import one_of_two, output_choice
 from fimaudit.cli.flags import Device, ModeName, Overwrite, Resume, TrustPickle, Yes
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.terminal import Terminal
 from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs
@@ -108,7 +109,7 @@ def compare(
     runs = open_runs(list(targets), inputs, out, each)
     found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
     files = [] if out is None else _written(out, runs, found)
-    output.tell(lambda: found, lambda: _show(Console(highlight=False), found, files))
+    output.tell(lambda: found, lambda: _show(Terminal(highlight=False), found, files))
 
 
 def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:

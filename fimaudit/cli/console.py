@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fimaudit.cli.terminal import Terminal
 from fimaudit.report.answer import flag_sentences
 from fimaudit.report.wording import focus_sentence
 from fimaudit.results import Interval, Report, Sensitivity
@@ -35,7 +36,7 @@ QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum"
 @contextmanager
 def progress_bar(*, shown: bool = True) -> Iterator[OnProgress | None]:
     """A bar on stderr with rows done, rate and time left; nothing where stderr is no terminal, or without ``shown``."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not shown or not console.is_terminal:
         yield None
         return

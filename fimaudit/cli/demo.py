@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.output import OutputFlags
+from fimaudit.cli.terminal import Terminal
 
 __all__ = ["demo"]
 
@@ -22,6 +22,6 @@ def demo(
     """Train two small networks, export them to ONNX, audit them from probabilities only, beside the exact values."""
     from fimaudit.demo import run_demo
 
-    compared = run_demo(out, Console(quiet=output.silent))
+    compared = run_demo(out, Terminal(quiet=output.silent))
     runs = [{"name": one.name, "folder": str(one.folder), "accuracy": one.accuracy} for one in compared]
     output.tell(lambda: {"runs": runs}, lambda: None)

@@ -15,6 +15,7 @@ from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import LinkName
 from fimaudit.cli.model_flags import EndpointFlags
 from fimaudit.cli.output import OutputFlags
+from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import about
 from fimaudit.data.streams import open_data
@@ -43,7 +44,7 @@ def list_presets(output: OutputFlags) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for one in presets():
             table.add_row(one.name, one.about)
-        Console(highlight=False).print(table)
+        Terminal(highlight=False).print(table)
 
     output.tell(lambda: {"presets": [{"name": one.name, "about": one.about} for one in presets()]}, show)
 
@@ -93,7 +94,7 @@ def try_it(
         extra["data_columns"] = list(inputs.names)
     trial = try_endpoint(target, Options(link=link, extra=extra, **about(inputs)), first.x[None])
     facts = as_facts(trial)
-    output.tell(lambda: facts, lambda: _show(Console(highlight=False, soft_wrap=True), facts))
+    output.tell(lambda: facts, lambda: _show(Terminal(highlight=False, soft_wrap=True), facts))
     if trial.error is not None:
         raise trial.failure or TargetError(trial.error)
 

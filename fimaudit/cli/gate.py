@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.output import OutputFlags, print_line
+from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import RunFolderError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def gate(
         raise UsageError(f"expected --policy FILE; to make a first one: fimaudit gate --init {folder} > policy.yaml")
     else:
         verdict = apply_policy(folder, policy, baseline=baseline, junit=junit, markdown=markdown)
-        output.tell(lambda: verdict, lambda: show_verdict(Console(highlight=False), verdict))
+        output.tell(lambda: verdict, lambda: show_verdict(Terminal(highlight=False), verdict))
         if verdict.outcome != "pass":
             raise typer.Exit(1)
 
@@ -62,7 +63,7 @@ def _explain(output: OutputFlags, policy: Path) -> None:
     from fimaudit.policy.words import explain_policy
 
     checked = read_policy(policy)
-    sentences, console = explain_policy(checked), Console(highlight=False)
+    sentences, console = explain_policy(checked), Terminal(highlight=False)
     output.tell(
         lambda: {"policy": checked, "sentences": sentences},
         lambda: print_line(console, "\n".join(sentences)),

@@ -19,6 +19,7 @@ from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import TARGET_HELP, LinkName
 from fimaudit.cli.model_flags import EndpointFlags, ModelFlags
 from fimaudit.cli.output import OutputFlags, print_command, print_line
+from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import AuditDataset, about, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
@@ -76,7 +77,7 @@ def inspect(
         raise UsageError(f"expected one file of inputs to inspect with, got {data}")
     facts = _facts(target, link, options, inputs, table, identity)
     facts["audit"] = _command(target, data, facts)
-    output.tell(lambda: facts, lambda: _show(Console(), facts))
+    output.tell(lambda: facts, lambda: _show(Terminal(), facts))
 
 
 def _facts(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fimaudit.cli.flag_blocks import FlagBlock
+from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import FimauditError
 
 __all__ = ["OutputFlags", "print_command", "print_failure", "print_line"]
@@ -104,7 +105,7 @@ def _folded(said: str, command: str, after: str, width: int) -> str:
 
 def print_failure(error: FimauditError) -> None:
     """One sentence on stderr, then what to type where the error says it."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True, highlight=False)
     print_line(console, f"fimaudit: {' '.join(str(error).split())}")
     for note in getattr(error, "__notes__", ()):
         said, found, command = note.partition("fimaudit ")

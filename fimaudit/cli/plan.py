@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.output import OutputFlags, print_line
+from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import Options
@@ -79,7 +80,7 @@ def plan(
     if planned.within_budget is False:
         notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
     quantity = "margin radius" if labels else "spectral norm"
-    output.tell(lambda: asdict(planned), lambda: _show(Console(), planned, confidence, quantity, notes))
+    output.tell(lambda: asdict(planned), lambda: _show(Terminal(), planned, confidence, quantity, notes))
 
 
 def confirm(cost: Cost, *, yes: bool = False) -> bool:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
+from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import RunError
 from fimaudit.storage.durable_files import last_resort
 from fimaudit.storage.journal import JOURNAL
@@ -30,7 +30,7 @@ def resumable(out: Path, command: str) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         kept = (out / JOURNAL).exists()
-        shell = Console(stderr=True, highlight=False, soft_wrap=True)
+        shell = Terminal(stderr=True, highlight=False, soft_wrap=True)
         said = "finished inputs are kept" if kept else "nothing was measured yet"
         shell.print(f"fimaudit: interrupted; {said}", markup=False)
         if kept:

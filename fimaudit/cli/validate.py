@@ -19,6 +19,7 @@ from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
+from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
@@ -105,7 +106,7 @@ def validate(
             **model.options(),
             **endpoint.options(),
         )
-    output.tell(lambda: validation, lambda: _show(Console(highlight=False), validation, out))
+    output.tell(lambda: validation, lambda: _show(Terminal(highlight=False), validation, out))
     if len(validation.inputs) < validation.data["inputs"] or validation.attacked == 0:
         raise typer.Exit(3)
 

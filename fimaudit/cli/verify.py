@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import LinkName
 from fimaudit.cli.output import OutputFlags, print_line
+from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import UsageError
 from fimaudit.models.classifier import open_classifier
 from fimaudit.models.links import Link
@@ -54,7 +54,7 @@ def verify(
 
 
 def _show_findings(findings: Sequence[Finding]) -> None:
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     for finding in findings:
         word, style = ("fits     ", "green") if finding.fits else ("mismatch ", "red")
         print_line(console, Text.assemble((word, style), f"{finding.check}: {finding.sentence}"))
@@ -75,7 +75,7 @@ def _ask_again(output: OutputFlags, folder: Path, model: str | None, link: Link)
 
 
 def _show_witnesses(failed: Sequence[int], count: int) -> None:
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     again = "change the decision when the model is asked again, alone and among others"
     print_line(console, f"{count - len(failed)} of {count} witnesses {again}")
     if failed:

@@ -23,6 +23,8 @@ from fimaudit.models.packing import Packing
 __all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
+#: A packed .npz of a few megabytes may unpack to as many gigabytes; one of more than this is read as it is stored, or not.
+MOST_UNPACKED = 4 * 2**30
 
 
 def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
@@ -175,7 +177,13 @@ def _from_npz(file: Path) -> Inputs:
         if not hasattr(archive, "files"):
             raise DataError(f"{file} is not a .npz archive; expected one that holds an array x")
         if "x" not in archive.files:
-            raise DataError(f"{file} holds {', '.join(archive.files) or 'nothing'}; expected an array called x")
+            raise DataError(f"{file} holds {', '.join(archive.files)[:200] or 'nothing'}; expected an array called x")
+        unpacked = sum(info.file_size for info in archive.zip.infolist())
+        if unpacked > MOST_UNPACKED:
+            raise DataError(
+                f"{file} unpacks to {unpacked / 2**30:,.1f} GiB, more than the {MOST_UNPACKED // 2**30} that are held; "
+                "save it with numpy.savez, unpacked, which is read a few inputs at a time"
+            )
         x = archive["x"]
         y = archive["y"] if "y" in archive.files else None
         group = archive["group"] if "group" in archive.files else None
@@ -232,7 +240,10 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None, labels: 
                 f"(first: input {bad[0]})"
             )
     y = _labels(inputs.y, len(x), labels or ClassLabels())
-    group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
+    try:
+        group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
+    except UnicodeDecodeError as exc:
+        raise DataError("expected groups that are text, got bytes that are none; save them as str") from exc
     if group is not None and group.shape != (len(x),):
         raise DataError(f"expected one group for each of {len(x)} inputs, got shape {group.shape}")
     return replace(inputs, x=x, y=y, group=group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from fimaudit.errors import DataError, MissingExtraError
 
 __all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "require_decoder"]
 
+#: Pixels of one image: a file of some kilobytes can unpack to any number.
+MOST_PIXELS = 2**26
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -39,7 +42,10 @@ def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) ->
 
     channels = _layout(shape)[1]
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("ignore")  # Pillow's own word on large images, which are refused here
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, of at most {MOST_PIXELS:,}")
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Exception as exc:
         what = " ".join(str(exc).split())[:120]

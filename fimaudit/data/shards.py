@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import tarfile
 import zipfile
@@ -25,6 +26,10 @@ from fimaudit.models.columns import TableColumn
 __all__ = ["SHARD_SUFFIXES", "Decoding", "Files", "Reader", "open_shard", "table_columns"]
 
 SHARD_SUFFIXES = (".npz", ".npy", ".parquet", ".tar")
+#: Axes of an array in numpy.
+MOST_AXES = 32
+#: A file that broke off in copying is read as far as it goes; one that holds so much less than it says is no such file.
+FEWEST_OF_A_TORN_FILE = 1000
 #: Columns of a Parquet file that hold labels, the first that is there.
 LABELS = (LABEL, "label")
 
@@ -91,7 +96,8 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
 class _Array:
     """Rows of one array in .npy format, read by their place in a file."""
 
-    def __init__(self, name: str, file: IO[bytes]) -> None:
+    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
+        began = file.tell()
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
@@ -106,10 +112,17 @@ class _Array:
         if not shape:
             raise DataError(f"expected {name} to hold (inputs, *shape), got a single number")
         self._file, self._start, self._dtype = file, file.tell(), dtype
-        self.count, self._shape = int(shape[0]), tuple(shape[1:])
-        self._bytes = int(np.prod(self._shape, dtype=np.int64)) * dtype.itemsize
+        self.count, self._shape = int(shape[0]), tuple(int(n) for n in shape[1:])
+        self._bytes = math.prod(self._shape) * dtype.itemsize
+        self._held = size - (self._start - began)
+        if min(shape) < 0 or len(shape) > MOST_AXES or self._bytes < 1:
+            raise DataError(f"expected {name} to hold inputs of some numbers each, got shape {str(shape)[:80]} of {dtype}")
+        if self.count > FEWEST_OF_A_TORN_FILE * (1 + self._held // self._bytes):
+            raise DataError(f"{name} speaks of {self.count} inputs and holds {self._held // self._bytes}; copy it again")
 
     def row(self, position: int) -> NDArray[Any]:
+        if (position + 1) * self._bytes > self._held:
+            raise DataError("the file ends before this input")
         self._file.seek(self._start + position * self._bytes)
         data = self._file.read(self._bytes)
         if len(data) < self._bytes:
@@ -117,9 +130,16 @@ class _Array:
         return np.frombuffer(data, self._dtype).reshape(self._shape)
 
 
+def _size(file: IO[bytes]) -> int:
+    """Bytes of an open file, which is then at its start."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
 class _Npy:
     def __init__(self, path: str, file: IO[bytes]) -> None:
-        self._file, self._x = file, _Array(path, file)
+        self._file, self._x = file, _Array(path, file, _size(file))
         self.count = self._x.count
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
@@ -139,8 +159,8 @@ class _Npz:
         self._archive = zipfile.ZipFile(file)
         members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
         if "x" not in members:
-            raise DataError(f"{path} holds {', '.join(members) or 'nothing'}; expected an array called x")
-        self._x = _Array(path, self._member(members["x"]))
+            raise DataError(f"{path} holds {', '.join(members)[:200] or 'nothing'}; expected an array called x")
+        self._x = _Array(path, self._member(members["x"]), members["x"].file_size)
         self.count = self._x.count
         self._y, self._group = (self._whole(path, members.get(name)) for name in ("y", "group"))
 
@@ -209,7 +229,12 @@ class _Parquet:
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
             k = int(np.searchsorted(self._starts, position, side="right")) - 1
-            x, labels, groups = self._row_group(k)
+            try:
+                x, labels, groups = self._row_group(k)
+            except Exception as exc:  # pyarrow has many for a file that is damaged inside
+                what = " ".join(str(exc).split())[:200]
+                yield Row(None, reason=f"the file is damaged here ({type(exc).__name__}: {what})")
+                continue
             at = position - int(self._starts[k])
             y = None if labels is None else labels[at]
             group = None if groups is None or groups[at] is None else str(groups[at])
@@ -327,7 +352,7 @@ class _Tar:
             try:
                 y = self._label(sample)
                 yield Row(self._x(sample), y)
-            except (DataError, ValueError, OSError, EOFError, tarfile.TarError) as exc:
+            except (DataError, ValueError, OSError, EOFError, MemoryError, RecursionError, tarfile.TarError) as exc:
                 name = "" if sample.input is None else f"{sample.input.name}: "
                 yield Row(None, y, reason=f"{name}{exc}")
 
@@ -335,7 +360,10 @@ class _Tar:
         assert sample.input is not None
         data = self._bytes(sample.input)
         if sample.input.name.lower().endswith(".npy"):
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+            try:
+                return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+            except Exception as exc:  # numpy reads a header as Python, with every error of that
+                raise DataError(f"it cannot be read as .npy ({type(exc).__name__})") from exc
         return decode_image(data, self._decoding.shape, self._decoding.dtype)
 
     def _label(self, sample: _Sample) -> Any:
@@ -349,6 +377,8 @@ class _Tar:
         return label if isinstance(label, int | float | str) else None
 
     def _bytes(self, member: tarfile.TarInfo) -> bytes:
+        if member.issparse():  # a few bytes that stand for as many as they like
+            raise DataError("the tar stores this file with holes in it; pack it without --sparse")
         opened = self._tar.extractfile(member)
         if opened is None:
             raise DataError("the tar holds no file here")

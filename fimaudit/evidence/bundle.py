@@ -17,6 +17,7 @@ from typing import Any
 from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.policy.rules import parse_policy
 from fimaudit.report.page import has_pictures, render
+from fimaudit.report.standards import standard_of
 from fimaudit.results import Report
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.folder_lock import FolderLock
@@ -56,6 +57,7 @@ def write_bundle(
     key: str | Path | None = None,
     signer: str | None = None,
     baseline: str | Path | None = None,
+    template: str | None = None,
     now: datetime | None = None,
 ) -> Path:
     """Pack a run folder into an archive that ``fimaudit verify`` can check.
@@ -66,11 +68,12 @@ def write_bundle(
         key: Ed25519 private key in PEM, to sign with.
         signer: who signs; part of what is signed.
         baseline: run folder that the policy's ratio rules divide by; found in the folder's ``verdict.json`` where left out.
+        template: the standard whose table, filled from this run, becomes a section of the page: ``24029-3``.
         now: time of bundling, for tests.
 
     Raises:
         RunFolderError: no run there, or the archive cannot be written.
-        UsageError: a key without a signer, a key that is none, a verdict without its policy.
+        UsageError: a key without a signer, a key that is none, a verdict without its policy, an unknown template.
         MissingExtraError: signing without the package ``cryptography``.
     """
     if (key is None) != (signer is None):
@@ -78,7 +81,7 @@ def write_bundle(
     private = None if key is None else _private_key(Path(key))
     run = read_run(folder)
     with FolderLock(run.folder) if os.access(run.folder, os.W_OK) else nullcontext():  # not while a run changes it
-        members = _run_members(run, baseline)
+        members = _run_members(run, baseline, template)
     about = {
         "created": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
         "fimaudit": version("fimaudit"),
@@ -97,10 +100,10 @@ def write_bundle(
     return path
 
 
-def _run_members(run: RunFolder, baseline: str | Path | None) -> dict[str, bytes]:
+def _run_members(run: RunFolder, baseline: str | Path | None, template: str | None) -> dict[str, bytes]:
     """What of a run folder goes in, by name; its page is made anew where there is one."""
-    if (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
-        render(run.folder, pictures=has_pictures((run.folder / PAGE).read_text(encoding="utf-8", errors="replace")))
+    if template is not None or (run.folder / PAGE).is_file():  # so that it shows the verdict that lies beside it
+        _write_page(run.folder, template)
     members = {name: (run.folder / name).read_bytes() for name in MEMBERS if (run.folder / name).is_file()}
     if INPUTS_FILE not in members:
         raise RunFolderError(f"{run.folder} holds no {INPUTS_FILE}; evidence needs the table of inputs")
@@ -114,6 +117,13 @@ def _run_members(run: RunFolder, baseline: str | Path | None) -> dict[str, bytes
                 raise RunFolderError(f"{other.folder} holds no {name}; the evidence of a ratio rule needs its baseline's")
             members[f"{BASELINE}/{name}"] = (other.folder / name).read_bytes()
     return members
+
+
+def _write_page(folder: Path, template: str | None) -> None:
+    """The page anew, with pictures and the table of a standard where it has them already; a new page has no pictures."""
+    path = folder / PAGE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    render(folder, pictures=has_pictures(text), standard=template or standard_of(text))
 
 
 def build_statement(members: Mapping[str, bytes]) -> bytes:

@@ -39,6 +39,8 @@ __all__ = ["Finding", "is_bundle", "verify_bundle"]
 
 #: A member may unpack to this much; more is no evidence of ours.
 MOST_BYTES = 4 * 2**30
+#: And to so many times what is stored: tables and JSON pack 20-fold, a bomb 1000-fold.
+MOST_PACKED, PACKED_BYTES = 200, 2**20
 #: Recomputed numbers may differ by rounding of another version of numpy or scipy.
 TOLERANCE = 1e-9
 
@@ -126,6 +128,9 @@ def _members(file: Path) -> dict[str, bytes]:
             raise ValueError(f"it holds {twice} twice")
         if sum(e.file_size for e in entries) > MOST_BYTES:
             raise ValueError("it unpacks to more than 4 GiB")
+        bomb = next((e.filename for e in entries if e.file_size > MOST_PACKED * max(e.compress_size, PACKED_BYTES)), None)
+        if bomb is not None:
+            raise ValueError(f"{bomb[:80]!r} unpacks to more than {MOST_PACKED} times its size")
         return {e.filename: archive.read(e) for e in entries}
 
 
@@ -238,6 +243,7 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     """The page, where this version of the templates made it: rendered again it must be the same."""
     from fimaudit.report.page import has_pictures, made_here, page_html
+    from fimaudit.report.standards import standard_of
 
     if PAGE not in members:
         return
@@ -248,7 +254,7 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     for name in (VERDICT, "shown.npz"):
         if name in members:
             (place / name).write_bytes(members[name])
-    same = page_html(read_for_page(place), pictures=has_pictures(text)) == text
+    same = page_html(read_for_page(place), pictures=has_pictures(text), standard=standard_of(text)) == text
     yield Finding("page", same, f"{PAGE} {'shows' if same else 'does not show'} what the data say")
 
 

@@ -15,6 +15,8 @@ from fimaudit.models.classifier import ModelInfo
 __all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "read_classes"]
 
 #: Of classes or labels, so many are shown in a sentence.
+#: Of a model that does not say how many classes it has; beyond this a label is no column.
+MOST_CLASSES = 2**31
 SHOWN = 20
 
 
@@ -181,7 +183,7 @@ def _keys(value: Any) -> tuple[str, ...]:
 
 def _is_column(value: Any, columns: int | None) -> bool:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return whole and value >= 0 and (columns is None or value < columns)
+    return whole and 0 <= value < (MOST_CLASSES if columns is None else columns)
 
 
 def _listed(names: Sequence[Any]) -> str:

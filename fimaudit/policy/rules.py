@@ -220,7 +220,7 @@ def check_policy(data: Mapping[Any, Any], source: str = "policy") -> Policy:
     try:
         return Policy.model_validate(data)
     except ValidationError as exc:
-        raise UsageError(f"{source} is refused: {_refusal(exc, data)}") from exc
+        raise UsageError(f"{source} is refused: {_refusal(exc, data)[:800]}") from exc
 
 
 def _refusal(error: ValidationError, data: Mapping[Any, Any]) -> str:

@@ -24,6 +24,7 @@ from fimaudit.report.drawing import inline_svg
 from fimaudit.report.glossary import GLOSSARY, term_id
 from fimaudit.report.plots import quantity_charts
 from fimaudit.report.screens import screen_of
+from fimaudit.report.standards import filled_table
 from fimaudit.statistics.paired import column
 from fimaudit.statistics.subgroups import calibration, divisions
 from fimaudit.storage.durable_files import replacing, writing
@@ -32,26 +33,28 @@ from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, r
 __all__ = ["has_pictures", "made_here", "page_html", "render", "render_comparison", "write_page"]
 
 
-def render(folder: str | Path, *, pictures: bool = True) -> Path:
+def render(folder: str | Path, *, pictures: bool = True, standard: str | None = None) -> Path:
     """Write ``report.html`` into a run folder, from what lies there alone.
 
     Args:
         folder: the run folder; ``verdict.json`` and ``shown.npz`` in it are shown where present.
         pictures: whether inputs kept in ``shown.npz`` are embedded.
+        standard: set the run beside the topics of this standard, ``24029-3``.
 
     Raises:
         RunFolderError: no run there, or a verdict that cannot be read.
+        UsageError: a standard that there is no table for.
 
     Returns:
         the page's path.
     """
     run = read_for_page(folder)
     path = run.folder / PAGE
-    write_page(path, page_html(run, pictures=pictures))
+    write_page(path, page_html(run, pictures=pictures, standard=standard))
     return path
 
 
-def page_html(run: RunFolder, *, pictures: bool = True) -> str:
+def page_html(run: RunFolder, *, pictures: bool = True, standard: str | None = None) -> str:
     """The page of a run; the same folder gives the same page."""
     report, inputs = run.report, run.inputs
     unit = str(report.domain["unit"])
@@ -81,6 +84,7 @@ def page_html(run: RunFolder, *, pictures: bool = True) -> str:
             table=tables.all_inputs(run),
             glossary={term_id(term): (term, words) for term, words in GLOSSARY.items()},
             **_drawn(run, unit),
+            standard=None if standard is None else filled_table(standard, run),
             **_common(),
         )
     )

@@ -102,7 +102,7 @@ def audit(
         ModelFailure: no input could be measured.
 
     Returns:
-        the report, also when the budget ran out under way: then ``report.warnings`` and ``report.data`` say so.
+        The report, also when the budget ran out under way; ``report.warnings`` and ``report.data`` say so then.
     """
     clock = Clock()
     chosen = read_options(options, link=link, domain=domain, existing=existing, budget=budget, engine=engine)

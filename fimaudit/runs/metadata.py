@@ -168,11 +168,10 @@ def domain_warnings(inputs: Inputs, space: Space, domain: InputDomain, steps: St
             f"{' and more' if len(held) > 20 else ''}; release those that may change with --free"
         )
     ratio = spreads_differ(inputs.x, space.frozen) if inputs.x.ndim == 2 else None
-    raw = domain.scale is None or (isinstance(domain.scale, str) and domain.scale == "raw")
-    if ratio is not None and raw:
+    if ratio is not None and domain.scale is None:  # who says raw means it
         out.append(
             f"feature spreads differ by a factor of {ratio:.3g}, so in raw units one unit of every feature counts the same; "
-            "choose --scale std or range unless the raw units are meant"
+            "choose --scale std or range, or --scale raw if the raw units are meant"
         )
     return out
 

@@ -16,6 +16,7 @@ from fimaudit.errors import RunFolderError
 from fimaudit.results import Report, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.jsonl import newer
+from fimaudit.storage.report_sections import check_sections
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
 
 __all__ = ["PAGE", "REPORT", "VERDICT", "RunFolder", "first_error", "is_run", "read_for_page", "read_run", "run_of"]
@@ -125,6 +126,7 @@ def _report(folder: str | Path) -> tuple[Path, Report]:
         raise RunFolderError(f"{path} holds no {REPORT}; give the --out folder of a finished fimaudit audit")
     try:
         report = Report.read(path)
+        check_sections(report)
     except ValidationError as exc:
         version = _schema_version(path / REPORT)
         if version is not None and version > KNOWN:
@@ -156,5 +158,5 @@ def read_table(path: Path) -> list[Sensitivity]:
 def first_error(error: ValidationError) -> str:
     """Where and what the first finding is, in one line."""
     found = error.errors()[0]
-    place = ".".join(str(part) for part in found["loc"])
-    return f"{place}: {found['msg']}" if place else str(found["msg"])
+    place, said = ".".join(str(part) for part in found["loc"])[:200], str(found["msg"])[:500]
+    return f"{place}: {said}" if place else said

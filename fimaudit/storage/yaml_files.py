@@ -59,10 +59,10 @@ def parse_mapping(text: str, source: str, holds: str) -> dict[Any, Any]:
     """
     try:
         data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as exc:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as exc:  # ValueError: a date that is none
         mark = getattr(exc, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{source} is no valid YAML{where}: {getattr(exc, 'problem', None) or exc}") from exc
+        raise UsageError(f"{source} is no valid YAML{where}: {str(getattr(exc, 'problem', None) or exc)[:300]}") from exc
     if not isinstance(data, dict):
         raise UsageError(f"expected {source} to hold a mapping with {holds}, got {type(data).__name__}")
     return data

@@ -60,8 +60,10 @@ def main() -> int:
             whole = undisturbed(operation, place)
             chosen = _chosen(whole, options)
             print(f"{name}: {len(whole.points)} points, {len(chosen)} of them now", flush=True)
-            started = time.monotonic()
-            found = [_told(disturbed(operation, whole, point, place)) for point in chosen]
+            started, found = time.monotonic(), []
+            for point in chosen:
+                if time.monotonic() - started < 60 * options.minutes:
+                    found.append(_told(disturbed(operation, whole, point, place)))
             table[name] = _row(found) | {"points": len(whole.points), "seconds": round(time.monotonic() - started)}
             failures += sum(bool(one.wrong) for one in found)
             if options.power and name not in ("bundle", "ray"):
@@ -105,8 +107,9 @@ def _chosen(whole: Undisturbed, options: argparse.Namespace) -> list[object]:
     if options.only:
         return [point for point in whole.points if str(point) in options.only]
     points = [p for p in whole.points if not options.faults or p.fault in options.faults]
-    if options.sample is not None:
-        return sorted(random.Random(options.seed).sample(points, min(options.sample, len(points))))
+    if options.sample is not None or options.minutes < float("inf"):  # whatever there is time for is a sample
+        most = len(points) if options.sample is None else options.sample
+        return random.Random(options.seed).sample(points, min(most, len(points)))
     return points[:: options.every]
 
 
@@ -131,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--faults", nargs="+", help="SIGKILL, ENOSPC, EIO, EINTR, EMFILE; all when left out")
     parser.add_argument("--every", type=int, default=1, help="take every so many points")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="end each operation's points after so long")
     parser.add_argument("--sample", type=int, help="take so many points, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="points as printed: folder:write:3:SIGKILL")

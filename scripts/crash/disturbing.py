@@ -35,24 +35,22 @@ class Found:
 
 
 def undisturbed(operation: Operation, place: Path) -> Undisturbed:
-    """Run an operation once to know its outcome and once more for each place, to know its points."""
+    """Run an operation once for each place, to know its points and, from the first, its outcome."""
     passed: list[Point] = []
-    before = _rows_before(operation)
-    operation.prepare()
-    ended = run(operation.arguments, place / "said.txt")
-    if ended.code:
-        raise RuntimeError(f"the undisturbed command ended with {ended.code}: {ended.stderr}")
-    outcome, rows = operation.outcome(), operation.rows() - before
+    outcome: Mapping[str, object] | None = None
+    rows = 0
     for where in operation.watched:
         trace = place / "trace.txt"
+        before = _rows_before(operation)
         operation.prepare()
-        run(
-            operation.arguments,
-            place / "said.txt",
-            ["-o", str(trace), *watching(where, operation.paths)],
-            threads=operation.threads,
-        )
+        options = ["-o", str(trace), *watching(where, operation.paths)]
+        ended = run(operation.arguments, place / "said.txt", options, threads=operation.threads)
+        if ended.code:
+            raise RuntimeError(f"the undisturbed command ended with {ended.code}: {ended.stderr}")
+        if outcome is None:
+            outcome, rows = operation.outcome(), operation.rows() - before
         passed += points(where, trace.read_text(errors="replace"))
+    assert outcome is not None
     return Undisturbed(outcome, rows, tuple(passed))
 
 

@@ -177,7 +177,7 @@ def cut_everywhere(operation: Operation, whole: Undisturbed, place: Path, *, eve
     """
     root, lost, cuts = operation.folder.parent, [], 0
     for number, (disk, name, last) in enumerate(_disks(operation, place)):
-        if number % every and not last:
+        if (number + 1) % every and not last:
             continue
         for case in CASES:
             shutil.rmtree(operation.folder, ignore_errors=True)

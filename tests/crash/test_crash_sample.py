@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+def can_trace() -> bool:
+    """Whether there is strace, and leave to trace: containers may have neither."""
+    traced = ["strace", "-o", os.devnull, "true"]
+    return shutil.which("strace") is not None and not subprocess.run(traced, capture_output=True, check=False).returncode
+
+
+pytestmark = pytest.mark.skipif(not can_trace(), reason="needs strace, and leave to trace")
 
 
 def crash(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, dict[str, object]]]:
@@ -29,7 +37,7 @@ def crash(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, dict[str
 
 
 def test_a_sample_of_all_points(tmp_path: Path) -> None:
-    code, said, table = crash(tmp_path, "--operations", "local", "endpoint", "--sample", "4", "--seed", "1")
+    code, said, table = crash(tmp_path, "--operations", "endpoint", "--sample", "4", "--seed", "1")
     assert code == 0, said
     for row in table.values():
         assert row["points"] > 300
@@ -39,7 +47,7 @@ def test_a_sample_of_all_points(tmp_path: Path) -> None:
 def test_a_run_whose_files_are_not_synced_is_found_out(tmp_path: Path) -> None:
     quickly = ["--operations", "local", "--sample", "0", "--power", "1000"]
     code, said, table = crash(tmp_path, *quickly)
-    assert (code, table["local"]["power cuts"]) == (0, 6), said
+    assert (code, table["local"]["power cuts"]) == (0, 3), said
     code, said, table = crash(tmp_path, *quickly, "--never-sync")
     assert code == 1
     assert table["local"]["power cuts failed"] >= 1

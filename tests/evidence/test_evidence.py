@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from fimaudit.cli.gate import apply_policy
 from fimaudit.errors import FimauditError, RunFolderError, UsageError
 from fimaudit.evidence.bundle import build_statement, write_bundle
 from fimaudit.evidence.verification import is_bundle, verify_bundle
+from fimaudit.report.standards import filled_table
+from fimaudit.report.wording import interval_text, number
+from fimaudit.results import Report
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import write_inputs
 
@@ -260,7 +264,7 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     assert shell.invoke(app, ["verify", str(out), "--key", str(folder / "key.pub")]).exit_code == 0
     wrong = shell.invoke(app, ["verify", str(out), "--key", str(folder / "other.pub")])
     assert wrong.exit_code == 1
-    assert "mismatch signature" in wrong.output
+    assert "mismatch signature" in " ".join(wrong.output.split())
     assert isinstance(shell.invoke(app, ["verify", str(tmp_path / "none")]).exception, FimauditError)
 
 
@@ -269,3 +273,44 @@ def test_core_needs_no_cryptography() -> None:
     code = f"import {modules}, sys; print('cryptography' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_standard_beside_the_run(folder: Path, tmp_path: Path) -> None:
+    """Its table is a section of the page, filled from the run, kept by the next bundle, and part of what is verified."""
+    shutil.copytree(folder / "run", tmp_path / "run")
+    out = tmp_path / "e.zip"
+    done = CliRunner().invoke(
+        app, ["bundle", str(tmp_path / "run"), "-o", str(out), "--template", "24029-3", "--baseline", str(folder / "base")]
+    )
+    assert done.exit_code == 0, done.output
+    page = members_of(out)["report.html"].decode()
+    section = page.split('<section id="standard" data-standard="24029-3"')[1].split("</section>")[0]
+    median = read_run(folder / "run").report.summary.margin_radius.median
+    assert f"Median margin radius, a first-order estimate: {number(median.value)} ({interval_text(median)}" in section
+    assert "Policy “release”: pass, from 2 rules" in section
+    assert 'Separability metrics</th><td class="words">nothing<' in section
+    assert "supports" in section
+    assert "could not be read" in section
+    assert not re.search(r"\bcompl(?:ies|iant)\b", section)
+    assert mismatch(out) is None
+    again = write_bundle(tmp_path / "run", tmp_path / "again.zip", baseline=folder / "base", now=NOW)
+    assert members_of(again)["report.html"].decode() == page
+    from_python = Report.read(folder / "run").bundle(tmp_path / "python.zip", template="24029-3")
+    assert 'data-standard="24029-3"' in members_of(from_python)["report.html"].decode()
+    members = members_of(out)
+    members["report.html"] = members["report.html"].replace(b"to first order", b"at all", 1)
+    assert mismatch(packed(tmp_path / "changed.zip", members)) is not None
+
+
+def test_a_standard_without_a_table_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected template='24029-3', got '9001'"):
+        write_bundle(folder / "run", tmp_path / "e.zip", template="9001")
+    assert not (tmp_path / "e.zip").exists()
+
+
+def test_a_run_without_a_policy_says_that_it_has_none(tmp_path: Path) -> None:
+    picture_run(tmp_path / "run", count=6, queries=40, seed=2)
+    found = {topic.name: topic.found for topic in filled_table("24029-3", read_run(tmp_path / "run")).topics}
+    assert found["Specification of the expected behaviour"] == []
+    moved = found["The response to a perturbation"][1]
+    assert moved.startswith("In the worst direction a change of one grey level everywhere moves at most")

@@ -190,6 +190,7 @@ def test_tables_of_unlike_columns_need_a_scale_arrays_only_a_warning(tmp_path: P
     values = [(s.spectral_norm.value, norm(x[s.index], scale)) for s in report.inputs if s.status == "ok"]
     assert values
     assert any("spreads differ" in w for w in audit(answer, x, input_shape=(3,)).warnings)
+    assert not any("spreads differ" in w for w in audit(answer, x, input_shape=(3,), scale="raw").warnings)
 
 
 @pytest.mark.parametrize("frozen", [["height"], ["1"], [1], np.array([False, True, False])])

@@ -204,7 +204,7 @@ async def _get(transport: Transport, url: str, *, post: bool = False, whole: boo
     """What is there, tried again like any request; ``whole``: a JSON answer that cannot be parsed counts as a failure."""
     for attempt in range(TRIES):
         try:
-            reply = await (transport.post(url, Body(b"{}"), 10.0, lambda: None) if post else transport.get(url))
+            reply = await (transport.post(url, Body(b"{}"), 10.0) if post else transport.get(url))
             if whole and "json" in str(reply.headers.get("content-type", "")):
                 load(reply.content)
             return reply

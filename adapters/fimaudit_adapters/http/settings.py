@@ -428,9 +428,9 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
         values["columns"] = [name.strip() for name in values["columns"].split(",")]
     if values.get("columns") is None and data_columns is not None:
         values["columns"] = [*data_columns, *(name for name in values.get("constants") or {} if name not in data_columns)]
-    for word in values:
+    for word in values.keys() - Endpoint.model_fields.keys():
         near = get_close_matches(word, Endpoint.model_fields, 1, 0.75)
-        if word not in Endpoint.model_fields and near:
+        if near:
             raise TargetError(f"unknown option {word!r}; did you mean {near[0]!r}?")
     try:
         endpoint = Endpoint.model_validate(values)
@@ -494,7 +494,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
             values = yaml.safe_load(file)
     except OSError as exc:
         raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:
         raise TargetError(f"the endpoint file {path} is not YAML: {' '.join(str(exc).split())[:200]}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise TargetError(f"the endpoint file {path} must hold a mapping of settings, such as 'url: https://...'")

@@ -83,7 +83,7 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Row
         trial = RowTrial()
         await _show_request(trial, transport, found, body)
         try:
-            reply = await transport.post(found.url, body, said.timeout, lambda: None)
+            reply = await transport.post(found.url, body, said.timeout)
             if said.poll is not None:
                 poller = Poller(said, said.poll, transport.look, WaitingClock())
                 reply = await poller.result(found.url, reply, transport.secrets)

@@ -17,6 +17,7 @@ __all__ = ["OnnxSource", "read_source", "serialised", "short"]
 #: The oldest operator set that onnxruntime has kernels for; older graphs are converted to it.
 OLDEST_OPSET = 7
 _EXTERNAL = 1  # TensorProto.EXTERNAL
+LONGEST_LOCATION = 200
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _external_files(proto: Any) -> Iterator[str]:
     """Locations that the model's tensors point to, subgraphs and attributes included."""
     for tensor in _tensors(proto.graph):
         if tensor.data_location == _EXTERNAL:
-            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            said = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            yield said if isinstance(said, str) else ""  # bytes, where it is no UTF-8
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -145,8 +147,9 @@ def _external_path(source: OnnxSource, location: str) -> Path:
     path = Path(os.path.normpath(folder / location))
     if not location or not path.is_relative_to(folder):
         raise TargetError(f"{source.path!r} points to external data at {location!r}, outside its own folder; refused")
-    if not path.is_file():
+    if len(location) > LONGEST_LOCATION or not path.is_file():
         raise TargetError(
-            f"{source.path!r} keeps weights in {location!r}, but {str(folder)!r} has no such file; put it beside the model"
+            f"{source.path!r} keeps weights in {location[:LONGEST_LOCATION]!r}, but {str(folder)!r} has no such file; "
+            "put it beside the model"
         )
     return path

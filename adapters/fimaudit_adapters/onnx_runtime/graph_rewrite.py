@@ -15,6 +15,10 @@ __all__ = ["reshape_target", "with_free_batch"]
 
 #: Shapes are inferred for this many times the original rows as well; a prime that is no likely length.
 _TIMES = 61
+#: Operators whose output is as long as a number in another tensor says.
+_AS_LONG_AS_SAID = ("ConstantOfShape", "Expand", "Range", "Tile", "OneHot", "Resize", "Pad", "Reshape")
+#: onnx passes values on while it infers shapes; where they grow beyond so many, the graph means harm.
+_MOST_PASSED_ON = 2**20
 #: Initializers larger than this hold weights, never a shape.
 _LARGEST_SHAPE = 64
 _INT64, _STANDARD = 7, ("", "ai.onnx")
@@ -95,8 +99,9 @@ def _resolved(lengths: Sequence[int], target: Sequence[int], zero_copies: bool) 
 def _free_reshapes(model: Any, inputs: Sequence[str], batch: int) -> None:
     graph = model.graph
     constants = _folded(model)
-    before = _inferred(model, constants, inputs, batch)
-    after = _inferred(model, constants, inputs, batch * _TIMES)
+    values = not _grows(_without_weights(model, constants))
+    before = _inferred(model, constants, inputs, batch, values)
+    after = _inferred(model, constants, inputs, batch * _TIMES, values)
     position = 0
     while position < len(graph.node):
         node = graph.node[position]
@@ -115,7 +120,7 @@ def _free_reshapes(model: Any, inputs: Sequence[str], batch: int) -> None:
                 if new != target:
                     position += _retarget(graph, position, new)
                     constants[graph.node[position].input[-1]] = new
-                    after = _inferred(model, constants, inputs, batch * _TIMES)
+                    after = _inferred(model, constants, inputs, batch * _TIMES, values)
         position += 1
     _drop_unused(graph, constants)
 
@@ -171,7 +176,8 @@ def _first_axes(graph: Any, inputs: Sequence[str]) -> Iterator[Any]:
 def _folded(model: Any) -> dict[str, list[int]]:
     """Short integer vectors that are constant, by name: initializers, Constant nodes, and what is computed from them."""
     from onnx import numpy_helper
-    from onnx.reference import ReferenceEvaluator
+
+    from fimaudit.bounds.importers.onnx_folding import fold
 
     versions = {o.domain: o.version for o in model.opset_import}
     small = [t for t in model.graph.initializer if prod(t.dims) <= _LARGEST_SHAPE and not t.data_location]
@@ -179,35 +185,39 @@ def _folded(model: Any) -> dict[str, list[int]]:
     for node in model.graph.node:
         if node.domain not in _STANDARD or len(node.output) != 1 or not all(name in found for name in node.input):
             continue
-        if node.op_type.startswith("Random") or any(a.t.ByteSize() > 16 * _LARGEST_SHAPE for a in node.attribute):
+        if any(a.t.ByteSize() > 16 * _LARGEST_SHAPE for a in node.attribute):
             continue
         try:
-            results: Any = ReferenceEvaluator(node, opsets=versions).run(None, {name: found[name] for name in node.input})
-            value = results[0]
-        except Exception:  # not known to the evaluator: its result is then not known here
+            value = fold(node, {name: found[name] for name in node.input}, versions, _LARGEST_SHAPE)[0]
+        except Exception:  # too large, or not known to the evaluator: its result is then not known here
             continue
         if getattr(value, "size", _LARGEST_SHAPE + 1) <= _LARGEST_SHAPE:
             found[node.output[0]] = value
     return {name: [int(n) for n in v] for name, v in found.items() if v.dtype == "int64" and v.ndim == 1}
 
 
-def _inferred(model: Any, constants: dict[str, list[int]], inputs: Sequence[str], batch: int) -> Shapes:
-    """Shapes of every value that onnx can infer for ``batch`` rows; empty when it gives up."""
+def _inferred(model: Any, constants: dict[str, list[int]], inputs: Sequence[str], batch: int, values: bool) -> Shapes:
+    """Shapes of every value that onnx can infer for ``batch`` rows, from ``values`` too; empty when it gives up."""
     import onnx
 
     light = _without_weights(model, constants)
     for dim in _first_axes(light.graph, inputs):
         dim.dim_value = batch
     try:
-        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(light, data_prop=values).graph
     except Exception:  # foreign operators, contradictory shapes: the rewriting falls back on the first axis
         return {}
+    return {name: lengths for name, lengths in _lengths(graph).items() if all(n > 0 for n in lengths)}
+
+
+def _lengths(graph: Any) -> Shapes:
+    """Shapes that were inferred, 0 for an axis of unknown length."""
     shapes = {
         v.name: v.type.tensor_type.shape
         for v in [*graph.input, *graph.value_info, *graph.output]
         if v.type.tensor_type.HasField("shape")
     }
-    return {name: [d.dim_value for d in s.dim] for name, s in shapes.items() if all(d.dim_value > 0 for d in s.dim)}
+    return {name: [d.dim_value for d in s.dim] for name, s in shapes.items()}
 
 
 def _without_weights(model: Any, constants: dict[str, list[int]]) -> Any:
@@ -233,3 +243,36 @@ def _without_weights(model: Any, constants: dict[str, list[int]]) -> Any:
         graph.node.append(_constant(known, constants[known]) if known else node)
     graph.output.extend(model.graph.output)
     return light
+
+
+def _grows(light: Any) -> bool:
+    """Whether the values of vectors, which onnx joins and passes on, become too many: 300 bytes can ask for terabytes.
+
+    A vector is short where it comes from shapes and constants; Concat doubles it, and some operators make it as long as a
+    number says.
+    """
+    import onnx
+
+    try:
+        lengths = _lengths(onnx.shape_inference.infer_shapes(light).graph)
+    except Exception:
+        return True
+    sizes = {tensor.name: int(prod(tensor.dims)) for tensor in light.graph.initializer}
+    made: set[str] = set()
+    for node in light.graph.node:
+        parts = [sizes.get(name, 0) for name in node.input]
+        if node.op_type == "Constant":
+            size = max((int(prod(a.t.dims)) for a in node.attribute), default=1)
+        elif node.op_type in ("Shape", "Size"):
+            size = _LARGEST_SHAPE
+        else:
+            size = 0 if not all(parts) else sum(parts) if node.op_type == "Concat" else max(parts, default=0)
+        if node.op_type in _AS_LONG_AS_SAID:
+            made.update(node.output)
+            size = 0
+        joined = [lengths.get(name) for name in node.input if node.op_type == "Concat" and name in made]
+        long = any(len(n) == 1 and n[0] > _MOST_PASSED_ON for name in node.input if (n := lengths.get(name, [])))
+        if size > _MOST_PASSED_ON or long or any(n is None or n == [0] for n in joined):
+            return True
+        sizes.update(dict.fromkeys(node.output, size))
+    return False

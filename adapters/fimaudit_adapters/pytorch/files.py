@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
+from fimaudit.bounds.importers.torch_archive import load_exported
 from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError
 from fimaudit.models.classifier import Options
 from fimaudit_adapters.options import file_fingerprint, require_file
@@ -53,13 +54,15 @@ def load_module(path: str, options: Options) -> LoadedModule:
 
     Raises:
         TargetError: no such file, a truncated one, or one that holds no model.
-        UntrustedPickleError: it is a pickled module and ``trust_pickle`` is not set.
+        UntrustedPickleError: it is a pickled module, or holds code, and ``trust_pickle`` is not set.
     """
     require_file(path, "a torch model")
     name, details = os.path.basename(path), {"sha256": file_fingerprint(path)}
     if path.lower().endswith(".pt2"):
         try:
-            program = torch.export.load(path)
+            program = load_exported(path, options.trust_pickle)
+        except UntrustedPickleError:
+            raise
         except Exception as exc:
             raise TargetError(
                 f"expected a program saved by torch.export.save at {path!r}, got {type(exc).__name__}: {_first_line(exc)}; "

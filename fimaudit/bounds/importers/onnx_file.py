@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.importers import onnx_layers, onnx_shapes
+from fimaudit.bounds.importers.onnx_folding import fold
 from fimaudit.bounds.importers.onnx_registry import BUILDERS, OnnxCall
 from fimaudit.errors import FimauditError, TargetError
 
@@ -31,16 +31,22 @@ def graph_of_file(path: str, input_shape: Sequence[int] | None, peak: float, hol
 
 def graph_of_proto(model: Any, input_shape: Sequence[int] | None, peak: float, hold: Mapping[str, Any]) -> Node:
     """Read an ONNX model's graph. The first input that is neither a weight nor held is the audited one."""
-    if len(model.functions):
-        model = inliner.inline_local_functions(model)
-    reader = _Reader(model, input_shape, peak, hold)
+    try:
+        if len(model.functions):
+            model = inliner.inline_local_functions(model)
+        reader = _Reader(model, input_shape, peak, hold)
+    except FimauditError:
+        raise
+    except Exception as exc:
+        raise TargetError(f"this ONNX graph's functions, weights or inputs are malformed: {exc}"[:300]) from exc
     for proto in model.graph.node:
         try:
             reader.read(proto)
         except FimauditError:
             raise
         except Exception as exc:
-            raise TargetError(f"operator {proto.op_type} ({proto.name or proto.output[0]}) is malformed: {exc}") from exc
+            name = proto.name or next(iter(proto.output), "without output")
+            raise TargetError(f"operator {proto.op_type} ({name}) is malformed: {exc}"[:300]) from exc
     output = reader.values.get(model.graph.output[0].name) if len(model.graph.output) else None
     if not isinstance(output, Node):
         raise TargetError("the first output of this ONNX graph does not depend on its input")
@@ -94,17 +100,14 @@ class _Reader:
 
     def _folded(self, proto: Any, inputs: list[Any]) -> list[Any]:
         named = {name: value for name, value in zip(proto.input, inputs, strict=True) if name}
-        wanted = [helper.make_empty_tensor_value_info(name) for name in named]
-        made = [helper.make_empty_tensor_value_info(name) for name in proto.output if name]
-        model = helper.make_model(helper.make_graph([proto], "constant", wanted, made), opset_imports=list(self.opsets))
-        return list(ReferenceEvaluator(model).run(None, named))
+        return fold(proto, named, {entry.domain: entry.version for entry in self.opsets})
 
     def _layer(self, proto: Any) -> str:
         """The name of the layer: that of its weight where it has one that tells something, else of the node."""
         for name in proto.input[1:]:
             if name in self.weights and "." in name:
                 return str(name.rpartition(".")[0])
-        return str(proto.name or proto.output[0])
+        return str(proto.name or next(iter(proto.output), ""))
 
 
 def _shape(entry: Any, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.importers import aten_layers, aten_shapes
 from fimaudit.bounds.importers.aten_registry import BUILDERS, AtenCall
-from fimaudit.errors import MissingExtraError, TargetError
+from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError
 
 __all__ = ["graph_of_module", "graph_of_program", "load_program"]
 
@@ -50,13 +50,15 @@ def graph_of_module(module: Any, input_shape: Sequence[int], peak: float) -> Nod
 def load_program(path: str) -> Any:
     """Read a .pt2 file."""
     try:
-        import torch
+        from fimaudit.bounds.importers.torch_archive import load_exported
     except ImportError as exc:
         raise MissingExtraError("a .pt2 target", "torch", "torch") from exc
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _functional(torch.export.load(path))
+            return _functional(load_exported(path, trust=False))
+    except UntrustedPickleError:
+        raise
     except Exception as exc:
         raise TargetError(f"expected a torch.export program in {path!r}, got a file that torch cannot load") from exc
 

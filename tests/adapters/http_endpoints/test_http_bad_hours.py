@@ -12,7 +12,7 @@ from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import after_status
 
 import fimaudit
-from fimaudit.errors import ModelFailure, OutputError, TargetError
+from fimaudit.errors import BudgetExhausted, ModelFailure, OutputError, TargetError
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.storage.ledger import open_ledger
@@ -301,3 +301,72 @@ def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypat
     assert stormy.summary.queries <= 400
     assert storm.began is not None
     assert any("was out" in warning for warning in stormy.warnings)
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    """An issuer of tokens that the model refuses when somebody says so, and settings that ask it."""
+    pytest.importorskip("authlib")
+    monkeypatch.setenv("SOME_ID", "id-1234")
+    monkeypatch.setenv("SOME_SECRET", "secret-1234")
+
+    class Issuer:
+        issued, refusals = 1, iter(())
+
+        def __call__(self, asked):
+            status = next(self.refusals, None)
+            if status is not None:
+                return vendors.Said({"error": "busy"}, status)
+            return {"access_token": f"token-{self.issued}", "token_type": "Bearer", "expires_in": 36000}
+
+        def settings(self, url):
+            return {"oauth": {"token_url": f"{url}/token", "client_id_env": "SOME_ID", "client_secret_env": "SOME_SECRET"}}
+
+    return Issuer()
+
+
+def test_the_rate_holds_where_rows_are_sent_again_with_another_token(clock, service, tokens, connect):
+    sent = []
+
+    def expiring(asked):
+        sent.append(clock.now)
+        if len(sent) % 3 == 0:
+            tokens.issued += 1
+        if asked.headers["authorization"] != f"Bearer token-{tokens.issued}":
+            return vendors.Said({"error": "expired"}, 401)
+        return None
+
+    service.spoil = expiring
+    with vendors.serving({"m": service, "token": tokens}) as server:
+        one_by_one = {**FORMAT, "concurrency": 1}  # so that a request is sent when the clock says so
+        model = connect(f"{server.url}/m", rate="2/s", **tokens.settings(server.url), **one_by_one)
+        (got,) = Meter(model).ask([PlainRows(ROWS[:60])])
+    assert np.allclose(got, vendors.table(ROWS[:60]))
+    assert tokens.issued > 2
+    assert min(np.diff(sent)) >= 0.5 - 1e-9
+
+
+def test_an_issuer_that_is_out_for_a_moment_is_asked_again(clock, service, tokens, connect):
+    tokens.refusals = iter([503, 502])
+    with vendors.serving({"m": service, "token": tokens}) as server:
+        got = connect(f"{server.url}/m", **tokens.settings(server.url), **FORMAT).probabilities(ROWS[:3])
+    assert np.allclose(got, vendors.table(ROWS[:3]))
+
+
+def test_rows_that_were_taken_count_whatever_a_look_for_their_result_is_told(clock, connect):
+    taken = []
+
+    def forgetful(asked):
+        if asked.method == "POST":
+            taken.append(len(asked.json["x"]))
+            return vendors.Said({"id": len(taken)}, 202)
+        return vendors.Said({"error": "no such job"}, 404)
+
+    with vendors.serving({"m": forgetful}) as server:
+        meter = Meter(connect(f"{server.url}/m", poll={"url": "/m/{id}"}, **FORMAT), budget=1)
+        with pytest.raises((TargetError, ModelFailure)):
+            meter.ask([PlainRows(ROWS[:1])])
+        assert (meter.usage.rows, meter.usage.refused) == (1, 0)
+        with pytest.raises(BudgetExhausted):
+            meter.ask([PlainRows(ROWS[1:2])])
+    assert sum(taken) == 1

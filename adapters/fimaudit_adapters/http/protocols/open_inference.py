@@ -129,13 +129,14 @@ def _arrays(outputs: Sequence[Mapping[str, Any]], tail: bytes) -> dict[str, NDAr
         name, datatype, shape = str(output.get("name")), output.get("datatype"), output.get("shape")
         if not isinstance(shape, list) or not all(isinstance(n, int) and 0 <= n < 2**31 for n in shape):
             raise OutputError(f"expected a shape of whole numbers for output {name[:80]!r}")
-        size = (output.get("parameters") or {}).get("binary_data_size")
+        parameters = output.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if datatype == "BYTES":
             if size is not None or not isinstance(output.get("data"), list):
                 raise OutputError(f"output {name[:80]!r} holds text; name the output with probabilities with --output")
             arrays[name] = output["data"]
             continue
-        if datatype not in _DTYPES:
+        if not isinstance(datatype, str) or datatype not in _DTYPES:
             raise OutputError(f"expected a known datatype for output {name[:80]!r}, got {str(datatype)[:20]!r}")
         dtype = np.dtype(_DTYPES[datatype])
         count = math.prod(shape)

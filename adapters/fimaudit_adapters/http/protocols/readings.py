@@ -49,7 +49,7 @@ class _Functions(jmespath.functions.Functions):  # type: ignore[misc]
 
     @_signature({"types": ["string"]})
     def _func_parse_json(self, text: str) -> Any:
-        return load(text.encode())
+        return load(text.encode(errors="replace"))
 
     @_signature({"types": ["string"]}, {"types": ["string"]})
     def _func_split(self, separator: str, text: str) -> list[str]:
@@ -106,7 +106,10 @@ def parse(content: bytes, how: str, rows: int) -> Any:
     if how == "ndjson":
         return [load(line.encode()) for line in text.splitlines() if line.strip()]
     if how == "csv":
-        lines = [[_cell(cell) for cell in line] for line in csv.reader(io.StringIO(text)) if line]
+        try:
+            lines = [[_cell(cell) for cell in line] for line in csv.reader(io.StringIO(text)) if line]
+        except csv.Error as exc:
+            raise Malformed(f"expected CSV, got something else ({exc})") from None
         if len(lines) == rows + 1 and all(isinstance(cell, str) for cell in lines[0]):
             return [dict(zip(map(str, lines[0]), line, strict=False)) for line in lines[1:]]
         return lines
@@ -206,7 +209,7 @@ class AnswerShape:
         if isinstance(found, bool | str) or found is None:
             raise OutputError(f"expected numbers at {self._path!r}, got {type(found).__name__}")
         if isinstance(found, int | float):
-            return [[float(found)]]
+            return [[_float(found, self._path)]]
         if rows == 1 and self._single and isinstance(found, list) and found and not isinstance(found[0], list):
             found = [found]
         if isinstance(found, list) and any(row is None for row in found):
@@ -350,6 +353,13 @@ def _number(value: object, path: str) -> object:
         except ValueError:
             raise OutputError(f"expected a number as score at {path!r}, got text") from None
     return value
+
+
+def _float(value: int | float, path: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise Malformed(f"expected a finite number at {path!r}, got one beyond any float") from None
 
 
 def _length(value: object) -> str:

@@ -6,7 +6,7 @@ import importlib
 import os
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -52,24 +52,17 @@ class Credentials:
         return self._plugin is not None and self._plugin.requires_response_body
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """As httpx asks for it; a plug-in that sends the rows a second time (a challenge) has them counted again."""
+        """As httpx asks for it."""
         await self.complete(request)
-        count_again: Callable[[], None] | None = request.extensions.get("count_again")
         if self._plugin is None:
             response = yield request
             if response.status_code == 401 and await self._renewed(request):
-                if count_again is not None:
-                    count_again()
                 yield request
             return
         flow = self._plugin.async_auth_flow(request)
         try:
-            following, rows_sent = await flow.__anext__(), False
+            following = await anext(flow)
             while True:
-                carries_rows = following.method == request.method and following.url == request.url
-                if carries_rows and rows_sent and count_again is not None:
-                    count_again()
-                rows_sent = rows_sent or carries_rows
                 response = yield following
                 following = await flow.asend(response)
         except StopAsyncIteration:

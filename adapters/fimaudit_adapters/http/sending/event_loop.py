@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -44,9 +45,15 @@ class Loop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
+                self._loop.set_exception_handler(_noted)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="fimaudit-http", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def _noted(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What fails inside the loop itself is for the log; what work raised reaches who waits for it."""
+    logging.getLogger("fimaudit.http").debug("%s", context.get("message"), exc_info=context.get("exception"))
 
 
 async def _cancel_all() -> None:

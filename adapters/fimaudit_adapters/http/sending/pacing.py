@@ -50,20 +50,20 @@ class Pace:
         self.allowed = min(self.allowed, float(self.most))
 
     async def enter(self) -> float:
-        """Wait for a place, the rate and any pause; returns the moment of entry by the clock."""
+        """Wait for a place among the requests in flight; returns the moment of entry by the clock."""
         while self.in_flight >= int(self.allowed):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
         self.in_flight += 1
-        try:
-            if self._turn is not None:
-                await self._clock.sleep(await asyncio.to_thread(self._turn))
-            while (now := self._clock.now()) < self._next_send:
-                await self._clock.sleep(self._next_send - now)
-        except BaseException:
-            self._give_back()
-            raise
+        return self._clock.now()
+
+    async def turn(self) -> float:
+        """Wait for the rate and any pause, right before rows go out; returns the moment by the clock."""
+        if self._turn is not None:
+            await self._clock.sleep(await asyncio.to_thread(self._turn))
+        while (now := self._clock.now()) < self._next_send:
+            await self._clock.sleep(self._next_send - now)
         self._next_send = now + self._gap
         return now
 

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import Lease
-from fimaudit.models.meter import RowsFailed
+from fimaudit.models.meter import RowsFailed, is_refused
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, WireFormat
 from fimaudit_adapters.http.sending.clock import WaitingClock
@@ -26,7 +26,7 @@ from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
 from fimaudit_adapters.http.sending.outages import Outages
 from fimaudit_adapters.http.sending.pacing import Pace
 from fimaudit_adapters.http.sending.polling import Poller
-from fimaudit_adapters.http.sending.transport import Transport
+from fimaudit_adapters.http.sending.transport import Transport, Turn
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["RESUME", "GivenUp", "Sender"]
@@ -270,18 +270,22 @@ class Sender:
             ticket, status, size = None, "interrupted", len(body.content)
             answers: NDArray[np.float64] | None = None
 
-            def count_again() -> None:
-                nonlocal ticket
+            async def turn() -> float:
+                nonlocal ticket, entered
+                entered = await self._pace.turn()
+                if batch.stop is not None:
+                    raise batch.stop
+                seconds = self._seconds_left()
                 if ticket is not None:
                     batch.lease.commit(ticket, count, None, "challenged", size)
+                    ticket = None
                 ticket = batch.lease.reserve(count, key)
+                return seconds
 
             try:
                 if batch.stop is not None:
                     raise batch.stop
-                seconds = self._seconds_left()
-                count_again()
-                reply = await self._replied(wire.url, body, seconds, count_again)
+                reply = await self._replied(wire.url, body, self._seconds_left(), turn)
                 size += len(reply.content)
                 answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
                 self.outages.answered()
@@ -334,11 +338,16 @@ class Sender:
             raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
         return answers
 
-    async def _replied(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
+    async def _replied(self, url: str, body: Body, seconds: float, turn: Turn) -> Reply:
         """The answer to one request, waited for where the endpoint works in the background."""
-        reply = await self._transport.post(url, body, seconds, count_again)
+        reply = await self._transport.post(url, body, seconds, turn)
         if self._poller is not None:
-            return await self._poller.result(url, reply, self._transport.secrets)
+            try:
+                return await self._poller.result(url, reply, self._transport.secrets)
+            except Fault as fault:
+                if is_refused(fault.status):  # a look was; the rows had been taken
+                    fault.status = f"look-{fault.status}"
+                raise
         if reply.status == 202 and "location" in reply.headers:
             raise Fault("settings", "202", "HTTP 202: the endpoint works in the background: say poll: {}")
         return reply

@@ -92,9 +92,12 @@ class OAuthToken:
         try:
             async with self._make() as client:
                 found = await client.fetch_token(self._said.token_url, grant_type=self._said.grant_type, **form)
-        except httpx.TransportError as exc:
-            raise Fault("transport", "token", f"the token endpoint does not answer ({type(exc).__name__})") from None
-        except Exception as exc:  # authlib tells refusals by classes of its own
+        except Exception as exc:  # authlib tells refusals by classes of its own, and the rest by httpx's or httpx2's
+            kinds = {kind.__name__ for kind in type(exc).__mro__}
+            if "TransportError" in kinds:
+                raise Fault("transport", "token", f"the token endpoint does not answer ({type(exc).__name__})") from None
+            if "HTTPStatusError" in kinds:
+                raise Fault("busy", "token", f"the token endpoint is out ({_first(exc)})") from None
             said = excerpt(str(exc).encode(), self.secrets)
             raise Fault("settings", "token", f"the token endpoint gave no token ({said or type(exc).__name__})") from None
         token = found.get("access_token")
@@ -218,6 +221,11 @@ def token_source(endpoint: Endpoint, verify: ssl.SSLContext | bool) -> OAuthToke
     if endpoint.google is not None:
         return GoogleToken(endpoint.google, verify, endpoint.trust_env)
     return None
+
+
+def _first(exc: Exception) -> str:
+    """Status and phrase of a refusal, without the URL."""
+    return str(exc).partition(" for url")[0][:80]
 
 
 def _library(module: str, needed_for: str, package: str, extra: str) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -19,7 +19,10 @@ from fimaudit_adapters.http.sending.auth import Credentials
 from fimaudit_adapters.http.sending.faults import Fault, after_status
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "Turn"]
+
+#: Waits until rows may be sent, counts them, and says how many seconds their answer may take.
+Turn = Callable[[], Awaitable[float]]
 
 #: Of an error's body only this much is read: enough for a message.
 ERROR_BODY = 64 * 2**10
@@ -63,47 +66,54 @@ class Transport:
         """Values that must not appear in a message."""
         return self._credentials.secrets()
 
-    async def post(self, url: str, body: Body, seconds: float, count_again: Callable[[], None]) -> Reply:
-        """Send one body; a ``Reply`` of status 2xx, or a ``Fault``."""
-        return await self._send(self._request(body.method, url, body, count_again), seconds)
+    async def post(self, url: str, body: Body, seconds: float, turn: Turn | None = None) -> Reply:
+        """Send one body; a ``Reply`` of status 2xx, or a ``Fault``.
+
+        Args:
+            url, body: what is sent.
+            seconds: that this may take, without the waiting for ``turn``.
+            turn: awaited right before the rows go out, each time they do: once a token is at hand, and again where the
+                authentication sends them anew.
+        """
+        return await self._send(self._request(body.method, url, body), seconds, turn=turn)
 
     async def get(self, url: str, seconds: float = 10.0) -> Reply:
         """Ask for metadata; carries no rows."""
-        return await self._send(self._request("GET", url, Body(b"", {}), lambda: None), seconds)
+        return await self._send(self._request("GET", url, Body(b"", {})), seconds)
 
     async def prepared(self, url: str, body: Body) -> httpx.Request:
         """The request as it would be sent, credentials included, for somebody who masks them."""
-        request = self._request(body.method, url, body, lambda: None)
+        request = self._request(body.method, url, body)
         await self._credentials.complete(request)
         return request
 
     async def look(self, url: str) -> Reply:
         """Ask for the result of work in the background; a redirect is a reply, as it may say where the result lies."""
-        return await self._send(
-            self._request("GET", url, Body(b"", {}), lambda: None), self._endpoint.timeout, redirects=True
-        )
+        return await self._send(self._request("GET", url, Body(b"", {})), self._endpoint.timeout, redirects=True)
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _request(self, method: str, url: str, body: Body, count_again: Callable[[], None]) -> httpx.Request:
+    def _request(self, method: str, url: str, body: Body) -> httpx.Request:
         if url != self._url:
             query = urlencode({name: _plain(value) for name, value in self._endpoint.url_query.items()})
             self._url, self._parsed = url, httpx.URL(_with_query(url, query))
         parsed = self._parsed if not body.query else httpx.URL(_with_query(str(self._parsed), body.query))
-        extensions = {"timeout": self._timeout, "count_again": count_again}
+        extensions = {"timeout": self._timeout}
         # The user's own type of content is sent in place of the format's; a multipart form's holds its boundary.
         own = self._own_type and "boundary=" not in body.headers.get("Content-Type", "")
         given = [(name, value) for name, value in body.headers.items() if not (own and name == "Content-Type")]
         kept = self._headers if own or not given else [h for h in self._headers if h[0].lower() != "content-type"]
         return httpx.Request(method, parsed, content=body.content or None, headers=[*kept, *given], extensions=extensions)
 
-    async def _exchange(self, request: httpx.Request) -> httpx.Response:
+    async def _exchange(self, request: httpx.Request, turn: Callable[[], Awaitable[None]]) -> httpx.Response:
         """One answer, after as many requests as the authentication takes."""
         flow = self._credentials.async_auth_flow(request)
         try:
             sent = await anext(flow)
             while True:
+                if sent.method == request.method and sent.url == request.url:  # rather than one for a token
+                    await turn()
                 response = await self._http.handle_async_request(sent)
                 response.request = sent
                 try:
@@ -119,11 +129,20 @@ class Transport:
         finally:
             await flow.aclose()
 
-    async def _send(self, request: httpx.Request, seconds: float, *, redirects: bool = False) -> Reply:
+    async def _send(
+        self, request: httpx.Request, seconds: float, *, redirects: bool = False, turn: Turn | None = None
+    ) -> Reply:
+        async def wait_for_turn() -> None:
+            nonlocal seconds
+            if turn is not None:
+                limit.reschedule(None)  # the wait is not the server's
+                seconds = await turn()
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
         try:
             # One limit for the whole request: httpx times each read by itself, and a slow drip would never end.
-            async with asyncio.timeout(seconds):
-                response = await self._exchange(request)
+            async with asyncio.timeout(seconds) as limit:
+                response = await self._exchange(request, wait_for_turn)
                 try:
                     content = await (
                         _content(response, self._endpoint.max_response) if response.is_success else _start(response)

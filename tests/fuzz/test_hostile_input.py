@@ -1,0 +1,101 @@
+"""What others wrote is read, or refused in a sentence: seeds, what fuzzing found, and a few hundred changes of each seed."""
+
+from __future__ import annotations
+
+import io
+import random
+import resource
+import tarfile
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fimaudit.data import arrays
+from fimaudit.evidence.verification import verify_bundle
+from tests.fuzz.mutations import mutated
+from tests.fuzz.readers import READERS, refused
+from tests.fuzz.seeds import seeds_of
+
+CORPUS = Path(__file__).parent / "corpus"
+#: Readers that take milliseconds for a seed get fewer.
+TRIALS = {"report_json": 4, "evidence_zip": 8, "parquet": 40, "parquet_shard": 40, "tar": 40, "csv": 60, "onnx": 60}
+#: Seconds of the processor that a file of a few kilobytes may take, and MiB.
+SLOW, MOST_MEMORY = 10.0, 512
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_changed_seeds_and_kept_findings_are_read_or_refused(name: str) -> None:
+    kept = sorted((CORPUS / name).glob("*")) if (CORPUS / name).is_dir() else []
+    rng = random.Random(0)
+    inputs = [*seeds_of(name), *(file.read_bytes() for file in kept)]
+    inputs += [mutated(name, rng.choice(seeds_of(name)), rng) for _ in range(TRIALS.get(name, 150))]
+    for data in inputs:
+        memory, began = _memory(), time.process_time()
+        refused(READERS[name], data)
+        assert time.process_time() - began < SLOW, data[:200]
+        assert _memory() - memory < MOST_MEMORY, data[:200]
+
+
+def test_valid_seeds_are_read() -> None:
+    for name in ("npz", "npy", "csv", "safetensors", "policy_yaml", "endpoint_yaml", "report_json", "evidence_zip", "onnx"):
+        assert refused(READERS[name], seeds_of(name)[0]) is None, name
+
+
+def test_a_tar_of_holes_is_refused() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.npy")
+        info.size = 512
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**40)}
+        tar.addfile(info, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
+    sentence = refused(READERS["tar"], file.getvalue())
+    assert sentence is not None
+    assert "holes" in sentence
+
+
+def test_an_image_of_many_pixels_is_refused() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    head = (10_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(png)
+        tar.addfile(info, io.BytesIO(png))
+    sentence = refused(READERS["tar"], file.getvalue())
+    assert sentence is not None
+    assert "10000 x 10000 pixels" in sentence
+
+
+def test_evidence_that_unpacks_a_thousandfold_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("report.json", "w", force_zip64=True) as file,
+    ):
+        for _ in range(256):
+            file.write(bytes(2**20))
+    memory = _memory()
+    last = verify_bundle(path)[-1]
+    assert not last.fits
+    assert "unpacks to more than 200 times its size" in last.sentence
+    assert _memory() - memory < 64
+
+
+def test_a_packed_array_that_is_too_large_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MOST_UNPACKED", 2**20)
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.zeros((2, 2**20)))
+    sentence = refused(READERS["npz"], file.getvalue())
+    assert sentence is not None
+    assert "save it with numpy.savez" in sentence
+
+
+def _memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
