@@ -56,7 +56,7 @@ def verify(
 def _show_findings(findings: Sequence[Finding]) -> None:
     console = Terminal(highlight=False)
     for finding in findings:
-        word, style = ("fits      ", "green") if finding.fits else ("mismatch  ", "red")
+        word, style = ("fits     ", "green") if finding.fits else ("mismatch ", "red")
         print_line(console, Text.assemble((word, style), f"{finding.check}: {finding.sentence}"))
 
 

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from fimaudit.bounds import lipschitz_bound
 from fimaudit.bounds.graph.operators import REGISTERED
 from fimaudit.cli.bounds import bounds
+from fimaudit.cli.command import Command
 from fimaudit.errors import FimauditError, TargetError, UsageError
 
 app = typer.Typer()
-app.command()(bounds)
+app.command(cls=Command)(bounds)
 
 FACTORY = """
 import torch
