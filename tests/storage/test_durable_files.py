@@ -56,7 +56,7 @@ def test_each_refusal_says_what_is_safe_and_what_to_do(tmp_path: Path, number: i
         said = str(caught.value)
         assert "what was kept before is whole" in said
         assert f"{remedy}" in said
-        assert said.endswith("then type the same command again (audit and validate with --resume)")
+        assert said.endswith("then type the same command again (audit and validate with resume=True)")  # as Python says it
 
 
 def test_a_read_error_is_no_sign_of_damage(tmp_path: Path) -> None:
