@@ -45,7 +45,7 @@ def read_page(page: Path) -> dict[str, dict[str, str]]:
     rows = [[cell.strip() for cell in line] for line in lines]
     start = next((i for i, row in enumerate(rows) if tuple(row) == COLUMNS), None)
     if start is None:
-        raise DataError(f"expected a table of {', '.join(COLUMNS[:3])}, ... in {page}; write the page with --docs first")
+        raise DataError(f"expected a table of {', '.join(COLUMNS[:3])}, ... in {page}; write the page with study.py first")
     out = {}
     for row in rows[start + 2 :]:
         if len(row) != len(COLUMNS):

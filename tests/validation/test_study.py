@@ -246,7 +246,7 @@ def test_a_page_is_compared_with_a_cell(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a line of digits ViT"):
         compare_with_page(read_page(page), {**one, "model": "ViT"}, 0.9)
     page.write_text("# No table")
-    with pytest.raises(DataError, match="write the page with --docs first"):
+    with pytest.raises(DataError, match=r"write the page with study\.py first"):
         read_page(page)
 
 
