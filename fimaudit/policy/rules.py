@@ -228,7 +228,7 @@ def _refusal(error: ValidationError, data: Mapping[Any, Any]) -> str:
     every = error.errors(include_url=False)
     found = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
     place, kind = found["loc"], found["type"]
-    of_rule = place[0] == "rules" and len(place) > 1
+    of_rule = len(place) > 1 and place[0] == "rules"
     where = f"rule {int(place[1]) + 1}: " if of_rule else ""
     if kind == "extra_forbidden":
         keys = list((_RULES[str(place[2])] if of_rule else Policy).model_fields)

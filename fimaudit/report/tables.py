@@ -97,7 +97,7 @@ def _carried(report: Report, x: Any, s: Sensitivity) -> list[tuple[str, float | 
 def feature_name(report: Report, position: int) -> str:
     """The column's name where the data carry names."""
     names = report.data.get("feature_names") or []
-    return str(names[position]) if position < len(names) else f"feature {position}"
+    return str(names[position]) if 0 <= position < len(names) else f"feature {position}"
 
 
 def features_of_all(report: Report, inputs: Sequence[Sensitivity]) -> list[tuple[str, int, int, float]]:

@@ -23,7 +23,7 @@ rules:
   - {rule: ratio, metric: peak_spectral_norm, statistic: p95, at_most: 3}
   - {rule: share_below_radius, radius: 0.01, at_most: 0.5, group: "*"}
   - {rule: not_ok, at_most: 0.2}
-  - {rule: flag, flag: input_step, at_most: 0.2}
+  - {rule: flag, flag: own_step, at_most: 0.2}
   - {rule: accuracy, at_least: 0.1, label: 0}
   - {rule: integrity}
 """

@@ -281,8 +281,11 @@ class AnswerShape:
         if least is None:
             return answer
         if isinstance(answer, Tensor):
-            names = self._endpoint.class_names or tuple(map(str, range(answer.values.shape[-1])))
-            answer = Scores([dict(zip(names, row, strict=True)) for row in np.atleast_2d(answer.values).tolist()])
+            table = np.atleast_2d(answer.values)
+            names = self._endpoint.class_names or tuple(map(str, range(table.shape[-1])))
+            if table.ndim != 2 or table.shape[1] != len(names):
+                raise OutputError(f"expected a row of {len(names)} scores for each input, got shape {table.shape}")
+            answer = Scores([dict(zip(names, row, strict=True)) for row in table.tolist()])
         rows = [{name: score for name, score in row.items() if score != 0} for row in answer.rows]
         if not all(rows):
             raise OutputError("expected at least one score above hidden_below in each row, got a row of zeros")
