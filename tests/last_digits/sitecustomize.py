@@ -61,14 +61,22 @@ class _OnImport(importlib.abc.MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-
-        def exec_module(module) -> None:
-            execute(module)
-            install(module)
-
-        spec.loader.exec_module = exec_module
+        spec.loader = _Installing(spec.loader)
         return spec
+
+
+class _Installing(importlib.abc.Loader):
+    """Loads the meter as its own loader would, which may be that of many modules (pytest's), and installs."""
+
+    def __init__(self, own) -> None:
+        self._own = own
+
+    def create_module(self, spec):
+        return self._own.create_module(spec)
+
+    def exec_module(self, module) -> None:
+        self._own.exec_module(module)
+        install(module)
 
 
 if os.environ.get(SWITCH) == "1":
