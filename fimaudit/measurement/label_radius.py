@@ -95,8 +95,8 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     return _measured(index, walk, radius, witness)
 
 
-def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadius]:
-    """The radius and its limits from a first boundary point."""
+def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadius | None]:
+    """The radius and its limits from a first boundary point; ``None`` where the walk left no labels for a plane."""
     deviations = float(ndtri(0.5 + settings.confidence / 2))
     if len(b) <= LINE:
         at = float(np.linalg.norm(b))
@@ -113,12 +113,12 @@ def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadiu
     precision = settings.precision
     enough = None if precision is None else lambda plane: found(plane).half_width <= precision
     plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - LAST_ROWS), enough)
-    return found(plane)
+    return found(plane) if plane.t else None
 
 
-def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius, witness: Counterexample | None) -> Sensitivity:
+def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius | None, witness: Counterexample | None) -> Sensitivity:
     flags, reasons = [], []
-    upper, kept = radius.upper, None
+    upper, kept = float("inf") if radius is None else radius.upper, None
     if walk.random:
         reasons.append("the labels are random, so no single row is a counterexample")
         flags.append("noisy_labels")
@@ -130,6 +130,10 @@ def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius, witness: Coun
         upper = min(upper, witness.distance)
         kept = Witness(distance=witness.distance, predicted_class=witness.label)
         kept.keep(witness.row)
+    if radius is None:
+        reasons.append("the way to the decision boundary took all labels; raise --queries")
+        limits = Interval(upper=upper if np.isfinite(upper) else None)
+        return _result(index, walk, "below_detection", limits, kept, flags, "; ".join(reasons))
     interval = Interval(
         value=min(radius.value, upper), lower=min(radius.lower, upper), upper=upper if np.isfinite(upper) else None
     )

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Report, audit
 from fimaudit.domain import InputDomain, Space
@@ -286,3 +289,20 @@ class TestSmoothed:
         far = [s for s in report.inputs if truth[s.index] > 1.0]
         assert far
         assert max(s.queries for s in far) < 500
+
+
+def test_where_the_way_to_the_boundary_takes_all_labels_there_are_limits_alone():
+    """Seen at the fewest labels that are allowed: a traceback."""
+    table = load_breast_cancer()
+    x = StandardScaler().fit_transform(table.data)
+    model = MLPClassifier((32, 32), max_iter=60, tol=1e-2, random_state=0).fit(x[:284], table.target[:284])
+    cut = 0
+    for pair in np.split(x[300:340], 20):
+        for s in audit(model.predict, pair, link="labels", queries=100).inputs:
+            assert s.status in ("ok", "below_detection", "no_rival_visible")
+            if s.status == "below_detection":
+                cut += 1
+                assert (s.margin_radius.value, s.margin_radius.lower) == (None, None)
+                assert s.margin_radius.upper == s.witness.distance
+                assert "took all labels" in s.reason
+    assert cut > 0
