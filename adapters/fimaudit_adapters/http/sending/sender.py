@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -303,6 +303,20 @@ class Sender:
                     took = self._clock.now() - entered
                     LOG.info("request %d: %d rows, %s, %.3f s, waited %.3f s", number, count, status, took, entered - asked)
 
+        try:
+            return await self._until_answered(send, sends, batch, attempts)
+        except Fault as fault:
+            tries = sum(sends.values())
+            often = "once" if tries == 1 else f"{tries} times"
+            where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often}) was given up: "
+            came = f" (it begins: {fault.came!r})" if fault.came else ""
+            raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
+
+    async def _until_answered(
+        self, send: Callable[[], Awaitable[NDArray[np.float64]]], sends: Mapping[str, int], batch: _Batch, attempts: int
+    ) -> NDArray[np.float64]:
+        """Send, and again while that may help; ``sends`` counts the faults by kind."""
+
         def again(exc: BaseException) -> bool:
             if not isinstance(exc, Fault) or batch.stop is not None:
                 return False
@@ -320,22 +334,15 @@ class Sender:
                 raise failed.pop()
             return await send()
 
+        # Nearly every request is answered at once: tenacity, which takes longer than SQLite, is called for the others.
         try:
-            # Nearly every request is answered at once: tenacity, which takes longer than SQLite, is called for the others.
-            try:
-                return await send()
-            except Fault as fault:
-                failed.append(fault)
-            retrying = AsyncRetrying(
-                sleep=self._clock.sleep, retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True
-            )
-            answers: NDArray[np.float64] = await retrying(first_known)
+            return await send()
         except Fault as fault:
-            tries = sum(sends.values())
-            often = "once" if tries == 1 else f"{tries} times"
-            where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often}) was given up: "
-            came = f" (it begins: {fault.came!r})" if fault.came else ""
-            raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
+            failed.append(fault)
+        retrying = AsyncRetrying(
+            sleep=self._clock.sleep, retry=retry_if_exception(again), stop=spent, wait=self._wait, reraise=True
+        )
+        answers: NDArray[np.float64] = await retrying(first_known)
         return answers
 
     async def _replied(self, url: str, body: Body, seconds: float, turn: Turn) -> Reply:
