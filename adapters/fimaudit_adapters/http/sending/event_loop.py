@@ -6,11 +6,15 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 __all__ = ["Loop"]
 
 T = TypeVar("T")
+
+#: Seconds after which a loop is woken again: where the system refused to wake it, asyncio says nothing.
+AGAIN = 1.0
 
 
 class Loop:
@@ -25,7 +29,7 @@ class Loop:
         """Wait for ``work``; an interrupt of the caller (Ctrl-C) cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._running())
         try:
-            return future.result()
+            return _waited_for(future, self._running())
         except BaseException:
             if not future.done():
                 future.cancel()
@@ -36,9 +40,10 @@ class Loop:
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
-            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            _waited_for(asyncio.run_coroutine_threadsafe(_cancel_all(), loop), loop)
+            while thread.is_alive():
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join(AGAIN)
             loop.close()
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -49,6 +54,17 @@ class Loop:
                 self._thread = threading.Thread(target=self._loop.run_forever, name="fimaudit-http", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def _waited_for(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+    """What the loop makes of it, woken now and then."""
+    while True:
+        try:
+            return future.result(AGAIN)
+        except TimeoutError:
+            if future.done():  # it was the work that raised
+                raise
+            loop.call_soon_threadsafe(lambda: None)
 
 
 def _noted(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
