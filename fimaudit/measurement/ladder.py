@@ -69,6 +69,8 @@ TOGETHER_BYTES = 64 * 2**20
 SPACINGS = 4.0
 #: An energy that changes more than this from rung to rung has no plateau at all.
 NO_PLATEAU = 0.15
+#: Percentile of the inputs that agree where the answers are quiet over a long run of rungs.
+MOST_INPUTS = 50.0
 #: Inputs that must say something of a rung.
 HEARD = 0.6
 #: The even share up to which a linear function explains the answers, on so many neighbouring rungs at least; behind rounding
@@ -145,8 +147,17 @@ class PilotLadder:
 
     @cached_property
     def plateau(self) -> Plateau | None:
-        """Of ``energy``, over the quiet rungs."""
-        return find_plateau(self.energy, self.rungs, quiet=self.quiet)
+        """Of ``energy``, over the quiet rungs: that of nearly all inputs, or a long one of most of them.
+
+        Where answers are quiet over more than a decade, inputs whose energy wavers (at kinks, or in the last digits of a
+        saturated answer) are left to a displacement of their own.
+        """
+        found = find_plateau(self.energy, self.rungs, quiet=self.quiet)
+        if found is None or found.change <= NO_PLATEAU or not self.exact:
+            return found
+        heard = self.quiet & np.isfinite(self.even_share)
+        most = find_plateau(self.energy, self.rungs, NO_PLATEAU, heard, MOST_INPUTS)
+        return found if most is None or most.change > NO_PLATEAU or most.last - most.first < PLAIN_RUNGS else most
 
     @cached_property
     def lone_jumps(self) -> int:

@@ -72,10 +72,16 @@ def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0) -> Array
     return np.asarray(10.0 ** (high - 0.25 * np.arange(rungs)[::-1]) * np.sqrt(features))
 
 
-def find_plateau(energy: Array, rungs: Array, flat: float = FLAT, quiet: NDArray[np.bool_] | None = None) -> Plateau | None:
+def find_plateau(
+    energy: Array,
+    rungs: Array,
+    flat: float = FLAT,
+    quiet: NDArray[np.bool_] | None = None,
+    percentile: float = PERCENTILE,
+) -> Plateau | None:
     """Place the displacement in the middle of the longest run of rungs over which the energy is flat.
 
-    A pair of neighbouring rungs belongs to a run when the 80th percentile over inputs of |log E(next) / E| is within
+    A pair of neighbouring rungs belongs to a run when a percentile over inputs of |log E(next) / E| is within
     max(flat, 1.5 x its minimum over the ladder). Zero energies never count: rounded answers have zero energy, then
     overshoot, then a plateau.
 
@@ -84,6 +90,7 @@ def find_plateau(energy: Array, rungs: Array, flat: float = FLAT, quiet: NDArray
         rungs: (rungs,) displacements in rising order.
         flat: the change that counts as none.
         quiet: (rungs,) the only ones that may belong to a run; all when left out.
+        percentile: over inputs, of their changes.
 
     Returns:
         ``None`` when no two neighbouring rungs have energy.
@@ -94,7 +101,7 @@ def find_plateau(energy: Array, rungs: Array, flat: float = FLAT, quiet: NDArray
     change = change[np.isfinite(change).any(axis=1)]
     if change.size == 0:
         return None
-    typical = np.sort(change, axis=0)[math.ceil(PERCENTILE * (len(change) - 1) / 100)]
+    typical = np.sort(change, axis=0)[math.ceil(percentile * (len(change) - 1) / 100)]
     if quiet is not None:
         typical = np.where(quiet[:-1] & quiet[1:], typical, np.inf)
     least = float(typical.min())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from fimaudit import InputDomain, audit, open_classifier
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.estimation.noise import OutputQuality
-from fimaudit.measurement.ladder import SUSPECTS
+from fimaudit.measurement.ladder import NO_PLATEAU, SUSPECTS, PilotLadder
 from fimaudit.measurement.pilot import Steps, choose_steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
@@ -216,3 +218,22 @@ def test_behind_noise_the_two_longest_rungs_are_no_linear_range() -> None:
 
         steps, _ = pilot(noisy, FEW, OutputQuality(random=True))
         assert steps.reach < steps.profile[-1]["displacement"]
+
+
+def test_inputs_that_waver_do_not_hide_the_plateau_of_the_others() -> None:
+    """Seen on a network for radiographs: two saturated inputs of five, and answers that were said to jump."""
+    rungs = 10.0 ** (0.25 * np.arange(12))
+    flat = 8.0 * np.exp(0.02 * np.sin(np.arange(12)))
+    wavering = 0.01 * np.exp(np.where(np.arange(12) % 2, 0.6, -0.6))
+    energy = np.stack([flat, 3 * flat, wavering, 100 * flat, 2 * wavering])
+    quiet = np.arange(12) < 10
+
+    def found(share: float, energy: np.ndarray = energy) -> Any:
+        seen = SimpleNamespace(energy=energy, rungs=rungs, quiet=quiet, exact=True, even_share=np.full(12, share))
+        return PilotLadder.plateau.func(seen)  # type: ignore[attr-defined]
+
+    assert (found(1e-3).first, found(1e-3).last) == (0, 9)
+    assert found(1e-3).change <= NO_PLATEAU
+    assert found(np.nan).change > NO_PLATEAU  # where nothing moved, nothing is quiet
+    jumping = np.stack([flat / rungs, flat / rungs, wavering, flat / rungs, wavering])
+    assert found(1e-3, jumping).change > NO_PLATEAU
