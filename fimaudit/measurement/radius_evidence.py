@@ -84,7 +84,9 @@ def check_radius(
         seen.append((witness.distance, WITNESSED))
     at, words = min(seen, default=(np.inf, ""))
     bent = radius.value is not None and at >= BENT * radius.value  # no more than a bend, for which the lower limit gives way
-    if radius.lower is not None and (radius.lower > farthest or (radius.lower > at and not bent)):
+    reach = 1.0 if walk is None or walk.reach is None else walk.reach
+    holds = 1.0 if walk is None or walk.reach is None else (1.0 - _aside(walk.bend)) * min(1.0, reach)
+    if radius.lower is not None and (radius.lower > farthest or (holds * radius.lower > at and not bent)):
         cut = Interval(upper=farthest) if at > farthest else Interval(value=at, upper=at)
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
@@ -95,13 +97,15 @@ def check_radius(
     if radius.value is None:
         return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
     steeper, where = overstatement(profile) or (1.0, 0.0)
-    reach = 1.0 if walk is None or walk.reach is None else walk.reach
-    lower = radius.lower
+    lower, lower_claimed = radius.lower, radius.lower or 0.0
     if lower is not None:
         if min(steeper, at / radius.value) < CURVED or at < lower:
             lower = min(lower, NEAREST * min(at, steeper * radius.value))
         if walk is not None:
             lower = min(lower, at, (1.0 - _aside(walk.bend)) * min(1.0, reach) * lower)
+    if at < lower_claimed and not bent:  # the answers along the slope said so before the decision changed
+        cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
+        return CheckedRadius(cut, ["local_radius_overstates"], [FELL.format(share=100 * reach)])
     if min(steeper, reach) < OVERSTATES:
         cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
         reason = OVERSTATED.format(share=100 * steeper, at=where) if steeper <= reach else FELL.format(share=100 * reach)

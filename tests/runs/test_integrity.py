@@ -188,7 +188,9 @@ def test_a_second_version_is_noticed_as_often_as_the_report_says(share: float) -
 def test_slopes_that_do_not_reach_are_found() -> None:
     report = audit(flattened, X, **OPTIONS)
     assert outcomes(report)["slope"] == "contradicted"
-    assert {s.index for s in report.inputs if "counterexample_within_radius" in s.flags}
+    assert {s.index for s in report.inputs if "local_radius_overstates" in s.flags}
+    for s in report.inputs:  # no limit against its own evidence
+        assert s.witness is None or (s.margin_radius.lower or 0) <= s.witness.distance
 
 
 def test_a_change_on_the_way_to_another_input_cuts_the_radius() -> None:
