@@ -110,7 +110,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=23467, requests=2508, bytes=19275200, seconds=250.8, money=23.467, expected=22128)
+    Cost(rows=23467, requests=2608, bytes=19295200, seconds=260.8, money=23.467, expected=22128)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):

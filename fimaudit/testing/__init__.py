@@ -6,6 +6,7 @@ from fimaudit.testing.conformance import (
     DIFFERENTIABLE_CHECKS,
     Check,
     check_classifier,
+    check_close,
     checks_for,
 )
 from fimaudit.testing.policy_assertion import assert_policy, audit_and_decide, require_pass
@@ -18,6 +19,7 @@ __all__ = [
     "assert_policy",
     "audit_and_decide",
     "check_classifier",
+    "check_close",
     "checks_for",
     "require_pass",
 ]

@@ -27,7 +27,7 @@ from fimaudit.perturbations.sign_rows import displaced_rows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CHECKS", "DEVICE_CHECKS", "DIFFERENTIABLE_CHECKS", "Check", "check_classifier", "checks_for"]
+__all__ = ["CHECKS", "DEVICE_CHECKS", "DIFFERENTIABLE_CHECKS", "Check", "check_classifier", "check_close", "checks_for"]
 
 Check = Callable[[Any, NDArray[Any]], None]
 

@@ -104,7 +104,7 @@ def test_data_brings_measured_values_and_radii(folder: Path) -> None:
 
 
 def test_shapes_and_constants_from_flags(folder: Path) -> None:
-    with pytest.raises(UsageError, match="input_shape="):
+    with pytest.raises(UsageError, match="--input-shape"):
         run("bounded_nets:image")
     with pytest.raises(FimauditError, match="register_operator"):
         run("bounded_nets:Sum", "--input-shape", "4")

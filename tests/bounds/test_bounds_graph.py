@@ -266,7 +266,7 @@ def test_unknown_operator_stops_with_its_name_and_the_way_out(monkeypatch: pytes
 
 def test_what_has_no_global_constant_is_refused_and_bounded_locally() -> None:
     square = Function(lambda x: x * x)
-    with pytest.raises(UnboundedError, match="input-bound"):
+    with pytest.raises(UnboundedError, match="input_bound="):
         norm_of(square, 4)
     bound = norm_of(square, 4, input_bound=1.5)
     assert bound.lipschitz == pytest.approx(3.0, rel=1e-5)
@@ -343,7 +343,7 @@ def test_targets_that_are_none(tmp_path: Path) -> None:
         lipschitz_bound("model.skops")
     with pytest.raises(TargetError, match="expected a torch module"):
         lipschitz_bound(3)
-    with pytest.raises(UsageError, match="pass input_shape"):
+    with pytest.raises(UsageError, match="input_shape="):
         lipschitz_bound(nn.Conv2d(1, 1, 3))
     with pytest.raises(TargetError, match="could not trace"):
         lipschitz_bound(nn.Conv2d(1, 1, 3), input_shape=(2, 8, 8))

@@ -185,7 +185,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(source: str, tmp_pat
         lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
         assert sum("structure" in line for line in lines) == 1
         (folder / LEARNED).write_bytes(b"broken")
-        with pytest.raises(RunFolderError, match=r"subspace\.npz is missing or damaged"):
+        with pytest.raises(RunFolderError, match=r"subspace\.npz is damaged"):
             run(given(), out=folder, resume=True)
     with pytest.raises(RunFolderError, match="another run"):
         run(None, out=folder, resume=True)
@@ -297,7 +297,7 @@ def test_several_surrogates_are_stacked() -> None:
         ("https://models.example/predict", TargetError, "expected a local model"),
         ("missing.onnx", TargetError, "missing.onnx"),
         (Undeclared(7), TargetError, r"undeclared does not answer inputs of shape \(120,\): ValueError: 120 is not 7"),
-        (["learned", "near.onnx"], UsageError, "learned alone"),
+        (["learned", "near.onnx"], UsageError, "surrogate='learned' alone"),
         ([], UsageError, "got none"),
     ],
 )
