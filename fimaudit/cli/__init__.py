@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from fimaudit.cli.group import Group
 from fimaudit.errors import FimauditError
 from fimaudit.storage.durable_files import last_resort
 
@@ -37,6 +38,7 @@ COMMANDS = {
 
 app = typer.Typer(
     name="fimaudit",
+    cls=Group,
     help="Audit deployed classifiers from nothing but the probabilities they return.",
     epilog=(
         "Exit codes: 0 done, and within the policy; 1 outside it or undecided (gate), or a mismatch (verify); 2 wrong use "

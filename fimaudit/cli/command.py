@@ -6,13 +6,13 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from fimaudit.errors import UsageError
 from fimaudit.option_names import flags_in_messages
 from fimaudit.runs.options import choice_sentence
 
-__all__ = ["Command"]
+__all__ = ["Command", "refusal"]
 
 
 class Command(TyperCommand):
@@ -24,7 +24,7 @@ class Command(TyperCommand):
             with flags_in_messages():
                 return super().parse_args(ctx, args)
         except Exception as error:  # which class typer's errors are differs from version to version
-            refused = _refusal(self, error)
+            refused = refusal(self, error)
             if refused is None:
                 raise
             with flags_in_messages():
@@ -36,7 +36,8 @@ class Command(TyperCommand):
             return super().invoke(ctx)
 
 
-def _refusal(command: TyperCommand, error: Exception) -> str | None:
+def refusal(command: TyperCommand | TyperGroup, error: Exception) -> str | None:
+    """What typer says in a box, as one sentence of ours; ``None`` where it refuses no words: a page of help, say."""
     flags = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
     if type(error).__name__ == "NoSuchOption":
         flag = str(getattr(error, "option_name", ""))
@@ -44,6 +45,12 @@ def _refusal(command: TyperCommand, error: Exception) -> str | None:
         return f"no such option {flag}; " + (f"did you mean {near[0]}?" if near else "--help lists the known ones")
     choice = re.search(r"'([^']*)' is not one of (.+)\.$", getattr(error, "message", ""))
     parameter = getattr(error, "param", None)
-    if choice is None or parameter is None:
+    if choice is not None and parameter is not None:
+        return choice_sentence(parameter.opts[0], re.findall(r"'([^']*)'", choice[2]), choice[1])
+    if getattr(error, "exit_code", None) != UsageError.exit_code or type(error).__name__ == "NoArgsIsHelpError":
         return None
-    return choice_sentence(parameter.opts[0], re.findall(r"'([^']*)'", choice[2]), choice[1])
+    if type(error).__name__ == "MissingParameter" and parameter is not None:
+        wanted = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.name).upper()
+        return f"expected {wanted}, which is missing; --help says what it is"
+    said = str(error.format_message()).strip().rstrip(".").replace(". Did", "; did")  # type: ignore[attr-defined]
+    return f"{said[:1].lower()}{said[1:]}" + ("" if said.endswith("?") else "; --help lists what there is")

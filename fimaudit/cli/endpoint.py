@@ -13,6 +13,7 @@ from rich.table import Table
 from fimaudit.cli.command import Command
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import LinkName
+from fimaudit.cli.group import Group
 from fimaudit.cli.model_flags import EndpointFlags
 from fimaudit.cli.output import OutputFlags
 from fimaudit.cli.terminal import Terminal
@@ -27,6 +28,7 @@ __all__ = ["app"]
 Name = Annotated[str, typer.Argument(help="Name of a preset, as fimaudit endpoint list gives it.")]
 
 app = typer.Typer(
+    cls=Group,
     name="endpoint",
     help="Endpoint files of known services, and one row sent to see whether a file is right.",
     no_args_is_help=True,

@@ -502,3 +502,22 @@ def test_wrong_command_lines(arguments: tuple[str, ...], run: Callable[..., int]
 def test_version(run: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capfd.readouterr().out.startswith("fimaudit 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["audti"], "fimaudit: no such command 'audti'; did you mean 'audit'?"),
+        (["audit"], "fimaudit: expected TARGET, which is missing; --help says what it is"),
+        (["audit", "m.onnx", "--out", "run"], "fimaudit: expected --data, which is missing; --help says what it is"),
+        (["gate", "run", "other"], "fimaudit: got unexpected extra argument(s) (other); --help lists what there is"),
+        (["--foo"], "fimaudit: no such option --foo; --help lists the known ones"),
+        (["endpoint", "shwo", "x"], "fimaudit: no such command 'shwo'; did you mean 'show'?"),
+    ],
+)
+def test_words_that_are_missing_or_unknown_are_one_sentence(
+    words: list[str], said: str, run: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Seen: a box with a usage line around it."""
+    assert run(*words) == 2
+    assert capfd.readouterr().err.strip() == said
