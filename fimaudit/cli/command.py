@@ -14,6 +14,9 @@ from fimaudit.runs.options import choice_sentence
 
 __all__ = ["Command", "refusal"]
 
+#: What a value is not, as typer says it, and what was expected.
+KINDS = {"valid integer": "a whole number", "valid number": "a number"}
+
 
 class Command(TyperCommand):
     """A command that refuses an unknown flag, or a value that is no choice, in one sentence, and speaks of flags."""
@@ -47,10 +50,13 @@ def refusal(command: TyperCommand | TyperGroup, error: Exception) -> str | None:
     parameter = getattr(error, "param", None)
     if choice is not None and parameter is not None:
         return choice_sentence(parameter.opts[0], re.findall(r"'([^']*)'", choice[2]), choice[1])
-    if getattr(error, "exit_code", None) != UsageError.exit_code or type(error).__name__ == "NoArgsIsHelpError":
+    if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
         return None
     if type(error).__name__ == "MissingParameter" and parameter is not None:
         wanted = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.name).upper()
         return f"expected {wanted}, which is missing; --help says what it is"
-    said = str(error.format_message()).strip().rstrip(".").replace(". Did", "; did")  # type: ignore[attr-defined]
+    for sort, words in KINDS.items():
+        if parameter is not None and sort in getattr(error, "message", ""):
+            return f"expected {parameter.opts[0]} as {words}; --help says what it is"
+    said = str(error.format_message()).strip().rstrip(".").replace(". Did", "; did")
     return f"{said[:1].lower()}{said[1:]}" + ("" if said.endswith("?") else "; --help lists what there is")

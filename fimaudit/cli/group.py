@@ -17,6 +17,8 @@ class Group(TyperGroup):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
+            if not hasattr(error, "format_message"):  # no refusal: the end of a page of help, say
+                raise
             raise _refused(self, error) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -24,6 +26,8 @@ class Group(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except Exception as error:
+            if not hasattr(error, "format_message"):  # no refusal: the end of a page of help, say
+                raise
             raise _refused(self, error) from None
 
 
