@@ -97,18 +97,19 @@ def check_radius(
     if radius.value is None:
         return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
     steeper, where = overstatement(profile) or (1.0, 0.0)
-    lower, lower_claimed = radius.lower, radius.lower or 0.0
+    lower = radius.lower
+    before = lower is not None and at < lower and not bent  # which the answers along the slope had said
     if lower is not None:
         if min(steeper, at / radius.value) < CURVED or at < lower:
             lower = min(lower, NEAREST * min(at, steeper * radius.value))
         if walk is not None:
             lower = min(lower, at, (1.0 - _aside(walk.bend)) * min(1.0, reach) * lower)
-    if at < lower_claimed and not bent:  # the answers along the slope said so before the decision changed
+    if before or min(steeper, reach) < OVERSTATES:
         cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
-        return CheckedRadius(cut, ["local_radius_overstates"], [FELL.format(share=100 * reach)])
-    if min(steeper, reach) < OVERSTATES:
-        cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
-        reason = OVERSTATED.format(share=100 * steeper, at=where) if steeper <= reach else FELL.format(share=100 * reach)
+        if min(steeper, reach) >= OVERSTATES:
+            reason = words.format(at=at, lower=radius.lower)
+        else:
+            reason = OVERSTATED.format(share=100 * steeper, at=where) if steeper <= reach else FELL.format(share=100 * reach)
         return CheckedRadius(cut, ["local_radius_overstates"], [reason])
     kept = Interval(value=radius.value, lower=lower, upper=radius.upper)
     known = (
