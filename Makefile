@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Models that benchmarks/realmodels.py measures; the benchmark is left out where the folder is not there.
 REALMODELS ?=
-# Threads of each of the two test processes.
+# Processes of the tests, one more than two cores can run as some wait for servers, and threads of each.
+WORKERS ?= 3
 THREADS ?= 1
 
 .PHONY: help venv demo test coverage crash simulate fuzz advisories check fix bench study-check readme lock docs llms release-check
@@ -30,7 +31,7 @@ demo: venv ## Train two small networks, audit them from their probabilities, com
 	$(BIN)/fimaudit demo
 
 test: venv ## Run the test suite.
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not coverage"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not coverage"
 
 coverage: venv ## Simulate whether intervals hold, at length.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m coverage
