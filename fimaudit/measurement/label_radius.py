@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 #: Why numbers that need probabilities are missing.
 LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
 #: Labels an input takes at least, and below which the interval allows for a short walk.
-FEWEST_LABELS, FEW_LABELS = 100, 500
+FEWEST_LABELS, FEW_LABELS = 100, 1000
 #: Share of the labels that start and walk take; the rest goes to the plane.
 WALK_SHARE = 0.6
 #: Rows at the end: the nearest counterexamples alone.
