@@ -82,13 +82,13 @@ def killed_and_resumed(url, folder, calls, monkeypatch):
     """Killed before so many-th call of the checks."""
     asked = Meter.ask_each
 
-    def kill(self, questions, *, occasion=None, owners=()):
+    def kill(self, questions, *, occasion=None, **others):
         nonlocal calls
         if occasion is not None and occasion.startswith("integrity"):
             calls -= 1
             if calls < 0:
                 raise KeyboardInterrupt
-        return asked(self, questions, occasion=occasion, owners=owners)
+        return asked(self, questions, occasion=occasion, **others)
 
     with monkeypatch.context() as patched:
         patched.setattr(Meter, "ask_each", kill)
@@ -101,7 +101,7 @@ def killed_and_resumed(url, folder, calls, monkeypatch):
 def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path, monkeypatch, calls):
     url = served(honest)
     whole = audit(url, X, **OPTIONS, out=tmp_path / "whole")
-    assert [check.outcome for check in whole.integrity] == ["ok"] * 4
+    assert [check.outcome for check in whole.integrity] == ["ok"] * 5
     again = killed_and_resumed(url, tmp_path / "cut", calls, monkeypatch)
     assert again.integrity == whole.integrity
     assert [s.margin_radius for s in again.inputs] == [s.margin_radius for s in whole.inputs]
