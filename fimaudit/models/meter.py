@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
-from fimaudit.models.call_order import in_turns, random_turns
+from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier, OverwritingClassifier
 from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -218,17 +218,17 @@ class Meter:
         self._on_rows = on_rows
         self._lock = threading.Lock()
         self._notes: Notes = notes or ledger or CountingLease()
-        self._turns: np.random.Generator | None = None
+        self._turns: int | None = None
 
     def interleave(self, seed: int) -> None:
         """Send the calls of inputs that are asked together in random turns, not one input after the other.
 
         No call holds other rows for it. An adapter for a network that cannot do so (no ``interleave``) is asked as before.
         """
-        self._turns = random_turns(seed)
+        self._turns = seed
         interleave = getattr(self._network, "interleave", None)
         if interleave is not None:
-            interleave(self._turns)
+            interleave(seed)
 
     def batch_rows(self, row_bytes: int) -> int:
         """Rows of one call for inputs of ``row_bytes`` bytes.
@@ -368,7 +368,8 @@ class Meter:
         pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
         failures: dict[int, InputFailed] = {}
         calls = [[(i, start, stop) for start, stop in self._cuts(rows)] for i, rows in enumerate(questions)]
-        for i, start, stop in in_turns(calls, self._turns):
+        asked = np.array([*owners, *map(len, questions)]).tobytes()
+        for i, start, stop in in_turns(calls, self._turns, asked):
             if i in failures:
                 continue
             try:

@@ -155,9 +155,9 @@ class EndpointClassifier:
         """
         self._sender.share(turn, pause, of)
 
-    def interleave(self, turns: np.random.Generator) -> None:
+    def interleave(self, seed: int) -> None:
         """Send the requests of a batch's parts in random turns, not one part after the other."""
-        self._sender.turns = turns
+        self._sender.turns = seed
 
     def restore(self, lease: Lease) -> None:
         """Take over what an earlier process of the run learned of the endpoint, also where nothing is left to ask."""

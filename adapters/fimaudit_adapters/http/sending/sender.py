@@ -108,7 +108,7 @@ class Sender:
         self._kept: dict[bytes, NDArray[np.float64]] = {}
         self._given_up = 0
         self._started: float | None = None
-        self.turns: np.random.Generator | None = None
+        self.turns: int | None = None
 
     def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
         """Take turns with other processes (``Pace.share``)."""
@@ -126,7 +126,7 @@ class Sender:
     ) -> NDArray[np.float64]:
         """Answer all rows, in requests of ``size``, many at a time; the answers come back in the rows' order.
 
-        Requests go out part by part, or by ``turns`` where it is set.
+        Requests go out part by part, or in random turns drawn from the seed ``turns``, where it is set.
 
         Args:
             wire, reader: how rows are said and answers read.
@@ -143,7 +143,7 @@ class Sender:
         batch = _Batch(rows, lease, reader.probabilities, sizes, again, outlast=True)
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
         parts = [[(at, min(at + size, last)) for at in range(first, last, size)] for first, last in ends]
-        pieces = collections.deque(in_turns(parts, self.turns))
+        pieces = collections.deque(in_turns(parts, self.turns, rows.tobytes()))
 
         async def work() -> None:
             while pieces and batch.stop is None:
