@@ -270,7 +270,7 @@ def test_integrity_of_an_endpoint_is_checked_from_any_workers(
     nodes.ensure()
     x = np.random.default_rng(0).random((8, 6))
     settings: dict[str, Any] = {
-        "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "queries": 180,
+        "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "queries": 40,
         "integrity": True, "lower": 0.0, "upper": 1.0,
     }  # fmt: skip
     there: dict[str, Any] = {"engine": "ray", "workers": workers}
@@ -281,8 +281,8 @@ def test_integrity_of_an_endpoint_is_checked_from_any_workers(
     assert [check.outcome for check in ray.integrity][:2] == ["ok", "ok"]
     assert ray.inputs == local.inputs
     assert ray.summary == local.summary
-    assert told(audit(probabilities, x, queries=180, integrity=True, order="interleaved", **there))["integrity"] == [
-        check.model_dump() for check in audit(probabilities, x, queries=180, integrity=True).integrity
+    assert told(audit(probabilities, x, queries=40, integrity=True, order="interleaved", **there))["integrity"] == [
+        check.model_dump() for check in audit(probabilities, x, queries=40, integrity=True).integrity
     ]
     monkeypatch.setitem(globals(), "served", shrinking([], threading.Lock()))
     caught = audit(service[0], x, **settings, **there)
