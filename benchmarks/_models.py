@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 
-__all__ = ["Trained", "breast_cancer", "digits", "train"]
+__all__ = ["Trained", "breast_cancer", "digits", "overfit_tanh", "train"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,30 @@ def digits(inputs: int, seed: int = 0, width: int = 8) -> Trained:
     )
     test = train(network, x, labels, epochs=6)[:inputs]
     return Trained("digits", network, x.numpy()[test], labels[test].astype(np.int64), 0.0, 1.0)
+
+
+@lru_cache(maxsize=1)
+def overfit_tanh() -> nn.Module:
+    """On the same digits: tanh layers trained long after every label fits, so that they saturate."""
+    images, labels = load_digits(return_X_y=True)
+    small = torch.tensor(images.reshape(-1, 1, 8, 8) / 16.0, dtype=torch.float32)
+    x = nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(784, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)]
+    network = nn.Sequential(*layers)
+    train(network, 4 * x, labels, epochs=60)
+    return nn.Sequential(Times(4.0), network).eval()
+
+
+class Times(nn.Module):
+    """A number times the input."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x
 
 
 def breast_cancer(inputs: int, seed: int = 0, width: int = 32) -> Trained:

@@ -1,9 +1,10 @@
 """Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
 
-    python benchmarks/hostile.py [--seeds 5] [--inputs 16] [--queries 200] [--model digits|breast cancer] [--only NAME ...]
-                                 [--json FILE]
+    python benchmarks/hostile.py [--seeds 5] [--inputs 16] [--queries 200] [--model digits|breast cancer|NAME] [--models DIR]
+                                 [--only CASE ...] [--json FILE]
 
-Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64). A run of a
+Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64), and with --models
+around each ONNX file of a folder as ``realmodels.py`` takes it, where two files take the same inputs. A run of a
 hostile one is *found* where an integrity check is contradicted, *refused* where fewer than half of the inputs get a lower
 limit of their margin radius and no flag (or none is measured), *right* where the medians of norm and radius are within a
 factor of 1.5 of the exact ones all the same; else *missed*. An honest one that is contradicted is a *false alarm*.
@@ -20,40 +21,24 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _models import Trained, breast_cancer, digits
+from _models import overfit_tanh
+from _subjects import TRAINED, Answer, Subject, answers, onnx_subjects, softmax, trained_subject
 from PIL import Image
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from fimaudit import Report, audit
 
-Answer = Callable[[np.ndarray], np.ndarray]
-MODELS = {"digits": digits, "breast cancer": breast_cancer}
 #: Factor within which the medians count as right, and share of the inputs that must claim something to be judged.
 RIGHT, CLAIMED = 1.5, 0.5
 #: Flags that leave a claim as it is.
 HARMLESS = {"own_step"}
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def answers(network: Any) -> Answer:
-    """Float64 probabilities of a network's float32 logits."""
-
-    def answer(batch: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return softmax(network(torch.as_tensor(np.asarray(batch, np.float32))).double().numpy())
-
-    return answer
 
 
 def one_hot(p: np.ndarray) -> np.ndarray:
@@ -218,9 +203,10 @@ HOSTILE: dict[str, Callable[[Answer, Answer], Answer]] = {
 def jpeg(batch: np.ndarray, quality: int = 75) -> np.ndarray:
     out = []
     for row in np.asarray(batch, np.float32):
-        kept = io.BytesIO()
-        Image.fromarray(np.uint8(np.round(255 * np.clip(row[0], 0, 1)))).save(kept, "JPEG", quality=quality)
-        out.append(np.asarray(Image.open(kept), np.float32)[None] / 255)
+        kept, levels = io.BytesIO(), np.uint8(np.round(255 * np.clip(row, 0, 1)))
+        Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(kept, "JPEG", quality=quality)
+        read = np.asarray(Image.open(kept), np.float32) / 255
+        out.append(read[None] if read.ndim == 2 else read.transpose(2, 0, 1))
     return np.array(out)
 
 
@@ -250,9 +236,8 @@ def in_company(answer: Answer) -> Answer:
     return f
 
 
-def dropping(trained: Trained) -> Answer:
+def dropping(honest: Any) -> Answer:
     """Dropout that is on in service."""
-    honest = trained.network
 
     def f(b: np.ndarray) -> np.ndarray:
         honest.train()
@@ -263,19 +248,19 @@ def dropping(trained: Trained) -> Answer:
     return f
 
 
-def fitted(trained: Trained, kind: Any) -> Answer:
+def fitted(subject: Subject, kind: Any) -> Answer:
     """Trees on the answers' decisions at inputs around the data."""
     rng = np.random.default_rng(0)
-    flat = trained.x.reshape(len(trained.x), -1)
+    flat = subject.x.reshape(len(subject.x), -1)
     x = np.repeat(flat, 20, axis=0) + 0.3 * rng.standard_normal((20 * len(flat), flat.shape[1]))
-    y = answers(trained.network)(x.reshape(-1, *trained.x.shape[1:])).argmax(axis=1)
+    y = subject.answer(x.reshape(-1, *subject.x.shape[1:])).argmax(axis=1)
     model = kind.fit(x, y)
     return lambda b: model.predict_proba(np.asarray(b).reshape(len(b), -1))
 
 
-def oddities(trained: Trained, other: Answer) -> dict[str, Callable[[], Answer]]:
-    """Honest endpoints around one network."""
-    a = answers(trained.network)
+def oddities(subject: Subject) -> dict[str, Callable[[], Answer]]:
+    """Honest endpoints around one classifier."""
+    a, other = subject.answer, subject.other
     found: dict[str, Callable[[], Answer]] = {"plain": lambda: a}
     for decimals in (6, 4, 3, 2):
         found[f"{decimals} decimals"] = lambda n=decimals: lambda b: np.round(a(b), n)
@@ -290,11 +275,14 @@ def oddities(trained: Trained, other: Answer) -> dict[str, Callable[[], Answer]]
         "temperature 5": lambda: lambda b: softmax(logs(a(b)) / 5),
         "temperature 0.2": lambda: lambda b: softmax(logs(a(b)) * 5),
         "two models' mean": lambda: lambda b: (a(b) + other(b)) / 2,
-        "dropout": lambda: dropping(trained),
-        "random forest": lambda: fitted(trained, RandomForestClassifier(50, random_state=0)),
-        "boosted trees": lambda: fitted(trained, HistGradientBoostingClassifier(max_iter=30, random_state=0)),
+        "random forest": lambda: fitted(subject, RandomForestClassifier(50, random_state=0)),
+        "boosted trees": lambda: fitted(subject, HistGradientBoostingClassifier(max_iter=30, random_state=0)),
     }
-    if trained.x.ndim == 4:
+    if subject.network is not None:
+        found["dropout"] = lambda: dropping(subject.network)
+    if subject.name == "digits":
+        found["an overfit tanh network"] = lambda: answers(overfit_tanh())
+    if subject.x.ndim == 4:
         found |= {"JPEG": lambda: lambda b: a(jpeg(b)), "resized": lambda: lambda b: a(resized(b))}
     return found
 
@@ -302,27 +290,26 @@ def oddities(trained: Trained, other: Answer) -> dict[str, Callable[[], Answer]]
 # --- scores
 
 
-def judged(report: Report, exact: Report) -> str:
+def judged(report: Report, exact: list[tuple[float, float]]) -> str:
     """``found``, ``refused``, ``right`` or ``missed``."""
     if report.contradicted:
         return "found"
     claims = [s for s in report.inputs if s.status == "ok" and s.margin_radius.lower and not set(s.flags) - HARMLESS]
     if len(claims) < CLAIMED * len(report.inputs):
         return "refused"
-    truth = {s.index: s for s in exact.inputs}
-    for name in ("spectral_norm", "margin_radius"):
-        ratios = [getattr(s, name).value / getattr(truth[s.index], name).value for s in claims if getattr(s, name).value]
+    for place, name in enumerate(("spectral_norm", "margin_radius")):
+        ratios = [getattr(s, name).value / exact[s.index][place] for s in claims if getattr(s, name).value]
         if not ratios or not 1 / RIGHT < float(np.median(ratios)) < RIGHT:
             return "missed"
     return "right"
 
 
-def run(answer: Answer, trained: Trained, seed: int, queries: int) -> Report:
+def run(answer: Answer, subject: Subject, seed: int, queries: int) -> Report:
     return audit(
         answer,
-        trained.x,
-        lower=trained.lower,
-        upper=trained.upper,
+        subject.x,
+        lower=subject.lower,
+        upper=subject.upper,
         mode="black-box",
         queries=queries,
         seed=seed,
@@ -330,44 +317,62 @@ def run(answer: Answer, trained: Trained, seed: int, queries: int) -> Report:
     )
 
 
+def chosen_subjects(options: argparse.Namespace) -> Iterator[Subject]:
+    """Those that were asked for."""
+    for name in TRAINED:
+        if options.model in (None, name):
+            yield trained_subject(name, options.inputs)
+    for subject in onnx_subjects(options.models, options.inputs) if options.models is not None else ():
+        if options.model in (None, subject.name):
+            yield subject
+
+
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--seeds", type=int, default=5)
     reader.add_argument("--inputs", type=int, default=16)
     reader.add_argument("--queries", type=int, default=200)
-    reader.add_argument("--model", choices=list(MODELS))
+    reader.add_argument("--model")
+    reader.add_argument("--models", type=Path)
     reader.add_argument("--only", nargs="*")
     reader.add_argument("--json", type=Path)
     options = reader.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for name in [options.model] if options.model else list(MODELS):
-        trained, other = MODELS[name](options.inputs), answers(MODELS[name](options.inputs, seed=1).network)
-        exact = audit(trained.network, trained.x, lower=trained.lower, upper=trained.upper, mode="white-box", link="softmax")
-        cases = [(True, case, partial(make, answers(trained.network), other)) for case, make in HOSTILE.items()]
-        cases += [(False, case, make) for case, make in oddities(trained, other).items()]
+    for subject in chosen_subjects(options):
+        cases = [(True, case, partial(make, subject.answer, subject.other)) for case, make in HOSTILE.items()]
+        cases += [(False, case, make) for case, make in oddities(subject).items()]
         for hostile, case, make in cases:
             if options.only and case not in options.only:
                 continue
-            results: Counter[str] = Counter()
-            checks: Counter[str] = Counter()
-            took = []
-            for seed in range(options.seeds):
-                try:
-                    report = run(make(), trained, seed, options.queries)
-                except Exception as refusal:  # a refusal is a result, whatever its class
-                    results["refused"] += 1
-                    print(f"{name} {case}: {type(refusal).__name__}: {str(refusal)[:100]}", file=sys.stderr)
-                    continue
-                results[judged(report, exact) if hostile else "false alarm" if report.contradicted else "fine"] += 1
-                checks.update(check.name for check in report.contradicted)
-                took.append(sum(check.rows for check in report.integrity) / report.summary.queries)
-            share = float(np.mean(took)) if took else 0.0
-            rows.append({"model": name, "case": case, "hostile": hostile, **results, "checks": dict(checks), "rows": share})
-            kind = "hostile" if hostile else "honest"
-            print(f"{name:14} {kind:8} {case:32} {dict(results)!s:34} {dict(checks)} {share:.1%} rows", flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            rows.append(
+                {"model": subject.name, "case": case, "hostile": hostile, **scored(subject, case, hostile, make, options)}
+            )
+            if options.json is not None:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def scored(
+    subject: Subject, case: str, hostile: bool, make: Callable[[], Answer], options: argparse.Namespace
+) -> dict[str, Any]:
+    """One row of the table: results and checks of the runs, and the checks' share of the rows."""
+    results: Counter[str] = Counter()
+    checks: Counter[str] = Counter()
+    took = []
+    for seed in range(options.seeds):
+        try:
+            report = run(make(), subject, seed, options.queries)
+        except Exception as refusal:  # a refusal is a result, whatever its class
+            results["refused"] += 1
+            print(f"{subject.name} {case}: {type(refusal).__name__}: {str(refusal)[:100]}", file=sys.stderr)
+            continue
+        results[judged(report, subject.exact) if hostile else "false alarm" if report.contradicted else "fine"] += 1
+        checks.update(check.name for check in report.contradicted)
+        took.append(sum(check.rows for check in report.integrity) / report.summary.queries)
+    share = float(np.mean(took)) if took else 0.0
+    kind = "hostile" if hostile else "honest"
+    print(f"{subject.name:14} {kind:8} {case:32} {dict(results)!s:34} {dict(checks)} {share:.1%} rows", flush=True)
+    return {**results, "checks": dict(checks), "rows": share}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SWITCHES = {
 #: Values that are words; another word after a flag goes on with the sentence.
 VALUES = {
     *("auto", "identity", "softmax", "sigmoid", "labels", "black-box", "white-box", "off", "cheap", "full", "local", "ray"),
-    *("raw", "std", "range", "cpu", "cuda", "learned", "all", "json"),
+    *("inputs", "interleaved", "raw", "std", "range", "cpu", "cuda", "learned", "all", "json"),
 }
 #: Flags of other programs that messages name.
 FOREIGN = {"head", "port"}

@@ -262,7 +262,7 @@ class IntegrityCheck(_Data):
     """One check of whether the answers are those of one function whose slopes reach its decisions (``docs/integrity.md``).
 
     Attributes:
-        name: ``history``, ``boundary``, ``slope`` or ``radius``.
+        name: ``history``, ``last_digit``, ``boundary``, ``slope`` or ``radius``.
         outcome: ``contradicted`` where the answers show that the numbers are not what they claim to be.
         notices: what it can and cannot notice, in words.
         finding: what was found, in words.
@@ -271,7 +271,7 @@ class IntegrityCheck(_Data):
         rows: that it took.
     """
 
-    name: Literal["history", "boundary", "slope", "radius"]
+    name: Literal["history", "last_digit", "boundary", "slope", "radius"]
     outcome: Literal["ok", "contradicted", "not_applicable"]
     notices: str
     finding: str

@@ -11,6 +11,7 @@ from fimaudit.cli.flag_blocks import FlagBlock
 from fimaudit.cli.flags import Batch, Confidence, ModeName
 from fimaudit.engines.selection import EngineName
 from fimaudit.measurement.settings import ProfileChoice
+from fimaudit.runs.options import Order
 
 __all__ = ["EngineFlags", "MeasurementFlags", "WhiteBoxFlags"]
 
@@ -37,6 +38,14 @@ class MeasurementFlags(FlagBlock):
         typer.Option(
             help="Check whether the answers are those of one function whose slopes reach its decisions.",
             show_default="where that is a tenth of the rows at most",
+        ),
+    ] = None
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            metavar="WORD",
+            help="Which calls go out first: inputs, one after the other, or interleaved, those of many in random turns.",
+            show_default="interleaved for endpoints, else inputs",
         ),
     ] = None
     precision: Annotated[

@@ -18,6 +18,7 @@ from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import read_inputs
 from fimaudit.errors import UsageError
+from fimaudit.measurement.integrity_cost import DECOY_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.models.classifier import Options
 from fimaudit.runs.cost import Cost, per_second
 from fimaudit.runs.planning import Plan
@@ -77,6 +78,8 @@ def plan(
         labels=labels,
     )
     notes = [] if target is None else [f"An outage of up to {_time(asked.patience)} is waited out (--patience)."]
+    if not labels and looks_at_integrity(None, planned.inputs, planned.queries):
+        notes.append(f"About {TYPICAL_ROWS} of the rows check integrity, {DECOY_ROWS} of them decoys (--integrity).")
     if planned.within_budget is False:
         notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
     quantity = "margin radius" if labels else "spectral norm"

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from fimaudit.engines.decoys import Decoy, keep_answers
 from fimaudit.errors import FimauditError, InputFailed, ModelFailure, UsageError
+from fimaudit.measurement.counterexample import STEPPED_ROWS
 from fimaudit.measurement.protocol import BatchedStep, Flow, MeasurementFlow, run_batched
+from fimaudit.measurement.query_split import most_on_top
+from fimaudit.measurement.recheck import WARY_LOOKS
+from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import Meter, Usage
+from fimaudit.models.meter import DECOYS, Meter, Usage
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import MeasuredInput, Sensitivity
 
-__all__ = ["batched", "block_size", "drive", "run_inputs"]
+__all__ = ["afforded", "block_size", "drive", "run_inputs"]
 
 T = TypeVar("T")
 
@@ -27,8 +31,8 @@ T = TypeVar("T")
 #: and on this machine, where only arithmetic is done at once.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
 LOCAL_BLOCK, LOCAL_BYTES = 16, 48 * 2**20
-#: A budget is worth so many blocks at least, so that few inputs are unfinished when it is spent.
-AT_STAKE = 10
+#: With fewer queries an input may take up to about so many times as many rows.
+FEW, OVERRUN = 100, 2
 
 
 @lru_cache(maxsize=1)
@@ -60,75 +64,71 @@ def drive(flow: Flow[T], meter: Meter) -> T:
         return found
 
 
-def run_inputs(
-    indices: Iterable[int],
-    start: Callable[[int], MeasurementFlow],
-    failed: Callable[[int, FimauditError], Sensitivity],
-    meter: Meter,
-    size: int = 1,
-) -> Iterator[MeasuredInput]:
-    """Measure inputs in order and yield each as it finishes; an input that fails is a result, an empty budget is not.
-
-    Args:
-        indices: the inputs to measure.
-        start: opens an input's flow.
-        failed: what an input that failed looks like.
-        meter: the door to the model.
-        size: inputs side by side (``block_size``); no number depends on it.
-
-    Raises:
-        BudgetExhausted: the budget does not allow the next rows.
-        ModelFailure: an endpoint no longer answers.
-    """
-    for block in batched(indices, size):
-        yield from _run_block(block, start, failed, meter)
-
-
-def block_size(model: Classifier, row_bytes: int, rows: int, budget: int | None) -> int:
-    """How many inputs are measured side by side: as their bytes allow, and few where a budget may end the run amid them.
+def block_size(model: Classifier, row_bytes: int, rows: int) -> int:
+    """How many inputs may be measured side by side, as their bytes allow.
 
     Args:
         model: behind a network more inputs are.
         row_bytes: bytes of a row.
         rows: of one input.
-        budget: of the run.
     """
     input_bytes = max(1, row_bytes * rows)
     if isinstance(model, NetworkClassifier):
-        afforded = NETWORK_BLOCK if budget is None else budget // (AT_STAKE * rows)
-        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // input_bytes, afforded))
-    return 1 if budget is not None else max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
+        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // input_bytes))
+    return max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items in lists of so many.
+def afforded(rows: int, settings: Settings) -> int:
+    """How many inputs so many rows are surely enough for.
 
-    >>> list(batched("abcde", 2))
-    [['a', 'b'], ['c', 'd'], ['e']]
+    >>> afforded(1000, Settings(200)), afforded(1000, Settings(40))
+    (4, 10)
     """
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+    one = settings.queries + most_on_top(settings.queries) + WARY_LOOKS + STEPPED_ROWS * settings.witness
+    return max(0, rows) // (one * (OVERRUN if settings.queries < FEW else 1))
 
 
-def _run_block(
-    block: list[int],
+def run_inputs(
+    block: Sequence[int],
     start: Callable[[int], MeasurementFlow],
     failed: Callable[[int, FimauditError], Sensitivity],
     meter: Meter,
+    beside: Sequence[Decoy] = (),
 ) -> Iterator[MeasuredInput]:
-    """Rounds: every open flow's next rows go to the meter together, in the order of the inputs."""
+    """Measure inputs side by side and yield them in order; an input that fails is a result, an empty budget is not.
+
+    In rounds: every open flow's next rows go to the meter together.
+
+    Args:
+        block: the inputs to measure; no number depends on who is among them.
+        start: opens an input's flow.
+        failed: what an input that failed looks like.
+        meter: the door to the model.
+        beside: decoys to ask with the first rows of these inputs.
+
+    Raises:
+        BudgetExhausted: the budget does not allow the next rows.
+        ModelFailure: an endpoint no longer answers.
+    """
     took = {index: Usage() for index in block}
     flows = {index: start(index) for index in block}
     results: dict[int, Sensitivity] = {}
+    decoys = [decoy for decoy in beside if meter.note(decoy.name) is None]
     wanted = _advance(flows, dict.fromkeys(block), results)
     while wanted:
         order = list(wanted)
         for index, rows in wanted.items():
             took[index].rows += len(rows)
             took[index].requests += meter.calls(rows)
+        answers = meter.ask_each(
+            [*wanted.values(), *(decoy.rows for decoy in decoys)],
+            owners=[*order, *(DECOYS for _ in decoys)],
+            again=[*(0 for _ in order), *(decoy.number for decoy in decoys)],
+        )
+        keep_answers(decoys, answers[len(order) :], meter)
+        decoys = []
         received: dict[int, NDArray[np.float64]] = {}
-        for index, answer in zip(order, meter.ask_each([wanted[index] for index in order], owners=order), strict=True):
+        for index, answer in zip(order, answers, strict=False):
             if isinstance(answer, InputFailed):
                 results[index] = failed(index, answer)
             else:

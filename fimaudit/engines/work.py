@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.domain import Space
-from fimaudit.engines.driver import batched, block_size, run_inputs
+from fimaudit.engines.decoys import Decoy
+from fimaudit.engines.driver import afforded, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError, InputFailed, ModelFailure
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
@@ -54,10 +55,13 @@ class Work:
         settings: of each input's measurement.
         steps: the pilot's choice; ``None`` by derivatives.
         exact: measure by derivatives; ``None`` from probabilities alone.
-        budget: of the run: the smaller, the fewer inputs are measured side by side.
+        budget: of the run: near its end fewer inputs are measured side by side, so that few are left unfinished.
+        sharing: how many processes ask out of the budget.
         structure: which directions are measured exactly in each input; ``None`` for none.
         row_by_row: ask each row alone.
         labels: where answers are labels alone, those of inputs from which the search for a boundary starts.
+        interleaved: the calls of inputs that are measured side by side go out in random turns.
+        decoys: by input, rows that are asked beside it.
     """
 
     source: InputSource
@@ -66,18 +70,32 @@ class Work:
     steps: Steps | None
     exact: Derivatives | None = None
     budget: int | None = None
+    sharing: int = 1
     structure: DeflationPlan | None = None
     row_by_row: bool = False
     labels: KnownLabels | None = None
+    interleaved: bool = False
+    decoys: Mapping[int, Sequence[Decoy]] = field(default_factory=dict)
 
     def block(self, model: Classifier) -> int:
-        """How many inputs are measured side by side; by derivatives, how many, fixed by index, share passes."""
+        """How many inputs are measured side by side at most; by derivatives, how many, fixed by index, share passes."""
         if self.steps is None:
             return BLOCK
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
         queries = self.settings.queries
         bit_by_bit = self.settings.adaptive or self.labels is not None
-        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries, self.budget)
+        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries)
+
+    def window(self, most: int, sent: int) -> int:
+        """How many inputs are measured side by side: at most as many as what is left of the budget surely finishes.
+
+        Args:
+            most: see ``block``.
+            sent: rows of the run so far.
+        """
+        if self.budget is None:
+            return most
+        return max(1, min(most, afforded(self.budget - sent, self.settings) // self.sharing))
 
 
 class Engine(Protocol):
@@ -149,11 +167,14 @@ def measure_inputs(
     if work.steps is None:
         yield from _by_derivatives(listed, work, meter)
         return
-    size = work.block(meter.model)
+    if work.interleaved:
+        meter.interleave(work.settings.seed)
+    most, left = work.block(meter.model), listed
     decided = _decided(work, work.steps)
     rows = work.source.rows(listed)  # one after the other: a large file is passed through once
-    for members in batched(listed, size):
-        block = {index: next(rows) for index in members}
+    while left:
+        size = work.window(most, meter.usage.rows)
+        block, left = {index: next(rows) for index in left[:size]}, left[size:]
         x: dict[int, NDArray[Any]] = {}
         for index, row in block.items():
             one = _fitted(index, row, work)
@@ -161,7 +182,8 @@ def measure_inputs(
                 yield _labelled(one, row)
             else:
                 x[index] = one
-        for outcome in run_inputs(x, _opener(x, work, work.steps, learner, decided), _failing(x, work), meter, size):
+        beside = [decoy for index in x for decoy in work.decoys.get(index, ())]
+        for outcome in run_inputs(list(x), _opener(x, work, work.steps, learner, decided), _failing(x, work), meter, beside):
             yield _labelled(outcome, block[outcome.result.index])
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "history_matters",
     "jump_share",
     "noticed",
+    "noticed_group",
     "slope_reach",
     "stays",
     "threshold",
@@ -104,6 +105,17 @@ def noticed(share: float, pairs: int) -> float:
     (0.45, 0.875)
     """
     return float(1.0 - (1.0 - 2.0 * share * (1.0 - share)) ** pairs)
+
+
+def noticed_group(share: float, size: int, groups: int) -> float:
+    """Probability that a second version, to which a ``share`` of the rows goes at random, answers some of a group only.
+
+    1 - (s^n + (1 - s)^n)^m over m groups of n rows that differ in a last digit.
+
+    >>> round(noticed_group(0.1, 9, 4), 3), round(noticed_group(0.5, 9, 4), 3)
+    (0.977, 1.0)
+    """
+    return float(1.0 - (share**size + (1.0 - share) ** size) ** groups) if size else 0.0
 
 
 def threshold(noise: float, company_logs: float = 0.0) -> float:

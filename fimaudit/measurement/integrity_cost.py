@@ -7,10 +7,15 @@ from fimaudit.measurement.query_split import WITNESS_FROM
 
 __all__ = [
     "BACK_AGAIN",
+    "BETWEEN",
     "CLOSER",
+    "DECOY_ROWS",
+    "DECOY_TIMES",
     "HALVINGS",
     "LOOKS",
     "MOST_INTEGRITY_ROWS",
+    "NUDGES",
+    "PLAIN",
     "REPEATED",
     "RUNGS",
     "SEGMENTS",
@@ -22,6 +27,11 @@ __all__ = [
 
 #: Walks there and back, rows of one, and how often the way back is repeated where it was answered otherwise.
 WALKS, RUNGS, BACK_AGAIN = 2, 13, 3
+#: Rows that are asked among those of the inputs, plain ones and such between two; how often each, once more at the end.
+PLAIN, BETWEEN, DECOY_TIMES = 4, 4, 2
+DECOY_ROWS = (PLAIN + BETWEEN) * (DECOY_TIMES + 1)
+#: Neighbours, by a last digit, of each row between two inputs.
+NUDGES = 8
 #: Segments that are halved, how often, how often more where a jump is left, and looks at where a decision changed.
 SEGMENTS, HALVINGS, CLOSER, LOOKS = 4, 8, 6, 3
 #: Inputs whose slope is followed towards their witness.
@@ -33,8 +43,11 @@ MOST_INTEGRITY_ROWS = (
     WALKS * RUNGS * (2 + BACK_AGAIN)
     + SEGMENTS * (2 * REPEATED + HALVINGS + CLOSER + 2 * (REPEATED - 1) + LOOKS * CHECK_ROWS)
     + SLOPES * 2 * REPEATED
+    + DECOY_ROWS
+    + (PLAIN + BETWEEN) * BACK_AGAIN
+    + BETWEEN * (1 + NUDGES) * 2
 )
-TYPICAL_ROWS = WALKS * RUNGS * 2 + SEGMENTS * (2 + HALVINGS) + SLOPES * 2
+TYPICAL_ROWS = WALKS * RUNGS * 2 + SEGMENTS * (2 + HALVINGS) + SLOPES * 2 + DECOY_ROWS + BETWEEN * (1 + NUDGES)
 #: By default they take no more than this share of a run's rows.
 LARGEST_SHARE = 0.1
 

@@ -202,13 +202,16 @@ class DeviceClassifier(Classifier, Protocol):
 class NetworkClassifier(Classifier, Protocol):
     """A classifier behind a network: it cuts the batch into requests and sends each under the meter's lease."""
 
-    def ask(self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = ()) -> NDArray[np.float64]:
+    def ask(
+        self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = (), again: Sequence[int] = ()
+    ) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs; ``lease.reserve`` before each send, retries too, ``lease.commit`` after it.
 
         Args:
             batch: the inputs.
             lease: counts and recalls.
             sizes: the batch is of parts of so many rows each, of which no request may hold two; one part when empty.
+            again: a number for each part, which tells questions that are repeated on purpose apart; 0 for the others.
 
         Returns:
             (B, K) probabilities in float64.

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
+from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier, OverwritingClassifier
 from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
 __all__ = [
+    "DECOYS",
     "OWNER_BYTES",
     "THE_RUN",
     "CountingLease",
@@ -36,13 +38,25 @@ BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
 #: Sends that ended before anything was sent, or at the door: no connection, no trust, no token, a challenge.
 _NEVER_SENT = frozenset(("connect", "tls", "url", "token", "challenged", "deadline"))
-#: Whose answers a call's are, where they are no input's own: those to the run's first questions.
-THE_RUN = -1
+#: Whose answers a call's are, where they are no input's own: those to the run's first questions, and to its decoys.
+THE_RUN, DECOYS = -1, -2
 #: A local call's key begins with the input that it belongs to, in so many bytes.
 OWNER_BYTES = 8
 
 
-class Ledger(Protocol):
+class Notes(Protocol):
+    """Facts of a run by name, as plain JSON values."""
+
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        ...
+
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        ...
+
+
+class Ledger(Notes, Protocol):
     """Where a meter keeps what was sent and answered beyond this process (``fimaudit.storage.ledger``)."""
 
     def usage(self) -> Usage:
@@ -58,14 +72,6 @@ class Ledger(Protocol):
         ...
 
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """See ``Lease``."""
-        ...
-
-    def note(self, name: str) -> Any:
-        """See ``Lease``."""
-        ...
-
-    def remember(self, name: str, value: Any) -> None:
         """See ``Lease``."""
         ...
 
@@ -177,6 +183,7 @@ class Meter:
         count_refused: rows that an endpoint turned away count like all others.
         ledger: keeps what was counted, and of a network adapter what was sent and answered, beyond this process.
         on_rows: called with the number of rows after each answered call (progress).
+        notes: where facts of the run are kept; in the ledger, or as long as this object lives, when left out.
 
     Attributes:
         usage: so far, of earlier processes too where there is a ledger.
@@ -193,6 +200,7 @@ class Meter:
         count_refused: bool = False,
         ledger: Ledger | None = None,
         on_rows: Callable[[int], None] | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
@@ -209,7 +217,18 @@ class Meter:
         self._ledger = ledger
         self._on_rows = on_rows
         self._lock = threading.Lock()
-        self._notes: dict[str, Any] = {}
+        self._notes: Notes = notes or ledger or CountingLease()
+        self._turns: int | None = None
+
+    def interleave(self, seed: int) -> None:
+        """Send the calls of inputs that are asked together in random turns, not one input after the other.
+
+        No call holds other rows for it. An adapter for a network that cannot do so (no ``interleave``) is asked as before.
+        """
+        self._turns = seed
+        interleave = getattr(self._network, "interleave", None)
+        if interleave is not None:
+            interleave(seed)
 
     def batch_rows(self, row_bytes: int) -> int:
         """Rows of one call for inputs of ``row_bytes`` bytes.
@@ -246,7 +265,12 @@ class Meter:
         return answers
 
     def ask_each(
-        self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
+        self,
+        questions: Sequence[Rows],
+        *,
+        occasion: str | None = None,
+        owners: Sequence[int] = (),
+        again: Sequence[int] = (),
     ) -> list[NDArray[np.float64] | InputFailed]:
         """Answer each block of rows with (n, K) probabilities, or with why it has none.
 
@@ -257,14 +281,17 @@ class Meter:
             questions: blocks of rows.
             occasion: ask even what was answered before, once under this name (``RepeatLease``).
             owners: the input that each block belongs to; ``THE_RUN`` when left out.
+            again: for each block 0, or a number under which its rows are asked anew, though they were answered before.
 
         Raises:
             BudgetExhausted: before the call that would exceed the budget.
             ModelFailure, UsageError: an endpoint fails as a whole.
         """
+        again = again or [0] * len(questions)
         if self._network is not None:
-            return self._ask_there(self._network, questions, occasion)
-        return self._ask_here(questions, owners or [THE_RUN] * len(questions), occasion or "")
+            return self._ask_there(self._network, questions, occasion, again)
+        occasions = [f"{occasion or ''}{number or ''}" for number in again]
+        return self._ask_here(questions, owners or [THE_RUN] * len(questions), occasions)
 
     def finish(self, inputs: Iterable[int]) -> None:
         """See ``Ledger``."""
@@ -306,49 +333,57 @@ class Meter:
 
     def note(self, name: str) -> Any:
         """See ``Lease``."""
-        return self._ledger.note(name) if self._ledger is not None else self._notes.get(name)
+        return self._notes.note(name)
 
     def remember(self, name: str, value: Any) -> None:
         """See ``Lease``."""
-        if self._ledger is not None:
-            self._ledger.remember(name, value)
-        else:
-            self._notes[name] = value
+        self._notes.remember(name, value)
 
     def _ask_there(
-        self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None
+        self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None, again: Sequence[int]
     ) -> list[NDArray[np.float64] | InputFailed]:
         lease = self if occasion is None else RepeatLease(self, occasion)
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
         cuts = np.cumsum(sizes)[:-1]
-        apart = [1] * sum(sizes) if self.batch == 1 else sizes
+        alone = self.batch == 1
+        apart, numbers = ([1] * sum(sizes), np.repeat(again, sizes).tolist()) if alone else (sizes, list(again))
+        taken = inspect.signature(network.ask).parameters
         try:
-            if len(apart) == 1 or "sizes" in inspect.signature(network.ask).parameters:
+            if "again" in taken and any(numbers):
+                answers = network.ask(np.concatenate(parts), lease, apart, numbers)
+            elif not any(numbers) and (len(apart) == 1 or "sizes" in taken):
                 answers = network.ask(np.concatenate(parts), lease, *([apart] if len(apart) > 1 else []))
             else:  # an adapter from before parts were said
-                answers = _one_by_one(network, parts, lease)
+                leases = [RepeatLease(lease, f"again {number}") if number else lease for number in again]
+                answers = _one_by_one(network, parts, leases)
         except RowsFailed as exc:
             return _by_question(exc, np.split(exc.answers, cuts), sizes)
         return [*np.split(self._checked(answers, sum(sizes)), cuts)]
 
     def _ask_here(
-        self, questions: Sequence[Rows], owners: Sequence[int], occasion: str
+        self, questions: Sequence[Rows], owners: Sequence[int], occasions: Sequence[str]
     ) -> list[NDArray[np.float64] | InputFailed]:
-        answers: list[NDArray[np.float64] | InputFailed] = []
-        for rows, owner in zip(questions, owners, strict=True):
+        """Each block's calls in their order; the blocks one after the other, or in turns."""
+        pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
+        failures: dict[int, InputFailed] = {}
+        calls = [[(i, start, stop) for start, stop in self._cuts(rows)] for i, rows in enumerate(questions)]
+        asked = np.array([*owners, *map(len, questions)]).tobytes()
+        for i, start, stop in in_turns(calls, self._turns, asked):
+            if i in failures:
+                continue
             try:
-                answers.append(self._ask_local(rows, owner, occasion))
+                pieces[i].append(self._call(questions[i], start, stop, owners[i], occasions[i]))
             except InputFailed as failure:
-                answers.append(failure if len(questions) == 1 else InputFailed(str(failure)))
-        return answers
+                failures[i] = failure if len(questions) == 1 else InputFailed(str(failure))
+        return [
+            failures.get(i) or (found[0] if len(found) == 1 else np.concatenate(found)) for i, found in enumerate(pieces)
+        ]
 
-    def _ask_local(self, rows: Rows, owner: int, occasion: str) -> NDArray[np.float64]:
-        count = len(rows)
-        calls = self.calls(rows)
-        cuts = [(count * i // calls, count * (i + 1) // calls) for i in range(calls)]
-        pieces = [self._call(rows, start, stop, owner, occasion) for start, stop in cuts]
-        return pieces[0] if calls == 1 else np.concatenate(pieces)
+    def _cuts(self, rows: Rows) -> list[tuple[int, int]]:
+        """Where the calls of a block begin and end."""
+        count, calls = len(rows), self.calls(rows)
+        return [(count * i // calls, count * (i + 1) // calls) for i in range(calls)]
 
     def _call(self, rows: Rows, start: int, stop: int, owner: int, occasion: str) -> NDArray[np.float64]:
         count = stop - start
@@ -397,6 +432,10 @@ class Meter:
         return array
 
 
+def _joined(pieces: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> bytes:
     """What tells a call of a local model from others of its input: its first and last row, their number, the occasion."""
     digest = hashlib.blake2b(f"{stop - start} {occasion}".encode(), digest_size=24)
@@ -430,12 +469,12 @@ def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
     )
 
 
-def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], lease: Lease) -> NDArray[np.float64]:
+def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], leases: Sequence[Lease]) -> NDArray[np.float64]:
     """Each part on its own, with the failures of all of them at the end."""
     answers: list[NDArray[np.float64]] = []
     reasons: dict[int, str] = {}
     unanswered: set[int] = set()
-    for part in parts:
+    for part, lease in zip(parts, leases, strict=True):
         first = sum(len(answer) for answer in answers)
         try:
             answers.append(network.ask(part, lease))

@@ -30,6 +30,9 @@ from fimaudit.storage.run_folder import RunFolder
 
 __all__ = ["cells_of", "decide_integrity", "decide_ratio", "decide_rule"]
 
+#: Checks whose contradiction says that the numbers do not hold, which an honest model may be the reason of.
+NUMBERS_ONLY = frozenset(("slope", "radius"))
+
 QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
 #: A population quantile has finite limits at 95 % from this many inputs on.
 FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
@@ -224,12 +227,13 @@ def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder
 
 
 def decide_integrity(name: str, run: RunFolder) -> Decision:
-    """Decide that no check is contradicted, and at least one made."""
+    """Decide that no check is contradicted, and at least one made; undecided where only numbers are shown not to hold."""
     checks, against = run.report.integrity, run.report.contradicted
     made = [check for check in checks if check.outcome != "not_applicable"]
-    outcome: Outcome = "fail" if against else "pass" if made else "undecided"
+    outcome: Outcome = "pass" if made and not against else "undecided"
     if against:
-        sentence = f"integrity contradicted: {'; '.join(f'{check.name}: {check.finding}' for check in against)}: fail"
+        outcome = "undecided" if NUMBERS_ONLY.issuperset(check.name for check in against) else "fail"
+        sentence = f"integrity contradicted: {'; '.join(f'{check.name}: {check.finding}' for check in against)}: {outcome}"
     elif made:
         sentence = f"integrity: {len(made)} of {len(checks)} checks made, none contradicted: pass"
     else:

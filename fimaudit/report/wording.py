@@ -51,6 +51,7 @@ FLAG_WORDS = {
 }
 INTEGRITY_WORDS = {
     "history": "Same rows, there and back",
+    "last_digit": "Rows that differ in a last digit",
     "boundary": "Ties where decisions change",
     "slope": "Slopes that reach the decisions",
     "radius": "Radius against real changes",

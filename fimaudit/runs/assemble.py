@@ -95,7 +95,7 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
             **_named(prepared, columns),
         },
         domain=facts.domain_facts(dataset.stated),
-        settings={**chosen, "surrogate": run.structure(), "integrity": prepared.integrity},
+        settings={**chosen, "surrogate": run.structure(), "integrity": prepared.integrity, "order": run.order},
         environment=facts.environment(clock.started, clock.seconds(), prepared.place.facts(), prepared.folder),
         step=StepReport(displacement=steps.displacement, profile=steps.profile) if steps else StepReport(),
         summary=summarise(columns, confidence, run.usage.rows, run.usage.requests),

@@ -28,7 +28,7 @@ from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
 from fimaudit.runs.keywords import AuditArgs, AuditKeywords
 from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
-from fimaudit.runs.options import AuditOptions, Existing, read_options
+from fimaudit.runs.options import AuditOptions, Existing, default_order, read_options
 from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus
 from fimaudit.runs.task import Task
@@ -183,6 +183,7 @@ def _prepare(
         classes=dataset.labels,
         y=dataset.reference.y,
         integrity=integrity and not labels,
+        interleaved=(options.order or default_order(classifier)) == "interleaved",
     )
     run = Run(
         classifier,

@@ -10,7 +10,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.noise import REPEATS
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
-from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, looks_at_integrity
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.measurement.ladder import LEAST_PILOT, PILOT_INPUTS, SUSPECTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
 from fimaudit.measurement.recheck import WARY_LOOKS
@@ -110,7 +110,7 @@ def cost_of(
         UsageError: a number that must be positive is not.
 
     >>> cost_of(100, 200, features=30, rate=10.0, price_per_row=0.001)
-    Cost(rows=23467, requests=2608, bytes=19295200, seconds=260.8, money=23.467, expected=22128)
+    Cost(rows=23587, requests=2729, bytes=19415400, seconds=272.90000000000003, money=23.587, expected=22296)
     """
     _positive(inputs=inputs, queries=queries, features=features, classes=classes, batch=batch, concurrency=concurrency)
     for name, value in (("rate", rate), ("seconds_per_request", seconds_per_request)):
@@ -122,11 +122,10 @@ def cost_of(
     if labels:
         rows = label_rows(inputs, queries)
     rows = rows_of(inputs, queries, profile, witness=witness, integrity=integrity) if rows is None else rows
-    requests = math.ceil(rows / batch)
+    requests, checks = math.ceil(rows / batch), not labels and looks_at_integrity(integrity, inputs, queries)
     if batch > 1:
         walks = ROUNDS + WITNESS_REQUESTS if looks_for_witness(witness, queries) else 0
         asked = LABEL_REQUESTS if labels else ASKED[profile] + walks
-        checks = not labels and looks_at_integrity(integrity, inputs, queries)
         asked_last = MOST_INTEGRITY_ROWS * checks  # nearly one row a request
         requests = min(rows, requests + START_REQUESTS + asked * inputs + rows // 1000 + asked_last)
     paces = [1.0 / rate if rate else None, seconds_per_request / concurrency if seconds_per_request else None]
@@ -140,7 +139,7 @@ def cost_of(
         request_bytes(features, classes, rows, encoding) + (requests - 1) * ENVELOPE,
         None if slowest is None else requests * slowest,
         sum(known) if known else None,
-        min(rows, _usual_rows(inputs, queries, witness)),
+        min(rows, _usual_rows(inputs, queries, witness) + TYPICAL_ROWS * checks),
     )
 
 
@@ -163,7 +162,7 @@ def rows_of(
         profile, witness, integrity: as for ``audit``.
 
     >>> rows_of(100, 200), rows_of(100, 40)
-    (23467, 8674)
+    (23587, 8674)
     """
     checks = MOST_INTEGRITY_ROWS * looks_at_integrity(integrity, inputs, queries)
     rows = START + inputs * _hardest(inputs, queries, profile, witness) + checks

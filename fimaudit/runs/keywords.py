@@ -13,7 +13,7 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.measurement.settings import ProfileChoice
 from fimaudit.models.links import Link
-from fimaudit.runs.options import Existing, Mode
+from fimaudit.runs.options import Existing, Mode, Order
 from fimaudit.runs.run import Progress
 
 __all__ = ["AuditArgs", "AuditKeywords", "EndpointArgs", "ModelArgs"]
@@ -105,6 +105,7 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     profile: ProfileChoice
     witness: bool | None
     integrity: bool | None
+    order: Order | None
     precision: float | None
     threshold: float | None
     focus: str | None

@@ -19,7 +19,7 @@ from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.query_split import looks_for_witness
 from fimaudit.measurement.settings import ProfileChoice, Settings
 from fimaudit.models.classes import finding_names, finding_position, read_classes
-from fimaudit.models.classifier import adapter_option_names, is_endpoint
+from fimaudit.models.classifier import Classifier, NetworkClassifier, adapter_option_names, is_endpoint
 from fimaudit.models.links import Link
 from fimaudit.models.normalising import read_normalize
 from fimaudit.runs.screening import read_focus
@@ -29,13 +29,16 @@ __all__ = [
     "AuditOptions",
     "Existing",
     "Mode",
+    "Order",
     "choice_sentence",
+    "default_order",
     "read_options",
     "refuse_unknown",
 ]
 
 Mode = Literal["auto", "black-box", "white-box"]
 Existing = Literal["refuse", "resume", "overwrite"]
+Order = Literal["inputs", "interleaved"]
 
 #: Options that say how the model is opened, beside those of single adapters.
 MODEL_OPTIONS = ("adapter", "device", "weights", "trust_pickle", "input", "output", "output_step", "finding", "hold")
@@ -87,7 +90,9 @@ class AuditOptions(BaseModel):
         witness: look for a displacement that really changes the decision, alone and among others: 17 of each
             input's queries, and up to 20 rows more where it lies on the boundary. On by default from 170 queries on.
         integrity: after the inputs, check whether the answers are those of one function whose slopes reach its decisions
-            (``report.integrity``): about 108 rows in all. By default from 170 queries on where that is a tenth at most.
+            (``report.integrity``): about 168 rows in all. By default from 170 queries on where that is a tenth at most.
+        order: ``inputs``: calls go out input by input; ``interleaved``: those of inputs that are measured side by side in
+            random turns. By default ``interleaved`` for endpoints. No number depends on it.
         precision: stop an input when the half-width of its spectral norm is within this share of the value.
         threshold: stop an input when its spectral norm is decided to lie above or below this; the decision is a flag.
         focus: ``top:k``: screen all inputs with few queries, and measure in full only those that may be among the k with
@@ -148,6 +153,7 @@ class AuditOptions(BaseModel):
     profile: ProfileChoice = "cheap"
     witness: bool | None = None
     integrity: bool | None = None
+    order: Order | None = None
     precision: float | None = None
     threshold: float | None = None
     focus: str | None = None
@@ -312,6 +318,11 @@ def refuse_unknown(words: Collection[str], also: Collection[str] = ()) -> None:
             near = get_close_matches(word, sorted(known | declared), 1)
             help = f"did you mean {near[0]!r}?" if near else "help(fimaudit.AuditOptions) lists the known ones"
             raise UsageError(f"unknown option {word!r}; {help}")
+
+
+def default_order(model: Classifier) -> Order:
+    """Requests that others see give away less in random turns; calls in this process are seen by nobody."""
+    return "interleaved" if isinstance(model, NetworkClassifier) else "inputs"
 
 
 def choice_sentence(name: str, choices: Sequence[str], given: object) -> str:

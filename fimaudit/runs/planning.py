@@ -72,7 +72,7 @@ def plan(
         UsageError: a number that makes no sense, no number of inputs, or a budget that is too small.
 
     >>> plan(100, features=30, rate="10/s").cost.rows
-    23467
+    23587
     """
     proposed: Proposal | None = None
     if labels:

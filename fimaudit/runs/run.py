@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.engines.driver import afforded
 from fimaudit.engines.work import Engine, LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.query_split import most_on_top
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import THE_RUN, Ledger, Meter, Usage
+from fimaudit.models.meter import DECOYS, THE_RUN, Ledger, Meter, Usage
 from fimaudit.results import UNANSWERED, MeasuredInput
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
-from fimaudit.runs.integrity.checks import candidates, check_integrity
+from fimaudit.runs.integrity.checks import candidates, check_integrity, random_numbers
+from fimaudit.runs.integrity.decoys import ChosenDecoys, choose_decoys
 from fimaudit.runs.integrity.findings import IntegrityFindings
 from fimaudit.runs.integrity.rows import AuditedInputs
 from fimaudit.runs.label_setup import LABEL_STEPS
@@ -95,6 +96,8 @@ class Run:
         self._meter = Meter(
             classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._tell
         )
+        if task.interleaved:
+            self._meter.interleave(task.settings.seed)
         self._engine: Engine = engine or LocalEngine(self._meter)
         self._remote = engine
         fed = task.x.astype(task.space.dtype)
@@ -110,6 +113,7 @@ class Run:
                 self._store.reopen(np.array(journal.focus, dtype=np.int64))
             self._meter.finish(np.flatnonzero(self._store.done).tolist())
         self._deflation = DeflationSetup(None, {})
+        self._decoys = ChosenDecoys()
         self.integrity = IntegrityFindings()
         self._expected: int | None = None
         self._unanswered: dict[int, str] = {}
@@ -120,6 +124,11 @@ class Run:
     def method(self) -> str:
         """``white-box`` or ``black-box``: what the inputs are measured by, but for those whose derivatives are in doubt."""
         return "black-box" if self._start.exact is None else "white-box"
+
+    @property
+    def order(self) -> str:
+        """In which order calls went out (``AuditOptions.order``)."""
+        return "interleaved" if self._task.interleaved else "inputs"
 
     @property
     def usage(self) -> Usage:
@@ -136,9 +145,14 @@ class Run:
             if self._start.exact is None:
                 self._doubtful = None
             placed = LABEL_STEPS if task.labels else steps
+            if task.integrity and steps is not None:
+                fed, rng = task.x.astype(task.space.dtype), random_numbers(task.settings.seed, 2)
+                self._decoys = choose_decoys(fed, task.space, len(task.source), rng)
+            beside = self._decoys.by_input if self._reaches_integrity() else {}
             work = Work(
                 task.source, task.space, task.settings, placed, self._start.exact, self._budget,
                 row_by_row=self._start.row_by_row, labels=self._start.labels,
+                interleaved=task.interleaved, decoys=beside,
             )  # fmt: skip
             work = self._set_up_deflation(work)
             if task.focus is None:
@@ -291,16 +305,23 @@ class Run:
         missing = np.array([i for i in ranked if not self._store.done[i]], dtype=np.int64)
         affordable = len(missing)
         if self._budget is not None:
-            queries = work.settings.queries
-            affordable = max(0, self._budget - self._meter.usage.rows) // (queries + most_on_top(queries))
+            affordable = afforded(self._budget - self._meter.usage.rows, work.settings)
         for some in (missing[:affordable], missing[affordable:]):
             if len(some):
                 self._measure(np.sort(some), work)
+
+    def _reaches_integrity(self) -> bool:
+        """Whether the budget is surely enough for all inputs and the checks; else decoys would cost results."""
+        if self._budget is None:
+            return True
+        left = self._budget - self._meter.usage.rows - MOST_INTEGRITY_ROWS
+        return afforded(left, self._task.settings) >= int((~self._store.done).sum())
 
     def _check_integrity(self, steps: Steps) -> None:
         """The checks of the answers themselves, once all inputs are measured; what an earlier process found stands."""
         if self._journal is not None and self._journal.integrity is not None:
             self.integrity = IntegrityFindings.read(self._journal.integrity)
+            self._meter.finish([THE_RUN, DECOYS])
             return
         task = self._task
         left = None if self._budget is None else self._budget - self._meter.usage.rows
@@ -313,12 +334,12 @@ class Run:
         results = self._store.results(candidates(task.numbers, task.settings.seed))
         inputs = AuditedInputs(task.x, task.numbers, task.space, steps.quality, steps.displacement, results)
         try:
-            self.integrity = check_integrity(self._meter, inputs, task.settings.seed)
+            self.integrity = check_integrity(self._meter, inputs, self._decoys, task.settings.seed)
         finally:
             self._count_workers()
         if self._journal is not None:
             self._journal.keep_integrity(self.integrity.to_json())
-            self._meter.finish([THE_RUN])
+            self._meter.finish([THE_RUN, DECOYS])
 
     def _keep(self, item: MeasuredInput | Part) -> None:
         """Keep what is finished; what the server did not answer is not, nor what derivatives say nothing of."""

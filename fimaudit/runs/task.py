@@ -30,6 +30,7 @@ class Task:
         settings: each input's measurement.
         exact: measure by derivatives; ``None`` from probabilities alone.
         integrity: check afterwards whether answers are those of one function whose slopes reach its decisions.
+        interleaved: calls of the inputs that are asked side by side go out in random turns.
         insist: by derivatives or not at all: an input whose derivatives are not those of the answers has failed. Else it is
             measured from probabilities.
         focus: screen all inputs, and measure in full those that may be among so many most sensitive ones.
@@ -52,3 +53,4 @@ class Task:
     classes: ClassLabels = field(default_factory=ClassLabels)
     y: NDArray[np.int64] | None = None
     integrity: bool = False
+    interleaved: bool = False

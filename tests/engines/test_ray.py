@@ -172,6 +172,10 @@ def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> 
     assert {"above_threshold", "below_threshold"} & {flag for s in ray.inputs for flag in s.flags}
 
 
+#: What the service answers with.
+served = probabilities
+
+
 class Service(BaseHTTPRequestHandler):
     """A model behind HTTP that notes when it was asked, and how many rows."""
 
@@ -180,7 +184,7 @@ class Service(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         rows = np.array(json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"])
         self.asked.append((time.monotonic(), len(rows)))
-        body = json.dumps({"p": probabilities(rows).tolist()}).encode()
+        body = json.dumps({"p": served(rows).tolist()}).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -241,6 +245,48 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
     assert sum(rows for _, rows in asked) == whole.summary.queries
     local = audit(url, x, **settings)
     assert whole.inputs == local.inputs
+
+
+def shrinking(store: list[Any], gate: threading.Lock) -> Any:
+    """Near an earlier row a tenth of the step is answered."""
+
+    def answer(rows: Any) -> Any:
+        seen = []
+        with gate:
+            for row in rows:
+                near = [one for one in store if np.linalg.norm(one - row) < 0.5]
+                store.extend([] if near else [row])
+                seen.append(row if not near else near[-1] + 0.1 * (row - near[-1]))
+        return probabilities(np.array(seen))
+
+    return answer
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_integrity_of_an_endpoint_is_checked_from_any_workers(
+    nodes: Nodes, service: tuple[str, list[tuple[float, int]]], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Decoys are asked by the workers and looked at here; an honest server gets the report of one process."""
+    nodes.ensure()
+    x = np.random.default_rng(0).random((8, 6))
+    settings: dict[str, Any] = {
+        "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "queries": 40,
+        "integrity": True, "lower": 0.0, "upper": 1.0,
+    }  # fmt: skip
+    there: dict[str, Any] = {"engine": "ray", "workers": workers}
+    local, ray = audit(service[0], x, **settings), audit(service[0], x, **settings, **there)
+    assert ray.settings["order"] == "interleaved"
+    assert ray.integrity == local.integrity
+    assert ray.integrity[0].numbers["decoys"] == 8
+    assert [check.outcome for check in ray.integrity][:2] == ["ok", "ok"]
+    assert ray.inputs == local.inputs
+    assert ray.summary == local.summary
+    assert told(audit(probabilities, x, queries=40, integrity=True, order="interleaved", **there))["integrity"] == [
+        check.model_dump() for check in audit(probabilities, x, queries=40, integrity=True).integrity
+    ]
+    monkeypatch.setitem(globals(), "served", shrinking([], threading.Lock()))
+    caught = audit(service[0], x, **settings, **there)
+    assert caught.contradicted[0].name == "history"
 
 
 RUN = """

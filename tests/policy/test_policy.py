@@ -354,6 +354,8 @@ def _checked(run: RunFolder, *outcomes: str, adapter: str = "function") -> RunFo
         (("not_applicable", "not_applicable"), "undecided"),
         (("ok", "not_applicable"), "pass"),
         (("ok", "contradicted"), "fail"),
+        (("ok", "ok", "contradicted", "contradicted"), "undecided"),  # an honest model may be overfit
+        (("contradicted", "ok", "contradicted"), "fail"),
     ],
 )
 def test_the_integrity_rule(run: RunFolder, outcomes: tuple[str, ...], outcome: str) -> None:

@@ -134,7 +134,7 @@ def dumped(report: Report) -> list[dict[str, Any]]:
 )
 def test_honest_models_are_not_accused(model: Model, options: dict[str, Any], seed: int) -> None:
     report = audit(model, X, **{**OPTIONS, **options}, seed=seed)
-    assert [check.name for check in report.integrity] == ["history", "boundary", "slope", "radius"]
+    assert [check.name for check in report.integrity] == ["history", "last_digit", "boundary", "slope", "radius"]
     assert report.contradicted == []
     assert not any("integrity" in warning for warning in report.warnings)
     assert outcomes(report)["history"] == "ok"

@@ -119,13 +119,16 @@ class EndpointClassifier:
         """Answer (B, \\*shape) inputs without a budget or a ledger; every row is sent anew."""
         return self.ask(batch, CountingLease())
 
-    def ask(self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = ()) -> NDArray[np.float64]:
+    def ask(
+        self, batch: NDArray[Any], lease: Lease, sizes: Sequence[int] = (), again: Sequence[int] = ()
+    ) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs under ``lease``; the first call runs the preflight.
 
         Args:
             batch: the inputs.
             lease: counts and recalls.
             sizes: rows of each part of the batch; no request holds rows of two parts.
+            again: a number for each part, which tells questions that are repeated on purpose apart.
 
         Raises:
             UsageError: in the preflight: the endpoint is asked wrongly or answers with no distribution.
@@ -137,7 +140,7 @@ class EndpointClassifier:
         with self._asking:
             if not self._open:
                 raise ModelFailure("the endpoint was closed; open it again")
-            answers = self._loop.run(self._ask(rows, lease, sizes or [len(rows)]))
+            answers = self._loop.run(self._ask(rows, lease, sizes or [len(rows)], again))
             if not self._labels_only:
                 self._classes = answers.shape[1]
             return answers
@@ -151,6 +154,10 @@ class EndpointClassifier:
             of: how many processes there are.
         """
         self._sender.share(turn, pause, of)
+
+    def interleave(self, seed: int) -> None:
+        """Send the requests of a batch's parts in random turns, not one part after the other."""
+        self._sender.turns = seed
 
     def restore(self, lease: Lease) -> None:
         """Take over what an earlier process of the run learned of the endpoint, also where nothing is left to ask."""
@@ -167,14 +174,16 @@ class EndpointClassifier:
                 self._loop.run(self._transport.close())
                 self._loop.close()
 
-    async def _ask(self, rows: NDArray[Any], lease: Lease, sizes: Sequence[int]) -> NDArray[np.float64]:
+    async def _ask(
+        self, rows: NDArray[Any], lease: Lease, sizes: Sequence[int], again: Sequence[int]
+    ) -> NDArray[np.float64]:
         measuring = self._learned is not None
         # Before any answer that uses a new label's column is committed, the column is.
         self._reader.on_growth = lambda labels: lease.remember(LABELS, list(labels))
         try:
             wire, learned = await self._prepared(_largest_first(rows, sizes), max(sizes), lease)
             measuring = True
-            return await self._sender.send(wire, self._reader, rows, learned.batch, lease, sizes)
+            return await self._sender.send(wire, self._reader, rows, learned.batch, lease, sizes, again)
         except UsageError as exc:
             if not measuring:
                 raise

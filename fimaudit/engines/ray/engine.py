@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -99,7 +100,7 @@ class RayExecutor:
         missing = indices
         workers = self._seats.workers
         while len(missing):
-            left = np.ones(len(missing), dtype=bool)
+            left, work = np.ones(len(missing), dtype=bool), replace(work, sharing=workers)
             stop: tuple[str, str] | None = None
             cuts = cut(missing, work.block(self._model), work.source, workers)
             for answer in self._round(

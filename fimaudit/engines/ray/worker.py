@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +20,7 @@ from fimaudit.engines.ray.coordinator import SharedLedger
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
 from fimaudit.models.classifier import NetworkClassifier
-from fimaudit.models.meter import Meter
+from fimaudit.models.meter import Meter, Usage
 from fimaudit.models.shipping import ShippedModel
 from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import pack
@@ -77,6 +77,7 @@ class Worker:
         """Measure one piece; what stops the run is part of the answer, so that the inputs before it are not lost."""
         piece = int(batch["piece"][0])
         before = int(ray.get(self._coordinator.begin.remote("piece", piece)))
+        asked = self._usage()
         outcomes: list[MeasuredInput] = []
         stop: tuple[str, str] | None = None
         started = time.perf_counter()
@@ -101,7 +102,8 @@ class Worker:
             self._inputs.inc(len(outcomes))
             self._speed.set(part.rows / max(seconds, 1e-9))
         if not self._shared:
-            ray.get(self._coordinator.count.remote(part.rows, part.requests))
+            now = self._usage()
+            ray.get(self._coordinator.count.remote(now.rows - asked.rows, now.requests - asked.requests))
         ray.get(self._coordinator.finish.remote("piece", piece))
         kind, message = stop or ("", "")
         cells = {
@@ -131,6 +133,17 @@ class Worker:
                     why = "each process that measured this input died on it; look for a crash or too little memory there"
                     yield MeasuredInput(Sensitivity(index=index, status="failed", method="none", reason=why), 0, 0)
 
+    def _usage(self) -> Usage:
+        """What was asked so far, before a piece by all processes together where they count together."""
+        if self._meter is None:
+            return Usage()
+        if self._shared:
+            self._meter.usage = self._book().usage()
+        return replace(self._meter.usage)
+
+    def _book(self) -> SharedLedger:
+        return SharedLedger(self._coordinator, ray.get, keeps=self._pass.shared)
+
     def _opened(self) -> Meter:
         if self._meter is None:
             try:
@@ -141,8 +154,8 @@ class Worker:
             if network:
                 share_turns(classifier, self._coordinator, self._pass.workers + 1)
             self._shared = self._pass.shared
-            ledger = SharedLedger(self._coordinator, ray.get, keeps=True) if self._shared else None
-            self._meter = Meter(classifier, batch=self._pass.batch, ledger=ledger)
+            book = self._book()
+            self._meter = Meter(classifier, batch=self._pass.batch, ledger=book if self._shared else None, notes=book)
         return self._meter
 
 

@@ -91,7 +91,7 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
     numbers = {"inputs": len(segments), "jumps": jumps, "fewest": need, "largest": max(first, default=None)}
     took = asked.rows - before
     if len(segments) < 2:
-        why = "fewer than two inputs have a local radius and another decision to walk to"
+        why = "too few inputs have a local radius and another decision to walk to"
         return check_result("boundary", "not_applicable", BOUNDARY, why, numbers, took), segments
     if jumps >= need:
         finding = (

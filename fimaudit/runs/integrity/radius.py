@@ -58,7 +58,7 @@ def check_radii(
         return check_result("radius", "not_applicable", RADIUS, why, numbers, took), revised
     found = f"{within} of {len(claimed)} inputs change their decision within the lower limit of their radius"
     if far >= need:
-        finding = f"{found}, {far} of them nearer than {FAR_WITHIN} of it"
+        finding = f"{found}, {far} of them nearer than {FAR_WITHIN} of it: the radius does not hold here"
         return check_result("radius", "contradicted", RADIUS, finding, numbers, took), revised
     nobody = f"no decision of {len(claimed)} inputs changed within the lower limit of its radius"
     return check_result("radius", "ok", RADIUS, found if within else nobody, numbers, took), revised

@@ -53,7 +53,7 @@ class AskedRows:
 
     def __init__(self, meter: Meter, inputs: AuditedInputs) -> None:
         self.inputs, self.quality = inputs, inputs.quality
-        self._meter, self.rows = meter, 0
+        self.meter, self.rows = meter, 0
         self.repeats = REPEATED if inputs.quality.random else 1
 
     def calls(self, rows: NDArray[Any]) -> int:
@@ -61,7 +61,7 @@ class AskedRows:
         return -(-len(rows) // self._size(rows))
 
     def _size(self, rows: NDArray[Any]) -> int:
-        return min(self._meter.batch_rows(int(rows[:1].nbytes)), len(rows))
+        return min(self.meter.batch_rows(int(rows[:1].nbytes)), len(rows))
 
     def walk(self, rows: NDArray[Any], name: str) -> Array:
         """Answers to rows in their order: no call before the one ahead of it is answered."""
@@ -76,7 +76,7 @@ class AskedRows:
             return []
         self.rows += times * len(rows)
         blocks = [PlainRows(row[None]) for row in rows]
-        asked = [self._meter.ask_each(blocks, occasion=f"integrity {name}, {n}") for n in range(times)]
+        asked = [self.meter.ask_each(blocks, occasion=f"integrity {name}, {n}") for n in range(times)]
         found: list[Array | None] = []
         for of_row in zip(*asked, strict=True):
             answered = [one for one in of_row if not isinstance(one, InputFailed)]
@@ -98,7 +98,7 @@ class AskedRows:
 
     def _one(self, rows: NDArray[Any], name: str) -> Array:
         self.rows += len(rows)
-        answers = self._meter.ask_each([PlainRows(rows)], occasion=f"integrity {name}")[0]
+        answers = self.meter.ask_each([PlainRows(rows)], occasion=f"integrity {name}")[0]
         if isinstance(answers, InputFailed):
             raise answers
         return answers

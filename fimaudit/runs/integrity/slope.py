@@ -24,7 +24,7 @@ __all__ = ["check_slope"]
 SLOPE = (
     "Notices slopes at the inputs that would take the model less than 0.4 of the way to a decision that really changes "
     "there: floored scores, steep flanks, flattened margins. Cannot notice a continuous recalibration that lengthens "
-    "the radius less than about threefold."
+    "the radius less than about threefold, nor tell changed scores from an honest network whose slopes end early."
 )
 
 
@@ -61,6 +61,9 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
     most = "at most " if asked.quality.random else ""
     said = f"the slope takes {most}{middle:.2f} of the way to a decision that really changes (median of {len(known)} inputs)"
     if short >= need:
-        finding = f"{said}, and less than {SHORT_SLOPE} at {short} of them: the slopes do not reach the decisions"
+        finding = (
+            f"{said}, and less than {SHORT_SLOPE} at {short} of them: the slopes end before the decisions, so the radius "
+            "does not hold here, because scores were changed or because the model is overfit or saturated"
+        )
         return check_result("slope", "contradicted", SLOPE, finding, numbers, took)
     return check_result("slope", "ok", SLOPE, said, numbers, took)

@@ -78,37 +78,71 @@ def served():
         server.server_close()
 
 
-def killed_and_resumed(url, folder, calls, monkeypatch):
-    """Killed before so many-th call of the checks."""
+def killed_and_resumed(url, folder, calls, monkeypatch, within="integrity", **changes):
+    """Killed before so many-th call of the checks, or of the inputs."""
     asked = Meter.ask_each
 
-    def kill(self, questions, *, occasion=None, owners=()):
+    def kill(self, questions, *, occasion=None, **others):
         nonlocal calls
-        if occasion is not None and occasion.startswith("integrity"):
+        if (occasion or "inputs").startswith(within):
             calls -= 1
             if calls < 0:
                 raise KeyboardInterrupt
-        return asked(self, questions, occasion=occasion, owners=owners)
+        return asked(self, questions, occasion=occasion, **others)
 
     with monkeypatch.context() as patched:
         patched.setattr(Meter, "ask_each", kill)
         with pytest.raises(KeyboardInterrupt):
-            audit(url, X, **OPTIONS, out=folder)
-    return audit(url, X, **OPTIONS, out=folder, resume=True)
+            audit(url, X, **OPTIONS, **changes, out=folder)
+    return audit(url, X, **OPTIONS, **changes, out=folder, resume=True)
 
 
-@pytest.mark.parametrize("calls", [1, 3, 9])
-def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path, monkeypatch, calls):
+def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path, monkeypatch):
     url = served(honest)
     whole = audit(url, X, **OPTIONS, out=tmp_path / "whole")
-    assert [check.outcome for check in whole.integrity] == ["ok"] * 4
-    again = killed_and_resumed(url, tmp_path / "cut", calls, monkeypatch)
-    assert again.integrity == whole.integrity
-    assert [s.margin_radius for s in again.inputs] == [s.margin_radius for s in whole.inputs]
+    assert [check.outcome for check in whole.integrity] == ["ok"] * 5
+    for calls in (1, 9):
+        again = killed_and_resumed(url, tmp_path / str(calls), calls, monkeypatch)
+        assert again.integrity == whole.integrity
+        assert again.inputs == whole.inputs
 
 
-def test_a_server_with_a_memory_is_found_before_and_after_a_kill(served, tmp_path, monkeypatch):
-    whole = audit(served(Shrinks()), X, **OPTIONS, out=tmp_path / "whole")
+#: In which the server is asked the same rows in the same order, however often the run is killed.
+ONE_BY_ONE = {"concurrency": 1, "batch": 12}
+
+
+def test_a_server_with_a_memory_killed_and_resumed_gives_the_same_report(served, tmp_path, monkeypatch):
+    """What was answered comes from the ledger, and the rest is asked in the order in which it would have been."""
+    whole = audit(served(Shrinks()), X, **OPTIONS, **ONE_BY_ONE, out=tmp_path / "whole")
+    assert whole.settings["order"] == "interleaved"
     assert whole.contradicted[0].name == "history"
-    again = killed_and_resumed(served(Shrinks()), tmp_path / "cut", 2, monkeypatch)
-    assert again.contradicted[0].name == "history"
+    for within, calls in (("inputs", 12), ("integrity", 5)):
+        again = killed_and_resumed(served(Shrinks()), tmp_path / within, calls, monkeypatch, within, **ONE_BY_ONE)
+        assert again.integrity == whole.integrity
+        assert again.inputs == whole.inputs
+
+
+class Noting:
+    """An honest server that keeps which input each row lies next to."""
+
+    def __init__(self):
+        self.near = []
+
+    def __call__(self, rows):
+        self.near += np.linalg.norm(rows[:, None] - X[None], axis=2).argmin(axis=1).tolist()
+        return honest(rows)
+
+
+def test_rows_of_many_inputs_are_interleaved_unless_told_otherwise(served, tmp_path):
+    servers, options = {"inputs": Noting(), None: Noting()}, {**OPTIONS, "queries": 40, "integrity": True}
+    reports = {}
+    for order, server in servers.items():
+        chosen = {} if order is None else {"order": order}
+        reports[order] = audit(served(server), X[:6], **options, **chosen, concurrency=1, batch=1, out=tmp_path / str(order))
+    assert reports[None].settings["order"] == "interleaved"
+    assert reports[None].integrity == reports["inputs"].integrity
+    assert reports[None].inputs == reports["inputs"].inputs
+    assert reports[None].summary == reports["inputs"].summary
+    turns = {order: np.mean(np.diff(server.near) != 0) for order, server in servers.items()}
+    assert turns["inputs"] < 0.3  # of the rows, those that follow one of another input
+    assert turns[None] > 2 * turns["inputs"]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
+from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Lease
 from fimaudit.models.meter import RowsFailed, is_refused
 from fimaudit_adapters.http.answers import AnswerReader
@@ -58,7 +59,8 @@ class _Batch:
     """One call of ``Sender.send``: what is asked, what came, what failed.
 
     A row that stands in a part of it several times is asked so often on purpose, to learn the endpoint's noise: ``times``
-    counts the same row before each, and belongs to the key under which its answer is kept. Requests of one key wait for
+    counts the same row before each, from the part's number ``again`` on, and belongs to the key under which its answer is
+    kept. Requests of one key wait for
     each other, so that what stands in two parts is paid for once.
     """
 
@@ -66,6 +68,7 @@ class _Batch:
     lease: Lease
     read: Callable[[Answer, int], NDArray[np.float64]]
     sizes: Sequence[int] = ()
+    again: Sequence[int] = ()
     waiting: dict[bytes, asyncio.Lock] = field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
     answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
@@ -76,13 +79,15 @@ class _Batch:
 
     def __post_init__(self) -> None:
         self.times = np.zeros(len(self.rows), dtype="<u4")
+        if self.again:
+            self.times[:] = np.repeat(np.array(self.again, dtype="<u4"), self.sizes)
         contents = [hash(row.tobytes()) for row in self.rows]
         if len(set(contents)) == len(contents):
             return
         for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(contents)], initial=0)):
             seen: collections.Counter[int] = collections.Counter()
             for i in range(first, last):
-                self.times[i] = seen[contents[i]]
+                self.times[i] += seen[contents[i]]
                 seen[contents[i]] += 1
 
 
@@ -103,30 +108,42 @@ class Sender:
         self._kept: dict[bytes, NDArray[np.float64]] = {}
         self._given_up = 0
         self._started: float | None = None
+        self.turns: int | None = None
 
     def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
         """Take turns with other processes (``Pace.share``)."""
         self._pace.share(turn, pause, of)
 
     async def send(
-        self, wire: WireFormat, reader: AnswerReader, rows: NDArray[Any], size: int, lease: Lease, sizes: Sequence[int]
+        self,
+        wire: WireFormat,
+        reader: AnswerReader,
+        rows: NDArray[Any],
+        size: int,
+        lease: Lease,
+        sizes: Sequence[int],
+        again: Sequence[int] = (),
     ) -> NDArray[np.float64]:
         """Answer all rows, in requests of ``size``, many at a time; the answers come back in the rows' order.
+
+        Requests go out part by part, or in random turns drawn from the seed ``turns``, where it is set.
 
         Args:
             wire, reader: how rows are said and answers read.
             rows: parts of ``sizes`` rows each; no request holds rows of two.
             size: rows of a request at most.
             lease: counts and recalls.
+            again: a number for each part, which tells questions that are repeated on purpose apart.
 
         Raises:
             BudgetExhausted: no more may be sent; everything in flight was awaited and committed.
             RowsFailed: some rows could not be answered, the others are in it.
             ModelFailure: the endpoint failed throughout, or the run's deadline passed.
         """
-        batch = _Batch(rows, lease, reader.probabilities, sizes, outlast=True)
+        batch = _Batch(rows, lease, reader.probabilities, sizes, again, outlast=True)
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
-        pieces = collections.deque((at, min(at + size, last)) for first, last in ends for at in range(first, last, size))
+        parts = [[(at, min(at + size, last)) for at in range(first, last, size)] for first, last in ends]
+        pieces = collections.deque(in_turns(parts, self.turns, rows.tobytes()))
 
         async def work() -> None:
             while pieces and batch.stop is None:
