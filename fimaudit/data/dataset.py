@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Inputs, InputSource, Row, check_inputs, fitting, table_inputs
-from fimaudit.data.objects import as_array, found_arrays
-from fimaudit.data.streams import Counter, Stream, look_at, open_data
-from fimaudit.data.tables import TableReading, is_table
+from fimaudit.data.objects import as_array, found_arrays, named_classes
+from fimaudit.data.streams import Stream, Surveyor, look_at, open_data
+from fimaudit.data.table_reading import TableReading
+from fimaudit.data.tables import is_table
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import DataError
-from fimaudit.models.classes import ClassLabels
+from fimaudit.models.classes import ClassLabels, class_labels
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.columns import arranged, coded, column_cells
 from fimaudit.models.packing import pack_held
@@ -105,14 +106,14 @@ class LabelledStream:
 
 
 def as_data(
-    x: Any, y: Any, group: Any, counter: Counter | None = None, reading: TableReading | None = None
+    x: Any, y: Any, group: Any, surveyor: Surveyor | None = None, reading: TableReading | None = None
 ) -> Inputs | Stream:
     """Arrays, tables, a file, a folder, a glob or a URL as data.
 
     Args:
         x: the inputs.
         y: labels, or the name of a table's column of labels; group: likewise.
-        counter: as for ``open_data``.
+        surveyor: as for ``open_data``.
         reading: how tables are read.
     """
     reading = reading or TableReading()
@@ -121,17 +122,21 @@ def as_data(
     if isinstance(group, str):
         reading, group = replace(reading, group=group), None
     if isinstance(x, str | Path):
-        data = open_data(x, counter, reading)
+        data = open_data(x, surveyor, reading)
     elif isinstance(x, Inputs | Stream):
         data = x
     elif is_table(x):
-        data = table_inputs(x, reading)
+        data = replace(table_inputs(x, reading), classes=named_classes(x, reading.label))
     else:
         found = found_arrays(x)
-        data = Inputs(found.x, found.y, images=found.images)
+        data = Inputs(found.x, found.y, images=found.images, classes=found.classes)
     if isinstance(data, Inputs):
-        labels = data.y if y is None else np.asarray(y)
-        return replace(data, y=labels, group=data.group if group is None else np.asarray(group))
+        if np.asarray(data.x).dtype.kind not in "fiub":
+            raise DataError(
+                f"expected inputs that are real numbers, got dtype {np.asarray(data.x).dtype} of {type(x).__name__}"
+            )
+        labels, called = (data.y, data.classes) if y is None else (np.asarray(y), ())
+        return replace(data, y=labels, classes=called, group=data.group if group is None else np.asarray(group))
     if y is not None or group is not None:
         raise DataError(
             "data in several files brings its labels and groups itself: columns or arrays y and group, or folders"
@@ -222,7 +227,8 @@ def open_subject(
         DataError, DomainError: what does not fit. Of a stream only what stands for it is looked at; the rest is checked
             input by input as it is measured.
     """
-    labels = labels or ClassLabels(info.class_values, info.class_names, info.classes)
+    labels = labels or class_labels(info)
+    data, labels, notes = _of_named_classes(data, labels)
     if data.names is not None:
         if not info.takes_columns:
             _refuse_columns(data, info)
@@ -242,8 +248,7 @@ def open_subject(
         if data.packing is not None and data.held is not None:
             x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
         source, numbers = replace(reference, x=x), np.arange(len(x))
-        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, audited=audited)
-    labels, notes = _of_folders(data, labels)
+        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, notes, audited)
     stream = data.for_model(info.input_shape, info.dtype)
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
@@ -265,18 +270,33 @@ def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:
     return [data.names[order[i]] for i in info.categorical if i < len(order)]
 
 
-def _of_folders(data: Stream, labels: ClassLabels) -> tuple[ClassLabels, tuple[str, ...]]:
-    """The folders of an image folder as classes, where the model has no names for its own."""
-    folders = data.folders
-    if not folders or labels.shown is not None or all(name.isdigit() for name in folders):
-        return labels, ()
-    if labels.columns not in (None, len(folders)):
+def _of_named_classes(data: Inputs | Stream, labels: ClassLabels) -> tuple[Inputs | Stream, ClassLabels, tuple[str, ...]]:
+    """Labels of data that name their classes (folders, a data set's own list) by name, where the model does too."""
+    classes, shown = data.classes, labels.shown
+    if not classes or labels.finding is not None or all(name.isdigit() for name in classes):
+        return data, labels, ()
+    if shown is not None and set(classes) <= set(shown):
+        return _called(data), labels, ()
+    if shown is not None:
+        if not isinstance(data, Inputs) or set(classes) & set(shown):
+            return _called(data), labels, ()  # matching them says what is wrong
+        said = f"the data call their classes {', '.join(classes[:20])}, the model its own {', '.join(shown[:20])}"
+        return data, labels, (f"{said}; labels are taken by their positions",)
+    if labels.columns not in (None, len(classes)):
         raise DataError(
-            f"{data.source} has folders of {len(folders)} classes, but the model has {labels.columns}, without names; name "
-            "them in the model's order with --classes a,b,c"
+            f"{data.source} has {len(classes)} classes ({', '.join(classes[:20])}), but the model has {labels.columns}, "
+            "without names; name them in the model's order with --classes a,b,c"
         )
-    said = f"the model does not name its classes; they are taken to be the folders by name: {', '.join(folders[:20])}"
-    return replace(labels, names=folders), (f"{said}; give --classes where its order is another",)
+    said = f"the model does not name its classes; they are taken to be those of the data: {', '.join(classes[:20])}"
+    return _called(data), replace(labels, names=classes), (f"{said}; give --classes where its order is another",)
+
+
+def _called(data: Inputs | Stream) -> Inputs | Stream:
+    """The same with labels that are names instead of positions in the data's own list."""
+    if not isinstance(data, Inputs) or data.y is None:
+        return data
+    places = ClassLabels(names=data.classes).positions(np.asarray(data.y).tolist())
+    return replace(data, y=np.array(data.classes, dtype=object)[places])
 
 
 def _refuse_columns(data: Inputs | Stream, info: ModelInfo) -> None:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from fimaudit import audit
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import as_data
-from fimaudit.data.tables import TableReading
+from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError, FimauditError, UsageError
 from fimaudit.results import Report
 
@@ -139,7 +139,7 @@ def test_labels_groups_and_columns_that_are_none(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "numbers in the first line": (b"1.5,2\n3,4\n", {}, "header=False if the file has no names, or header=True"),
     "another separator": (b"a;b\n1;2\n", {}, "sep=';'"),
-    "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and, in 1 rows, text \('\?'\)"),
+    "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and text \('\?'\)"),
     "decimal commas": (b'a;b\n"1,5";2\n"2,5";3\n', {"separator": ";"}, "decimal commas"),
     "two columns of one name": (b"a,a\n1,2\n", {}, "two columns called 'a'"),
     "no such label": (b"a,b\n1,2\n", {"label": "outcome"}, "y= names the column 'outcome'"),
