@@ -196,7 +196,9 @@ def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Input
 def _taken(data: Inputs | Stream, name: str) -> tuple[Inputs, NDArray[Any]]:
     """The table without a column, and the column's cells (n, 1)."""
     names = list(data.names or ())
-    if not isinstance(data, Inputs) or name not in names:
+    if not isinstance(data, Inputs):
+        raise DataError("values for each input go with data in one file; give constants, or one file")
+    if name not in names:
         raise DataError(f"--hold names the column {name!r}, but the data has {', '.join(names[:30]) or 'no columns'}")
     place = names.index(name)
     cells = column_cells(data.columns[place], data.x[:, place])
