@@ -55,12 +55,13 @@ def finite_or_missing(x: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One input as read: its array, or why there is none; its label as it stands in the data."""
+    """One input as read: its array, or why there is none; its label as it stands in the data; what is held beside it."""
 
     x: NDArray[Any] | None
     y: Any = None
     group: str | None = None
     reason: str | None = None
+    held: NDArray[np.float64] | None = None
 
 
 class InputSource(Protocol):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Inputs, InputSource, Row, check_inputs, fitting, table_inputs
+from fimaudit.data.held_beside import held_beside
+from fimaudit.data.images import as_model_takes
 from fimaudit.data.objects import as_array, found_arrays, named_classes
 from fimaudit.data.streams import Stream, Surveyor, look_at, open_data
 from fimaudit.data.table_reading import TableReading
@@ -25,6 +27,8 @@ from fimaudit.results import Sensitivity
 
 __all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "hold_by_input", "open_subject"]
 
+#: Of a stream, so many inputs are tried for the shape of one.
+FIRST = 16
 #: Bounds of decoded images that are fed as floats.
 IMAGE_BOUNDS = {"lower": 0.0, "upper": 1.0}
 
@@ -80,10 +84,14 @@ class AuditDataset:
 
 @dataclass(frozen=True)
 class LabelledStream:
-    """A stream whose labels are columns of the answer; an input whose label matches no class cannot be measured."""
+    """A stream whose labels are columns of the answer, with what is held behind each input's numbers.
+
+    An input whose label matches no class cannot be measured.
+    """
 
     stream: Stream
     labels: ClassLabels
+    dtype: str
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -95,7 +103,11 @@ class LabelledStream:
 
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
         """See ``InputSource``."""
-        for row in self.stream.rows(indices):
+        packing = self.stream.packing
+        for read in self.stream.rows(indices):
+            row = read
+            if packing is not None and row.x is not None and row.held is not None:
+                row = replace(row, x=packing.packed(row.x[None], row.held[None], self.dtype)[0])
             if row.y is None:
                 yield row
                 continue
@@ -146,11 +158,11 @@ def as_data(
 
 def about(data: Inputs | Stream) -> dict[str, Any]:
     """What an adapter is told of the data when it opens a model: options of ``open_classifier``."""
+    if data.packing is not None:
+        return {"table": data.columns, "packing": data.packing}
     if isinstance(data, Stream):
         first = None if data.columns or data.images else next(data.rows([0])).x
         return {"table": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
-    if data.packing is not None:
-        return {"table": data.columns, "packing": data.packing}
     if not data.columns:
         return {"data": data.x.dtype.name}
     return {"table": data.columns, **({"data": "table"} if data.frame else {})}
@@ -164,12 +176,12 @@ def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Input
         hold: by the name of the model's input: a constant, (n, ...) values of n inputs, or ``column:NAME`` of a table.
 
     Raises:
-        DataError: a column that is not there, values whose meaning is open, or data in several files.
+        DataError: a column that is not there, or values whose meaning is open.
     """
-    constants, each = dict(hold), {}
+    constants, each, columns = dict(hold), {}, {}
     for name, given in hold.items():
         if isinstance(given, str) and given.startswith("column:"):
-            data, each[name] = _taken(data, given.removeprefix("column:"))
+            columns[name] = _place(data, given.removeprefix("column:"))
             constants.pop(name)
             continue
         values = as_array(given)
@@ -183,34 +195,49 @@ def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Input
         if values.ndim > 1:
             each[name] = values
             constants.pop(name)
-    if not each:
+    if not each and not columns:
         return data, constants
-    if not isinstance(data, Inputs):
-        raise DataError("values for each input go with data in one file; give constants, or one file")
-    packing, numbers = pack_held(each, data.x.shape[1:])
+    if isinstance(data, Stream):
+        beside = held_beside(data.columns, columns, each, _shape_without(data, len(columns)), len(data))
+        return replace(data, held=beside), constants
+    for name, place in columns.items():
+        each[name] = column_cells(data.columns[place], data.x[:, place])[:, None]
+    data = _without(data, sorted(columns.values()))
+    packing, numbers = pack_held(each, as_model_takes(data.x[0], None, "uint8").shape if data.images else data.x.shape[1:])
     if not np.isfinite(numbers).all():
         raise DataError("expected finite values to hold for each input, got NaN or infinite ones")
     return replace(data, packing=packing, held=numbers), constants
 
 
-def _taken(data: Inputs | Stream, name: str) -> tuple[Inputs, NDArray[Any]]:
-    """The table without a column, and the column's cells (n, 1)."""
+def _place(data: Inputs | Stream, name: str) -> int:
+    """Where a column of the table stands."""
     names = list(data.names or ())
-    if not isinstance(data, Inputs):
-        raise DataError("values for each input go with data in one file; give constants, or one file")
     if name not in names:
         raise DataError(f"--hold names the column {name!r}, but the data has {', '.join(names[:30]) or 'no columns'}")
-    place = names.index(name)
-    cells = column_cells(data.columns[place], data.x[:, place])
-    rest = [i for i in range(len(names)) if i != place]
-    without = replace(
+    return names.index(name)
+
+
+def _shape_without(data: Stream, taken: int) -> tuple[int, ...]:
+    """Shape of a stream's inputs without so many columns; of images as they are decoded where no model says how."""
+    first = next((row.x for row in data.rows(range(min(len(data), FIRST))) if row.x is not None), None)
+    if first is None:
+        raise DataError(f"none of the first inputs at {data.source} can be read")
+    return (first.size - taken,) if taken else first.shape
+
+
+def _without(data: Inputs, places: Sequence[int]) -> Inputs:
+    """The table without some columns."""
+    if not places:
+        return data
+    names = data.names or ()
+    rest = [i for i in range(len(names)) if i not in places]
+    return replace(
         data,
         x=data.x[:, rest],
         names=tuple(names[i] for i in rest),
-        whole=tuple(n for n in data.whole if n != name),
+        whole=tuple(n for n in data.whole if n not in [names[i] for i in places]),
         columns=tuple(data.columns[i] for i in rest),
     )
-    return without, cells[:, None]
 
 
 def open_subject(
@@ -242,7 +269,7 @@ def open_subject(
     domain = domain.with_defaults(info.details.get("domain"))
     if isinstance(data, Inputs):
         if data.images:
-            data = data.for_model(info.input_shape, info.dtype)
+            data = data.for_model(info.input_shape if data.packing is None else data.packing.shape, info.dtype)
             domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
         reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
         audited = domain.resolve(reference.x, info.dtype)
@@ -251,15 +278,18 @@ def open_subject(
             x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
         source, numbers = replace(reference, x=x), np.arange(len(x))
         return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, notes, audited)
-    stream = data.for_model(info.input_shape, info.dtype)
+    expected = info.input_shape if data.packing is None else data.packing.shape
+    stream = data.for_model(expected, info.dtype)
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
-    reference, numbers = look_at(stream, info.input_shape, labels)
-    space = domain.resolve(reference.x, info.dtype)
-    good = [i for i in range(len(reference)) if _fits(reference.x[i], space)]
-    x = space.admit(reference.x[good] if good else reference.x)  # where none fits, says why
-    labelled = LabelledStream(stream, labels)
-    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes)
+    reference, numbers = look_at(stream, expected, labels)
+    audited = domain.resolve(reference.x, info.dtype)
+    good = [i for i in range(len(reference)) if _fits(reference.x[i], audited)]
+    x, space = audited.admit(reference.x[good] if good else reference.x), audited  # where none fits, says why
+    if stream.packing is not None and reference.held is not None:
+        x, space = stream.packing.packed(x, reference.held[good], info.dtype), audited.beside(stream.packing.held)
+    labelled = LabelledStream(stream, labels, info.dtype)
+    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes, audited)
 
 
 def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:

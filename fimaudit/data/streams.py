@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, finite_or_missing, read_inputs
 from fimaudit.data.csv_files import CSV_SUFFIXES
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
+from fimaudit.data.held_beside import HeldBeside
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
 from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, cell_column, open_shard
 from fimaudit.data.table_columns import ColumnFacts, join_columns
@@ -26,6 +27,7 @@ from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
+from fimaudit.models.packing import Packing
 
 __all__ = ["Shard", "ShardFacts", "Stream", "Surveyor", "first_size", "look_at", "open_data", "survey"]
 
@@ -83,6 +85,7 @@ class Stream:
         counts: inputs of each.
         decoding: what the model takes, where files hold images, how tables are read, and what their columns are.
         classes: names of a folder's folders, each of which is a class.
+        held: what further inputs of the model hold beside each of these.
     """
 
     source: str
@@ -90,14 +93,21 @@ class Stream:
     counts: tuple[int, ...]
     decoding: Decoding = field(default_factory=Decoding)
     classes: tuple[str, ...] = ()
+    held: HeldBeside | None = None
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     @property
     def columns(self) -> tuple[TableColumn, ...]:
-        """Of tables."""
-        return self.decoding.columns
+        """Of tables, without those that are held by another input of the model."""
+        taken = () if self.held is None else self.held.places
+        return tuple(column for place, column in enumerate(self.decoding.columns) if place not in taken)
+
+    @property
+    def packing(self) -> Packing | None:
+        """What rows hold behind the audited numbers."""
+        return None if self.held is None else self.held.packing
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -127,7 +137,16 @@ class Stream:
         """The inputs at ``indices``, in their order; a file that cannot be read gives each of its inputs the reason."""
         numbers = ((bisect.bisect_right(self.starts, i) - 1, int(i)) for i in indices)
         for at, of_shard in groupby(numbers, key=lambda pair: pair[0]):
-            yield from self._of_shard(at, [index - self.starts[at] for _, index in of_shard])
+            positions = [index - self.starts[at] for _, index in of_shard]
+            for position, row in zip(positions, self._of_shard(at, positions), strict=True):
+                yield row if self.held is None or row.x is None else self._beside(self.starts[at] + position, row)
+
+    def _beside(self, index: int, row: Row) -> Row:
+        assert self.held is not None
+        x, held = self.held.split(index, np.asarray(row.x))
+        if not np.isfinite(held).all():
+            return Row(None, row.y, row.group, "a value to hold beside this input is missing or infinite")
+        return replace(row, x=x, held=held)
 
     def reference(self) -> NDArray[np.int64]:
         """Indices of the inputs that stand for all in the pilot and the domain: all of a small set, else spread evenly."""
@@ -142,7 +161,8 @@ class Stream:
             [shard.path, shard.size, count, None if shard.files is None else shard.files.paths]
             for shard, count in zip(self.shards, self.counts, strict=True)
         ]
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        beside = [] if self.held is None else [repr(self.packing), hashlib.sha256(self.held.values.tobytes()).hexdigest()]
+        return hashlib.sha256(json.dumps([*listed, *beside]).encode()).hexdigest()
 
     def _of_shard(self, at: int, positions: list[int]) -> Iterator[Row]:
         shard = self.shards[at]
@@ -198,7 +218,10 @@ def look_at(
     y, group = ([getattr(rows[i], name) for i in kept] for name in ("y", "group"))
     labels = None if None in y or not labelled else np.array(y, dtype=object)
     groups = None if None in group else np.array(group)
-    found = Inputs(x, labels, groups, stream.names, stream.source, stream.whole, stream.columns)
+    held = None if stream.held is None else np.stack([np.asarray(rows[i].held) for i in kept])
+    found = Inputs(
+        x, labels, groups, stream.names, stream.source, stream.whole, stream.columns, packing=stream.packing, held=held
+    )
     return check_inputs(found, expected, classes), numbers[kept]
 
 
