@@ -233,7 +233,15 @@ class _Table:
     @cached_property
     def facts(self) -> tuple[ColumnFacts, ...]:
         """What is known of the feature columns; none where there are arrays or images."""
-        return () if self._cells is not None else table_facts(self._table, self._reading, self._path)
+        if self._cells is not None:
+            return ()
+        try:
+            return table_facts(self._table, self._reading, self._path)
+        except DataError:
+            raise
+        except Exception as exc:  # as in ``rows``
+            what = " ".join(str(exc).split())[:200]
+            raise DataError(f"{self._path} is damaged inside ({type(exc).__name__}: {what}); copy it again") from exc
 
     @cached_property
     def _columns(self) -> tuple[TableColumn, ...]:

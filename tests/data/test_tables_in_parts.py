@@ -140,6 +140,15 @@ def test_numbers_alone_are_told_from_the_heads_of_files(tmp_path: Path, monkeypa
     assert [c.kind for c in stream.columns] == ["number", "whole"]
 
 
+def test_a_table_that_is_damaged_inside_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["x", "y"] * 50}), tmp_path / "0.parquet", compression="none")
+    content = bytearray((tmp_path / "0.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36
+    (tmp_path / "0.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"0.parquet is damaged inside .*; copy it again"):
+        open_data(str(tmp_path / "*.parquet"))
+
+
 def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:
     x = RNG.normal(size=(5, 3)).astype(np.float32)
     pq.write_table(pa.table({"x": list(x), "label": [0, 1, 1, 0, 1]}), tmp_path / "one.parquet")
@@ -167,7 +176,7 @@ TYPES = {
 }
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_table_reads_the_same_in_parts(data: st.DataObject, tmp_path: Path) -> None:
     kinds = data.draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=4))
