@@ -9,6 +9,7 @@
     │   │   └── UntrustedPickleError  opening it would unpickle
     │   ├── DataError             the inputs are missing, malformed or do not fit the model
     │   ├── LinkError             the model's output is not a distribution under the chosen link
+    │   │   └── SeveralFindingsError  its columns are findings that do not exclude each other
     │   ├── OutputError           the model answers, but not with one row of K numbers an input
     │   ├── DomainError           the input domain contradicts itself or the data
     │   └── RunFolderError        the output folder holds another run, or nothing to resume
@@ -37,6 +38,7 @@ __all__ = [
     "OutputError",
     "RunError",
     "RunFolderError",
+    "SeveralFindingsError",
     "StorageFailure",
     "TargetError",
     "UntrustedPickleError",
@@ -84,6 +86,10 @@ class DataError(UsageError):
 
 class LinkError(UsageError):
     """The model's output is not a probability distribution under the chosen link."""
+
+
+class SeveralFindingsError(LinkError):
+    """The columns of the model's output are probabilities of findings that do not exclude each other (multi-label)."""
 
 
 class OutputError(UsageError):

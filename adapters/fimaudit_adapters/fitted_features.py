@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["categorical_features", "feature_names"]
+from fimaudit.errors import DataError
+from fimaudit.models.columns import TableColumn
+
+__all__ = ["as_fitted", "categorical_features", "feature_names"]
 
 #: Steps that take each value as a category of its own, by the names of their classes.
 _ENCODERS = ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder", "KBinsDiscretizer")
@@ -47,6 +51,54 @@ def categorical_features(estimator: Any, names: Sequence[str] | None) -> tuple[i
             if outer is not None:
                 found.add(outer)
     return tuple(sorted(found))
+
+
+def as_fitted(columns: Sequence[TableColumn], estimator: Any, names: Sequence[str] | None) -> tuple[TableColumn, ...]:
+    """A table's columns, in the estimator's order, with missing cells as it was fitted with them: NaN, ``None`` or ``NA``.
+
+    Raises:
+        DataError: a column of text that was fitted as numbers or truth values, or the other way round.
+    """
+    out = list(columns)
+    for place, (known, missing) in _fitted_cells(estimator, names).items():
+        if place >= len(out):
+            continue
+        column = out[place]
+        held = column.kind == "text" or (column.kind == "category" and isinstance(next(iter(column.values), None), str))
+        if known and column.kind not in ("date",) and all(isinstance(v, str) for v in known) != held:
+            fitted, came = ("text", "numbers or truth values") if not held else ("numbers or truth values", "text")
+            raise DataError(
+                f"{type(estimator).__name__} was fitted on {fitted} in column {column.name!r} "
+                f"({', '.join(map(repr, known[:4]))}), but the data has {came}; give the column as it was fitted; of a CSV "
+                f"file, --categorical {column.name} reads what was written as text"
+            )
+        out[place] = replace(column, missing=missing)
+    return tuple(out)
+
+
+def _fitted_cells(estimator: Any, names: Sequence[str] | None) -> dict[int, tuple[list[Any], Any]]:
+    """By position: values that encoders know, and what stands for a missing one."""
+    found: dict[int, tuple[list[Any], Any]] = {}
+    for part, columns in _parts(estimator, None):
+        held = [_position(c, names) for c in columns] if columns is not None else None
+        known = getattr(part, "categories_", None)
+        if not isinstance(known, list):
+            known = None
+        imputed = getattr(part, "missing_values", np.nan)
+        for inside in range(len(known) if known is not None else int(getattr(part, "n_features_in_", 0))):
+            place = inside if held is None else held[inside] if inside < len(held) else None
+            if place is None:
+                continue
+            values = [v.item() if isinstance(v, np.generic) else v for v in known[inside]] if known is not None else []
+            marks = [v for v in (*values, imputed) if _is_missing(v)]
+            cells = [v for v in values if not _is_missing(v)]
+            before = found.get(place, ([], np.nan))
+            found[place] = (before[0] or cells, next((m for m in marks if not isinstance(m, float)), before[1]))
+    return found
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
 
 
 def _own_categories(part: Any, kind: str) -> list[int]:

@@ -64,6 +64,7 @@ class FunctionClassifier:
         texts = self._labels.facts() if options.link == "labels" else {}
         self._finding = finding_position(options.finding, None)
         self._info = ModelInfo(
+            finding=self._finding,
             name=str(extra.get("name") or getattr(function, "__qualname__", type(function).__name__)),
             adapter="function",
             input_shape=None if shape is None else tuple(shape),

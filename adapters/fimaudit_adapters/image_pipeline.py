@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError
+from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
-from fimaudit.models.links import to_probabilities
+from fimaudit.models.links import chosen_finding, to_probabilities
 from fimaudit_adapters.options import refuse_unused
 
 __all__ = ["ADAPTER", "ImagePipelineAdapter", "ImagePipelineClassifier"]
@@ -40,7 +41,7 @@ class ImagePipelineAdapter:
             TargetError: another task than image classification, or an option that makes no sense.
             MissingExtraError: Pillow is not there.
         """
-        refuse_unused(options, "image_pipeline", used=(), extra=self.option_names)
+        refuse_unused(options, "image_pipeline", used=("finding",), extra=self.option_names)
         task = str(getattr(target, "task", type(target).__name__))
         if task != TASK:
             raise TargetError(
@@ -63,13 +64,15 @@ class ImagePipelineClassifier:
         self._names = tuple(str(names[i]) for i in sorted(names))
         if len(set(self._names)) < len(self._names):
             raise TargetError("expected labels that differ in the model's id2label; give pipeline.model instead")
+        self._finding = finding_position(options.finding, self._names)
         self._info = ModelInfo(
+            finding=self._finding,
             name=str(options.extra.get("name") or getattr(pipeline.model.config, "name_or_path", "") or TASK),
             adapter="image_pipeline",
             input_shape=None,
             dtype="uint8",
-            classes=len(self._names),
-            class_names=self._names,
+            classes=len(self._names) if self._finding is None else 2,
+            class_names=finding_names(self._finding, self._names) or self._names,
             preferred_batch=options.extra.get("batch"),
             details={
                 "task": TASK,
@@ -96,7 +99,7 @@ class ImagePipelineClassifier:
         answers = self._pipeline(images, top_k=len(self._names), batch_size=len(images))
         scores = [{one["label"]: one["score"] for one in answer} for answer in answers]
         table = np.array([[of.get(name, 0.0) for name in self._names] for of in scores], dtype=np.float32)
-        return to_probabilities(table, "identity", rows=len(rows))
+        return to_probabilities(chosen_finding(table, self._finding), "identity", rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""

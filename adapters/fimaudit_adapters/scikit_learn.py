@@ -19,7 +19,7 @@ from fimaudit.models.columns import arranged, as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, to_probabilities
 from fimaudit_adapters.boosters import BoosterEstimator, is_booster
-from fimaudit_adapters.fitted_features import categorical_features, feature_names
+from fimaudit_adapters.fitted_features import as_fitted, categorical_features, feature_names
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
@@ -107,14 +107,26 @@ class EstimatorClassifier:
         self._names = names
         # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
         self._order = arranged(options.table, names, type(estimator).__name__) if options.table and names else None
-        values = None
-        if classes is not None and not isinstance(classes, list):
-            values = tuple(c.item() if isinstance(c, np.generic) else str(c) for c in classes)
-        self._finding = finding_position(options.finding, values)
-        called = finding_names(self._finding, values)
+        if self._columns and (names is not None or len(self._columns) == features):
+            order = self._order or range(len(self._columns))
+            fitted = dict(zip(order, as_fitted([self._columns[k] for k in order], estimator, names), strict=True))
+            self._columns = tuple(fitted.get(k, column) for k, column in enumerate(self._columns))
+        # Several outputs have classes each, and the finding is one of the outputs.
+        outputs = classes if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0 else None
+        several = outputs is not None
+        self._finding = finding_position(options.finding, None if classes is None or several else _plain(classes))
+        if outputs is not None and self._finding is not None:
+            if self._finding >= len(outputs):
+                raise TargetError(
+                    f"expected --class with the position of one of {len(outputs)} outputs, got {self._finding}"
+                )
+            classes = outputs[self._finding]
+        values = None if classes is None or isinstance(classes, list) else _plain(classes)
+        called = None if several else finding_names(self._finding, values)
         if values is not None:
             details["class_labels"] = list(values)
         self._info = ModelInfo(
+            finding=self._finding,
             name=str(options.extra.get("name") or name or type(estimator).__name__),
             adapter="scikit_learn",
             input_shape=None if features is None else (int(features),),
@@ -163,6 +175,11 @@ class EstimatorClassifier:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _plain(classes: Any) -> tuple[Any, ...]:
+    """Classes as Python values."""
+    return tuple(c.item() if isinstance(c, np.generic) else c if isinstance(c, int | float) else str(c) for c in classes)
 
 
 def not_smooth(estimator: Any) -> str | None:

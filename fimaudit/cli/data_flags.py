@@ -17,7 +17,7 @@ from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.runs.options import AuditOptions
 
-__all__ = ["DataFlags", "DomainFlags"]
+__all__ = ["DataFlags", "DomainFlags", "TableFlags"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class DomainFlags(FlagBlock):
 
 
 @dataclass(frozen=True)
-class DataFlags(FlagBlock):
-    """How tables are read, and what classes are called; the names are those of ``audit``."""
+class TableFlags(FlagBlock):
+    """How tables are read; the names are those of ``audit``."""
 
-    panel = "Tables and classes"
+    panel = "Tables"
 
     label: Annotated[str | None, typer.Option("--label", help="Column of labels; y where there is one.")] = None
     group: Annotated[str | None, typer.Option("--group", help="Column of groups; group where there is one.")] = None
@@ -66,14 +66,6 @@ class DataFlags(FlagBlock):
     categorical: Annotated[
         str | None, typer.Option("--categorical", help="Columns that are categories, and held: NAME,NAME.")
     ] = None
-    mean: Annotated[
-        str | None,
-        typer.Option("--mean", help="The network is fed (x - mean) / std: one number, or one a channel: 0.485,0.456,0.406."),
-    ] = None
-    std: Annotated[str | None, typer.Option("--std", help="See --mean.")] = None
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="Names of the classes in the model's order, where it has none: a,b,c.")
-    ] = None
 
     def options(self) -> dict[str, Any]:
         """As ``audit`` takes them; nothing where none was given."""
@@ -84,3 +76,19 @@ class DataFlags(FlagBlock):
         """Read the inputs."""
         kept = {name: value for name, value in self.options().items() if name not in ("y", "group")}
         return as_data(data, self.label, self.group, reading=AuditOptions(**kept).reading())
+
+
+@dataclass(frozen=True)
+class DataFlags(TableFlags):
+    """How tables are read, what networks are fed, and what classes are called; the names are those of ``audit``."""
+
+    panel = "Tables and classes"
+
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="The network is fed (x - mean) / std: one number, or one a channel: 0.485,0.456,0.406."),
+    ] = None
+    std: Annotated[str | None, typer.Option("--std", help="See --mean.")] = None
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names of the classes in the model's order, where it has none: a,b,c.")
+    ] = None

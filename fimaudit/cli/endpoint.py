@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fimaudit.cli.command import Command
+from fimaudit.cli.data_flags import TableFlags
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import LinkName
 from fimaudit.cli.group import Group
@@ -19,7 +20,6 @@ from fimaudit.cli.output import OutputFlags
 from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import about
-from fimaudit.data.streams import open_data
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.classifier import Options
 
@@ -79,6 +79,7 @@ def try_it(
     target: Annotated[str, typer.Argument(help="Endpoint file, or a URL.")],
     data: Annotated[str, typer.Option("--data", help="Inputs; the first is sent.")],
     asked: EndpointFlags,
+    table: TableFlags,
     output: OutputFlags,
     endpoint: Annotated[Path | None, typer.Option("--endpoint", help="YAML file with an endpoint's settings.")] = None,
     link: LinkName = "auto",
@@ -86,7 +87,7 @@ def try_it(
     """Send one row, once, and show request, answer, and how each part of it was read; secrets are masked."""
     from fimaudit_adapters.http.trial import as_facts, try_endpoint
 
-    inputs = open_data(data)
+    inputs = table.read(data)
     first = next(inputs.rows([0]), None) if len(inputs) else None
     if first is None or first.x is None:
         raise DataError(f"expected at least one input in {data}")

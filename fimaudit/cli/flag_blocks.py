@@ -8,7 +8,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-__all__ = ["FlagBlock", "in_blocks"]
+__all__ = ["FlagBlock", "as_words", "in_blocks"]
 
 
 class FlagBlock:
@@ -40,6 +40,23 @@ def in_blocks(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def as_words(block: FlagBlock) -> list[str]:
+    """The flags of a block that were given, as they are typed."""
+    hints, words = get_type_hints(type(block), include_extras=True), []
+    for field in dataclasses.fields(block):  # type: ignore[arg-type]
+        value = getattr(block, field.name)
+        if value == field.default:
+            continue
+        flag = get_args(hints[field.name])[1]  # within Annotated the first word stands where the default did
+        spelled = flag.default if isinstance(flag.default, str) else f"--{field.name.replace('_', '-')}"
+        yes, _, no = spelled.partition("/")
+        if isinstance(value, bool):
+            words.append(yes if value else no)
+        else:
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (yes, str(one))]
+    return words
 
 
 def _flags_of(block: Any) -> list[inspect.Parameter]:

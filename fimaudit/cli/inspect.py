@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fimaudit.cli.data_flags import DataFlags
-from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flag_blocks import as_words, in_blocks
 from fimaudit.cli.flags import TARGET_HELP, LinkName
 from fimaudit.cli.model_flags import EndpointFlags, ModelFlags
 from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import AuditDataset, about, hold_by_input, open_subject
-from fimaudit.data.streams import Stream
+from fimaudit.data.streams import Stream, look_at
 from fimaudit.domain import InputDomain, spreads_differ
-from fimaudit.errors import DataError, LinkError, TargetError, UsageError
+from fimaudit.errors import DataError, LinkError, SeveralFindingsError, TargetError, UsageError
 from fimaudit.models.classes import ClassLabels, class_labels, read_classes
 from fimaudit.models.classifier import Classifier, ModelInfo, open_classifier
 from fimaudit.models.links import Link
@@ -51,7 +50,7 @@ def inspect(
     table: DataFlags,
     output: OutputFlags,
     target: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Inputs to ask with; random ones when left out.")] = None,
     link: LinkName = "auto",
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare three forms of the Fisher information (differentiable models).")
@@ -73,15 +72,13 @@ def inspect(
     if inputs is not None:
         inputs, options["hold"] = hold_by_input(inputs, options["hold"])
         options |= about(inputs)
-    if isinstance(inputs, Stream):
-        raise UsageError(f"expected one file of inputs to inspect with, got {data}")
     facts = _facts(target, link, options, inputs, table, identity)
-    facts["audit"] = _command(target, data, facts)
+    facts["audit"] = _command(target, data, facts, [word for block in (model, asked, table) for word in as_words(block)])
     output.tell(lambda: facts, lambda: _show(Terminal(), facts))
 
 
 def _facts(
-    target: str, link: Link, options: dict[str, Any], inputs: Inputs | None, table: DataFlags, identity: bool
+    target: str, link: Link, options: dict[str, Any], inputs: Inputs | Stream | None, table: DataFlags, identity: bool
 ) -> dict[str, Any]:
     """What the first link that does shows of the model, and what each other one says."""
     facts: dict[str, Any] = {}
@@ -90,7 +87,7 @@ def _facts(
         classifier = open_classifier(target, tried, **options)
         try:
             info = classifier.info
-            given = inputs or _random(info.input_shape, info.dtype)
+            given = _first_inputs(inputs, info) if inputs is not None else _random(info.input_shape, info.dtype)
             labels = class_labels(info, read_classes(table.classes))
             subject = open_subject(replace(given, y=None), info, InputDomain(scale="raw"), (), labels)
             whole = subject.x[subject.complete]
@@ -100,6 +97,9 @@ def _facts(
             except (LinkError, TargetError) as exc:
                 links[tried] = {"refused": str(exc)}
                 facts = facts or {**model_facts(classifier, None, labels), "link": tried, "notes": list(info.sentences)}
+                if isinstance(exc, SeveralFindingsError):  # no link makes them one distribution
+                    facts["several_findings"] = True
+                    break
                 continue
             info = classifier.info  # the first answers may have decided how rows are sent
             links[tried] = {"first": [_decision(row, labels) for row in answers] if not info.labels_only else []}
@@ -150,12 +150,15 @@ def _decision(row: NDArray[np.float64], labels: ClassLabels) -> str:
     return f"{name} {row[place]:.3f}"
 
 
-def _command(target: str, data: Path | None, facts: dict[str, Any]) -> str | None:
+def _command(target: str, data: str | None, facts: dict[str, Any], flags: list[str]) -> str | None:
     """What to type for an audit, where a link does."""
     does = next((name for name, found in facts["links"].items() if "first" in found), None)
+    if facts.get("several_findings"):
+        does, flags = "identity", [*flags, "--class", (facts["class_names"] or ["0"])[0]]
     if does is None:
         return None
-    words = ["fimaudit", "audit", target, "--data", str(data or "x.npz"), *([] if does == "auto" else ["--link", does])]
+    words = ["fimaudit", "audit", target, "--data", str(data or "x.npz"), *flags]
+    words += [] if does == "auto" else ["--link", does]
     if facts.get("data", {}).get("spreads_differ"):
         words += ["--scale", "std"]
     return shlex.join([*words, "--out", "runs/first"])
@@ -201,6 +204,13 @@ def _show_identity(console: Console, checks: list[dict[str, float]]) -> None:
         forms = [f"{check[name]:.10g}" for name in ("gradient", "covariance", "square_root")]
         table.add_row(str(index), *forms, f"{check['difference']:.2g}")
     console.print(table)
+
+
+def _first_inputs(data: Inputs | Stream, info: ModelInfo) -> Inputs:
+    """The inputs in memory; of data in several files those that stand for all."""
+    if isinstance(data, Inputs):
+        return data
+    return look_at(data.for_model(info.input_shape, info.dtype), info.input_shape, labelled=False)[0]
 
 
 def _random(shape: tuple[int | None, ...] | None, dtype: str) -> Inputs:

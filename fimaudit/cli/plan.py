@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.cli.data_flags import TableFlags
 from fimaudit.cli.flag_blocks import in_blocks
+from fimaudit.cli.flag_values import held
+from fimaudit.cli.flags import Hold
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
-from fimaudit.data.arrays import read_inputs
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.dataset import hold_by_input
+from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import UsageError
 from fimaudit.measurement.integrity_cost import DECOY_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.models.classifier import Options
@@ -31,10 +34,12 @@ __all__ = ["SendingFacts", "asked_of", "confirm", "per_second", "plan"]
 @in_blocks
 def plan(
     output: OutputFlags,
+    table: TableFlags,
     target: Annotated[
         str | None, typer.Argument(help="Endpoint to plan for, a URL or an endpoint file: its batch, rate and format count.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Inputs: gives their number and features.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Inputs: gives their number and features.")] = None,
+    hold: Hold = None,
     inputs: Annotated[int | None, typer.Option(help="Number of inputs; those of --data when left out.")] = None,
     features: Annotated[int | None, typer.Option(help="Numbers in one input; those of --data when left out.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
@@ -55,7 +60,7 @@ def plan(
     labels: Annotated[bool, typer.Option("--labels", help="Of an audit from labels alone (--link labels).")] = False,
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
-    found_inputs, found_features = _shape(data, inputs, features)
+    found_inputs, found_features = _shape(None if data is None else _read(data, table, hold), inputs, features)
     said = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}
     asked = SendingFacts(batch or 100, None if rate is None else per_second(rate), concurrency or 8, 0.0)
     if target is not None:
@@ -132,11 +137,15 @@ def asked_of(target: str, options: Mapping[str, Any], batch: int | None) -> Send
     return SendingFacts(rows if most is None else min(rows, most), endpoint.rate, endpoint.concurrency, endpoint.patience)
 
 
-def _shape(data: Path | None, inputs: int | None, features: int | None) -> tuple[int | None, int]:
+def _read(data: str, table: TableFlags, hold: Hold) -> Inputs | Stream:
+    """The inputs, as an audit would read them."""
+    return hold_by_input(table.read(data), held(hold))[0]
+
+
+def _shape(data: Inputs | Stream | None, inputs: int | None, features: int | None) -> tuple[int | None, int]:
     if data is not None:
-        x = read_inputs(data).x
-        inputs = len(x) if inputs is None else inputs
-        features = int(np.prod(x.shape[1:])) if features is None else features
+        inputs = len(data) if inputs is None else inputs
+        features = first_size(data) if features is None else features
     if features is None:
         raise UsageError("say how many numbers an input has: --data x.npz or --features N")
     return inputs, features

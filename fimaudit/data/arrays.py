@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.images import as_model_takes
-from fimaudit.data.tables import Table, TableReading, arrow_table, read_table, table_of
+from fimaudit.data.table_reading import TableReading
+from fimaudit.data.tables import Table, arrow_table, read_table, table_of
 from fimaudit.domain import Space
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
@@ -22,7 +23,7 @@ from fimaudit.models.packing import Packing
 
 __all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
-SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
+SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".tsv")
 #: A packed .npz of a few megabytes may unpack to as many gigabytes; one of more than this is read as it is stored, or not.
 MOST_UNPACKED = 4 * 2**30
 
@@ -54,12 +55,13 @@ def finite_or_missing(x: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One input as read: its array, or why there is none; its label as it stands in the data."""
+    """One input as read: its array, or why there is none; its label as it stands in the data; what is held beside it."""
 
     x: NDArray[Any] | None
     y: Any = None
     group: str | None = None
     reason: str | None = None
+    held: NDArray[np.float64] | None = None
 
 
 class InputSource(Protocol):
@@ -78,7 +80,9 @@ class Inputs:
 
     Attributes:
         x: (n, \\*shape) numbers, finite; NaN where a table has gaps.
-        y: (n,) labels, if given: as they stand in the data, columns of the answer once they are checked.
+        y: (n,) labels, or (n, findings) where several do not exclude each other, if given: as they stand in the data, (n,)
+            columns of the answer once they are checked.
+        classes: names of all classes of the data, in the order in which labels that are positions count them.
         group: (n,) group names, if given.
         names: feature names of a table.
         source: where they came from, for the report.
@@ -100,6 +104,7 @@ class Inputs:
     frame: bool = False
     packing: Packing | None = None
     held: NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
 
     def for_model(self, shape: Sequence[int | None] | None, dtype: str) -> Inputs:
         """Decoded images as a model takes them."""
@@ -155,7 +160,8 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
             return _from_npz(file)
         if suffix == ".npy":
             return _from_npy(file)
-        return _from_table(read_table(file, reading or TableReading()), str(file))
+        reading = reading or TableReading()
+        return _from_table(read_table(file, reading), reading, str(file))
     except DataError:
         raise
     except Exception as exc:
@@ -196,12 +202,13 @@ def table_inputs(x: Any, reading: TableReading) -> Inputs:
     Raises:
         DataError: as ``read_inputs``.
     """
-    return replace(_from_table(table_of(arrow_table(x), reading, "the table"), type(x).__name__), frame=True)
+    table = table_of(arrow_table(x), reading, "the table")
+    return replace(_from_table(table, reading, type(x).__name__), frame=True)
 
 
-def _from_table(table: Table, source: str) -> Inputs:
+def _from_table(table: Table, reading: TableReading, source: str) -> Inputs:
     names = tuple(column.name for column in table.columns)
-    whole = tuple(column.name for column in table.columns if column.kind in ("whole", "truth"))
+    whole = reading.whole(table.columns)
     return Inputs(table.x, table.y, table.group, names, source, whole, table.columns)
 
 
@@ -255,6 +262,6 @@ def _labels(y: Any, count: int, classes: ClassLabels) -> NDArray[np.int64] | Non
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.shape != (count,):
+    if labels.ndim not in (1, 2) or len(labels) != count:
         raise DataError(f"expected one label for each of {count} inputs, got y of shape {labels.shape}")
     return classes.positions(labels.tolist())

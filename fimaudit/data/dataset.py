@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Inputs, InputSource, Row, check_inputs, fitting, table_inputs
-from fimaudit.data.objects import as_array, found_arrays
-from fimaudit.data.streams import Counter, Stream, look_at, open_data
-from fimaudit.data.tables import TableReading, is_table
+from fimaudit.data.held_beside import held_beside
+from fimaudit.data.images import as_model_takes
+from fimaudit.data.objects import as_array, found_arrays, named_classes
+from fimaudit.data.streams import Stream, Surveyor, look_at, open_data
+from fimaudit.data.table_reading import TableReading
+from fimaudit.data.tables import is_table
 from fimaudit.domain import InputDomain, Space
 from fimaudit.errors import DataError
-from fimaudit.models.classes import ClassLabels
+from fimaudit.models.classes import ClassLabels, class_labels
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.columns import arranged, coded, column_cells
 from fimaudit.models.packing import pack_held
@@ -24,6 +27,8 @@ from fimaudit.results import Sensitivity
 
 __all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "hold_by_input", "open_subject"]
 
+#: Of a stream, so many inputs are tried for the shape of one.
+FIRST = 16
 #: Bounds of decoded images that are fed as floats.
 IMAGE_BOUNDS = {"lower": 0.0, "upper": 1.0}
 
@@ -79,10 +84,14 @@ class AuditDataset:
 
 @dataclass(frozen=True)
 class LabelledStream:
-    """A stream whose labels are columns of the answer; an input whose label matches no class cannot be measured."""
+    """A stream whose labels are columns of the answer, with what is held behind each input's numbers.
+
+    An input whose label matches no class cannot be measured.
+    """
 
     stream: Stream
     labels: ClassLabels
+    dtype: str
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -94,7 +103,11 @@ class LabelledStream:
 
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
         """See ``InputSource``."""
-        for row in self.stream.rows(indices):
+        packing = self.stream.packing
+        for read in self.stream.rows(indices):
+            row = read
+            if packing is not None and row.x is not None and row.held is not None:
+                row = replace(row, x=packing.packed(row.x[None], row.held[None], self.dtype)[0])
             if row.y is None:
                 yield row
                 continue
@@ -105,14 +118,14 @@ class LabelledStream:
 
 
 def as_data(
-    x: Any, y: Any, group: Any, counter: Counter | None = None, reading: TableReading | None = None
+    x: Any, y: Any, group: Any, surveyor: Surveyor | None = None, reading: TableReading | None = None
 ) -> Inputs | Stream:
     """Arrays, tables, a file, a folder, a glob or a URL as data.
 
     Args:
         x: the inputs.
         y: labels, or the name of a table's column of labels; group: likewise.
-        counter: as for ``open_data``.
+        surveyor: as for ``open_data``.
         reading: how tables are read.
     """
     reading = reading or TableReading()
@@ -121,17 +134,21 @@ def as_data(
     if isinstance(group, str):
         reading, group = replace(reading, group=group), None
     if isinstance(x, str | Path):
-        data = open_data(x, counter, reading)
+        data = open_data(x, surveyor, reading)
     elif isinstance(x, Inputs | Stream):
         data = x
     elif is_table(x):
-        data = table_inputs(x, reading)
+        data = replace(table_inputs(x, reading), classes=named_classes(x, reading.label))
     else:
         found = found_arrays(x)
-        data = Inputs(found.x, found.y, images=found.images)
+        data = Inputs(found.x, found.y, images=found.images, classes=found.classes)
     if isinstance(data, Inputs):
-        labels = data.y if y is None else np.asarray(y)
-        return replace(data, y=labels, group=data.group if group is None else np.asarray(group))
+        if np.asarray(data.x).dtype.kind not in "fiub":
+            raise DataError(
+                f"expected inputs that are real numbers, got dtype {np.asarray(data.x).dtype} of {type(x).__name__}"
+            )
+        labels, called = (data.y, data.classes) if y is None else (np.asarray(y), ())
+        return replace(data, y=labels, classes=called, group=data.group if group is None else np.asarray(group))
     if y is not None or group is not None:
         raise DataError(
             "data in several files brings its labels and groups itself: columns or arrays y and group, or folders"
@@ -141,11 +158,11 @@ def as_data(
 
 def about(data: Inputs | Stream) -> dict[str, Any]:
     """What an adapter is told of the data when it opens a model: options of ``open_classifier``."""
+    if data.packing is not None:
+        return {"table": data.columns, "packing": data.packing}
     if isinstance(data, Stream):
         first = None if data.columns or data.images else next(data.rows([0])).x
         return {"table": data.columns} if data.columns else {} if first is None else {"data": first.dtype.name}
-    if data.packing is not None:
-        return {"table": data.columns, "packing": data.packing}
     if not data.columns:
         return {"data": data.x.dtype.name}
     return {"table": data.columns, **({"data": "table"} if data.frame else {})}
@@ -159,12 +176,12 @@ def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Input
         hold: by the name of the model's input: a constant, (n, ...) values of n inputs, or ``column:NAME`` of a table.
 
     Raises:
-        DataError: a column that is not there, values whose meaning is open, or data in several files.
+        DataError: a column that is not there, or values whose meaning is open.
     """
-    constants, each = dict(hold), {}
+    constants, each, columns = dict(hold), {}, {}
     for name, given in hold.items():
         if isinstance(given, str) and given.startswith("column:"):
-            data, each[name] = _taken(data, given.removeprefix("column:"))
+            columns[name] = _place(data, given.removeprefix("column:"))
             constants.pop(name)
             continue
         values = as_array(given)
@@ -178,32 +195,49 @@ def hold_by_input(data: Inputs | Stream, hold: Mapping[str, Any]) -> tuple[Input
         if values.ndim > 1:
             each[name] = values
             constants.pop(name)
-    if not each:
+    if not each and not columns:
         return data, constants
-    if not isinstance(data, Inputs):
-        raise DataError("values for each input go with data in one file; give constants, or one file")
-    packing, numbers = pack_held(each, data.x.shape[1:])
+    if isinstance(data, Stream):
+        beside = held_beside(data.columns, columns, each, _shape_without(data, len(columns)), len(data))
+        return replace(data, held=beside), constants
+    for name, place in columns.items():
+        each[name] = column_cells(data.columns[place], data.x[:, place])[:, None]
+    data = _without(data, sorted(columns.values()))
+    packing, numbers = pack_held(each, as_model_takes(data.x[0], None, "uint8").shape if data.images else data.x.shape[1:])
     if not np.isfinite(numbers).all():
         raise DataError("expected finite values to hold for each input, got NaN or infinite ones")
     return replace(data, packing=packing, held=numbers), constants
 
 
-def _taken(data: Inputs | Stream, name: str) -> tuple[Inputs, NDArray[Any]]:
-    """The table without a column, and the column's cells (n, 1)."""
+def _place(data: Inputs | Stream, name: str) -> int:
+    """Where a column of the table stands."""
     names = list(data.names or ())
-    if not isinstance(data, Inputs) or name not in names:
+    if name not in names:
         raise DataError(f"--hold names the column {name!r}, but the data has {', '.join(names[:30]) or 'no columns'}")
-    place = names.index(name)
-    cells = column_cells(data.columns[place], data.x[:, place])
-    rest = [i for i in range(len(names)) if i != place]
-    without = replace(
+    return names.index(name)
+
+
+def _shape_without(data: Stream, taken: int) -> tuple[int, ...]:
+    """Shape of a stream's inputs without so many columns; of images as they are decoded where no model says how."""
+    first = next((row.x for row in data.rows(range(min(len(data), FIRST))) if row.x is not None), None)
+    if first is None:
+        raise DataError(f"none of the first inputs at {data.source} can be read")
+    return (first.size - taken,) if taken else first.shape
+
+
+def _without(data: Inputs, places: Sequence[int]) -> Inputs:
+    """The table without some columns."""
+    if not places:
+        return data
+    names = data.names or ()
+    rest = [i for i in range(len(names)) if i not in places]
+    return replace(
         data,
         x=data.x[:, rest],
         names=tuple(names[i] for i in rest),
-        whole=tuple(n for n in data.whole if n != name),
+        whole=tuple(n for n in data.whole if n not in [names[i] for i in places]),
         columns=tuple(data.columns[i] for i in rest),
     )
-    return without, cells[:, None]
 
 
 def open_subject(
@@ -222,7 +256,8 @@ def open_subject(
         DataError, DomainError: what does not fit. Of a stream only what stands for it is looked at; the rest is checked
             input by input as it is measured.
     """
-    labels = labels or ClassLabels(info.class_values, info.class_names, info.classes)
+    labels = labels or class_labels(info)
+    data, labels, notes = _of_named_classes(data, labels)
     if data.names is not None:
         if not info.takes_columns:
             _refuse_columns(data, info)
@@ -234,7 +269,7 @@ def open_subject(
     domain = domain.with_defaults(info.details.get("domain"))
     if isinstance(data, Inputs):
         if data.images:
-            data = data.for_model(info.input_shape, info.dtype)
+            data = data.for_model(info.input_shape if data.packing is None else data.packing.shape, info.dtype)
             domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
         reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
         audited = domain.resolve(reference.x, info.dtype)
@@ -242,17 +277,19 @@ def open_subject(
         if data.packing is not None and data.held is not None:
             x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
         source, numbers = replace(reference, x=x), np.arange(len(x))
-        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, audited=audited)
-    labels, notes = _of_folders(data, labels)
-    stream = data.for_model(info.input_shape, info.dtype)
+        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, notes, audited)
+    expected = info.input_shape if data.packing is None else data.packing.shape
+    stream = data.for_model(expected, info.dtype)
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
-    reference, numbers = look_at(stream, info.input_shape, labels)
-    space = domain.resolve(reference.x, info.dtype)
-    good = [i for i in range(len(reference)) if _fits(reference.x[i], space)]
-    x = space.admit(reference.x[good] if good else reference.x)  # where none fits, says why
-    labelled = LabelledStream(stream, labels)
-    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes)
+    reference, numbers = look_at(stream, expected, labels)
+    audited = domain.resolve(reference.x, info.dtype)
+    good = [i for i in range(len(reference)) if _fits(reference.x[i], audited)]
+    x, space = audited.admit(reference.x[good] if good else reference.x), audited  # where none fits, says why
+    if stream.packing is not None and reference.held is not None:
+        x, space = stream.packing.packed(x, reference.held[good], info.dtype), audited.beside(stream.packing.held)
+    labelled = LabelledStream(stream, labels, info.dtype)
+    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes, audited)
 
 
 def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:
@@ -265,18 +302,33 @@ def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:
     return [data.names[order[i]] for i in info.categorical if i < len(order)]
 
 
-def _of_folders(data: Stream, labels: ClassLabels) -> tuple[ClassLabels, tuple[str, ...]]:
-    """The folders of an image folder as classes, where the model has no names for its own."""
-    folders = data.folders
-    if not folders or labels.shown is not None or all(name.isdigit() for name in folders):
-        return labels, ()
-    if labels.columns not in (None, len(folders)):
+def _of_named_classes(data: Inputs | Stream, labels: ClassLabels) -> tuple[Inputs | Stream, ClassLabels, tuple[str, ...]]:
+    """Labels of data that name their classes (folders, a data set's own list) by name, where the model does too."""
+    classes, shown = data.classes, labels.shown
+    if not classes or labels.finding is not None or all(name.isdigit() for name in classes):
+        return data, labels, ()
+    if shown is not None and set(classes) <= set(shown):
+        return _called(data), labels, ()
+    if shown is not None:
+        if not isinstance(data, Inputs) or set(classes) & set(shown):
+            return _called(data), labels, ()  # matching them says what is wrong
+        said = f"the data call their classes {', '.join(classes[:20])}, the model its own {', '.join(shown[:20])}"
+        return data, labels, (f"{said}; labels are taken by their positions",)
+    if labels.columns not in (None, len(classes)):
         raise DataError(
-            f"{data.source} has folders of {len(folders)} classes, but the model has {labels.columns}, without names; name "
-            "them in the model's order with --classes a,b,c"
+            f"{data.source} has {len(classes)} classes ({', '.join(classes[:20])}), but the model has {labels.columns}, "
+            "without names; name them in the model's order with --classes a,b,c"
         )
-    said = f"the model does not name its classes; they are taken to be the folders by name: {', '.join(folders[:20])}"
-    return replace(labels, names=folders), (f"{said}; give --classes where its order is another",)
+    said = f"the model does not name its classes; they are taken to be those of the data: {', '.join(classes[:20])}"
+    return _called(data), replace(labels, names=classes), (f"{said}; give --classes where its order is another",)
+
+
+def _called(data: Inputs | Stream) -> Inputs | Stream:
+    """The same with labels that are names instead of positions in the data's own list."""
+    if not isinstance(data, Inputs) or data.y is None:
+        return data
+    places = ClassLabels(names=data.classes).positions(np.asarray(data.y).tolist())
+    return replace(data, y=np.array(data.classes, dtype=object)[places])
 
 
 def _refuse_columns(data: Inputs | Stream, info: ModelInfo) -> None:

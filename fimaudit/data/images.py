@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError
 
-__all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "require_decoder"]
+__all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "levels", "require_decoder"]
 
 #: Pixels of one image: a file of some kilobytes can unpack to any number.
 MOST_PIXELS = 2**26
@@ -46,11 +46,28 @@ def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) ->
             warnings.simplefilter("ignore")  # Pillow's own word on large images, which are refused here
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, of at most {MOST_PIXELS:,}")
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            pixels = levels(image, grey=channels == 1)
+    except DataError:
+        raise
     except Exception as exc:
         what = " ".join(str(exc).split())[:120]
         raise DataError(f"the image cannot be decoded ({type(exc).__name__}: {what})") from exc
     return as_model_takes(pixels, shape, dtype)
+
+
+def levels(image: Any, *, grey: bool | None = None) -> NDArray[np.uint8]:
+    """A Pillow image as (H, W) or (H, W, 3) levels of 0 to 255; ``grey`` as the image is when left out.
+
+    Raises:
+        DataError: it holds more than 8 bits, which a conversion would cut off.
+    """
+    if image.mode.partition(";")[0] in ("I", "F"):
+        raise DataError(
+            f"the image holds values of more than 8 bits (mode {image.mode}), of which it is open what the model takes; "
+            "give the arrays that the model takes (.npz), or images of 8 bits"
+        )
+    grey = image.mode in ("L", "1", "LA") if grey is None else grey
+    return np.asarray(image.convert("L" if grey else "RGB"))
 
 
 def as_model_takes(pixels: NDArray[Any], shape: Sequence[int | None] | None, dtype: str) -> NDArray[Any]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.data.images import levels
 from fimaudit.errors import DataError
 
-__all__ = ["FoundArrays", "as_array", "found_arrays"]
+__all__ = ["INPUT_KEYS", "FoundArrays", "as_array", "found_arrays", "is_hugging_face", "named_classes"]
 
 #: Keys under which a sample that is a dictionary holds its input and its label.
 INPUT_KEYS = ("x", "input", "inputs", "pixel_values", "image", "img", "images", "features", "data")
@@ -20,11 +21,19 @@ LABEL_KEYS = ("y", "label", "labels", "target")
 
 @dataclass(frozen=True)
 class FoundArrays:
-    """What an object holds: inputs (n, \\*shape), labels where there are any, and whether the inputs are decoded images."""
+    """What an object holds.
+
+    Attributes:
+        x: inputs (n, \\*shape).
+        y: labels, where there are any.
+        images: whether the inputs are decoded images.
+        classes: names of all its classes, of which the labels are positions, where it has them.
+    """
 
     x: NDArray[Any]
     y: NDArray[Any] | None = None
     images: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def found_arrays(x: Any) -> FoundArrays:
@@ -32,40 +41,91 @@ def found_arrays(x: Any) -> FoundArrays:
 
     Args:
         x: an array or a tensor, sparse, masked or with a gradient; a list of these or of PIL images; a torch
-            ``DataLoader`` or ``Dataset``, or anything with a length and items that are inputs, pairs of input and label, or
-            dictionaries.
+            ``DataLoader`` or ``Dataset``, or anything that can be gone through whose items are inputs, pairs of input and
+            label, or dictionaries.
+
     Raises:
         DataError: inputs of several shapes, or an object that holds none.
     """
-    if _is_image(x):
+    if is_image(x):
         raise DataError("expected several inputs, got one image; put it into a list")
     if isinstance(x, np.ndarray) or hasattr(x, "__array__") or _is_tensor(x) or hasattr(x, "toarray"):
         return FoundArrays(as_array(x))
     loaded = getattr(x, "dataset", None)
-    if loaded is not None and hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__"):
-        x = loaded  # a loader may shuffle: inputs keep their places in the data set
-    if isinstance(x, list | tuple) and not any(_is_image(v) or _is_tensor(v) or _is_sample(v) for v in x):
+    batched = loaded is not None and not _has_places(loaded) and getattr(x, "batch_size", None) is not None
+    if loaded is not None and hasattr(x, "batch_size") and _has_places(loaded):
+        some = getattr(getattr(x, "sampler", None), "indices", None)
+        # A loader may shuffle: inputs keep their places in the data set, or are those that its sampler is given.
+        x = loaded if some is None else [loaded[int(i)] for i in some]
+    if isinstance(x, list | tuple) and not any(is_image(v) or _is_tensor(v) or _is_sample(v) for v in x):
         return FoundArrays(_stacked([as_array(v) for v in x]) if _ragged(x) else as_array(x))
-    try:
-        batched = loaded is not None and x is not loaded
-        samples = list(x) if batched or not hasattr(x, "__getitem__") else [x[i] for i in range(len(x))]
-    except TypeError as exc:
-        raise DataError(
-            f"expected inputs as an array, a table, a file, a data set or a list, got {type(x).__name__}"
-        ) from exc
+    samples = _samples(x)
     if not samples:
         raise DataError("expected at least one input, got none")
     pairs = [_pair(sample) for sample in samples]
-    images = _is_image(pairs[0][0])
-    inputs = [_pixels(one) if images else as_array(one) for one, _ in pairs]
+    images = is_image(pairs[0][0])
+    inputs = [levels(one) if images else as_array(one) for one, _ in pairs]
     labels = [label for _, label in pairs]
     known = all(label is not None for label in labels)
     if batched:
         return FoundArrays(
             np.concatenate(inputs), np.concatenate([np.atleast_1d(as_array(v)) for v in labels]) if known else None
         )
-    y = np.array([v.item() if hasattr(v, "item") else v for v in labels], dtype=object) if known else None
-    return FoundArrays(_stacked(inputs), y, images)
+    return FoundArrays(_stacked(inputs), _labels(labels) if known else None, images, named_classes(x))
+
+
+def is_hugging_face(x: object) -> bool:
+    """Whether it is a data set of ``datasets``."""
+    return any(c.__module__.partition(".")[0] == "datasets" for c in type(x).__mro__) and hasattr(x, "column_names")
+
+
+def named_classes(x: Any, label: str | None = None) -> tuple[str, ...]:
+    """Names of a data set's classes, in the order in which its labels count them; none where it does not say.
+
+    Args:
+        x: a data set of Hugging Face's, or one with a list ``classes``, as torchvision's have it.
+        label: its column of labels, found when left out.
+    """
+    while type(x).__name__ == "Subset" and hasattr(x, "dataset"):
+        x = x.dataset
+    features = getattr(x, "features", None)
+    if is_hugging_face(x) and isinstance(features, Mapping):
+        names = next((features[k] for k in ((label,) if label else LABEL_KEYS) if k in features), None)
+        names = getattr(names, "names", None)
+    else:
+        names = getattr(x, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)
+
+
+def _has_places(x: Any) -> bool:
+    """Whether its items can be asked for one by one."""
+    return hasattr(type(x), "__getitem__") and hasattr(type(x), "__len__")
+
+
+def _samples(x: Any) -> list[Any]:
+    """The items of an object in their order."""
+    kind = type(x).__name__
+    if isinstance(x, Mapping):
+        what = "its splits" if is_hugging_face(x) else "its entries"
+        raise DataError(f"expected inputs, got a {kind} of {', '.join(map(str, list(x)[:10]))}; give one of {what}")
+    try:
+        return [x[i] for i in range(len(x))] if _has_places(x) else list(x)
+    except Exception as exc:
+        what = " ".join(str(exc).split())[:200]
+        raise DataError(
+            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({type(exc).__name__}: {what})"
+        ) from exc
+
+
+def _labels(labels: Sequence[Any]) -> NDArray[Any]:
+    """One label an input, or a row of them."""
+    if np.ndim(as_array(labels[0])):
+        return _stacked([as_array(label) for label in labels])
+    plain = np.empty(len(labels), dtype=object)
+    plain[:] = [v.item() if hasattr(v, "item") else v for v in labels]
+    return plain
 
 
 def as_array(x: Any) -> NDArray[Any]:
@@ -76,22 +136,23 @@ def as_array(x: Any) -> NDArray[Any]:
     """
     if isinstance(x, np.ma.MaskedArray):
         return np.asarray(np.ma.filled(x.astype(np.float64), np.nan))
-    if _is_tensor(x):
-        plain = x.detach()
-        plain = plain.dequantize() if plain.is_quantized else plain
-        plain = (plain.to_dense() if plain.layout != _strided(x) else plain).cpu()
-        return np.asarray(
-            (plain.float() if str(plain.dtype) in ("torch.bfloat16", "torch.float8_e4m3fn") else plain).numpy()
-        )
-    if hasattr(x, "toarray"):
-        return np.asarray(x.toarray())
     try:
-        return np.asarray(x)
-    except (ValueError, TypeError, RuntimeError) as exc:
+        return _of_tensor(x) if _is_tensor(x) else np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+    except Exception as exc:  # an object's own __array__ raises what it likes
         what = " ".join(str(exc).split())[:200]
         raise DataError(
             f"expected x as one array (inputs, *shape), got inputs of different shapes or kinds: {what}"
         ) from exc
+
+
+def _of_tensor(x: Any) -> NDArray[Any]:
+    import torch
+
+    plain = x.detach()
+    plain = plain.dequantize() if plain.is_quantized else plain
+    plain = (plain.to_dense() if plain.layout != torch.strided else plain).cpu()
+    has_type = not plain.is_floating_point() or plain.dtype in (torch.float16, torch.float32, torch.float64)
+    return np.asarray((plain if has_type else plain.float()).resolve_conj().numpy())
 
 
 def _ragged(x: Sequence[Any]) -> bool:
@@ -107,19 +168,8 @@ def _is_sample(x: object) -> bool:
     return isinstance(x, Mapping) or (isinstance(x, tuple) and len(x) == 2 and not np.isscalar(x[0]))
 
 
-def _strided(x: Any) -> Any:
-    import torch
-
-    return torch.strided
-
-
-def _is_image(x: object) -> bool:
+def is_image(x: object) -> bool:
     return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(x).__mro__)
-
-
-def _pixels(image: Any) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) levels."""
-    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def _pair(sample: Any) -> tuple[Any, Any]:

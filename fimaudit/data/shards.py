@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import json
 import math
@@ -9,38 +10,44 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Row
+from fimaudit.data.csv_files import CSV_SUFFIXES
 from fimaudit.data.filesystems import open_file
 from fimaudit.data.images import IMAGE_SUFFIXES, decode_image
-from fimaudit.data.tables import LABEL, TableReading
+from fimaudit.data.table_columns import ColumnFacts, join_columns, table_numbers
+from fimaudit.data.table_reading import TableReading
+from fimaudit.data.table_shards import CsvTable, ParquetTable, RowGroups, table_facts
+from fimaudit.data.tables import labels_and_groups
 from fimaudit.errors import DataError
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["SHARD_SUFFIXES", "Decoding", "Files", "Reader", "open_shard", "table_columns"]
+__all__ = ["SHARD_SUFFIXES", "Decoding", "Files", "Reader", "cell_column", "open_shard"]
 
 SHARD_SUFFIXES = (".npz", ".npy", ".parquet", ".tar")
 #: Axes of an array in numpy.
 MOST_AXES = 32
 #: A file that broke off in copying is read as far as it goes; one that holds so much less than it says is no such file.
 FEWEST_OF_A_TORN_FILE = 1000
-#: Columns of a Parquet file that hold labels, the first that is there.
-LABELS = (LABEL, "label")
+#: Columns that hold labels beside arrays or images, the first that is there.
+LABELS = ("y", "label")
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a model takes, for files whose bytes do not say: images; and how tables are read."""
+    """What a model takes, for files whose bytes do not say: images; how tables are read, and what their columns are."""
 
     shape: tuple[int | None, ...] | None = None
     dtype: str = "float32"
     reading: TableReading = field(default_factory=TableReading)
+    columns: tuple[TableColumn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,18 @@ class Files:
 
 
 class Reader(Protocol):
-    """An open shard; positions count from 0 within it."""
+    """An open shard; positions count from 0 within it.
+
+    Attributes:
+        count: of its inputs.
+    """
 
     count: int
+
+    @property
+    def facts(self) -> tuple[ColumnFacts, ...]:
+        """Of a table: what it tells of its feature columns."""
+        ...
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         """The inputs at these positions, in their order; rising positions are read fastest."""
@@ -81,7 +97,9 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
             if suffix == ".npy":
                 return _Npy(path, file)
             if suffix == ".parquet":
-                return _Parquet(path, file, decoding)
+                return _Table(path, ParquetTable(file), decoding)
+            if suffix in CSV_SUFFIXES:
+                return _Table(path, CsvTable(path, file, decoding.reading), decoding)
             return _Tar(path, file, decoding)
         except BaseException:
             file.close()
@@ -138,6 +156,8 @@ def _size(file: IO[bytes]) -> int:
 
 
 class _Npy:
+    facts: tuple[ColumnFacts, ...] = ()
+
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._file, self._x = file, _Array(path, file, _size(file))
         self.count = self._x.count
@@ -154,6 +174,8 @@ class _Npy:
 
 
 class _Npz:
+    facts: tuple[ColumnFacts, ...] = ()
+
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._file = file
         self._archive = zipfile.ZipFile(file)
@@ -177,9 +199,9 @@ class _Npz:
         if info is None:
             return None
         with self._archive.open(info) as member:
-            values = np.lib.format.read_array(member, allow_pickle=False).reshape(-1)
-        if len(values) != self.count:
-            raise DataError(f"{path} holds {self.count} inputs, but {len(values)} in {info.filename}")
+            values = np.lib.format.read_array(member, allow_pickle=False)
+        if values.ndim == 0 or len(values) != self.count:
+            raise DataError(f"{path} holds {self.count} inputs, but {values.shape} values in {info.filename}")
         return list(values.tolist())
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
@@ -196,57 +218,70 @@ class _Npz:
         self._file.close()
 
 
-class _Parquet:
+class _Table:
     """Feature columns, a list column ``x``, or a column ``image`` of encoded files; one row group is held at a time."""
 
-    def __init__(self, path: str, file: IO[bytes], decoding: Decoding) -> None:
-        import pyarrow.parquet as pq
+    def __init__(self, path: str, table: RowGroups, decoding: Decoding) -> None:
+        self._table, self._decoding, self._path = table, decoding, path
+        self.count = int(table.starts[-1])
+        names = table.schema.names
+        self._cells = cell_column(table.schema)
+        label = decoding.reading.label or next((name for name in LABELS if name in names), None)
+        self._reading = decoding.reading if self._cells is None else replace(decoding.reading, label=label)
+        self._held: tuple[int, Any, Any, Any] = (-1, None, None, None)
 
-        self._file, self._decoding = file, decoding
-        self._table = pq.ParquetFile(file)
-        self.count = int(self._table.metadata.num_rows)
-        sizes = [self._table.metadata.row_group(k).num_rows for k in range(self._table.metadata.num_row_groups)]
-        self._starts = np.cumsum([0, *sizes])
-        schema = self._table.schema_arrow
-        self.kind, self._columns = _parquet_kind(path, schema, decoding.reading)
-        self._label = decoding.reading.label or next((name for name in LABELS if name in schema.names), None)
-        self._group = decoding.reading.group_in(schema.names)
-        self._held: tuple[int, Any, list[Any] | None, list[Any] | None] = (-1, None, None, None)
+    @cached_property
+    def facts(self) -> tuple[ColumnFacts, ...]:
+        """What is known of the feature columns; none where there are arrays or images."""
+        if self._cells is not None:
+            return ()
+        try:
+            return table_facts(self._table, self._reading, self._path)
+        except DataError:
+            raise
+        except Exception as exc:  # as in ``rows``
+            what = " ".join(str(exc).split())[:200]
+            raise DataError(f"{self._path} is damaged inside ({type(exc).__name__}: {what}); copy it again") from exc
 
-    def _row_group(self, k: int) -> tuple[Any, list[Any] | None, list[Any] | None]:
+    @cached_property
+    def _columns(self) -> tuple[TableColumn, ...]:
+        return self._decoding.columns or join_columns([self.facts], self._reading.categorical)
+
+    def _row_group(self, k: int) -> tuple[Any, Any, Any]:
         """The inputs, labels and groups of a row group: features as one array, arrays and images as they are stored."""
         if self._held[0] != k:
-            wanted = [*self._columns, *(n for n in (self._label, self._group) if n is not None)]
-            table = self._table.read_row_group(k, columns=wanted)
-            if self.kind == "table":
-                x = np.stack([_as_floats(table.column(name)) for name in self._columns], axis=1)
-            else:
-                x = table.column(self._columns[0])
-            y, group = (None if n is None else table.column(n).to_pylist() for n in (self._label, self._group))
-            self._held = (k, x, y, group)
+            names = self._table.schema.names
+            beside = (self._reading.label_in(names), self._reading.group_in(names))
+            features = [column.name for column in self._columns] if self._cells is None else [self._cells]
+            table = self._table.read(k, [*features, *(n for n in beside if n is not None)])
+            x = table_numbers(table, self._columns) if self._cells is None else table.column(self._cells)
+            self._held = (k, x, *labels_and_groups(table, self._reading))
         return self._held[1:]
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
-            k = int(np.searchsorted(self._starts, position, side="right")) - 1
+            k = bisect.bisect_right(self._table.starts, position) - 1
             try:
                 x, labels, groups = self._row_group(k)
+            except DataError as exc:
+                yield Row(None, reason=str(exc))
+                continue
             except Exception as exc:  # pyarrow has many for a file that is damaged inside
                 what = " ".join(str(exc).split())[:200]
                 yield Row(None, reason=f"the file is damaged here ({type(exc).__name__}: {what})")
                 continue
-            at = position - int(self._starts[k])
+            at = position - int(self._table.starts[k])
             y = None if labels is None else labels[at]
-            group = None if groups is None or groups[at] is None else str(groups[at])
+            group = None if groups is None else str(groups[at])
             try:
                 yield Row(self._input(x[at]), y, group)
             except (DataError, ValueError, TypeError) as exc:
                 yield Row(None, y, group, str(exc))
 
     def _input(self, cell: Any) -> NDArray[Any]:
-        if self.kind == "table":
+        if self._cells is None:
             return np.asarray(cell)
-        if self.kind == "list":
+        if self._cells == "x":
             return _nested(cell)
         held = cell.as_py()
         data = held.get("bytes") if isinstance(held, dict) else held
@@ -256,7 +291,18 @@ class _Parquet:
 
     def close(self) -> None:
         self._table.close()
-        self._file.close()
+
+
+def cell_column(schema: Any) -> str | None:
+    """The column whose cells are whole inputs, ``x`` of lists or ``image`` of files; ``None`` of a table of features."""
+    import pyarrow as pa
+
+    if "x" in schema.names and hasattr(schema.field("x").type, "value_type"):
+        return None if pa.types.is_dictionary(schema.field("x").type) else "x"
+    if "image" not in schema.names:
+        return None
+    kind = schema.field("image").type
+    return "image" if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else None
 
 
 def _nested(cell: Any) -> NDArray[Any]:
@@ -274,48 +320,6 @@ def _nested(cell: Any) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _as_floats(cells: Any) -> NDArray[np.float64]:
-    return np.asarray(cells.to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _parquet_kind(path: str, schema: Any, reading: TableReading) -> tuple[str, list[str]]:
-    import pyarrow as pa
-
-    if "x" in schema.names and hasattr(schema.field("x").type, "value_type"):
-        return "list", ["x"]
-    if "image" in schema.names:
-        return "image", ["image"]
-    columns = reading.features(list(schema.names), path)
-    odd = [n for n in columns if not _is_number(schema.field(n).type, pa)]
-    if odd:
-        raise DataError(
-            f"column {odd[0]!r} of {path} holds {schema.field(odd[0]).type} values, expected numbers, a list column x, or a "
-            "column image of encoded images; leave it out with --drop, or give one file of up to 256 MiB, whose text is held"
-        )
-    return "table", columns
-
-
-def _is_number(kind: Any, pa: Any) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-
-
-def table_columns(path: str, reading: TableReading) -> tuple[TableColumn, ...] | None:
-    """Feature columns of a Parquet table of numbers; ``None`` where it holds arrays or images."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with open_file(path) as file:
-        schema = pq.read_schema(file)
-    kind, columns = _parquet_kind(path, schema, reading)
-    if kind != "table":
-        return None
-    return tuple(TableColumn(name, _number_kind(schema.field(name).type, pa)) for name in columns)
-
-
-def _number_kind(kind: Any, pa: Any) -> Literal["number", "whole", "truth"]:
-    return "truth" if pa.types.is_boolean(kind) else "number" if pa.types.is_floating(kind) else "whole"
-
-
 @dataclass
 class _Sample:
     """Members of one sample of a tar: where its input and its label lie."""
@@ -326,6 +330,8 @@ class _Sample:
 
 class _Tar:
     """WebDataset: files that share a name up to its first dot are one sample: ``a/0001.jpg`` and ``a/0001.cls``."""
+
+    facts: tuple[ColumnFacts, ...] = ()
 
     def __init__(self, path: str, file: IO[bytes], decoding: Decoding) -> None:
         self._file, self._decoding = file, decoding
@@ -390,6 +396,8 @@ class _Tar:
 
 
 class _ImageFiles:
+    facts: tuple[ColumnFacts, ...] = ()
+
     def __init__(self, files: Files, decoding: Decoding) -> None:
         self._files, self._decoding = files, decoding
         self.count = len(files.paths)

@@ -17,16 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, finite_or_missing, read_inputs
+from fimaudit.data.csv_files import CSV_SUFFIXES
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
+from fimaudit.data.held_beside import HeldBeside
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
-from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, open_shard, table_columns
-from fimaudit.data.tables import TableReading
+from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, cell_column, open_shard
+from fimaudit.data.table_columns import ColumnFacts, join_columns
+from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
+from fimaudit.models.packing import Packing
 
-__all__ = ["Shard", "Stream", "count_inputs", "first_size", "look_at", "open_data"]
+__all__ = ["Shard", "ShardFacts", "Stream", "Surveyor", "first_size", "look_at", "open_data", "survey"]
 
+TABLE_SUFFIXES = (".parquet", *CSV_SUFFIXES)
 #: One file of at most this many bytes is read whole and checked whole before the start.
 WHOLE_BYTES = 256 * 2**20
 #: Domain and pilot look at all inputs up to this many bytes, and at so many of a larger set, spread evenly.
@@ -38,8 +43,8 @@ FILES_A_SHARD = 1000
 COUNTERS = 16
 SIZES_FILE = "sizes.json"
 
-#: Counts the inputs of each shard, in order.
-Counter = Callable[[Sequence["Shard"]], Iterable[int]]
+#: Looks into each shard, in order.
+Surveyor = Callable[[Sequence["Shard"], TableReading], Iterable["ShardFacts"]]
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,14 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class ShardFacts:
+    """What is known of a file: how many inputs it holds and, of a table, what it tells of its columns."""
+
+    count: int
+    columns: tuple[ColumnFacts, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stream:
     """Inputs 0 to n - 1 in files; what is read, and where, does not depend on who reads it. Pickles small.
 
@@ -70,20 +83,31 @@ class Stream:
         source: what the user gave.
         shards: the files in order of their names.
         counts: inputs of each.
-        columns: of tables.
-        decoding: what the model takes, where files hold images, and how tables are read.
-        folders: names of a folder's folders, each of which is a class.
+        decoding: what the model takes, where files hold images, how tables are read, and what their columns are.
+        classes: names of a folder's folders, each of which is a class.
+        held: what further inputs of the model hold beside each of these.
     """
 
     source: str
     shards: tuple[Shard, ...]
     counts: tuple[int, ...]
-    columns: tuple[TableColumn, ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
-    folders: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    held: HeldBeside | None = None
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    @property
+    def columns(self) -> tuple[TableColumn, ...]:
+        """Of tables, without those that are held by another input of the model."""
+        taken = () if self.held is None else self.held.places
+        return tuple(column for place, column in enumerate(self.decoding.columns) if place not in taken)
+
+    @property
+    def packing(self) -> Packing | None:
+        """What rows hold behind the audited numbers."""
+        return None if self.held is None else self.held.packing
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -93,7 +117,7 @@ class Stream:
     @property
     def whole(self) -> tuple[str, ...]:
         """Names of columns of whole numbers."""
-        return tuple(column.name for column in self.columns if column.kind in ("whole", "truth"))
+        return self.decoding.reading.whole(self.columns)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -113,7 +137,16 @@ class Stream:
         """The inputs at ``indices``, in their order; a file that cannot be read gives each of its inputs the reason."""
         numbers = ((bisect.bisect_right(self.starts, i) - 1, int(i)) for i in indices)
         for at, of_shard in groupby(numbers, key=lambda pair: pair[0]):
-            yield from self._of_shard(at, [index - self.starts[at] for _, index in of_shard])
+            positions = [index - self.starts[at] for _, index in of_shard]
+            for position, row in zip(positions, self._of_shard(at, positions), strict=True):
+                yield row if self.held is None or row.x is None else self._beside(self.starts[at] + position, row)
+
+    def _beside(self, index: int, row: Row) -> Row:
+        assert self.held is not None
+        x, held = self.held.split(index, np.asarray(row.x))
+        if not np.isfinite(held).all():
+            return Row(None, row.y, row.group, "a value to hold beside this input is missing or infinite")
+        return replace(row, x=x, held=held)
 
     def reference(self) -> NDArray[np.int64]:
         """Indices of the inputs that stand for all in the pilot and the domain: all of a small set, else spread evenly."""
@@ -128,7 +161,8 @@ class Stream:
             [shard.path, shard.size, count, None if shard.files is None else shard.files.paths]
             for shard, count in zip(self.shards, self.counts, strict=True)
         ]
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        beside = [] if self.held is None else [repr(self.packing), hashlib.sha256(self.held.values.tobytes()).hexdigest()]
+        return hashlib.sha256(json.dumps([*listed, *beside]).encode()).hexdigest()
 
     def _of_shard(self, at: int, positions: list[int]) -> Iterator[Row]:
         shard = self.shards[at]
@@ -154,7 +188,11 @@ def first_size(data: Inputs | Stream) -> int:
 
 
 def look_at(
-    stream: Stream, expected: Sequence[int | None] | None, classes: ClassLabels | None = None
+    stream: Stream,
+    expected: Sequence[int | None] | None,
+    classes: ClassLabels | None = None,
+    *,
+    labelled: bool = True,
 ) -> tuple[Inputs, NDArray[np.int64]]:
     """The inputs that stand for all of a stream, checked against the model, and their positions.
 
@@ -162,6 +200,7 @@ def look_at(
         stream: decoded for the model (``Stream.for_model``).
         expected: the model's shape of one input, ``None`` where an axis or all of it is free.
         classes: how labels are matched.
+        labelled: whether labels are looked at too.
 
     Raises:
         DataError: none of them can be read, or they do not fit the model.
@@ -177,9 +216,12 @@ def look_at(
         raise DataError(f"none of {len(rows)} inputs tried at {stream.source} holds finite numbers")
     x = np.stack([np.asarray(rows[i].x) for i in kept])
     y, group = ([getattr(rows[i], name) for i in kept] for name in ("y", "group"))
-    labels = None if None in y else np.array(y, dtype=object)
+    labels = None if None in y or not labelled else np.array(y, dtype=object)
     groups = None if None in group else np.array(group)
-    found = Inputs(x, labels, groups, stream.names, stream.source, stream.whole, stream.columns)
+    held = None if stream.held is None else np.stack([np.asarray(rows[i].held) for i in kept])
+    found = Inputs(
+        x, labels, groups, stream.names, stream.source, stream.whole, stream.columns, packing=stream.packing, held=held
+    )
     return check_inputs(found, expected, classes), numbers[kept]
 
 
@@ -188,14 +230,14 @@ def _usable(x: NDArray[Any]) -> bool:
 
 
 def open_data(
-    spec: str | Path, counter: Counter | None = None, reading: TableReading | None = None, most_bytes: int = WHOLE_BYTES
+    spec: str | Path, surveyor: Surveyor | None = None, reading: TableReading | None = None, most_bytes: int = WHOLE_BYTES
 ) -> Inputs | Stream:
     """One file that fits in memory as ``Inputs``; anything else as a ``Stream``.
 
     Args:
         spec: a file (.npz, .npy, .csv, .parquet, .tar), a folder of images or of such files, a glob, or a URL of these
             (``s3://bucket/train-*.parquet``; needs fsspec and the protocol's package).
-        counter: counts the inputs of files; in threads of this process when left out.
+        surveyor: looks into the files; in threads of this process when left out.
         reading: how tables are read.
         most_bytes: of a file that is read into memory whole.
 
@@ -204,14 +246,18 @@ def open_data(
     """
     text, reading = str(spec), reading or TableReading()
     file = Path(text)
-    single = not is_url(text) and file.suffix.lower() in SUFFIXES and not any(sign in text for sign in "*?[{")
-    if single and (not file.exists() or file.suffix.lower() == ".csv" or file.stat().st_size <= most_bytes):
+    suffix = file.suffix.lower()
+    single = not is_url(text) and suffix in SUFFIXES and not any(sign in text for sign in "*?[{")
+    if single and not file.exists():
+        return read_inputs(file, reading)  # says so
+    whole = single and (suffix in CSV_SUFFIXES or file.stat().st_size <= most_bytes)
+    if whole and not (suffix == ".parquet" and _holds_whole_inputs(file)):
         return read_inputs(file, reading)
-    found = [f for f in find_files(text) if PurePosixPath(f.path).suffix.lower() in (*SHARD_SUFFIXES, *IMAGE_SUFFIXES)]
+    found = _data_files(text)
     if not found:
         if not is_url(text) and file.is_file():
             return read_inputs(file)  # refuses the ending
-        kinds = ", ".join((*SHARD_SUFFIXES, ".csv"))
+        kinds = ", ".join((*SHARD_SUFFIXES, *CSV_SUFFIXES))
         raise DataError(f"no data at {text}: expected {kinds} or images, as a file, a folder, a glob or a URL")
     several = sorted({_kind(f.path) for f in found})
     if len(several) > 1:
@@ -220,31 +266,53 @@ def open_data(
     shards = _image_shards(text, found) if kind == "images" else [Shard(f.path, f.size) for f in found]
     if kind in ("images", ".tar"):
         require_decoder()
-    columns = (table_columns(shards[0].path, reading) if kind == ".parquet" else None) or ()
-    counts = _told_counts(shards) or list((counter or _in_threads)(shards))
+    told = None if kind in TABLE_SUFFIXES else _told_counts(shards)
+    found_in = [ShardFacts(n) for n in told] if told else list((surveyor or _in_threads)(shards, reading))
+    counts = [facts.count for facts in found_in]
     kept = [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
     if not kept:
         raise DataError(f"expected at least one input, got none in {len(shards)} files at {text}")
     folders = {label for shard in shards for label in (shard.files.labels if shard.files is not None else ())}
     named = tuple(sorted(str(label) for label in folders if label is not None))
-    how = Decoding(reading=reading)
-    return Stream(text, tuple(s for s, _ in kept), tuple(n for _, n in kept), columns, how, named)
+    parts = [facts.columns for facts in found_in if facts.count]
+    how = Decoding(reading=reading, columns=join_columns(parts, reading.categorical))
+    return Stream(text, tuple(s for s, _ in kept), tuple(n for _, n in kept), how, named)
 
 
-def count_inputs(shard: Shard) -> int:
-    """How many inputs a shard holds, from its head or, of a tar, from its members' headers."""
-    if shard.files is not None:
-        return len(shard.files.paths)
-    reader = open_shard(shard.path, Decoding())
+def _data_files(spec: str) -> list[FoundFiles]:
+    """Files that hold inputs; CSV only where there are no others, beside which it lists labels and the like."""
+    files = find_files(spec)
+    for endings in ((*SHARD_SUFFIXES, *IMAGE_SUFFIXES), CSV_SUFFIXES):
+        found = [f for f in files if PurePosixPath(f.path).suffix.lower() in endings]
+        if found:
+            return found
+    return []
+
+
+def _holds_whole_inputs(file: Path) -> bool:
+    """Whether a Parquet file's cells are arrays or images, not features."""
+    import pyarrow.parquet as pq
+
     try:
-        return reader.count
+        return cell_column(pq.read_schema(file)) is not None
+    except Exception:  # reading it will say what is wrong
+        return False
+
+
+def survey(shard: Shard, reading: TableReading) -> ShardFacts:
+    """How many inputs a shard holds, from its head or, of a tar, from its members' headers; and of a table, its columns."""
+    if shard.files is not None:
+        return ShardFacts(len(shard.files.paths))
+    reader = open_shard(shard.path, Decoding(reading=reading))
+    try:
+        return ShardFacts(reader.count, reader.facts if reader.count else ())
     finally:
         reader.close()
 
 
-def _in_threads(shards: Sequence[Shard]) -> Iterable[int]:
+def _in_threads(shards: Sequence[Shard], reading: TableReading) -> Iterable[ShardFacts]:
     with ThreadPoolExecutor(COUNTERS) as pool:
-        return list(pool.map(count_inputs, shards))
+        return list(pool.map(lambda shard: survey(shard, reading), shards))
 
 
 def _told_counts(shards: Sequence[Shard]) -> list[int] | None:

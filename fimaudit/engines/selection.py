@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fimaudit.data.streams import Counter
+from fimaudit.data.streams import Surveyor
 from fimaudit.errors import UsageError
 from fimaudit.models.links import Link
 
@@ -38,11 +38,11 @@ class Place:
     """This machine, or a cluster that is connected until ``close``.
 
     Attributes:
-        counter: counts the inputs of files (``fimaudit.data.streams.open_data``).
+        surveyor: looks into the files (``fimaudit.data.streams.open_data``).
     """
 
-    def __init__(self, cluster: Cluster | None = None, seats: Seats | None = None, counter: Counter | None = None) -> None:
-        self._cluster, self._seats, self.counter = cluster, seats, counter
+    def __init__(self, cluster: Cluster | None = None, seats: Seats | None = None, surveyor: Surveyor | None = None) -> None:
+        self._cluster, self._seats, self.surveyor = cluster, seats, surveyor
 
     def engine(
         self, model: object, link: Link, options: Mapping[str, Any], batch: int | None, *, worst_direction: bool
@@ -107,9 +107,9 @@ def choose_engine(engine: EngineName | RayEngine | None, given: RayEngine) -> Pl
     cluster = connect(given.address)
     try:
         chosen = seats(workers, gpus_per_worker)
-        from fimaudit.engines.ray.engine import count_on_ray
+        from fimaudit.engines.ray.engine import survey_on_ray
 
-        return Place(cluster, chosen, count_on_ray)
+        return Place(cluster, chosen, survey_on_ray)
     except BaseException:
         cluster.close()
         raise

@@ -29,11 +29,13 @@ class ClassLabels:
             does not say.
         names: what people call them (``--classes``, ``id2label``), likewise.
         columns: number of classes, where it is known.
+        finding: of labels that are rows, one value a finding, the one that is meant.
     """
 
     values: tuple[Any, ...] | None = None
     names: tuple[str, ...] | None = None
     columns: int | None = None
+    finding: int | None = None
 
     @property
     def shown(self) -> tuple[str, ...] | None:
@@ -56,12 +58,14 @@ class ClassLabels:
         >>> ClassLabels(names=("benign", "other")).positions([1, 0]).tolist()
         [1, 0]
         """
-        given = [_plain(label) for label in labels]
+        given = [_plain(self._of_finding(label)) for label in labels]
         missing = sum(label is None for label in given)
         if missing:
             raise DataError(
                 f"{missing} of {len(given)} labels are missing; give a label for every input, or leave the labels out"
             )
+        if self.finding is not None and self.values is None and all(label in (0, 1) for label in given):
+            return np.array(given, dtype=np.int64)  # there or not, whatever the finding is called
         known: dict[str, int] = {}
         for called in (self.names, self.values):
             known |= {key: place for place, value in enumerate(called or ()) for key in _keys(value)}
@@ -73,6 +77,18 @@ class ClassLabels:
         if unknown:
             raise DataError(self._refusal(sorted(set(unknown))))
         return np.array(found, dtype=np.int64)
+
+    def _of_finding(self, label: Any) -> Any:
+        if not isinstance(label, list | tuple | np.ndarray):
+            return label
+        if self.finding is None:
+            raise DataError(
+                f"expected one label for each input, got {len(label)}; where they are findings that do not exclude each "
+                "other (multi-label), choose one with --class NAME"
+            )
+        if self.finding >= len(label):
+            raise DataError(f"each input has {len(label)} labels, but --class names position {self.finding}")
+        return label[self.finding]
 
     def _refusal(self, unknown: Sequence[str]) -> str:
         said = f"the labels hold {_listed(unknown)}, which matches no class of the model"
@@ -113,7 +129,8 @@ def class_labels(info: ModelInfo, given: Sequence[str] | None = None) -> ClassLa
     Raises:
         UsageError: another number of names than the model has classes.
     """
-    found = ClassLabels(info.class_values, tuple(given) if given is not None else info.class_names, info.classes)
+    names = tuple(given) if given is not None else info.class_names
+    found = ClassLabels(info.class_values, names, info.classes, info.finding)
     if info.classes is not None and given is not None:
         found.agree(info.classes)
     return found

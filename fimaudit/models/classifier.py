@@ -92,6 +92,7 @@ class ModelInfo:
         feature_names: names of the columns that it was fitted on, in its order.
         takes_columns: whether it was opened for a table's columns (``Options.table``), with their names and types.
         categorical: positions of features that it was fitted on as categories, among its own.
+        finding: which of several independent columns is audited against its complement: of rows of labels, it is theirs.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
         call_bytes: most bytes of the rows of one call where the meter chooses, because longer calls get slower; ``None`` for
@@ -122,6 +123,7 @@ class ModelInfo:
     exact: bool = False
     held: int = 0
     categorical: tuple[int, ...] = ()
+    finding: int | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -438,7 +440,7 @@ def _open_factory(target: str, options: Options) -> Classifier:
             raise TargetError(f"{target} was called without arguments and raised {type(exc).__name__}: {exc}") from exc
     for candidate in known.values():
         if candidate.accepts(made):
-            return candidate.open(made, options)
+            return candidate.open(made, _own_settings(options, candidate))
     if isinstance(made, Classifier):
         return made
     raise TargetError(f"{target} returned {type(made).__name__}; expected a torch module, an estimator or a callable")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +26,13 @@ class TableColumn:
         kind: ``number`` and ``whole`` (integers) are numbers, ``truth`` is 0 or 1; ``text``, ``category`` and ``date`` are
             positions in ``values``. NaN is a missing cell in all of them.
         values: what the positions stand for.
+        missing: what stands for a missing cell of text: NaN, or what the model was fitted with.
     """
 
     name: str
     kind: Literal["number", "whole", "truth", "text", "category", "date"]
     values: tuple[Any, ...] = ()
+    missing: Any = np.nan
 
     @property
     def coded(self) -> bool:
@@ -73,13 +75,10 @@ def column_cells(column: TableColumn, numbers: NDArray[Any]) -> Any:
     if column.kind == "number":
         return numbers.astype(np.float64)
     if column.coded:
-        numbers = np.clip(np.rint(numbers), 0, len(column.values) - 1)
-        if column.kind == "date":
-            dates = np.array([*column.values, np.datetime64("NaT")])
-            return dates[np.where(missing, -1, numbers).astype(np.int64)]
         values = np.empty(len(column.values) + 1, dtype=object)
-        values[:-1], values[-1] = column.values, np.nan
-        return values[np.where(missing, -1, numbers).astype(np.int64)]
+        values[:-1], values[-1] = column.values, column.missing
+        found = np.clip(np.rint(np.where(missing, len(values) - 1, numbers)), 0, len(values) - 1)
+        return values[found.astype(np.int64)]
     if column.kind == "truth":
         return numbers.astype(bool) if not missing.any() else np.where(missing, np.nan, numbers.astype(object) == 1)
     return numbers.astype(np.float64) if missing.any() else np.rint(numbers).astype(np.int64)
@@ -106,6 +105,9 @@ def as_frame(columns: Sequence[TableColumn], rows: NDArray[Any], order: Sequence
         if column.kind == "category":
             codes = np.where(np.isnan(numbers), -1, numbers).astype(np.int64)
             made[column.name] = pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(column.values)))
+        elif column.kind == "date":  # pandas finds the type of dates, times and durations by itself
+            cells = column_cells(replace(column, missing=pd.NaT), numbers)
+            made[column.name] = pd.Series(cells.tolist())
         else:
             made[column.name] = pd.Series(column_cells(column, numbers))
     return pd.DataFrame(made)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import LinkError, OutputError
+from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
 from fimaudit.models.labels import label_codes
 
 __all__ = ["LINKS", "Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
@@ -215,7 +215,7 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
             "use --link softmax if they are"
         )
     if abs(worst - 1.0) > tolerance and low >= 0 and high <= 1:
-        raise LinkError(
+        raise SeveralFindingsError(
             f"expected rows that sum to 1, got probabilities in a row that sums to {worst:.6g}: findings that do not "
             "exclude each other (multi-label) are no distribution; audit one of them against its complement with --class "
             "NAME --link identity, or name the output that holds one distribution with --output"

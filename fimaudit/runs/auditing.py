@@ -130,7 +130,7 @@ def _prepare(
     """Open the engine, the data and the model, and check that they fit; ``stack`` closes what was opened, last first."""
     place = choose_engine(options.engine, options.ray())
     stack.callback(place.close)
-    data = as_data(*inputs, place.counter, options.reading())
+    data = as_data(*inputs, place.surveyor, options.reading())
     data, constants = hold_by_input(data, options.hold or {})
     how = {**options.model_options(model), **({"hold": constants} if options.hold else {}), **about(data)}
     if data.names is not None and is_endpoint(model):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
 
-from fimaudit.data.tables import TableReading
+from fimaudit.data.table_reading import TableReading
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.errors import UsageError

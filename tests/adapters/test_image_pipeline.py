@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 from fimaudit import audit, open_classifier
-from fimaudit.errors import TargetError
+from fimaudit.errors import LinkError, TargetError
 from fimaudit.models.classifier import Options
 
 NAMES = {0: "cat", 1: "dog", 2: "eel"}
@@ -87,3 +87,25 @@ def test_a_pipeline_of_another_task_says_what_to_give_instead(pipe: Any) -> None
 
 def test_it_is_found_by_itself(pipe: Any) -> None:
     assert open_classifier(pipe).info.adapter == "image_pipeline"
+
+
+def test_findings_that_do_not_exclude_each_other(pipe: Any) -> None:
+    """The model says so itself, and its columns are logits of their own, whatever link was meant."""
+    config = pipe.model.config.__class__(**{**pipe.model.config.to_dict(), "problem_type": "multi_label_classification"})
+    torch.manual_seed(0)
+    model = ViTForImageClassification(config).eval()
+    x = np.moveaxis((LEVELS.astype(np.float32) - MIDDLE) / np.float32(MIDDLE), -1, 1)
+    with torch.no_grad():
+        dog = torch.sigmoid(model(torch.tensor(x)).logits)[:, 1].numpy()
+    for link in ("auto", "softmax", "sigmoid"):
+        with pytest.raises(TargetError, match=r"do not exclude each other .*\(cat, dog, eel\).* finding=NAME"):
+            audit(model, x, link=link, queries=12)
+    report = audit(model, x, finding="dog", y=[0, 1, 1], queries=12)
+    assert report.model["class_names"] == ["not dog", "dog"]
+    assert [s.label for s in report.inputs] == [0, 1, 1]
+    assert [s.probability for s in report.inputs] == pytest.approx(np.maximum(dog, 1 - dog).tolist(), abs=1e-5)
+    several = pipeline("image-classification", model=model, image_processor=pipe.image_processor)
+    with pytest.raises(LinkError, match="do not exclude each other"):
+        audit(several, LEVELS, queries=12)
+    piped = audit(several, LEVELS, finding="dog", queries=12)
+    assert [s.probability for s in piped.inputs] == pytest.approx([s.probability for s in report.inputs], abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from fimaudit import audit
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import as_data
-from fimaudit.data.tables import TableReading
+from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError, FimauditError, UsageError
 from fimaudit.results import Report
 
@@ -46,6 +47,7 @@ def people(count: int = COUNT) -> pd.DataFrame:
 PEOPLE = people()
 SICK = np.where(0.1 * (PEOPLE.age - 50) + (PEOPLE.sex == "m") + 0.5 * PEOPLE.stage > 1.8, "sick", "well")
 NUMBERS = make_pipeline(SimpleImputer(), StandardScaler())
+CODES = ["sex", "stage", "smoker"]
 WORDS = OneHotEncoder(handle_unknown="ignore")
 PIPELINE = make_pipeline(
     ColumnTransformer([("n", NUMBERS, ["age", "creatinine"]), ("w", WORDS, ["sex", "stage", "smoker"])]),
@@ -139,11 +141,17 @@ def test_labels_groups_and_columns_that_are_none(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "numbers in the first line": (b"1.5,2\n3,4\n", {}, "header=False if the file has no names, or header=True"),
     "another separator": (b"a;b\n1;2\n", {}, "sep=';'"),
-    "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and, in 1 rows, text \('\?'\)"),
+    "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and text \('\?'\)"),
     "decimal commas": (b'a;b\n"1,5";2\n"2,5";3\n', {"separator": ";"}, "decimal commas"),
     "two columns of one name": (b"a,a\n1,2\n", {}, "two columns called 'a'"),
     "no such label": (b"a,b\n1,2\n", {"label": "outcome"}, "y= names the column 'outcome'"),
     "nothing left": (b"a,b\n1,2\n", {"drop": ("a", "b")}, "no feature columns"),
+    "leading zeros": (b"a,b\n01,2\n02,3\n", {}, r"leading zeros \('01'\), which may be codes; pass categorical"),
+    "a column without a name": (b",b\n0,2\n1,3\n", {}, "column 1 of t.csv has no name, .* index=''"),
+    "another encoding": ("a,b\nä,1\n".encode("latin-1"), {}, "not text in UTF-8"),
+    "thousands": (b'a,b\n"1,234.5",2\n', {}, "commas or percent signs"),
+    "percent": (b"a,b\n12.5%,2\n", {}, "commas or percent signs"),
+    "no rows": (b"a,b\n", {}, "expected at least one input"),
     "a separator of two": (b"a,b\n1,2\n", {"separator": "::"}, "sep= with one character"),
 }
 
@@ -174,6 +182,83 @@ def test_text_for_a_model_of_numbers_is_refused() -> None:
         audit(torch.nn.Linear(5, 2), ASKED, link="softmax")
     with pytest.raises(UsageError, match="holds no numbers, so it cannot change"):
         asked(ASKED, free=["sex"])
+
+
+def test_codes_that_are_said_to_be_categories_stay_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("code,flag,grade,ward\n01,True,3,007\n02,False,4,008\n")
+    reading = TableReading(group="ward", categorical=("code", "flag", "grade"))
+    found = as_data(tmp_path / "t.csv", None, None, reading=reading)
+    assert isinstance(found, Inputs)
+    assert [(c.kind, c.values) for c in found.columns] == [
+        ("text", ("01", "02")),
+        ("text", ("True", "False")),
+        ("whole", ()),
+    ]
+    assert found.group is not None
+    assert found.group.tolist() == ["007", "008"]
+
+
+@pytest.mark.parametrize("kind", ["truth values", "numbers"])
+def test_a_column_of_another_type_than_fitted_is_refused_before_the_start(kind: str) -> None:
+    written = PEOPLE.astype({"smoker": str} if kind == "truth values" else {"stage": str})
+    fitted = make_pipeline(ColumnTransformer([("w", WORDS, ["sex", "stage", "smoker"])]), LogisticRegression())
+    column = "smoker" if kind == "truth values" else "stage"
+    with pytest.raises(
+        DataError, match=rf"fitted on text in column '{column}' .*, but the data has numbers or truth values"
+    ):
+        audit(fitted.fit(written[CODES], SICK), ASKED[CODES], queries=12)
+    with pytest.raises(DataError, match=f"fitted on numbers or truth values in column '{column}'"):
+        audit(fitted.fit(PEOPLE[CODES], SICK), written[CODES][:12], categorical=column, queries=12)
+
+
+def test_missing_text_is_what_the_encoder_was_fitted_with() -> None:
+    """pandas holds missing text as None or as NaN, which an encoder takes for two categories."""
+    for missing in (None, np.nan):
+        table = PEOPLE[["age", "sex"]].astype({"sex": object})
+        table.loc[::5, "sex"] = missing
+        model = make_pipeline(ColumnTransformer([("n", NUMBERS, ["age"]), ("w", WORDS, ["sex"])]), LogisticRegression())
+        model.fit(table, np.where(table.sex.isna(), "well", SICK))
+        report = audit(model, pa.Table.from_pandas(table[:12], preserve_index=False), queries=12)
+        truth = model.predict_proba(table[:12]).max(axis=1)
+        assert [s.probability for s in report.inputs] == pytest.approx(truth.tolist())
+
+
+TIMES = {
+    "zone": pd.date_range("2020-01-01 03:00", periods=COUNT, freq="h", tz="Europe/Berlin"),
+    "duration": pd.to_timedelta(np.arange(COUNT), unit="h"),
+    "day": [datetime.date(2020, 1, 1) + datetime.timedelta(days=i) for i in range(COUNT)],
+    "hour": [datetime.time(i % 24) for i in range(COUNT)],
+    "gaps": pd.Series(pd.date_range("2020-01-01", periods=COUNT)).where(np.arange(COUNT) % 4 > 0),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_reach_the_model_as_they_were(name: str) -> None:
+    table = pd.DataFrame({"age": PEOPLE.age, "at": TIMES[name]})
+    seen = []
+
+    def answer(rows: pd.DataFrame) -> Any:
+        seen.append(rows)
+        p = 1 / (1 + np.exp(-rows["age"].to_numpy() / 50))
+        return np.stack([p, 1 - p], axis=1)
+
+    audit(answer, table[:3], queries=12)
+    assert seen[0]["at"].dtype.kind == table["at"].dtype.kind
+    assert getattr(seen[0]["at"].dtype, "tz", None) == getattr(table["at"].dtype, "tz", None)
+    assert all(one in set(table["at"]) or pd.isna(one) for one in seen[0]["at"])
+
+
+def test_pandas_tables_that_arrow_does_not_take_as_they_are(tmp_path: Path) -> None:
+    sparse = pd.DataFrame({"a": pd.arrays.SparseArray([0.0, 1.5]), "b": [1.0, 2.0]})
+    assert as_data(sparse, None, None).x.tolist() == [[0.0, 1.0], [1.5, 2.0]]
+    twice = pd.concat([sparse, sparse[["a"]]], axis=1)
+    with pytest.raises(DataError, match=r"two columns called 'a'"):
+        as_data(twice, None, None)
+    with pytest.raises(DataError, match=r"column 'p' of the table holds .*period"):
+        as_data(pd.DataFrame({"p": pd.period_range("2020", periods=2)}), None, None)
+    named = pd.DataFrame({"a": [1.5, 2.5]}, index=["p", "q"])
+    named.to_parquet(tmp_path / "t.parquet")
+    assert as_data(tmp_path / "t.parquet", None, None).names == ("a",)
 
 
 CELLS = {

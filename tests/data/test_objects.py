@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from fimaudit import audit
+from fimaudit.data.dataset import as_data
+from fimaudit.data.images import decode_image
 from fimaudit.data.objects import found_arrays
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, UsageError
 
 X = np.random.default_rng(0).random((6, 3)).astype(np.float32)
 Y = np.arange(6) % 2
@@ -94,3 +98,104 @@ def test_a_function_is_fed_the_datas_own_type_and_may_answer_tensors() -> None:
         return torch.softmax(network(torch.from_numpy(rows)), 1)
 
     assert {s.status for s in audit(answer, X).inputs} == {"ok"}
+
+
+class Endless(IterableDataset[Any]):
+    """Samples that can only be gone through."""
+
+    def __iter__(self) -> Any:
+        return iter((torch.tensor(row), int(label)) for row, label in zip(X, Y, strict=True))
+
+
+class Named(Dictionaries):
+    """A data set that names its classes, as torchvision's do."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = classes
+
+
+def test_parts_of_data_sets_are_their_parts() -> None:
+    assert found_arrays(Subset(SET, [4, 2])).x.tolist() == X[[4, 2]].tolist()
+    assert found_arrays(DataLoader(SET, sampler=SubsetRandomSampler([1]))).x.tolist() == X[[1]].tolist()
+    for held in (Endless(), DataLoader(Endless(), batch_size=4)):
+        found = found_arrays(held)
+        assert found.x.tolist() == X.tolist()
+        assert found.y is not None
+        assert found.y.tolist() == Y.tolist()
+
+
+def test_objects_that_hold_no_numbers_are_refused() -> None:
+    for held, words in (
+        ({"x": X}, "a dict of x; give one of its entries"),
+        (torch.empty(2, 3, device="meta"), "no data"),
+        (X.astype(complex), "real numbers, got dtype complex"),
+        (X.astype(str), "real numbers, got dtype <U"),
+    ):
+        with pytest.raises(DataError, match=words):
+            as_data(held, None, None)
+
+
+def test_hugging_face_data_sets() -> None:
+    datasets = pytest.importorskip("datasets")
+    names = datasets.ClassLabel(names=["ill", "well"])
+    arrays = datasets.Dataset.from_dict({"x": X.tolist(), "label": Y.tolist()})
+    table = datasets.Dataset.from_dict({"a": X[:, 0], "b": X[:, 1], "label": Y}).cast_column("label", names)
+    np.testing.assert_allclose(found_arrays(arrays.with_format("torch")).x, X, rtol=1e-6)
+    found = as_data(table.select([3, 1]), "label", None)
+    assert (found.names, found.classes) == (("a", "b"), ("ill", "well"))
+    assert found.x[:, 0].tolist() == X[[3, 1], 0].tolist()
+    with pytest.raises(DataError, match="a DatasetDict of train; give one of its splits"):
+        as_data(datasets.DatasetDict({"train": arrays}), None, None)
+
+
+def test_classes_of_a_data_set_meet_those_of_the_model_by_name() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2).eval()
+    alone = audit(network, Named(["ill", "well"]), link="softmax", queries=12)
+    assert alone.model["class_names"] == ["ill", "well"]
+    assert any("taken to be those of the data: ill, well" in warning for warning in alone.warnings)
+    turned = audit(network, Named(["ill", "well"]), link="softmax", queries=12, classes="well,ill")
+    assert [s.label for s in turned.inputs] == (1 - Y).tolist()
+    others = audit(network, Named(["ill", "well"]), link="softmax", queries=12, classes="a,b")
+    assert [s.label for s in others.inputs] == Y.tolist()
+    assert any("labels are taken by their positions" in warning for warning in others.warnings)
+    with pytest.raises(UsageError, match=r"3 classes are named \(a, b, c\), but the model answers 2"):
+        audit(network, Named(["a", "b", "c"]), link="softmax", queries=12)
+
+
+def test_images_of_more_than_8_bits_are_refused() -> None:
+    """They were cut to 8 bits, as Pillow's conversion does."""
+    deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    with pytest.raises(DataError, match="more than 8 bits"):
+        found_arrays([deep])
+    kept = io.BytesIO()
+    deep.save(kept, "PNG")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        decode_image(kept.getvalue(), (1, 4, 4), "float32")
+
+
+def test_labels_of_one_finding_among_several(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Sigmoid()).eval()
+    findings = np.random.default_rng(2).integers(0, 2, (6, 4))
+    np.savez(tmp_path / "whole.npz", x=X, y=findings)
+    for k in range(2):
+        np.savez(tmp_path / f"part-{k}.npz", x=X[3 * k : 3 * k + 3], y=findings[3 * k : 3 * k + 3])
+    held = TensorDataset(torch.tensor(X), torch.tensor(findings))
+    options: dict[str, Any] = {"link": "identity", "queries": 12}
+    for x, y in (
+        (X, findings),
+        (X, findings[:, 0]),
+        (held, None),
+        (tmp_path / "whole.npz", None),
+        (f"{tmp_path}/part*", None),
+    ):
+        report = audit(network, x, y=y, finding=0, **options)
+        assert [s.label for s in report.inputs] == findings[:, 0].tolist()
+        assert report.model["class_names"] == ["not class 0", "class 0"]
+    named = audit(network, X, y=findings, finding="c", classes="a,b,c,d", **options)
+    assert [s.label for s in named.inputs] == findings[:, 2].tolist()
+    with pytest.raises(DataError, match=r"one label for each input, got 4; .*choose one with finding=NAME"):
+        audit(network, X, y=findings, **options)
+    with pytest.raises(DataError, match=r"each input has 2 labels, but finding= names position 2"):
+        audit(network, X, y=findings[:, :2], finding=2, **options)

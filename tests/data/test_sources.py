@@ -74,7 +74,10 @@ def half(path: Path) -> Path:
 
 UNREADABLE = {
     "missing": (lambda d: d / "none.npz", "no such data file: .*none.npz; give a .npz"),
-    "unknown ending": (lambda d: write(d / "data.mat", b""), "expected data in .npz, .npy, .csv, .parquet, got data.mat"),
+    "unknown ending": (
+        lambda d: write(d / "data.mat", b""),
+        "expected data in .npz, .*, .tsv, got data.mat",
+    ),
     "no x": (lambda d: npz(d / "d.npz", inputs=X), "holds inputs; expected an array called x"),
     "empty archive": (lambda d: npz(d / "d.npz"), "holds nothing; expected an array called x"),
     "truncated": (lambda d: half(d / "d.npz"), "could not read .*d.npz as .npz"),
@@ -84,7 +87,7 @@ UNREADABLE = {
     "pickled objects": (lambda d: object_npy(d / "d.npy"), "could not read .*d.npy as .npy"),
     "words in a table": (
         lambda d: write(d / "d.csv", b"age,sex\n3,1\n4,f\n?,2\n"),
-        r"column 'age' of d.csv holds numbers and, in 1 rows, text \('\?'\)",
+        r"column 'age' of d.csv holds numbers and text \('\?'\)",
     ),
     "no features": (lambda d: write(d / "d.csv", b"y,group\n1,a\n"), "no feature columns"),
     "broken table": (lambda d: write(d / "d.parquet", b"PAR1"), "could not read .*d.parquet"),

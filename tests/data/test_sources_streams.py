@@ -184,8 +184,8 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
         "Python objects",
     ),
     "words": (
-        lambda d: (pq.write_table(pa.table({"a": ["b"], "c": [1.0]}), d / "a.parquet"), str(d / "*.parquet"))[1],
-        "column 'a' of .* holds string values",
+        lambda d: (pq.write_table(pa.table({"a": [[1]], "c": [1.0]}), d / "a.parquet"), str(d / "*.parquet"))[1],
+        "column 'a' of .* holds list<.*> values",
     ),
     "damaged": (lambda d: ((d / "a.npz").write_bytes(b"PK no"), str(d / "*.npz"))[1], "could not read .*a.npz as .npz"),
     "empty": (lambda d: (np.save(d / "a.npy", X[:0]), str(d / "*.npy"))[1], "got none in 1 files"),

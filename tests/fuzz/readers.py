@@ -22,7 +22,8 @@ from fimaudit_adapters.onnx_runtime.graph_rewrite import with_free_batch
 from fimaudit.bounds.importers.onnx_file import graph_of_file
 from fimaudit.comparison.two_runs import compare_runs
 from fimaudit.data.arrays import Inputs, check_inputs
-from fimaudit.data.streams import Shard, Stream, count_inputs, look_at, open_data
+from fimaudit.data.streams import Shard, Stream, look_at, open_data, survey
+from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import FimauditError, TargetError
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.models.classifier import Options
@@ -115,7 +116,7 @@ def _shard(ending: str) -> Reader:
 
     def read(data: bytes) -> None:
         shard = Shard(str(_file(ending, data)), len(data))
-        count = count_inputs(shard)
+        count = survey(shard, TableReading()).count
         if count:
             _stream(Stream("shard", (shard,), (count,)))
 

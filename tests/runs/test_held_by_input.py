@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from torch import nn
 
 from fimaudit import audit
@@ -60,6 +61,54 @@ def test_one_value_each_or_one_for_all_is_asked_back() -> None:
         audit(Two().eval(), IMAGES, link="softmax", input="image", hold={"meta": META * np.nan, "mask": MASK})
     with pytest.raises(TargetError, match="forward has no argument 'metta'"):
         audit(Two().eval(), IMAGES, link="softmax", input="image", hold={"metta": META, "meta": META[0], "mask": MASK[0]})
+
+
+class Pictured(nn.Module):
+    """A colour image and the patient's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.meta, self.out = nn.Linear(48, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> Any:
+        return self.out(torch.tanh(self.image(image.flatten(1)) + 2 * self.meta(meta))) * 3
+
+
+def test_images_in_memory_and_in_files_beside_their_own_values(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(one) for one in pixels]
+    for place, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{place}.png")
+    arrays = np.moveaxis(pixels, -1, 1).astype(np.float32) / 255
+    options: dict[str, Any] = {"link": "softmax", "input": "image", "hold": {"meta": META}, "lower": 0, "upper": 1}
+    first = audit(Pictured().eval(), arrays, **options)
+    for x in (pictures, str(tmp_path / "*.png")):
+        report = audit(Pictured().eval(), x, **options)
+        assert report.inputs == first.inputs
+        assert report.domain == first.domain
+        assert report.data["held_by_input"] == ["meta"]
+
+
+def test_columns_and_arrays_beside_a_table_in_parts(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [0.0, 0.5, 1.0, 0.3], "sex": ["m", "m", "f", "m"], "b": [0.2, 0.1, 0.9, 0.4]})
+    for k in range(2):
+        table[2 * k : 2 * k + 2].to_csv(tmp_path / f"{k}.csv", index=False)
+    options: dict[str, Any] = {"link": "softmax", "scale": "raw", "input": "x", "queries": 16}
+    first = audit(two_inputs(), table, hold={"s": "column:sex"}, **options)
+    parts = audit(two_inputs(), str(tmp_path / "*.csv"), hold={"s": "column:sex"}, out=tmp_path / "run", **options)
+    assert [s.model_dump() for s in parts.inputs] == [s.model_dump() for s in first.inputs]
+    assert parts.data["feature_names"] == first.data["feature_names"] == ["a", "b"]
+    sexes = table[["sex"]].to_numpy(dtype=str)
+    apart = audit(two_inputs(), table[["a", "b"]].to_numpy(), hold={"s": sexes}, **options)
+    assert [s.probability for s in apart.inputs] == [s.probability for s in first.inputs]
+    (tmp_path / "1.csv").write_text("a,sex,b\n1.0,,0.9\n0.3,m,0.4\n")
+    gaps = audit(two_inputs(), str(tmp_path / "*.csv"), hold={"s": "column:sex"}, **options)
+    assert {s.index: s.reason for s in gaps.inputs if s.status == "failed"} == {
+        2: "a value to hold beside this input is missing or infinite"
+    }
+    with pytest.raises(DataError, match="the column 'gender', but the data has a, sex, b"):
+        audit(two_inputs(), str(tmp_path / "*.csv"), hold={"s": "column:gender"}, **options)
 
 
 def two_inputs() -> onnx.ModelProto:

@@ -194,6 +194,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
     if finding is not None:
         classes, values, names = 2, None, finding_names(finding, names or values)
     info = ModelInfo(
+        finding=finding,
         name=source.name,
         adapter="onnx_runtime",
         input_shape=choice.input_shape,

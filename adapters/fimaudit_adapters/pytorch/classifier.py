@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import label_codes
-from fimaudit.models.links import as_rows, chosen_finding, chosen_step, to_probabilities
+from fimaudit.models.links import Link, as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
 from fimaudit_adapters.options import SoftmaxDoubt
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
@@ -52,10 +52,11 @@ class TorchClassifier:
     def __init__(self, loaded: LoadedModule, options: Options) -> None:
         module = loaded.module
         self.module = module
-        self.link, self._doubt = options.link, SoftmaxDoubt(options.link)
         self._output, self._step = options.output, options.output_step
         names = _class_names(module)
         self._finding = finding_position(options.finding, names)
+        self.link = _link_of_findings(module, options.link, self._finding, names)
+        self._doubt = SoftmaxDoubt(self.link)
         homes = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         # A module spread over several devices stays where it is.
         self._home = homes.pop() if len(homes) == 1 else None
@@ -64,7 +65,8 @@ class TorchClassifier:
         notes = list(loaded.notes)
         if loaded.format != "torch.export" and any(flag for _, flag in self._flags):
             notes.append("the module was in training mode; it was switched to eval mode, and back when closed")
-            module.eval()
+            with suppress(NotImplementedError):  # what torch.export makes is in no mode
+                module.eval()
         if self._home is not None and self._home != self.device:
             module.to(self.device)
         floating = _parameter_dtype(module)
@@ -95,6 +97,7 @@ class TorchClassifier:
             **loaded.details,
         }
         self._info = ModelInfo(
+            finding=self._finding,
             name=str(options.extra.get("name", loaded.name)),
             adapter="pytorch",
             input_shape=None if shape is None else tuple(shape),
@@ -245,13 +248,27 @@ def _refuse_positions(module: torch.nn.Module, audited: str, data: str | None) -
         )
 
 
+def _link_of_findings(module: torch.nn.Module, link: Link, finding: int | None, names: tuple[str, ...] | None) -> Link:
+    """The link of a Hugging Face model that says it is multi-label: its columns are logits of their own."""
+    if getattr(getattr(module, "config", None), "problem_type", None) != "multi_label_classification":
+        return link
+    if finding is None and link != "labels":
+        known = f" ({', '.join(names)})" if names else ""
+        raise TargetError(
+            f"the model says that its classes do not exclude each other (problem_type multi_label_classification){known}, "
+            "so they are no distribution; audit one of them against its complement with --class NAME"
+        )
+    return "sigmoid" if link == "auto" else link
+
+
 def _class_names(module: torch.nn.Module) -> tuple[str, ...] | None:
     """Names that a model of Hugging Face's carries in ``config.id2label``."""
     named = getattr(getattr(module, "config", None), "id2label", None)
     if not isinstance(named, Mapping) or len(named) < 2:
         return None
     try:
-        return tuple(str(named[k] if k in named else named[str(k)]) for k in range(len(named)))
+        names = tuple(str(named[k] if k in named else named[str(k)]) for k in range(len(named)))
+        return None if names == tuple(f"LABEL_{k}" for k in range(len(named))) else names  # made up
     except KeyError:
         return None
 

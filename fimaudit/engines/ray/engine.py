@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fimaudit.data.dataset import LabelledStream
-from fimaudit.data.streams import Shard, Stream, count_inputs
+from fimaudit.data.streams import Shard, ShardFacts, Stream, survey
+from fimaudit.data.table_reading import TableReading
 from fimaudit.engines.ray.cluster import Seats, alive_nodes, capacity
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.engines.ray.worker import Pass, Worker, share_turns
@@ -30,7 +31,7 @@ from fimaudit.models.shipping import ship_model
 from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 
-__all__ = ["RayExecutor", "count_on_ray", "cut"]
+__all__ = ["RayExecutor", "cut", "survey_on_ray"]
 
 #: Inputs of a piece at most, and pieces that each worker should get at least, so that all end at about the same time.
 MOST_INPUTS, PIECES_EACH = 256, 8
@@ -41,10 +42,10 @@ GRACE = 60.0
 LOOK_EVERY = 1.0
 
 
-def count_on_ray(shards: Sequence[Shard]) -> list[int]:
-    """Inputs of each file, counted all over the cluster (``streams.Counter``)."""
-    counted = ray.remote(count_inputs).options(num_cpus=0.25)
-    out: list[int] = ray.get([counted.remote(shard) for shard in shards])
+def survey_on_ray(shards: Sequence[Shard], reading: TableReading) -> list[ShardFacts]:
+    """What is known of each file, found all over the cluster (``streams.Surveyor``)."""
+    look = ray.remote(survey).options(num_cpus=0.25)
+    out: list[ShardFacts] = ray.get([look.remote(shard, reading) for shard in shards])
     return out
 
 

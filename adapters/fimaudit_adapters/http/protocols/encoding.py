@@ -78,11 +78,14 @@ def cells(rows: NDArray[Any], endpoint: Endpoint) -> list[list[Any]]:
 
 def _plain(values: NDArray[Any]) -> list[Any]:
     """Cells as JSON has them; a gap is ``None``."""
-    if values.dtype.kind == "M":
-        return [None if np.isnat(one) else str(one) for one in values]
     return [
-        None if one != one else one if isinstance(one, bool | int | float | str) else str(one) for one in values.tolist()
+        None if one != one else one if isinstance(one, bool | int | float | str) else _text(one) for one in values.tolist()
     ]
+
+
+def _text(value: Any) -> str:
+    """Dates and times as ISO 8601 writes them."""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
 
 def table_records(rows: NDArray[Any], endpoint: Endpoint) -> list[dict[str, Any]]:

@@ -1,0 +1,146 @@
+"""Tables that come in several files: Parquet by its row groups, CSV whole; and what each file tells of its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from fimaudit.data.csv_files import read_csv
+from fimaudit.data.table_columns import ColumnFacts, column_facts, join_facts, kind_of
+from fimaudit.data.table_reading import TableReading
+from fimaudit.data.tables import row_names
+from fimaudit.errors import DataError
+
+__all__ = ["CsvTable", "ParquetTable", "RowGroups", "table_facts"]
+
+
+class RowGroups(Protocol):
+    """An open file of a table, read some rows at a time.
+
+    Attributes:
+        schema: of Arrow.
+        starts: the first row of each group, and the number of rows at the end.
+        written: whether its text may stand for numbers.
+    """
+
+    schema: Any
+    starts: list[int]
+    written: bool
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        """Some columns of a group as an Arrow table."""
+        ...
+
+    def has_fractions(self, column: str) -> bool:
+        """Whether a column of numbers is known, without reading it, to hold fractions."""
+        ...
+
+    def has_gaps(self, column: str) -> bool:
+        """Likewise that it has missing cells."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ParquetTable:
+    """A Parquet file by its row groups."""
+
+    written = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import pyarrow.parquet as pq
+
+        self._file, self._table = file, pq.ParquetFile(file)
+        about = self._table.metadata
+        self._groups = [about.row_group(k) for k in range(about.num_row_groups)]
+        self.starts: list[int] = [0, *np.cumsum([group.num_rows for group in self._groups]).tolist()]
+        schema = self._table.schema_arrow
+        for name in row_names(schema):
+            schema = schema.remove(schema.get_field_index(name))
+        self.schema = schema
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        """See ``RowGroups``."""
+        return self._table.read_row_group(group, columns=list(columns))
+
+    def has_fractions(self, column: str) -> bool:
+        """See ``RowGroups``: from the smallest and the largest value of a group."""
+        ends = [end for one in self._statistics(column) if one.has_min_max for end in (one.min, one.max)]
+        return any(isinstance(end, float) and not end.is_integer() for end in ends)
+
+    def has_gaps(self, column: str) -> bool:
+        """See ``RowGroups``."""
+        return any(one.null_count for one in self._statistics(column) if one.has_null_count)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._table.close()
+        self._file.close()
+
+    def _statistics(self, column: str) -> list[Any]:
+        found = []
+        for group in self._groups:
+            places = range(group.num_columns)
+            of = next((group.column(k) for k in places if group.column(k).path_in_schema == column), None)
+            if of is not None and of.statistics is not None:
+                found.append(of.statistics)
+        return found
+
+
+class CsvTable:
+    """A CSV file, which has to be read from its beginning, as one group."""
+
+    written = True
+
+    def __init__(self, path: str, file: IO[bytes], reading: TableReading) -> None:
+        with file:
+            self._table = read_csv(file.read(), path, reading)
+        self.schema, self.starts = self._table.schema, [0, len(self._table)]
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        """See ``RowGroups``."""
+        return self._table.select(list(columns))
+
+    def has_fractions(self, column: str) -> bool:
+        """See ``RowGroups``."""
+        return False
+
+    def has_gaps(self, column: str) -> bool:
+        """See ``RowGroups``."""
+        return bool(self._table.column(column).null_count)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[ColumnFacts, ...]:
+    """What a file tells of its feature columns; of those whose type says it all no cell is read.
+
+    Raises:
+        DataError: no features, or cells that no model takes.
+    """
+    twice = {name for name in table.schema.names if table.schema.names.count(name) > 1}
+    if twice:
+        raise DataError(f"{path} has two columns called {min(twice)!r}; give each a name of its own")
+    features = reading.features(list(table.schema.names), path)
+    kinds = {name: kind_of(table.schema.field(name).type) for name in features}
+    known = [
+        name
+        for name, kind in kinds.items()
+        if kind in ("whole", "truth") or (kind == "number" and table.has_fractions(name))
+    ]
+    found = {
+        name: ColumnFacts(name, frozenset([str(kinds[name])]), path, kinds[name] != "number", table.has_gaps(name))
+        for name in known
+    }
+    open_ones = [name for name in features if name not in found]
+    parts: dict[str, list[ColumnFacts]] = {name: [] for name in open_ones}
+    for group in range(len(table.starts) - 1) if open_ones else ():
+        cells = table.read(group, open_ones)
+        for name in open_ones:
+            written = table.written and name in reading.categorical
+            parts[name].append(column_facts(name, cells.column(name), path, written=written))
+    found |= {name: join_facts(of) for name, of in parts.items() if of}
+    return tuple(found.get(name, ColumnFacts(name, frozenset(), path)) for name in features)

@@ -1,0 +1,199 @@
+"""Tables that come in several files: text, gaps and dates as in one file, and no word of them taken for another."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from fimaudit import audit
+from fimaudit.data.arrays import Inputs
+from fimaudit.data.streams import Stream, open_data
+from fimaudit.data.table_reading import TableReading
+from fimaudit.errors import DataError
+from fimaudit.results import Report
+
+RNG = np.random.default_rng(0)
+COUNT = 60
+PEOPLE = pd.DataFrame(
+    {
+        "age": RNG.normal(50, 10, COUNT),
+        "sex": RNG.choice(["f", "m"], COUNT),
+        "stage": RNG.integers(1, 5, COUNT),
+        "creatinine": np.where(np.arange(COUNT) % 5, RNG.normal(1, 0.3, COUNT), np.nan),
+        "smoker": RNG.random(COUNT) < 0.5,
+    }
+)
+PEOPLE.loc[[3, 6], "sex"] = np.nan
+SICK = np.where(0.1 * (PEOPLE.age - 50) + (PEOPLE.sex == "m") + 0.5 * PEOPLE.stage > 1.8, "sick", "well")
+PIPELINE = make_pipeline(
+    ColumnTransformer(
+        [
+            ("n", make_pipeline(SimpleImputer(), StandardScaler()), ["age", "creatinine"]),
+            ("w", OneHotEncoder(handle_unknown="ignore"), ["sex", "stage", "smoker"]),
+        ]
+    ),
+    LogisticRegression(),
+).fit(PEOPLE, SICK)
+ASKED = PEOPLE[:12].assign(outcome=SICK[:12], ward=["a", "a", "b"] * 4)
+
+
+def asked(x: Any, **options: Any) -> Report:
+    return audit(PIPELINE, x, y="outcome", group="ward", queries=24, profile="off", scale="std", **options)
+
+
+def in_parts(table: pd.DataFrame, folder: Path, ending: str, cuts: list[int]) -> str:
+    for k, part in enumerate(np.split(np.arange(len(table)), cuts)):
+        some = table.iloc[part]
+        if ending == "csv":
+            some.to_csv(folder / f"{k}.csv", index=False)
+        else:
+            some.to_parquet(folder / f"{k}.parquet", row_group_size=2)
+    return str(folder / f"*.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_text_and_gaps_in_parts_give_the_report_of_one_table(ending: str, tmp_path: Path) -> None:
+    spec = in_parts(ASKED, tmp_path, ending, [4, 7])
+    whole, parts = asked(ASKED), asked(spec, out=tmp_path / "run")
+    assert parts.data["files"] == 3
+    assert [s.model_dump() for s in parts.inputs] == [s.model_dump() for s in whole.inputs]
+    assert parts.domain == whole.domain
+    assert parts.groups == whole.groups
+    assert {s.label for s in parts.inputs} == {0, 1}
+    held = [w for w in parts.warnings if "hold no numbers" in w or "missing values" in w]
+    assert held == [w for w in whole.warnings if w in held]
+    assert len(held) == 2
+    again = asked(spec, out=tmp_path / "run", resume=True)
+    assert again.inputs == parts.inputs
+
+
+def test_columns_of_parts_are_matched_by_name(tmp_path: Path) -> None:
+    ASKED[:6].to_parquet(tmp_path / "0.parquet")
+    ASKED[list(reversed(ASKED.columns))][6:].to_parquet(tmp_path / "1.parquet")
+    report = asked(str(tmp_path))
+    assert [s.probability for s in report.inputs] == pytest.approx(PIPELINE.predict_proba(ASKED).max(axis=1).tolist())
+    ASKED.drop(columns="age").to_parquet(tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"0.parquet has the columns age, .* but .*2.parquet has sex, .*same columns"):
+        asked(str(tmp_path))
+
+
+def test_one_column_of_two_kinds_is_refused(tmp_path: Path) -> None:
+    for k, cells in enumerate((["1", "2"], ["low", "high"])):
+        (tmp_path / f"{k}.csv").write_text("a,b\n" + "".join(f"{cell},1.5\n" for cell in cells))
+    with pytest.raises(DataError, match=r"column 'a' holds numbers in .*0.csv and text in .*1.csv"):
+        open_data(str(tmp_path / "*.csv"))
+    stream = open_data(str(tmp_path / "*.csv"), reading=TableReading(categorical=("a",)))
+    assert isinstance(stream, Stream)
+    assert [(c.kind, c.values) for c in stream.columns] == [("text", ("1", "2", "low", "high")), ("number", ())]
+
+
+def test_numbers_that_are_all_there_in_one_part_only(tmp_path: Path) -> None:
+    """Integers with gaps are floats to some writers, and a part may be of nothing but gaps."""
+    parts = ([1, 2], [None, 4.0], [None, None])
+    for k, cells in enumerate(parts):
+        pq.write_table(pa.table({"stage": cells, "age": [0.5, 1.0]}), tmp_path / f"{k}.parquet")
+    stream = open_data(str(tmp_path))
+    assert isinstance(stream, Stream)
+    assert stream.whole == ("stage",)
+    x = np.stack([np.asarray(row.x) for row in stream.rows(range(6))])
+    np.testing.assert_array_equal(x[:, 0], [1, 2, np.nan, 4, np.nan, np.nan])
+
+
+def test_words_that_appear_after_the_start_fail_their_inputs_alone(tmp_path: Path) -> None:
+    spec = in_parts(ASKED, tmp_path, "parquet", [6])
+    stream = open_data(spec, reading=TableReading(label="outcome", group="ward"))
+    assert isinstance(stream, Stream)
+    other = ASKED[6:].copy()
+    other.loc[8, "sex"] = "x"
+    other.to_parquet(tmp_path / "1.parquet", row_group_size=2)
+    rows = list(stream.rows(range(12)))
+    assert [k for k, row in enumerate(rows) if row.x is None] == [8, 9]  # its row group
+    assert "holds values that it did not hold before" in str(rows[8].reason)
+
+
+def test_numbers_alone_are_told_from_the_heads_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of hundreds of gigabytes is not read before its audit starts."""
+    for k in range(2):
+        pq.write_table(pa.table({"a": RNG.normal(size=50), "n": np.arange(50)}), tmp_path / f"{k}.parquet")
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", never)
+    stream = open_data(str(tmp_path))
+    assert isinstance(stream, Stream)
+    assert [c.kind for c in stream.columns] == ["number", "whole"]
+
+
+def test_a_table_that_is_damaged_inside_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["x", "y"] * 50}), tmp_path / "0.parquet", compression="none")
+    content = bytearray((tmp_path / "0.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36
+    (tmp_path / "0.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"0.parquet is damaged inside .*; copy it again"):
+        open_data(str(tmp_path / "*.parquet"))
+
+
+def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:
+    x = RNG.normal(size=(5, 3)).astype(np.float32)
+    pq.write_table(pa.table({"x": list(x), "label": [0, 1, 1, 0, 1]}), tmp_path / "one.parquet")
+    stream = open_data(tmp_path / "one.parquet")
+    rows = list(stream.rows(range(5)))
+    np.testing.assert_array_equal([row.x for row in rows], x)
+    assert [row.y for row in rows] == [0, 1, 1, 0, 1]
+
+
+CELLS = {
+    "number": st.floats(-100, 100, allow_nan=False, width=32),
+    "gaps": st.one_of(st.none(), st.floats(-100, 100, allow_nan=False, width=32)),
+    "whole": st.integers(-5, 5),
+    "truth": st.booleans(),
+    "text": st.one_of(st.none(), st.text("abc é,;\"'", min_size=1, max_size=4)),
+    "day": st.one_of(st.none(), st.dates(datetime.date(2000, 1, 1), datetime.date(2030, 1, 1))),
+}
+TYPES = {
+    "number": pa.float64(),
+    "gaps": pa.float64(),
+    "whole": pa.int64(),
+    "truth": pa.bool_(),
+    "text": pa.string(),
+    "day": pa.date32(),
+}
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_table_reads_the_same_in_parts(data: st.DataObject, tmp_path: Path) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=4))
+    rows = data.draw(st.integers(2, 8))
+    columns = {f"c{i}": pa.array([data.draw(CELLS[k]) for _ in range(rows)], TYPES[k]) for i, k in enumerate(kinds)}
+    table = pa.table({**columns, "y": [str(k) for k in range(rows)]})
+    folder = tmp_path
+    pq.write_table(table, folder / "whole.parquet")
+    cut = data.draw(st.integers(1, rows - 1))
+    order = data.draw(st.permutations(table.column_names))
+    pq.write_table(table[:cut], folder / "part-0.parquet", row_group_size=2)
+    pq.write_table(table[cut:].select(order), folder / "part-1.parquet")
+    whole, parts = open_data(folder / "whole.parquet"), open_data(str(folder / "part-*.parquet"))
+    assert isinstance(whole, Inputs)
+    assert isinstance(parts, Stream)
+    assert parts.columns == whole.columns
+    assert parts.whole == whole.whole
+    read = list(pickle.loads(pickle.dumps(parts)).rows(range(rows)))
+    np.testing.assert_array_equal([row.x for row in read], whole.x)
+    assert [row.y for row in read] == [str(k) for k in range(rows)]
