@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fimaudit.comparison.two_runs import STREAM, run_names
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Sensitivity
+from fimaudit.results import Interval, Sensitivity, Sentence
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
 from fimaudit.storage.run_folder import RunFolder
 
@@ -47,7 +47,7 @@ class Ranking(BaseModel):
     confidence: float
     inputs: int
     models: list[RankedModel]
-    warnings: list[str]
+    warnings: list[Sentence]
 
     def to_json(self) -> str:
         """The text of ``ranking.json``."""

@@ -6,6 +6,7 @@ import shlex
 from functools import singledispatch
 
 from fimaudit.comparison.two_runs import Comparison
+from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Verdict
 from fimaudit.report import charts
@@ -137,10 +138,12 @@ def _after_comparing(c: Comparison) -> list[NextStep]:
     if not all(is_run(folder) for folder in folders):
         return []
     first, second = map(shlex.quote, folders)
-    return [
-        NextStep("make a policy of the first", f"fimaudit gate --init {first} > policy.yaml"),
-        NextStep("decide it on the second", f"fimaudit gate {second} --policy policy.yaml --baseline {first}"),
-    ]
+    made = f"fimaudit gate --init {first} > policy.yaml"
+    if caller() == COMMAND_LINE:
+        decide = f"fimaudit gate {second} --policy policy.yaml --baseline {first}"
+        return [NextStep("make a policy of the first", made), NextStep("decide it on the second", decide)]
+    decide = f'print(fimaudit.gate("{folders[1]}", "policy.yaml", baseline="{folders[0]}"))'
+    return [NextStep("make a policy of the first, in a shell", made), NextStep("decide it on the second", decide)]
 
 
 @screen_of.register
