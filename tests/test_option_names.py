@@ -109,7 +109,7 @@ def test_what_is_missing_is_asked_for_as_the_run_was_made() -> None:
     assert "--resume" not in str(cut)
     assert "resume=True" in cut.html()
     line = cut.model_copy(update={"environment": {**cut.environment, "called_from": "command line"}})
-    assert "<code class=\"command\">--integrity --overwrite</code>" in line.html()
+    assert "<span>--integrity</span> <span>--overwrite</span>" in line.html()
 
 
 def test_every_keyword_that_a_message_may_name_exists() -> None:

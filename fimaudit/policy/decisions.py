@@ -196,7 +196,7 @@ def _flagged(asked: _Question, rule: FlagRule) -> _Found:
 
 def _not_ok(asked: _Question, rule: NotOkRule) -> _Found:
     share = (sum(s.status != "ok" for s in asked.inputs) + asked.run.unmeasured) / asked.count
-    return _Found("share of inputs that are not ok", share, share, share, rule.at_most)
+    return _Found("share of inputs without a full measurement", share, share, share, rule.at_most)
 
 
 def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, confidence: float) -> Decision:

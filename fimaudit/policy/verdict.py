@@ -39,6 +39,11 @@ class Decision(BaseModel):
     queries: int | None = None
     sentence: Sentence
 
+    @property
+    def title(self) -> str:
+        """The rule's name, and of which inputs it was asked where that is not all of them."""
+        return self.name if self.selection == "all inputs" else f"{self.name} ({self.selection})"
+
 
 class Verdict(Presented, BaseModel):
     """All decisions: fail if one fails, else undecided if one is, else pass."""

@@ -19,6 +19,7 @@ __all__ = ["Answer", "Headline", "NextStep", "answer_of", "flag_sentences"]
 
 #: Yardsticks of a distance in the order in which one stands beside the headline: asked for, then found.
 ORDER = ("baseline", "noise", "linear_model", "another_class", "most_common_class")
+SMALL = "small change"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Headline:
         says: the number in a sentence, with its interval.
         yardstick: beside what it can be read; empty where nothing is known.
         more: the other yardsticks.
+        label: how the yardstick relates to the value.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Headline:
     says: str
     yardstick: str = ""
     more: tuple[str, ...] = ()
+    label: str = "compared with"
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ def _found(report: Report) -> str:
     change = wording.named_change(report)
     alike = f"; as much as {number(radius.median.value / change.length)} {change.times}" if change.times else ""
     return (
-        f"Half of these inputs get another answer after a change of {number(radius.median.value)} or less ({unit}, as a "
-        f"total length{alike}), in the worst direction and to first order{weakest}."
+        f"Half of these inputs get another answer after a change of total length {number(radius.median.value)} or less "
+        f"(unit: {unit}{alike}), in the worst direction and to first order{weakest}."
     )
 
 
@@ -173,22 +176,22 @@ def _moved(report: Report) -> Headline | None:
     if noise is not None and noise.distance is not None:
         change = wording.NamedChange(noise.words, noise.distance)
     moved = wording.moved_share(norms.median, change)
-    title = "Probability that a small change moves"
+    title, of_what = "Probability that a small change moves", change.words.removeprefix("a change of ")
     if moved.value is None and moved.upper is None:
         return None
     if moved.value is None:
         says = "at most, for half of the inputs: the answers did not change measurably"
-        return Headline(title, f"≤ {percent(moved.upper)}", says, f"{change.words}")
+        return Headline(title, f"≤ {percent(moved.upper)}", says, of_what, label=SMALL)
     says = f"at most, in the worst direction and to first order; median, interval {share_text(moved)}"
     top = wording.moved_share(norms.p95, change)
-    beside = [f"{change.words}"]
+    beside, label = of_what, SMALL
     for y in report.yardsticks:
         if y.spectral_norm is not None:
             other = wording.moved_share(Interval(value=y.spectral_norm), change)
-            beside = [f"{y.words}: {percent(other.value)}, by {change.words}"]
+            beside, label = f"{y.words}: {percent(other.value)}, both by {change.words}", "compared with"
     if top.value is not None:
         says = f"{says}; {percent(top.value)} for the most sensitive 5%"
-    return Headline(title, percent(moved.value), says, beside[0])
+    return Headline(title, percent(moved.value), says, beside, label=label)
 
 
 def _right(report: Report) -> Headline | None:

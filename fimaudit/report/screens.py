@@ -8,7 +8,7 @@ from functools import singledispatch
 from fimaudit.comparison.two_runs import Comparison
 from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
-from fimaudit.policy.gate import Verdict
+from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report import charts
 from fimaudit.report.answer import Answer, NextStep, answer_of
 from fimaudit.report.drawing import Chart
@@ -50,7 +50,7 @@ def report_screen(report: Report, *, warnings: bool = True) -> Screen:
     return Screen(
         title=answer.audited,
         sentences=[answer.found],
-        rows=[ScreenRow(h.title, h.value, h.says, h.yardstick) for h in answer.headlines],
+        rows=[ScreenRow(h.title, h.value, h.says, h.yardstick, h.label) for h in answer.headlines],
         notes=_notes(answer, report, warnings),
         plot=plot,
         chart=chart,
@@ -148,20 +148,14 @@ def _after_comparing(c: Comparison) -> list[NextStep]:
 
 @screen_of.register
 def _(v: Verdict) -> Screen:
-    shares = [
-        (d.name, Interval(**{k: None if x is None else x / d.limit for k, x in _ends(d).items()}))
-        for d in v.decisions[:MOST_ROWS]
-        if d.limit > 0 and d.value
-    ]
+    shares = [(d.title, _within(d)) for d in v.decisions[:MOST_ROWS] if d.limit > 0 and d.value]
 
     def chart() -> Chart | None:
         if not shares:
             return None
         label = "; ".join(f"{name} {number(c.value)}" for name, c in shares)
-        title = "Each value divided by its limit"
-        return charts.interval_chart(
-            "fig-rules", title, "", label, "value / limit", shares, ["rule", "value / limit", ""], 1.0
-        )
+        title, axis = "How far each value is within its limit", "right of the line: within the limit"
+        return charts.interval_chart("fig-rules", title, "", label, axis, shares, ["rule", "times within", ""], 1.0)
 
     known = [x for _, c in shares for x in (c.value, c.lower, c.upper) if x]
     reach = max([2.0, *(max(x, 1 / x) for x in known)])
@@ -172,7 +166,7 @@ def _(v: Verdict) -> Screen:
         title=f"{v.outcome.upper()}: {OUTCOME_WORDS[v.outcome]} “{v.policy}”",
         sentences=[f"{len(v.decisions)} decisions ({counts}), each on its one-sided {percent(v.confidence)} bound."],
         notes=[
-            *((d.outcome, f"{d.name}: {d.sentence}") for d in v.decisions[:MOST_ROWS]),
+            *((d.outcome, f"{d.title}: {d.sentence}") for d in v.decisions[:MOST_ROWS]),
             *(("warning", w) for w in v.warnings),
         ],
         plot=[f"{name[:24]:24} {bar(c, 1 / reach, reach, 1.0)}" for name, c in shares],
@@ -180,5 +174,13 @@ def _(v: Verdict) -> Screen:
     )
 
 
-def _ends(decision: object) -> dict[str, float | None]:
+def _within(d: Decision) -> Interval:
+    """How many times within its limit a value lies, whichever side the limit is on: above 1 is kept."""
+    if d.side == "at least":
+        return Interval(**{name: None if x is None else x / d.limit for name, x in _ends(d).items()})
+    value, upper, lower = ((d.limit / x if x else None) for x in _ends(d).values())
+    return Interval(value=value, lower=lower, upper=upper)
+
+
+def _ends(decision: Decision) -> dict[str, float | None]:
     return {name: getattr(decision, name) for name in ("value", "lower", "upper")}

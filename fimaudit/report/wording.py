@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 GREY_LEVELS = 255
+HUNDREDTH = "a change of one hundredth of one feature's range"
 STATUS_WORDS = {
     "ok": "measured",
     "below_detection": "below detection: the answers did not change measurably, so only limits are known",
@@ -68,11 +69,11 @@ class NamedChange:
 
 
 def named_change(report: Report) -> NamedChange:
-    """One grey level everywhere for pictures, a step of the scale for tables, else one unit."""
+    """One grey level everywhere for pictures, else a step of the scale, a hundredth of a stated range, or one unit."""
     domain = report.domain
     lower, upper, quantum = (domain.get(k) for k in ("lower", "upper", "quantum"))
-    picture = is_picture(tuple(report.data.get("shape", ()))) and isinstance(domain.get("scale"), int | float)
-    if picture and isinstance(lower, int | float) and isinstance(upper, int | float):
+    ranged = all(isinstance(domain.get(k), int | float) for k in ("lower", "upper", "scale"))
+    if ranged and is_picture(tuple(report.data.get("shape", ()))):
         level = quantum if isinstance(quantum, int | float) and quantum > 0 else (upper - lower) / GREY_LEVELS
         words = "one grey level everywhere" if math.isclose(level, (upper - lower) / GREY_LEVELS) else "one level everywhere"
         length = level / float(domain["scale"]) * math.sqrt(domain["features"])
@@ -81,7 +82,9 @@ def named_change(report: Report) -> NamedChange:
     if unit == "standard deviation of the feature":
         return NamedChange("a change of one standard deviation of one feature", 1.0)
     if unit == "range of the feature":
-        return NamedChange("a change of one hundredth of one feature's range", 0.01)
+        return NamedChange(HUNDREDTH, 0.01)
+    if ranged:
+        return NamedChange(HUNDREDTH, 0.01 * (upper - lower) / float(domain["scale"]))
     return NamedChange(f"a change of total length 1 ({unit})", 1.0)
 
 

@@ -171,7 +171,7 @@ def test_what_it_says(folder: Path) -> None:
         "No policy was applied",
         "under 40",
         "Glossary",
-        "a change of one standard deviation",
+        "Small change</b>: one standard deviation of one feature",
     ):
         assert words in table, words
 
@@ -332,7 +332,7 @@ def test_comparison_page(browser: Any, folder: Path, tmp_path: Path) -> None:
     first, second = (read_run(tmp_path / name) for name in ("first", "second"))
     path = render_comparison(compare_runs(first, second), first, second, tmp_path / "comparison.html")
     assert "would do so by chance" in path.read_text()  # inputs changed beyond their intervals
-    assert f"--baseline {tmp_path / 'first'}" in path.read_text()
+    assert f"<span>--baseline</span> <span>{tmp_path / 'first'}" in path.read_text()
     itself = render_comparison(compare_runs(run, run), run, run, tmp_path / "itself.html").read_text()
     assert "None of them changed beyond its interval" in itself
     page, said = opened(browser, path, 390)
