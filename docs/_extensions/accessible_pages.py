@@ -13,6 +13,7 @@ MENDED = (
     (r'role="heading">', 'role="heading" aria-level="2">'),
     (r'<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="Pages">'),
     (r'<aside class="toc-drawer( no-toc)?">', r'<aside class="toc-drawer\1" aria-label="On this page">'),
+    (r'<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
     (r"<pre(?=[ >])(?! tabindex)", '<pre tabindex="0"'),
     (r"<th(?: class=\"[^\"]*\")?>(?:<p></p>)?</th>", "<td></td>"),
     (r'<div id="search-results">', '<h1>Search</h1><div id="search-results">'),

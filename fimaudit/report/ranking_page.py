@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fimaudit.comparison.ranking import RankedModel, Ranking
+from fimaudit.option_names import COMMAND_LINE, caller
+from fimaudit.report.answer import NextStep
 from fimaudit.report.page import _common, _environment
+from fimaudit.report.screen import Screen, ScreenRow
+from fimaudit.report.wording import interval_text, number
 
-__all__ = ["ranking_html"]
+__all__ = ["ranking_html", "ranking_screen"]
 
 #: What each quantity is, and whether much of it is good.
 QUANTITIES = {
@@ -48,6 +52,29 @@ def ranking_html(ranking: Ranking, environment: dict[str, Any]) -> str:
             environment=environment,
             **_common(),
         )
+    )
+
+
+def ranking_screen(ranking: Ranking) -> Screen:
+    """What ``print`` and a notebook show of it."""
+    quantity, meaning = QUANTITIES[ranking.metric]
+    rows = [
+        ScreenRow(
+            f"{m.rank}. {m.name}",
+            number(m.median.value),
+            f"place {m.best if m.best == m.worst else f'{m.best} to {m.worst}'}; interval {interval_text(m.median)}",
+        )
+        for m in ranking.models
+    ]
+    folders = [m.folder for m in ranking.models[:2]]
+    shell = caller() == COMMAND_LINE
+    compare = _compare(ranking.models) if shell else f'fimaudit.compare("{folders[0]}", "{folders[1]}")'
+    return Screen(
+        title=f"{len(ranking.models)} models on {ranking.inputs:,} inputs, by the median of the {quantity}",
+        sentences=[f"The {quantity} is {meaning}.", f"{_found(ranking.models)} {_ties(ranking.models)}"],
+        rows=rows,
+        notes=[("warning", w) for w in ranking.warnings],
+        steps=[NextStep("see the first two side by side", compare)],
     )
 
 
