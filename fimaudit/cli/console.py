@@ -15,11 +15,11 @@ from fimaudit.cli.output import print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.report.answer import flag_sentences
 from fimaudit.report.wording import focus_sentence
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import Interval, Presented, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.storage.run_folder import run_of
 
-__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
+__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report", "show_screen"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 5
@@ -77,13 +77,16 @@ def limits_text(interval: Interval) -> str:
     return f"[{low}, {high}]"
 
 
-def show_report(console: Console, report: Report) -> None:
-    """The answer first, then the numbers behind it, then the inputs that matter most and what their flags mean."""
-    from fimaudit.report.screens import report_screen  # which no other command needs
-
-    for style, line in report_screen(report).lines(console.width):
+def show_screen(console: Console, found: Presented) -> None:
+    """The answer first, as ``print`` shows it in Python."""
+    for style, line in found._screen().lines(console.width):
         wide = style == "command"  # which is pasted, so it is never broken
         console.print(line, style="cyan" if wide else style, highlight=False, markup=False, soft_wrap=wide)
+
+
+def show_report(console: Console, report: Report) -> None:
+    """The answer first, then the numbers behind it, then the inputs that matter most and what their flags mean."""
+    show_screen(console, report)
     summary = report.summary
     percent = f"{100 * report.settings['confidence']:g} % interval"
     table = plain_table(None, "these inputs", "", "value", percent)

@@ -62,7 +62,8 @@ def ranking_screen(ranking: Ranking) -> Screen:
         ScreenRow(
             f"{m.rank}. {m.name}",
             number(m.median.value),
-            f"place {m.best if m.best == m.worst else f'{m.best} to {m.worst}'}; interval {interval_text(m.median)}",
+            f"place {m.best if m.best == m.worst else f'{m.best} to {m.worst}'}; interval {interval_text(m.median)}"
+            + _beside_first(m),
         )
         for m in ranking.models
     ]
@@ -76,6 +77,11 @@ def ranking_screen(ranking: Ranking) -> Screen:
         notes=[("warning", w) for w in ranking.warnings],
         steps=[NextStep("see the first two side by side", compare)],
     )
+
+
+def _beside_first(m: RankedModel) -> str:
+    ratio = m.ratio_to_first
+    return "" if m.rank == 1 or ratio.value is None else f"; {number(ratio.value)} × the first ({interval_text(ratio)})"
 
 
 def _found(models: Sequence[RankedModel]) -> str:

@@ -114,7 +114,7 @@ def _(c: Comparison) -> Screen:
     ]
     radius = c.quantities.get("margin_radius")
     second, first = c.second.get("name"), c.first.get("name")
-    told = (
+    relation = (
         "cannot be told apart from" if radius is None or radius.verdict == "not told apart" else f"is {radius.verdict} than"
     )
     accuracy = []
@@ -124,7 +124,9 @@ def _(c: Comparison) -> Screen:
         accuracy = [ScreenRow("right answers", shares, says)]
     return Screen(
         title=f"{second} against {first}, on {c.inputs:,} inputs both were measured at",
-        sentences=[f"By the distance to another answer, {second} {told} {first}, at {percent(c.confidence)} confidence."],
+        sentences=[
+            f"By the distance to another answer, {second} {relation} {first}, at {percent(c.confidence)} confidence."
+        ],
         rows=[*rows, *accuracy],
         notes=[("warning", w) for w in c.warnings][:MOST_ROWS],
         plot=[f"{TITLES[name]:14} {bar(r, 1 / reach, reach, 1.0)}" for name, r in ratios.items() if r.value],
