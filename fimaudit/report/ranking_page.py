@@ -62,8 +62,7 @@ def ranking_screen(ranking: Ranking) -> Screen:
         ScreenRow(
             f"{m.rank}. {m.name}",
             number(m.median.value),
-            f"place {m.best if m.best == m.worst else f'{m.best} to {m.worst}'}; interval {interval_text(m.median)}"
-            + _beside_first(m),
+            f"place {_places(m)}; interval {interval_text(m.median)}{_beside_first(m)}",
         )
         for m in ranking.models
     ]
@@ -77,6 +76,10 @@ def ranking_screen(ranking: Ranking) -> Screen:
         notes=[("warning", w) for w in ranking.warnings],
         steps=[NextStep("see the first two side by side", compare)],
     )
+
+
+def _places(m: RankedModel) -> str:
+    return str(m.best) if m.best == m.worst else f"{m.best} to {m.worst}"
 
 
 def _beside_first(m: RankedModel) -> str:

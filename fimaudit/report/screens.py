@@ -17,7 +17,7 @@ from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, interval_text, num
 from fimaudit.results import QUANTITY_NAMES, Interval, Report, Sensitivity
 from fimaudit.storage.run_folder import is_run, run_of
 
-__all__ = ["report_screen", "screen_of"]
+__all__ = ["screen_of"]
 
 TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
 #: Decisions and warnings that fit a screen.
@@ -32,11 +32,6 @@ def screen_of(thing: object) -> Screen:
 
 @screen_of.register
 def _(report: Report) -> Screen:
-    return report_screen(report)
-
-
-def report_screen(report: Report, *, warnings: bool = True) -> Screen:
-    """The answer of an audit."""
     run = run_of(report, whole=False)
     answer = answer_of(report, run.inputs)
     unit = str(report.domain["unit"])
@@ -51,17 +46,17 @@ def report_screen(report: Report, *, warnings: bool = True) -> Screen:
         title=answer.audited,
         sentences=[answer.found],
         rows=[ScreenRow(h.title, h.value, h.says, h.yardstick, h.label) for h in answer.headlines],
-        notes=_notes(answer, report, warnings),
+        notes=_notes(answer, report),
         plot=plot,
         chart=chart,
         steps=answer.steps,
     )
 
 
-def _notes(answer: Answer, report: Report, warnings: bool) -> list[tuple[str, str]]:
+def _notes(answer: Answer, report: Report) -> list[tuple[str, str]]:
     found = [("not measured", sentence) for sentence in answer.unmeasured]
     found.append(("integrity", answer.integrity.removeprefix("integrity: ")))
-    return found + [("warning", w) for w in report.warnings if warnings][:MOST_ROWS]
+    return found + [("warning", w) for w in report.warnings][:MOST_ROWS]
 
 
 @screen_of.register

@@ -27,6 +27,7 @@ from fimaudit.report.page import has_pictures, page_html, render, render_compari
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
 from fimaudit.report.shown import SHOWN_FILE, keep_shown, most_sensitive, read_shown
 from fimaudit.report.wording import (
+    NamedChange,
     integrity_sentence,
     interval_text,
     moved_share,
@@ -393,6 +394,9 @@ def test_one_grey_level(folder: Path) -> None:
     assert moved_share(Interval(value=4.0, lower=1.0, upper=1e9), change).model_dump() == pytest.approx(
         {"value": 12 / 255, "lower": 6 / 255, "upper": 1.0}
     )
+    report = Report.read(folder / "pictures")
+    row = report.model_copy(update={"data": {**report.data, "shape": [144]}})
+    assert named_change(row) == NamedChange("a change of one hundredth of one feature's range", 0.01)
 
 
 def test_pictures() -> None:
