@@ -36,6 +36,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "accessible_pages",
     "every_block_runs",
     "reference_pages",
 ]
@@ -44,6 +45,8 @@ templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme = "furo"
+html_theme_options = {"top_of_page_buttons": []}  # they stand outside of every landmark
+html_copy_source = False
 smartquotes = False  # a flag keeps both of its hyphens
 
 myst_enable_extensions = ["deflist"]

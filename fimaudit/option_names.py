@@ -1,6 +1,7 @@
 """How options are named in messages: by flags on the command line, by keyword arguments in Python.
 
-Messages are written once, with flags. ``FimauditError`` puts them into the words of whoever calls.
+Messages are written once, with flags. ``FimauditError`` and the sentences of results (``results.Sentence``) put them into
+the words of whoever calls. A file keeps the words in which it was written: what it advises is done where the run was made.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["flags_in_messages", "in_callers_words", "with_keywords"]
+__all__ = ["COMMAND_LINE", "caller", "flags_in_messages", "in_callers_words", "with_keywords"]
 
+COMMAND_LINE = "command line"
 #: Flags whose keyword has another name.
 KEYWORDS = {"class": "finding", "data": "x", "label": "y", "for": "purpose"}
 #: Flags without a value.
@@ -42,14 +44,19 @@ _flags = False
 
 
 @contextmanager
-def flags_in_messages() -> Iterator[None]:
-    """Within it, messages name options as the command line does."""
+def flags_in_messages(wanted: bool = True) -> Iterator[None]:
+    """Within it, messages name options as the command line does; or as Python does where that is not ``wanted``."""
     global _flags
-    before, _flags = _flags, True
+    before, _flags = _flags, wanted
     try:
         yield
     finally:
         _flags = before
+
+
+def caller() -> str:
+    """Who reads messages now: ``command line`` or ``Python``."""
+    return COMMAND_LINE if _flags else "Python"
 
 
 def in_callers_words(text: str) -> str:

@@ -48,8 +48,7 @@ def assert_policy(tmp_path: Path, record_property: Callable[[str, object], None]
         record_property("fimaudit.policy", verdict.policy)
         record_property("fimaudit.outcome", verdict.outcome)
         for decision in verdict.decisions:
-            selection = "" if decision.selection == "all inputs" else f" ({decision.selection})"
-            record_property(f"fimaudit.rule.{decision.name}{selection}", decision.sentence)
+            record_property(f"fimaudit.rule.{decision.title}", decision.sentence)
         require_pass(verdict, out)
         return verdict
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.option_names import in_callers_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ __all__ = [
     "Report",
     "ScaleRung",
     "Sensitivity",
+    "Sentence",
     "Status",
     "StepReport",
     "Summary",
@@ -51,6 +53,8 @@ UNANSWERED = "unanswered"
 QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
 Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
+#: What a result says in words: of options it speaks as whoever reads it would type them.
+Sentence = Annotated[str, AfterValidator(in_callers_words)]
 
 
 def _above(module: str, name: str) -> Any:
@@ -190,7 +194,7 @@ class Sensitivity(Presented, _Data):
     smallest_radius: float | None = None
     witness: Witness | None = None
     smoothed: Certificate | None = None
-    reason: str | None = None
+    reason: Sentence | None = None
 
 
 #: Fields with a structure of their own are kept as JSON text.
@@ -274,7 +278,7 @@ class IntegrityCheck(_Data):
     name: Literal["history", "last_digit", "boundary", "slope", "radius"]
     outcome: Literal["ok", "contradicted", "not_applicable"]
     notices: str
-    finding: str
+    finding: Sentence
     metrics: list[str] = list(QUANTITY_NAMES)
     numbers: dict[str, float | int | None] = {}
     rows: int = 0
@@ -319,7 +323,7 @@ class Report(Presented, _Data):
     groups: dict[str, Summary] = {}
     accuracy: Interval | None = None
     yardsticks: list[Yardstick] = []
-    warnings: list[str] = []
+    warnings: list[Sentence] = []
     integrity: list[IntegrityCheck] = []
     inputs: list[Sensitivity] = []
     inputs_file: str | None = None

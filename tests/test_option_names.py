@@ -15,6 +15,7 @@ import fimaudit
 from fimaudit.cli import app, load_command
 from fimaudit.errors import FimauditError, MissingExtraError, ModelFailure, UsageError
 from fimaudit.option_names import KEYWORDS, SWITCHES, flags_in_messages, with_keywords
+from fimaudit.report.page import render
 from fimaudit.runs.options import AuditOptions
 
 SAID = {
@@ -69,6 +70,46 @@ def test_one_mistake_is_told_in_the_words_of_its_caller(tmp_path: Path) -> None:
         line = CliRunner().invoke(app, ["audit", "logits_model:logits", "--data", "x.npz", "--out", "run"])
     assert "--link softmax" in str(line.exception)
     assert "link=" not in str(line.exception)
+
+
+def test_a_report_names_options_as_its_reader_would_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same warning from Python and from the command line; the page is the same for both and keeps the run's words."""
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(6, 3)))
+    (tmp_path / "shares_model.py").write_text(
+        "import numpy as np\n\n\ndef shares():\n    return lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = {"link": "softmax", "queries": 30, "lower": None, "upper": None}
+    python = fimaudit.audit("shares_model:shares", "x.npz", out="python", **asked)
+    words = "audit", "shares_model:shares", "--data", "x.npz", "--link", "softmax", "--queries", "30", "--out", "line"
+    printed = CliRunner().invoke(app, words).output
+    line = fimaudit.Report.read("line")
+    said = next(w for w in python.warnings if "as probabilities do" in w)
+    assert "use link='identity'" in said
+    assert said in line.warnings
+    assert "use --link identity" in " ".join(printed.split())
+    assert "fimaudit.compare(" in str(line)
+    assert "fimaudit compare line OTHER_RUN" in " ".join(printed.split())
+    assert (python.environment["called_from"], line.environment["called_from"]) == ("Python", "command line")
+    for folder, words in (("python", "link=&#39;identity&#39;"), ("line", "--link identity")):
+        page = Path(folder, "report.html").read_text()
+        assert words in page
+        with flags_in_messages():
+            assert render(folder).read_text() == page == fimaudit.Report.read(folder).html()
+        assert render(folder).read_text() == page
+
+
+def test_what_is_missing_is_asked_for_as_the_run_was_made() -> None:
+    report = fimaudit.audit(lambda x: np.full((len(x), 2), 0.5), np.ones((3, 2)), queries=20)
+    data, model = {**report.data, "inputs": 9}, {**report.model, "adapter": "http"}
+    cut = report.model_copy(update={"data": data, "model": model})
+    assert "resume=True" in str(cut)
+    assert "integrity=True, overwrite=True" in str(cut)
+    assert "--resume" not in str(cut)
+    assert "resume=True" in cut.html()
+    line = cut.model_copy(update={"environment": {**cut.environment, "called_from": "command line"}})
+    assert "<span>--integrity</span> <span>--overwrite</span>" in line.html()
 
 
 def test_every_keyword_that_a_message_may_name_exists() -> None:

@@ -32,6 +32,15 @@ def test_workflows_run_what_is_there(path: Path) -> None:
                 assert set(extras.split(",")) <= set(known)
 
 
+def test_the_pins_that_the_wheel_is_tried_with_hold_no_hash() -> None:
+    """With one, pip asks for the hash of the wheel too, which was built a moment ago."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import release_check as r"
+    code += "; print(r.pins_of(sys.argv[1]))"
+    lock = "# by a program\nnumpy==2.4.6 \\\n    --hash=sha256:0a \\\n    --hash=sha256:0b\nscipy==1.17.1\n"
+    done = subprocess.run([sys.executable, "-c", code, lock], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["numpy==2.4.6", "scipy==1.17.1"]
+
+
 def test_every_python_and_system_tries_the_release() -> None:
     matrix = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]["try"]["strategy"]["matrix"]
     assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]

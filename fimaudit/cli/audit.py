@@ -174,5 +174,5 @@ def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, 
 
 def _facts(report: Report, out: Path, verdict: Verdict | None) -> dict[str, Any]:
     """The report but for its inputs, which lie in the run folder, and the verdict."""
-    told = report.model_dump(mode="json", by_alias=True, exclude={"inputs"})
-    return {"folder": str(out), "report": told, "verdict": verdict}
+    facts = report.model_dump(mode="json", by_alias=True, exclude={"inputs"})
+    return {"folder": str(out), "report": facts, "verdict": verdict}

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.cli.console import show_screen
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
 from fimaudit.cli.flag_blocks import FlagBlock, in_blocks
 from fimaudit.cli.flag_values import one_of_two, output_choice
@@ -171,18 +172,14 @@ def _agreed(
 
 
 def _show(console: Console, found: Comparison | Ranking, files: Sequence[Path]) -> None:
+    show_screen(console, found)
     if isinstance(found, Comparison):
-        _show_comparison(console, found)
-    else:
-        _show_ranking(console, found)
+        _show_ratios(console, found)
     if files:
         print_line(console, f"written: {', '.join(map(str, files))}")
 
 
-def _show_comparison(console: Console, c: Comparison) -> None:
-    print_line(console, f"{c.second['name']} against {c.first['name']}, {c.inputs} inputs")
-    for name, q in c.quantities.items():
-        print_line(console, f"  {TITLES[name]}: {q.verdict}")
+def _show_ratios(console: Console, c: Comparison) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("ratio of", "", "value", "these inputs", "population"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("ratio of", "") else "right")
@@ -191,33 +188,11 @@ def _show_comparison(console: Console, c: Comparison) -> None:
             value = "-" if r.these_inputs.value is None else f"{r.these_inputs.value:.3g}"
             title = TITLES[name] if place == 0 else ""
             table.add_row(title, which, value, _limits(r.these_inputs), _limits(r.population))
+    console.print()
     console.print(table)
-    for warning in c.warnings:
-        print_line(console, f"warning: {warning}", "yellow")
-
-
-def _show_ranking(console: Console, ranking: Ranking) -> None:
-    print_line(console, f"{len(ranking.models)} models on {ranking.inputs} inputs by {TITLES[ranking.metric]}")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("rank", "between", "model", "median", "ratio to first"):
-        table.add_column(name, no_wrap=name != "model", overflow="fold")
-    for m in ranking.models:
-        value = "-" if m.median.value is None else f"{m.median.value:.3g}"
-        ratio = "-" if m.ratio_to_first.value is None else f"{m.ratio_to_first.value:.3g} ({_limits(m.ratio_to_first)})"
-        between = str(m.best) if m.best == m.worst else f"{m.best} and {m.worst}"
-        table.add_row(str(m.rank), between, _plain(m.name), value, _plain("1" if m.rank == 1 else ratio))
-    console.print(table)
-    for warning in ranking.warnings:
-        print_line(console, f"warning: {warning}", "yellow")
 
 
 def _limits(interval: Any) -> str:
     low = "0" if interval.lower is None else f"{interval.lower:.3g}"
     high = "inf" if interval.upper is None else f"{interval.upper:.3g}"
     return f"{low} to {high}"
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)

@@ -11,17 +11,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fimaudit.cli.output import print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.report.answer import flag_sentences
 from fimaudit.report.wording import focus_sentence
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import Interval, Presented, Report, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.storage.run_folder import run_of
 
-__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report"]
+__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report", "show_screen"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 5
+#: Differences of answers up to here are rounding, which a reader need not know of.
+ROUNDING = 1e-9
 #: Columns of a terminal from which every detail of an input fits beside its status.
 WIDE = 96
 #: Longest name of a class in a table.
@@ -30,6 +33,7 @@ COVERED = {
     "black-box": "intervals cover the random choice of directions",
     "white-box": "measured by derivatives: intervals cover numerical error",
 }
+TRADES = "trades: the two classes between which a change in the worst direction moves probability"
 QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum", "p05": "5th percentile", "min": "minimum"}
 
 
@@ -73,13 +77,16 @@ def limits_text(interval: Interval) -> str:
     return f"[{low}, {high}]"
 
 
-def show_report(console: Console, report: Report) -> None:
-    """The answer first, then the numbers behind it, then the inputs that matter most and what their flags mean."""
-    from fimaudit.report.screens import report_screen  # which no other command needs
-
-    for style, line in report_screen(report).lines(console.width):
+def show_screen(console: Console, found: Presented) -> None:
+    """The answer first, as ``print`` shows it in Python."""
+    for style, line in found._screen().lines(console.width):
         wide = style == "command"  # which is pasted, so it is never broken
         console.print(line, style="cyan" if wide else style, highlight=False, markup=False, soft_wrap=wide)
+
+
+def show_report(console: Console, report: Report) -> None:
+    """The answer first, then the numbers behind it, then the inputs that matter most and what their flags mean."""
+    show_screen(console, report)
     summary = report.summary
     percent = f"{100 * report.settings['confidence']:g} % interval"
     table = plain_table(None, "these inputs", "", "value", percent)
@@ -95,7 +102,7 @@ def show_report(console: Console, report: Report) -> None:
     console.print()
     console.print(table)
     batch = (report.model.get("preflight") or {}).get("batch_difference")
-    if batch:
+    if batch and batch > ROUNDING:
         console.print(f"an answer alone and in a batch differs by up to {batch:.2g}", style="dim", highlight=False)
     unit = escape(report.domain["unit"])
     console.print(f"norms in 1/unit², radius in unit; unit: {unit}", style="dim", highlight=False)
@@ -146,9 +153,11 @@ def _show_inputs(console: Console, report: Report) -> None:
             *([] if all_ok else [_status(s)]),
         )
     console.print(table)
+    if details and any(s.contrast is not None for s in ranked):
+        print_line(console, TRADES, "dim")
     flags = Counter(flag for s in inputs for flag in s.flags).most_common()
     for flag, words in flag_sentences(report, flags):
-        console.print(f"{flag}: {words}", style="dim", highlight=False, markup=False)
+        print_line(console, f"{flag}: {words}", "dim")
 
 
 def _named(report: Report, position: int) -> str:

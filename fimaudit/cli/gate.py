@@ -116,8 +116,7 @@ def show_verdict(console: Console, verdict: Verdict) -> None:
     from fimaudit.policy.formats import OUTCOME_WORDS
 
     for d in verdict.decisions:
-        name = d.name if d.selection == "all inputs" else f"{d.name} ({d.selection})"
-        print_line(console, Text.assemble((f"{d.outcome:9} ", STYLES[d.outcome]), f"{name}: {d.sentence}"))
+        print_line(console, Text.assemble((f"{d.outcome:9} ", STYLES[d.outcome]), f"{d.title}: {d.sentence}"), indent=10)
     for warning in verdict.warnings:
         print_line(console, f"warning: {warning}", "yellow")
     print_line(console, f"{verdict.outcome.upper()}: {OUTCOME_WORDS[verdict.outcome]}", STYLES[verdict.outcome])

@@ -62,11 +62,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def print_line(console: Console, text: str | Text, style: str = "") -> None:
-    """A sentence: on a terminal broken between words and never within one, elsewhere on one line."""
+def print_line(console: Console, text: str | Text, style: str = "", *, indent: int = 0) -> None:
+    """A sentence: on a terminal broken between words and never within one, elsewhere on one line.
+
+    Args:
+        indent: columns by which its further lines are moved to the right.
+    """
     shown = Text(text, style) if isinstance(text, str) else text.copy()
     if console.is_terminal:
-        shown.plain = _broken(shown.plain, console.width)  # of the same length, so that styles stay where they are
+        # Of the same length, so that styles stay where they are.
+        shown.plain = _broken(shown.plain, max(20, console.width - indent))
+        shown = Text("\n" + " " * indent).join(shown.split("\n"))
     console.print(shown, soft_wrap=True)
 
 

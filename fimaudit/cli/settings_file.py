@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,4 +134,15 @@ def _saved(value: Any) -> Any:
     """What YAML holds without a type of ours."""
     if isinstance(value, list | tuple):
         return [_saved(item) for item in value]
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, str):
+        return _number(value)
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _number(word: str) -> str | int | float:
+    """A number that was written as it is read back is one in the file too."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            if str(kind(word)) == word and math.isfinite(kind(word)):
+                return kind(word)
+    return word

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar
+from fimaudit.cli.console import limits_text, number_text, plain_table, progress_bar, show_screen
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flag_values import one_of_two
@@ -32,8 +31,6 @@ from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS
 
 __all__ = ["validate"]
-
-NAMES = {"margin_radius": "margin radius", "peak_spectral_norm": "1 / peak norm", "spectral_norm": "1 / spectral norm"}
 
 
 @in_blocks
@@ -129,35 +126,16 @@ def _agreed(target: str, inputs: Inputs, rows: int, endpoint: SentFlags, batch: 
 
 
 def _show(console: Console, v: Validation, out: Path) -> None:
-    """What was found, how the metric follows it, and how the attacks did."""
-    rows = f"{v.measured_rows:,} rows to measure, {v.forward_rows:,} forward and {v.backward_rows:,} backward to attack"
-    console.print(f"[bold]{escape(str(v.model['name']))}[/bold]", highlight=False)
-    console.print(f"{v.attacked} of {v.data['inputs']} inputs attacked; {rows}", highlight=False)
-    percent = f"{100 * v.settings['confidence']:g} % interval"
-    table = plain_table(None, "against the smallest perturbation", "Spearman", percent, "Kendall", "inputs")
-    for c in v.correlations:
-        cells = (number_text(c.spearman.value), _limits(c.spearman), number_text(c.kendall.value), str(c.inputs))
-        table.add_row(NAMES.get(c.metric, c.metric), *cells)
-    console.print(table)
-    ratio = next((c.ratio for c in v.correlations if c.metric == "margin_radius"), Interval())
-    console.print(
-        f"margin radius over smallest perturbation, median: {number_text(ratio.value)} {limits_text(ratio)}; "
-        f"unit: {escape(v.unit)}",
-        highlight=False,
-    )
+    """What was found, then how well a small radius tells what is flipped within a distance."""
+    show_screen(console, v)
     if v.flipped:
+        percent = f"{100 * v.settings['confidence']:g} % interval"
         table = plain_table(None, "flipped within", "AUC", percent, "flipped", "not")
         for f in v.flipped:
             cells = (number_text(f.auc.value), _limits(f.auc), str(f.flipped), str(f.not_flipped))
             table.add_row(f"{f.eps:g}", *cells)
+        console.print()
         console.print(table)
-    table = plain_table(None, "attack", "succeeded", "smallest", "median excess")
-    for a in v.attacks:
-        excess = "-" if a.median_excess is None else f"{100 * a.median_excess:.1f} %"
-        table.add_row(a.name, str(a.succeeded), str(a.smallest), excess)
-    console.print(table)
-    for warning in v.warnings:
-        print_line(console, f"warning: {warning}", "yellow")
     print_line(console, f"run folder: {out}")
 
 

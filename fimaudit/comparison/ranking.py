@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fimaudit.comparison.two_runs import STREAM, run_names
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Sensitivity
+from fimaudit.results import Interval, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
 from fimaudit.storage.run_folder import RunFolder
 
@@ -35,10 +35,11 @@ class RankedModel(BaseModel):
     confidence: float | None
 
 
-class Ranking(BaseModel):
+class Ranking(Presented, BaseModel):
     """Models by the median of one quantity over the inputs that all of them measured, the least sensitive first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _shown_by: ClassVar[tuple[str, str]] = ("report.ranking_page", "ranking_screen")
 
     schema_version: Literal[1] = 1
     metric: Metric
@@ -47,7 +48,7 @@ class Ranking(BaseModel):
     confidence: float
     inputs: int
     models: list[RankedModel]
-    warnings: list[str]
+    warnings: list[Sentence]
 
     def to_json(self) -> str:
         """The text of ``ranking.json``."""

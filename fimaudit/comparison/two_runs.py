@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Presented, Sensitivity
+from fimaudit.results import Interval, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import Column, changes, column, larger_share, quantile_ratio, rank_correlation
 from fimaudit.storage.run_folder import RunFolder
 
@@ -110,7 +110,7 @@ class Comparison(Presented, _Data):
     quantities: dict[str, QuantityComparison]
     changed: list[Change]
     answers: Answers
-    warnings: list[str]
+    warnings: list[Sentence]
 
     def to_json(self) -> str:
         """The text of ``comparison.json``."""

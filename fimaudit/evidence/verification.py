@@ -29,10 +29,11 @@ from fimaudit.evidence.bundle import (
     canonical,
     pre_authentication,
 )
+from fimaudit.option_names import with_keywords
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
 from fimaudit.statistics.summary import summarise
-from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_for_page, read_run, read_table
+from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run, read_table
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = ["Finding", "is_bundle", "verify_bundle"]
@@ -242,7 +243,7 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 
 def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     """The page, where this version of the templates made it: rendered again it must be the same."""
-    from fimaudit.report.page import has_pictures, made_here, page_html
+    from fimaudit.report.page import has_pictures, made_here, page_html, page_run
     from fimaudit.report.standards import standard_of
 
     if PAGE not in members:
@@ -254,7 +255,7 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     for name in (VERDICT, "shown.npz"):
         if name in members:
             (place / name).write_bytes(members[name])
-    same = page_html(read_for_page(place), pictures=has_pictures(text), standard=standard_of(text)) == text
+    same = page_html(page_run(place), pictures=has_pictures(text), standard=standard_of(text)) == text
     yield Finding("page", same, f"{PAGE} {'shows' if same else 'does not show'} what the data say")
 
 
@@ -287,6 +288,8 @@ def _difference(a: Any, b: Any, at: str = "") -> str | None:
     if isinstance(a, float | int) and isinstance(b, float | int) and not isinstance(a, bool) and not isinstance(b, bool):
         same = math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-300)
         return None if same else f"{at.lstrip('.')}: {a!r} against {b!r}"
+    if isinstance(a, str) and isinstance(b, str) and with_keywords(a) == with_keywords(b):  # by whoever they were said
+        return None
     return None if a == b else f"{at.lstrip('.')}: {a!r} against {b!r}"
 
 

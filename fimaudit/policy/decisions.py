@@ -196,7 +196,7 @@ def _flagged(asked: _Question, rule: FlagRule) -> _Found:
 
 def _not_ok(asked: _Question, rule: NotOkRule) -> _Found:
     share = (sum(s.status != "ok" for s in asked.inputs) + asked.run.unmeasured) / asked.count
-    return _Found("share of inputs that are not ok", share, share, share, rule.at_most)
+    return _Found("share of inputs without a full measurement", share, share, share, rule.at_most)
 
 
 def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, confidence: float) -> Decision:
@@ -204,12 +204,12 @@ def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder
 
     Inputs that failed, in either run, are unknown rather than left out: failing must not help to pass.
     """
-    there = {s.index: s for s in baseline.inputs}
-    here = {s.index: s for s in run.inputs}
-    total = max(int(run.report.data.get("inputs", 0)), len(here))
-    indices = sorted({*there, *here}) + [-1] * (total - len({*there, *here}))
+    baselines = {s.index: s for s in baseline.inputs}
+    candidates = {s.index: s for s in run.inputs}
+    total = max(int(run.report.data.get("inputs", 0)), len(candidates))
+    indices = sorted({*baselines, *candidates}) + [-1] * (total - len({*baselines, *candidates}))
     sides = []
-    for inputs, report in ((there, baseline.report), (here, run.report)):
+    for inputs, report in ((baselines, baseline.report), (candidates, run.report)):
         cells = [_known(inputs[i], rule.metric) if i in inputs else Interval() for i in indices]
         sides.append(column(cells, float(report.settings["confidence"])))
     rng = np.random.Generator(np.random.Philox(key=np.array([STREAM + 1, total], dtype=np.uint64)))

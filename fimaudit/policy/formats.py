@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from fimaudit.errors import RunFolderError
-from fimaudit.policy.gate import Decision, Outcome, Verdict
+from fimaudit.policy.gate import Outcome, Verdict
 from fimaudit.storage.durable_files import replacing
 from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder
 from fimaudit.storage.tables import INPUTS_FILE
@@ -42,7 +42,7 @@ def junit_xml(verdict: Verdict, run: RunFolder) -> str:
     )
     for decision in verdict.decisions:
         case = ElementTree.SubElement(
-            suite, "testcase", {"classname": _clean(str(run.report.model.get("name"))), "name": _clean(_title(decision))}
+            suite, "testcase", {"classname": _clean(str(run.report.model.get("name"))), "name": _clean(decision.title)}
         )
         properties = ElementTree.SubElement(case, "properties")
         for name in ("outcome", "value", "bound", "limit"):
@@ -74,9 +74,9 @@ def markdown_summary(verdict: Verdict, run: RunFolder) -> str:
     ]
     for d in verdict.decisions:
         numbers = f"{_number(d.value)} | {_number(d.bound)} | {d.side} {d.limit:g}"
-        lines.append(f"| {d.outcome} | {_plain(_title(d))} | {d.inputs} | {numbers} |")
+        lines.append(f"| {d.outcome} | {_plain(d.title)} | {d.inputs} | {numbers} |")
     ordered = sorted(verdict.decisions, key=lambda d: d.outcome == "pass")
-    lines += ["", *(f"- {_plain(_title(d))}: {_plain(d.sentence)}" for d in ordered)]
+    lines += ["", *(f"- {_plain(d.title)}: {_plain(d.sentence)}" for d in ordered)]
     lines += _warnings([*report.warnings, *verdict.warnings])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -102,10 +102,6 @@ def keep_verdict(folder: str | Path, verdict: Verdict, policy: str | Path, basel
 
 def _warnings(warnings: Sequence[str]) -> list[str]:
     return ["", "Warnings of the run:", "", *(f"- {_plain(w)}" for w in warnings)] if warnings else []
-
-
-def _title(decision: Decision) -> str:
-    return decision.name if decision.selection == "all inputs" else f"{decision.name} ({decision.selection})"
 
 
 def _number(value: float | None) -> str:

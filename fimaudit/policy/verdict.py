@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fimaudit.results import Presented
+from fimaudit.results import Presented, Sentence
 
 __all__ = ["Decision", "Outcome", "Verdict"]
 
@@ -37,7 +37,12 @@ class Decision(BaseModel):
     upper: float | None
     bound: float | None
     queries: int | None = None
-    sentence: str
+    sentence: Sentence
+
+    @property
+    def title(self) -> str:
+        """The rule's name, and of which inputs it was asked where that is not all of them."""
+        return self.name if self.selection == "all inputs" else f"{self.name} ({self.selection})"
 
 
 class Verdict(Presented, BaseModel):
@@ -51,7 +56,7 @@ class Verdict(Presented, BaseModel):
     outcome: Outcome
     baseline: dict[str, Any] | None = None
     decisions: list[Decision]
-    warnings: list[str] = []
+    warnings: list[Sentence] = []
 
     def to_json(self) -> str:
         """The text of ``verdict.json``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fimaudit.option_names import COMMAND_LINE, caller, with_keywords
 from fimaudit.report import wording
 from fimaudit.report.wording import interval_text, number, percent, share_text
 from fimaudit.results import Interval, Report, Sensitivity
@@ -18,6 +19,7 @@ __all__ = ["Answer", "Headline", "NextStep", "answer_of", "flag_sentences"]
 
 #: Yardsticks of a distance in the order in which one stands beside the headline: asked for, then found.
 ORDER = ("baseline", "noise", "linear_model", "another_class", "most_common_class")
+SMALL = "small change"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Headline:
         says: the number in a sentence, with its interval.
         yardstick: beside what it can be read; empty where nothing is known.
         more: the other yardsticks.
+        label: how the yardstick relates to the value.
     """
 
     title: str
@@ -37,6 +40,7 @@ class Headline:
     says: str
     yardstick: str = ""
     more: tuple[str, ...] = ()
+    label: str = "compared with"
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def answer_of(
         unmeasured=_unmeasured(report, shown),
         integrity=wording.integrity_sentence(report),
         contradicted=bool(report.contradicted),
-        steps=_page_steps(report, verdict) if page else _terminal_steps(report),
+        steps=_next_steps(report, verdict, page=page),
     )
 
 
@@ -135,8 +139,8 @@ def _found(report: Report) -> str:
     change = wording.named_change(report)
     alike = f"; as much as {number(radius.median.value / change.length)} {change.times}" if change.times else ""
     return (
-        f"Half of these inputs get another answer after a change of {number(radius.median.value)} or less ({unit}, as a "
-        f"total length{alike}), in the worst direction and to first order{weakest}."
+        f"Half of these inputs get another answer after a change of total length {number(radius.median.value)} or less "
+        f"(unit: {unit}{alike}), in the worst direction and to first order{weakest}."
     )
 
 
@@ -172,22 +176,22 @@ def _moved(report: Report) -> Headline | None:
     if noise is not None and noise.distance is not None:
         change = wording.NamedChange(noise.words, noise.distance)
     moved = wording.moved_share(norms.median, change)
-    title = "Probability that a small change moves"
+    title, of_what = "Probability that a small change moves", change.words.removeprefix("a change of ")
     if moved.value is None and moved.upper is None:
         return None
     if moved.value is None:
         says = "at most, for half of the inputs: the answers did not change measurably"
-        return Headline(title, f"≤ {percent(moved.upper)}", says, f"{change.words}")
+        return Headline(title, f"≤ {percent(moved.upper)}", says, of_what, label=SMALL)
     says = f"at most, in the worst direction and to first order; median, interval {share_text(moved)}"
     top = wording.moved_share(norms.p95, change)
-    beside = [f"{change.words}"]
+    beside, label = of_what, SMALL
     for y in report.yardsticks:
         if y.spectral_norm is not None:
             other = wording.moved_share(Interval(value=y.spectral_norm), change)
-            beside = [f"{y.words}: {percent(other.value)}, by {change.words}"]
+            beside, label = f"{y.words}: {percent(other.value)}, both by {change.words}", "compared with"
     if top.value is not None:
         says = f"{says}; {percent(top.value)} for the most sensitive 5%"
-    return Headline(title, percent(moved.value), says, beside[0])
+    return Headline(title, percent(moved.value), says, beside, label=label)
 
 
 def _right(report: Report) -> Headline | None:
@@ -223,37 +227,55 @@ def _unmeasured(report: Report, inputs: Sequence[Sensitivity]) -> list[str]:
     return out
 
 
-def _terminal_steps(report: Report) -> list[NextStep]:
-    """For a terminal and for Python, whose report may lie in no folder."""
-    if report.folder is None:
-        return [
-            NextStep("see the most sensitive inputs, and draw them", 'report.worst(5); report.plot("worst")'),
-            NextStep("keep the page", 'report.html("report.html")'),
-            NextStep("decide a policy", 'print(report.gate("policy.yaml"))'),
-        ]
+def _next_steps(report: Report, verdict: Verdict | None, *, page: bool) -> list[NextStep]:
+    if page:  # of which it is not known where it will be read
+        return list(_commands(report, _shell(report.environment.get("folder") or "RUN"), verdict))
+    if caller() != COMMAND_LINE or report.folder is None:
+        return list(_python_steps(report))
+    return [NextStep("read the page", str(report.folder / "report.html")), *_commands(report, _shell(report.folder), None)]
+
+
+def _python_steps(report: Report) -> Iterator[NextStep]:
+    """For Python, whose report may lie in no folder."""
     folder = report.folder
-    return [NextStep("read the page", str(folder / "report.html")), *_steps(report, shlex.quote(str(folder)), None)]
+    page = 'report.html("report.html")' if folder is None else str(folder / "report.html")
+    yield NextStep("read the page", page)
+    yield from _repeats(report, None, flags=False)
+    yield NextStep("see the most sensitive inputs, and draw them", 'report.worst(5); report.plot("worst")')
+    if folder is not None:
+        yield NextStep("make a policy of this run, in a shell", f"fimaudit gate --init {_shell(folder)} > policy.yaml")
+    yield NextStep("decide a policy", 'print(report.gate("policy.yaml"))')
+    if folder is not None:
+        yield NextStep("compare with another model on the same inputs", f'fimaudit.compare("{folder}", "OTHER_RUN")')
 
 
-def _page_steps(report: Report, verdict: Verdict | None) -> list[NextStep]:
-    return _steps(report, shlex.quote(str(report.environment.get("folder") or "RUN")), verdict)
+def _commands(report: Report, run: str, verdict: Verdict | None) -> Iterator[NextStep]:
+    """For a shell, in the order in which a person would take them."""
+    yield from _repeats(report, verdict, flags=report.environment.get("called_from", COMMAND_LINE) == COMMAND_LINE)
+    if verdict is None:
+        yield NextStep("make a policy of this run", f"fimaudit gate --init {run} > policy.yaml")
+    else:
+        yield NextStep("keep the evidence", f"fimaudit bundle {run} -o evidence.zip")
+    yield NextStep("draw the most sensitive inputs", f"fimaudit plot {run} --kind worst -o worst.png")
+    yield NextStep("compare with another model on the same inputs", f"fimaudit compare {run} OTHER_RUN --out comparison")
 
 
-def _steps(report: Report, run: str, verdict: Verdict | None) -> list[NextStep]:
-    """In the order in which a person would take them."""
-    steps = []
+def _repeats(report: Report, verdict: Verdict | None, *, flags: bool) -> Iterator[NextStep]:
+    """What another run of the same audit would tell, and the options that it takes, as the audit was called."""
+
+    def options(*named: str) -> str:
+        return " ".join(named) if flags else ", ".join(map(with_keywords, named))
+
     if int(report.data.get("measured", 0)) < int(report.data.get("inputs", 0)):
-        steps.append(NextStep("measure the inputs that are missing: repeat the command with", "--resume"))
+        yield NextStep("measure the inputs that are missing: repeat the audit with", options("--resume"))
     more = [d.queries for d in verdict.decisions if d.outcome == "undecided" and d.queries] if verdict is not None else []
     if more:
-        steps.append(NextStep("decide what is undecided: repeat the audit with", f"--queries {max(more)} --overwrite"))
-    if verdict is None:
-        steps.append(NextStep("make a policy of this run", f"fimaudit gate --init {run} > policy.yaml"))
-    else:
-        steps.append(NextStep("keep the evidence", f"fimaudit bundle {run} -o evidence.zip"))
-    steps.append(NextStep("draw the most sensitive inputs", f"fimaudit plot {run} --kind worst -o worst.png"))
-    other = f"fimaudit compare {run} OTHER_RUN --out comparison"
-    steps.append(NextStep("compare with another model on the same inputs", other))
+        asked = options(f"--queries {max(more)}", "--overwrite")
+        yield NextStep("decide what is undecided: repeat the audit with", asked)
     if report.model.get("adapter") == "http" and not report.integrity:
-        steps.append(NextStep("check whether the answers can be believed: repeat the audit with", "--integrity --overwrite"))
-    return steps
+        asked = options("--integrity", "--overwrite")
+        yield NextStep("check whether the answers can be believed: repeat the audit with", asked)
+
+
+def _shell(folder: object) -> str:
+    return shlex.quote(str(folder))

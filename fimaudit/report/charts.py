@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fimaudit.report.drawing import MAIN, MARK, Chart, category_axis, log_axis, plain_axis
+from fimaudit.report.drawing import MAIN, MARK, Chart, category_axis, log_axis, names_width, plain_axis
 from fimaudit.report.wording import interval_text, number, percent
 from fimaudit.results import Interval, Report, Sensitivity
 from fimaudit.statistics.paired import Column
@@ -203,7 +203,9 @@ def interval_chart(
         log_axis(axes.xaxis, axis, low, high)
 
     rows = [[name, number(c.value), interval_text(c)] for name, c in cells]
-    return Chart(id, title, caption, label, draw, head, rows, height=0.85 + 0.3 * len(cells), left=1.9)
+    return Chart(
+        id, title, caption, label, draw, head, rows, height=0.85 + 0.3 * len(cells), left=names_width([n for n, _ in cells])
+    )
 
 
 def calibration_chart(found: Calibration) -> Chart:

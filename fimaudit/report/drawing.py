@@ -31,6 +31,7 @@ __all__ = [
     "drawn",
     "inline_svg",
     "log_axis",
+    "names_width",
     "plain_axis",
     "styled",
 ]
@@ -45,6 +46,8 @@ LEFT, RIGHT, BOTTOM, TOP = 0.8, 0.14, 0.6, 0.1
 #: Characters in a line of an axis title, and lines.
 FOLD, LINES = 44, 2
 MOST_TICKS = 5
+#: Characters of a name beside an axis, and inches of one.
+NAME, LETTER = 28, 0.087
 #: Without the date, so that the same run gives the same bytes, and without the program's address.
 METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 STYLE: Any = {
@@ -192,8 +195,17 @@ def plain_axis(axis: Any, title: str, low: float, high: float) -> None:
 def category_axis(axes: Axes, names: Sequence[str]) -> None:
     """Names from the top down along the left side."""
     _bare(axes.yaxis)
-    axes.set_yticks(range(len(names)), [name if len(name) < 27 else f"{name[:25]}…" for name in names])
+    axes.set_yticks(range(len(names)), [_cut(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def names_width(names: Sequence[str]) -> float:
+    """Inches that the names of a category axis take."""
+    return 0.2 + LETTER * max(len(_cut(name)) for name in names)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
 def _bare(axis: Any) -> None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from fimaudit.comparison.two_runs import Comparison, paired
 from fimaudit.errors import RunFolderError
+from fimaudit.option_names import flags_in_messages
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Verdict
 from fimaudit.report import charts, tables, wording
@@ -30,7 +31,7 @@ from fimaudit.statistics.subgroups import calibration, divisions
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
 
-__all__ = ["has_pictures", "made_here", "page_html", "render", "render_comparison", "write_page"]
+__all__ = ["has_pictures", "made_here", "page_html", "page_run", "render", "render_comparison", "write_page"]
 
 
 def render(folder: str | Path, *, pictures: bool = True, standard: str | None = None) -> Path:
@@ -48,10 +49,16 @@ def render(folder: str | Path, *, pictures: bool = True, standard: str | None = 
     Returns:
         the page's path.
     """
-    run = read_for_page(folder)
+    run = page_run(folder)
     path = run.folder / PAGE
     write_page(path, page_html(run, pictures=pictures, standard=standard))
     return path
+
+
+def page_run(folder: str | Path) -> RunFolder:
+    """What a page shows of a run, in the words that its files hold, so that the page is the same whoever renders it."""
+    with flags_in_messages():
+        return read_for_page(folder)
 
 
 def page_html(run: RunFolder, *, pictures: bool = True, standard: str | None = None) -> str:
@@ -131,12 +138,14 @@ def render_comparison(comparison: Comparison, first: RunFolder, second: RunFolde
             for k, r in enumerate((first, second))
         ]
         drawn.append(charts.pairs_chart(f"fig-{name}", title, sides[0], sides[1], names, label))
+    with flags_in_messages():  # a page is read beside a shell
+        screen = screen_of(comparison)
     text = (
         _environment()
         .get_template("comparison.html.j2")
         .render(
             comparison=comparison,
-            screen=screen_of(comparison),
+            screen=screen,
             title=f"{comparison.second['name']} against {comparison.first['name']}",
             charts=[chart for chart in drawn if chart is not None],
             surely_changed=sum(not (x.ratio.lower or 0) <= 1 <= (x.ratio.upper or np.inf) for x in comparison.changed),
@@ -155,7 +164,8 @@ def _verdict(folder: Path) -> Verdict | None:
     if not path.exists():
         return None
     try:
-        return Verdict.model_validate_json(path.read_bytes())
+        with flags_in_messages():
+            return Verdict.model_validate_json(path.read_bytes())
     except ValidationError as exc:
         raise RunFolderError(f"{path} is no verdict of this version of fimaudit: {first_error(exc)}") from exc
 

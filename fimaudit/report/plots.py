@@ -84,7 +84,7 @@ def figure_of(run: RunFolder, kind: PlotKind) -> Figure:
 _MISSING = {
     "profile": "this run holds no step profile: it was measured white-box, or nothing changed on any rung",
     "distribution": "this run holds no input with a value that could be measured",
-    "scale": "this run holds no profile over longer displacements; audit with --profile cheap or full",
+    "scale": "this run holds no profile over longer displacements; audit with --profile cheap or --profile full",
     "groups": "this run has no two groups with a measured radius; audit data with an array or column 'group', or labels",
     "calibration": "this run has no labels; audit data with an array or column 'y'",
 }

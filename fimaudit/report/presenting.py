@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fimaudit.report.shown import most_sensitive
 from fimaudit.results import PlotKind, Report, Sensitivity
-from fimaudit.storage.run_folder import PAGE_WORST, read_for_page, read_run, run_of
+from fimaudit.storage.run_folder import PAGE_WORST, read_run, run_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,10 +36,10 @@ def plot(report: Report, kind: PlotKind) -> Figure:
 
 def html(report: Report, path: str | Path | None) -> str:
     """See ``Report.html``."""
-    from fimaudit.report.page import page_html, write_page
+    from fimaudit.report.page import page_html, page_run, write_page
 
     kept = report.folder is not None and (report.folder / "report.json").exists()
-    text = page_html(read_for_page(report.folder) if kept and report.folder is not None else run_of(report))
+    text = page_html(page_run(report.folder) if kept and report.folder is not None else run_of(report))
     if path is not None:
         write_page(Path(path), text)
     return text

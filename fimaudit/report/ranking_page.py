@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fimaudit.comparison.ranking import RankedModel, Ranking
+from fimaudit.option_names import COMMAND_LINE, caller
+from fimaudit.report.answer import NextStep
 from fimaudit.report.page import _common, _environment
+from fimaudit.report.screen import Screen, ScreenRow
+from fimaudit.report.wording import interval_text, number
 
-__all__ = ["ranking_html"]
+__all__ = ["ranking_html", "ranking_screen"]
 
 #: What each quantity is, and whether much of it is good.
 QUANTITIES = {
@@ -51,6 +55,38 @@ def ranking_html(ranking: Ranking, environment: dict[str, Any]) -> str:
     )
 
 
+def ranking_screen(ranking: Ranking) -> Screen:
+    """What ``print`` and a notebook show of it."""
+    quantity, meaning = QUANTITIES[ranking.metric]
+    rows = [
+        ScreenRow(
+            f"{m.rank}. {m.name}",
+            number(m.median.value),
+            f"place {_places(m)}; interval {interval_text(m.median)}{_beside_first(m)}",
+        )
+        for m in ranking.models
+    ]
+    folders = [m.folder for m in ranking.models[:2]]
+    shell = caller() == COMMAND_LINE
+    compare = _compare(ranking.models) if shell else f'fimaudit.compare("{folders[0]}", "{folders[1]}")'
+    return Screen(
+        title=f"{len(ranking.models)} models on {ranking.inputs:,} inputs, by the median of the {quantity}",
+        sentences=[f"The {quantity} is {meaning}.", f"{_found(ranking.models)} {_ties(ranking.models)}"],
+        rows=rows,
+        notes=[("warning", w) for w in ranking.warnings],
+        steps=[NextStep("see the first two side by side", compare)],
+    )
+
+
+def _places(m: RankedModel) -> str:
+    return str(m.best) if m.best == m.worst else f"{m.best} to {m.worst}"
+
+
+def _beside_first(m: RankedModel) -> str:
+    ratio = m.ratio_to_first
+    return "" if m.rank == 1 or ratio.value is None else f"; {number(ratio.value)} × the first ({interval_text(ratio)})"
+
+
 def _found(models: Sequence[RankedModel]) -> str:
     """Who may be the most robust, in a sentence."""
     first = [m.name for m in models if m.best == 1]
@@ -64,7 +100,7 @@ def _found(models: Sequence[RankedModel]) -> str:
 def _ties(models: Sequence[RankedModel]) -> str:
     """How many places are settled."""
     settled = sum(m.best == m.worst for m in models)
-    return f"{settled} of {len(models)} places are settled, all of them at once with this confidence."
+    return f"{settled} of {len(models)} places are settled; the confidence holds for all of them at once."
 
 
 def _compare(models: Sequence[RankedModel]) -> str:

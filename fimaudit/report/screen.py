@@ -32,6 +32,7 @@ class ScreenRow:
     value: str
     says: str = ""
     beside: str = ""
+    label: str = "compared with"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Screen:
         for row in self.rows:
             yield "bold", f"{row.name}: {row.value}"
             yield from (("dim", line) for line in _indented(row.says, width, 2))
-            yield from (("", line) for line in _indented(f"compared with: {row.beside}" if row.beside else "", width, 2))
+            yield from (("", line) for line in _indented(f"{row.label}: {row.beside}" if row.beside else "", width, 2))
         if self.plot:
             yield "", ""
             yield from (("dim", line) for line in self.plot)
@@ -95,13 +96,13 @@ class Screen:
         if self.rows:
             body = "".join(
                 f"<tr><th {LEFT}>{escape(r.name)}</th><td {LEFT}><b>{escape(r.value)}</b></td>"
-                f"<td {LEFT}>{escape(r.says)}{'<br>compared with: ' * bool(r.beside)}{escape(r.beside)}</td></tr>"
+                f"<td {LEFT}>{escape(r.says)}{f'<br>{r.label}: {escape(r.beside)}' if r.beside else ''}</td></tr>"
                 for r in self.rows
             )
             parts.append(f"<table>{body}</table>")
         chart = None if self.chart is None else self.chart()
         if chart is not None:
-            parts.append(f"<div style='max-width:420px'>{inline_svg(chart)}</div>")
+            parts.append(f"<div style='max-width:420px'>{escape(chart.title)}{inline_svg(chart)}</div>")
         parts += [f"<div><b>{escape(kind)}</b>: {escape(sentence)}</div>" for kind, sentence in self.notes]
         if self.steps:
             steps = "".join(f"<li>{escape(s.words)}: <code>{escape(s.command)}</code></li>" for s in self.steps)

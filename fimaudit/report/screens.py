@@ -6,8 +6,9 @@ import shlex
 from functools import singledispatch
 
 from fimaudit.comparison.two_runs import Comparison
+from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
-from fimaudit.policy.gate import Verdict
+from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report import charts
 from fimaudit.report.answer import Answer, NextStep, answer_of
 from fimaudit.report.drawing import Chart
@@ -16,7 +17,7 @@ from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, interval_text, num
 from fimaudit.results import QUANTITY_NAMES, Interval, Report, Sensitivity
 from fimaudit.storage.run_folder import is_run, run_of
 
-__all__ = ["report_screen", "screen_of"]
+__all__ = ["screen_of"]
 
 TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
 #: Decisions and warnings that fit a screen.
@@ -31,11 +32,6 @@ def screen_of(thing: object) -> Screen:
 
 @screen_of.register
 def _(report: Report) -> Screen:
-    return report_screen(report)
-
-
-def report_screen(report: Report, *, warnings: bool = True) -> Screen:
-    """The answer of an audit."""
     run = run_of(report, whole=False)
     answer = answer_of(report, run.inputs)
     unit = str(report.domain["unit"])
@@ -49,18 +45,18 @@ def report_screen(report: Report, *, warnings: bool = True) -> Screen:
     return Screen(
         title=answer.audited,
         sentences=[answer.found],
-        rows=[ScreenRow(h.title, h.value, h.says, h.yardstick) for h in answer.headlines],
-        notes=_notes(answer, report, warnings),
+        rows=[ScreenRow(h.title, h.value, h.says, h.yardstick, h.label) for h in answer.headlines],
+        notes=_notes(answer, report),
         plot=plot,
         chart=chart,
         steps=answer.steps,
     )
 
 
-def _notes(answer: Answer, report: Report, warnings: bool) -> list[tuple[str, str]]:
+def _notes(answer: Answer, report: Report) -> list[tuple[str, str]]:
     found = [("not measured", sentence) for sentence in answer.unmeasured]
     found.append(("integrity", answer.integrity.removeprefix("integrity: ")))
-    return found + [("warning", w) for w in report.warnings if warnings][:MOST_ROWS]
+    return found + [("warning", w) for w in report.warnings][:MOST_ROWS]
 
 
 @screen_of.register
@@ -113,7 +109,7 @@ def _(c: Comparison) -> Screen:
     ]
     radius = c.quantities.get("margin_radius")
     second, first = c.second.get("name"), c.first.get("name")
-    told = (
+    relation = (
         "cannot be told apart from" if radius is None or radius.verdict == "not told apart" else f"is {radius.verdict} than"
     )
     accuracy = []
@@ -123,7 +119,9 @@ def _(c: Comparison) -> Screen:
         accuracy = [ScreenRow("right answers", shares, says)]
     return Screen(
         title=f"{second} against {first}, on {c.inputs:,} inputs both were measured at",
-        sentences=[f"By the distance to another answer, {second} {told} {first}, at {percent(c.confidence)} confidence."],
+        sentences=[
+            f"By the distance to another answer, {second} {relation} {first}, at {percent(c.confidence)} confidence."
+        ],
         rows=[*rows, *accuracy],
         notes=[("warning", w) for w in c.warnings][:MOST_ROWS],
         plot=[f"{TITLES[name]:14} {bar(r, 1 / reach, reach, 1.0)}" for name, r in ratios.items() if r.value],
@@ -137,28 +135,24 @@ def _after_comparing(c: Comparison) -> list[NextStep]:
     if not all(is_run(folder) for folder in folders):
         return []
     first, second = map(shlex.quote, folders)
-    return [
-        NextStep("make a policy of the first", f"fimaudit gate --init {first} > policy.yaml"),
-        NextStep("decide it on the second", f"fimaudit gate {second} --policy policy.yaml --baseline {first}"),
-    ]
+    made = f"fimaudit gate --init {first} > policy.yaml"
+    if caller() == COMMAND_LINE:
+        decide = f"fimaudit gate {second} --policy policy.yaml --baseline {first}"
+        return [NextStep("make a policy of the first", made), NextStep("decide it on the second", decide)]
+    decide = f'print(fimaudit.gate("{folders[1]}", "policy.yaml", baseline="{folders[0]}"))'
+    return [NextStep("make a policy of the first, in a shell", made), NextStep("decide it on the second", decide)]
 
 
 @screen_of.register
 def _(v: Verdict) -> Screen:
-    shares = [
-        (d.name, Interval(**{k: None if x is None else x / d.limit for k, x in _ends(d).items()}))
-        for d in v.decisions[:MOST_ROWS]
-        if d.limit > 0 and d.value
-    ]
+    shares = [(d.title, _within(d)) for d in v.decisions[:MOST_ROWS] if d.limit > 0 and d.value]
 
     def chart() -> Chart | None:
         if not shares:
             return None
         label = "; ".join(f"{name} {number(c.value)}" for name, c in shares)
-        title = "Each value divided by its limit"
-        return charts.interval_chart(
-            "fig-rules", title, "", label, "value / limit", shares, ["rule", "value / limit", ""], 1.0
-        )
+        title, axis = "How far each value is within its limit", "right of the line: within the limit"
+        return charts.interval_chart("fig-rules", title, "", label, axis, shares, ["rule", "times within", ""], 1.0)
 
     known = [x for _, c in shares for x in (c.value, c.lower, c.upper) if x]
     reach = max([2.0, *(max(x, 1 / x) for x in known)])
@@ -169,7 +163,7 @@ def _(v: Verdict) -> Screen:
         title=f"{v.outcome.upper()}: {OUTCOME_WORDS[v.outcome]} “{v.policy}”",
         sentences=[f"{len(v.decisions)} decisions ({counts}), each on its one-sided {percent(v.confidence)} bound."],
         notes=[
-            *((d.outcome, f"{d.name}: {d.sentence}") for d in v.decisions[:MOST_ROWS]),
+            *((d.outcome, f"{d.title}: {d.sentence}") for d in v.decisions[:MOST_ROWS]),
             *(("warning", w) for w in v.warnings),
         ],
         plot=[f"{name[:24]:24} {bar(c, 1 / reach, reach, 1.0)}" for name, c in shares],
@@ -177,5 +171,13 @@ def _(v: Verdict) -> Screen:
     )
 
 
-def _ends(decision: object) -> dict[str, float | None]:
+def _within(d: Decision) -> Interval:
+    """How many times within its limit a value lies, whichever side the limit is on: above 1 is kept."""
+    if d.side == "at least":
+        return Interval(**{name: None if x is None else x / d.limit for name, x in _ends(d).items()})
+    value, upper, lower = ((d.limit / x if x else None) for x in _ends(d).values())
+    return Interval(value=value, lower=lower, upper=upper)
+
+
+def _ends(decision: Decision) -> dict[str, float | None]:
     return {name: getattr(decision, name) for name in ("value", "lower", "upper")}

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 GREY_LEVELS = 255
+HUNDREDTH = "a change of one hundredth of one feature's range"
 STATUS_WORDS = {
     "ok": "measured",
     "below_detection": "below detection: the answers did not change measurably, so only limits are known",
@@ -68,20 +69,25 @@ class NamedChange:
 
 
 def named_change(report: Report) -> NamedChange:
-    """One grey level everywhere for pictures, a step of the scale for tables, else one unit."""
+    """One grey level everywhere for pictures, else a step of the scale, a hundredth of a stated range, or one unit."""
     domain = report.domain
-    lower, upper, quantum = (domain.get(k) for k in ("lower", "upper", "quantum"))
-    picture = is_picture(tuple(report.data.get("shape", ()))) and isinstance(domain.get("scale"), int | float)
-    if picture and isinstance(lower, int | float) and isinstance(upper, int | float):
-        level = quantum if isinstance(quantum, int | float) and quantum > 0 else (upper - lower) / GREY_LEVELS
-        words = "one grey level everywhere" if math.isclose(level, (upper - lower) / GREY_LEVELS) else "one level everywhere"
-        length = level / float(domain["scale"]) * math.sqrt(domain["features"])
+    lower, upper, quantum, scale = (domain.get(k) for k in ("lower", "upper", "quantum", "scale"))
+    width = None
+    if isinstance(lower, int | float) and isinstance(upper, int | float) and isinstance(scale, int | float):
+        width = (upper - lower) / scale
+    if width is not None and is_picture(tuple(report.data.get("shape", ()))):
+        grey = width / GREY_LEVELS
+        level = quantum / float(domain["scale"]) if isinstance(quantum, int | float) and quantum > 0 else grey
+        words = "one grey level everywhere" if math.isclose(level, grey) else "one level everywhere"
+        length = level * math.sqrt(domain["features"])
         return NamedChange(f"a change of {words}", length, words.replace("one ", "", 1).replace("level", "levels"))
     unit = str(domain["unit"])
     if unit == "standard deviation of the feature":
         return NamedChange("a change of one standard deviation of one feature", 1.0)
     if unit == "range of the feature":
-        return NamedChange("a change of one hundredth of one feature's range", 0.01)
+        return NamedChange(HUNDREDTH, 0.01)
+    if width is not None:
+        return NamedChange(HUNDREDTH, 0.01 * width)
     return NamedChange(f"a change of total length 1 ({unit})", 1.0)
 
 

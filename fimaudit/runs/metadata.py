@@ -22,6 +22,7 @@ from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.columns import coded
 from fimaudit.models.links import Link
+from fimaudit.option_names import caller
 from fimaudit.runs.preflight import Preflight
 
 __all__ = ["data_facts", "domain_facts", "domain_warnings", "environment", "identity", "model_facts", "settings_facts"]
@@ -106,7 +107,7 @@ def settings_facts(
 
 
 def environment(started: datetime, seconds: float, engine: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Machine, versions, engine, run folder and times; the only part of a report that differs between equal runs."""
+    """Machine, versions, engine, run folder, caller and times; the only part of a report that differs between equal runs."""
     versions = _versions()
     return {
         "fimaudit": versions[OWN],
@@ -114,6 +115,7 @@ def environment(started: datetime, seconds: float, engine: Mapping[str, Any], fo
         "platform": platform.platform(),
         "engine": dict(engine),
         "folder": None if folder is None else folder.as_posix(),
+        "called_from": caller(),
         "packages": {name: versions[name] for name in PACKAGES if name in versions},
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -86,7 +86,7 @@ def require_pass(verdict: Verdict, folder: str | Path | None = None) -> None:
     rest = [d for d in verdict.decisions if d.outcome != "pass"]
     kept = len(verdict.decisions) - len(rest)
     lines = [f"policy {verdict.policy!r}: {OUTCOME_WORDS[verdict.outcome]}; {kept} of {len(verdict.decisions)} rules pass"]
-    lines += [f"  {d.name}{'' if d.selection == 'all inputs' else f' ({d.selection})'}: {d.sentence}" for d in rest]
+    lines += [f"  {d.title}: {d.sentence}" for d in rest]
     lines += [f"  warning: {warning}" for warning in verdict.warnings]
     lines += [] if folder is None else [f"  run folder: {folder}"]
     raise AssertionError("\n".join(lines))

@@ -8,8 +8,10 @@ returns, nor on its own idea of clipping.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import random
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,9 @@ from fimaudit.validation.art_settings import settings_file, write_settings
 from fimaudit.validation.coordinates import Coordinates
 
 write_settings(settings_file())
+with contextlib.suppress(ImportError), warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook it asks for widgets, to draw bars that are never shown
+    importlib.import_module("tqdm.auto")
 
 try:
     from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fimaudit.results import Interval, Presented, frame_of
+from fimaudit.results import Interval, Presented, Sentence, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class AttackedInput(_Data):
     forward_rows: int = 0
     backward_rows: int = 0
     unfinished: list[str] = []
-    reason: str | None = None
+    reason: Sentence | None = None
 
 
 class Correlation(_Data):
@@ -111,7 +111,7 @@ class Validation(Presented, _Data):
     attacked: int = 0
     censored: int = 0
     failed: int = 0
-    warnings: list[str] = []
+    warnings: list[Sentence] = []
     inputs: list[AttackedInput] = []
 
     def to_json(self) -> str:

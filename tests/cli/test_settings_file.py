@@ -73,7 +73,7 @@ def test_a_saved_file_gives_the_same_run(place: Path) -> None:
     assert audit("--config", "audit.yaml", "--out", "first", "--seed", "3", "--save-config", "saved.yaml") == 0
     saved = yaml.safe_load((place / "saved.yaml").read_text())
     assert saved["target"] == "settings_model:logistic"
-    assert (saved["seed"], saved["frozen"], saved["witness"], saved["profile"]) == (3, "2", False, "off")
+    assert (saved["seed"], saved["frozen"], saved["witness"], saved["profile"]) == (3, 2, False, "off")  # numbers as numbers
     assert not {"config", "save-config", "overwrite"} & set(saved)
     assert audit("--config", "saved.yaml", "--out", "second") == 0
     assert Report.read("first").inputs == Report.read("second").inputs

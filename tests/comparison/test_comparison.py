@@ -250,6 +250,6 @@ def test_command_takes_options_once_for_each_model(tmp_path: Path, monkeypatch: 
     three = ["both/first", "both/second", "two_models:logits", "--data", "x.npz", "--queries", "30", *bounds]
     code, text = said(*three, "--link", "softmax")
     assert code == 0, text
-    assert "3 models on 10 inputs by margin radius" in text
+    assert "3 models on 10 inputs, by the median of the margin radius" in " ".join(text.split())
     assert "(second)" in text  # two models of one name carry their folders
     assert "(model3)" in text

@@ -54,6 +54,17 @@ def test_what_is_not_told_apart_is_said(folder: Path) -> None:
     assert "0 of 3 places are settled" in page
 
 
+def test_print_and_a_notebook_show_the_order(folder: Path) -> None:
+    ranking = ranked(folder, "a", "far", "b")
+    text = str(ranking)
+    assert text.startswith("3 models on 60 inputs, by the median of the margin radius")
+    assert f"1. {ranking.models[0].name}: " in text
+    assert "place 2 to 3; interval" in text
+    assert f'fimaudit.compare("{folder / "far"}"' in text
+    evil = ranking.models[0].model_copy(update={"name": "<script>"})
+    assert "<script>" not in ranking.model_copy(update={"models": [evil, *ranking.models[1:]]})._repr_html_()
+
+
 def test_nothing_from_outside_is_markup_and_nothing_is_loaded(folder: Path) -> None:
     ranking = ranked(folder, "a", "far", "b")
     evil = "<script>alert(1)</script>"

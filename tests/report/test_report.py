@@ -27,6 +27,7 @@ from fimaudit.report.page import has_pictures, page_html, render, render_compari
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
 from fimaudit.report.shown import SHOWN_FILE, keep_shown, most_sensitive, read_shown
 from fimaudit.report.wording import (
+    NamedChange,
     integrity_sentence,
     interval_text,
     moved_share,
@@ -171,7 +172,7 @@ def test_what_it_says(folder: Path) -> None:
         "No policy was applied",
         "under 40",
         "Glossary",
-        "a change of one standard deviation",
+        "Small change</b>: one standard deviation of one feature",
     ):
         assert words in table, words
 
@@ -332,7 +333,7 @@ def test_comparison_page(browser: Any, folder: Path, tmp_path: Path) -> None:
     first, second = (read_run(tmp_path / name) for name in ("first", "second"))
     path = render_comparison(compare_runs(first, second), first, second, tmp_path / "comparison.html")
     assert "would do so by chance" in path.read_text()  # inputs changed beyond their intervals
-    assert f"--baseline {tmp_path / 'first'}" in path.read_text()
+    assert f"<span>--baseline</span> <span>{tmp_path / 'first'}" in path.read_text()
     itself = render_comparison(compare_runs(run, run), run, run, tmp_path / "itself.html").read_text()
     assert "None of them changed beyond its interval" in itself
     page, said = opened(browser, path, 390)
@@ -393,6 +394,9 @@ def test_one_grey_level(folder: Path) -> None:
     assert moved_share(Interval(value=4.0, lower=1.0, upper=1e9), change).model_dump() == pytest.approx(
         {"value": 12 / 255, "lower": 6 / 255, "upper": 1.0}
     )
+    report = Report.read(folder / "pictures")
+    row = report.model_copy(update={"data": {**report.data, "shape": [144]}})
+    assert named_change(row) == NamedChange("a change of one hundredth of one feature's range", 0.01)
 
 
 def test_pictures() -> None:

@@ -169,7 +169,7 @@ def test_what_to_do_next_depends_on_what_was_found(report: Report, folder: Path)
     moved = report.model_copy(update={"environment": {**report.environment, "folder": "runs/my model"}})
     assert "--init 'runs/my model'" in answer_of(moved, page=True).steps[0].command
     part = report.model_copy(update={"data": {**report.data, "measured": 7}})
-    assert answer_of(part, page=True).steps[0].command == "--resume"
+    assert answer_of(part, page=True).steps[0].command == "resume=True"  # as the run was made
     assert "5 of 12 inputs were not reached" in answer_of(part).unmeasured[0]
     bad = IntegrityCheck(name="slope", outcome="contradicted", notices="n", finding="f")
     assert answer_of(report.model_copy(update={"integrity": [bad]})).contradicted
@@ -180,7 +180,7 @@ def test_what_to_do_next_depends_on_what_was_found(report: Report, folder: Path)
     assert verdict.outcome == "undecided"
     known = verdict.decisions[0].model_copy(update={"queries": 700})
     steps = answer_of(report, (), verdict.model_copy(update={"decisions": [known]}), page=True).steps
-    assert steps[0].command == "--queries 700 --overwrite"
+    assert steps[0].command == "queries=700, overwrite=True"
 
 
 def test_commands_are_never_broken_and_words_fit() -> None:

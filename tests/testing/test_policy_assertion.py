@@ -120,5 +120,8 @@ def test_rules_are_properties_of_the_test_case(suite: tuple[subprocess.Completed
     assert found["test_broken"]["fimaudit.outcome"] == "fail"
     assert found["test_broken"]["fimaudit.policy"] == "release"
     assert "required at least 5: fail" in str(found["test_broken"]["fimaudit.rule.nearest"])
-    assert found["test_kept"]["fimaudit.rule.rule 2"] == "share of inputs that are not ok: 0; required at most 0: pass"
+    assert (
+        found["test_kept"]["fimaudit.rule.rule 2"]
+        == "share of inputs without a full measurement: 0; required at most 0: pass"
+    )
     assert found["test_that_uses_nothing"] == {}

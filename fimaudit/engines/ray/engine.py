@@ -28,6 +28,7 @@ from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Ledger, Usage
 from fimaudit.models.shipping import ship_model
+from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 
@@ -104,9 +105,8 @@ class RayExecutor:
             left, work = np.ones(len(missing), dtype=bool), replace(work, sharing=workers)
             stop: tuple[str, str] | None = None
             cuts = cut(missing, work.block(self._model), work.source, workers)
-            for answer in self._round(
-                Pass(work, missing, cuts, self._batch, workers, self._shared or work.budget is not None), workers
-            ):
+            shared, flags = self._shared or work.budget is not None, caller() == COMMAND_LINE
+            for answer in self._round(Pass(work, missing, cuts, self._batch, workers, shared, flags), workers):
                 piece = slice(int(cuts[answer["piece"]]), int(cuts[answer["piece"] + 1]))
                 if answer["stop"]:
                     ray.get(self._coordinator.stop.remote())  # the others finish the piece they are at

@@ -22,6 +22,7 @@ from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageE
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter, Usage
 from fimaudit.models.shipping import ShippedModel
+from fimaudit.option_names import flags_in_messages
 from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import pack
 
@@ -41,6 +42,7 @@ class Pass:
         batch: rows a call, or ``None``.
         workers: how many share an endpoint's requests in flight.
         shared: whether each call is counted, and its answers kept, beside the driver.
+        flags: whether messages name flags, which a process of its own does not know.
     """
 
     work: Work
@@ -49,6 +51,7 @@ class Pass:
     batch: int | None
     workers: int
     shared: bool
+    flags: bool
 
 
 class Worker:
@@ -75,6 +78,10 @@ class Worker:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         """Measure one piece; what stops the run is part of the answer, so that the inputs before it are not lost."""
+        with flags_in_messages(self._pass.flags):
+            return self._measured(batch)
+
+    def _measured(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         piece = int(batch["piece"][0])
         before = int(ray.get(self._coordinator.begin.remote("piece", piece)))
         asked = self._usage()
