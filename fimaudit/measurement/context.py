@@ -18,7 +18,7 @@ from fimaudit.measurement.counterexample import WHOLE_WAY, Slope
 from fimaudit.measurement.full_jacobian import fits
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.plateau import FLAT
-from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows
+from fimaudit.measurement.query_split import after_extras, after_finding, profile_directions
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surface import JUMPING, SurfaceKind
 from fimaudit.results import SCREENED
@@ -132,11 +132,12 @@ class InputContext:
         queries = after_finding(self.settings.queries, self.steps.share + step.spent, base_answers.quality.repeats)
         facts = (self.x, self.index, self.space, self.steps, self.settings, self.subspace, self.decided)
         placed = DisplacedContext(*facts, base_answers=base_answers, step=step, queries=queries)
-        whole = fits(self.space.features, placed.rows)
+        whole = fits(self.space.features, after_extras(queries, self.settings, separate=True) - 1)
         linear = step.above_noise and step.finite is None and step.energy > 0
         subspace = self.subspace if linear and placed.by_class and not whole else None
-        extra = extra_rows(self.settings, separate=whole or subspace is not None)
-        return replace(placed, subspace=subspace, queries=after_extras(queries, extra))
+        split = (queries, self.settings, whole or subspace is not None or not step.has_slope)
+        left, profiled = after_extras(*split), profile_directions(*split)
+        return replace(placed, subspace=subspace, queries=left, whole=whole, profiled=profiled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +148,15 @@ class DisplacedContext(InputContext):
         base_answers: the answers to the input itself.
         step: its displacement.
         queries: rows for its main directions, the base row included.
+        whole: whether they suffice for the whole Jacobian and its check, beside a profile.
+        profiled: directions of a rung of its profile; 0 for none.
     """
 
     base_answers: BaseAnswers
     step: InputStep
     queries: int
+    whole: bool = False
+    profiled: int = 0
 
     @property
     def rows(self) -> int:

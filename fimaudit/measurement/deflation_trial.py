@@ -25,7 +25,7 @@ from fimaudit.measurement.full_jacobian import fits
 from fimaudit.measurement.ladder import CHECK_PAIRS
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import Flow
-from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows
+from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, leading
 from fimaudit.perturbations.orthonormal_rows import orthonormal_fits
@@ -137,7 +137,7 @@ def expected_width(rows: int, features: int, confidence: float) -> float:
 def usual_rows(settings: Settings, steps: Steps, q: int) -> int:
     """Random rows that an input has beside q exact directions, as a rule."""
     queries = after_finding(settings.queries, steps.share + 4 * CHECK_PAIRS, steps.quality.repeats)
-    return after_extras(queries, extra_rows(settings, q > 0)) - 1 - 2 * q
+    return after_extras(queries, settings, q > 0) - 1 - 2 * q
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class FullJacobian(Design):
     @property
     def applies(self) -> bool:
         ctx, d = self.ctx, self.ctx.space.features
-        if not ctx.by_class or not fits(d, ctx.rows):
+        if not ctx.by_class or not ctx.whole:
             return False
         settings = ctx.settings
         if sketch_serves(settings.precision, settings.threshold, settings.confidence, fewest_rows(d)):
@@ -351,7 +351,7 @@ class Orthonormal(RandomDesign):
     def count(self) -> int:
         """All but one where the rows are a few short of the whole Jacobian."""
         d, rows = self.ctx.space.features, self.ctx.rows
-        short = ORTHONORMAL_LEAST < d <= rows <= ORTHONORMAL_FEATURES and not fits(d, rows)
+        short = ORTHONORMAL_LEAST < d <= rows <= ORTHONORMAL_FEATURES and not self.ctx.whole
         return d - 1 if short else super().count
 
     @cached_property

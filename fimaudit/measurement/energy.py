@@ -86,9 +86,13 @@ def draw_signs(seed: int, index: int, stream: int, count: int, features: int) ->
 
 
 def draw_pairs(seed: int, index: int, count: int, features: int) -> Signs:
-    """Directions of pilot and check: antipodal pairs, so that no gradient meets equal signs throughout."""
+    """Directions of pilot and check: antipodal pairs, so that no gradient meets equal signs throughout.
+
+    With levels all pairs move the same features: one at an edge moves one way, in one row of each pair, so that the pairs
+    have one middle.
+    """
     half = packed_signs(generator(seed, index, PILOT), count // 2, features)
-    return Signs(np.concatenate([half, ~half]), np.tile(np.arange(count // 2), 2), (seed, index))
+    return Signs(np.concatenate([half, ~half]), np.zeros(2 * len(half), dtype=np.int64), (seed, index))
 
 
 def displaced(
@@ -115,25 +119,22 @@ class Rungs:
         rows: of all, rung by rung.
         lengths: (rungs,) root mean square step of one feature as it was really sent, in units of the scale.
         full: (rungs,) whether the box left nearly all of the displacement.
-        centred: (rungs,) whether the middle of an antipodal pair is the input.
-        shared_centre: whether it is at least the same for all pairs of a rung.
+        centred: (rungs,) whether the middle of an antipodal pair is the input; all pairs of a rung have the same middle.
     """
 
     rows: Rows
     lengths: Array
     full: NDArray[np.bool_]
     centred: NDArray[np.bool_]
-    shared_centre: bool = True
 
 
 def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | OrthonormalRows]) -> Rungs:
     """Blocks of rows as rungs; levels are sent in full."""
     lengths = np.array([space.length(block.sent()) for block in blocks])
     wanted = np.array([space.length(block.step) for block in blocks])
-    # At an edge a feature with levels moves one way, in some pairs and not in others.
-    centred = not space.quantised or not space.bounded
+    centred = not space.quantised or not space.bounded  # at an edge a feature with levels moves one way
     full = (lengths >= REALLY_SENT * wanted) | space.quantised
-    return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred), centred)
+    return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred))
 
 
 def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Sequence[float] | Array) -> Rungs:
@@ -242,7 +243,7 @@ def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
             base = np.stack([one.base_answers.view.table(one.base_answers.view.base[None])[0] for one in some])
             pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
             centred = np.stack([one.rungs.centred for one in some])
-            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], centred, some[0].rungs.shared_centre))
+            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], centred))
         else:
             each = [[_of_rung(one, rung) for rung in range(len(one.pieces))] for one in some]
             numbers = tuple(np.array([[rung[i] for rung in rungs] for rungs in each]) for i in range(3))  # type: ignore[assignment]
@@ -261,16 +262,16 @@ def _of_rung(one: Answered, rung: int) -> tuple[float, float, float]:
     if view.unmeasurable:
         return 0.0, 0.0, 0.0
     table = view.table(piece)
-    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs.centred[rung], one.rungs.shared_centre)
+    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs.centred[rung])
     return float(energy(table, one.rungs.lengths[rung])), float(even), float(odd)
 
 
-def _parts(tables: Array, base: Array, centred: NDArray[np.bool_], shared: bool) -> tuple[Array, Array]:
+def _parts(tables: Array, base: Array, centred: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Mean |e|^2 and |o|^2 (...) of antipodal pairs from measurable columns (..., m, C) and those of the input (..., C).
 
     Where the middles of the pairs are not the input (``centred`` (...) is false) but one point that was not asked, e is what
     they differ by; noise has an even share of 1/2 then, a jump still has 1/2, and a kink that all directions share is not
-    seen. NaN for a single such pair, and where the middles are not even ``shared``.
+    seen. NaN for a single such pair.
     """
     roots, half = 2.0 * np.sqrt(tables), tables.shape[-2] // 2
     plus, minus = roots[..., :half, :], roots[..., half : 2 * half, :]
@@ -280,7 +281,7 @@ def _parts(tables: Array, base: Array, centred: NDArray[np.bool_], shared: bool)
     if np.all(centred):
         return even, odd
     apart = np.full_like(even, np.nan)
-    if half >= 2 and shared:
+    if half >= 2:
         apart = ((middle - middle.mean(axis=-2, keepdims=True)) ** 2).sum(axis=-1).mean(axis=-1) * half / (half - 1)
     return np.where(centred, even, apart), odd
 

@@ -100,7 +100,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         growth = _growth(short, long, FACTOR**2)
         step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)
     elif space.quantised:
-        step = yield from _own_levels(check, change)
+        step = yield from _own_levels(check, near)
     else:
         step = yield from _own_step(check, near)
     if view.noise is not None and step.finite is None and step.rho > FAR * ctx.steps.size and not space.quantised:
@@ -108,17 +108,18 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     return base_answers, replace(step, spent=step.spent + spent, common=rho)
 
 
-def _own_levels(check: _Check, change: float) -> Flow[InputStep]:
+def _own_levels(check: _Check, found: RungReadings) -> Flow[InputStep]:
     """With levels: go down to the sparsest directions, and if even they do not answer linearly, name the scale."""
     ctx = check.ctx
-    rho, spent, energy = ctx.steps.displacement, 0, 0.0
+    rho, spent = ctx.steps.displacement, 0
     if rho > ctx.space.shortest:
         rho = ctx.space.shortest
         rungs = around(ctx.x, ctx.space, check.signs, rho)
         answers = yield rungs.rows
         found = read_pairs(Answered(rungs, answers, check.base_answers))
-        spent, energy, change = len(answers), float(found.energy[0]), _change(*found.heard)
-    if change <= 2 * LEVEL_CHANGE:
+        spent = len(answers)
+    energy, change = float(found.energy[0]), _change(*found.heard)
+    if change <= 2 * LEVEL_CHANGE and not found.even_share[0] > QUIET:
         return InputStep(rho, change, spent=spent, energy=energy, flags=("own_step",))
     why = "the shortest displacement that the input's levels allow is past the linear range"
     return InputStep(rho, 0.0, why, spent, energy, heavy=True)

@@ -235,7 +235,8 @@ def ask_ladder(
     blocks_each = len(rungs) * ways
     # One pair shows jumps where the input is in its middle; two do elsewhere.
     few = _spread_over(n, min(PILOT_INPUTS, n))
-    least = 1 if all(is_centred(x[i], space, float(rungs[0])) for i in few) else CHECK_PAIRS
+    centred = not (space.quantised and space.bounded) and all(is_centred(x[i], space, float(rungs[0])) for i in few)
+    least = 1 if centred else CHECK_PAIRS
     count = int(np.clip(allowed // (2 * least * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
     chosen = _spread_over(n, count)
 

@@ -58,7 +58,7 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
     profile = yield from measure_profile(ctx, main)
     if (share := _unexplained(ctx, main, profile)) > UNEXPLAINED:
         return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)), TOGETHER)
-    walk = (yield from walk_slope(ctx, main)) if profile.rungs or ctx.settings.witness else None
+    walk = (yield from walk_slope(ctx, main)) if ctx.settings.profile != "off" or ctx.settings.witness else None
     witness = yield from _find_counterexample(ctx, main, walk)
     estimate = step.widened(main.estimate, exact=main.design.exact)
     return measured(ctx, main, estimate.widened(norm_error(share)), profile.rungs, walk, witness, kinked=share >= KINKED)

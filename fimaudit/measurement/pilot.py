@@ -14,7 +14,7 @@ from fimaudit.measurement.energy import FACTOR
 from fimaudit.measurement.ladder import PilotLadder, ask_ladder, look_again
 from fimaudit.measurement.plateau import find_plateau, spread
 from fimaudit.measurement.settings import Settings
-from fimaudit.measurement.surface import JUMPING, SurfaceKind, classify
+from fimaudit.measurement.surface import FALLS, JUMPING, SurfaceKind, classify
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
@@ -43,6 +43,11 @@ REASONS: dict[SurfaceKind, str] = {
     "kinked": "the answers bend at the inputs, so their one-sided slopes differ and a local value does not exist",
     "curved": "the answers are linear over no displacement that was tried, so a local value was not found",
 }
+
+
+PAST_LEVELS = (
+    "the answers are not linear over the shortest displacement that the inputs' levels allow, so a local value was not found"
+)
 
 
 @dataclass(frozen=True)
@@ -167,21 +172,33 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
 
 
 def _chosen_level(asked: PilotLadder, dtype: str) -> Steps:
-    """With levels: the longest rung whose directions answer the same at three times their length, and the linear range."""
+    """With levels: the longest rung up to which directions answer the same at three times their length.
+
+    What bends does so less over a shorter displacement, and one that jumps is linear here and there by chance: exact
+    answers that are not linear from the shortest displacement on, and nearly so over the next, are so nowhere.
+    """
     energy, quality = asked.energy, asked.quality
     above_noise = ((energy > 0) & (asked.stretched > 0)).mean(axis=0) >= 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.abs(np.log(asked.stretched / energy))
     typical = np.array([np.median(c[np.isfinite(c)]) if np.isfinite(c).any() else np.inf for c in change.T])
-    linear = np.flatnonzero(above_noise & (typical <= LEVEL_CHANGE) & asked.quiet)
+    flat = above_noise & (typical <= LEVEL_CHANGE) & asked.quiet
+    shortest = int(np.argmax(above_noise))
+    if asked.exact:
+        flat[shortest:] &= np.logical_and.accumulate(flat[shortest:]) & (typical[shortest:][:2] <= 2 * LEVEL_CHANGE).all()
+    linear = np.flatnonzero(flat)
     if linear.size:
         rho = float(asked.rungs[linear[-1]])
         return Steps(rho, [], 0, FACTOR * rho, quality=quality, surface="smooth")
-    rho = float(asked.rungs[int(np.argmax(above_noise))]) if above_noise.any() else float(asked.rungs[-1])
+    rho = float(asked.rungs[shortest]) if above_noise.any() else float(asked.rungs[-1])
     surface = classify(asked, dtype, local=False).kind
     if surface in ("piecewise_constant", "rough"):
         return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface=surface, why=REASONS[surface])
-    return Steps(rho, [], 0, 0.0, quality=quality)
+    if not asked.exact or not above_noise.any():
+        return Steps(rho, [], 0, 0.0, quality=quality)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        falls = np.median(np.log(asked.stretched[:, shortest] / energy[:, shortest])) <= FALLS * np.log(FACTOR)
+    return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface="rough" if falls else "curved", why=PAST_LEVELS)
 
 
 def _relative(asked: PilotLadder, middle: int, jump: float, features: int) -> float:

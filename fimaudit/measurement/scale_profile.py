@@ -24,7 +24,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.designs import MainAnswers, RandomDesign
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_DIRECTIONS, PROFILE_RUNGS, WALK_ROWS
+from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
@@ -68,9 +68,9 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     """
     settings, choice = ctx.settings, ctx.settings.profile
     margin = None if main.estimate is None or not ctx.step.has_slope else main.estimate.margin
-    if choice == "off" or (margin is None and ctx.step.has_slope):
+    count, rho = ctx.profiled, ctx.step.rho
+    if not count or (margin is None and ctx.step.has_slope):
         return Profile()
-    count, rho = PROFILE_DIRECTIONS[choice], ctx.step.rho
     if choice == "cheap" and margin is not None:
         count -= WALK_ROWS // len(OWN_RUNGS)
     rungs_at, known = _own_directions(ctx), main.answers[:0]
@@ -171,7 +171,7 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
 
 def _own_directions(ctx: DisplacedContext) -> Redisplaced:
     """Random directions of the profile alone."""
-    signs = draw_signs(ctx.settings.seed, ctx.index, PROFILE, PROFILE_DIRECTIONS[ctx.settings.profile], ctx.x.size)
+    signs = draw_signs(ctx.settings.seed, ctx.index, PROFILE, ctx.profiled, ctx.x.size)
 
     def rungs_at(rhos: Sequence[float], count: int) -> Rungs:
         return displaced_rungs(ctx.x, ctx.space, signs.first(count), rhos)

@@ -191,9 +191,8 @@ def _hardest(inputs: int, queries: int, profile: ProfileChoice = "cheap", witnes
     pilot = max(ON_TOP * inputs * queries, LEAST_PILOT) + (REPEATS + 2 * SUSPECTS) * pilot_inputs
     found = MOST_SPENT + math.ceil(pilot / inputs)
     witness = looks_for_witness(witness, queries)
-    extra = extra_rows(Settings(profile=profile, witness=witness), True)
-    main = after_extras(after_finding(queries, found, REPEATS), extra)
-    return REPEATS + found + main - 1 + extra + WARY_LOOKS + STEPPED_ROWS * witness
+    split = (after_finding(queries, found, REPEATS), Settings(profile=profile, witness=witness), True)
+    return REPEATS + found + after_extras(*split) - 1 + extra_rows(*split) + WARY_LOOKS + STEPPED_ROWS * witness
 
 
 def _positive(**numbers: int) -> None:

@@ -17,7 +17,7 @@ from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
 from fimaudit.measurement.label_radius import FEW_LABELS, WALK_SHARE
 from fimaudit.measurement.ladder import CHECK_PAIRS
-from fimaudit.measurement.query_split import after_extras, after_finding, extra_rows, looks_for_witness
+from fimaudit.measurement.query_split import after_extras, after_finding, looks_for_witness
 from fimaudit.measurement.settings import Settings
 
 __all__ = ["Expected", "contrasts", "expected_from_labels", "expected_interval"]
@@ -73,10 +73,5 @@ def contrasts(queries: int) -> int:
     """Contrasts of an input where nothing is out of the ordinary: a check, a row of the pilot, and the cheap profile."""
     if queries < 4:
         raise UsageError(f"expected at least 4 queries an input, got {queries}")
-    return (
-        after_extras(
-            after_finding(queries, 4 * CHECK_PAIRS + 1, 1),
-            extra_rows(Settings(witness=looks_for_witness(None, queries)), False),
-        )
-        - 2
-    )
+    settings = Settings(witness=looks_for_witness(None, queries))
+    return after_extras(after_finding(queries, 4 * CHECK_PAIRS + 1, 1), settings, separate=False) - 2

@@ -16,9 +16,10 @@ from fimaudit.engines.work import Engine, LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
+from fimaudit.measurement.rare_jumps import beside_jumps
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.meter import DECOYS, THE_RUN, Ledger, Meter, Usage
-from fimaudit.results import UNANSWERED, MeasuredInput
+from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
@@ -35,7 +36,7 @@ from fimaudit.storage.answers import ANSWERS
 from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 from fimaudit.storage.parts import Part, unpack
-from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
+from fimaudit.storage.result_store import MOST_INLINE, Finished, MemoryStore, ParquetStore, ResultStore
 from fimaudit.whitebox.inputs import BY_DERIVATIVES, without_advice
 
 __all__ = ["Progress", "Run"]
@@ -193,11 +194,17 @@ class Run:
     def finish(self, most: int) -> Finished:
         """All results, in the order of the inputs; those measured since the last good sentinel carry a flag.
 
+        What one input's rows do not show, others' may: that the answers jump now and then.
+
         Args:
             most: of the most sensitive inputs wanted.
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
-        return self._store.finish({i for drift in drifts for i in drift.inputs}, most, self.integrity.revised)
+        revised: dict[int, Sensitivity] = dict(self.integrity.revised)
+        if self._store.count <= MOST_INLINE:  # the pilot of a larger run asks enough by itself
+            known = {**self._store.results(range(len(self._task.source))), **revised}
+            revised |= beside_jumps(known.values())
+        return self._store.finish({i for drift in drifts for i in drift.inputs}, most, revised)
 
     @property
     def measured(self) -> NDArray[np.int64]:

@@ -1,0 +1,46 @@
+"""Inputs beside others whose answers jump: where something else answers a few rows, no value is that of one function.
+
+A second version that is chosen by a hash of the row answers a few per cent of the rows, at one input as at another. Which
+inputs' rows meet it is chance, and the others' say nothing of it: only the run as a whole does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fimaudit.results import Interval, Sensitivity
+
+__all__ = ["beside_jumps"]
+
+#: From this share of the measured inputs on, and so many of them, the flag ``jumps`` is the model's. Routing of 3 % shows at
+#: 70 % of inputs with 41 rows; no smooth or kinked regime of benchmarks/regimes.py has one.
+MOST, FEWEST = 0.2, 2
+REASON = (
+    "at {jumping} of {measured} inputs of this run a few answers lie far from all others, as if something else had given "
+    "them, so that no value is that of one function"
+)
+
+
+def beside_jumps(results: Collection[Sensitivity]) -> dict[int, Sensitivity]:
+    """By index, the local inputs that are so no longer because answers jump at too many others; none as a rule.
+
+    >>> def one(index, *flags):
+    ...     return Sensitivity(index=index, status="ok", kind="local", method="rademacher", queries=50, flags=list(flags))
+    >>> beside_jumps([one(i) for i in range(9)])
+    {}
+    >>> beside_jumps([one(0, "jumps"), one(1, "jumps"), one(2)])[2].kind
+    'finite_scale'
+    """
+    measured = [one for one in results if one.status == "ok"]
+    jumping = sum("jumps" in one.flags for one in measured)
+    if jumping < max(FEWEST, MOST * len(measured)):
+        return {}
+    reason = REASON.format(jumping=jumping, measured=len(measured))
+    return {one.index: _demoted(one, reason) for one in measured if one.kind == "local" and "jumps" not in one.flags}
+
+
+def _demoted(one: Sensitivity, reason: str) -> Sensitivity:
+    """At a finite scale, without a radius but for a change of decision that was seen."""
+    seen = None if one.witness is None else one.witness.distance
+    why = reason if one.reason is None else f"{one.reason}; {reason}"
+    return one.model_copy(update={"kind": "finite_scale", "margin_radius": Interval(upper=seen), "reason": why})
