@@ -86,6 +86,7 @@ def test_every_preset_is_tested_and_names_its_page():
     for one in shelf:
         assert one.page.startswith("https://")
         assert "# Fill in: " in one.text
+        assert one.checked.endswith(".")
     with pytest.raises(TargetError, match="did you mean azure-ml"):
         preset("azureml")
 
