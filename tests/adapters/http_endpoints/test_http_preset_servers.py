@@ -78,7 +78,7 @@ def test_a_preset_audits_the_server_that_it_is_for(name, cancer, digits, tmp_pat
             truths = [known.truth(x[i : i + 1] / 16.0)[0] for i in range(len(x))]
             data, weights = x, known.model.coef_ / 16.0
         else:
-            data, options = Inputs(rows, names=tuple(f"f{i}" for i in range(30))), {}
+            data, options = Inputs(rows, names=tuple(f"f{i}" for i in range(30))), {"scale": "raw"}
             truths = list(known.truth(rows))
             weights = np.vstack([np.zeros(30), known.model.coef_])
         endpoint = filled(name, server.url, tmp_path)
