@@ -22,6 +22,8 @@ REST = "(rest)"
 PLACES = 256
 #: A sum of scores may miss 1 by this much beyond the rounding.
 WHOLE = 1e-5
+#: What the scores of a row may sum to in other units.
+WHOLES = (100.0, 1.0, 10.0, 1000.0, 10_000.0, 1_000_000.0)
 #: Rows that fall from column to column so steadily are sorted by score, unless chance had it with this probability.
 SORTED_BY_CHANCE = 1e-4
 #: Answers count as evidence of that where they differ by so much from those before: copies of one input say nothing new.
@@ -160,13 +162,14 @@ class AnswerReader:
         if values.min() < 0:
             return
         tolerance = max(WHOLE, len(np.atleast_1d(values[0])) * output_resolution(values / 100.0) / 2)
-        for whole in (100.0, 1.0):
+        for whole in WHOLES:
             if np.abs(sums / whole - 1.0).max() > tolerance:
                 continue
             logits = self._kind == "logits" or self._link == "softmax"
-            if whole == 100.0 and self._kind != "logprobs":
+            if whole != 1.0 and self._kind != "logprobs":
                 called = ", although they are called logits" if logits else ""
-                raise LinkError(f"expected scores that sum to 1, got rows that sum to 100{called}: say total: 100")
+                said = f"{whole:.0f}"
+                raise LinkError(f"expected scores that sum to 1, got rows that sum to {said}{called}: say total: {said}")
             if whole == 1.0 and logits:
                 raise LinkError("expected logits, got rows that are distributions already: say kind: probs")
 

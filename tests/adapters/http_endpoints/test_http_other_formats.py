@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import yaml
-from fimaudit_adapters.http.protocols.base import Reply
+from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.protocols.base import Reply, Tensor
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.settings import Endpoint
 
-from fimaudit.errors import OutputError, TargetError
+from fimaudit.errors import LinkError, OutputError, TargetError
 from tests.servers import vendors
 from tests.servers.other_formats import FORMATS, binary
 
@@ -100,3 +102,26 @@ def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
 def test_answers_that_would_be_misread_are_refused(content, settings, match):
     with pytest.raises(OutputError, match=match):
         wire(request="$rows", **settings).decode(Reply(200, {}, content), 2)
+
+
+@pytest.mark.parametrize("name", ["id", "rowId", "instance_index"])
+@pytest.mark.parametrize("text", ["{}", "row-{}"])
+def test_rows_whose_numbers_do_not_count_up_are_refused(name, text):
+    p = vendors.table(TABLE_ROWS)
+    order = sorted(range(12), key=str)  # 0, 1, 10, 11, 2, ..
+    answers = {"out": {"r": [{name: text.format(i), "p": p[i]} for i in order]}}
+    content = json.dumps(answers).encode()
+    with pytest.raises(OutputError, match=rf"sort_by\(.., &{name}\)"):
+        wire(request="$rows", response="out.r[].p").decode(Reply(200, {}, content), 12)
+    answer = wire(request="$rows", response=f"sort_by(out.r, &{name})[].p").decode(Reply(200, {}, content), 12)
+    assert np.allclose(answer.values, p)
+    other = json.dumps({"r": [{"class_id": 11 - i, "id": 7 * i % 12, "p": p[i]} for i in range(12)]}).replace(
+        '"id"', '"rank"'
+    )
+    assert np.allclose(wire(request="$rows", response="r[].p").decode(Reply(200, {}, other.encode()), 12).values, p)
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_scores_in_thousandths_are_called_that(kind):
+    with pytest.raises(LinkError, match="say total: 1000"):
+        AnswerReader("auto", kind, None).probabilities(Tensor(1000 * np.array(vendors.table(TABLE_ROWS))), 12)

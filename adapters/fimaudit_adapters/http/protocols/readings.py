@@ -26,6 +26,7 @@ from fimaudit_adapters.http.protocols.base import (
     as_tensor,
 )
 from fimaudit_adapters.http.protocols.parsing import parse
+from fimaudit_adapters.http.protocols.row_order import refuse_other_order
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["AdjustedAnswers", "AnswerShape"]
@@ -67,6 +68,8 @@ class AnswerShape:
         document = self._parsed(content, rows)
         if self._failed is not None and self._failed(document):
             raise Malformed(f"expected an answer, got one of which {self._endpoint.failed!r} is true (failed)")
+        if "sort_by" not in self._path:
+            refuse_other_order(document, rows)
         found = self._response(document)
         if found is None:
             raise OutputError(f"the JMESPath {self._path!r} leads nowhere in the answer")
