@@ -10,7 +10,7 @@ REALMODELS ?=
 WORKERS ?= 3
 THREADS ?= 1
 
-.PHONY: help venv demo test coverage crash simulate fuzz advisories check fix bench study-check readme lock docs llms release-check
+.PHONY: help venv demo test servers coverage crash simulate fuzz advisories check fix bench study-check readme lock docs llms release-check
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -31,7 +31,10 @@ demo: venv ## Train two small networks, audit them from their probabilities, com
 	$(BIN)/fimaudit demo
 
 test: venv ## Run the test suite.
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not coverage"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not coverage and not servers"
+
+servers: venv ## Install servers of the shelf's presets, each into an environment of its own, and audit what they serve.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m servers
 
 coverage: venv ## Simulate whether intervals hold, at length.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m coverage

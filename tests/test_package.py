@@ -201,8 +201,7 @@ def test_lock_pins_every_requirement() -> None:
         assert match, f"expected name==version without local label or hash, got {line!r}"
         names.add(match[1])
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "triton"))]
-    # The extra "aws" holds python-dateutil back, so nothing else asks for it.
-    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "aws"}
+    extras = PROJECT["optional-dependencies"]
     asked = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     wanted = {re.split(r"[<>=!~;\[ ]", line)[0].lower().replace("_", "-") for line in asked} - {"fimaudit"}
     assert wanted <= names, f"not in requirements.lock: {wanted - names}; run make lock"

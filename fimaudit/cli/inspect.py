@@ -165,7 +165,7 @@ def _command(target: str, data: str | None, facts: dict[str, Any], flags: list[s
 
 
 def _endpoint_schema() -> dict[str, Any]:
-    from fimaudit_adapters.http.settings import endpoint_schema
+    from fimaudit_adapters.http.endpoint_file import endpoint_schema
 
     return endpoint_schema()
 

@@ -128,7 +128,7 @@ def asked_of(target: str, options: Mapping[str, Any], batch: int | None) -> Send
     Raises:
         TargetError: the settings contradict themselves.
     """
-    from fimaudit_adapters.http.settings import read_endpoint
+    from fimaudit_adapters.http.endpoint_file import read_endpoint
 
     extra = {**options, **({} if batch is None else {"batch": batch})}
     endpoint = read_endpoint(target, Options(extra=extra))

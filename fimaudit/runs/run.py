@@ -143,6 +143,7 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._start.begin()
+            self._check_same_model()
             if self._start.exact is None:
                 self._doubtful = None
             placed = LABEL_STEPS if task.labels else steps
@@ -215,7 +216,8 @@ class Run:
         """What the user must know of the run as a whole."""
         out = [*self._start.notes, *self._deflation.warnings(), *self.integrity.warnings()]
         if self._sentinels is not None:
-            out += [drift.sentence() for drift in self._sentinels.drifts]
+            said = dict.fromkeys(drift.sentence() for drift in self._sentinels.drifts)
+            out += [sentence for sentence in said if sentence != self.exhausted]
         if self._unanswered:
             named = ", ".join(map(str, sorted(self._unanswered)[:20])) + (", ..." if len(self._unanswered) > 20 else "")
             first = next(iter(self._unanswered.values()))
@@ -391,6 +393,19 @@ class Run:
         assert self._sentinels is not None
         self._store.flush()
         self._sentinels.check(np.flatnonzero(self._store.done).tolist())
+
+    def _check_same_model(self) -> None:
+        """Before a resumed run sends a row to be measured: whether the model still answers that it began with.
+
+        Raises:
+            ModelFailure: another one does.
+        """
+        resuming = self._journal is not None and self._journal.resuming
+        if self._sentinels is None or not resuming or self._store.done.all():
+            return
+        drift = self._sentinels.check(np.flatnonzero(self._store.done).tolist())
+        if drift is not None and drift.kind != "intermittent":
+            raise ModelFailure(drift.sentence())
 
     def _tell(self, _rows: int) -> None:
         if self._progress is not None:

@@ -164,3 +164,48 @@ def test_a_version_that_changes_within_the_first_requests_is_said(change_at):
         model.close()
     assert sentinels.drifts or seen.random
     assert sentinels.tolerance < 1e-4
+
+
+def test_a_run_is_not_resumed_on_another_model(tmp_path):
+    x = np.random.default_rng(6).standard_normal((8, vendors.FEATURES))
+    np.save(tmp_path / "x.npy", x)
+    swapped, rows = [], []
+
+    def service(asked):
+        sent = np.array(asked.json["a"])
+        rows.append(len(sent))
+        return {"p": vendors.table(0.5 * sent if swapped else sent)}
+
+    with vendors.serving({"m": service}) as server:
+        (tmp_path / "e.yaml").write_text(
+            f"url: {server.url}/m\nrequest: {{a: $rows}}\nresponse: p\nkind: probs\ntrust_env: false\n"
+        )
+        command = ("audit", "e.yaml", "--data", "x.npy", "--queries", 40, "--profile", "off")
+        first = run(*command, "--out", "run", "--budget", 150, cwd=tmp_path)
+        assert first.returncode == 3, first.stderr
+        measured = [one["index"] for one in json.loads((tmp_path / "run" / "report.json").read_text())["inputs"]]
+        assert 0 < len(measured) < 8
+        swapped.append(True)
+        rows.clear()
+        second = run(*command, "--out", "run", "--resume", cwd=tmp_path)
+        assert second.returncode == 3, second.stderr
+        assert sum(rows) == 8  # the sentinels, twice; nothing is measured
+        report = json.loads((tmp_path / "run" / "report.json").read_text())
+        assert [one["index"] for one in report["inputs"]] == measured
+        said = " ".join(second.stdout.split())
+        assert said.count("another model answers than at the start") == 1
+        assert "--overwrite measures all of the model that answers now, --resume goes on once the first one is back" in said
+        swapped.clear()
+        third = run(*command, "--out", "run", "--resume", cwd=tmp_path)
+        assert third.returncode == 0, third.stderr
+        whole = json.loads((tmp_path / "run" / "report.json").read_text())
+        for row, found in zip(x, whole["inputs"], strict=True):
+            assert found["spectral_norm"]["value"] == pytest.approx(vendors.exact(vendors.TABLE, row), rel=0.02)
+        swapped.append(True)
+        rows.clear()
+        assert run(*command, "--out", "run", "--resume", cwd=tmp_path).returncode == 0
+        assert sum(rows) == 0  # nothing is left to measure
+        assert run(*command, "--out", "run", "--overwrite", cwd=tmp_path).returncode == 0
+    replaced = json.loads((tmp_path / "run" / "report.json").read_text())
+    for row, found in zip(x, replaced["inputs"], strict=True):
+        assert found["spectral_norm"]["value"] == pytest.approx(vendors.exact(0.5 * vendors.TABLE, row), rel=0.02)

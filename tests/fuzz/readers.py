@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import wire_for
+from fimaudit_adapters.http.endpoint_file import read_endpoint
+from fimaudit_adapters.http.fingerprint import fingerprint
 from fimaudit_adapters.http.protocols.base import Reply
 from fimaudit_adapters.http.sending.faults import after_status
-from fimaudit_adapters.http.settings import Endpoint, fingerprint, read_endpoint
+from fimaudit_adapters.http.settings import Endpoint
 from fimaudit_adapters.onnx_runtime.files import read_source
 from fimaudit_adapters.onnx_runtime.graph_facts import not_smooth, quantised_weights
 from fimaudit_adapters.onnx_runtime.graph_rewrite import with_free_batch

@@ -22,6 +22,13 @@ PACKAGES = {
     "kserve": ["kserve==0.21.0", "scikit-learn==1.9.1", "pillow"],
     "mlflow": ["mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "pandas", "fastapi", "uvicorn", "skops"],
     "pytriton": ["nvidia-pytriton==0.7.0", "scikit-learn==1.9.1"],
+    # Of the tests that are marked "servers" alone.
+    "bentoml": ["bentoml==1.4.40", "scikit-learn==1.9.1"],
+    "fastapi": ["fastapi==0.165.0", "uvicorn==0.54.0", "python-multipart", "pillow", "scikit-learn==1.9.1"],
+    "gradio": ["gradio==6.31.0", "scikit-learn==1.9.1"],
+    "litserve": ["litserve==0.2.19", "scikit-learn==1.9.1"],
+    "mlserver": ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "scikit-learn==1.9.1"],
+    "ray": ["ray[serve]==2.60.0", "scikit-learn==1.9.1"],
 }
 #: Seconds after which a server hangs: only so that a test run ends.
 PATIENCE = 900

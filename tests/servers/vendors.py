@@ -136,7 +136,7 @@ def vertex_tabular(asked: Asked) -> Any:
 def sagemaker_csv(asked: Asked) -> Any:
     assert asked.headers["content-type"] == "text/csv"
     rows = list(csv.reader(io.StringIO(asked.body.decode())))
-    return "\n".join(",".join(map(repr, p)) for p in table([[float(v) for v in row] for row in rows])).encode()
+    return ",".join(map(str, table([[float(v) for v in row] for row in rows]))).encode()
 
 
 def sagemaker_json(asked: Asked) -> Any:
@@ -280,7 +280,7 @@ SERVICES: dict[str, tuple[Service, bool]] = {
     "fastapi": (lambda asked: {"probabilities": mapped(table([asked.json[f"f{i}"] for i in range(4)])[0])}, False),
     "fastapi-upload": (upload, True),
     "gradio": (_work.gradio, False),
-    "huggingface-image": (lambda asked: listed(png(asked.body)[0], "label", "score"), True),
+    "huggingface-image": (lambda asked: listed(png64(asked.json["inputs"])[0], "label", "score"), True),
     "huggingface-scores": (lambda asked: [listed(p, "label", "score") for p in table(asked.json["inputs"])], False),
     "huggingface-text-table": (lambda asked: [listed(sentence(asked.json["inputs"])[0], "label", "score")], False),
     "litserve": (lambda asked: {"output": table(asked.json["input"])[0]}, False),
@@ -291,7 +291,7 @@ SERVICES: dict[str, tuple[Service, bool]] = {
     ),
     "openai-logprobs": (openai, False),
     "perspective": (perspective, False),
-    "ray-serve": (lambda asked: {"result": table(asked.json["vector"])[0]}, False),
+    "ray-serve": (lambda asked: {"result": table([asked.json[f"f{i}"] for i in range(4)])[0]}, False),
     "rekognition-custom-labels": (rekognition, True),
     "replicate": (_work.replicate, True),
     "roboflow": (roboflow, True),

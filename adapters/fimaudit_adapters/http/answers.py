@@ -22,6 +22,8 @@ REST = "(rest)"
 PLACES = 256
 #: A sum of scores may miss 1 by this much beyond the rounding.
 WHOLE = 1e-5
+#: What the scores of a row may sum to in other units.
+WHOLES = (100.0, 1.0, 10.0, 1000.0, 10_000.0, 1_000_000.0)
 #: Rows that fall from column to column so steadily are sorted by score, unless chance had it with this probability.
 SORTED_BY_CHANCE = 1e-4
 #: Answers count as evidence of that where they differ by so much from those before: copies of one input say nothing new.
@@ -87,7 +89,11 @@ class AnswerReader:
         """Decide from the first answer whether it shows all labels, and give them their columns."""
         if not isinstance(answer, Scores) or self._learned or self._link == "labels" or not answer.rows:
             return
+        answer = self._completed(answer)
         seen = {label for row in answer.rows for label in row}
+        if self._declared is not None and self._rest and not seen & set(self._declared):
+            shown = ", ".join(repr(label) for label in sorted(seen)[:8])
+            raise OutputError(f"none of the labels given is among those of the answer ({shown}): expected other spellings")
         if self._declared is not None and not self._rest and (unknown := sorted(seen - set(self._declared))):
             raise OutputError(f"the endpoint answers with label {unknown[0]!r}, which is not among the labels given")
         labels = self._declared or tuple(sorted(seen, key=_by_number))
@@ -122,6 +128,7 @@ class AnswerReader:
         if isinstance(answer, Scores):
             if len(answer.rows) != rows:
                 raise OutputError(f"expected {rows} rows of label scores for {rows} inputs, got {len(answer.rows)}")
+            answer = self._completed(answer)
             self.learn(answer)
             return self._top(answer.rows) if self.top_k is not None else self._whole(answer.rows)
         values = answer.values
@@ -155,13 +162,14 @@ class AnswerReader:
         if values.min() < 0:
             return
         tolerance = max(WHOLE, len(np.atleast_1d(values[0])) * output_resolution(values / 100.0) / 2)
-        for whole in (100.0, 1.0):
+        for whole in WHOLES:
             if np.abs(sums / whole - 1.0).max() > tolerance:
                 continue
             logits = self._kind == "logits" or self._link == "softmax"
-            if whole == 100.0 and self._kind != "logprobs":
+            if whole != 1.0 and self._kind != "logprobs":
                 called = ", although they are called logits" if logits else ""
-                raise LinkError(f"expected scores that sum to 1, got rows that sum to 100{called}: say total: 100")
+                said = f"{whole:.0f}"
+                raise LinkError(f"expected scores that sum to 1, got rows that sum to {said}{called}: say total: {said}")
             if whole == 1.0 and logits:
                 raise LinkError("expected logits, got rows that are distributions already: say kind: probs")
 
@@ -180,6 +188,24 @@ class AnswerReader:
         if self._kind == "logits":
             return "sigmoid" if values.ndim == 1 or values.shape[-1] == 1 else "softmax"
         return "identity"
+
+    def _completed(self, answer: Scores) -> Scores:
+        """Of two known labels, the one that an answer does not show has the rest."""
+        labels = self._declared or ()
+        if (
+            len(labels) != 2
+            or self._rest
+            or self._hides
+            or self._asked is not None
+            or self._kind not in ("probs", "logprobs")
+        ):
+            return answer
+        other = dict(zip(labels, reversed(labels), strict=True))
+        rows = (
+            {**row, other[next(iter(row))]: 1.0 - sum(row.values())} if row.keys() < {*labels} else row
+            for row in answer.rows
+        )
+        return Scores(list(rows))
 
     def _whole(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
         for row in rows:

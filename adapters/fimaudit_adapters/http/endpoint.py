@@ -17,12 +17,14 @@ from fimaudit.models.meter import CountingLease
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
 from fimaudit_adapters.http.discovery import Discovered, discover
+from fimaudit_adapters.http.endpoint_file import read_endpoint
+from fimaudit_adapters.http.fingerprint import fingerprint
 from fimaudit_adapters.http.protocols.base import WireFormat
 from fimaudit_adapters.http.protocols.encoding import BareBody
 from fimaudit_adapters.http.sending.event_loop import Loop
 from fimaudit_adapters.http.sending.sender import Sender
 from fimaudit_adapters.http.sending.transport import Transport
-from fimaudit_adapters.http.settings import Endpoint, fingerprint, read_endpoint
+from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["EndpointClassifier", "open_endpoint"]
 

@@ -1,152 +1,45 @@
-"""What a person says about an endpoint: a YAML file, flags, or both (flags win). Secrets are named here, never held."""
+"""What a person may say about an endpoint: every key of an endpoint file, and which of them contradict each other."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from fimaudit.errors import TargetError
-from fimaudit.models.classifier import Options
 from fimaudit.models.columns import TableColumn, arranged, coded
+from fimaudit_adapters.http.credential_settings import Aws, Google, OAuth, header_looks_secret, parameter_looks_secret
+from fimaudit_adapters.http.protocols.placeholders import places
+from fimaudit_adapters.http.units import Rate, Seconds
 
-__all__ = [
-    "DEFAULT_PATIENCE",
-    "PROTOCOLS",
-    "Aws",
-    "Endpoint",
-    "Google",
-    "OAuth",
-    "Poll",
-    "checked_url",
-    "endpoint_schema",
-    "fingerprint",
-    "looks_secret",
-    "places",
-    "read_endpoint",
-]
-
-#: What stands for rows in a request document.
-PLACES = ("$rows", "$row", "$records", "$record", "$columns", "$each", "$csv", "$index")
+__all__ = ["DEFAULT_PATIENCE", "PROTOCOLS", "Endpoint", "Poll"]
 
 Protocol = Literal["open_inference", "tensorflow_serving", "mlflow", "label_scores", "json"]
 PROTOCOLS: tuple[str, ...] = ("open_inference", "tensorflow_serving", "mlflow", "label_scores", "json")
 
-#: Settings that change neither the question nor the answer: they stay out of the fingerprint, so that a run can be
-#: resumed with another rate, deadline or credential.
-_TRANSPORT = {
-    "header_env",
-    "header_file",
-    "bearer_env",
-    "bearer_file",
-    "auth",
-    "oauth",
-    "aws",
-    "google",
-    "url_query_env",
-    "client_cert",
-    "client_key",
-    "ca_file",
-    "trust_env",
-    "rate",
-    "concurrency",
-    "timeout",
-    "deadline",
-    "attempts",
-    "patience",
-    "max_response",
-    "batch",
-}
-#: Settings that came after fingerprints were first kept: they enter only where they are set, so that old runs resume.
-_LATER = {
-    "method", "body", "constants", "numbers", "answer", "label", "score", "names", "columnar", "total", "scale",
-    "audit_label", "other_labels", "hidden_below", "poll", "url_query",
-}  # fmt: skip
 #: Settings of requests and answers that only protocol json has.
-_OF_JSON = ("method", "body", "numbers", "answer", "label", "score", "names", "columnar")
+_OF_JSON = ("method", "body", "numbers", "answer", "label", "score", "names", "columnar", "failed", "separator")
 #: Seconds of an outage that are waited out.
 DEFAULT_PATIENCE = 900.0
-_SECRET_PARAMETERS = re.compile(r"(?i)(key|token|secret|passw|pwd|^sig$|signature|credential|^auth|^code$|session)")
 
 
-def _rate(value: object) -> object:
-    """``20/s``, ``100/min``, ``5000/h`` or a number a second."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(?:/\s*(s|sec|second|min|minute|h|hour))?\s*", value)
-    if found is None:
-        raise ValueError("expected a rate like 20/s, 100/min or 5000/h")
-    seconds = {"s": 1.0, "m": 60.0, "h": 3600.0}[(found[2] or "s")[0]]
-    return float(found[1]) / seconds
-
-
-def _seconds(value: object) -> object:
-    """``90``, ``90s``, ``15m``, ``2h`` in seconds."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(s|sec|m|min|h|hour)?\s*", value)
-    if found is None:
-        raise ValueError("expected a time like 90s, 15m or 2h")
-    return float(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0}[(found[2] or "s")[0]]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Poll(_Part):
+class Poll(BaseModel):
     """A service that works in the background: the answer to a request says where its result will be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str | None = Field(
         None, description="JMESPath to the result's URL, or a URL with {path} parts; the Location header when left out"
     )
+    request: Any = Field(
+        None, description="document to post there, with {path} parts within its text; nothing is posted when left out"
+    )
     done: str | None = Field(None, description="JMESPath, true when the result is there; any answer but 202 when left out")
     failed: str | None = Field(None, description="JMESPath, true when the work has failed")
     result: str | None = Field(None, description="JMESPath to, or template of, another URL where a done result lies")
-    interval: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = Field(1.0, description="seconds between two looks")
-    deadline: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = Field(
-        300.0, description="seconds until a result is given up"
-    )
-
-
-class OAuth(_Part):
-    """A bearer token from an OAuth2 token endpoint, renewed before it expires and on 401."""
-
-    token_url: str = Field(description="where tokens are issued")
-    client_id_env: str | None = Field(None, description="environment variable that holds the client's id")
-    client_secret_env: str | None = Field(None, description="environment variable that holds the client's secret")
-    grant_type: str = Field("client_credentials", description="another grant of the same shape: an issuer's own name for it")
-    scope: str | None = Field(None, description="scopes between spaces")
-    parameters: dict[str, str] = Field(default_factory=dict, description="further fields of the form: audience, resource")
-    parameters_env: dict[str, str] = Field(default_factory=dict, description="field: environment variable that holds it")
-    client_auth: Literal["basic", "post", "none"] = Field(
-        "basic", description="client id and secret in the header, in the form, or not at all"
-    )
-
-
-class Aws(_Part):
-    """AWS Signature Version 4, with the credentials that botocore finds (environment, profile, role)."""
-
-    service: str = Field(description="sagemaker, rekognition, execute-api, ...")
-    region: str = Field(description="eu-central-1, ...")
-    profile: str | None = Field(None, description="profile of the shared configuration")
-
-
-class Google(_Part):
-    """A token for a Google service account, renewed before it expires and on 401."""
-
-    service_account_env: str = Field(
-        "GOOGLE_APPLICATION_CREDENTIALS", description="environment variable that names the service account's JSON file"
-    )
-    scopes: tuple[str, ...] = ("https://www.googleapis.com/auth/cloud-platform",)
+    interval: Annotated[Seconds, Field(gt=0)] = Field(1.0, description="seconds between two looks")
+    deadline: Annotated[Seconds, Field(gt=0)] = Field(300.0, description="seconds until a result is given up")
 
 
 class Endpoint(BaseModel):
@@ -154,7 +47,9 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(description="where rows are posted; for the known protocols the server's root will do")
+    url: str = Field(
+        description="where rows are posted; for the known protocols the server's root will do; {column} may stand in it"
+    )
     protocol: Protocol | None = Field(None, description="wire format; found from the URL and the metadata when left out")
     model_name: str | None = Field(None, description="model behind a server's root URL")
     model_version: str | None = Field(None, description="version of that model; the server's default when left out")
@@ -198,11 +93,16 @@ class Endpoint(BaseModel):
     )
     request: Any = Field(
         None,
-        description='json: the request document, with "$rows", "$row", "$records", "$record", "$columns", "$index" as a '
-        'value, {"$each": ..} for a value a row, "{row}" and "{column name}" within text, {"$json": ..} and {"$base64": ..} '
-        "around one",
+        description="json: the request document, with places for rows: $rows, $row, $records, $record, $columns, $flat, "
+        "$transposed, {$each: ..}, {$cells: ..}, and {row}, {csv}, {column name} within text",
     )
-    answer: Literal["json", "ndjson", "csv", "text", "events"] = Field("json", description="json: how the answer is written")
+    answer: Literal["json", "ndjson", "csv", "text", "events", "npy"] = Field(
+        "json", description="json: how the answer is written"
+    )
+    separator: str = Field(",", min_length=1, max_length=1, description="json: between the cells of CSV, both ways")
+    failed: str | None = Field(
+        None, description="json: JMESPath, true where an answer of status 200 is none; it is asked for again"
+    )
     response: str | None = Field(None, description="json: JMESPath to the rows of the answer")
     label: str | None = Field(
         None, description="json: JMESPath, from a score's object to its label, or a row's list of them"
@@ -240,16 +140,12 @@ class Endpoint(BaseModel):
     client_key: str | None = Field(None, description="PEM file of the client certificate's key")
     ca_file: str | None = Field(None, description="PEM file of a private certificate authority")
     trust_env: bool = Field(True, description="honour HTTP_PROXY, NO_PROXY and SSL_CERT_FILE")
-    rate: Annotated[float, BeforeValidator(_rate), Field(gt=0)] | None = Field(
-        None, description="requests a second: 20/s, 100/min"
-    )
+    rate: Rate | None = Field(None, description="requests a second: 20/s, 100/min")
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(8, description="most requests in flight; adapts below it")
     timeout: Annotated[float, Field(gt=0)] = Field(30.0, description="seconds a request may take, slow answers included")
     deadline: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds the whole run may take")
     attempts: Annotated[int, Field(ge=1, le=50)] = Field(8, description="most sends of one request, an outage apart")
-    patience: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = Field(
-        DEFAULT_PATIENCE, description="seconds of an outage that are waited out: 900, 15m"
-    )
+    patience: Seconds = Field(DEFAULT_PATIENCE, description="seconds of an outage that are waited out: 900, 15m")
     batch: Annotated[int, Field(ge=1)] | None = Field(None, description="rows a request; learned when left out")
     max_response: Annotated[int, Field(ge=1024)] = Field(16 * 2**20, description="most bytes of an answer, unpacked")
 
@@ -281,7 +177,7 @@ class Endpoint(BaseModel):
     @property
     def rows_a_request(self) -> int | None:
         """1 where the format takes no more; ``None`` for any number."""
-        single = set(places(self.request, self.all_columns)) & {"$row", "$record"}
+        single = set(places([self.request, self.url], self.all_columns)) & {"$row", "$record"}
         bare = self.image in ("png", "raw") and self.body in (None, "bytes")
         return 1 if single or bare or self.body in ("bytes", "query") else None
 
@@ -312,12 +208,12 @@ class Endpoint(BaseModel):
         clash = {name.lower() for name in (*self.headers, *self.header_env, *self.header_file)}
         if len(clash) < len(self.headers) + len(self.header_env) + len(self.header_file):
             raise ValueError("a header is set twice among headers, header_env and header_file")
-        secret = [name for name in self.headers if looks_secret(name)]
+        secret = [name for name in self.headers if header_looks_secret(name)]
         if secret:
             raise ValueError(
                 f"header {secret[0]} looks like a credential: name its variable or file with header_env or header_file"
             )
-        secret = [name for name in self.url_query if _SECRET_PARAMETERS.search(name)]
+        secret = [name for name in self.url_query if parameter_looks_secret(name)]
         if secret:
             raise ValueError(f"parameter {secret[0]} looks like a credential: name its variable with url_query_env")
         bearers = [name for name in ("bearer_env", "bearer_file", "auth", "oauth", "aws", "google") if getattr(self, name)]
@@ -330,7 +226,8 @@ class Endpoint(BaseModel):
 
 def _check_format(endpoint: Endpoint) -> None:
     """What of the format contradicts itself."""
-    needs_no_document = endpoint.image is not None or endpoint.body in ("csv", "npy", "ndjson")
+    in_url = bool(places(endpoint.url, endpoint.all_columns))
+    needs_no_document = endpoint.image is not None or endpoint.body in ("csv", "npy", "ndjson") or in_url
     if endpoint.protocol == "json" and (
         endpoint.response is None or endpoint.kind is None or (endpoint.request is None and not needs_no_document)
     ):
@@ -353,155 +250,3 @@ def _check_format(endpoint: Endpoint) -> None:
         raise ValueError("labels must differ from each other")
     if endpoint.audit_label is not None and endpoint.kind != "independent":
         raise ValueError("audit_label belongs to kind: independent")
-
-
-def places(part: object, columns: Sequence[str] = ()) -> list[str]:
-    """The placeholders for rows in a request document, in their order; what stands within text is of one row, ``$row``.
-
-    Args:
-        part: the document.
-        columns: names that may stand within text too.
-
-    >>> places({"a": ["$rows"], "b": "data:{row}", "c": "aged {age}, {unknown}"}, ["age"])
-    ['$rows', '$row', '$row']
-    """
-    if isinstance(part, dict):
-        if set(part) == {"$each"}:
-            return ["$each"]
-        return [place for value in part.values() for place in places(value, columns)]
-    if isinstance(part, list):
-        return [place for value in part for place in places(value, columns)]
-    if not isinstance(part, str):
-        return []
-    if part.removesuffix("...") in PLACES:
-        return [part.removesuffix("...")]
-    within = re.findall(r"\{([^{}\"':,]+)\}", part)
-    return ["$row" for name in within if name in ("row", "csv", "record") or name in columns]
-
-
-def read_endpoint(target: str, options: Options) -> Endpoint:
-    """The settings from a URL or an endpoint file, what ``extra['endpoint']`` names or holds, and the flags over them.
-
-    ``extra['endpoint']`` is a file, a mapping of settings, or a list of these; a mapping wins over files.
-
-    Raises:
-        TargetError: unreadable file, unknown or contradicting settings, credentials in the URL, or a flag for local models.
-    """
-    extra = {key: value for key, value in options.extra.items() if value is not None}
-    given = extra.pop("endpoint", None)
-    data_columns = extra.pop("data_columns", None)
-    parts = [] if given is None else given if isinstance(given, list | tuple) else [given]
-    values: dict[str, Any] = {}
-    for part in parts:
-        if not isinstance(part, Mapping):
-            values.update(_read_yaml(os.fspath(part)))
-    if target.lower().endswith((".yaml", ".yml")) and "://" not in target:
-        values.update(_read_yaml(target))
-    else:
-        values["url"] = target
-    for part in parts:
-        if isinstance(part, Mapping):
-            values.update(part)
-    for name in ("weights", "device"):
-        if getattr(options, name) is not None:
-            raise TargetError(f"--{name} belongs to local models; an endpoint runs where it runs")
-    if options.trust_pickle or options.hold or options.packing is not None:
-        raise TargetError("--trust-pickle and held inputs belong to local models, not to an endpoint")
-    if options.normalise is not None:
-        raise TargetError("--mean and --std belong to local models; an endpoint is sent inputs as they are")
-    if options.finding is not None:
-        raise TargetError("--class belongs to local models; choose one finding with protocol json and a JMESPath response")
-    if options.output_step is not None:
-        raise TargetError(
-            "--output-step belongs to local models; take one step of an endpoint's answer with protocol json and a JMESPath"
-        )
-    values.update(extra)
-    if options.input is not None:
-        values["input"] = options.input
-    if options.output is not None:
-        values["output"] = str(options.output)
-    if options.link == "labels":
-        if values.get("kind") not in (None, "label_scores", "labels"):
-            raise TargetError(f"--link labels reads a class from each answer, but the settings say kind: {values['kind']}")
-        values["kind"] = "labels"
-    if isinstance(values.get("columns"), str):
-        values["columns"] = [name.strip() for name in values["columns"].split(",")]
-    if values.get("columns") is None and data_columns is not None:
-        values["columns"] = [*data_columns, *(name for name in values.get("constants") or {} if name not in data_columns)]
-    for word in values.keys() - Endpoint.model_fields.keys():
-        near = get_close_matches(word, Endpoint.model_fields, 1, 0.75)
-        if near:
-            raise TargetError(f"unknown option {word!r}; did you mean {near[0]!r}?")
-    try:
-        endpoint = Endpoint.model_validate(values)
-    except ValidationError as exc:
-        raise TargetError(f"the endpoint's settings are not valid: {_first_errors(exc)}") from None
-    checked_url(endpoint.url)
-    return endpoint
-
-
-def checked_url(url: str) -> str:
-    """The URL, when it is absolute, http or https, and free of credentials; the message never repeats it."""
-    blank = re.search(r"<[A-Za-z][\w -]*>", url)
-    if blank is not None:
-        raise TargetError(f"the url still holds {blank[0]}: put your own in its place")
-    try:
-        parts = urlsplit(url)
-        named = parts.hostname is not None and (parts.port is None or parts.port > 0)
-    except ValueError:
-        named = False
-    if not named or parts.scheme.lower() not in ("http", "https"):
-        raise TargetError("expected an absolute http:// or https:// URL with a host")
-    if parts.username is not None or parts.password is not None:
-        raise TargetError("the URL holds a user name or password; pass them with header_env, bearer_env or an auth plug-in")
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if _SECRET_PARAMETERS.search(name):
-            raise TargetError(
-                f"the URL's parameter {name!r} looks like a credential; URLs end up in logs: use url_query_env"
-            )
-    return url
-
-
-def fingerprint(endpoint: Endpoint, link: str) -> str:
-    """SHA-256 of everything that shapes the question or the reading of its answer; no secret goes in."""
-    unset = {
-        name
-        for name in _LATER
-        if getattr(endpoint, name) == Endpoint.model_fields[name].get_default(call_default_factory=True)
-    }
-    dumped = endpoint.model_dump(mode="json")
-    shaping = {name: value for name, value in dumped.items() if name not in _TRANSPORT and name not in unset}
-    shaping |= (
-        {"cells": cells} if (cells := [[c.name, list(map(str, c.values))] for c, _ in endpoint.table if c.coded]) else {}
-    )
-    text = json.dumps({"link": link, **shaping}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def endpoint_schema() -> dict[str, Any]:
-    """The JSON Schema of an endpoint file, for ``fimaudit inspect --endpoint``."""
-    return Endpoint.model_json_schema()
-
-
-def looks_secret(header: str) -> bool:
-    """Whether a header of that name holds a credential."""
-    return bool(re.search(r"(?i)auth|cookie|key$|token|secret|passw|credential|session|signature", header))
-
-
-def _read_yaml(path: str) -> Mapping[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except OSError as exc:
-        raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:
-        raise TargetError(f"the endpoint file {path} is not YAML: {' '.join(str(exc).split())[:200]}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise TargetError(f"the endpoint file {path} must hold a mapping of settings, such as 'url: https://...'")
-    return values
-
-
-def _first_errors(exc: ValidationError) -> str:
-    """Setting and reason of the first few errors, without the values: they may be secrets put in the wrong place."""
-    said = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in exc.errors(include_input=False)[:3]]
-    return "; ".join(said) + "; known settings: " + ", ".join(Endpoint.model_fields)

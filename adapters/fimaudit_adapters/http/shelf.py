@@ -33,7 +33,15 @@ class Preset:
     @property
     def page(self) -> str:
         """The public page that describes the format."""
-        return next(line.removeprefix("# Page: ") for line in self.text.splitlines() if line.startswith("# Page: "))
+        return self._said("Page")
+
+    @property
+    def checked(self) -> str:
+        """What the format was compared with."""
+        return self._said("Checked")
+
+    def _said(self, word: str) -> str:
+        return next(line.partition(": ")[2] for line in self.text.splitlines() if line.startswith(f"# {word}: "))
 
 
 def presets() -> list[Preset]:

@@ -15,7 +15,9 @@ from fimaudit.errors import FimauditError
 from fimaudit.models.classifier import Options
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import wire_for
+from fimaudit_adapters.http.credential_settings import header_looks_secret
 from fimaudit_adapters.http.discovery import Discovered, discover
+from fimaudit_adapters.http.endpoint_file import read_endpoint
 from fimaudit_adapters.http.protocols.base import Body, Scores, WireFormat
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.sending.clock import WaitingClock
@@ -23,7 +25,7 @@ from fimaudit_adapters.http.sending.event_loop import Loop
 from fimaudit_adapters.http.sending.faults import Fault
 from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport
-from fimaudit_adapters.http.settings import Endpoint, looks_secret, read_endpoint
+from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["RowTrial", "try_endpoint"]
 
@@ -102,7 +104,7 @@ async def _show_request(trial: RowTrial, transport: Transport, found: Discovered
     secrets = transport.secrets
     trial.request = f"{request.method} {_masked(str(request.url), secrets)}"
     trial.headers = {
-        name: MASK if looks_secret(name) else _masked(value, secrets) for name, value in request.headers.items()
+        name: MASK if header_looks_secret(name) else _masked(value, secrets) for name, value in request.headers.items()
     }
     trial.sent = _shown(body.content, secrets)
 

@@ -238,13 +238,14 @@ def test_each_request_is_one_line_of_the_log(service, server, connect, caplog):
 
 
 class Storm:
-    """Answers in the background, behind tokens that run out, throttling, garbage and one outage of ten minutes."""
+    """Answers in the background, behind tokens that run out, a limit by the minute, garbage and an outage of ten minutes."""
 
     def __init__(self, clock, calm):
         self.clock, self.calm = clock, calm
         self.random = np.random.default_rng(5)
         self.tokens, self.posts = 1, 0
-        self.jobs, self.done, self.answered = [], set(), Counter()
+        self.jobs, self.answered = [], Counter()
+        self.by_minute, self.limited = Counter(), 0
         self.began = None
 
     def token(self, asked):
@@ -268,8 +269,12 @@ class Storm:
             self.began = self.began or self.clock.now
         if self.began is not None and self.clock.now < self.began + 600:
             return vendors.Said({"error": "down"}, 503)
-        if asked.method == "POST" and self.random.random() < 0.05:
-            self.tokens += 1
+        if asked.method == "POST":
+            self.by_minute[minute := int(self.clock.now // 60)] += 1
+            if self.by_minute[minute] > 8:
+                self.limited += 1
+                return vendors.Said({"error": "too many requests"}, 429)
+            self.tokens += self.random.random() < 0.05
         if asked.headers["authorization"] != f"Bearer token-{self.tokens}":
             return vendors.Said({"error": "expired"}, 401)
         if self.random.random() < 0.25:
@@ -284,7 +289,7 @@ class Storm:
 
 def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypatch, tmp_path):
     pytest.importorskip("authlib")
-    x, reports = ROWS[:3], []
+    x, reports, storms = ROWS[:3], [], []
     for calm in (True, False):
         storm = Storm(clock, calm)
         with vendors.serving({"m": storm.model, "token": storm.token}) as server:
@@ -294,12 +299,16 @@ def test_a_whole_run_in_a_storm_gives_the_report_of_a_quiet_day(clock, monkeypat
             )  # fmt: skip
         assert not server.errors
         reports.append(report)
-    quiet, stormy = reports
+        storms.append(storm)
+    (quiet, stormy), (calm, storm) = reports, storms
     assert stormy.inputs == quiet.inputs
     assert stormy.data["unanswered"] == []
     assert stormy.model["refused_rows"] > 0
     assert stormy.summary.queries <= 400
     assert storm.began is not None
+    assert storm.limited > 0
+    assert storm.tokens > 1
+    assert storm.answered == calm.answered  # what was answered once is not sent again
     assert any("was out" in warning for warning in stormy.warnings)
 
 

@@ -12,10 +12,11 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.fingerprint import fingerprint
 from fimaudit_adapters.http.protocols.base import Reply, Scores, Tensor
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.protocols.templates import RowValues
-from fimaudit_adapters.http.settings import Endpoint, fingerprint
+from fimaudit_adapters.http.settings import Endpoint
 
 from fimaudit.errors import LinkError, OutputError, TargetError
 

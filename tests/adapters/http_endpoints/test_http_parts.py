@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from fimaudit_adapters.http import ADAPTER
 from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.endpoint_file import endpoint_schema, read_endpoint
+from fimaudit_adapters.http.fingerprint import fingerprint
 from fimaudit_adapters.http.protocols.base import Reply, Scores, Tensor
 from fimaudit_adapters.http.protocols.encoding import as_png
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.protocols.open_inference import OpenInference
 from fimaudit_adapters.http.sending.faults import LONGEST_WAIT, after_status, excerpt, most_sends, retry_after
 from fimaudit_adapters.http.sending.pacing import Pace
-from fimaudit_adapters.http.settings import Endpoint, endpoint_schema, fingerprint, read_endpoint
+from fimaudit_adapters.http.settings import Endpoint
 
 from fimaudit.errors import DataError, LinkError, OutputError, TargetError
 from fimaudit.models.classifier import Options

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fimaudit_adapters.http.shelf import Preset, preset, presets
+from fimaudit_adapters.http.shelf import preset, presets
+from typer.testing import CliRunner
 
 import fimaudit
+from fimaudit.cli import app
 from fimaudit.errors import TargetError
+from fimaudit.results import Report
 from tests.servers import vendors
 
 TOKENS = {"tokens": lambda asked: {"access_token": "token-1", "expires_in": 3600, "token_type": "Bearer"}}
@@ -27,33 +30,44 @@ def shop() -> Iterator[vendors.LoopbackServer]:
         yield server
 
 
-def filled(one: Preset, url: str, folder: Path) -> Path:
+def run(*words: object) -> str:
+    """One command, in this process; what it printed."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+def filled(name: str, text: str, url: str) -> str:
     """The preset with a loopback server in place of the vendor's, every blank filled and cloud credentials left out."""
-    text = re.sub(r"<[a-z]+>", "x", one.text)
-    text = re.sub(r"(?m)^url: https?://[^/\n]+", f"url: {url}/{one.name}", text)
+    text = re.sub(r"<[a-z]+>", "x", text)
+    text = re.sub(r"(?m)^url: https?://[^/\n]+", f"url: {url}/{name}", text)
     text = re.sub(r"(?m)^(aws|google): .*\n", "", text)
     text = re.sub(r"token_url: .*", f"token_url: {url}/tokens", text)
-    text = text.replace('url: "/gradio_api', f'url: "/{one.name}/gradio_api').replace("interval: 1s", "interval: 0.01")
-    path = folder / f"{one.name}.yaml"
-    path.write_text(text + "trust_env: false\n")
-    return path
+    text = text.replace('url: "/gradio_api', f'url: "/{name}/gradio_api').replace("interval: 1s", "interval: 0.01")
+    return text + "trust_env: false\n"
 
 
 @pytest.mark.parametrize("name", sorted(vendors.SERVICES))
-def test_each_preset_gives_the_numbers_of_the_served_model(name, shop, tmp_path, monkeypatch):
-    one = preset(name)
-    for variable in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", one.text):
-        monkeypatch.setenv(variable, "key-1234")
+def test_three_commands_from_nothing_to_the_numbers_of_the_served_model(name, shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     images = vendors.SERVICES[name][1]
-    x, weights = (PIXEL_ROWS, vendors.PIXELS) if images else (TABLE_ROWS, vendors.TABLE)
-    options = {"lower": 0, "upper": 255, "quantum": 1} if images else {}
+    if images:
+        np.savez("x.npz", x=PIXEL_ROWS)
+    else:
+        header = ",".join(f"f{i}" for i in range(vendors.FEATURES))
+        np.savetxt("x.csv", TABLE_ROWS, delimiter=",", header=header, comments="", fmt="%.3f")
+    x, weights, data = (PIXEL_ROWS, vendors.PIXELS, "x.npz") if images else (TABLE_ROWS, vendors.TABLE, "x.csv")
     shop.errors.clear()
-    endpoint = filled(one, shop.url, tmp_path)
-    data = x if images else fimaudit_inputs(x)
-    report = fimaudit.audit(str(endpoint), data, queries=40, profile="off", **options)
+    text = run("endpoint", "new", name)
+    for variable in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text):
+        monkeypatch.setenv(variable, "key-1234")
+    Path("endpoint.yaml").write_text(filled(name, text, shop.url))
+    assert "one row was sent" in run("endpoint", "try", "endpoint.yaml", "--data", data)
+    bounds = ["--lower", 0, "--upper", 255, "--quantum", 1, "--scale", "raw"] if images else []
+    run("audit", "endpoint.yaml", "--data", data, "--out", "run", "--queries", 40, "--profile", "off", *bounds)
     assert not shop.errors
-    assert [s.status for s in report.inputs if s.status == "failed"] == []
-    for row, found in zip(x, report.inputs, strict=True):
+    for row, found in zip(x, Report.read("run").inputs, strict=True):
+        assert found.status != "failed", found.reason
         truth = one_score(row) if name == "perspective" else vendors.exact(weights, row)
         interval = found.spectral_norm
         assert interval.lower is not None
@@ -72,13 +86,6 @@ def one_score(row: np.ndarray) -> float:
     return float(slope @ slope / (p[0] * (1 - p[0])))
 
 
-def fimaudit_inputs(x: np.ndarray) -> object:
-    """A table whose header names its columns."""
-    from fimaudit.data.arrays import Inputs
-
-    return Inputs(x, names=tuple(f"f{i}" for i in range(x.shape[1])))
-
-
 def test_every_preset_is_tested_and_names_its_page():
     shelf = presets()
     assert {one.name for one in shelf} == set(vendors.SERVICES)
@@ -86,6 +93,7 @@ def test_every_preset_is_tested_and_names_its_page():
     for one in shelf:
         assert one.page.startswith("https://")
         assert "# Fill in: " in one.text
+        assert one.checked.endswith(".")
     with pytest.raises(TargetError, match="did you mean azure-ml"):
         preset("azureml")
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fimaudit_adapters.http.settings import Endpoint, fingerprint
+from fimaudit_adapters.http.fingerprint import fingerprint
+from fimaudit_adapters.http.settings import Endpoint
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression

@@ -21,6 +21,7 @@ __all__ = [
     "WireFormat",
     "as_label",
     "as_labels",
+    "as_pairs",
     "as_scores",
     "as_tensor",
 ]
@@ -41,11 +42,14 @@ class Body:
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     method: str = "POST"
     query: str = ""
+    #: The whole URL, where rows stand in it; else that of the wire format.
+    url: str | None = None
 
     @property
     def identity(self) -> bytes:
         """What tells this request from another to the same endpoint."""
-        return self.content if not self.query else self.content + b"?" + self.query.encode()
+        asked = f"{self.url or ''}?{self.query}" if self.url or self.query else ""
+        return self.content + asked.encode()
 
 
 @dataclass(frozen=True)
@@ -156,19 +160,21 @@ def as_label(value: object) -> str:
     return text
 
 
-def as_scores(value: object, what: str) -> Mapping[str, float]:
-    """One row's ``[{"label": .., "score": ..}, ...]``, ``[[label, score], ...]`` or ``{label: score}`` as a mapping."""
-    pairs: list[tuple[object, object]]
+def as_pairs(value: object, what: str) -> list[tuple[object, object]]:
+    """One row's ``[{"label": .., "score": ..}, ...]``, ``[[label, score], ...]`` or ``{label: score}`` as pairs."""
     if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list) and all(isinstance(v, dict) and "label" in v and "score" in v for v in value):
-        pairs = [(v["label"], v["score"]) for v in value]
-    elif isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
-        pairs = [(v[0], v[1]) for v in value]
-    else:
-        raise OutputError(f"expected label and score pairs at {what}, got {type(value).__name__}")
+        return list(value.items())
+    if isinstance(value, list) and all(isinstance(v, dict) and "label" in v and "score" in v for v in value):
+        return [(v["label"], v["score"]) for v in value]
+    if isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
+        return [(v[0], v[1]) for v in value]
+    raise OutputError(f"expected label and score pairs at {what}, got {type(value).__name__}")
+
+
+def as_scores(value: object, what: str) -> Mapping[str, float]:
+    """The pairs of one row as a mapping: each label once, each score a number."""
     scores: dict[str, float] = {}
-    for label, score in pairs:
+    for label, score in as_pairs(value, what):
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise OutputError(f"expected a number as score at {what}, got {type(score).__name__}")
         name = as_label(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, TargetError
 from fimaudit.models.columns import column_cells
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = [
     "BareBody",
+    "as_csv",
+    "as_json",
     "as_levels",
     "as_png",
     "cells",
@@ -39,6 +42,37 @@ def dump(document: object) -> bytes:
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as exc:
         raise DataError("expected finite inputs: JSON cannot carry NaN or infinity") from exc
+
+
+def as_json(document: object) -> bytes:
+    """A filled request document as JSON.
+
+    Raises:
+        TargetError: an image stands in it as bare bytes.
+    """
+    try:
+        return dump(document)
+    except TypeError:
+        raise TargetError(
+            "JSON holds no bare bytes: expected image: png-base64 or raw-base64, or body: multipart or bytes"
+        ) from None
+
+
+def as_csv(document: object, separator: str = ",") -> str:
+    """Lines of values; records get a line of their names first."""
+    if not isinstance(document, list) or not document:
+        raise TargetError("CSV is made of rows: expected request: $rows, $records, or a list of {$each: [..]}")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", delimiter=separator)
+    if all(isinstance(row, dict) for row in document):
+        writer.writerow(document[0])
+        document = [list(row.values()) for row in document]
+    for row in document:
+        flat = np.asarray(row).ravel().tolist() if isinstance(row, list) and row and isinstance(row[0], list) else row
+        writer.writerow(
+            ["" if value is None else value if isinstance(value, str) else dump(value).decode() for value in flat]
+        )
+    return text.getvalue()
 
 
 def json_rows(rows: NDArray[Any], endpoint: Endpoint) -> list[Any]:

@@ -7,15 +7,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply
+from fimaudit_adapters.http.protocols.bodies import check_template, encode_body
 from fimaudit_adapters.http.protocols.readings import AnswerShape
-from fimaudit_adapters.http.protocols.templates import RowValues, check_template, encode_body
+from fimaudit_adapters.http.protocols.templates import RowValues
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["JsonDocument"]
 
 
 class JsonDocument:
-    """A document filled with rows (``templates``), written as the service takes it; an answer read by paths (``readings``).
+    """A document filled with rows (``templates``) and written as the service takes it (``bodies``); an answer read by
+    paths (``readings``).
 
     Raises:
         TargetError: no place for rows, or a path that is no JMESPath.

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jmespath
-import jmespath.exceptions
-import jmespath.functions
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import OutputError, TargetError
+from fimaudit.errors import OutputError
+from fimaudit_adapters.http.protocols.answer_functions import by_number, compile_path, number
 from fimaudit_adapters.http.protocols.base import (
     Answer,
     Body,
@@ -27,104 +21,27 @@ from fimaudit_adapters.http.protocols.base import (
     WireFormat,
     as_label,
     as_labels,
+    as_pairs,
     as_scores,
     as_tensor,
 )
-from fimaudit_adapters.http.protocols.safe_json import load
+from fimaudit_adapters.http.protocols.parsing import parse
+from fimaudit_adapters.http.protocols.row_order import refuse_other_order
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["AdjustedAnswers", "AnswerShape", "compile_path", "parse"]
+__all__ = ["AdjustedAnswers", "AnswerShape"]
 
 #: Labels and scores as an answer names them, one pair after the other.
 Pairs = list[tuple[object, object]]
-
-
-def _signature(*arguments: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    made: Callable[[Callable[..., Any]], Callable[..., Any]] = jmespath.functions.signature(*arguments)
-    return made
-
-
-class _Functions(jmespath.functions.Functions):  # type: ignore[misc]
-    """JMESPath with what answers need beyond it: JSON and lists within text, and a map as pairs."""
-
-    @_signature({"types": ["string"]})
-    def _func_parse_json(self, text: str) -> Any:
-        return load(text.encode(errors="replace"))
-
-    @_signature({"types": ["string"]}, {"types": ["string"]})
-    def _func_split(self, separator: str, text: str) -> list[str]:
-        return [part.strip() for part in text.split(separator)] if separator else list(text)
-
-    @_signature({"types": ["object"]})
-    def _func_items(self, mapping: dict[str, Any]) -> list[list[Any]]:
-        return [[key, value] for key, value in mapping.items()]
-
-    @_signature({"types": ["array"]}, {"types": ["array"]})
-    def _func_zip(self, first: list[Any], second: list[Any]) -> list[list[Any]]:
-        return [list(pair) for pair in zip(first, second, strict=False)]
-
-
-_OPTIONS = jmespath.Options(custom_functions=_Functions())
-
-
-def compile_path(path: str, setting: str) -> Callable[[object], Any]:
-    """A JMESPath as a function of a document.
-
-    Raises:
-        TargetError: it is none; the function raises ``OutputError`` where it does not fit what it is given.
-    """
-    try:
-        compiled = jmespath.compile(path)
-    except jmespath.exceptions.JMESPathError as exc:
-        raise TargetError(f"{setting} is not a JMESPath: {' '.join(str(exc).split())[:200]}") from None
-
-    def search(document: object) -> Any:
-        try:
-            return compiled.search(document, options=_OPTIONS)
-        except jmespath.exceptions.JMESPathError as exc:
-            raise OutputError(f"the JMESPath {path!r} does not fit the answer: {' '.join(str(exc).split())[:120]}") from None
-        except RecursionError:
-            raise Malformed("expected JSON of a sane depth, got one nested too deeply") from None
-
-    return search
-
-
-def parse(content: bytes, how: str, rows: int) -> Any:
-    """The answer as a document that a JMESPath can be asked of.
-
-    Args:
-        content: the body.
-        how: ``json``, ``ndjson``, ``csv``, ``text`` or ``events``.
-        rows: asked for; a CSV of one line more has a header.
-    """
-    if how == "json":
-        return load(content)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Malformed(f"expected text in UTF-8, got {len(content)} bytes that are not") from None
-    if how == "ndjson":
-        return [load(line.encode()) for line in text.splitlines() if line.strip()]
-    if how == "csv":
-        try:
-            lines = [[_cell(cell) for cell in line] for line in csv.reader(io.StringIO(text)) if line]
-        except csv.Error as exc:
-            raise Malformed(f"expected CSV, got something else ({exc})") from None
-        if len(lines) == rows + 1 and all(isinstance(cell, str) for cell in lines[0]):
-            return [dict(zip(map(str, lines[0]), line, strict=False)) for line in lines[1:]]
-        return lines
-    if how == "events":
-        return _events(text)
-    return _cell(text.strip())
 
 
 class AnswerShape:
     """How the rows of an answer are found in it and read.
 
     Args:
-        endpoint: ``response`` leads to the rows, ``label``, ``score`` and ``names`` to what is in one, ``columnar`` turns
-            the answer over, ``labels`` may name spellings, ``total`` is what scores sum to, ``hidden_below`` what is
-            not shown.
+        endpoint: ``failed`` says which answers are none, ``response`` leads to the rows, ``label``, ``score`` and
+            ``names`` to what is in one, ``columnar`` turns the answer over, ``labels`` may name spellings, ``total`` is
+            what scores sum to, ``hidden_below`` what is not shown.
         single: a request holds one row, so that the answer may be that row itself.
 
     Raises:
@@ -138,6 +55,7 @@ class AnswerShape:
         self._label = None if endpoint.label is None else compile_path(endpoint.label, "label")
         self._score = None if endpoint.score is None else compile_path(endpoint.score, "score")
         self._names = None if endpoint.names is None else compile_path(endpoint.names, "names")
+        self._failed = None if endpoint.failed is None else compile_path(endpoint.failed, "failed")
         spelled = endpoint.labels if isinstance(endpoint.labels, dict) else {}
         self._spelled = {spelling: label for label, spellings in spelled.items() for spelling in spellings}
 
@@ -147,7 +65,11 @@ class AnswerShape:
         Raises:
             OutputError: it is none.
         """
-        document = parse(content, self._endpoint.answer, rows)
+        document = self._parsed(content, rows)
+        if self._failed is not None and self._failed(document):
+            raise Malformed(f"expected an answer, got one of which {self._endpoint.failed!r} is true (failed)")
+        if "sort_by" not in self._path:
+            refuse_other_order(document, rows)
         found = self._response(document)
         if found is None:
             raise OutputError(f"the JMESPath {self._path!r} leads nowhere in the answer")
@@ -174,7 +96,9 @@ class AnswerShape:
     def steps(self, content: bytes, rows: int) -> dict[str, Any]:
         """What each path gives, for a person who looks for a mistake; a path that fails gives the sentence."""
         out: dict[str, Any] = {}
-        document = parse(content, self._endpoint.answer, rows)
+        document = self._parsed(content, rows)
+        if self._failed is not None:
+            out[f"failed: {self._endpoint.failed}"] = _tried(self._failed, document)
         out[f"response: {self._path}"] = found = _tried(self._response, document)
         if self._names is not None:
             out[f"names: {self._endpoint.names}"] = _tried(self._names, document)
@@ -184,6 +108,9 @@ class AnswerShape:
             if path is not None:
                 out[f"{name}: {getattr(self._endpoint, name)}"] = _tried(path, one)
         return out
+
+    def _parsed(self, content: bytes, rows: int) -> Any:
+        return parse(content, self._endpoint.answer, rows, self._endpoint.separator)
 
     def _class_names(self, document: object) -> list[str]:
         assert self._names is not None
@@ -206,15 +133,16 @@ class AnswerShape:
         return tensor if self._divisor == 1.0 else Tensor(tensor.values / self._divisor)
 
     def _as_table(self, found: object, rows: int) -> object:
+        found = _or_itself(found)
         if isinstance(found, bool | str) or found is None:
             raise OutputError(f"expected numbers at {self._path!r}, got {type(found).__name__}")
         if isinstance(found, int | float):
             return [[_float(found, self._path)]]
-        if rows == 1 and self._single and isinstance(found, list) and found and not isinstance(found[0], list):
-            found = [found]
+        if rows == 1 and isinstance(found, list) and found and not isinstance(found[0], list):
+            found = [found] if self._single or len(found) > 1 else found  # the row itself
         if isinstance(found, list) and any(row is None for row in found):
             raise OutputError(f"expected a row for each input at {self._path!r}, got null rows")
-        return found
+        return _untexted(found)
 
     def _as_lists(self, found: object, rows: int) -> list[Any]:
         """The rows of labels with scores: of one input, the answer may be the row itself."""
@@ -243,7 +171,7 @@ class AnswerShape:
         if self._label is not None and self._score is None:
             raise OutputError("label: needs score: beside it, the path to the number")
         if self._score is None:
-            return list(as_scores(row, self._path).items())
+            return as_pairs(row, self._path)
         if self._label is None:
             if not isinstance(row, dict):
                 raise OutputError(f"expected a map of labels at {self._path!r}, got {type(row).__name__}; say label: too")
@@ -251,6 +179,8 @@ class AnswerShape:
         if isinstance(row, list):
             return [(self._label(one), self._score(one)) for one in row]
         labels, scores = self._label(row), self._score(row)
+        if isinstance(labels, str | int) and isinstance(scores, str | int | float):
+            return [(labels, scores)]
         if not isinstance(labels, list) or not isinstance(scores, list) or len(labels) != len(scores):
             raise OutputError(
                 f"expected two lists of one length at {self._endpoint.label!r} and {self._endpoint.score!r}, got "
@@ -262,14 +192,24 @@ class AnswerShape:
         """Numbers as the reader takes them: log-probabilities raised, scaled, spellings of one label added up."""
         out: list[Mapping[str, float]] = []
         for pairs in rows:
-            read = as_scores([[label, _number(score, self._path)] for label, score in pairs], self._path)
             one: dict[str, float] = {}
-            for name, score in read.items():
+            for name, score in self._told_apart(pairs):
                 value = math.exp(min(score, 700.0)) if self._endpoint.kind == "logprobs" else score / self._divisor
                 label = self._spelled.get(name, name)
                 one[label] = one.get(label, 0.0) + value
             out.append(one)
         return Scores(out)
+
+    def _told_apart(self, pairs: Pairs) -> list[tuple[str, float]]:
+        """Labels as text and scores as numbers, each label once; of those that only count as the rest, any number."""
+        read = [[label, _number(score, self._path)] for label, score in pairs]
+        if self._endpoint.other_labels == "rest":
+            known = {*self._spelled, *(self._endpoint.labels or ())}
+            others = [pair for pair in read if as_label(pair[0]) not in known]
+            read = [pair for pair in read if as_label(pair[0]) in known]
+            apart = [one for pair in others for one in as_scores([pair], self._path).items()]
+            return [*(as_scores(read, self._path).items() if read else ()), *apart]
+        return list(as_scores(read, self._path).items())
 
     @property
     def _divisor(self) -> float:
@@ -330,18 +270,44 @@ def _name_one(wanted: object, offered: list[str]) -> str:
 
 
 def _has_names(found: object) -> bool:
-    """Whether the rows are maps or lists of objects rather than numbers."""
+    """Whether the rows are maps, lists of objects, or of pairs of a label and its score, rather than numbers."""
     if isinstance(found, dict):
         return True
-    if not isinstance(found, list) or not found:
+    first = found[0] if isinstance(found, list) and found else None
+    if isinstance(first, list) and first:
+        return isinstance(first[0], dict) or _is_pair(first) or _is_pair(first[0])
+    return isinstance(first, dict)
+
+
+def _is_pair(value: object) -> bool:
+    """``["cat", 0.9]``; two numbers as text are none."""
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
         return False
-    first = found[0]
-    return isinstance(first, dict) or (isinstance(first, list) and bool(first) and isinstance(first[0], dict))
+    label, score = value
+    return number(label) is None or (isinstance(score, int | float) and not isinstance(score, bool))
+
+
+def _untexted(found: Any) -> Any:
+    """Rows of numbers as text as rows of numbers; a list of whole numbers as text may be one of labels, and stays."""
+    first = found[0] if isinstance(found, list) and found else None
+    if isinstance(first, list) and first and isinstance(first[0], str):
+        return [[_or_itself(cell) for cell in row] if isinstance(row, list) else row for row in found]
+    if isinstance(first, str) and not all(isinstance(one, str) and one.strip().isdecimal() for one in found):
+        return [_or_itself(one) for one in found]
+    return found
+
+
+def _or_itself(cell: Any) -> Any:
+    read = number(cell) if isinstance(cell, str) else None
+    return cell if read is None else read
 
 
 def _turned(found: object, rows: int, path: str) -> list[Any]:
-    """A list for each class or field, turned into one of rows."""
+    """A list for each class or field, or a map by row, turned into one of rows."""
     lists = list(found.values()) if isinstance(found, dict) else found
+    if isinstance(lists, list) and lists and all(isinstance(one, dict) and one.keys() == lists[0].keys() for one in lists):
+        order = sorted(lists[0], key=by_number)
+        lists = [[one[row] for row in order] for one in lists]
     if not isinstance(lists, list) or not lists or not all(isinstance(one, list) and len(one) == rows for one in lists):
         raise OutputError(f"expected lists of {rows} values each at {path!r}, because the answer is columnar")
     turned = [list(row) for row in zip(*lists, strict=True)]
@@ -350,12 +316,12 @@ def _turned(found: object, rows: int, path: str) -> list[Any]:
 
 def _number(value: object, path: str) -> object:
     """Numbers that are written as text are numbers too."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            raise OutputError(f"expected a number as score at {path!r}, got text") from None
-    return value
+    if not isinstance(value, str):
+        return value
+    read = number(value)
+    if read is None:
+        raise OutputError(f"expected a number as score at {path!r}, got text")
+    return read
 
 
 def _float(value: int | float, path: str) -> float:
@@ -367,31 +333,6 @@ def _float(value: int | float, path: str) -> float:
 
 def _length(value: object) -> str:
     return f"{len(value)} values" if isinstance(value, list) else type(value).__name__
-
-
-def _cell(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text.strip()
-
-
-def _events(text: str) -> list[dict[str, Any]]:
-    """Server-sent events as ``{event, data}``, data parsed where it is JSON."""
-    out = []
-    for block in text.replace("\r\n", "\n").split("\n\n"):
-        fields: dict[str, Any] = {"event": "message", "data": ""}
-        for line in block.splitlines():
-            name, _, value = line.partition(":")
-            if name == "data":
-                fields["data"] = f"{fields['data']}\n{value.removeprefix(' ')}".lstrip("\n")
-            elif name == "event":
-                fields["event"] = value.strip()
-        if fields["data"]:
-            with contextlib.suppress(ValueError, RecursionError):
-                fields["data"] = json.loads(fields["data"])
-            out.append(fields)
-    return out
 
 
 def _tried(path: Callable[[object], Any], document: object) -> Any:

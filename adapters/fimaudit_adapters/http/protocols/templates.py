@@ -1,29 +1,24 @@
-"""A request document with places for rows, and the ways in which a document becomes a body."""
+"""A request document with places for rows, filled with the rows of one request."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import hashlib
-import io
-import json
-import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
-from fimaudit_adapters.http.protocols.base import Body
-from fimaudit_adapters.http.protocols.encoding import cells, dump, encoded_image, shaped, table_columns
-from fimaudit_adapters.http.settings import Endpoint, places
+from fimaudit_adapters.http.protocols.encoding import as_csv, as_json, cells, dump, encoded_image, shaped, table_columns
+from fimaudit_adapters.http.protocols.placeholders import in_text
+from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["RowValues", "check_template", "encode_body", "fill"]
+__all__ = ["RowValues", "fill"]
 
-_IN_TEXT = re.compile(r"\{([^{}\"':,]+)\}")
+#: The value of a placeholder by its name, ``None`` where nothing has that name.
+Scope = Callable[[str], Any]
 
 
 class RowValues:
@@ -77,185 +72,117 @@ class RowValues:
 
     def csv(self, at: int) -> str:
         """One row as a line of CSV without its end."""
-        return _csv([self.row(at)]).rstrip("\n")
+        return as_csv([self.row(at)], self._endpoint.separator).rstrip("\n")
 
-    def named(self, name: str, at: int) -> Any:
-        """The value of a placeholder, or ``None`` where nothing has that name."""
-        if name == "row":
-            return self.row(at)
-        if name == "index":
-            return at
+    def cells(self, at: int) -> list[tuple[str, Any]]:
+        """Name and value of each cell of one row; without ``columns``, names count from 0."""
+        if self._endpoint.columns is not None:
+            return list(self.record(at).items())
+        return [(str(k), value) for k, value in enumerate(_flat(self.row(at)))]
+
+    def named(self, name: str, at: int | None = None) -> Any:
+        """The value of a placeholder, or ``None`` where nothing has that name.
+
+        Args:
+            name: without its ``$`` or braces.
+            at: the row that is meant; ``None`` outside of ``$each``, where it is the first.
+        """
+        row = at or 0
         if name == "csv":
-            return self.csv(at)
-        if name == "record":
-            return self.record(at)
-        if name == "rows":
-            return [self.row(i) for i in range(len(self))]
-        if name == "records":
-            return [self.record(i) for i in range(len(self))]
-        if name == "columns":
-            return self.columns()
-        if name == "names":
-            return self.names()
-        return self.record(at)[name] if name in (self._endpoint.columns or ()) or name in self._fixed else None
+            return self.csv(row) if at is not None else "\n".join(self.csv(i) for i in range(len(self)))
+        found = {
+            "row": lambda: self.row(row),
+            "index": lambda: row,
+            "count": lambda: len(self),
+            "record": lambda: self.record(row),
+            "rows": lambda: [self.row(i) for i in range(len(self))],
+            "records": lambda: [self.record(i) for i in range(len(self))],
+            "flat": lambda: [value for i in range(len(self)) for value in _flat(self.row(i))],
+            "transposed": lambda: [list(one) for one in zip(*map(_flat, map(self.row, range(len(self)))), strict=True)],
+            "columns": self.columns,
+            "names": self.names,
+        }.get(name)
+        if found is not None:
+            return found()
+        return self.record(row)[name] if name in (self._endpoint.columns or ()) or name in self._fixed else None
 
 
-def fill(part: object, values: RowValues, at: int | None = None) -> Any:
-    """The document with the rows in their places.
+def fill(part: object, values: RowValues) -> Any:
+    """The document with the rows in their places."""
+    return _filled(part, values, values.named, None)
 
-    Args:
-        part: the document, or a part of it.
-        values: the rows.
-        at: the row that ``$row``, ``$record``, ``$index`` and ``{name}`` mean; the first outside of ``$each``.
-    """
+
+def _filled(part: object, values: RowValues, scope: Scope, at: int | None) -> Any:
+    """A part of the document, where ``scope`` knows the names, and ``at`` is the row of the ``$each`` around it."""
     if isinstance(part, dict):
-        return _fill_mapping(part, values, at)
+        return _filled_mapping(part, values, scope, at)
     if isinstance(part, list):
         out = []
         for value in part:
             if isinstance(value, str) and value.startswith("$") and value.endswith("..."):
-                out += list(fill(value.removesuffix("..."), values, at))
+                out += list(_filled(value.removesuffix("..."), values, scope, at))
             else:
-                out.append(fill(value, values, at))
+                out.append(_filled(value, values, scope, at))
         return out
     if not isinstance(part, str):
         return part
     if part.startswith("$"):
-        if part == "$csv" and at is None:
-            return "\n".join(values.csv(i) for i in range(len(values)))
-        found = values.named(part[1:], at or 0)
-        if found is not None:
+        found = scope(part[1:])
+        if found is not None or part == "$value":  # a cell may be a gap
             return found
 
-    def replaced(match: re.Match[str]) -> str:
-        found = values.named(match[1], at or 0)
-        if found is None:
-            return match[0]
-        if isinstance(found, bytes):
-            raise TargetError("an image within text must be in base64: expected image: png-base64 or raw-base64")
-        return found if isinstance(found, str) else dump(found).decode()
-
-    return _IN_TEXT.sub(replaced, part)
+    return in_text().sub(lambda match: match[0] if (found := scope(match[1])) is None else _in_text(found), part)
 
 
-def encode_body(endpoint: Endpoint, values: RowValues) -> Body:
-    """Write the filled document as the endpoint takes it."""
-    form = endpoint.body or _default_body(endpoint)
-    document = fill(_default_document(endpoint, form), values)
-    if form == "json":
-        return Body(_json(document), method=endpoint.method)
-    if form == "ndjson":
-        lines = document if isinstance(document, list) else [document]
-        return Body(
-            b"\n".join(_json(line) for line in lines) + b"\n", {"Content-Type": "application/x-ndjson"}, endpoint.method
-        )
-    if form == "csv":
-        return Body(_csv(document).encode(), {"Content-Type": "text/csv"}, endpoint.method)
-    if form == "form":
-        kind = {"Content-Type": "application/x-www-form-urlencoded"}
-        return Body(urlencode(_pairs(document)).encode(), kind, endpoint.method)
-    if form == "query":
-        return Body(b"", {}, endpoint.method, urlencode(_pairs(document)))
-    if form == "multipart":
-        return _multipart(document, endpoint.method)
-    if form == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(values.array), allow_pickle=False)
-        return Body(buffer.getvalue(), {"Content-Type": "application/x-npy"}, endpoint.method)
-    if form == "text":
-        text = document if isinstance(document, str) else dump(document).decode()
-        return Body(text.encode(), {"Content-Type": "text/plain"}, endpoint.method)
-    if not isinstance(document, bytes):
-        raise TargetError("body: bytes sends one row as it is: expected image: png or raw and request: $row")
-    kind = {"Content-Type": "image/png" if endpoint.image == "png" else "application/octet-stream"}
-    return Body(document, kind, endpoint.method)
-
-
-def _fill_mapping(part: Mapping[str, Any], values: RowValues, at: int | None) -> Any:
-    if set(part) == {"$each"}:
-        return [fill(part["$each"], values, i) for i in range(len(values))]
-    if set(part) == {"$json"}:
-        return _json(fill(part["$json"], values, at)).decode()
-    if set(part) == {"$base64"}:
-        inner = fill(part["$base64"], values, at)
-        raw = inner if isinstance(inner, bytes) else inner.encode() if isinstance(inner, str) else _json(inner)
+def _filled_mapping(part: Mapping[str, Any], values: RowValues, scope: Scope, at: int | None) -> Any:
+    """A mapping; one of a single key with a ``$`` makes something of what is in it."""
+    key, inner = next(iter(part.items())) if len(part) == 1 else ("", None)
+    if key == "$literal":
+        return inner
+    if key == "$each":
+        return [_filled(inner, values, partial(values.named, at=i), i) for i in range(len(values))]
+    if key == "$cells":
+        pairs = values.cells(at or 0)
+        return [_filled(inner, values, _cell(name, value, k, scope), at) for k, (name, value) in enumerate(pairs)]
+    if key == "$merge":
+        return {name: value for one in _filled(inner, values, scope, at) for name, value in one.items()}
+    if key == "$join":
+        separator, parts = inner if isinstance(inner, list) and len(inner) == 2 else (None, None)
+        if not isinstance(separator, str):
+            raise TargetError("expected $join: [separator, list], such as {$join: [';', $row]}")
+        return separator.join(map(_in_text, _filled(parts, values, scope, at)))
+    if key == "$json":
+        return as_json(_filled(inner, values, scope, at)).decode()
+    if key == "$bytes":
+        numbers = np.asarray(_filled(inner, values, scope, at), dtype=values.array.dtype)
+        return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+    if key == "$base64":
+        found = _filled(inner, values, scope, at)
+        raw = found if isinstance(found, bytes) else found.encode() if isinstance(found, str) else as_json(found)
         return base64.b64encode(raw).decode()
-    return {key if "{" not in key else fill(key, values, at): fill(value, values, at) for key, value in part.items()}
+    return {
+        name if "{" not in name else _filled(name, values, scope, at): _filled(value, values, scope, at)
+        for name, value in part.items()
+    }
 
 
-def _default_body(endpoint: Endpoint) -> str:
-    if endpoint.method == "GET":
-        return "query"
-    return "bytes" if endpoint.image in ("png", "raw") and endpoint.request is None else "json"
+def _cell(name: str, value: Any, place: int, outer: Scope) -> Scope:
+    """Within ``$cells``: name and value of the cell, and its place rather than the row's."""
+    own = {"name": name, "value": value, "index": place}
+    return lambda wanted: own[wanted] if wanted in own else outer(wanted)
 
 
-def _default_document(endpoint: Endpoint, form: str) -> Any:
-    if endpoint.request is not None:
-        return endpoint.request
-    return "$row" if form in ("bytes", "text") else "$rows"
+def _in_text(found: Any) -> str:
+    if isinstance(found, bytes):
+        raise TargetError("an image within text must be in base64: expected image: png-base64 or raw-base64")
+    return found if isinstance(found, str) else dump(found).decode()
 
 
-def _json(document: object) -> bytes:
-    try:
-        return dump(document)
-    except TypeError:
-        raise TargetError(
-            "JSON holds no bare bytes: expected image: png-base64 or raw-base64, or body: multipart or bytes"
-        ) from None
-
-
-def _pairs(document: object) -> list[tuple[str, str]]:
-    """Fields of a form or of a URL: a list repeats its field, another structure is written as JSON."""
-    if not isinstance(document, dict):
-        raise TargetError("a form or a query is made of fields: expected request to be a mapping, or $record")
-    pairs = []
-    for name, value in document.items():
-        many = value if isinstance(value, list) and not any(isinstance(v, list | dict) for v in value) else [value]
-        pairs += [(str(name), one if isinstance(one, str) else dump(one).decode()) for one in many]
-    return pairs
-
-
-def _csv(document: object) -> str:
-    """Lines of values; records get a line of their names first."""
-    if not isinstance(document, list) or not document:
-        raise TargetError("CSV is made of rows: expected request: $rows, $records, or a list of {$each: [..]}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if all(isinstance(row, dict) for row in document):
-        writer.writerow(document[0])
-        document = [list(row.values()) for row in document]
-    for row in document:
-        flat = np.asarray(row).ravel().tolist() if isinstance(row, list) and row and isinstance(row[0], list) else row
-        writer.writerow(
-            ["" if value is None else value if isinstance(value, str) else dump(value).decode() for value in flat]
-        )
-    return text.getvalue()
-
-
-def _multipart(document: object, method: str) -> Body:
-    """Fields, and files: bytes, or ``{$file: .., name: .., type: ..}``. The boundary depends on the content alone."""
-    if not isinstance(document, dict):
-        raise TargetError("a multipart form is made of fields: expected request to be a mapping")
-    fields: dict[str, str] = {}
-    files: dict[str, tuple[str, bytes, str]] = {}
-    for name, value in document.items():
-        said = value if isinstance(value, dict) and "$file" in value else None
-        content = said["$file"] if said is not None else value
-        if said is None and not isinstance(content, bytes):
-            fields[str(name)] = content if isinstance(content, str) else dump(content).decode()
-            continue
-        raw = content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else _json(content)
-        png = raw.startswith(b"\x89PNG")
-        file = str(said.get("name", "row.png" if png else "row")) if said is not None else "row.png" if png else "row"
-        kind = "image/png" if png else "application/octet-stream"
-        files[str(name)] = (file, raw, str(said.get("type", kind)) if said is not None else kind)
-    digest = hashlib.sha256(b"\0".join([json.dumps(fields).encode(), *(raw for _, raw, _ in files.values())]))
-    headers = {"Content-Type": f"multipart/form-data; boundary=fimaudit-{digest.hexdigest()[:32]}"}
-    if not files:  # httpx writes a form without files as another type
-        files = {name: (None, text.encode(), None) for name, text in fields.items()}  # type: ignore[misc]
-        fields = {}
-    written = httpx.Request("POST", "http://localhost/", data=fields, files=files, headers=headers)
-    return Body(written.read(), headers, method)
+def _flat(row: Any) -> list[Any]:
+    """Nested lists as one."""
+    if not isinstance(row, list):
+        return [row]
+    return [value for part in row for value in (_flat(part) if isinstance(part, list) else [part])]
 
 
 def _one(value: Any, at: int) -> Any:
@@ -271,20 +198,3 @@ def _as_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_text(one) for one in value]
     return value if value is None or isinstance(value, str) else repr(value)
-
-
-def check_template(endpoint: Endpoint) -> None:
-    """Refuse a document without a place for rows, and one whose placeholders ask for one row and for many.
-
-    Raises:
-        TargetError: see above.
-    """
-    found = places(endpoint.request, endpoint.all_columns)
-    form = endpoint.body or _default_body(endpoint)
-    if endpoint.request is not None and not found:
-        raise TargetError(
-            "the request document holds none of $rows, $row, $records, $record, $columns, $each, $csv or {row} as a value, "
-            "so rows have no place to go"
-        )
-    if form == "npy" and endpoint.request not in (None, "$rows"):
-        raise TargetError("body: npy sends the rows alone; leave request out")

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from fimaudit.errors import OutputError
+from fimaudit_adapters.http.protocols.answer_functions import compile_path
 from fimaudit_adapters.http.protocols.base import Reply
-from fimaudit_adapters.http.protocols.readings import compile_path, parse
+from fimaudit_adapters.http.protocols.parsing import parse
 from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, retry_after
@@ -21,6 +22,7 @@ __all__ = ["Poller"]
 #: Where servers put the place of a result.
 LOCATIONS = ("location", "operation-location", "azure-asyncoperation")
 _PART = re.compile(r"\{([^{}]+)\}")
+Look = Callable[[str, Any], Awaitable[Reply]]
 
 
 class Poller:
@@ -28,14 +30,14 @@ class Poller:
 
     Args:
         endpoint: with ``poll``.
-        get: asks for a URL; its reply may be a redirect.
+        get: asks for a URL, with a document to post or ``None``; its reply may be a redirect.
         clock: what is waited by.
 
     Raises:
         TargetError: a path is no JMESPath.
     """
 
-    def __init__(self, endpoint: Endpoint, said: Poll, get: Callable[[str], Awaitable[Reply]], clock: WaitingClock) -> None:
+    def __init__(self, endpoint: Endpoint, said: Poll, get: Look, clock: WaitingClock) -> None:
         self._said, self._get, self._clock = said, get, clock
         self._origin = urlsplit(endpoint.url)[:2]
         self._how = endpoint.answer
@@ -46,7 +48,7 @@ class Poller:
             for text in (said.url, said.result)
             if text is not None
             for path in (_PART.findall(text) if _is_template(text) else [text])
-        }
+        } | {path: compile_path(path, "poll.request") for text in _texts(said.request) for path in _PART.findall(text)}
 
     async def result(self, url: str, reply: Reply, secrets: tuple[str, ...]) -> Reply:
         """The reply that holds the result.
@@ -61,12 +63,13 @@ class Poller:
         """
         if self._done is not None and _true(self._done, self._document(reply)):
             return await self._where_it_lies(url, reply)
-        place = self._place(url, reply, self._said.url)
+        place = url if self._said.request is not None and self._said.url is None else self._place(url, reply, self._said.url)
+        asked = None if self._said.request is None else self._filled(self._said.request, self._document(reply))
         until = self._clock.now() + self._said.deadline
         while True:
             await self._clock.sleep(min(self._wait(reply), max(0.0, until - self._clock.now())))
             try:
-                reply = await self._get(place)
+                reply = await self._get(place, asked)
             except Fault as fault:
                 if fault.kind not in ("busy", "transport", "server"):
                     raise
@@ -75,7 +78,7 @@ class Poller:
                 reply = Reply(202, {} if fault.wait is None else {"retry-after": str(fault.wait)}, b"")
                 continue
             if 300 <= reply.status < 400:
-                return await self._get(self._place(place, reply, None))
+                return await self._get(self._place(place, reply, None), None)
             document = self._document(reply) if self._done is not None or self._failed is not None else None
             if self._failed is not None and _true(self._failed, document):
                 raise Fault("server", "failed", f"the service says that the work failed: {excerpt(reply.content, secrets)}")
@@ -85,7 +88,7 @@ class Poller:
                 raise Fault("busy", "timeout", f"no result within {self._said.deadline:g} s (poll.deadline)")
 
     async def _where_it_lies(self, url: str, reply: Reply) -> Reply:
-        return reply if self._said.result is None else await self._get(self._place(url, reply, self._said.result))
+        return reply if self._said.result is None else await self._get(self._place(url, reply, self._said.result), None)
 
     def _wait(self, reply: Reply) -> float:
         asked = retry_after(reply.headers)
@@ -99,18 +102,27 @@ class Poller:
         except OutputError as exc:
             raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc
 
+    def _filled(self, part: Any, document: Any) -> Any:
+        """A text, or a document of texts, with the {path} parts of an answer."""
+        if isinstance(part, dict):
+            return {name: self._filled(value, document) for name, value in part.items()}
+        if isinstance(part, list):
+            return [self._filled(value, document) for value in part]
+        if not isinstance(part, str):
+            return part
+        parts: Mapping[str, Any] = {path: self._paths[path](document) for path in _PART.findall(part)}
+        missing = next((path for path, value in parts.items() if not isinstance(value, str | int)), None)
+        if missing is not None:
+            raise Fault("settings", "poll", f"expected {missing!r} of poll in the answer, got none")
+        return _PART.sub(lambda match: str(parts[match[1]]), part)
+
     def _place(self, url: str, reply: Reply, said: str | None) -> str:
         """Where to look next: within the endpoint's own origin, since credentials go along."""
         if said is None:
             headers = {name.lower(): value for name, value in reply.headers.items()}
             found: object = next((headers[name] for name in LOCATIONS if name in headers), None)
         elif _is_template(said):
-            document = self._document(reply)
-            parts: Mapping[str, Any] = {path: self._paths[path](document) for path in _PART.findall(said)}
-            missing = next((path for path, value in parts.items() if not isinstance(value, str | int)), None)
-            if missing is not None:
-                raise Fault("settings", "poll", f"expected {missing!r} of poll in the answer, got none")
-            found = _PART.sub(lambda match: str(parts[match[1]]), said)
+            found = self._filled(said, self._document(reply))
         else:
             found = self._paths[said](self._document(reply))
         if not isinstance(found, str):
@@ -121,6 +133,12 @@ class Poller:
             host = excerpt((urlsplit(place).hostname or "").encode())
             raise Fault("settings", "poll", f"the result lies at another host ({host}), where credentials are not sent")
         return place
+
+
+def _texts(part: Any) -> list[str]:
+    if isinstance(part, dict | list):
+        return [text for one in (part.values() if isinstance(part, dict) else part) for text in _texts(one)]
+    return [part] if isinstance(part, str) else []
 
 
 def _is_template(text: str) -> bool:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import httpx
 
 from fimaudit.errors import MissingExtraError, TargetError
+from fimaudit_adapters.http.credential_settings import Aws, Google, OAuth
 from fimaudit_adapters.http.sending.faults import Fault, excerpt
-from fimaudit_adapters.http.settings import Aws, Endpoint, Google, OAuth
+from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["AwsSigner", "GoogleToken", "OAuthToken", "TokenSource", "token_source", "variable"]
 

@@ -15,6 +15,7 @@ import httpx
 
 from fimaudit.errors import TargetError
 from fimaudit_adapters.http.protocols.base import Body, Reply
+from fimaudit_adapters.http.protocols.encoding import dump
 from fimaudit_adapters.http.sending.auth import Credentials
 from fimaudit_adapters.http.sending.faults import Fault, after_status
 from fimaudit_adapters.http.settings import Endpoint
@@ -87,14 +88,21 @@ class Transport:
         await self._credentials.complete(request)
         return request
 
-    async def look(self, url: str) -> Reply:
-        """Ask for the result of work in the background; a redirect is a reply, as it may say where the result lies."""
-        return await self._send(self._request("GET", url, Body(b"", {})), self._endpoint.timeout, redirects=True)
+    async def look(self, url: str, document: Any = None) -> Reply:
+        """Ask for the result of work in the background; a redirect is a reply, as it may say where the result lies.
+
+        Args:
+            url: where to look.
+            document: posted there; ``None`` posts nothing.
+        """
+        body = Body(b"", {}, "GET") if document is None else Body(dump(document))
+        return await self._send(self._request(body.method, url, body), self._endpoint.timeout, redirects=True)
 
     async def close(self) -> None:
         await self._http.aclose()
 
     def _request(self, method: str, url: str, body: Body) -> httpx.Request:
+        url = body.url or url
         if url != self._url:
             query = urlencode({name: _plain(value) for name, value in self._endpoint.url_query.items()})
             self._url, self._parsed = url, httpx.URL(_with_query(url, query))

@@ -1,0 +1,127 @@
+"""Formats of no known vendor, each said by an endpoint file alone: the answers are those of the served model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import yaml
+from fimaudit_adapters.http.answers import AnswerReader
+from fimaudit_adapters.http.protocols.base import Reply, Tensor
+from fimaudit_adapters.http.protocols.json_document import JsonDocument
+from fimaudit_adapters.http.settings import Endpoint
+
+from fimaudit.errors import LinkError, OutputError, TargetError
+from tests.servers import vendors
+from tests.servers.other_formats import FORMATS, binary
+
+RANDOM = np.random.default_rng(0)
+#: Twelve rows, so that row-10 is one of them.
+TABLE_ROWS = RANDOM.standard_normal((12, vendors.FEATURES)).round(3)
+PIXEL_ROWS = RANDOM.integers(60, 190, (3, vendors.SIDE, vendors.SIDE)).astype(np.float64)
+NAMES = [f"f{i}" for i in range(vendors.FEATURES)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[vendors.LoopbackServer]:
+    with vendors.serving({name: one.service for name, one in FORMATS.items()}) as running:
+        yield running
+
+
+def truth(kind, rows):
+    if kind == "binary":
+        p = np.array(binary(rows))
+        return np.column_stack([1 - p, p])
+    return np.array(vendors.pixels(rows) if kind == "pixels" else vendors.table(rows))
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_an_endpoint_file_says_it(name, server, connect, tmp_path):
+    one = FORMATS[name]
+    server.errors.clear()
+    said = {"url": f"{server.url}/{name}{one.tail}", **one.settings}
+    (tmp_path / "endpoint.yaml").write_text(yaml.safe_dump(said))
+    rows = PIXEL_ROWS if one.truth == "pixels" else TABLE_ROWS
+    model = connect(str(tmp_path / "endpoint.yaml"), data_columns=NAMES)
+    answers, exact = model.probabilities(rows), truth(one.truth, rows)
+    assert not server.errors
+    # Classes may come in another order, the same for all rows.
+    shown = [k for k in range(answers.shape[1]) if answers[:, k].any()]
+    places = [int(np.abs(exact - answers[:, [k]]).sum(axis=0).argmin()) for k in shown]
+    if one.truth != "some":
+        assert len(shown) == exact.shape[1]
+    for k, place in zip(shown[: exact.shape[1]], places, strict=False):
+        seen = answers[:, k] > 0
+        assert np.allclose(answers[seen, k], exact[seen, place], atol=1e-9)
+
+
+def wire(**settings):
+    url = settings.pop("url", "https://host.example/m")
+    return JsonDocument(Endpoint(url=url, protocol="json", **{"response": "@", "kind": "probs", **settings}), url)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"request": {"x": "$rows", "n": "$cuont"}}, r"did you mean \$count"),
+        ({"request": {"x": "$rowz"}}, r"did you mean \$rows?\?"),
+        ({"request": {"x": "aged {agee}, {row}"}, "columns": ["age", "b"]}, r"did you mean \{age\}"),
+        ({"request": {"x": "number {index}: {row}"}, "columns": ["index", "b"]}, "rename the column"),
+        ({"request": {"x": {"$literal": "$rows"}}}, "no place to go"),
+        ({"request": {"x": {"$join": ["$row"]}}}, "expected \\$join"),
+    ],
+)
+def test_requests_that_would_be_sent_wrong_are_refused(settings, match):
+    with pytest.raises(TargetError, match=match):
+        wire(**settings).encode(np.array([[1.0, 2.0]]))
+
+
+def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
+    sent = wire(request={"x": "$row", "query": {"$literal": "$rows {row}"}, "$type": "A"}).encode(np.array([[1.0, 2.0]]))
+    assert sent.content == b'{"x":[1.0,2.0],"query":"$rows {row}","$type":"A"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "match"),
+    [
+        (b'[{"n": ["a", "b", "c"], "s": [0.3, 0.7]}]', {"response": "[*].zip(n, s)"}, "one length"),
+        (b'{"r": [{"id": 1, "p": [1, 0]}, {"id": 1, "p": [0, 1]}]}', {"response": "sort_by(r, &id)[].p"}, "twice"),
+        (b'{"p": [0.1, 0.2, 0.3, 0.4, 0.5]}', {"response": "chunks(`2`, p)"}, "rows of 2"),
+        (b"a,b\n0.1,0.9\n0.2\n", {"answer": "csv"}, "cells a line"),
+        (b"\x93NUMPY garbage", {"answer": "npy"}, "NumPy"),
+        (b'{"p": [[1, 0], [0, 1]], "error": "x"}', {"response": "p", "failed": "error"}, "failed"),
+        (b'{"p": "AAAA!"}', {"response": "floats('float32', p)"}, "base64"),
+        (b'{"p": [[1, 999], [1, 999]]}', {"response": "power(`10`, p)"}, "finite"),
+        (b'{"a": {"0": 0.1, "1": 0.2}, "b": {"0": 0.9, "2": 0.8}}', {"columnar": True}, "columnar"),
+        (b'{"p": [[true, "0.5"], [1, 0]]}', {"response": "multiply(`2`, p)"}, "numbers to reckon"),
+        (b'["0.3 percent", "0.7"]', {}, "are no numbers"),
+    ],
+)
+def test_answers_that_would_be_misread_are_refused(content, settings, match):
+    with pytest.raises(OutputError, match=match):
+        wire(request="$rows", **settings).decode(Reply(200, {}, content), 2)
+
+
+@pytest.mark.parametrize("name", ["id", "rowId", "instance_index"])
+@pytest.mark.parametrize("text", ["{}", "row-{}"])
+def test_rows_whose_numbers_do_not_count_up_are_refused(name, text):
+    p = vendors.table(TABLE_ROWS)
+    order = sorted(range(12), key=str)  # 0, 1, 10, 11, 2, ..
+    answers = {"out": {"r": [{name: text.format(i), "p": p[i]} for i in order]}}
+    content = json.dumps(answers).encode()
+    with pytest.raises(OutputError, match=rf"sort_by\(.., &{name}\)"):
+        wire(request="$rows", response="out.r[].p").decode(Reply(200, {}, content), 12)
+    answer = wire(request="$rows", response=f"sort_by(out.r, &{name})[].p").decode(Reply(200, {}, content), 12)
+    assert np.allclose(answer.values, p)
+    other = json.dumps({"r": [{"class_id": 11 - i, "id": 7 * i % 12, "p": p[i]} for i in range(12)]}).replace(
+        '"id"', '"rank"'
+    )
+    assert np.allclose(wire(request="$rows", response="r[].p").decode(Reply(200, {}, other.encode()), 12).values, p)
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_scores_in_thousandths_are_called_that(kind):
+    with pytest.raises(LinkError, match="say total: 1000"):
+        AnswerReader("auto", kind, None).probabilities(Tensor(1000 * np.array(vendors.table(TABLE_ROWS))), 12)
