@@ -33,7 +33,7 @@ COVERED = {
     "black-box": "intervals cover the random choice of directions",
     "white-box": "measured by derivatives: intervals cover numerical error",
 }
-TRADES = "trades: the two classes between which a change in the worst direction moves probability"
+TRADES = "trades: between which classes a change in the worst direction moves probability"
 QUANTILE_NAMES = {"median": "median", "p95": "95th percentile", "max": "maximum", "p05": "5th percentile", "min": "minimum"}
 
 

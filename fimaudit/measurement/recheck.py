@@ -141,7 +141,7 @@ class OutlierRecheck:
             the largest difference of probability where a row is answered in another way, else ``None``.
         """
         suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
-        if main.steps_disagree or self._alone:
+        if main.steps_disagree or self._alone or self._wary:
             left = max(0, self._ctx.queries - main.used)
             suspects += self._chosen[-min(SUSPECTED, 1 + left // looks) :]
         if not suspects:

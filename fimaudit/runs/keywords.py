@@ -79,6 +79,8 @@ class EndpointArgs(TypedDict, total=False):
     score: str
     names: str
     columnar: bool
+    separator: str
+    failed: str
     total: float
     audit_label: str | int
     other_labels: str

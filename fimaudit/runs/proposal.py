@@ -73,7 +73,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         UsageError: unknown purpose, or a budget too small for one input.
 
     >>> proposal("p95", 20_000).inputs, proposal("p95", 20_000).queries
-    (220, 55)
+    (231, 43)
     """
     if purpose not in PURPOSES:
         raise UsageError(f"expected a purpose among {', '.join(PURPOSES)}, got {purpose!r}")

@@ -250,7 +250,7 @@ def test_too_many_failures_stop_a_run_that_can_be_resumed(tmp_path: Path) -> Non
     data = str(tmp_path / "*.npy")
     short = audit(softmax, data, max_failures=1, **settings)
     assert 48 <= short.data["measured"] < 92
-    assert any("2 inputs failed, more than the 1 that --max-failures allows" in w for w in short.warnings)
+    assert any("2 inputs failed, more than the 1 that max_failures= allows" in w for w in short.warnings)
     rest = audit(softmax, data, max_failures=3, resume=True, **settings)
     assert rest.data["measured"] == 92
     assert without_times(rest) == without_times(audit(softmax, data, queries=16, out=tmp_path / "other"))

@@ -170,7 +170,7 @@ def test_whole_number_columns_are_held_and_named_until_they_are_freed(tmp_path: 
     answer, norm = regression(3)
     held = audit(answer, path, input_shape=(3,), scale="raw")
     assert held.domain["frozen"] == [0]
-    assert any("age" in w and "--free" in w for w in held.warnings)
+    assert any("age" in w and "free=" in w for w in held.warnings)
     free = audit(answer, path, input_shape=(3,), scale="raw", free=["age"])
     assert free.domain["frozen"] == []
     assert free.domain["quantum"] == [1.0, 0.0, 0.0]

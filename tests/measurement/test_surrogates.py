@@ -135,7 +135,7 @@ def test_a_useless_surrogate_is_switched_off_with_the_figure(useless: SoftmaxMod
     report = run(Counted(useless))
     assert report.settings["surrogate"]["directions"] == 0
     assert {s.method for s in report.inputs} == {s.method for s in PLAIN.inputs}
-    (warning,) = [w for w in report.warnings if w.startswith("--surrogate is off")]
+    (warning,) = [w for w in report.warnings if w.startswith("surrogate= is off")]
     assert f"{report.settings['surrogate']['caught']:.0%}".replace("%", " %") in warning
     assert np.median(abs(errors(report))) < 1.15 * np.median(abs(errors(PLAIN)))
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(source: str, tmp_pat
 
     whole = run(given(), out=tmp_path / "whole")
     told = "learned from the first 16" if source == "learned" else "of tanh"
-    assert f"directions of each input, {told}; they catch" in (tmp_path / "whole" / "report.html").read_text()
+    assert f"directions of each input, {told}; they cover" in (tmp_path / "whole" / "report.html").read_text()
     folder = tmp_path / "stopped"
     for budget in (900, 2400, 4400, None):
         part = run(given(), out=folder, budget=budget, resume=folder.exists())
@@ -212,7 +212,7 @@ def test_what_is_learned_is_the_same_from_pieces_of_any_order() -> None:
 def test_where_it_cannot_serve_it_is_off_and_says_why(options: dict[str, Any], reason: str) -> None:
     x = np.round(INPUTS[:16], 1)
     report = run(Counted(near()), x=x, **options)
-    assert [w for w in report.warnings if w.startswith("--surrogate is off") and reason in w]
+    assert [w for w in report.warnings if w.startswith("surrogate= is off") and reason in w]
     assert "deflated" not in {s.method for s in report.inputs}
     assert numbers(report) == numbers(run(x=x, **options))
 

@@ -77,7 +77,7 @@ def test_auto_that_meets_classes_names_the_flag():
     with pytest.raises((OutputError, LinkError), match="link='labels'"):
         audit(lambda b: np.where(b[:, 0] > 0, "yes", "no"), x)
     report = audit(lambda b: np.eye(2)[(b[:, 0] > 0).astype(int)], x, queries=30)
-    assert any("--link labels" in sentence for sentence in report.warnings)
+    assert any("link='labels'" in sentence for sentence in report.warnings)
 
 
 def test_estimators_answer_by_predict():

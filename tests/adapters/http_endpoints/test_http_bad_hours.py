@@ -174,7 +174,7 @@ def test_an_input_that_the_server_failed_is_asked_again_and_is_not_finished(cloc
     first = fimaudit.audit(f"{server.url}/m", x, out=out, **options)
     assert first.data["unanswered"] == [2]
     assert [s.index for s in first.inputs] == [0, 1, 3]
-    assert any("--resume asks them again" in warning for warning in first.warnings)
+    assert any("resume=True asks them again" in warning for warning in first.warnings)
     ill["on"] = False
     second = fimaudit.audit(f"{server.url}/m", x, out=out, resume=True, **options)
     assert second.data["unanswered"] == []
