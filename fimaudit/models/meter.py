@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import inspect
 import threading
@@ -346,8 +347,11 @@ class Meter:
         parts = [rows.build(0, len(rows)) for rows in questions]
         sizes = [len(part) for part in parts]
         cuts = np.cumsum(sizes)[:-1]
-        alone = self.batch == 1
-        apart, numbers = ([1] * sum(sizes), np.repeat(again, sizes).tolist()) if alone else (sizes, list(again))
+        numbers = list(again)
+        if self.batch == 1:  # each row is a part of its own, and a row that stands in a block several times is asked so often
+            numbers = [number + before for number, part in zip(again, parts, strict=True) for before in _times_before(part)]
+            parts = [row[None] for part in parts for row in part]
+        apart = [len(part) for part in parts]
         taken = inspect.signature(network.ask).parameters
         try:
             if "again" in taken and any(numbers):
@@ -355,7 +359,7 @@ class Meter:
             elif not any(numbers) and (len(apart) == 1 or "sizes" in taken):
                 answers = network.ask(np.concatenate(parts), lease, *([apart] if len(apart) > 1 else []))
             else:  # an adapter from before parts were said
-                leases = [RepeatLease(lease, f"again {number}") if number else lease for number in again]
+                leases = [RepeatLease(lease, f"again {number}") if number else lease for number in numbers]
                 answers = _one_by_one(network, parts, leases)
         except RowsFailed as exc:
             return _by_question(exc, np.split(exc.answers, cuts), sizes)
@@ -467,6 +471,17 @@ def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
         f"the budget of {budget} rows is spent: {sent} were sent and the next call needs {rows}; "
         "go on with --resume and a larger --budget"
     )
+
+
+def _times_before(rows: NDArray[Any]) -> list[int]:
+    """How often each row stood among those before it."""
+    seen: collections.Counter[bytes] = collections.Counter()
+    out = []
+    for row in rows:
+        content = row.tobytes()
+        out.append(seen[content])
+        seen[content] += 1
+    return out
 
 
 def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], leases: Sequence[Lease]) -> NDArray[np.float64]:
