@@ -348,7 +348,7 @@ class Meter:
         sizes = [len(part) for part in parts]
         cuts = np.cumsum(sizes)[:-1]
         numbers = list(again)
-        if self.batch == 1:  # each row is a part of its own, and a row that stands in a block several times is asked so often
+        if self.batch == 1:  # each row is a part of its own, and one that stands in a block several times is asked so often
             numbers = [number + before for number, part in zip(again, parts, strict=True) for before in _times_before(part)]
             parts = [row[None] for part in parts for row in part]
         apart = [len(part) for part in parts]

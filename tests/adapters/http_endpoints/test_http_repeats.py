@@ -100,13 +100,12 @@ def test_a_kill_in_the_preflight_costs_no_committed_row(
 
 
 @pytest.mark.parametrize("batch", [1, 40])
-def test_a_row_that_stands_in_a_block_several_times_is_asked_as_often(plain, digits, connect, batch):
+def test_a_row_that_stands_in_a_block_several_times_is_asked_as_often(plain, digits, connect, tmp_path, batch):
     """Each row a call of its own: copies were taken for one question, and a random server for one that repeats itself."""
     model = connect(plain.url + "/noisy", **NOISY, batch=batch)
-    meter = Meter(model, batch=batch)
-    answers = meter.ask([PlainRows(np.repeat(digits.rows[:2], 3, axis=0))])[0]
+    with contextlib.closing(open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)) as book:
+        answers = Meter(model, batch=batch, ledger=book).ask([PlainRows(np.repeat(digits.rows[:2], 3, axis=0))])[0]
     assert len(np.unique(answers, axis=0)) == 6
-    assert meter.usage.rows >= 6
 
 
 def test_the_measured_noise_is_the_servers_at_one_row_a_request(plain, digits, tmp_path):
