@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Models that benchmarks/realmodels.py measures; the benchmark is left out where the folder is not there.
 REALMODELS ?=
-# Processes of the tests, one more than two cores can run as some wait for servers, and threads of each.
-WORKERS ?= 3
+# Processes of the tests, and threads of each.
+WORKERS ?= 2
 THREADS ?= 1
 
 .PHONY: help venv demo test servers coverage crash simulate fuzz advisories check fix bench study-check readme lock docs llms release-check

@@ -262,7 +262,7 @@ def shrinking(store: list[Any], gate: threading.Lock) -> Any:
     return answer
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.coverage), 2])  # one takes as long again
 def test_integrity_of_an_endpoint_is_checked_from_any_workers(
     nodes: Nodes, service: tuple[str, list[tuple[float, int]]], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
