@@ -36,8 +36,7 @@ GIVEN = 0.1
 #: at 7.0 %.
 PROFILE_DIRECTIONS = {"off": 0, "cheap": 8, "full": 16}
 #: Where fewer rows than this would be left for random main directions, the cheap profile is the walk along the slope alone:
-#: of 50 queries 28 then become 41, and of 1,320 norms 1 is off by more than 2 times rather than 5 (column "off" of
-#: benchmarks/regimes.py; fewer directions a rung would flag sound radii).
+#: of 50 queries 28 then become 41 (column "off" of benchmarks/regimes.py; fewer directions a rung would flag sound radii).
 ENOUGH = 48
 #: Rows along the slope, which show how far it holds. The cheap profile gives them: it takes a quarter fewer directions
 #: where there is a radius to check.

@@ -12,8 +12,8 @@ from fimaudit.results import Interval, Sensitivity
 
 __all__ = ["beside_jumps"]
 
-#: From this share of the measured inputs on, and so many of them, the flag ``jumps`` is the model's. Routing of 3 % shows at
-#: 70 % of inputs with 41 rows; no smooth or kinked regime of benchmarks/regimes.py has one.
+#: From this share of the measured inputs on, and so many of them, the flag ``jumps`` is the model's (tests/measurement/
+#: test_rare_jumps.py: 3 % of the rows; smooth regimes of benchmarks/regimes.py have no such flag).
 MOST, FEWEST = 0.2, 2
 REASON = (
     "at {jumping} of {measured} inputs of this run a few answers lie far from all others, as if something else had given "

@@ -31,6 +31,7 @@ __all__ = [
     "Usage",
     "is_refused",
     "over_budget",
+    "times_before",
 ]
 
 #: Rows of one call fit this many bytes, so that memory does not grow with the number of queries; and are this many at most.
@@ -349,7 +350,7 @@ class Meter:
         cuts = np.cumsum(sizes)[:-1]
         numbers = list(again)
         if self.batch == 1:  # each row is a part of its own, and one that stands in a block several times is asked so often
-            numbers = [number + before for number, part in zip(again, parts, strict=True) for before in _times_before(part)]
+            numbers = [number + before for number, part in zip(again, parts, strict=True) for before in times_before(part)]
             parts = [row[None] for part in parts for row in part]
         apart = [len(part) for part in parts]
         taken = inspect.signature(network.ask).parameters
@@ -473,8 +474,12 @@ def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
     )
 
 
-def _times_before(rows: NDArray[Any]) -> list[int]:
-    """How often each row stood among those before it."""
+def times_before(rows: NDArray[Any]) -> list[int]:
+    """How often each row (m, \\*shape) stood among those before it.
+
+    >>> times_before(np.array([[1.0], [2.0], [1.0]]))
+    [0, 0, 1]
+    """
     seen: collections.Counter[bytes] = collections.Counter()
     out = []
     for row in rows:

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
 from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Lease
-from fimaudit.models.meter import RowsFailed, is_refused
+from fimaudit.models.meter import RowsFailed, is_refused, times_before
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, WireFormat
 from fimaudit_adapters.http.sending.clock import WaitingClock
@@ -85,10 +85,7 @@ class _Batch:
         if len(set(contents)) == len(contents):
             return
         for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(contents)], initial=0)):
-            seen: collections.Counter[int] = collections.Counter()
-            for i in range(first, last):
-                self.times[i] += seen[contents[i]]
-                seen[contents[i]] += 1
+            self.times[first:last] += np.array(times_before(self.rows[first:last]), dtype="<u4")
 
 
 class Sender:
