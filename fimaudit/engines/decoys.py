@@ -22,7 +22,7 @@ class Decoy:
 
     Attributes:
         row: (\\*shape) as the model is sent it.
-        number: from 1; no two of a run have the same.
+        number: under which the row is asked anew; no two of a run have the same, and no copy of a row within a block.
     """
 
     row: NDArray[Any]

@@ -20,6 +20,8 @@ __all__ = ["ChosenDecoys", "choose_decoys"]
 
 #: How far between two inputs a row lies, as shares of the way.
 NEAREST, FARTHEST = 0.2, 0.8
+#: Numbers of decoys begin here: smaller ones tell the copies of a row within a block apart, which are no decoys.
+FIRST_NUMBER = 1000
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def choose_decoys(x: NDArray[Any], space: Space, inputs: int, rng: np.random.Gen
             between.append(rows_along(start, space, way / length, np.array([share * length]))[0][0])
     times, by_input = [], defaultdict(list)
     for n, row in enumerate([*rows, *between]):
-        asked = [Decoy(row, DECOY_TIMES * n + time + 1) for time in range(DECOY_TIMES)]
+        asked = [Decoy(row, FIRST_NUMBER + DECOY_TIMES * n + time) for time in range(DECOY_TIMES)]
         for decoy in asked:
             by_input[int(rng.integers(inputs))].append(decoy)
         times.append(asked)
