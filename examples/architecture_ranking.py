@@ -76,8 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--weight", type=float, default=0.02, help="of the spectral penalty")
+    parser.add_argument("--train", type=int, default=None, metavar="N", help="train on the first N digits only")
     arguments = parser.parse_args()
     x, test_x, y, test_y = digits()
+    x, y = x[: arguments.train], y[: arguments.train]
     print(f"{'network':24} {'accuracy':>8} {'L_z':>10} {'local bound':>12} {'measured':>10} {'ratio':>10}")
     local, measured = [], []
     for name, make in FAMILIES.items():

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,7 @@ if FORCED:
 
 from fimaudit.demo import DemoComparison, run_demo  # noqa: E402
 from fimaudit.engines.driver import small_algebra  # noqa: E402
+from fimaudit.report import page  # noqa: E402
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -43,6 +45,9 @@ LONGEST = (
     "test_report.py",
     "test_validate.py",
 )
+
+#: Folders and files of the tests that look at charts.
+DRAWN = {"report", "comparison", "policy", "evidence", "docs", "storage", "test_demo.py"}
 
 #: Where the tests with servers lie.
 SERVERS = "http_endpoints"
@@ -85,6 +90,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"{len(list(folder.iterdir()))} tests asked local models whose last digits depend on the call"
         )
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_charts_where_nobody_looks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drawing a page's charts takes a tenth of a second; only the tests of pages look at them."""
+    if request.path.parent.name in DRAWN or request.path.name in DRAWN:
+        yield
+        return
+    with mock.patch.object(page, "inline_svg", return_value=""):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def test_chest_xrays_notebook(tmp_path: Path) -> None:
     """The notebook of the paper's experiment, small, on the digits that it falls back to."""
     book = nbformat.read(EXAMPLES / "chest_xrays.ipynb", as_version=4)
     (parameters,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
-    parameters.source = 'DATA = None\nINPUTS = 8\nEPOCHS = 2\nATTACKS = ("deepfool",)\nFAMILIES = ("VGG",)'
+    parameters.source = 'DATA = None\nINPUTS = 6\nEPOCHS = 1\nATTACKS = ("deepfool",)\nFAMILIES = ("VGG",)'
     client = NotebookClient(book, timeout=None, startup_timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.kernel_name = "python3"
     client.execute()

@@ -232,7 +232,7 @@ def drawn(count: int) -> settings:
     )
 
 
-@drawn(120)
+@drawn(60)
 @given(networks())
 def test_bound_is_never_below_a_measured_norm(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     never_below(*case)

@@ -144,21 +144,26 @@ def test_workers_share_one_budget(nodes: Nodes) -> None:
     assert any("the budget of 600 rows is spent" in w for w in report.warnings)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(nodes: Nodes, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    "workers",
+    [(2, 1), *(pytest.param(same, marks=pytest.mark.coverage) for same in ((1, 1, 1), (2, 2, 2)))],  # a start each
+)
+def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(
+    nodes: Nodes, tmp_path: Path, workers: tuple[int, ...]
+) -> None:
     """And a budget that all workers share, spent and resumed here or there, leaves no trace."""
     from tests.runs.test_same_numbers import facts, sensitive
 
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((40, 9))
     local = audit(sensitive, x, name="m", queries=30, out=tmp_path / "local")
-    there: dict[str, Any] = {"name": "m", "queries": 30, "out": tmp_path / "ray", "engine": "ray", "workers": workers}
-    for share in (0.3, 0.6):
-        budget = int(share * local.summary.queries)
-        cut = audit(sensitive, x, budget=budget, resume=share > 0.3, **there)
+    there: dict[str, Any] = {"name": "m", "queries": 30, "out": tmp_path / "ray", "engine": "ray"}
+    for k, number in enumerate(workers[:-1]):
+        budget = int(0.3 * (k + 1) * local.summary.queries)
+        cut = audit(sensitive, x, budget=budget, resume=k > 0, workers=number, **there)
         assert cut.summary.queries <= budget
         assert 0 < cut.data["measured"] < 40
-    assert facts(audit(sensitive, x, resume=True, **there)) == facts(local)
+    assert facts(audit(sensitive, x, resume=True, workers=workers[-1], **there)) == facts(local)
 
 
 def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> None:
@@ -226,22 +231,22 @@ def test_an_endpoint_is_asked_within_one_budget_and_one_rate(
 
     monkeypatch.setattr("fimaudit.engines.ray.engine.Coordinator", Noting)
     nodes.ensure()
-    x = np.random.default_rng(0).standard_normal((128, 6))
+    x = np.random.default_rng(0).standard_normal((64, 6))
     settings: dict[str, Any] = {
         "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "batch": 64, "queries": 16,
     }  # fmt: skip
     ray = {"engine": "ray", "workers": 2}
-    limits = {"rate": "40/s", "budget": 1500}
+    limits = {"rate": "40/s", "budget": 800}
     short = audit(url, x, out=tmp_path / "run", **settings, **limits, **ray)
-    assert sum(rows for _, rows in asked) == short.summary.queries <= 1500
-    assert 0 < short.data["measured"] < 128
+    assert sum(rows for _, rows in asked) == short.summary.queries <= 800
+    assert 0 < short.data["measured"] < 64
     places = np.array(turns.read_text().split(), float)
     arrivals = np.array([at for at, _ in asked])
     assert len(places) >= len(arrivals)  # the budget refused some that had taken their turn
     assert (np.sort(arrivals) >= np.sort(places)[: len(arrivals)]).all()
     assert (np.diff(places) >= 1 / 40 - 1e-9).all()
     whole = audit(url, x, out=tmp_path / "run", resume=True, **settings)  # on the other engine
-    assert whole.data["measured"] == 128
+    assert whole.data["measured"] == 64
     assert sum(rows for _, rows in asked) == whole.summary.queries
     local = audit(url, x, **settings)
     assert whole.inputs == local.inputs
@@ -281,12 +286,18 @@ def test_integrity_of_an_endpoint_is_checked_from_any_workers(
     assert [check.outcome for check in ray.integrity][:2] == ["ok", "ok"]
     assert ray.inputs == local.inputs
     assert ray.summary == local.summary
-    assert told(audit(probabilities, x, queries=40, integrity=True, order="interleaved", **there))["integrity"] == [
-        check.model_dump() for check in audit(probabilities, x, queries=40, integrity=True).integrity
-    ]
+    there["workers"] = 1
     monkeypatch.setitem(globals(), "served", shrinking([], threading.Lock()))
     caught = audit(service[0], x, **settings, **there)
     assert caught.contradicted[0].name == "history"
+
+
+@pytest.mark.coverage
+def test_integrity_of_a_function_is_checked_from_any_worker(nodes: Nodes) -> None:
+    x = np.random.default_rng(0).random((8, 6))
+    settings: dict[str, Any] = {"queries": 40, "integrity": True}
+    ray = audit(probabilities, x, order="interleaved", engine="ray", workers=1, **settings)
+    assert ray.integrity == audit(probabilities, x, **settings).integrity
 
 
 RUN = """
@@ -316,15 +327,15 @@ def test_a_killed_driver_goes_on_from_the_parts(nodes: Nodes, tmp_path: Path) ->
     np.save(tmp_path / "x.npy", x)
     out = tmp_path / "run"
     flags = ["--data", str(tmp_path / "x*.npy"), "--out", str(out), "--queries", "16", "--batch", "16"]
-    flags += ["--engine", "ray", "--address", nodes.address, "--workers", "2"]
+    flags += ["--engine", "ray", "--address", nodes.address]
 
     def run(script: str, *more: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-c", script, "audit", "test_ray:model", *flags, *more]
         return subprocess.run(words, cwd=HERE, capture_output=True, text=True)
 
-    assert run(KILLED + RUN).returncode == -signal.SIGKILL
+    assert run(KILLED + RUN, "--workers", "2").returncode == -signal.SIGKILL
     assert len(list(out.glob("parts/part-*.parquet"))) == 3
-    done = run(RUN, "--resume")
+    done = run(RUN, "--workers", "1", "--resume")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = Report.read(out)

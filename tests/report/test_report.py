@@ -194,9 +194,8 @@ def test_same_folder_same_page(folder: Path, tmp_path: Path) -> None:
     ("name", "width", "scheme"),
     [
         ("pictures", 1280, "light"),
-        ("pictures", 390, "light"),
-        ("pictures", 1280, "dark"),
-        ("table", 390, "dark"),
+        ("pictures", 390, "dark"),
+        ("table", 390, "light"),
         ("evil", 1280, "light"),
     ],
 )
@@ -208,7 +207,7 @@ def test_in_a_browser(browser: Any, folder: Path, tmp_path: Path, name: str, wid
     drawn = page.evaluate("[...document.querySelectorAll('svg.plot')].map(p => p.querySelectorAll('text').length)")
     assert drawn
     assert min(drawn) > 2
-    for folded in (False, True):
+    for folded in (False, True) if (name, width) == ("pictures", 1280) else (False,):
         page.evaluate("open => document.querySelectorAll('details.part').forEach(p => { p.open = open; })", not folded)
         found = axe.run(page).response["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:100]) for v in found] == []

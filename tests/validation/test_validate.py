@@ -209,11 +209,11 @@ def test_rows_that_a_kill_cut_off_stay_counted(tmp_path: Path) -> None:
 
 
 def test_overwrite_replaces_the_attacks(tmp_path: Path) -> None:
-    one = validate(small_network(), X, link="softmax", out=tmp_path / "run", attacks="deepfool")
-    two = validate(small_network(), X, link="softmax", out=tmp_path / "run", attacks="pgd", overwrite=True)
+    one = validate(small_network(), X[:3], link="softmax", out=tmp_path / "run", attacks="pgd")
+    two = validate(small_network(), X[:3], link="softmax", out=tmp_path / "run", attacks="deepfool", overwrite=True)
     assert one.settings["attacks"] != two.settings["attacks"]
     assert Validation.read(tmp_path / "run") == two
-    assert all(list(s.attacks) == ["pgd"] for s in two.inputs)
+    assert all(list(s.attacks) == ["deepfool"] for s in two.inputs)
 
 
 def test_progress_reaches_the_end() -> None:
@@ -256,17 +256,19 @@ def test_side_by_side_is_as_alone_and_an_error_ends_all() -> None:
     classifier = open_classifier(small_network(), "softmax")
     space = InputDomain().resolve(X, "float32")
     names = ["deepfool", "carlini-wagner", "pgd"]
-    alone = [smallest_perturbation(CountedModel(Meter(classifier)), x, space, 0.5, names, seed=i) for i, x in enumerate(X)]
+    alone = [
+        smallest_perturbation(CountedModel(Meter(classifier)), x, space, 0.5, names, seed=i) for i, x in enumerate(X[:4])
+    ]
     tasks = [
         lambda own, i=i: smallest_perturbation(own, X[i], space, 0.5, names, seed=i)  # type: ignore[misc]
-        for i in range(len(X))
+        for i in range(4)
     ]
     meter = Meter(classifier)
     with quiet(0):
         together = run_together(CountedModel(meter), tasks)
     # The same but for float32 rounding, which a batch's size changes and a chain of decisions can magnify a little.
     assert [t.distance for t in together] == pytest.approx([a.distance for a in alone], rel=0.03)
-    assert meter.usage.requests < sum(a.forward + a.backward for a in alone) / 4
+    assert meter.usage.requests < sum(a.forward + a.backward for a in alone) / 2
     with pytest.raises(BudgetExhausted), quiet(0):
         run_together(CountedModel(Meter(classifier, budget=100)), tasks)
 
