@@ -33,8 +33,8 @@ REPEATS = 5
 def exact_peak(meter: Meter, x: np.ndarray, dtype: str, displacement: float) -> float:
     """Peak norm from the dense Jacobian of log p: central differences of every feature."""
     step, free = displacement, np.arange(x.size)
-    here = x.astype(dtype).ravel()
-    high, low = (here + step).astype(dtype), (here - step).astype(dtype)
+    flat = x.astype(dtype).ravel()
+    high, low = (flat + step).astype(dtype), (flat - step).astype(dtype)
     up = meter.ask([CoordinateRows(x, free, high, dtype)])[0]
     down = meter.ask([CoordinateRows(x, free, low, dtype)])[0]
     base = meter.ask([PlainRows(x[None].astype(dtype))])[0]

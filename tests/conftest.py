@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many tests asked a model whose last digits depend on its company, where that was forced on."""
+    """How many tests asked a model whose last digits depend on the rows of a call, where that was forced on."""
     if COUNTS:
         folder = Path(os.environ[SEEN])
         terminalreporter.write_line(

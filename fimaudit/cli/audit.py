@@ -163,7 +163,7 @@ def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, 
         if verdict is not None:
             show_verdict(console, verdict)
 
-    output.tell(lambda: _facts(report, out, verdict), show)
+    output.write(lambda: _facts(report, out, verdict), show)
     if not whole:
         more = " (with a larger --budget)" if budget is not None else ""
         print_command(Terminal(stderr=True, highlight=False), "resume with: ", resume_command(), more)

@@ -110,7 +110,7 @@ def compare(
     runs = open_runs(list(targets), inputs, out, each)
     found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
     files = [] if out is None else _written(out, runs, found)
-    output.tell(lambda: found, lambda: _show(Terminal(highlight=False), found, files))
+    output.write(lambda: found, lambda: _show(Terminal(highlight=False), found, files))
 
 
 def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:

@@ -74,7 +74,7 @@ def inspect(
         options |= about(inputs)
     facts = _facts(target, link, options, inputs, table, identity)
     facts["audit"] = _command(target, data, facts, [word for block in (model, asked, table) for word in as_words(block)])
-    output.tell(lambda: facts, lambda: _show(Terminal(), facts))
+    output.write(lambda: facts, lambda: _show(Terminal(), facts))
 
 
 def _facts(

@@ -88,7 +88,7 @@ def plan(
     if planned.within_budget is False:
         notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
     quantity = "margin radius" if labels else "spectral norm"
-    output.tell(lambda: asdict(planned), lambda: _show(Terminal(), planned, confidence, quantity, notes))
+    output.write(lambda: asdict(planned), lambda: _show(Terminal(), planned, confidence, quantity, notes))
 
 
 def confirm(cost: Cost, *, yes: bool = False) -> bool:

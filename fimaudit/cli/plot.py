@@ -28,4 +28,4 @@ def plot(
     from fimaudit.report.plots import plot as draw
 
     figure = draw(folder, kind, out)
-    output.tell(lambda: {"figure": str(figure)}, lambda: print(figure))
+    output.write(lambda: {"figure": str(figure)}, lambda: print(figure))

@@ -103,7 +103,7 @@ def validate(
             **model.options(),
             **endpoint.options(),
         )
-    output.tell(lambda: validation, lambda: _show(Terminal(highlight=False), validation, out))
+    output.write(lambda: validation, lambda: _show(Terminal(highlight=False), validation, out))
     if len(validation.inputs) < validation.data["inputs"] or validation.attacked == 0:
         raise typer.Exit(3)
 

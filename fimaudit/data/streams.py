@@ -266,8 +266,8 @@ def open_data(
     shards = _image_shards(text, found) if kind == "images" else [Shard(f.path, f.size) for f in found]
     if kind in ("images", ".tar"):
         require_decoder()
-    told = None if kind in TABLE_SUFFIXES else _told_counts(shards)
-    found_in = [ShardFacts(n) for n in told] if told else list((surveyor or _in_threads)(shards, reading))
+    listed = None if kind in TABLE_SUFFIXES else _counts_beside_files(shards)
+    found_in = [ShardFacts(n) for n in listed] if listed else list((surveyor or _in_threads)(shards, reading))
     counts = [facts.count for facts in found_in]
     kept = [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
     if not kept:
@@ -315,7 +315,7 @@ def _in_threads(shards: Sequence[Shard], reading: TableReading) -> Iterable[Shar
         return list(pool.map(lambda shard: survey(shard, reading), shards))
 
 
-def _told_counts(shards: Sequence[Shard]) -> list[int] | None:
+def _counts_beside_files(shards: Sequence[Shard]) -> list[int] | None:
     """Counts from ``sizes.json`` beside the files ({"a-000.tar": 1000}), which spares reading every tar's headers."""
     if any(shard.files is not None for shard in shards):
         return None

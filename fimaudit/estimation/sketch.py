@@ -125,7 +125,7 @@ def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
 
 
 def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
-    """All answers to each in measurable columns, (rows, C); ``None`` for a blind view."""
+    """All answers to each in measurable columns, (rows, C); ``None`` for an unmeasurable view."""
     out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.unmeasurable else None for s in sketches]
     for places in alike(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
         rows = _joined([sketches[i] for i in places])
@@ -268,9 +268,9 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             out.append((peaks[i], None, not view.whole))
         else:
             known = len(view.classes)
-            unseen = p[i, 0, :known][~keep[i, :known]]
-            least = float(least_visible(p[i])) if unseen.size else 0.0
-            ceiling = max(view.ceiling, least, float(unseen.max(initial=0.0)))
+            unmeasured = p[i, 0, :known][~keep[i, :known]]
+            least = float(least_visible(p[i])) if unmeasured.size else 0.0
+            ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
             hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
             limits = open_gaps[i]
             if limits is not None:

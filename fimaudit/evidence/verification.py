@@ -243,13 +243,13 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 
 def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     """The page, where this version of the templates made it: rendered again it must be the same."""
-    from fimaudit.report.page import has_pictures, made_here, page_html, page_run
+    from fimaudit.report.page import has_pictures, made_by_fimaudit, page_html, page_run
     from fimaudit.report.standards import standard_of
 
     if PAGE not in members:
         return
     text = members[PAGE].decode("utf-8", errors="replace")
-    if not made_here(text):
+    if not made_by_fimaudit(text):
         yield Finding("page", True, f"{PAGE} was made by another version of fimaudit and is not rendered again")
         return
     for name in (VERDICT, "shown.npz"):

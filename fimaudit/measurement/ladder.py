@@ -72,7 +72,7 @@ NO_PLATEAU = 0.15
 #: Percentile of the inputs that agree where the answers are quiet over a long run of rungs.
 MOST_INPUTS = 50.0
 #: Inputs that must say something of a rung.
-HEARD = 0.6
+KNOWN_INPUTS = 0.6
 #: The even share up to which a linear function explains the answers, on so many neighbouring rungs at least; behind rounding
 #: and noise, whose own even share is 3/4, it may be larger (tests/measurement/test_surface.py).
 QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
@@ -120,7 +120,7 @@ class PilotLadder:
         """(rungs,) median over the inputs of |e|^2 over |e|^2 + |o|^2; NaN where too few inputs say something."""
         each = even_share(self.even, self.odd, self.above_noise)
         known = np.isfinite(each)
-        enough = known.mean(axis=0) >= HEARD
+        enough = known.mean(axis=0) >= KNOWN_INPUTS
         return np.array([np.median(e[k]) if e_ok else np.nan for e, k, e_ok in zip(each.T, known.T, enough, strict=True)])
 
     @cached_property
@@ -155,8 +155,8 @@ class PilotLadder:
         found = find_plateau(self.energy, self.rungs, quiet=self.quiet)
         if found is None or found.change <= NO_PLATEAU or not self.exact:
             return found
-        heard = self.quiet & np.isfinite(self.even_share)
-        most = find_plateau(self.energy, self.rungs, NO_PLATEAU, heard, MOST_INPUTS)
+        known_quiet = self.quiet & np.isfinite(self.even_share)
+        most = find_plateau(self.energy, self.rungs, NO_PLATEAU, known_quiet, MOST_INPUTS)
         return found if most is None or most.change > NO_PLATEAU or most.last - most.first < PLAIN_RUNGS else most
 
     @cached_property
@@ -423,7 +423,7 @@ def _pilot_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: O
         np.array([getattr(one, name)[:some] for one in found]) for name in ("energy", "above_noise", "even", "odd")
     )
     base = np.array([of_input.base.mean(axis=0) for of_input in seen])
-    stretched = np.array([one.heard[some:] for one in found])
+    stretched = np.array([one.energy_above_noise[some:] for one in found])
     return PilotLadder(rungs, raw, above_noise, even, odd, stretched, base, quality, len(every), ladders)
 
 

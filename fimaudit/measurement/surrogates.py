@@ -57,11 +57,11 @@ class Surrogates:
 
     def portable(self) -> Surrogates:
         """The same with the models' files inside, for processes that may run on other machines."""
-        open_here = self._open()
+        opened = self._open()
         return Surrogates(
             [
                 ship_model(m.target, m.link, m.options, bytes, one.info.details.get("external_data") or {})
-                for m, one in zip(self._models, open_here, strict=True)
+                for m, one in zip(self._models, opened, strict=True)
             ]
         )
 

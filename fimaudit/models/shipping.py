@@ -53,7 +53,7 @@ class ShippedModel:
         target, options = self.target, dict(self.options)
         if isinstance(target, bytes):
             target = _unpickled(target)
-        if self.files and not all(_is_here(path, size) for path, (_, size, _) in self.files.items()):
+        if self.files and not all(_is_present(path, size) for path, (_, size, _) in self.files.items()):
             moved = self._unpacked(fetch)
             target = moved.get(str(target), target)
             if options.get("weights") is not None:
@@ -67,13 +67,13 @@ class ShippedModel:
         base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.files])
         out = {}
         for path, (handle, size, _) in self.files.items():
-            here = place / os.path.relpath(os.path.abspath(path), base)
-            if not _is_here(str(here), size):
-                here.parent.mkdir(parents=True, exist_ok=True)
-                beside = here.with_name(f"{here.name}.{os.getpid()}.tmp")
+            copied = place / os.path.relpath(os.path.abspath(path), base)
+            if not _is_present(str(copied), size):
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                beside = copied.with_name(f"{copied.name}.{os.getpid()}.tmp")
                 beside.write_bytes(fetch(handle))
-                beside.replace(here)
-            out[path] = str(here)
+                beside.replace(copied)
+            out[path] = str(copied)
         return out
 
 
@@ -127,5 +127,5 @@ def _pickled(target: object) -> bytes:
         ) from exc
 
 
-def _is_here(path: str, size: int) -> bool:
+def _is_present(path: str, size: int) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) == size

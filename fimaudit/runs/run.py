@@ -95,7 +95,7 @@ class Run:
             self._counts = engine.prepare(classifier, budget, spent, place, answers)
         own = None if engine is not None else budget
         self._meter = Meter(
-            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._tell
+            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._progressed
         )
         if task.interleaved:
             self._meter.interleave(task.settings.seed)
@@ -362,7 +362,7 @@ class Run:
                 else:
                     self._store.add(outcome)
         self._count_workers()
-        self._tell(0)
+        self._progressed(0)
 
     def _answered(self, item: MeasuredInput | Part) -> Sequence[MeasuredInput | Part]:
         if isinstance(item, Part) and not item.failed:
@@ -407,7 +407,7 @@ class Run:
         if drift is not None and drift.kind != "intermittent":
             raise ModelFailure(drift.sentence())
 
-    def _tell(self, _rows: int) -> None:
+    def _progressed(self, _rows: int) -> None:
         if self._progress is not None:
             inputs, done, rows = len(self._task.source), self._store.count, self._meter.usage.rows
             expected = self._expected or inputs * self._task.settings.queries

@@ -243,12 +243,12 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
     usual = float(np.median(radii)) if radii else 1.0
     before = meter.usage.rows
 
-    def tell() -> None:
+    def progressed() -> None:
         if progress is not None:
             progress(meter.usage.rows - before, task.most * len(task.measured), len(journal.done), len(task.measured))
 
     for s in task.measured:
-        tell()
+        progressed()
         if s.index in journal.done:
             continue
         if s.status == "failed":
@@ -266,7 +266,7 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
             journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
         except FimauditError as exc:
             journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
-    tell()
+    progressed()
     return None
 
 

@@ -207,9 +207,9 @@ def test_a_small_file_is_read_whole_and_a_large_one_is_not(tmp_path: Path) -> No
 
 
 def without_times(report: Report) -> dict[str, Any]:
-    told = report.model_dump(exclude={"environment", "inputs_file"})
-    told["data"] = {k: v for k, v in told["data"].items() if k in ("inputs", "measured", "shape")}
-    return told
+    document = report.model_dump(exclude={"environment", "inputs_file"})
+    document["data"] = {k: v for k, v in document["data"].items() if k in ("inputs", "measured", "shape")}
+    return document
 
 
 def test_a_stream_gives_the_numbers_of_the_array(tmp_path: Path) -> None:

@@ -105,11 +105,11 @@ def test_what_is_in_it(signed: Path, folder: Path) -> None:
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     for subject in statement["subject"]:
         assert subject["digest"]["sha256"] == hashlib.sha256(members[subject["name"]]).hexdigest()
-    told = statement["predicate"]
-    assert told["verdict"] == "pass"
-    assert told["bundle"] == {"created": NOW.isoformat(), "fimaudit": told["bundle"]["fimaudit"], "signer": "A. Auditor"}
-    assert told["settings"]["seed"] == 0
-    assert told["environment"]["packages"]["numpy"]
+    stated = statement["predicate"]
+    assert stated["verdict"] == "pass"
+    assert stated["bundle"] == {"created": NOW.isoformat(), "fimaudit": stated["bundle"]["fimaudit"], "signer": "A. Auditor"}
+    assert stated["settings"]["seed"] == 0
+    assert stated["environment"]["packages"]["numpy"]
     assert is_bundle(signed)
     assert not is_bundle(folder / "policy.yaml")
 

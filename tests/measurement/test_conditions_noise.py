@@ -215,7 +215,7 @@ def test_intervals_over_long_steps_hold(seeds: range) -> None:
 
 
 def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:
-    """A model that hardly moves nearby and much far away: what is heard far away says little of nearer.
+    """A model that hardly moves nearby and much far away: what is seen far away says little of nearer.
 
     Seen where the energy was taken to be the same all the way: signals of a tenth of the noise called ok.
     """

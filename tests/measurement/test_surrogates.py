@@ -170,8 +170,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(source: str, tmp_pat
         return "learned" if source == "learned" else Counted(near())
 
     whole = run(given(), out=tmp_path / "whole")
-    told = "learned from the first 16" if source == "learned" else "of tanh"
-    assert f"directions of each input, {told}; they cover" in (tmp_path / "whole" / "report.html").read_text()
+    how = "learned from the first 16" if source == "learned" else "of tanh"
+    assert f"directions of each input, {how}; they cover" in (tmp_path / "whole" / "report.html").read_text()
     folder = tmp_path / "stopped"
     for budget in (900, 2400, 4400, None):
         part = run(given(), out=folder, budget=budget, resume=folder.exists())

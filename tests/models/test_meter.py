@@ -46,13 +46,13 @@ def block(count: int, features: int = 3, seed: int = 0) -> PlainRows:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 50))
 def test_answers_come_back_by_question_and_rows_are_counted_once(sizes: list[int], batch: int) -> None:
-    model, told = Echo(), []
-    meter = Meter(model, batch=batch, on_rows=told.append)
+    model, answered = Echo(), []
+    meter = Meter(model, batch=batch, on_rows=answered.append)
     questions = [block(size, seed=i) for i, size in enumerate(sizes)]
     answers = meter.ask(questions)
     for question, answer in zip(questions, answers, strict=True):
         np.testing.assert_allclose(answer, Echo().probabilities(question.rows))
-    assert meter.usage.rows == sum(sizes) == sum(model.batches) == sum(told)
+    assert meter.usage.rows == sum(sizes) == sum(model.batches) == sum(answered)
     assert meter.usage.requests == len(model.batches)
     assert meter.usage.bytes == sum(sizes) * 24
     assert max(model.batches) <= batch
@@ -128,9 +128,9 @@ def test_a_model_that_raises_is_a_failure_with_its_cause() -> None:
     meter = Meter(Echo(answer))
     with pytest.raises(
         ModelFailure, match=r"the model raised ZeroDivisionError on a batch of 4 rows: no luck x+…$"
-    ) as caught:
+    ) as raised:
         meter.ask([block(4)])
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
     assert meter.usage.rows == 4  # it was sent
 
 

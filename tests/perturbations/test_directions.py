@@ -173,7 +173,7 @@ def orthonormal_rows(seed: int, count: int, features: int) -> np.ndarray:
     return np.asarray(rows.build(0, count))
 
 
-def test_neighbouring_features_do_not_foretell_the_next_orthonormal_row() -> None:
+def test_neighbouring_features_do_not_predict_the_next_orthonormal_row() -> None:
     """Rows of near frequencies are alike on neighbouring features; a random place for each feature breaks that."""
     likeness = []
     for seed in range(40):

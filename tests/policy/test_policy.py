@@ -81,10 +81,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused_policies(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
+    with pytest.raises(UsageError, match=says) as raised:
         parse_policy(text, "p.yaml")
-    assert "p.yaml" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "p.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_missing_policy_file(tmp_path: Path) -> None:

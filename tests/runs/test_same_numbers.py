@@ -71,12 +71,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def run(out: Path | None, way: str, **changes: Any) -> Report:
-    told = {key: value for key, value in WAYS[way].items() if key != "model"}
+    options = {key: value for key, value in WAYS[way].items() if key != "model"}
     model = WAYS[way].get("model", sensitive)
     x = changes.pop("x", X)
     if model is network:
-        return audit(network(), x.astype(np.float32), name="m", out=out, link="softmax", **told, **changes)
-    return audit(model, x, name="m", out=out, **told, **changes)
+        return audit(network(), x.astype(np.float32), name="m", out=out, link="softmax", **options, **changes)
+    return audit(model, x, name="m", out=out, **options, **changes)
 
 
 def facts(report: Report) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def test_focus_measures_an_input_as_a_run_of_all_does(tmp_path: Path) -> None:
 
 @given(st.permutations(range(len(X))), st.lists(st.integers(1, 12), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_neither_order_nor_company_moves_a_digit(order: list[int], cuts: list[int], adaptive: bool) -> None:
+def test_neither_order_nor_batch_moves_a_digit(order: list[int], cuts: list[int], adaptive: bool) -> None:
     """Inputs measured in any order, in any pieces, as engines and workers would hand them out."""
     meter = Meter(open_classifier(sensitive, input_shape=(9,), dtype="float64"))
     space = InputDomain(unit="u").resolve(X, "float64")

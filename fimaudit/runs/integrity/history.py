@@ -51,9 +51,9 @@ class _Compared:
     pairs: int = 0
     rows: int = 0
 
-    def add(self, difference: float, noise: float, company_logs: float) -> None:
+    def add(self, difference: float, noise: float, batch_effect_logs: float) -> None:
         self.count += 1
-        self.otherwise += history_matters(difference, noise, company_logs)
+        self.otherwise += history_matters(difference, noise, batch_effect_logs)
         if difference >= self.largest:
             self.largest, self.noise = difference, noise
 
