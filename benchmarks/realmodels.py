@@ -20,8 +20,9 @@ from scipy import stats
 
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import rayleigh_max
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import complete, log_probabilities
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 

@@ -15,14 +15,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.audit_report import Report
 from fimaudit.baselines import rayleigh_max
 from fimaudit.errors import MissingExtraError
 from fimaudit.estimation.secants import complete
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
-from fimaudit.results import Interval, Report
+from fimaudit.results import Interval
 from fimaudit.runs.auditing import audit
 
 if TYPE_CHECKING:

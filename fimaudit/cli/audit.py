@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fimaudit.audit_report import Report
 from fimaudit.cli.console import progress_bar, show_report
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
 from fimaudit.cli.flag_blocks import in_blocks
@@ -25,10 +26,9 @@ from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
-from fimaudit.models.classifier import is_endpoint
+from fimaudit.models.opening import is_endpoint
 from fimaudit.policy.rules import read_policy
 from fimaudit.policy.verdict import Verdict
-from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
 from fimaudit.runs.cost import cost_of
 from fimaudit.runs.options import MOST_LABELS

@@ -24,7 +24,7 @@ from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
-from fimaudit.models.classifier import is_endpoint
+from fimaudit.models.opening import is_endpoint
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.cost import cost_of
 from fimaudit.storage.run_folder import RunFolder, is_run

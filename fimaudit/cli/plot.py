@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fimaudit.audit_report import PlotKind
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import Folder
 from fimaudit.cli.output import OutputFlags
-from fimaudit.results import PlotKind
 
 __all__ = ["plot"]
 

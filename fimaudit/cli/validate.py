@@ -22,8 +22,8 @@ from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
-from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.normalising import read_normalize
+from fimaudit.models.opening import is_endpoint
 from fimaudit.results import Interval
 from fimaudit.runs.cost import cost_of
 from fimaudit.validation import Validation

@@ -15,8 +15,8 @@ from fimaudit.cli.flags import LinkName
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import UsageError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 from fimaudit.storage.counterexamples import recheck_witnesses
 
 if TYPE_CHECKING:

@@ -21,8 +21,10 @@ from fimaudit.data.csv_files import CSV_SUFFIXES
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
 from fimaudit.data.held_beside import HeldBeside
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
-from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, cell_column, open_shard
+from fimaudit.data.shard_reader import Decoding, Files
+from fimaudit.data.shards import SHARD_SUFFIXES, open_shard
 from fimaudit.data.table_columns import ColumnFacts, join_columns
+from fimaudit.data.table_inputs import cell_column
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.results import Contrast
 
 __all__ = [

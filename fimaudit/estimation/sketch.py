@@ -12,7 +12,7 @@ from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gap
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_limits, temper
+from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
     Limits,
@@ -21,6 +21,7 @@ from fimaudit.estimation.spectral_norm import (
     top_pair,
     trace_limits,
 )
+from fimaudit.estimation.tempering import temper
 
 __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.space import Space
 
 __all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "Held", "NotHeld", "hold_row"]
 

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.noise import BaseAnswers
 from fimaudit.estimation.secants import complete
@@ -19,6 +18,7 @@ from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
+from fimaudit.space import Space
 
 __all__ = [
     "FACTOR",

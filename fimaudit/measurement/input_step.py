@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.noise import SIGNAL, BaseAnswers, VisibleClasses
 from fimaudit.measurement.context import InputContext, InputStep
 from fimaudit.measurement.energy import (
@@ -23,11 +22,13 @@ from fimaudit.measurement.energy import (
     read_rungs,
     read_rungs_each,
 )
-from fimaudit.measurement.ladder import CHECK_PAIRS, DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder import DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, jump_variance, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
+from fimaudit.space import Space
 
 __all__ = ["MOST_SPENT", "find_step"]
 

@@ -13,7 +13,7 @@ from fimaudit.estimation.estimate import Estimate, undetected
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.designs import MainAnswers, RandomDesign
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.explain import (
     DISAGREE,
     FAR_STEP,
@@ -28,6 +28,7 @@ from fimaudit.measurement.explain import (
     undetected_reason,
 )
 from fimaudit.measurement.radius_evidence import check_radius
+from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
 from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError
 from fimaudit.estimation.secants import complete
-from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.linearization import linearize
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 from fimaudit.models.shipping import ShippedModel, ship_model
+from fimaudit.space import Space
 
 __all__ = ["Surrogates", "choose_surrogates", "leading", "open_surrogates"]
 

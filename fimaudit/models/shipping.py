@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fimaudit.errors import TargetError, UsageError
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 
 __all__ = ["ShippedModel", "ship_model"]
 

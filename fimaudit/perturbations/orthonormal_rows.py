@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box
 from fimaudit.perturbations.sign_rows import displaced_bounds
+from fimaudit.space import Box
 
 __all__ = ["ORTHONORMAL_FEATURES", "ORTHONORMAL_LEAST", "OrthonormalRows", "orthonormal_fits", "orthonormal_signs"]
 

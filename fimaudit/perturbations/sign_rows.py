@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box, in_model_numbers
+from fimaudit.space import Box, in_model_numbers
 
 __all__ = [
     "BLOCK_ELEMENTS",

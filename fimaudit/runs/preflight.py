@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import Classifier, NetworkClassifier
@@ -18,6 +17,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
+from fimaudit.space import Space
 
 __all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness"]
 

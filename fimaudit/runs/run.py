@@ -18,7 +18,8 @@ from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.rare_jumps import beside_jumps
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import DECOYS, THE_RUN, Ledger, Meter, Usage
+from fimaudit.models.leases import Ledger, Usage
+from fimaudit.models.meter import DECOYS, THE_RUN, Meter
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.deflation_setup import Directions as Directions

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import Usage
 from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
 from fimaudit.storage.durable_files import SYNC_SECONDS, AppendedFile, reading, replacing, sync_folder, writing

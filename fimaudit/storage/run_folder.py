@@ -12,8 +12,9 @@ from typing import TypeGuard
 import numpy as np
 from pydantic import ValidationError
 
+from fimaudit.audit_report import Report
 from fimaudit.errors import RunFolderError
-from fimaudit.results import Report, Sensitivity
+from fimaudit.results import Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.jsonl import newer
 from fimaudit.storage.report_sections import check_sections

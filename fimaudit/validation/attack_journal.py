@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import Usage
 from fimaudit.storage.durable_files import AppendedFile, sync_folder
 from fimaudit.storage.jsonl import damaged, differences, first_line, line_bytes, recover_lines
 from fimaudit.validation.results import AttackedInput

@@ -14,17 +14,21 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs, check_inputs
 from fimaudit.data.dataset import about, as_data, open_subject
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, StorageFailure, UsageError
 from fimaudit.models.classes import class_labels, read_classes
-from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.counted_passes import CountedModel
+from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.links import Link
-from fimaudit.models.meter import Ledger, Meter, Usage
-from fimaudit.results import Report, Sensitivity
+from fimaudit.models.meter import Meter
+from fimaudit.models.opening import is_endpoint, open_classifier
+from fimaudit.results import Sensitivity
 from fimaudit.runs.auditing import audit
+from fimaudit.space import Space
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.journal import LEDGER

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError, StorageFailure, TargetError
 from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, MeasuredInput, Sensitivity
+from fimaudit.space import Space
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.whitebox.measure import measure, obstacle
 from fimaudit.whitebox.secant_check import SecantCheck, check_secants

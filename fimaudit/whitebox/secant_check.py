@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import InputFailed, ModelFailure
 from fimaudit.estimation.secants import complete
 from fimaudit.models.classifier import Classifier, Differentiable
@@ -30,6 +29,7 @@ from fimaudit.models.linearization import linearize
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.space import Space
 from fimaudit.whitebox.measure import NOT_FINITE, inputs_together
 from fimaudit.whitebox.result import WhiteBox
 

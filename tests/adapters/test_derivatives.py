@@ -18,7 +18,8 @@ from torch import nn
 from zoo import STYLES, zoo_network
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.models.classifier import Differentiable, open_classifier
+from fimaudit.models.classifier import Differentiable
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import exact_reference, measure, obstacle

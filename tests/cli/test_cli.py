@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
 import fimaudit.cli
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 from fimaudit.storage.journal import JOURNAL
 
 ROOT = Path(__file__).parents[2]

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.filesystems import find_files
 from fimaudit.data.images import decode_image
 from fimaudit.data.streams import Stream, open_data
 from fimaudit.errors import DataError, UsageError
-from fimaudit.results import Report
 from fimaudit.storage.tables import read_inputs_table
 
 RNG = np.random.default_rng(0)

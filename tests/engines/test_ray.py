@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from fimaudit import RayEngine, audit
+from fimaudit.audit_report import Report
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, UsageError
-from fimaudit.results import Report
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),

@@ -14,7 +14,7 @@ from fimaudit.data.streams import Shard, Stream
 from fimaudit.engines.ray import coordinator as ray_coordinator
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.errors import BudgetExhausted, TargetError, UsageError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import Usage
 from fimaudit.models.shipping import ship_model
 from fimaudit.storage.ledger import open_ledger
 

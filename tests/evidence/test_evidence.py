@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from synthetic_runs import picture_run
 from typer.testing import CliRunner
 
+from fimaudit.audit_report import Report
 from fimaudit.cli import app
 from fimaudit.cli.gate import apply_policy
 from fimaudit.errors import FimauditError, RunFolderError, UsageError
@@ -26,7 +27,6 @@ from fimaudit.evidence.bundle import build_statement, write_bundle
 from fimaudit.evidence.verification import is_bundle, verify_bundle
 from fimaudit.report.standards import filled_table
 from fimaudit.report.wording import interval_text, number
-from fimaudit.results import Report
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import write_inputs
 

@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from fimaudit import InputDomain, audit
+from fimaudit.audit_report import Report
 from fimaudit.estimation.noise import QUANTA, OutputQuality
 from fimaudit.measurement.energy import displaced, draw_signs
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.links import output_resolution
-from fimaudit.results import Interval, Report
+from fimaudit.results import Interval
 
 RNG = np.random.default_rng(3)
 FEATURES, CLASSES, INPUTS = 300, 6, 12

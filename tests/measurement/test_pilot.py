@@ -13,8 +13,9 @@ import pytest
 from fimaudit import InputDomain, audit, open_classifier
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.estimation.noise import OutputQuality
-from fimaudit.measurement.ladder import NO_PLATEAU, SUSPECTS, PilotLadder
+from fimaudit.measurement.ladder import NO_PLATEAU, PilotLadder
 from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.second_look import SUSPECTS
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
 from tests.cases import normal_inputs, tanh_network
@@ -134,7 +135,7 @@ def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         Meter, "ask_each", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
     )
-    monkeypatch.setattr("fimaudit.measurement.ladder.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
+    monkeypatch.setattr("fimaudit.measurement.ladder_questions.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
     assert pilot(SMOOTH, FEW)[0] == whole
     assert asked == [2, 2, 1, 1]
 
@@ -164,7 +165,7 @@ def test_the_first_pair_stands_where_the_second_has_no_answers(
     assert meter.usage.rows == first + count * each + count * SUSPECTS
     found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries, batch=each + 1)  # a call an input
     assert found.share == -(-(first + seconds * each) // len(x))
-    monkeypatch.setattr("fimaudit.measurement.ladder.CHECK_PAIRS", 1)
+    monkeypatch.setattr("fimaudit.measurement.ladder_questions.CHECK_PAIRS", 1)
     one_pair, _ = pilot(rounded, x, queries=queries)
     assert (replace(found, share=one_pair.share) == one_pair) is (seconds == 0)  # no second look where nothing answers
 

@@ -11,11 +11,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.errors import ModelFailure
 from fimaudit.measurement.distances import spread
-from fimaudit.measurement.ladder import SUSPECTS
 from fimaudit.measurement.recheck import LOOKS
-from fimaudit.results import Report
+from fimaudit.measurement.second_look import SUSPECTS
 
 X, Y = load_digits(return_X_y=True)
 DIGITS = LogisticRegression(C=0.005, max_iter=500).fit(X, Y)

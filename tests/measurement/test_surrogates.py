@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.domain import InputDomain
 from fimaudit.engines.work import Work, measure_inputs
@@ -22,7 +23,6 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import choose_surrogates, leading, open_surrogates
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.meter import Meter
-from fimaudit.results import Report
 from fimaudit.storage.journal import LEARNED
 from tests.cases import SoftmaxModel, linear, tanh_network, truth_of
 

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimaudit.domain import Box
 from fimaudit.errors import BudgetExhausted, InputFailed, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, RowsFailed, Usage
+from fimaudit.models.leases import Usage
+from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter
+from fimaudit.models.network_calls import RowsFailed
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.space import Box
 from fimaudit.storage.journal import CountingLedger, Journal
 
 

@@ -17,6 +17,7 @@ import yaml
 from synthetic_runs import made_run, picture_run
 from typer.testing import CliRunner
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
 from fimaudit.policy.baseline_policy import policy_from_run
@@ -25,7 +26,6 @@ from fimaudit.policy.gate import decide, gate
 from fimaudit.policy.rules import FLAGS, AccuracyRule, Policy, Rule, parse_policy
 from fimaudit.policy.words import explain_policy, explain_rule
 from fimaudit.report.wording import FLAG_WORDS
-from fimaudit.results import IntegrityCheck
 from fimaudit.storage.run_folder import RunFolder, read_run
 
 ROOT = Path(__file__).parents[2]

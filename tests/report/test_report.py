@@ -18,6 +18,7 @@ from synthetic_runs import made_run, picture_run, pictures, table_run
 from typer.testing import CliRunner
 
 from fimaudit import Report
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.cli.console import show_report
 from fimaudit.comparison.two_runs import compare_runs
@@ -36,7 +37,7 @@ from fimaudit.report.wording import (
     percent,
     scope_sentences,
 )
-from fimaudit.results import IntegrityCheck, Interval
+from fimaudit.results import Interval
 from fimaudit.statistics.subgroups import calibration, divisions, share_interval
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.run_folder import RunFolder, read_run

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit import Report, audit, sensitivity
+from fimaudit.audit_report import json_schema
 from fimaudit.errors import DataError, ModelFailure, RunFolderError, TargetError, UsageError
-from fimaudit.results import Sensitivity, json_schema
+from fimaudit.results import Sensitivity
 from fimaudit.storage.journal import JOURNAL, REPORT
 from fimaudit.storage.tables import read_inputs_table
 from tests.cases import CASES, Case, SoftmaxModel, linear, normal_inputs, tanh_network

@@ -12,8 +12,10 @@ from batch_sensitive import batch_sensitive
 from torch import nn
 
 from fimaudit import audit
-from fimaudit.models.classifier import Lease, ModelInfo, open_classifier
-from fimaudit.models.meter import CountingLease, Meter
+from fimaudit.models.classifier import Lease, ModelInfo
+from fimaudit.models.leases import CountingLease
+from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.runs.preflight import Preflight, look
 

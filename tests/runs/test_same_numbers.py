@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit import InputDomain, audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.measurement.pilot import choose_steps
 from fimaudit.measurement.settings import Settings
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
-from fimaudit.results import Report
+from fimaudit.models.opening import open_classifier
 from fimaudit.storage.answers import ANSWERS
 
 X = np.random.default_rng(5).standard_normal((12, 9))

@@ -11,7 +11,7 @@ import torch
 from zoo import STYLES, zoo_network
 
 import fimaudit
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.measure import exact_reference
 
 INPUTS = 30

@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from fimaudit.estimation.peak_norm import peak_norm, temper
+from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.estimation.spectral_norm import sample_spectrum
+from fimaudit.estimation.tempering import temper
 from fimaudit.whitebox.krylov_basis import input_basis, margin_candidates
 from fimaudit.whitebox.lanczos import lanczos_top, power_top, random_start
 from fimaudit.whitebox.trace import trace_hutchinson

@@ -18,8 +18,8 @@ from fimaudit import audit
 from fimaudit.data.dataset import as_data, open_subject
 from fimaudit.domain import InputDomain
 from fimaudit.errors import ModelFailure, TargetError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.measure import measure
 from fimaudit.whitebox.secant_check import MOST_ROWS, check_secants
 

@@ -17,8 +17,8 @@ from torch import nn
 from zoo import STYLES, zoo_network
 
 from fimaudit.errors import ModelFailure, TargetError, UsageError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.linearization import Linearizable, RootLinearization, linearize
+from fimaudit.models.opening import open_classifier
 from fimaudit.results import Contrast
 from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.gram import measure_gram

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import label_codes
 from fimaudit.models.links import Link, as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
+from fimaudit.space import Box
 from fimaudit_adapters.options import SoftmaxCheck
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
 from fimaudit_adapters.pytorch import identity as torch_identity

@@ -20,7 +20,8 @@ from fimaudit.engines.ray.coordinator import SharedLedger
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
 from fimaudit.models.classifier import NetworkClassifier
-from fimaudit.models.meter import Meter, Usage
+from fimaudit.models.leases import Usage
+from fimaudit.models.meter import Meter
 from fimaudit.models.shipping import ShippedModel
 from fimaudit.option_names import flags_in_messages
 from fimaudit.results import MeasuredInput, Sensitivity

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_JUMP,
     JUMP,
@@ -20,9 +20,9 @@ from fimaudit.estimation.integrity import (
 )
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import CLOSER, HALVINGS
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, decision_of, scaled_difference
+from fimaudit.space import Space
 
 __all__ = ["Segment", "check_boundary"]
 

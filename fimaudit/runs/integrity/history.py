@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import ask_decoys, known_answers
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.integrity import apart, history_matters, noticed, threshold
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES, RUNGS
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, scaled_difference

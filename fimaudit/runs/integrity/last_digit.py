@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.integrity import apart, history_matters, noticed_group
 from fimaudit.measurement.integrity_cost import NUDGES
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows
+from fimaudit.space import Space
 
 __all__ = ["check_last_digit"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_SHORT_SLOPE,
     SHORT_SLOPE,
@@ -15,7 +16,6 @@ from fimaudit.estimation.integrity import (
     slope_reach,
 )
 from fimaudit.measurement.counterexample import rows_along
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, scaled_difference, witness_row
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 from tests.servers import manager
 from tests.servers.manager import CannotInstall, Server
 

@@ -41,7 +41,7 @@ def test_slow_drip_is_cut_by_the_deadline_of_a_request(faults, cancer, connect):
 
 WORKER = """
     import sys, numpy as np
-    from fimaudit.models.classifier import open_classifier
+    from fimaudit.models.opening import open_classifier
     from fimaudit.perturbations.rows import PlainRows
     from fimaudit.storage.ledger import open_ledger
     from fimaudit.models.meter import Meter

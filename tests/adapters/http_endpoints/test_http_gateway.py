@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.rows import PlainRows
 
 INFER = "/v2/models/cancer/infer"
