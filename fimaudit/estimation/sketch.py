@@ -94,16 +94,20 @@ def estimate_sketch(sketch: Sketch) -> Estimate | None:
     return estimate_sketches([sketch])[0]
 
 
-def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
+def estimate_sketches(sketches: Sequence[Sketch], most_bytes: int = TOGETHER_BYTES) -> list[Estimate | None]:
     """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time.
+
+    Args:
+        sketches: of any shapes.
+        most_bytes: of answers worked on together.
 
     >>> estimate_sketches([])
     []
     """
-    together = max(1, TOGETHER_BYTES // max((sketch.answers.nbytes for sketch in sketches), default=1))
+    together = max(1, most_bytes // max((sketch.answers.nbytes for sketch in sketches), default=1))
     if len(sketches) > together:
         parts = (sketches[first : first + together] for first in range(0, len(sketches), together))
-        return [estimate for part in parts for estimate in estimate_sketches(part)]
+        return [estimate for part in parts for estimate in estimate_sketches(part, most_bytes)]
     tables = _tables(sketches)
     out: list[Estimate | None] = [None] * len(sketches)
     for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):

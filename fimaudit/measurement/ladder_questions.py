@@ -44,7 +44,14 @@ SPACINGS = 4.0
 
 
 def ask_ladder(
-    meter: Meter, x: NDArray[np.floating], flat: Array, space: Space, settings: Settings, quality: OutputQuality
+    meter: Meter,
+    x: NDArray[np.floating],
+    flat: Array,
+    space: Space,
+    settings: Settings,
+    quality: OutputQuality,
+    *,
+    most_pairs: int = CHECK_PAIRS,
 ) -> PilotLadder:
     """Energies at about five inputs; a second pair of directions where the first leaves a doubt.
 
@@ -55,26 +62,27 @@ def ask_ladder(
         space: their domain.
         settings: the audit's settings.
         quality: what is known of the answers.
+        most_pairs: of directions at an input.
     """
     n = len(x)
     rungs = _rungs(flat, space)
     ways = 2 if space.quantised else 1
     most_rows = int(ON_TOP * n * settings.queries)
-    allowed = most_rows - n * 2 * 2 * CHECK_PAIRS  # the inputs' checks
+    allowed = most_rows - n * 2 * 2 * most_pairs  # the inputs' checks
     if allowed < 2 * len(rungs) * ways:
         rungs = rungs[(len(rungs) - 1) % 2 :: 2]  # every other one, the longest among them
     blocks_each = len(rungs) * ways
     # One pair shows jumps where the input is in its middle; two do elsewhere.
     few = _spread_over(n, min(PILOT_INPUTS, n))
     centred = not (space.quantised and space.bounded) and all(is_centred(x[i], space, float(rungs[0])) for i in few)
-    least = 1 if centred else CHECK_PAIRS
+    least = 1 if centred else most_pairs
     count = int(np.clip(allowed // (2 * least * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
     chosen = _spread_over(n, count)
 
     def pairs(rows: int) -> int:
-        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), least, CHECK_PAIRS))
+        return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), least, most_pairs))
 
-    signs = {i: draw_pairs(settings.seed, i, 2 * CHECK_PAIRS, x[0].size) for i in chosen}
+    signs = {i: draw_pairs(settings.seed, i, 2 * most_pairs, x[0].size) for i in chosen}
     first = least if has_exact_answers(quality) and not space.quantised else pairs(allowed)
     try:
         ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
@@ -129,7 +137,9 @@ def ladder_question(x: NDArray[np.floating], space: Space, rungs: Rungs, repeats
     return JoinedRows([*itself, rungs.rows])
 
 
-def answers_each(meter: Meter, questions: Sequence[Rows], occasion: str | None = None) -> list[Array | None]:
+def answers_each(
+    meter: Meter, questions: Sequence[Rows], occasion: str | None = None, most_bytes: int = TOGETHER_BYTES
+) -> list[Array | None]:
     """Answers to each question, asked together; ``None`` where the model has none, as that input's measurement will say.
 
     Raises:
@@ -138,7 +148,7 @@ def answers_each(meter: Meter, questions: Sequence[Rows], occasion: str | None =
     """
     answers: list[Array | None] = []
     refused: FimauditError | None = None
-    together = max(1, TOGETHER_BYTES // (len(questions[0]) * questions[0].row_bytes))
+    together = max(1, most_bytes // (len(questions[0]) * questions[0].row_bytes))
     for first in range(0, len(questions), together):
         some = questions[first : first + together]
         try:
