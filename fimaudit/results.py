@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "QUANTITY_TITLES",
     "SCREENED",
     "UNANSWERED",
     "Certificate",
@@ -42,7 +43,9 @@ __all__ = [
 SCREENED = "screened"
 #: Flag of an input that failed because the server did not answer: it is asked again, and is in no report.
 UNANSWERED = "unanswered"
-QUANTITY_NAMES = ("spectral_norm", "peak_spectral_norm", "margin_radius")
+#: The quantities, and what people call them.
+QUANTITY_TITLES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
+QUANTITY_NAMES = tuple(QUANTITY_TITLES)
 Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
 #: What a result says in words: of options it speaks as whoever reads it would type them.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fimaudit.data.images import as_model_takes
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, foreign
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing
@@ -165,8 +165,7 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     except DataError:
         raise
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"could not read {file} as {suffix}: {type(exc).__name__}: {what}") from exc
+        raise DataError(f"could not read {file} as {suffix}: {foreign(exc)}") from exc
 
 
 def _from_npy(file: Path) -> Inputs:

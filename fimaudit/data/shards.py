@@ -11,7 +11,7 @@ from fimaudit.data.image_shards import ImageFilesShard, TarShard
 from fimaudit.data.shard_reader import Decoding, Files, Reader
 from fimaudit.data.table_inputs import TableShard
 from fimaudit.data.table_shards import CsvTable, ParquetTable
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, foreign
 
 __all__ = ["SHARD_SUFFIXES", "open_shard"]
 
@@ -45,5 +45,4 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
     except DataError:
         raise
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"could not read {path} as {suffix}: {type(exc).__name__}: {what}") from exc
+        raise DataError(f"could not read {path} as {suffix}: {foreign(exc)}") from exc

@@ -17,7 +17,7 @@ from fimaudit.data.shard_reader import Decoding
 from fimaudit.data.table_columns import ColumnFacts, join_columns, table_numbers
 from fimaudit.data.table_shards import RowGroups, table_facts
 from fimaudit.data.tables import labels_and_groups
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, foreign
 from fimaudit.models.columns import TableColumn
 
 __all__ = ["TableShard", "cell_column"]
@@ -48,8 +48,7 @@ class TableShard:
         except DataError:
             raise
         except Exception as exc:  # as in ``rows``
-            what = " ".join(str(exc).split())[:200]
-            raise DataError(f"{self._path} is damaged inside ({type(exc).__name__}: {what}); copy it again") from exc
+            raise DataError(f"{self._path} is damaged inside ({foreign(exc)}); copy it again") from exc
 
     @cached_property
     def _columns(self) -> tuple[TableColumn, ...]:
@@ -75,8 +74,7 @@ class TableShard:
                 yield Row(None, reason=str(exc))
                 continue
             except Exception as exc:  # pyarrow has many for a file that is damaged inside
-                what = " ".join(str(exc).split())[:200]
-                yield Row(None, reason=f"the file is damaged here ({type(exc).__name__}: {what})")
+                yield Row(None, reason=f"the file is damaged here ({foreign(exc)})")
                 continue
             at = position - int(self._table.starts[k])
             y = None if labels is None else labels[at]

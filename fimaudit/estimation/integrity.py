@@ -51,16 +51,16 @@ HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
 ERROR = 0.01
 
 
-def fewest(looked_at: int, honest: float, error: float = ERROR) -> int:
-    """The least k for which k or more of so many inputs of an honest model would show it with at most ``error``.
+def fewest(looked_at: int, honest: float) -> int:
+    """The least k for which k or more of so many inputs of an honest model would show it with at most ``ERROR``.
 
-    P(Binomial(n, honest) >= k) <= error.
+    P(Binomial(n, honest) >= k) <= ERROR.
 
     >>> fewest(8, HONEST_SHORT_SLOPE), fewest(4, HONEST_JUMP), fewest(16, HONEST_FAR_WITHIN), fewest(100, HONEST_FAR_WITHIN)
     (4, 2, 1, 2)
     """
     counts = np.arange(1, looked_at + 1)
-    enough = special.betainc(counts, looked_at - counts + 1, honest) <= error
+    enough = special.betainc(counts, looked_at - counts + 1, honest) <= ERROR
     return int(counts[np.argmax(enough)]) if enough.any() else looked_at + 1
 
 

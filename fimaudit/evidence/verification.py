@@ -36,7 +36,7 @@ from fimaudit.statistics.summary import summarise
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run, read_table
 from fimaudit.storage.tables import INPUTS_FILE
 
-__all__ = ["Finding", "is_bundle", "verify_bundle"]
+__all__ = ["Finding", "verify_bundle"]
 
 #: A member may unpack to this much; more is no evidence of ours.
 MOST_BYTES = 4 * 2**30
@@ -53,15 +53,6 @@ class Finding:
     check: str
     fits: bool
     sentence: str
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether a file is an archive with a statement in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return STATEMENT in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Finding]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError
+from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError, one_line
 from fimaudit.estimation.secants import complete
 from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.linearization import linearize
@@ -206,7 +206,7 @@ def _ask(model: Classifier, x: NDArray[Any]) -> None:
     except LinkError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         reason = said if isinstance(error, FimauditError) else f"{type(error).__name__}: {said}"
         raise TargetError(f"the surrogate {model.info.name} does not answer inputs of shape {x.shape}: {reason}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
+from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError, shortened
 from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, OverwritingClassifier
 from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, Notes, RepeatLease, Usage, is_refused, over_budget
@@ -246,7 +246,7 @@ class Meter:
             raise
         except Exception as exc:
             what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
-            raise ModelFailure(f"{what}: {_short(exc)}") from exc
+            raise ModelFailure(f"{what}: {shortened(exc, 300)}") from exc
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)
@@ -273,8 +273,3 @@ def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> 
     for place in (start, stop - 1):
         digest.update(rows.build(place, place + 1).tobytes())
     return owner.to_bytes(OWNER_BYTES, "little", signed=True) + digest.digest()
-
-
-def _short(exc: BaseException, most: int = 300) -> str:
-    text = " ".join(str(exc).split())
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimaudit.errors import TargetError, UsageError
+from fimaudit.errors import TargetError, UsageError, foreign
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
 from fimaudit.models.opening import open_classifier
@@ -112,8 +112,7 @@ def _unpickled(data: bytes) -> object:
     try:
         return pickle.loads(data)
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise TargetError(f"the model does not unpickle there ({type(exc).__name__}: {what}); install its modules") from exc
+        raise TargetError(f"the model does not unpickle there ({foreign(exc)}); install its modules") from exc
 
 
 def _pickled(target: object) -> bytes:
@@ -121,9 +120,8 @@ def _pickled(target: object) -> bytes:
         data: bytes = importlib.import_module("ray.cloudpickle").dumps(target)
         return data
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError) as exc:
-        what = " ".join(str(exc).split())[:200]
         raise UsageError(
-            f"the model cannot be sent to other processes ({type(exc).__name__}: {what}); with --engine ray give a file, "
+            f"the model cannot be sent to other processes ({foreign(exc)}); with --engine ray give a file, "
             "package.module:factory or a URL"
         ) from exc
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import RunFolderError
+from fimaudit.errors import RunFolderError, one_line
 from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
@@ -253,8 +253,7 @@ class Parts:
         except RunFolderError:
             raise
         except Exception as exc:
-            what = " ".join(str(exc).split())[:200]
-            raise RunFolderError(f"{path} is damaged ({what}); delete it to measure its inputs again") from exc
+            raise RunFolderError(f"{path} is damaged ({one_line(exc)}); delete it to measure its inputs again") from exc
         self.failed += statuses.count("failed")
 
     def _noted(self, file: Path | io.BytesIO) -> tuple[NDArray[np.int64], list[str]]:
