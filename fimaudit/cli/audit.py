@@ -15,14 +15,13 @@ from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flag_values import one_of_two, query_count
 from fimaudit.cli.flags import Budget, LinkName, Overwrite, Resume, Target
 from fimaudit.cli.gate import apply_policy, show_verdict
-from fimaudit.cli.measurement_flags import EngineFlags, MeasurementFlags, WhiteBoxFlags
+from fimaudit.cli.measurement_flags import EngineFlags, MeasurementFlags, WhiteBoxFlags, YardstickFlags
 from fimaudit.cli.model_flags import ModelFlags, SentFlags
 from fimaudit.cli.output import OutputFlags, print_command, print_line
 from fimaudit.cli.plan import may_send
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
 from fimaudit.cli.terminal import Terminal
-from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries

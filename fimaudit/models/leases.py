@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from fimaudit.models.classifier import Lease
 
-__all__ = ["OWNER_BYTES", "CountingLease", "Ledger", "Notes", "RepeatLease", "Usage", "is_refused", "over_budget"]
+__all__ = [
+    "OWNER_BYTES",
+    "CountingLease",
+    "Ledger",
+    "MemoryNotes",
+    "Notes",
+    "RepeatLease",
+    "Usage",
+    "is_refused",
+    "over_budget",
+]
 
 #: Sends that ended before anything was sent, or at the door: no connection, no trust, no token, a challenge.
 _NEVER_SENT = frozenset(("connect", "tls", "url", "token", "challenged", "deadline"))
@@ -73,7 +83,22 @@ class Ledger(Notes, Protocol):
         ...
 
 
-class CountingLease:
+class MemoryNotes:
+    """Facts of a run as long as this object lives."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, Any] = {}
+
+    def note(self, name: str) -> Any:
+        """See ``Lease``."""
+        return self._notes.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """See ``Lease``."""
+        self._notes[name] = value
+
+
+class CountingLease(MemoryNotes):
     """A lease without budget or ledger, for asking outside of a run; recalls nothing. For one thread.
 
     Attributes:
@@ -81,8 +106,8 @@ class CountingLease:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.usage = Usage()
-        self._notes: dict[str, Any] = {}
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
         """Always ``None``."""
@@ -97,14 +122,6 @@ class CountingLease:
     def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
         """Count the bytes, and keep nothing else."""
         self.usage.bytes += bytes
-
-    def note(self, name: str) -> Any:
-        """See ``Lease``; as long as this object lives."""
-        return self._notes.get(name)
-
-    def remember(self, name: str, value: Any) -> None:
-        """See ``Lease``; as long as this object lives."""
-        self._notes[name] = value
 
 
 class RepeatLease:

@@ -29,7 +29,7 @@ from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
 from fimaudit.runs.keywords import AuditArgs, AuditKeywords
-from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
+from fimaudit.runs.label_setup import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditOptions, Existing, default_order, read_options
 from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus
