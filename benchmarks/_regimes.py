@@ -904,7 +904,7 @@ def quantised_module(shop: Workshop) -> Regime:
 
 
 @regime
-def company(shop: Workshop) -> Regime:
+def batch_effect(shop: Workshop) -> Regime:
     """A twentieth of the mean of the call's rows is taken off each: alone, a row is only made smaller."""
     net = digits_mlp(shop)
     answer = plain(net)

@@ -136,7 +136,7 @@ def simulate(pieces: int) -> dict[str, float]:
 
 
 def simulate_calls(pieces: int) -> dict[str, float]:
-    """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared desk."""
+    """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared coordinator."""
     import pyarrow as pa
 
     from fimaudit.engines.selection import choose_engine

@@ -106,6 +106,17 @@ def demo_text(_demo_run: tuple[list[DemoComparison], str]) -> str:
     return _demo_run[1]
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """On networks this small a second thread only waits for the first."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One BLAS thread, as inside an audit: on small matrices more only wait for each other."""

@@ -1,4 +1,4 @@
-"""What the Ray engine is made of, without a cluster: the shared desk, a model on its way, and how a pass is cut."""
+"""What the Ray engine is made of, without a cluster: the shared coordinator, a model on its way, and how a pass is cut."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,9 @@ from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.runs.preflight import Preflight, look
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 FEATURES, CLASSES, INPUTS = 30, 4, 14
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Net(nn.Module):
