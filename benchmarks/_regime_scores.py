@@ -120,8 +120,8 @@ def segment_ends(
     """Ends of segments from the input, within its domain."""
     x = regime.x[index].astype(np.float64)
     rows, decisions = others
-    here = answers(classifier, regime.x[index : index + 1].astype(rows.dtype)).argmax()
-    different = rows[decisions != here].astype(np.float64)
+    own = answers(classifier, regime.x[index : index + 1].astype(rows.dtype)).argmax()
+    different = rows[decisions != own].astype(np.float64)
     lengths = np.linalg.norm(((different - x) / scale).reshape(len(different), x.size), axis=1)
     order = lengths.argsort()[:ENDS]
     reach = REACH * (lengths[order[0]] if len(order) else math.sqrt(x.size))
@@ -146,21 +146,21 @@ def segment_ends(
 def nearest_change(classifier: Classifier, x: Array, ends: Array, scale: Array) -> float:
     """Length of the shortest displacement on these segments, as sent, whose answer is another class than the input's."""
     dtype = classifier.info.dtype
-    here = answers(classifier, x[None].astype(dtype)).argmax()
+    own = answers(classifier, x[None].astype(dtype)).argmax()
     base = x.astype(dtype).astype(np.float64)
     places = np.geomspace(1e-4, 1.0, PLACES)
     nearest = np.inf
     spans = []
     for end in ends:
         rows = along(base, end, places, dtype)
-        changed = answers(classifier, rows).argmax(axis=1) != here
+        changed = answers(classifier, rows).argmax(axis=1) != own
         if changed.any():
             first = int(changed.argmax())
             nearest = min(nearest, length(rows[first], base, scale))
             spans.append((end, places[first - 1] if first else 0.0, places[first]))
     for _ in range(HALVINGS if spans else 0):
         rows = np.concatenate([along(base, end, np.array([(low + high) / 2]), dtype) for end, low, high in spans])
-        changed = answers(classifier, rows).argmax(axis=1) != here
+        changed = answers(classifier, rows).argmax(axis=1) != own
         nearest = min([nearest, *(length(row, base, scale) for row in rows[changed])])
         spans = [
             (end, low, (low + high) / 2) if hit else (end, (low + high) / 2, high)

@@ -169,11 +169,11 @@ def differences(answer: Callable[[Array], Array], spread: Array) -> Callable[[Ar
     """Of a function of float64 rows, by central differences of every feature."""
 
     def local(x: Array) -> Local:
-        here = x.astype(np.float64).ravel()
-        steps = np.diag(STEP * np.broadcast_to(spread, here.shape))
-        rows = np.concatenate([here[None], here + steps, here - steps])
+        own = x.astype(np.float64).ravel()
+        steps = np.diag(STEP * np.broadcast_to(spread, own.shape))
+        rows = np.concatenate([own[None], own + steps, own - steps])
         logs = np.log(np.maximum(answer(rows), 1e-300))
-        up, down = logs[1 : len(here) + 1], logs[len(here) + 1 :]
+        up, down = logs[1 : len(own) + 1], logs[len(own) + 1 :]
         slopes = ((up - down) / (2 * np.diag(steps))[:, None]).T
         return Local(logs[0], slopes, np.ones(logs.shape[1], dtype=bool))
 
@@ -904,7 +904,7 @@ def quantised_module(shop: Workshop) -> Regime:
 
 
 @regime
-def company(shop: Workshop) -> Regime:
+def batch_effect(shop: Workshop) -> Regime:
     """A twentieth of the mean of the call's rows is taken off each: alone, a row is only made smaller."""
     net = digits_mlp(shop)
     answer = plain(net)

@@ -11,11 +11,11 @@ from torch import nn
 
 from benchmarks._study_data import Split
 from benchmarks._study_training import Recipe, pgd_examples
-from fimaudit.domain import Space
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
 from fimaudit.results import Sensitivity
+from fimaudit.space import Space
 from fimaudit.validation.art_estimator import quiet
 from fimaudit.validation.attacks import seen_as_image
 from fimaudit.validation.smallest_perturbation import smallest_perturbation

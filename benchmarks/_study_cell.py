@@ -18,12 +18,13 @@ from benchmarks._study_stability import measure_stability
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.bounds import lipschitz_bound
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import FimauditError
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.space import Space
 from fimaudit.validation.art_estimator import quiet
 from fimaudit.validation.correlations import median_ratio, spearman
 from fimaudit.validation.parallel_attacks import run_together

@@ -75,6 +75,6 @@ def compare_with_page(page: Mapping[str, Mapping[str, str]], cell: Mapping[str, 
     order = "rank correlation of the radius"
     pairs.append((order, float(line[order].split()[0]), spearman, RANK, False))
     return [
-        Difference(name, column, said, here, abs(here - said) <= limit * (abs(said) if relative else 1.0))
-        for column, said, here, limit, relative in pairs
+        Difference(name, column, said, found, abs(found - said) <= limit * (abs(said) if relative else 1.0))
+        for column, said, found, limit, relative in pairs
     ]

@@ -229,7 +229,7 @@ def families(summary: Summary) -> str:
         for b in summary["bounds"]
     ]
     informative = [b["dataset"] for b in summary["bounds"] if (b["bound_given_radius"][1] or -1) > 0]
-    told = (
+    sentence = (
         f"Given the radius, the bound still tells something on {', '.join(informative)}."
         if informative
         else "Given the radius, the bound tells nothing that is resolved on any data set."
@@ -238,7 +238,7 @@ def families(summary: Summary) -> str:
     return f"""## Do the families rank as the closed forms say, and do the bounds tell anything?
 
 The order of the bounds is that of the attacks in {same} of {len(rows)} cases; mean Kendall correlation with the attacks'
-order of the four families: {mean or "-"}. {told}
+order of the four families: {mean or "-"}. {sentence}
 The closed forms for equal layers of norm 1 put VGG first, ResNet and DenseNet equal, the transformer last; with the trained
 norms they are the bound L_z below (the recursion of `fimaudit bounds`), and the global constant of a layer norm alone makes
 a transformer's bound the largest by orders of magnitude.

@@ -126,7 +126,7 @@ def trained(architecture: str, training: str, split: Split, recipe: Recipe, seed
             part = min(1.0, (epoch - recipe.warm + 1) / (recipe.ramp + 1))
             now = replace(recipe, eps=part * recipe.eps, weight=part * recipe.weight)
             for rows in torch.randperm(len(x), generator=generator).split(64):
-                if len(rows) < 2:  # batch norm needs company
+                if len(rows) < 2:  # batch norm needs several rows
                     continue
                 batch, labels = x[rows].to(device), y[rows].to(device)
                 if kind == "pgd":

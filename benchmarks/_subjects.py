@@ -92,12 +92,12 @@ def _served(path: Path) -> Answer:
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = chosen.inter_op_num_threads = 1
     session = ort.InferenceSession(str(path), chosen, providers=["CPUExecutionProvider"])
-    told = session.get_inputs()[0]
+    session_input = session.get_inputs()[0]
 
     def answer(batch: np.ndarray) -> np.ndarray:
         rows = np.ascontiguousarray(batch, np.float32)
-        parts = [row[None] for row in rows] if isinstance(told.shape[0], int) else [rows]
-        logits = np.concatenate([np.asarray(session.run(None, {told.name: part})[0]) for part in parts])
+        parts = [row[None] for row in rows] if isinstance(session_input.shape[0], int) else [rows]
+        logits = np.concatenate([np.asarray(session.run(None, {session_input.name: part})[0]) for part in parts])
         return softmax(logits.reshape(len(rows), -1).astype(np.float64))
 
     return answer

@@ -157,10 +157,10 @@ def main() -> None:
     parser.add_argument("--only", help="part of the name of the networks to measure")
     parser.add_argument("--quick", action="store_true", help="leave out the networks for 224 x 224 images")
     arguments = parser.parse_args()
-    told: dict[str, Any] = {"tightness": {}, "zoo": []}
+    figures: dict[str, Any] = {"tightness": {}, "zoo": []}
     print(f"{'layer norm / dense matrix':48} {'median':>9} {'maximum':>9}")
     for name, ratios in tightness():
-        told["tightness"][name] = {"median": float(np.median(ratios)), "max": max(ratios), "min": min(ratios)}
+        figures["tightness"][name] = {"median": float(np.median(ratios)), "max": max(ratios), "min": min(ratios)}
         print(f"{name:48} {np.median(ratios):9.4f} {max(ratios):9.4f}", flush=True)
     print(f"\n{'network':22} {'L_z':>10} {'L_z^2/2':>10} {'measured':>10} {'ratio':>10} {'seconds':>8} {'cpu s':>8}")
     for name, make, shape in zoo(arguments.quick):
@@ -168,12 +168,12 @@ def main() -> None:
             continue
         start = time.perf_counter()
         row = measure_network(name, make, shape)
-        told["zoo"].append(row | {"seconds_in_all": time.perf_counter() - start})
+        figures["zoo"].append(row | {"seconds_in_all": time.perf_counter() - start})
         numbers = " ".join(f"{row[key]:10.3g}" for key in ("lipschitz", "bound", "measured", "ratio"))
         print(f"{name:22} {numbers} {row['seconds']:8.1f} {row['cpu_seconds']:8.1f}", flush=True)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(told, indent=1))
+        arguments.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -182,8 +182,8 @@ def finite_norm(case: Case, s: Sensitivity, space: Any, keep: np.ndarray, least:
     with torch.no_grad():
         moved = torch.from_numpy(rows.build(0, REFERENCE).astype(np.float64))
         p = network(moved).softmax(1).numpy()
-        here = torch.from_numpy(case.x[s.index][None].astype(np.float64)).expand(REFERENCE, *case.x.shape[1:])
-        still = network(here).softmax(1).numpy() if case.dropout else None
+        point = torch.from_numpy(case.x[s.index][None].astype(np.float64)).expand(REFERENCE, *case.x.shape[1:])
+        deterministic = network(point).softmax(1).numpy() if case.dropout else None
     network.eval()
 
     def gram(q: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def finite_norm(case: Case, s: Sensitivity, space: Any, keep: np.ndarray, least:
         y = 2 * np.sqrt(table)
         return np.cov(y.T)
 
-    g = gram(p) - (gram(still) if still is not None else 0)
+    g = gram(p) - (gram(deterministic) if deterministic is not None else 0)
     return float(np.linalg.eigvalsh(np.atleast_2d(g))[-1]) / space.length(rows.sent()) ** 2
 
 

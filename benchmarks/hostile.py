@@ -226,7 +226,7 @@ def jitter(answer: Answer, size: float, seed: int = 0) -> Answer:
     return lambda b: answer(np.asarray(b, np.float32) + size * rng.standard_normal(np.shape(b)).astype(np.float32))
 
 
-def in_company(answer: Answer) -> Answer:
+def among_others(answer: Answer) -> Answer:
     """A scale that the largest row of the call sets, as dynamic int8 does."""
 
     def f(b: np.ndarray) -> np.ndarray:
@@ -271,7 +271,7 @@ def oddities(subject: Subject) -> dict[str, Callable[[], Answer]]:
         "jitter 0.03": lambda: jitter(a, 0.03),
         "top 2": lambda: lambda b: top(a(b), 2),
         "half precision": lambda: lambda b: softmax(logs(a(b)).astype(np.float16).astype(np.float64)),
-        "batch effect": lambda: in_company(a),
+        "batch effect": lambda: among_others(a),
         "temperature 5": lambda: lambda b: softmax(logs(a(b)) / 5),
         "temperature 0.2": lambda: lambda b: softmax(logs(a(b)) * 5),
         "two models' mean": lambda: lambda b: (a(b) + other(b)) / 2,

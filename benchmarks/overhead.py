@@ -124,21 +124,21 @@ class Checkout:
         self._process.communicate()
 
 
-def run_cell(cell: str, options: argparse.Namespace, here: Checkout, there: Checkout | None) -> dict[str, Any]:
+def run_cell(cell: str, options: argparse.Namespace, this_tree: Checkout, other_tree: Checkout | None) -> dict[str, Any]:
     """All figures of a cell, in turn."""
     asked = {"cell": cell, "inputs": options.inputs, "queries": options.queries, "parts": False}
     ours, theirs = [], []
     for repeat in range(options.repeats + 1):  # the first warms up
-        one = here.measure(**asked)["ms"]
-        other = there.measure(**asked)["ms"] if there is not None else None
+        one = this_tree.measure(**asked)["ms"]
+        other = other_tree.measure(**asked)["ms"] if other_tree is not None else None
         if repeat:
             ours.append(one)
             theirs.append(other)
     figures: dict[str, Any] = {"ms": min(ours), "share": min(ours) / (min(ours) + 1.0)}
-    if there is not None:
+    if other_tree is not None:
         figures["ms_against"] = min(theirs)
         figures["ratio"] = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return {**figures, "parts": here.measure(**{**asked, "parts": True})["parts"]}
+    return {**figures, "parts": this_tree.measure(**{**asked, "parts": True})["parts"]}
 
 
 def main() -> None:
@@ -155,20 +155,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.answer:
         return answer_requests()
-    here = Checkout(ROOT)
-    there = None if options.against is None else Checkout(options.against.resolve())
+    this_tree = Checkout(ROOT)
+    other_tree = None if options.against is None else Checkout(options.against.resolve())
     cells = {}
     for cell in options.cells:
-        cells[cell] = found = run_cell(cell, options, here, there)
+        cells[cell] = found = run_cell(cell, options, this_tree, other_tree)
         line = f"{cell:>10} {found['ms']:8.2f} ms beside the model, {100 * found['share']:.0f} % beside a model of 1 ms"
-        if there is not None:
+        if other_tree is not None:
             line += f"; {found['ms_against']:.2f} ms before, ratio {found['ratio']:.2f}"
         print(line, flush=True)
         largest = list(found["parts"].items())[: options.shown]
         print(" " * 11 + ", ".join(f"{name} {100 * share:.0f} %" for name, share in largest), flush=True)
-    here.close()
-    if there is not None:
-        there.close()
+    this_tree.close()
+    if other_tree is not None:
+        other_tree.close()
     if options.json:
         options.json.write_text(json.dumps({"cells": cells}, indent=1))
     return None

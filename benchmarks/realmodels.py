@@ -20,8 +20,9 @@ from scipy import stats
 
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import rayleigh_max
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import complete, log_probabilities
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 
@@ -33,8 +34,8 @@ REPEATS = 5
 def exact_peak(meter: Meter, x: np.ndarray, dtype: str, displacement: float) -> float:
     """Peak norm from the dense Jacobian of log p: central differences of every feature."""
     step, free = displacement, np.arange(x.size)
-    here = x.astype(dtype).ravel()
-    high, low = (here + step).astype(dtype), (here - step).astype(dtype)
+    flat = x.astype(dtype).ravel()
+    high, low = (flat + step).astype(dtype), (flat - step).astype(dtype)
     up = meter.ask([CoordinateRows(x, free, high, dtype)])[0]
     down = meter.ask([CoordinateRows(x, free, low, dtype)])[0]
     base = meter.ask([PlainRows(x[None].astype(dtype))])[0]

@@ -119,10 +119,10 @@ def tail_figures(trials: int = 30, inputs: int = 200) -> dict[str, dict[str, flo
                 for _ in range(trials):
                     found = [_measured(i, norm, np.array(values), directions, rng) for i, norm in enumerate(true)]
                     plain = np.quantile([s.spectral_norm.value or 0 for s in found], 0.95)
-                    told = summarise(found, 0.95, 0, 0).spectral_norm.p95.value
-                    ratios.append((plain / truth, (told or 0) / truth))
-                plain, told = np.mean(ratios, axis=0)
-                out[f"{directions} directions, {spectrum}, {shape}"] = {"plain": float(plain), "reported": float(told)}
+                    reported = summarise(found, 0.95, 0, 0).spectral_norm.p95.value
+                    ratios.append((plain / truth, (reported or 0) / truth))
+                plain, reported = np.mean(ratios, axis=0)
+                out[f"{directions} directions, {spectrum}, {shape}"] = {"plain": float(plain), "reported": float(reported)}
     return out
 
 

@@ -71,9 +71,9 @@ def one_run(model: str, data: str, out: str, workers: int) -> dict[str, float]:
 def in_a_process(*arguments: str) -> Any:
     """What ``--one`` or ``--simulate`` prints in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    here = Path(__file__)
-    command = [sys.executable, str(here), *arguments]
-    done = subprocess.run(command, cwd=here.parent, env=environment, check=True, capture_output=True, text=True)
+    script = Path(__file__)
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, cwd=script.parent, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -136,7 +136,7 @@ def simulate(pieces: int) -> dict[str, float]:
 
 
 def simulate_calls(pieces: int) -> dict[str, float]:
-    """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared desk."""
+    """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared coordinator."""
     import pyarrow as pa
 
     from fimaudit.engines.selection import choose_engine

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from zoo import ResNet, setup  # noqa: E402
 
-from fimaudit.models.classifier import open_classifier  # noqa: E402
+from fimaudit.models.opening import open_classifier  # noqa: E402
 from fimaudit.whitebox.measure import WhiteBox, exact_reference, measure  # noqa: E402
 
 #: Batches of ours, and inputs of the ways that take one at a time.

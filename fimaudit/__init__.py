@@ -8,16 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fimaudit.audit_report import Report
     from fimaudit.bounds.bounding import lipschitz_bound
     from fimaudit.comparison.two_runs import Comparison
     from fimaudit.domain import InputDomain
     from fimaudit.engines.selection import RayEngine
     from fimaudit.errors import FimauditError
     from fimaudit.models.classifier import Classifier as Classifier
-    from fimaudit.models.classifier import open_classifier
     from fimaudit.models.normalising import Normalize
+    from fimaudit.models.opening import open_classifier
     from fimaudit.policy.gate import Verdict, gate
-    from fimaudit.results import Interval, Report, Sensitivity
+    from fimaudit.results import Interval, Sensitivity
     from fimaudit.runs.auditing import audit, sensitivity
     from fimaudit.runs.comparing import compare, rank
     from fimaudit.runs.options import AuditOptions
@@ -60,7 +61,7 @@ _PLACES = {
     "Interval": "results",
     "Normalize": "models.normalising",
     "RayEngine": "engines.selection",
-    "Report": "results",
+    "Report": "audit_report",
     "Sensitivity": "results",
     "Verdict": "policy.gate",
     "audit": "runs.auditing",
@@ -68,7 +69,7 @@ _PLACES = {
     "fisher_penalty": "training",
     "gate": "policy.gate",
     "lipschitz_bound": "bounds.bounding",
-    "open_classifier": "models.classifier",
+    "open_classifier": "models.opening",
     "plan": "runs.planning",
     "rank": "runs.comparing",
     "sensitivity": "runs.auditing",

@@ -15,14 +15,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fimaudit.audit_report import Report
 from fimaudit.baselines import rayleigh_max
 from fimaudit.errors import MissingExtraError
 from fimaudit.estimation.secants import complete
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
-from fimaudit.results import Interval, Report
+from fimaudit.results import QUANTITY_TITLES, Interval
 from fimaudit.runs.auditing import audit
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ INPUTS = 100
 QUERIES = 200
 SHOWN = 3
 OVERSTATES = "local_radius_overstates"
-QUANTITIES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 #: Random stream of the baseline's directions, apart from the audit's own (``directions.generator``).
 BASELINE = 101
 
@@ -251,21 +251,21 @@ def _show(console: Console, case: _Case, one: DemoComparison) -> None:
     for name in ("input", "", "estimate [95 %]", "exact", "rayleigh_max"):
         table.add_column(name, justify="right" if name in ("exact", "rayleigh_max") else "left", no_wrap=True)
     shares = one.rayleigh_max / one.spectral_norm
-    medians = {name: getattr(summary, name).median for name in QUANTITIES}
+    medians = {name: getattr(summary, name).median for name in QUANTITY_TITLES}
     _add(
         table,
         "median",
         medians,
-        {name: float(np.median(getattr(one, name))) for name in QUANTITIES},
+        {name: float(np.median(getattr(one, name))) for name in QUANTITY_TITLES},
         float(np.median(shares)),
     )
     for place in np.unique(np.linspace(0, len(inputs) - 1, SHOWN).round().astype(int)):
-        measured = {name: getattr(inputs[place], name) for name in QUANTITIES}
-        exact = {name: float(getattr(one, name)[place]) for name in QUANTITIES}
+        measured = {name: getattr(inputs[place], name) for name in QUANTITY_TITLES}
+        exact = {name: float(getattr(one, name)[place]) for name in QUANTITY_TITLES}
         _add(table, str(inputs[place].index), measured, exact, float(shares[place]))
     console.print(table)
     cut = [OVERSTATES in s.flags for s in inputs]
-    for name, label in QUANTITIES.items():
+    for name, label in QUANTITY_TITLES.items():
         kept = [i for i in range(len(inputs)) if name != "margin_radius" or not cut[i]]
         intervals, exact_values = [getattr(inputs[i], name) for i in kept], getattr(one, name)[kept]
         console.print(_verdict(label, intervals, exact_values), highlight=False)
@@ -281,7 +281,7 @@ def _show(console: Console, case: _Case, one: DemoComparison) -> None:
 
 def _add(table: Table, index: str, measured: dict[str, Interval], exact: dict[str, float], share: float) -> None:
     """One input's rows; the published estimator stands beside the spectral norm, which it estimates."""
-    for name, label in QUANTITIES.items():
+    for name, label in QUANTITY_TITLES.items():
         first = name == "spectral_norm"
         published = f"{100 * share:.2g} %" if first else ""
         table.add_row(index if first else "", label, _text(measured[name]), f"{exact[name]:.3g}", published)

@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Seeds that a process takes at a time; and so many of these between two lines of progress.
-BLOCK, TOLD = 50, 4
+BLOCK, SHOWN = 50, 4
 #: MiB by which a process may grow from its first block on.
 MOST_GROWTH = 200
 
@@ -46,7 +46,7 @@ def main() -> None:
     with ProcessPoolExecutor(said.processes) as pool:
         for done, (counts, failures) in enumerate(pool.map(_block, blocks), start=1):
             seen += counts
-            if done % TOLD == 0:
+            if done % SHOWN == 0:
                 print(f"{done * BLOCK:,} seeds, {len(failed)} failed so far, {time.monotonic() - began:,.0f} s", flush=True)
             for seed, text in failures:
                 failed.append(seed)

@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many tests asked a model whose last digits depend on its company, where that was forced on."""
+    """How many tests asked a model whose last digits depend on the rows of a call, where that was forced on."""
     if COUNTS:
         folder = Path(os.environ[SEEN])
         terminalreporter.write_line(
@@ -119,6 +119,17 @@ def demo(_demo_run: tuple[list[DemoComparison], str]) -> list[DemoComparison]:
 def demo_text(_demo_run: tuple[list[DemoComparison], str]) -> str:
     """What that run printed."""
     return _demo_run[1]
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """On networks this small a second thread only waits for the first."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

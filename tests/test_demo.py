@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fimaudit.audit_report import Report
 from fimaudit.demo import DemoComparison, run_demo
 from fimaudit.errors import MissingExtraError
-from fimaudit.results import Interval, Report
+from fimaudit.results import Interval
 
 
 def covered(intervals: list[Interval], exact: np.ndarray) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fimaudit.domain import EDGE, InputDomain, spreads_differ
+from fimaudit.domain import InputDomain, spreads_differ
 from fimaudit.errors import DataError, DomainError
+from fimaudit.space import EDGE
 
 X = np.random.default_rng(0).uniform(0.2, 0.8, (6, 2, 3))
 FLAT = X.reshape(6, 6)

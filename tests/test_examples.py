@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fimaudit.audit_report import Report
 from fimaudit.demo import DemoComparison
-from fimaudit.results import Report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -121,6 +121,6 @@ def test_chest_xrays_notebook(tmp_path: Path) -> None:
 
 def test_examples_are_there() -> None:
     names = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    here = {"onnx_medical_gate.py", "vendor_api_audit.md", "vendor_server.py", "notebook.ipynb", "chest_xrays.ipynb"}
-    here |= {"ci_gate/policy.yaml", "ci_gate/workflow.yml"}
-    assert here <= names
+    expected = {"onnx_medical_gate.py", "vendor_api_audit.md", "vendor_server.py", "notebook.ipynb", "chest_xrays.ipynb"}
+    expected |= {"ci_gate/policy.yaml", "ci_gate/workflow.yml"}
+    assert expected <= names

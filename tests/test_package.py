@@ -86,7 +86,7 @@ def test_wheel_runs_in_a_clean_environment(installed: Path, tmp_path: Path) -> N
         assert Path(place).is_relative_to(installed.parent), place
     assert run([program, "--version"], tmp_path).strip() == f"fimaudit {PROJECT['version']}"
     assert "audit" in run([program, "--help"], tmp_path)
-    points = "from fimaudit.models.classifier import adapters; print(*adapters())"
+    points = "from fimaudit.models.opening import adapters; print(*adapters())"
     assert set(run([python, "-c", points], tmp_path).split()) == set(PROJECT["entry-points"]["fimaudit.adapters"])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fimaudit.cli
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 from scripts.readme import excerpt
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -51,7 +51,7 @@ def test_a_wrong_value_and_an_overstated_radius_are_counted(tmp_path: Path) -> N
     exact = exact_inputs(regime)
     report = audit(regime.model, regime.x, queries=50, mode="black-box")
     assert score(regime, exact, report, {}).off == 0
-    told = [
+    inputs = [
         s.model_copy(
             update={
                 "spectral_norm": s.spectral_norm.model_copy(update={"value": 3 * (exact[s.index].spectral_norm or 0.0)}),
@@ -60,7 +60,7 @@ def test_a_wrong_value_and_an_overstated_radius_are_counted(tmp_path: Path) -> N
         )
         for s in report.inputs
     ]
-    found = score(regime, exact, report.model_copy(update={"inputs": told}), {"queries": 50, "seed": 0})
+    found = score(regime, exact, report.model_copy(update={"inputs": inputs}), {"queries": 50, "seed": 0})
     assert (found.off, found.overstated, found.silent) == (2, 2, 2)
     assert found.worst[0]["seed"] == 0
 

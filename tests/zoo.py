@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["STYLES", "DenseNet", "ResNet", "VisionTransformer", "settled", "vgg", "zoo_network"]
+__all__ = ["STYLES", "DenseNet", "ResNet", "VisionTransformer", "calibrated", "vgg", "zoo_network"]
 
 
 def vgg(classes: int, width: int = 8) -> nn.Module:
@@ -113,10 +113,10 @@ def zoo_network(style: str, classes: int = 10, *, sharpness: float = 6.0, seed: 
     """A network of one style for (3, 16, 16) inputs, in eval mode, that looks trained."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return settled(STYLES[style](classes), torch.rand(64, 3, 16, 16), sharpness)
+        return calibrated(STYLES[style](classes), torch.rand(64, 3, 16, 16), sharpness)
 
 
-def settled(network: nn.Module, batch: torch.Tensor, sharpness: float = 6.0) -> nn.Module:
+def calibrated(network: nn.Module, batch: torch.Tensor, sharpness: float = 6.0) -> nn.Module:
     """``network`` with batch statistics of ``batch`` and logits of mean 0 and standard deviation ``sharpness`` a class."""
     network.train()
     with torch.no_grad():

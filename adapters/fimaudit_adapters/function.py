@@ -15,7 +15,7 @@ from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
-from fimaudit_adapters.options import SoftmaxDoubt, refuse_unused
+from fimaudit_adapters.options import SoftmaxCheck, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
 
@@ -57,7 +57,7 @@ class FunctionClassifier:
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
-        self._function, self._normalise, self._doubt = function, options.normalise, SoftmaxDoubt(options.link)
+        self._function, self._normalise, self._softmax_check = function, options.normalise, SoftmaxCheck(options.link)
         self._columns = options.table if options.data == "table" or coded(options.table) else ()
         self._link, self._step = options.link, options.output_step
         self._labels = LabelledAs()
@@ -80,7 +80,7 @@ class FunctionClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the function without calling it, and a doubt that its answers raise."""
-        return replace(self._info, notes=self._doubt.notes) if self._doubt.notes else self._info
+        return replace(self._info, notes=self._softmax_check.notes) if self._softmax_check.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
@@ -99,7 +99,7 @@ class FunctionClassifier:
         if self._link == "labels":
             return self._labels(output, len(rows))
         chosen = chosen_finding(output, self._finding)
-        self._doubt.watch(chosen)
+        self._softmax_check.watch(chosen)
         return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:

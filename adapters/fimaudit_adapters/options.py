@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
 
-__all__ = ["SoftmaxDoubt", "file_fingerprint", "refuse_unused", "require_file"]
+__all__ = ["SoftmaxCheck", "file_fingerprint", "refuse_unused", "require_file"]
 
 
 #: Rows from which outputs between 0 and 1 are no chance.
-DOUBT_ROWS = 3
+CHECKED_ROWS = 3
 
 
 def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extra: Collection[str] = ()) -> None:
@@ -47,7 +47,7 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
         raise TargetError(f"the {adapter} adapter does not know the option {unknown[0]!r}; its own options: {known}")
 
 
-class SoftmaxDoubt:
+class SoftmaxCheck:
     """Watches outputs under ``softmax``: where all of them lie from 0 to 1 they are hardly logits."""
 
     def __init__(self, link: str) -> None:
@@ -62,7 +62,7 @@ class SoftmaxDoubt:
     @property
     def notes(self) -> tuple[str, ...]:
         """The sentence for the user, once there were a few rows."""
-        if not self._inside or self._rows < DOUBT_ROWS:
+        if not self._inside or self._rows < CHECKED_ROWS:
             return ()
         return (
             "all outputs under --link softmax lie from 0 to 1, as probabilities do and logits hardly ever: if they are a "

@@ -95,7 +95,7 @@ def _prose(text: str | None) -> str:
 
 def report() -> Iterator[str]:
     """Each object of report.json with its fields."""
-    from fimaudit.results import json_schema
+    from fimaudit.audit_report import json_schema
 
     schema = json_schema()
     yield from _object("Report", schema)

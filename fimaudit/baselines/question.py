@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.space import Space
 
 __all__ = ["Question"]
 

@@ -64,7 +64,24 @@ class _Residual(nn.Module):
         return functional.relu(self.shortcut(x) + self.branch(x))
 
 
-class ResNet(nn.Module):
+def _stem(channels: int, width: int, large: bool) -> list[nn.Module]:
+    kernel, stride = (7, 2) if large else (3, 1)
+    return [nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)]
+
+
+class _Convolutional(nn.Module):
+    """Stem, blocks, global average, dense layer."""
+
+    stem: nn.Module
+    blocks: nn.Module
+    head: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(self.stem(x)).mean(dim=(2, 3)))
+        return logits
+
+
+class ResNet(_Convolutional):
     """Stem, stages of residual blocks, global average, dense layer.
 
     >>> ResNet([1, 1], 4, 10, channels=1)(torch.zeros(2, 1, 8, 8)).shape
@@ -81,10 +98,7 @@ class ResNet(nn.Module):
         large: bool = False,
     ) -> None:
         super().__init__()
-        stem: list[nn.Module] = [
-            nn.Conv2d(channels, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
-        ]
-        stem += [nn.BatchNorm2d(width), nn.ReLU()]
+        stem = [*_stem(channels, width, large), nn.BatchNorm2d(width), nn.ReLU()]
         stem += [nn.MaxPool2d(3, 2, 1)] if large else []
         self.stem = nn.Sequential(*stem)
         layers: list[nn.Module] = []
@@ -96,10 +110,6 @@ class ResNet(nn.Module):
             outputs *= 2
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(inputs, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.blocks(self.stem(x)).mean(dim=(2, 3)))
-        return logits
 
 
 class _Dense(nn.Module):
@@ -117,7 +127,7 @@ class _Dense(nn.Module):
         return torch.cat([x, self.branch(x)], dim=1)
 
 
-class DenseNet(nn.Module):
+class DenseNet(_Convolutional):
     """Stem, dense blocks with transitions that halve channels and size between them, global average, dense layer.
 
     >>> DenseNet([2, 2], 4, 10, channels=1)(torch.zeros(2, 1, 8, 8)).shape
@@ -135,9 +145,7 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         width = 2 * growth
-        stem: list[nn.Module] = [
-            nn.Conv2d(channels, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
-        ]
+        stem = _stem(channels, width, large)
         stem += [nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)] if large else []
         self.stem = nn.Sequential(*stem)
         layers: list[nn.Module] = []
@@ -150,10 +158,6 @@ class DenseNet(nn.Module):
                 width += growth
         self.blocks = nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU())
         self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.blocks(self.stem(x)).mean(dim=(2, 3)))
-        return logits
 
 
 class _Block(nn.Module):

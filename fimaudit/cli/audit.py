@@ -8,29 +8,27 @@ from typing import Annotated, Any
 
 import typer
 
+from fimaudit.audit_report import Report
 from fimaudit.cli.console import progress_bar, show_report
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flag_values import one_of_two, query_count
 from fimaudit.cli.flags import Budget, LinkName, Overwrite, Resume, Target
 from fimaudit.cli.gate import apply_policy, show_verdict
-from fimaudit.cli.measurement_flags import EngineFlags, MeasurementFlags, WhiteBoxFlags
+from fimaudit.cli.measurement_flags import EngineFlags, MeasurementFlags, WhiteBoxFlags, YardstickFlags
 from fimaudit.cli.model_flags import ModelFlags, SentFlags
 from fimaudit.cli.output import OutputFlags, print_command, print_line
-from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.plan import may_send
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
 from fimaudit.cli.terminal import Terminal
-from fimaudit.cli.yardsticks import YardstickFlags
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.estimation.stopping import most_queries
-from fimaudit.models.classifier import is_endpoint
+from fimaudit.models.opening import is_endpoint
 from fimaudit.policy.rules import read_policy
 from fimaudit.policy.verdict import Verdict
-from fimaudit.results import Report
 from fimaudit.runs.auditing import audit as run_audit
-from fimaudit.runs.cost import cost_of
 from fimaudit.runs.options import MOST_LABELS
 
 __all__ = ["audit"]
@@ -126,27 +124,11 @@ def _agree(
     yes: bool,
 ) -> None:
     """Ask on a terminal whether so many rows may be sent."""
-    features = first_size(inputs)
+    m, labels = measurement, link == "labels"
     if isinstance(queries, str):
-        queries = (
-            MOST_LABELS
-            if link == "labels"
-            else most_queries(measurement.precision, measurement.threshold, measurement.confidence, features)
-        )
-    sent = asked_of(target, endpoint.options(), measurement.batch)
-    cost = cost_of(
-        max(1, len(inputs)),
-        queries,
-        features=features,
-        batch=sent.batch,
-        rate=sent.rate,
-        price_per_row=endpoint.price_per_row,
-        profile=measurement.profile,
-        witness=measurement.witness,
-        labels=link == "labels",
-        integrity=measurement.integrity,
-    )
-    if not confirm(cost, yes=yes):
+        queries = MOST_LABELS if labels else most_queries(m.precision, m.threshold, m.confidence, first_size(inputs))
+    more = {"profile": m.profile, "witness": m.witness, "integrity": m.integrity, "labels": labels}
+    if not may_send(target, inputs, queries, endpoint, m.batch, yes=yes, **more):
         raise typer.Exit(2)
 
 
@@ -163,7 +145,7 @@ def _finish(report: Report, out: Path, policy: Path | None, budget: int | None, 
         if verdict is not None:
             show_verdict(console, verdict)
 
-    output.tell(lambda: _facts(report, out, verdict), show)
+    output.write(lambda: _facts(report, out, verdict), show)
     if not whole:
         more = " (with a larger --budget)" if budget is not None else ""
         print_command(Terminal(stderr=True, highlight=False), "resume with: ", resume_command(), more)

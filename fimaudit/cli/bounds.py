@@ -65,7 +65,7 @@ def bounds(
         shape = x.shape[1:]
     bound = lipschitz_bound(network, input_shape=shape, input_bound=input_bound, hold=constants)
     rows = [] if x is None else _measured(network, bound, x, link, queries, constants)
-    output.tell(
+    output.write(
         lambda: bound.to_dict() | ({"inputs": rows} if x is not None else {}), lambda: _show(Terminal(), target, bound, rows)
     )
 

@@ -31,4 +31,4 @@ def bundle(
     from fimaudit.evidence.bundle import write_bundle
 
     archive = write_bundle(folder, out, key=key, signer=signer, baseline=baseline, template=template)
-    output.tell(lambda: {"archive": str(archive)}, lambda: print(archive))
+    output.write(lambda: {"archive": str(archive)}, lambda: print(archive))

@@ -24,14 +24,14 @@ from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
-from fimaudit.models.classifier import is_endpoint
+from fimaudit.models.opening import is_endpoint
+from fimaudit.results import QUANTITY_TITLES
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.cost import cost_of
 from fimaudit.storage.run_folder import RunFolder, is_run
 
 __all__ = ["EachModelFlags", "compare"]
 
-TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
 EACH = "Once for all models, or once for each in their order (- for none)."
 
 
@@ -110,7 +110,7 @@ def compare(
     runs = open_runs(list(targets), inputs, out, each)
     found = compare_runs(*runs) if len(runs) == 2 else rank_runs(runs, metric)
     files = [] if out is None else _written(out, runs, found)
-    output.tell(lambda: found, lambda: _show(Terminal(highlight=False), found, files))
+    output.write(lambda: found, lambda: _show(Terminal(highlight=False), found, files))
 
 
 def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) -> list[Path]:
@@ -186,7 +186,7 @@ def _show_ratios(console: Console, c: Comparison) -> None:
     for name, q in c.quantities.items():
         for place, (which, r) in enumerate(q.ratios.items()):
             value = "-" if r.these_inputs.value is None else f"{r.these_inputs.value:.3g}"
-            title = TITLES[name] if place == 0 else ""
+            title = QUANTITY_TITLES[name] if place == 0 else ""
             table.add_row(title, which, value, _limits(r.these_inputs), _limits(r.population))
     console.print()
     console.print(table)

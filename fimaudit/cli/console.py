@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fimaudit.audit_report import Report
 from fimaudit.cli.output import print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.report.answer import flag_sentences
 from fimaudit.report.wording import focus_sentence
-from fimaudit.results import Interval, Presented, Report, Sensitivity
+from fimaudit.results import Interval, Presented, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.storage.run_folder import run_of
 

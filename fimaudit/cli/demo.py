@@ -24,4 +24,4 @@ def demo(
 
     compared = run_demo(out, Terminal(quiet=output.silent))
     runs = [{"name": one.name, "folder": str(one.folder), "accuracy": one.accuracy} for one in compared]
-    output.tell(lambda: {"runs": runs}, lambda: None)
+    output.write(lambda: {"runs": runs}, lambda: None)

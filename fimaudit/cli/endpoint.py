@@ -48,29 +48,29 @@ def list_presets(output: OutputFlags) -> None:
             table.add_row(one.name, one.about)
         Terminal(highlight=False).print(table)
 
-    output.tell(lambda: {"presets": [{"name": one.name, "about": one.about} for one in presets()]}, show)
+    output.write(lambda: {"presets": [{"name": one.name, "about": one.about} for one in presets()]}, show)
 
 
 @app.command("show", cls=Command)
 @in_blocks
 def show(name: Name, output: OutputFlags) -> None:
     """Say what a preset is, the page that describes its format, and its settings."""
-    _tell_preset(name, output)
+    _write_preset(name, output)
 
 
 @app.command("new", cls=Command)
 @in_blocks
 def new(name: Name, output: OutputFlags) -> None:
     """Write a preset to standard output: fimaudit endpoint new NAME > endpoint.yaml, then fill in what stands in <>."""
-    _tell_preset(name, output)
+    _write_preset(name, output)
 
 
-def _tell_preset(name: str, output: OutputFlags) -> None:
+def _write_preset(name: str, output: OutputFlags) -> None:
     from fimaudit_adapters.http.shelf import preset
 
     found = preset(name)
     facts = {"name": found.name, "about": found.about, "page": found.page, "text": found.text}
-    output.tell(lambda: facts, lambda: print(found.text, end=""), product=True)
+    output.write(lambda: facts, lambda: print(found.text, end=""), product=True)
 
 
 @app.command("try", cls=Command)
@@ -97,7 +97,7 @@ def try_it(
         extra["data_columns"] = list(inputs.names)
     trial = try_endpoint(target, Options(link=link, extra=extra, **about(inputs)), first.x[None])
     facts = as_facts(trial)
-    output.tell(lambda: facts, lambda: _show(Terminal(highlight=False, soft_wrap=True), facts))
+    output.write(lambda: facts, lambda: _show(Terminal(highlight=False, soft_wrap=True), facts))
     if trial.error is not None:
         raise trial.failure or TargetError(trial.error)
 

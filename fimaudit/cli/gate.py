@@ -53,7 +53,7 @@ def gate(
         raise UsageError(f"expected --policy FILE; to make a first one: fimaudit gate --init {folder} > policy.yaml")
     else:
         verdict = apply_policy(folder, policy, baseline=baseline, junit=junit, markdown=markdown)
-        output.tell(lambda: verdict, lambda: show_verdict(Terminal(highlight=False), verdict))
+        output.write(lambda: verdict, lambda: show_verdict(Terminal(highlight=False), verdict))
         if verdict.outcome != "pass":
             raise typer.Exit(1)
 
@@ -64,7 +64,7 @@ def _explain(output: OutputFlags, policy: Path) -> None:
 
     checked = read_policy(policy)
     sentences, console = explain_policy(checked), Terminal(highlight=False)
-    output.tell(
+    output.write(
         lambda: {"policy": checked, "sentences": sentences},
         lambda: print_line(console, "\n".join(sentences)),
         product=True,
@@ -77,7 +77,7 @@ def _init(output: OutputFlags, folder: Path, worse_by: float) -> None:
     from fimaudit.storage.run_folder import read_run
 
     text = policy_from_run(read_run(folder), worse_by)
-    output.tell(lambda: {"policy": parse_policy(text), "text": text}, lambda: print(text, end=""), product=True)
+    output.write(lambda: {"policy": parse_policy(text), "text": text}, lambda: print(text, end=""), product=True)
 
 
 def apply_policy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperGroup
@@ -14,28 +16,26 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See ``TyperGroup``."""
-        try:
+        with _refusing(self):
             return super().parse_args(ctx, args)
-        except Exception as error:
-            if not hasattr(error, "format_message"):  # no refusal: the end of a page of help, say
-                raise
-            raise _refused(self, error) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """See ``TyperGroup``."""
-        try:
+        with _refusing(self):
             return super().resolve_command(ctx, args)
-        except Exception as error:
-            if not hasattr(error, "format_message"):  # no refusal: the end of a page of help, say
-                raise
-            raise _refused(self, error) from None
 
 
-def _refused(group: TyperGroup, error: Exception) -> Exception:
-    from fimaudit.cli.command import refusal
-    from fimaudit.errors import UsageError
-    from fimaudit.option_names import flags_in_messages
+@contextmanager
+def _refusing(group: TyperGroup) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # no refusal: the end of a page of help, say
+            raise
+        from fimaudit.cli.command import refusal
+        from fimaudit.errors import UsageError
+        from fimaudit.option_names import flags_in_messages
 
-    with flags_in_messages():
-        said = refusal(group, error)
-        return error if said is None else UsageError(said)
+        with flags_in_messages():
+            sentence = refusal(group, error)
+            raise error if sentence is None else UsageError(sentence) from None

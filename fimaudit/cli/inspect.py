@@ -25,10 +25,11 @@ from fimaudit.data.streams import Stream, look_at
 from fimaudit.domain import InputDomain, spreads_differ
 from fimaudit.errors import DataError, LinkError, SeveralFindingsError, TargetError, UsageError
 from fimaudit.models.classes import ClassLabels, class_labels, read_classes
-from fimaudit.models.classifier import Classifier, ModelInfo, open_classifier
+from fimaudit.models.classifier import Classifier, ModelInfo
 from fimaudit.models.links import Link
 from fimaudit.models.meter import Meter
 from fimaudit.models.normalising import read_normalize
+from fimaudit.models.opening import open_classifier
 from fimaudit.runs.label_setup import look_at_labels
 from fimaudit.runs.metadata import model_facts
 from fimaudit.runs.preflight import Preflight, expected_kind, look, roughness
@@ -74,7 +75,7 @@ def inspect(
         options |= about(inputs)
     facts = _facts(target, link, options, inputs, table, identity)
     facts["audit"] = _command(target, data, facts, [word for block in (model, asked, table) for word in as_words(block)])
-    output.tell(lambda: facts, lambda: _show(Terminal(), facts))
+    output.write(lambda: facts, lambda: _show(Terminal(), facts))
 
 
 def _facts(

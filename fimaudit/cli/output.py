@@ -35,7 +35,7 @@ class OutputFlags(FlagBlock):
         """Whether nothing beside the result may stand on the terminal."""
         return self.quiet or self.json
 
-    def tell(self, facts: Callable[[], Any], show: Callable[[], None], *, product: bool = False) -> None:
+    def write(self, facts: Callable[[], Any], show: Callable[[], None], *, product: bool = False) -> None:
         """Print the facts as JSON, or show them to people, or neither.
 
         Args:

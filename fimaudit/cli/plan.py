@@ -15,6 +15,7 @@ from fimaudit.cli.data_flags import TableFlags
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flag_values import held
 from fimaudit.cli.flags import Hold
+from fimaudit.cli.model_flags import SentFlags
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.data.arrays import Inputs
@@ -23,12 +24,12 @@ from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import UsageError
 from fimaudit.measurement.integrity_cost import DECOY_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.models.classifier import Options
-from fimaudit.runs.cost import Cost, per_second
+from fimaudit.runs.cost import Cost, cost_of, per_second
 from fimaudit.runs.planning import Plan
 from fimaudit.runs.planning import plan as plan_audit
 from fimaudit.runs.proposal import Purpose
 
-__all__ = ["SendingFacts", "asked_of", "confirm", "per_second", "plan"]
+__all__ = ["SendingFacts", "asked_of", "confirm", "may_send", "per_second", "plan"]
 
 
 @in_blocks
@@ -88,7 +89,7 @@ def plan(
     if planned.within_budget is False:
         notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
     quantity = "margin radius" if labels else "spectral norm"
-    output.tell(lambda: asdict(planned), lambda: _show(Terminal(), planned, confidence, quantity, notes))
+    output.write(lambda: asdict(planned), lambda: _show(Terminal(), planned, confidence, quantity, notes))
 
 
 def confirm(cost: Cost, *, yes: bool = False) -> bool:
@@ -98,6 +99,18 @@ def confirm(cost: Cost, *, yes: bool = False) -> bool:
     price = f", {cost.money:,.2f} in money at most" if cost.money is not None else ""
     rows = f"about {cost.expected:,} rows ({cost.rows:,} at most, in up to {cost.requests:,} requests)"
     return typer.confirm(f"Send {rows}{price}?", err=True)
+
+
+def may_send(
+    target: str, inputs: Inputs | Stream, rows: int, endpoint: SentFlags, batch: int | None, *, yes: bool, **of_audit: Any
+) -> bool:
+    """Whether so many rows an input may be sent to an endpoint, asked on a terminal; ``of_audit`` as for ``cost_of``."""
+    sent = asked_of(target, endpoint.options(), batch)
+    cost = cost_of(
+        max(1, len(inputs)), rows, features=first_size(inputs), batch=sent.batch, rate=sent.rate,
+        price_per_row=endpoint.price_per_row, **of_audit,
+    )  # fmt: skip
+    return confirm(cost, yes=yes)
 
 
 @dataclass(frozen=True)

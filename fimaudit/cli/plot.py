@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from fimaudit.audit_report import PlotKind
 from fimaudit.cli.flag_blocks import in_blocks
 from fimaudit.cli.flags import Folder
 from fimaudit.cli.output import OutputFlags
-from fimaudit.results import PlotKind
 
 __all__ = ["plot"]
 
@@ -28,4 +28,4 @@ def plot(
     from fimaudit.report.plots import plot as draw
 
     figure = draw(folder, kind, out)
-    output.tell(lambda: {"figure": str(figure)}, lambda: print(figure))
+    output.write(lambda: {"figure": str(figure)}, lambda: print(figure))

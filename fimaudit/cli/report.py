@@ -41,4 +41,4 @@ def report(
         if mlflow:
             print(f"MLflow run: {facts['mlflow_run']}")
 
-    output.tell(lambda: facts, show)
+    output.write(lambda: facts, show)

@@ -15,17 +15,15 @@ from fimaudit.cli.flag_values import one_of_two
 from fimaudit.cli.flags import Batch, Budget, Confidence, Data, LinkName, ModeName, Overwrite, Resume, Target
 from fimaudit.cli.model_flags import ModelFlags, SentFlags
 from fimaudit.cli.output import OutputFlags, print_line
-from fimaudit.cli.plan import asked_of, confirm
+from fimaudit.cli.plan import may_send
 from fimaudit.cli.resuming import resumable, resume_command
 from fimaudit.cli.settings_file import SettingsFileFlags, save_settings
 from fimaudit.cli.terminal import Terminal
-from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import WHOLE_BYTES, Stream
 from fimaudit.errors import UsageError
-from fimaudit.models.classifier import is_endpoint
 from fimaudit.models.normalising import read_normalize
+from fimaudit.models.opening import is_endpoint
 from fimaudit.results import Interval
-from fimaudit.runs.cost import cost_of
 from fimaudit.validation import Validation
 from fimaudit.validation import validate as run_validate
 from fimaudit.validation.validating import ATTACK_ROWS
@@ -75,7 +73,8 @@ def validate(
         raise UsageError(
             f"expected one file of at most {WHOLE_BYTES // 2**20} MiB to attack, got {data}; give a sample of it"
         )
-    if not _agreed(target, inputs, queries + attack_rows, endpoint, batch, yes=endpoint.yes or resume):
+    yes = endpoint.yes or resume
+    if is_endpoint(target) and not may_send(target, inputs, queries + attack_rows, endpoint, batch, yes=yes):
         raise typer.Exit(2)
     if not resume:
         save_settings(context, settings.save_config)
@@ -103,26 +102,9 @@ def validate(
             **model.options(),
             **endpoint.options(),
         )
-    output.tell(lambda: validation, lambda: _show(Terminal(highlight=False), validation, out))
+    output.write(lambda: validation, lambda: _show(Terminal(highlight=False), validation, out))
     if len(validation.inputs) < validation.data["inputs"] or validation.attacked == 0:
         raise typer.Exit(3)
-
-
-def _agreed(target: str, inputs: Inputs, rows: int, endpoint: SentFlags, batch: int | None, *, yes: bool) -> bool:
-    """Whether so many rows an input may be sent to an endpoint, asked on a terminal."""
-    if not is_endpoint(target):
-        return True
-    features = max(1, int(inputs.x[0].size)) if inputs.x.ndim > 1 and len(inputs) else 1
-    sent = asked_of(target, endpoint.options(), batch)
-    cost = cost_of(
-        max(1, len(inputs)),
-        rows,
-        features=features,
-        batch=sent.batch,
-        rate=sent.rate,
-        price_per_row=endpoint.price_per_row,
-    )
-    return confirm(cost, yes=yes)
 
 
 def _show(console: Console, v: Validation, out: Path) -> None:

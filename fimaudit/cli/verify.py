@@ -15,8 +15,8 @@ from fimaudit.cli.flags import LinkName
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import UsageError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 from fimaudit.storage.counterexamples import recheck_witnesses
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def verify(
 
     findings = verify_bundle(evidence, key)
     fits = findings[-1].fits
-    output.tell(
+    output.write(
         lambda: {"fits": fits, "findings": [asdict(finding) for finding in findings]}, lambda: _show_findings(findings)
     )
     if not fits:
@@ -69,7 +69,7 @@ def _ask_again(output: OutputFlags, folder: Path, model: str | None, link: Link)
     finally:
         classifier.close()
     failed, count = check.failed.tolist(), len(check.index)
-    output.tell(lambda: {"fits": not failed, "witnesses": count, "failed": failed}, lambda: _show_witnesses(failed, count))
+    output.write(lambda: {"fits": not failed, "witnesses": count, "failed": failed}, lambda: _show_witnesses(failed, count))
     if failed:
         raise typer.Exit(1)
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from fimaudit.data.images import as_model_takes
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
-from fimaudit.domain import Space
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, foreign
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing
+from fimaudit.space import Space
 
 __all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
@@ -165,8 +165,7 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     except DataError:
         raise
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"could not read {file} as {suffix}: {type(exc).__name__}: {what}") from exc
+        raise DataError(f"could not read {file} as {suffix}: {foreign(exc)}") from exc
 
 
 def _from_npy(file: Path) -> Inputs:

@@ -17,13 +17,14 @@ from fimaudit.data.objects import as_array, found_arrays, named_classes
 from fimaudit.data.streams import Stream, Surveyor, look_at, open_data
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import is_table
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels, class_labels
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.columns import arranged, coded, column_cells
 from fimaudit.models.packing import pack_held
 from fimaudit.results import Sensitivity
+from fimaudit.space import Space
 
 __all__ = ["AuditDataset", "LabelledStream", "about", "as_data", "hold_by_input", "open_subject"]
 

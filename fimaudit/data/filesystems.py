@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from fimaudit.errors import DataError, MissingExtraError
+from fimaudit.errors import DataError, MissingExtraError, foreign
 
 __all__ = ["FoundFiles", "find_files", "is_url", "open_file"]
 
@@ -72,8 +72,7 @@ def _remote(spec: str) -> Iterator[FoundFiles]:
     except FileNotFoundError:
         return
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"cannot list {spec}: {type(exc).__name__}: {what}") from exc
+        raise DataError(f"cannot list {spec}: {foreign(exc)}") from exc
     for name, detail in details.items():
         if detail.get("type") == "file":
             yield FoundFiles(place.unstrip_protocol(name), int(detail.get("size") or 0))
@@ -89,8 +88,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ImportError as exc:  # the protocol's own package
         raise DataError(f"cannot read {url}: {exc}") from exc
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"cannot read {url}: {type(exc).__name__}: {what}") from exc
+        raise DataError(f"cannot read {url}: {foreign(exc)}") from exc
     return place, inside
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, MissingExtraError
+from fimaudit.errors import DataError, MissingExtraError, foreign
 
 __all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "levels", "require_decoder"]
 
@@ -50,8 +50,7 @@ def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) ->
     except DataError:
         raise
     except Exception as exc:
-        what = " ".join(str(exc).split())[:120]
-        raise DataError(f"the image cannot be decoded ({type(exc).__name__}: {what})") from exc
+        raise DataError(f"the image cannot be decoded ({foreign(exc, 120)})") from exc
     return as_model_takes(pixels, shape, dtype)
 
 

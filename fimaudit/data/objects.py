@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.images import levels
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, foreign, one_line
 
 __all__ = ["INPUT_KEYS", "FoundArrays", "as_array", "found_arrays", "is_hugging_face", "named_classes"]
 
@@ -113,9 +113,8 @@ def _samples(x: Any) -> list[Any]:
     try:
         return [x[i] for i in range(len(x))] if _has_places(x) else list(x)
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
         raise DataError(
-            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({type(exc).__name__}: {what})"
+            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({foreign(exc)})"
         ) from exc
 
 
@@ -139,9 +138,8 @@ def as_array(x: Any) -> NDArray[Any]:
     try:
         return _of_tensor(x) if _is_tensor(x) else np.asarray(x.toarray() if hasattr(x, "toarray") else x)
     except Exception as exc:  # an object's own __array__ raises what it likes
-        what = " ".join(str(exc).split())[:200]
         raise DataError(
-            f"expected x as one array (inputs, *shape), got inputs of different shapes or kinds: {what}"
+            f"expected x as one array (inputs, *shape), got inputs of different shapes or kinds: {one_line(exc)}"
         ) from exc
 
 

@@ -21,8 +21,10 @@ from fimaudit.data.csv_files import CSV_SUFFIXES
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
 from fimaudit.data.held_beside import HeldBeside
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
-from fimaudit.data.shards import SHARD_SUFFIXES, Decoding, Files, cell_column, open_shard
+from fimaudit.data.shard_reader import Decoding, Files
+from fimaudit.data.shards import SHARD_SUFFIXES, open_shard
 from fimaudit.data.table_columns import ColumnFacts, join_columns
+from fimaudit.data.table_inputs import cell_column
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
@@ -266,8 +268,8 @@ def open_data(
     shards = _image_shards(text, found) if kind == "images" else [Shard(f.path, f.size) for f in found]
     if kind in ("images", ".tar"):
         require_decoder()
-    told = None if kind in TABLE_SUFFIXES else _told_counts(shards)
-    found_in = [ShardFacts(n) for n in told] if told else list((surveyor or _in_threads)(shards, reading))
+    listed = None if kind in TABLE_SUFFIXES else _counts_beside_files(shards)
+    found_in = [ShardFacts(n) for n in listed] if listed else list((surveyor or _in_threads)(shards, reading))
     counts = [facts.count for facts in found_in]
     kept = [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
     if not kept:
@@ -315,7 +317,7 @@ def _in_threads(shards: Sequence[Shard], reading: TableReading) -> Iterable[Shar
         return list(pool.map(lambda shard: survey(shard, reading), shards))
 
 
-def _told_counts(shards: Sequence[Shard]) -> list[int] | None:
+def _counts_beside_files(shards: Sequence[Shard]) -> list[int] | None:
     """Counts from ``sizes.json`` beside the files ({"a-000.tar": 1000}), which spares reading every tar's headers."""
     if any(shard.files is not None for shard in shards):
         return None

@@ -143,9 +143,10 @@ def join_columns(parts: Iterable[Sequence[ColumnFacts]], categorical: Sequence[s
     first = named[0]
     for part in named[1:]:
         if set(part) != set(first):
-            here, there = (next(iter(of.values())).source for of in (first, part))
+            first_file, other_file = (next(iter(of.values())).source for of in (first, part))
             raise DataError(
-                f"{here} has the columns {', '.join(list(first)[:SHOWN])}, but {there} has {', '.join(list(part)[:SHOWN])}; "
+                f"{first_file} has the columns {', '.join(list(first)[:SHOWN])}, "
+                f"but {other_file} has {', '.join(list(part)[:SHOWN])}; "
                 "give files with the same columns, or leave some out with --drop"
             )
     return tuple(join_facts([part[name] for part in named]).column(categorical=name in categorical) for name in first)
@@ -157,14 +158,14 @@ def join_facts(of: Sequence[ColumnFacts]) -> ColumnFacts:
     Raises:
         DataError: they are of several kinds.
     """
-    told = [one for one in of if one.kinds]
-    kinds = frozenset(kind for one in told for kind in one.kinds)
+    known = [one for one in of if one.kinds]
+    kinds = frozenset(kind for one in known for kind in one.kinds)
     if len(kinds) > 1 and not kinds <= {"whole", "number"} and not kinds <= {"text", "digits"}:
-        other = next(one for one in told if one.kinds != told[0].kinds)
-        here, there = (_CALLED.get(min(one.kinds), "text") for one in (told[0], other))
+        other = next(one for one in known if one.kinds != known[0].kinds)
+        kind, other_kind = (_CALLED.get(min(one.kinds), "text") for one in (known[0], other))
         raise DataError(
-            f"column {of[0].name!r} holds {here} in {told[0].source} and {there} in {other.source}; give it one type "
-            "in all files"
+            f"column {of[0].name!r} holds {kind} in {known[0].source} and {other_kind} in {other.source}; give it one "
+            "type in all files"
         )
     values = tuple(dict.fromkeys(value for one in of for value in one.values))
     return ColumnFacts(

@@ -14,7 +14,7 @@ from fimaudit.data.csv_files import CSV_SUFFIXES, read_csv
 from fimaudit.data.objects import INPUT_KEYS, is_hugging_face
 from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, table_numbers
 from fimaudit.data.table_reading import TableReading
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, one_line
 from fimaudit.models.columns import TableColumn
 
 __all__ = [
@@ -73,8 +73,9 @@ def arrow_table(x: Any) -> Any:
             return pa.Table.from_pandas(named, preserve_index=False)
         return pa.table(x) if hasattr(x, "__arrow_c_stream__") else pa.interchange.from_dataframe(x)
     except (pa.ArrowException, TypeError, ValueError) as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise DataError(f"the table holds a column of mixed or unknown values ({what}); give each column one type") from exc
+        raise DataError(
+            f"the table holds a column of mixed or unknown values ({one_line(exc)}); give each column one type"
+        ) from exc
 
 
 def read_table(file: Path, reading: TableReading) -> Table:

@@ -19,7 +19,8 @@ from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import DECOYS, Meter, Usage
+from fimaudit.models.leases import Usage
+from fimaudit.models.meter import DECOYS, Meter
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import MeasuredInput, Sensitivity
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource, Row, fitting
-from fimaudit.domain import Space
 from fimaudit.engines.decoys import Decoy
 from fimaudit.engines.driver import afforded, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError, InputFailed, ModelFailure
@@ -25,8 +24,10 @@ from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.smoothing import measure_smoothed
 from fimaudit.models.classifier import Classifier
-from fimaudit.models.meter import Ledger, Meter, Usage
+from fimaudit.models.leases import Ledger, Usage
+from fimaudit.models.meter import Meter
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
+from fimaudit.space import Space
 from fimaudit.storage.parts import Part
 from fimaudit.whitebox.inputs import BLOCK, exact_inputs
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.results import Contrast
 
 __all__ = [
@@ -201,9 +202,9 @@ def _estimate_jacobian(measured: MeasuredJacobian, one: _Exact, two: _Exact) -> 
     hidden = not view.whole
     if one.radius is not None and two.radius is not None:
         margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
-        unseen = base[: len(view.classes)][~measured.seen[: len(view.classes)]]
-        least = float(least_visible(base[None])) if unseen.size else 0.0
-        ceiling = max(view.ceiling, least, float(unseen.max(initial=0.0)))
+        unmeasured = base[: len(view.classes)][~measured.seen[: len(view.classes)]]
+        least = float(least_visible(base[None])) if unmeasured.size else 0.0
+        ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
         hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
     peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
     limits = None if margin is None else view.gaps(np.array([margin.rival]))
@@ -264,10 +265,10 @@ def undetected(
             measured = factor * float(sample_spectrum(contrasts(np.sqrt(table) * (2.0 / length)))[0])
     if measured > 0:
         slack[view.classes] = 0.0
-    unseen = factor * float((slack**2).sum()) / length**2
+    unmeasured = factor * float((slack**2).sum()) / length**2
     with np.errstate(divide="ignore", invalid="ignore"):
         wobble = np.log(high / low)
         gap = np.maximum(np.log(low[view.top] / high), 0.0)
         radii = np.delete(gap / (wobble + wobble[view.top]), view.top) * (length * 2.0 / np.sqrt(factor))
     radius = float(np.nan_to_num(radii, nan=0.0).min())
-    return float((np.sqrt(measured) + np.sqrt(unseen)) ** 2), radius
+    return float((np.sqrt(measured) + np.sqrt(unmeasured)) ** 2), radius

@@ -36,7 +36,7 @@ VISIBLE, HIDDEN = 1e-6, 1e-30
 #: Two answers to one row that differ by more, in log p, than this and than so many times what repeats differ by.
 DIFFERENT, TIMES_NOISE = 1e-3, 5.0
 #: What other rows of a call move an answer by may be more than was seen; a rounding may fall the other way.
-TIMES_COMPANY, ROUNDINGS = 4.0, 1.5
+TIMES_BATCH_EFFECT, ROUNDINGS = 4.0, 1.5
 #: A jump of log-odds at a decision boundary is one above this share of the gap at the input, and beside so many times
 #: what the slope at the input makes of the distance that is left; and one that halving the distance does not take away.
 JUMP, STEEPER, REMAINS = 0.05, 4.0, 0.25
@@ -51,48 +51,48 @@ HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
 ERROR = 0.01
 
 
-def fewest(looked_at: int, honest: float, error: float = ERROR) -> int:
-    """The least k for which k or more of so many inputs of an honest model would show it with at most ``error``.
+def fewest(looked_at: int, honest: float) -> int:
+    """The least k for which k or more of so many inputs of an honest model would show it with at most ``ERROR``.
 
-    P(Binomial(n, honest) >= k) <= error.
+    P(Binomial(n, honest) >= k) <= ERROR.
 
     >>> fewest(8, HONEST_SHORT_SLOPE), fewest(4, HONEST_JUMP), fewest(16, HONEST_FAR_WITHIN), fewest(100, HONEST_FAR_WITHIN)
     (4, 2, 1, 2)
     """
     counts = np.arange(1, looked_at + 1)
-    enough = special.betainc(counts, looked_at - counts + 1, honest) <= error
+    enough = special.betainc(counts, looked_at - counts + 1, honest) <= ERROR
     return int(counts[np.argmax(enough)]) if enough.any() else looked_at + 1
 
 
-def apart(first: Array, second: Array, quantum: float = 0.0, company: float = 0.0) -> float:
+def apart(first: Array, second: Array, quantum: float = 0.0, batch_effect: float = 0.0) -> float:
     """The largest difference of log p between answers (n, K) to the same rows.
 
     Args:
         first, second: the answers.
         quantum: what they are rounded to; one may be rounded the other way.
-        company: difference of probability that the other rows of a call were seen to make.
+        batch_effect: difference of probability that the other rows of a call were seen to make.
 
     >>> round(apart(np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])), 3)
     0.693
     """
-    allowed = ROUNDINGS * quantum + TIMES_COMPANY * company
+    allowed = ROUNDINGS * quantum + TIMES_BATCH_EFFECT * batch_effect
     high, low = np.maximum(first, second), np.minimum(first, second) + allowed
     seen = (high > VISIBLE) & (high > low)
     return float(np.log(np.where(seen, high, 1.0) / np.where(seen, np.maximum(low, VISIBLE), 1.0)).max(initial=0.0))
 
 
-def history_matters(difference: float, noise: float, company_logs: float = 0.0) -> bool:
+def history_matters(difference: float, noise: float, batch_effect_logs: float = 0.0) -> bool:
     """Whether the same rows were answered otherwise the second time, beyond what repeats differ by.
 
     Args:
         difference: ``apart`` of the answers on the way out and back.
         noise: the same of repeats of the way back.
-        company_logs: difference of log p that the other rows of a call were seen to make.
+        batch_effect_logs: difference of log p that the other rows of a call were seen to make.
 
     >>> history_matters(0.5, 0.0), history_matters(0.5, 0.2)
     (True, False)
     """
-    return difference > threshold(noise, company_logs)
+    return difference > threshold(noise, batch_effect_logs)
 
 
 def noticed(share: float, pairs: int) -> float:
@@ -118,13 +118,13 @@ def noticed_group(share: float, size: int, groups: int) -> float:
     return float(1.0 - (share**size + (1.0 - share) ** size) ** groups) if size else 0.0
 
 
-def threshold(noise: float, company_logs: float = 0.0) -> float:
+def threshold(noise: float, batch_effect_logs: float = 0.0) -> float:
     """Difference of log p from which ``history_matters``.
 
     >>> threshold(0.0), threshold(0.2)
     (0.001, 1.0)
     """
-    return max(DIFFERENT, TIMES_NOISE * noise, TIMES_COMPANY * company_logs)
+    return max(DIFFERENT, TIMES_NOISE * noise, TIMES_BATCH_EFFECT * batch_effect_logs)
 
 
 def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
@@ -174,7 +174,7 @@ def stays(first: float, second: float, left: float, radius: float) -> bool:
 
 
 def slope_reach(
-    here: Array, along: Array, decision: int, other: int, step: float, distance: float, quantum: float = 0.0
+    at_input: Array, at_step: Array, decision: int, other: int, step: float, distance: float, quantum: float = 0.0
 ) -> float | None:
     """Share of the gap that the slope at an input takes over a way that really ends at another decision; at most, if noisy.
 
@@ -182,7 +182,7 @@ def slope_reach(
     recalibration m -> M(m) of the margin leaves the distance and multiplies Q by its elasticity m M'(m) / M(m).
 
     Args:
-        here, along: (repeats, K) answers at the input, and a step along the way.
+        at_input, at_step: (repeats, K) answers at the input, and a step along the way.
         decision, other: the classes at the two ends of the way.
         step, distance: lengths of the step and of the way.
         quantum: what the answers are rounded to.
@@ -190,14 +190,14 @@ def slope_reach(
     Returns:
         ``None`` where the input itself is not decided for the first class, or one of the two is hidden.
 
-    >>> here, along = np.array([[0.8, 0.2]]), np.array([[0.75, 0.25]])
-    >>> round(slope_reach(here, along, 0, 1, 0.1, 0.5), 3)
+    >>> at_input, at_step = np.array([[0.8, 0.2]]), np.array([[0.75, 0.25]])
+    >>> round(slope_reach(at_input, at_step, 0, 1, 0.1, 0.5), 3)
     1.038
     """
-    if min(here[:, [decision, other]].min(), along[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
+    if min(at_input[:, [decision, other]].min(), at_step[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
         return None
-    start, moved_start = ahead(here, decision, other, quantum)
-    end, moved_end = ahead(along, decision, other, quantum)
+    start, moved_start = ahead(at_input, decision, other, quantum)
+    end, moved_end = ahead(at_step, decision, other, quantum)
     gap = float(start.mean())
     if not gap > 0 or not step > 0:
         return None

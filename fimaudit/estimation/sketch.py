@@ -12,7 +12,7 @@ from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gap
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_limits, temper
+from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
     Limits,
@@ -21,6 +21,7 @@ from fimaudit.estimation.spectral_norm import (
     top_pair,
     trace_limits,
 )
+from fimaudit.estimation.tempering import temper
 
 __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 
@@ -93,16 +94,20 @@ def estimate_sketch(sketch: Sketch) -> Estimate | None:
     return estimate_sketches([sketch])[0]
 
 
-def estimate_sketches(sketches: Sequence[Sketch]) -> list[Estimate | None]:
+def estimate_sketches(sketches: Sequence[Sketch], most_bytes: int = TOGETHER_BYTES) -> list[Estimate | None]:
     """``estimate_sketch`` of each; those of one shape are worked on together, which changes nothing but the time.
+
+    Args:
+        sketches: of any shapes.
+        most_bytes: of answers worked on together.
 
     >>> estimate_sketches([])
     []
     """
-    together = max(1, TOGETHER_BYTES // max((sketch.answers.nbytes for sketch in sketches), default=1))
+    together = max(1, most_bytes // max((sketch.answers.nbytes for sketch in sketches), default=1))
     if len(sketches) > together:
         parts = (sketches[first : first + together] for first in range(0, len(sketches), together))
-        return [estimate for part in parts for estimate in estimate_sketches(part)]
+        return [estimate for part in parts for estimate in estimate_sketches(part, most_bytes)]
     tables = _tables(sketches)
     out: list[Estimate | None] = [None] * len(sketches)
     for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):
@@ -125,7 +130,7 @@ def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
 
 
 def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
-    """All answers to each in measurable columns, (rows, C); ``None`` for a blind view."""
+    """All answers to each in measurable columns, (rows, C); ``None`` for an unmeasurable view."""
     out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.unmeasurable else None for s in sketches]
     for places in alike(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
         rows = _joined([sketches[i] for i in places])
@@ -268,9 +273,9 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             out.append((peaks[i], None, not view.whole))
         else:
             known = len(view.classes)
-            unseen = p[i, 0, :known][~keep[i, :known]]
-            least = float(least_visible(p[i])) if unseen.size else 0.0
-            ceiling = max(view.ceiling, least, float(unseen.max(initial=0.0)))
+            unmeasured = p[i, 0, :known][~keep[i, :known]]
+            least = float(least_visible(p[i])) if unmeasured.size else 0.0
+            ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
             hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
             limits = open_gaps[i]
             if limits is not None:

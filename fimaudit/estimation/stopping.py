@@ -37,14 +37,13 @@ ABOVE = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 BELOW = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 
 
-def decide_threshold(y: Array, threshold: float, miss: float, known: Array | None = None) -> Decision | None:
+def decide_threshold(y: Array, threshold: float, miss: float) -> Decision | None:
     """Whether the spectral norm is above or below ``threshold``; ``None`` while it is open.
 
     Args:
         y: (t, K) contrasts of 2 sqrt(p), in order.
         threshold: T, in the metric's unit.
         miss: probability of a wrong decision, over both sides and all looks.
-        known: (K,) unit class direction of the top eigenvector, where it is known without data.
 
     >>> y = np.random.default_rng(0).standard_normal((100, 3))  # of norm 1
     >>> decide_threshold(y, 0.1, 0.05), decide_threshold(y, 10.0, 0.05)
@@ -52,7 +51,7 @@ def decide_threshold(y: Array, threshold: float, miss: float, known: Array | Non
     """
     limit = np.log(2.0 / miss)
     terms = len(y)
-    x = _past_energy(y, known) / threshold
+    x = _past_energy(y) / threshold
     if x.size:
         above = ABOVE[:, None] * np.cumsum(x)[None] + 0.5 * np.log1p(-2 * ABOVE)[:, None] * np.arange(1, len(x) + 1)
         if float((special.logsumexp(above, axis=0) - np.log(len(ABOVE))).max()) >= limit:
@@ -62,9 +61,7 @@ def decide_threshold(y: Array, threshold: float, miss: float, known: Array | Non
     return "below" if float(special.logsumexp(below)) - np.log(len(BELOW)) >= limit else None
 
 
-def _past_energy(y: Array, known: Array | None) -> Array:
-    if known is not None:
-        return np.asarray((y @ known) ** 2)
+def _past_energy(y: Array) -> Array:
     if len(y) <= LEARNING:
         return np.empty(0)
     starts = block_starts(len(y))

@@ -85,7 +85,7 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> Pro
     return ProbitSlope(float(at[0]), float(at[1]), float(np.sqrt(np.linalg.inv(information)[1, 1])))
 
 
-def steepness(cosine: float, least: float = 0.1) -> float:
+def steepness(cosine: float) -> float:
     """How far along v to go, in standard deviations of the noise, so that labels tell most about the slope.
 
     The information z^2 phi(z)^2 / (Phi(z) Phi(-z)) on the logarithm of the slope is largest at z = 1.58; a little less
@@ -94,7 +94,7 @@ def steepness(cosine: float, least: float = 0.1) -> float:
     >>> round(steepness(0.5), 3)
     2.425
     """
-    return max(1.4 * float(np.sqrt(max(0.0, 1.0 - cosine**2))) / cosine, least)
+    return max(1.4 * float(np.sqrt(max(0.0, 1.0 - cosine**2))) / cosine, 0.1)
 
 
 def box_share(first: Array, second: Array, edge: NDArray[np.bool_]) -> float:

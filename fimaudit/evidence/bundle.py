@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fimaudit.audit_report import Report
 from fimaudit.errors import MissingExtraError, RunFolderError, UsageError
 from fimaudit.policy.rules import parse_policy
 from fimaudit.report.page import has_pictures, render
 from fimaudit.report.standards import standard_of
-from fimaudit.results import Report
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run

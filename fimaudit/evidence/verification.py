@@ -36,7 +36,7 @@ from fimaudit.statistics.summary import summarise
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run, read_table
 from fimaudit.storage.tables import INPUTS_FILE
 
-__all__ = ["Finding", "is_bundle", "verify_bundle"]
+__all__ = ["Finding", "verify_bundle"]
 
 #: A member may unpack to this much; more is no evidence of ours.
 MOST_BYTES = 4 * 2**30
@@ -53,15 +53,6 @@ class Finding:
     check: str
     fits: bool
     sentence: str
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether a file is an archive with a statement in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return STATEMENT in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Finding]:
@@ -243,13 +234,13 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 
 def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
     """The page, where this version of the templates made it: rendered again it must be the same."""
-    from fimaudit.report.page import has_pictures, made_here, page_html, page_run
+    from fimaudit.report.page import has_pictures, made_by_fimaudit, page_html, page_run
     from fimaudit.report.standards import standard_of
 
     if PAGE not in members:
         return
     text = members[PAGE].decode("utf-8", errors="replace")
-    if not made_here(text):
+    if not made_by_fimaudit(text):
         yield Finding("page", True, f"{PAGE} was made by another version of fimaudit and is not rendered again")
         return
     for name in (VERDICT, "shown.npz"):

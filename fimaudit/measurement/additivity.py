@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.measurement.energy import Answered
+from fimaudit.space import Space
 
 __all__ = ["KINKED", "norm_error", "unexplained_share"]
 

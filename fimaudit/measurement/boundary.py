@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.space import Space
 
 __all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "Held", "NotHeld", "hold_row"]
 
@@ -90,7 +90,7 @@ def hold_row(
         left -= 1
         check = yield from _check(step.row, others, decision, moved)
         moved = check.moved
-        if check.clear:
+        if check.decisive:
             break
         if check.held:
             plain.append(line.held(step, check))
@@ -105,7 +105,7 @@ def hold_row(
         between = line.beyond(float(np.sqrt(failed * step.excess)) if failed > 0 else step.excess / 2)
         check = yield from _check(between.row, others, decision, moved)
         moved = check.moved
-        if check.clear:
+        if check.decisive:
             step, found = between, line.held(between, check)
         else:
             failed = between.excess
@@ -125,7 +125,7 @@ class _Check:
     """Answers to one row, alone and among others: whether all say otherwise, by a clear lead, and what calls moved."""
 
     held: bool
-    clear: bool
+    decisive: bool
     moved: float
     predicted_class: int
 

@@ -30,7 +30,7 @@ NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.1, 9, 8, 8
 #: A ray that is decided otherwise this much nearer beats the best one.
 SHORTER = 0.8
 #: Without an input of another label: random rays, at so many lengths, each twice the one before.
-BLIND_RAYS, BLIND_LENGTHS = 8, 8
+RANDOM_RAYS, RAY_LENGTHS = 8, 8
 #: Random labels are asked so often, and the majority counts; the input itself so often, which shows how random they are.
 VOTES, BASE_VOTES = 5, 25
 #: A race over many rays ends after so many rounds.
@@ -110,10 +110,10 @@ class BoundaryWalk:
         if there:
             best, others_left = there[0], there[1:]
         else:
-            blind = yield from self._blind_ray()
-            if isinstance(blind, NoOtherLabel):
-                return blind
-            best, others_left = blind, []
+            found = yield from self._random_ray()
+            if isinstance(found, NoOtherLabel):
+                return found
+            best, others_left = found, []
         best = yield from self._halved(best, 0.0, RAY_HALVINGS)
         units = [other / np.linalg.norm(other) for other in others_left]
         for i in range(randoms):
@@ -215,21 +215,21 @@ class BoundaryWalk:
                 leader = short
         return (yield from self._halved(leader, SHORTER, FINE_HALVINGS))
 
-    def _blind_ray(self) -> Flow[Array | NoOtherLabel]:
+    def _random_ray(self) -> Flow[Array | NoOtherLabel]:
         """The end of a random ray that is decided otherwise, at lengths up to the box, or to many times the input."""
         space = self.points.space
         width = np.minimum(self.points.upper, 4.0) - np.maximum(self.points.lower, -4.0) if space.bounded else 8.0
         size = max(float(np.linalg.norm(self.points.origin / self.points.scale)), 1.0)
         longest = float(np.linalg.norm(np.broadcast_to(width, self.points.origin.shape))) + size
-        units = np.concatenate([self.points.band(self.rng, 1, BANDS[i % len(BANDS)]) for i in range(BLIND_RAYS)])
+        units = np.concatenate([self.points.band(self.rng, 1, BANDS[i % len(BANDS)]) for i in range(RANDOM_RAYS)])
         units /= np.linalg.norm(units, axis=1, keepdims=True)
-        for halvings in range(BLIND_LENGTHS - 1, -1, -1):
+        for halvings in range(RAY_LENGTHS - 1, -1, -1):
             ends = self.points.clipped(longest * 2.0**-halvings * units)
             beyond = yield from self.vote(ends)
             if beyond.any():
                 return np.asarray(ends[int(np.argmax(beyond))])
         return NoOtherLabel(
-            f"no input of the audit has another label, and none of {BLIND_RAYS} random rays up to a distance of "
+            f"no input of the audit has another label, and none of {RANDOM_RAYS} random rays up to a distance of "
             f"{longest:.3g} met one"
         )
 

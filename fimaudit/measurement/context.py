@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.attribution import MOST_SKETCHED, listed
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
@@ -22,6 +21,7 @@ from fimaudit.measurement.query_split import after_extras, after_finding, profil
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surface import JUMPING, SurfaceKind
 from fimaudit.results import SCREENED
+from fimaudit.space import Space
 
 __all__ = ["DisplacedContext", "InputContext", "InputStep"]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.rows import PlainRows, RandomRows
 from fimaudit.results import Witness
+from fimaudit.space import Space
 
 __all__ = [
     "ROUNDS",

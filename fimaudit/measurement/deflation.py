@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box, Space
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.energy import MAIN
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_fits, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
+from fimaudit.space import Box, Space
 
 __all__ = [
     "EXACT_STEP",

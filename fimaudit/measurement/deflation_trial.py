@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import FimauditError
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.estimation.secants import contrasts
@@ -22,7 +21,7 @@ from fimaudit.estimation.spectral_norm import energy_quantile, top_pair, upper_f
 from fimaudit.measurement.deflation import deflated_rows
 from fimaudit.measurement.energy import TRIAL
 from fimaudit.measurement.full_jacobian import fits
-from fimaudit.measurement.ladder import CHECK_PAIRS
+from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding
@@ -31,6 +30,7 @@ from fimaudit.measurement.surrogates import Surrogates, leading
 from fimaudit.perturbations.orthonormal_rows import orthonormal_fits
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
+from fimaudit.space import Space
 
 __all__ = [
     "DeflationPlan",

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.noise import BaseAnswers
 from fimaudit.estimation.secants import complete
@@ -19,6 +18,7 @@ from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, Rows
 from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
+from fimaudit.space import Space
 
 __all__ = [
     "FACTOR",
@@ -205,18 +205,18 @@ class RungReadings:
     odd: Array
 
     @cached_property
-    def heard(self) -> Array:
+    def energy_above_noise(self) -> Array:
         """The energy where it stands out, 0 elsewhere."""
         return np.where(self.above_noise, self.energy, 0.0)
 
     @cached_property
     def even_share(self) -> Array:
-        """(rungs,) |e|^2 over |e|^2 + |o|^2, NaN where unheard: rho^2 of a smooth model, 1/2 of a jump, 3/4 of noise."""
+        """(rungs,) |e|^2 over |e|^2 + |o|^2, NaN in noise: rho^2 of a smooth model, 1/2 of a jump, 3/4 of noise."""
         return even_share(self.even, self.odd, self.above_noise)
 
 
 def even_share(even: Array, odd: Array, above_noise: NDArray[np.bool_]) -> Array:
-    """|e|^2 / (|e|^2 + |o|^2) where something was heard, NaN elsewhere.
+    """|e|^2 / (|e|^2 + |o|^2) where something stands out from the noise, NaN elsewhere.
 
     >>> even_share(np.array([1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.array([True, True, False]))
     array([0.5, nan, nan])

@@ -6,7 +6,7 @@ import numpy as np
 
 from fimaudit.estimation.noise import DEVIATIONS, SIGNAL
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.designs import MainAnswers
+from fimaudit.measurement.design import MainAnswers
 
 __all__ = [
     "DISAGREE",

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, PlainRows
 from fimaudit.perturbations.sign_rows import displaced_bounds
+from fimaudit.space import Space
 
 __all__ = ["WholeJacobian", "coordinate_reach", "fewest_rows", "fits", "whole_jacobian"]
 

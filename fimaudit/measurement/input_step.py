@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.estimation.noise import SIGNAL, BaseAnswers, VisibleClasses
 from fimaudit.measurement.context import InputContext, InputStep
 from fimaudit.measurement.energy import (
@@ -23,11 +22,13 @@ from fimaudit.measurement.energy import (
     read_rungs,
     read_rungs_each,
 )
-from fimaudit.measurement.ladder import CHECK_PAIRS, DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder import DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
+from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, jump_variance, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
+from fimaudit.space import Space
 
 __all__ = ["MOST_SPENT", "find_step"]
 
@@ -118,7 +119,7 @@ def _own_levels(check: _Check, found: RungReadings) -> Flow[InputStep]:
         answers = yield rungs.rows
         found = read_pairs(Answered(rungs, answers, check.base_answers))
         spent = len(answers)
-    energy, change = float(found.energy[0]), _change(*found.heard)
+    energy, change = float(found.energy[0]), _change(*found.energy_above_noise)
     if change <= 2 * LEVEL_CHANGE and not found.even_share[0] > QUIET:
         return InputStep(rho, change, spent=spent, energy=energy, flags=("own_step",))
     why = "the shortest displacement that the input's levels allow is past the linear range"
@@ -215,10 +216,10 @@ def _own_step(check: _Check, near: RungReadings) -> Flow[InputStep]:
     spent = int(missing.sum()) * len(check.signs)
     place = _nearest_linear(every, powers)
     if place is None:
-        surface, heard = _surface(every, rungs), float(near.energy.max())
+        surface, largest = _surface(every, rungs), float(near.energy.max())
         flags = ("unstable_step", *(["kinked"] if surface == "kinked" else []))
         exact = check.base_answers.view.noise is None  # behind noise, answers that are linear nowhere are noise
-        return InputStep(rho, 0.0, REASONS[surface], spent, heard, exact, heavy=True, flags=flags, surface=surface)
+        return InputStep(rho, 0.0, REASONS[surface], spent, largest, exact, heavy=True, flags=flags, surface=surface)
     own, energy = float(rungs[place]), float(every.energy[place])
     jump = _jump_below(check, every, place)
     if jump > ROUGHNESS:
@@ -239,19 +240,20 @@ def _nearest_linear(every: RungReadings, powers: NDArray[np.int64]) -> int | Non
 
     One with such neighbours on both sides is preferred to one that has the energy of a single one.
     """
-    heard, share = every.above_noise & (every.energy > 0), every.even_share
-    pairs = heard[:-1] & heard[1:] & (np.abs(np.diff(np.log(np.where(heard, every.energy, 1.0)))) <= CHECK_CHANGE)
+    above_noise, share = every.above_noise & (every.energy > 0), every.even_share
+    changes = np.abs(np.diff(np.log(np.where(above_noise, every.energy, 1.0))))
+    pairs = above_noise[:-1] & above_noise[1:] & (changes <= CHECK_CHANGE)
     quiet, quieter = ~(share > QUIET), ~(share > OWN_QUIET)
     below, above = np.r_[False, pairs & quiet[:-1]], np.r_[pairs & quiet[1:], False]
     for beside in (below & above, below | above):
-        places = np.flatnonzero(beside & heard & quieter)
+        places = np.flatnonzero(beside & above_noise & quieter)
         if places.size:
             return int(places[np.argmin(np.abs(powers[places]))])
     return None
 
 
 def _drift(every: RungReadings, place: int) -> float:
-    """What the energy changes towards either neighbour that is heard."""
+    """What the energy changes towards either neighbour that is above the noise."""
     sides = [abs(place - 1), min(place + 1, len(every.energy) - 1)]
     return max(_change(float(every.energy[place]), float(every.energy[one])) for one in sides if every.above_noise[one])
 
@@ -271,6 +273,6 @@ def _surface(every: RungReadings, rungs: Array) -> SurfaceKind:
     shares = every.even_share[np.isfinite(every.even_share)]
     if (every.energy == 0).any() and (every.energy > 0).any():
         return "piecewise_constant"
-    if slope_of(every.heard, rungs) <= FALLS:
+    if slope_of(every.energy_above_noise, rungs) <= FALLS:
         return "rough"
     return "kinked" if shares.size and float(np.median(shares)) > QUIET else "curved"

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fimaudit.domain import Space
 from fimaudit.estimation.tangent_plane import PlaneRadius, plane_radius
 from fimaudit.measurement.boundary_walk import BASE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
@@ -20,6 +19,7 @@ from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Interval, Sensitivity, Status, Witness
+from fimaudit.space import Space
 
 __all__ = ["FEWEST_LABELS", "LABELS_ONLY", "KnownLabels", "measure_labels"]
 

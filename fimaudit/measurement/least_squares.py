@@ -18,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.domain import Space
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.estimation.peak_norm import peak_temperature, temper
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import Limits
+from fimaudit.estimation.temperature_search import peak_temperature
+from fimaudit.estimation.tempering import temper
 from fimaudit.measurement.energy import MAIN, Signs, displaced
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import Rows
+from fimaudit.space import Space
 
 __all__ = ["Pairs", "antipodal_pairs", "estimate_pairs"]
 

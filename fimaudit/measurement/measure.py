@@ -11,11 +11,13 @@ from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext, InputContext
 from fimaudit.measurement.counterexample import find_witness
 from fimaudit.measurement.deflation_trial import JacobianLearner
-from fimaudit.measurement.designs import DESIGNS, MainAnswers, RandomDesign, first_applicable
+from fimaudit.measurement.design import MainAnswers, first_applicable
+from fimaudit.measurement.designs import DESIGNS
 from fimaudit.measurement.explain import TOGETHER
 from fimaudit.measurement.input_step import find_step
 from fimaudit.measurement.outcome import below_detection, measured, steps_disagree, unrepeatable
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
+from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.recheck import OutlierRecheck
 from fimaudit.measurement.scale_profile import Profile, measure_profile
 from fimaudit.measurement.slope_walk import SlopeWalk, walk_slope

@@ -13,7 +13,7 @@ from fimaudit.estimation.estimate import Estimate, undetected
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.designs import MainAnswers, RandomDesign
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.explain import (
     DISAGREE,
     FAR_STEP,
@@ -28,6 +28,7 @@ from fimaudit.measurement.explain import (
     undetected_reason,
 )
 from fimaudit.measurement.radius_evidence import check_radius
+from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
 from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import FeatureShare, Interval, Kind, ScaleRung, Sensitivity, Status, Witness
@@ -120,19 +121,19 @@ def below_detection(
 ) -> Sensitivity:
     """An input whose answers did not change measurably: limits, and why there is no value."""
     upper, lower = undetected(main.view, main.answers, ctx.quantum, main.length, ctx.settings.confidence, main.factor)
-    still = not moved(main.answers, ctx.base_answers.base, ctx.quantum)
+    unmoved = not moved(main.answers, ctx.base_answers.base, ctx.quantum)
     smooth = ctx.steps.surface == "smooth"
     norm, radius = Limits(np.nan, 0.0, upper if smooth else np.inf), Limits(np.nan, lower, np.nan)
     reasons = [undetected_reason(ctx, main, known=smooth)]
-    if still or not smooth:
+    if unmoved or not smooth:
         radius = Limits(np.nan, np.nan, np.nan)
-        reasons.append(NO_CHANGE if still else NOT_SMOOTH)
+        reasons.append(NO_CHANGE if unmoved else NOT_SMOOTH)
     margin = check_radius(interval(radius), profile, witness, np.inf).radius
     return Sensitivity(
         **_common(ctx, main, "below_detection"),
         profile=list(profile),
         witness=witness if isinstance(witness, Witness) else None,
-        kind="finite_scale" if still or ctx.step.finite is not None else "local",
+        kind="finite_scale" if unmoved or ctx.step.finite is not None else "local",
         spectral_norm=interval(norm),
         margin_radius=margin,
         flags=_flags(ctx, main),

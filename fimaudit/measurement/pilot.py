@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.energy import FACTOR
-from fimaudit.measurement.ladder import PilotLadder, ask_ladder, look_again
+from fimaudit.measurement.ladder import PilotLadder
+from fimaudit.measurement.ladder_questions import ask_ladder
 from fimaudit.measurement.plateau import find_plateau, spread
+from fimaudit.measurement.second_look import look_again
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surface import FALLS, JUMPING, SurfaceKind, classify
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
+from fimaudit.space import Space
 
 __all__ = ["LEVEL_CHANGE", "Steps", "choose_steps"]
 

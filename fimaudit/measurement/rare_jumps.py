@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from fimaudit.results import Interval, Sensitivity
 
-__all__ = ["beside_jumps"]
+__all__ = ["beside_jumps", "too_many_jump"]
 
 #: From this share of the measured inputs on, and so many of them, the flag ``jumps`` is the model's (tests/measurement/
 #: test_rare_jumps.py: 3 % of the rows; smooth regimes of benchmarks/regimes.py have no such flag).
@@ -19,6 +19,15 @@ REASON = (
     "at {jumping} of {measured} inputs of this run a few answers lie far from all others, as if something else had given "
     "them, so that no value is that of one function"
 )
+
+
+def too_many_jump(measured: int, jumping: int) -> bool:
+    """Whether the flag ``jumps`` of so many of the measured inputs is the model's, not theirs.
+
+    >>> too_many_jump(9, 1), too_many_jump(9, 2), too_many_jump(11, 2)
+    (False, True, False)
+    """
+    return jumping >= max(FEWEST, MOST * measured)
 
 
 def beside_jumps(results: Collection[Sensitivity]) -> dict[int, Sensitivity]:
@@ -33,7 +42,7 @@ def beside_jumps(results: Collection[Sensitivity]) -> dict[int, Sensitivity]:
     """
     measured = [one for one in results if one.status == "ok"]
     jumping = sum("jumps" in one.flags for one in measured)
-    if jumping < max(FEWEST, MOST * len(measured)):
+    if not too_many_jump(len(measured), jumping):
         return {}
     reason = REASON.format(jumping=jumping, measured=len(measured))
     return {one.index: _demoted(one, reason) for one in measured if one.kind == "local" and "jumps" not in one.flags}

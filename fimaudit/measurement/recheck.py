@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, OutputQuality
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.designs import MainAnswers
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.distances import differences, spread, squared_distances
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows

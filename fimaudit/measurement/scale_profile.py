@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.domain import Space
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import complete, log_probabilities, visible_classes
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.designs import MainAnswers, RandomDesign
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS
+from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
+from fimaudit.space import Space
 
 __all__ = ["OVERSTATES", "Profile", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
 

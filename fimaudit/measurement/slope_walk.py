@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.counterexample import RowsAlong, rows_along
-from fimaudit.measurement.designs import MainAnswers
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import WALK_ROWS
 from fimaudit.perturbations.rows import PlainRows

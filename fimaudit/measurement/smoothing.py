@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fimaudit.domain import Space
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Certificate, Sensitivity
+from fimaudit.space import Space
 from fimaudit.statistics.confidence_sequence import LimitsAtLooks
 
 __all__ = ["SMOOTHED_ONLY", "measure_smoothed"]

@@ -50,7 +50,7 @@ class Surface:
     Attributes:
         kind: ``smooth``: a local value exists; ``smooth_above``: only beyond displacements at which the answers jump;
             ``rarely_jumping``: a few answers are those of something else;
-            ``unknown``: too little was heard, or noise hides it.
+            ``unknown``: too little is above the noise.
         jump: standard deviation of log p in the jumps below the plateau.
     """
 
@@ -71,18 +71,18 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
     if local:
         jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
         return Surface("smooth_above" if jump > ROUGHNESS and asked.exact else "smooth", jump)
-    heard = np.isfinite(asked.even_share)
-    if not heard.any():
+    known = np.isfinite(asked.even_share)
+    if not known.any():
         silent = asked.exact and asked.raw.any() and _piecewise_constant(asked, dtype)
         return Surface("piecewise_constant" if silent else "unknown")
     if asked.exact and _piecewise_constant(asked, dtype):
         return Surface("piecewise_constant")
-    shares = asked.even_share[heard]
+    shares = asked.even_share[known]
     typical = float(np.median(shares))
     if _rough(asked):
         return Surface("rough")
     if not asked.exact:
-        return Surface("rough" if typical > JUMPS and heard.sum() >= DECADE else "unknown")
+        return Surface("rough" if typical > JUMPS and known.sum() >= DECADE else "unknown")
     return Surface("kinked" if typical > asked.most_even else "curved")
 
 

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
-from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError
+from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError, one_line
 from fimaudit.estimation.secants import complete
-from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.linearization import linearize
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 from fimaudit.models.shipping import ShippedModel, ship_model
+from fimaudit.space import Space
 
 __all__ = ["Surrogates", "choose_surrogates", "leading", "open_surrogates"]
 
@@ -57,11 +58,11 @@ class Surrogates:
 
     def portable(self) -> Surrogates:
         """The same with the models' files inside, for processes that may run on other machines."""
-        open_here = self._open()
+        opened = self._open()
         return Surrogates(
             [
                 ship_model(m.target, m.link, m.options, bytes, one.info.details.get("external_data") or {})
-                for m, one in zip(self._models, open_here, strict=True)
+                for m, one in zip(self._models, opened, strict=True)
             ]
         )
 
@@ -205,7 +206,7 @@ def _ask(model: Classifier, x: NDArray[Any]) -> None:
     except LinkError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         reason = said if isinstance(error, FimauditError) else f"{type(error).__name__}: {said}"
         raise TargetError(f"the surrogate {model.info.name} does not answer inputs of shape {x.shape}: {reason}") from error
 

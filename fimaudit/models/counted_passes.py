@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.errors import FimauditError, ModelFailure, TargetError, one_line
 from fimaudit.estimation.secants import log_probabilities
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.linearization import Linearization, linearize
@@ -86,8 +86,9 @@ class CountedModel:
         except FimauditError:
             raise
         except Exception as exc:
-            text = " ".join(str(exc).split())[:300]
-            raise ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {text}") from exc
+            raise ModelFailure(
+                f"the model raised {type(exc).__name__} while its derivative was taken: {one_line(exc, 300)}"
+            ) from exc
         self._meter.commit(ticket, len(batch), np.empty((len(batch), 0)), "ok", batch.nbytes)
         return result
 

@@ -2,177 +2,30 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import inspect
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
+from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError, shortened
 from fimaudit.models.call_order import in_turns
-from fimaudit.models.classifier import Classifier, DeviceClassifier, Lease, NetworkClassifier, OverwritingClassifier
+from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, OverwritingClassifier
+from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, Notes, RepeatLease, Usage, is_refused, over_budget
+from fimaudit.models.network_calls import ask_network
 from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows
 
-__all__ = [
-    "DECOYS",
-    "OWNER_BYTES",
-    "THE_RUN",
-    "CountingLease",
-    "Ledger",
-    "Meter",
-    "RepeatLease",
-    "RowsFailed",
-    "Usage",
-    "is_refused",
-    "over_budget",
-    "times_before",
-]
+__all__ = ["DECOYS", "THE_RUN", "Meter"]
 
 #: Rows of one call fit this many bytes, so that memory does not grow with the number of queries; and are this many at most.
 #: test_meter.test_batches_are_bounded_in_bytes_and_rows.
 BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
-#: Sends that ended before anything was sent, or at the door: no connection, no trust, no token, a challenge.
-_NEVER_SENT = frozenset(("connect", "tls", "url", "token", "challenged", "deadline"))
 #: Whose answers a call's are, where they are no input's own: those to the run's first questions, and to its decoys.
 THE_RUN, DECOYS = -1, -2
-#: A local call's key begins with the input that it belongs to, in so many bytes.
-OWNER_BYTES = 8
-
-
-class Notes(Protocol):
-    """Facts of a run by name, as plain JSON values."""
-
-    def note(self, name: str) -> Any:
-        """See ``Lease``."""
-        ...
-
-    def remember(self, name: str, value: Any) -> None:
-        """See ``Lease``."""
-        ...
-
-
-class Ledger(Notes, Protocol):
-    """Where a meter keeps what was sent and answered beyond this process (``fimaudit.storage.ledger``)."""
-
-    def usage(self) -> Usage:
-        """Rows, requests and bytes of this run so far, earlier processes included."""
-        ...
-
-    def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """See ``Lease``."""
-        ...
-
-    def reserve(self, rows: int, key: bytes) -> int:
-        """See ``Lease``; the budget is the meter's."""
-        ...
-
-    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """See ``Lease``."""
-        ...
-
-    def finish(self, inputs: Iterable[int]) -> None:
-        """The results of these inputs are kept (``THE_RUN``: what the run's first questions said)."""
-        ...
-
-
-class RowsFailed(ModelFailure):
-    """Some rows of a batch could not be answered.
-
-    Attributes:
-        answers: (rows, K); the rows that failed are NaN.
-        reasons: a sentence for each failed row (or for the first of a block), by position.
-        unanswered: those of them for which the server is at fault, not the row.
-    """
-
-    def __init__(self, answers: NDArray[np.float64], reasons: Mapping[int, str], unanswered: Collection[int] = ()) -> None:
-        first = next(iter(reasons.values()))
-        super().__init__(f"{int(np.isnan(answers).any(axis=1).sum())} of {len(answers)} rows were not answered: {first}")
-        self.answers, self.reasons, self.unanswered = answers, dict(reasons), frozenset(unanswered)
-
-
-class CountingLease:
-    """A lease without budget or ledger, for asking outside of a run; recalls nothing. For one thread.
-
-    Attributes:
-        usage: what was reserved and committed so far.
-    """
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self._notes: dict[str, Any] = {}
-
-    def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """Always ``None``."""
-        return None
-
-    def reserve(self, rows: int, key: bytes) -> int:
-        """Count the rows and one request; never refused."""
-        self.usage.rows += rows
-        self.usage.requests += 1
-        return self.usage.requests
-
-    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """Count the bytes, and keep nothing else."""
-        self.usage.bytes += bytes
-
-    def note(self, name: str) -> Any:
-        """See ``Lease``; as long as this object lives."""
-        return self._notes.get(name)
-
-    def remember(self, name: str, value: Any) -> None:
-        """See ``Lease``; as long as this object lives."""
-        self._notes[name] = value
-
-
-class RepeatLease:
-    """A lease under which rows that were answered before are sent again, once for each name.
-
-    A sentinel asks the same question several times on purpose; without a name of its own, the second time would be
-    recalled rather than sent. Within one occasion, a resumed run still recalls what it has.
-
-    Args:
-        lease: the lease to go through; ``note``, ``remember`` and ``commit`` are its own.
-        name: of the occasion, hashed into every key.
-    """
-
-    def __init__(self, lease: Lease, name: str) -> None:
-        self._lease, self._salt = lease, hashlib.sha256(name.encode()).digest()
-        self.note, self.remember, self.commit = lease.note, lease.remember, lease.commit
-
-    def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """What was answered under this name."""
-        return self._lease.recall(self._key(key))
-
-    def reserve(self, rows: int, key: bytes) -> int:
-        """See ``Lease``; ``BudgetExhausted`` as there."""
-        return self._lease.reserve(rows, self._key(key))
-
-    def _key(self, key: bytes) -> bytes:
-        return hashlib.sha256(self._salt + key).digest()
-
-
-@dataclass
-class Usage:
-    """What has been asked so far.
-
-    Attributes:
-        rows: sent, those of failed and repeated sends included.
-        requests: calls of a local model, or sends.
-        bytes: of rows that a local model answered, or of bodies sent and received.
-        refused: rows of requests that were turned away unprocessed (``is_refused``); not among ``rows``.
-    """
-
-    rows: int = 0
-    requests: int = 0
-    bytes: int = 0
-    refused: int = 0
 
 
 class Meter:
@@ -291,9 +144,11 @@ class Meter:
         """
         again = again or [0] * len(questions)
         if self._network is not None:
-            return self._ask_there(self._network, questions, occasion, again)
+            lease = self if occasion is None else RepeatLease(self, occasion)
+            row_by_row = self.batch == 1
+            return ask_network(self._network, questions, lease, again, row_by_row=row_by_row, checked=self._checked)
         occasions = [f"{occasion or ''}{number or ''}" for number in again]
-        return self._ask_here(questions, owners or [THE_RUN] * len(questions), occasions)
+        return self._ask_locally(questions, owners or [THE_RUN] * len(questions), occasions)
 
     def finish(self, inputs: Iterable[int]) -> None:
         """See ``Ledger``."""
@@ -341,32 +196,7 @@ class Meter:
         """See ``Lease``."""
         self._notes.remember(name, value)
 
-    def _ask_there(
-        self, network: NetworkClassifier, questions: Sequence[Rows], occasion: str | None, again: Sequence[int]
-    ) -> list[NDArray[np.float64] | InputFailed]:
-        lease = self if occasion is None else RepeatLease(self, occasion)
-        parts = [rows.build(0, len(rows)) for rows in questions]
-        sizes = [len(part) for part in parts]
-        cuts = np.cumsum(sizes)[:-1]
-        numbers = list(again)
-        if self.batch == 1:  # each row is a part of its own, and one that stands in a block several times is asked so often
-            numbers = [number + before for number, part in zip(again, parts, strict=True) for before in times_before(part)]
-            parts = [row[None] for part in parts for row in part]
-        apart = [len(part) for part in parts]
-        taken = inspect.signature(network.ask).parameters
-        try:
-            if "again" in taken and any(numbers):
-                answers = network.ask(np.concatenate(parts), lease, apart, numbers)
-            elif not any(numbers) and (len(apart) == 1 or "sizes" in taken):
-                answers = network.ask(np.concatenate(parts), lease, *([apart] if len(apart) > 1 else []))
-            else:  # an adapter from before parts were said
-                leases = [RepeatLease(lease, f"again {number}") if number else lease for number in numbers]
-                answers = _one_by_one(network, parts, leases)
-        except RowsFailed as exc:
-            return _by_question(exc, np.split(exc.answers, cuts), sizes)
-        return [*np.split(self._checked(answers, sum(sizes)), cuts)]
-
-    def _ask_here(
+    def _ask_locally(
         self, questions: Sequence[Rows], owners: Sequence[int], occasions: Sequence[str]
     ) -> list[NDArray[np.float64] | InputFailed]:
         """Each block's calls in their order; the blocks one after the other, or in turns."""
@@ -416,7 +246,7 @@ class Meter:
             raise
         except Exception as exc:
             what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
-            raise ModelFailure(f"{what}: {_short(exc)}") from exc
+            raise ModelFailure(f"{what}: {shortened(exc, 300)}") from exc
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)
@@ -437,93 +267,9 @@ class Meter:
         return array
 
 
-def _joined(pieces: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
 def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> bytes:
     """What tells a call of a local model from others of its input: its first and last row, their number, the occasion."""
     digest = hashlib.blake2b(f"{stop - start} {occasion}".encode(), digest_size=24)
     for place in (start, stop - 1):
         digest.update(rows.build(place, place + 1).tobytes())
     return owner.to_bytes(OWNER_BYTES, "little", signed=True) + digest.digest()
-
-
-def is_refused(status: str) -> bool:
-    """Whether a send ended before any row was processed, as no vendor bills: by its status in the ledger.
-
-    >>> [is_refused(status) for status in ("429", "401", "503", "connect", "ok", "500", "timeout")]
-    [True, True, True, True, False, False, False]
-    """
-    if status.isdecimal():
-        return status == "503" or 300 <= int(status) < 500
-    return status in _NEVER_SENT
-
-
-def over_budget(budget: int | None, sent: int, rows: int) -> str | None:
-    """The sentence that refuses ``rows`` more rows, or ``None`` where the budget allows them: sent + rows <= budget.
-
-    >>> over_budget(100, 80, 20) is None, over_budget(None, 80, 21) is None, over_budget(100, 80, 21) is None
-    (True, True, False)
-    """
-    if budget is None or sent + rows <= budget:
-        return None
-    return (
-        f"the budget of {budget} rows is spent: {sent} were sent and the next call needs {rows}; "
-        "go on with --resume and a larger --budget"
-    )
-
-
-def times_before(rows: NDArray[Any]) -> list[int]:
-    """How often each row (m, \\*shape) stood among those before it.
-
-    >>> times_before(np.array([[1.0], [2.0], [1.0]]))
-    [0, 0, 1]
-    """
-    seen: collections.Counter[bytes] = collections.Counter()
-    out = []
-    for row in rows:
-        content = row.tobytes()
-        out.append(seen[content])
-        seen[content] += 1
-    return out
-
-
-def _one_by_one(network: NetworkClassifier, parts: Sequence[NDArray[Any]], leases: Sequence[Lease]) -> NDArray[np.float64]:
-    """Each part on its own, with the failures of all of them at the end."""
-    answers: list[NDArray[np.float64]] = []
-    reasons: dict[int, str] = {}
-    unanswered: set[int] = set()
-    for part, lease in zip(parts, leases, strict=True):
-        first = sum(len(answer) for answer in answers)
-        try:
-            answers.append(network.ask(part, lease))
-        except RowsFailed as exc:
-            reasons |= {first + row: reason for row, reason in exc.reasons.items()}
-            unanswered |= {first + row for row in exc.unanswered}
-            answers.append(exc.answers)
-    if reasons:
-        raise RowsFailed(np.concatenate(answers), reasons, unanswered)
-    return np.concatenate(answers)
-
-
-def _by_question(
-    exc: RowsFailed, blocks: Sequence[NDArray[np.float64]], sizes: Sequence[int]
-) -> list[NDArray[np.float64] | InputFailed]:
-    """The rows' failures as the questions' failures."""
-    starts = np.cumsum([0, *sizes])
-    answers: list[NDArray[np.float64] | InputFailed] = []
-    for i, block in enumerate(blocks):
-        if np.isnan(block).any():
-            within = {row: text for row, text in exc.reasons.items() if starts[i] <= row < starts[i + 1]}
-            text = next(iter(within.values())) if within else next(iter(exc.reasons.values()))
-            # A row that can never be answered makes the input one that cannot be measured, whatever else failed in it.
-            answers.append(InputFailed(text, unanswered=bool(within) and within.keys() <= exc.unanswered))
-        else:
-            answers.append(block)
-    return answers
-
-
-def _short(exc: BaseException, most: int = 300) -> str:
-    text = " ".join(str(exc).split())
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimaudit.errors import TargetError, UsageError
-from fimaudit.models.classifier import Classifier, open_classifier
+from fimaudit.errors import TargetError, UsageError, foreign
+from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
+from fimaudit.models.opening import open_classifier
 
 __all__ = ["ShippedModel", "ship_model"]
 
@@ -53,7 +54,7 @@ class ShippedModel:
         target, options = self.target, dict(self.options)
         if isinstance(target, bytes):
             target = _unpickled(target)
-        if self.files and not all(_is_here(path, size) for path, (_, size, _) in self.files.items()):
+        if self.files and not all(_is_present(path, size) for path, (_, size, _) in self.files.items()):
             moved = self._unpacked(fetch)
             target = moved.get(str(target), target)
             if options.get("weights") is not None:
@@ -67,13 +68,13 @@ class ShippedModel:
         base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.files])
         out = {}
         for path, (handle, size, _) in self.files.items():
-            here = place / os.path.relpath(os.path.abspath(path), base)
-            if not _is_here(str(here), size):
-                here.parent.mkdir(parents=True, exist_ok=True)
-                beside = here.with_name(f"{here.name}.{os.getpid()}.tmp")
+            copied = place / os.path.relpath(os.path.abspath(path), base)
+            if not _is_present(str(copied), size):
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                beside = copied.with_name(f"{copied.name}.{os.getpid()}.tmp")
                 beside.write_bytes(fetch(handle))
-                beside.replace(here)
-            out[path] = str(here)
+                beside.replace(copied)
+            out[path] = str(copied)
         return out
 
 
@@ -111,8 +112,7 @@ def _unpickled(data: bytes) -> object:
     try:
         return pickle.loads(data)
     except Exception as exc:
-        what = " ".join(str(exc).split())[:200]
-        raise TargetError(f"the model does not unpickle there ({type(exc).__name__}: {what}); install its modules") from exc
+        raise TargetError(f"the model does not unpickle there ({foreign(exc)}); install its modules") from exc
 
 
 def _pickled(target: object) -> bytes:
@@ -120,12 +120,11 @@ def _pickled(target: object) -> bytes:
         data: bytes = importlib.import_module("ray.cloudpickle").dumps(target)
         return data
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError) as exc:
-        what = " ".join(str(exc).split())[:200]
         raise UsageError(
-            f"the model cannot be sent to other processes ({type(exc).__name__}: {what}); with --engine ray give a file, "
+            f"the model cannot be sent to other processes ({foreign(exc)}); with --engine ray give a file, "
             "package.module:factory or a URL"
         ) from exc
 
 
-def _is_here(path: str, size: int) -> bool:
+def _is_present(path: str, size: int) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) == size

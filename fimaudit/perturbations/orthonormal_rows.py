@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box
-from fimaudit.perturbations.sign_rows import displaced_bounds
+from fimaudit.perturbations.sign_rows import OneInputRows, displaced_bounds
+from fimaudit.space import Box
 
 __all__ = ["ORTHONORMAL_FEATURES", "ORTHONORMAL_LEAST", "OrthonormalRows", "orthonormal_fits", "orthonormal_signs"]
 
@@ -73,7 +73,7 @@ def orthonormal_signs(
 
 
 @dataclass(frozen=True)
-class OrthonormalRows:
+class OrthonormalRows(OneInputRows):
     """Rows base + step * direction with directions orthogonal to each other and of length sqrt(d).
 
     Direction t has the entries per_row[t] per_feature[i] C[chosen[t], place[i]], C the orthonormal DCT-II matrix times
@@ -105,11 +105,6 @@ class OrthonormalRows:
     step: NDArray[np.float64]
     box: Box
     dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row as the model is fed."""
-        return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, moved_inward
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, OneInputRows, moved_inward
 
-__all__ = [
-    "LevelRows",
-]
+__all__ = ["LevelRows"]
 
 GOLDEN = (np.sqrt(5.0) - 1) / 2
 #: At an edge of the box a feature moves one way while (h / q)^2 is below this, and the base moves inward above it. Both keep
@@ -29,7 +27,7 @@ ONE_WAY = 3 / 16
 
 
 @dataclass(frozen=True)
-class LevelRows:
+class LevelRows(OneInputRows):
     """Rows base + whole levels, by packed signs.
 
     With t = (h / q)^2 and f = floor(h / q), a feature moves by f levels, and in the share (t - f^2) / (2 f + 1) of the rows
@@ -61,11 +59,6 @@ class LevelRows:
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
     dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row as the model is fed."""
-        return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.packed)

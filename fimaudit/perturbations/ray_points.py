@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import idctn
 
-from fimaudit.domain import Space
+from fimaudit.space import Space
 
 __all__ = ["RayPoints", "band_limited"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
 from fimaudit.perturbations.quantised_rows import LevelRows
-from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
+from fimaudit.perturbations.sign_rows import DisplacedRows, OneInputRows, RungRows
 
 __all__ = ["CoordinateRows", "JoinedRows", "PlainRows", "RandomRows", "RowRange", "Rows", "builds_anew"]
 
@@ -58,7 +58,7 @@ class PlainRows:
 
 
 @dataclass(frozen=True)
-class CoordinateRows:
+class CoordinateRows(OneInputRows):
     """One feature replaced a row: x with x[feature[t]] = value[t].
 
     Attributes:
@@ -75,11 +75,6 @@ class CoordinateRows:
     feature: NDArray[np.int64]
     value: NDArray[Any]
     dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row as the model is fed."""
-        return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     @property
     def both_ways(self) -> bool:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box, in_model_numbers
+from fimaudit.space import Box, in_model_numbers
 
 __all__ = [
     "BLOCK_ELEMENTS",
     "DisplacedRows",
+    "OneInputRows",
     "RungRows",
     "displaced_bounds",
     "displaced_rows",
@@ -171,8 +172,20 @@ def _half_width(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
     return width
 
 
+class OneInputRows:
+    """Rows that are built from one input ``x`` and fed as ``dtype``."""
+
+    x: NDArray[Any]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row as the model is fed."""
+        return int(self.x.size * np.dtype(self.dtype).itemsize)
+
+
 @dataclass(frozen=True)
-class DisplacedRows:
+class DisplacedRows(OneInputRows):
     """Rows base +- step by packed signs; a device classifier builds them itself.
 
     Attributes:
@@ -188,11 +201,6 @@ class DisplacedRows:
     step: NDArray[np.float64]
     box: Box
     dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row as the model is fed."""
-        return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -229,7 +237,7 @@ class DisplacedRows:
 
 
 @dataclass(frozen=True)
-class RungRows:
+class RungRows(OneInputRows):
     """Rows base +- size * step by packed signs, the same signs for each of several sizes: rung by rung.
 
     Attributes:
@@ -252,11 +260,6 @@ class RungRows:
     sizes: NDArray[np.float64]
     box: Box
     dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row as the model is fed."""
-        return int(self.x.size * np.dtype(self.dtype).itemsize)
 
     def __len__(self) -> int:
         return len(self.sizes) * len(self.packed)

@@ -13,11 +13,11 @@ from fimaudit.policy.rules import (
     Rule,
     ShareBelowRule,
 )
+from fimaudit.results import QUANTITY_TITLES
 
 __all__ = ["explain_policy", "explain_rule", "limit_words", "quantity_words", "target_words"]
 
 STATISTICS = {"p05": "5th percentile of the", "p95": "95th percentile of the", "min": "smallest", "max": "largest"}
-QUANTITIES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 POPULATION = "population that the audited inputs are a sample of"
 MEANINGS = {
     "spectral_norm": "how violently the answer can change; it also falls where a model is only more confident",
@@ -28,7 +28,7 @@ MEANINGS = {
 
 def quantity_words(statistic: str, metric: str) -> str:
     """``5th percentile of the margin radius``."""
-    return f"{STATISTICS.get(statistic, statistic)} {QUANTITIES[metric]}"
+    return f"{STATISTICS.get(statistic, statistic)} {QUANTITY_TITLES[metric]}"
 
 
 def target_words(of: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fimaudit.audit_report import Report
 from fimaudit.option_names import COMMAND_LINE, caller, with_keywords
 from fimaudit.report import wording
 from fimaudit.report.wording import interval_text, number, percent, share_text
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import Interval, Sensitivity
 
 if TYPE_CHECKING:
     from fimaudit.policy.gate import Verdict

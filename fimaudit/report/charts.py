@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fimaudit.audit_report import Report
 from fimaudit.report.drawing import MAIN, MARK, Chart, category_axis, log_axis, names_width, plain_axis
 from fimaudit.report.wording import interval_text, number, percent
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.paired import Column
 from fimaudit.statistics.subgroups import Calibration, Division
 

@@ -31,7 +31,7 @@ from fimaudit.statistics.subgroups import calibration, divisions
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
 
-__all__ = ["has_pictures", "made_here", "page_html", "page_run", "render", "render_comparison", "write_page"]
+__all__ = ["has_pictures", "made_by_fimaudit", "page_html", "page_run", "render", "render_comparison", "write_page"]
 
 
 def render(folder: str | Path, *, pictures: bool = True, standard: str | None = None) -> Path:
@@ -120,7 +120,7 @@ def has_pictures(page: str) -> bool:
     return 'data-inputs="shown"' in page
 
 
-def made_here(page: str) -> bool:
+def made_by_fimaudit(page: str) -> bool:
     """Whether these very templates made the page, so that it can be rendered again to the same bytes."""
     return f'<meta name="generator" content="{_generator()}">' in page
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from fimaudit.audit_report import PlotKind
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.report import charts
 from fimaudit.report.drawing import METADATA, Chart, drawn, styled
 from fimaudit.report.pictures import as_picture
 from fimaudit.report.shown import most_sensitive, read_shown
 from fimaudit.report.wording import class_name, number
-from fimaudit.results import PlotKind
 from fimaudit.statistics.subgroups import calibration, divisions
 from fimaudit.storage.run_folder import RunFolder, read_run
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fimaudit.audit_report import PlotKind, Report
 from fimaudit.report.shown import most_sensitive
-from fimaudit.results import PlotKind, Report, Sensitivity
+from fimaudit.results import Sensitivity
 from fimaudit.storage.run_folder import PAGE_WORST, read_run, run_of
 
 if TYPE_CHECKING:

@@ -98,9 +98,9 @@ def _found(models: Sequence[RankedModel]) -> str:
 
 
 def _ties(models: Sequence[RankedModel]) -> str:
-    """How many places are settled."""
-    settled = sum(m.best == m.worst for m in models)
-    return f"{settled} of {len(models)} places are settled; the confidence holds for all of them at once."
+    """How many places are certain."""
+    certain = sum(m.best == m.worst for m in models)
+    return f"{certain} of {len(models)} places are settled; the confidence holds for all of them at once."
 
 
 def _compare(models: Sequence[RankedModel]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import singledispatch
 
+from fimaudit.audit_report import Report
 from fimaudit.comparison.two_runs import Comparison
 from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
@@ -14,12 +15,12 @@ from fimaudit.report.answer import Answer, NextStep, answer_of
 from fimaudit.report.drawing import Chart
 from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
 from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, interval_text, number, percent
-from fimaudit.results import QUANTITY_NAMES, Interval, Report, Sensitivity
+from fimaudit.results import QUANTITY_NAMES, QUANTITY_TITLES, Interval, Sensitivity
 from fimaudit.storage.run_folder import is_run, run_of
 
 __all__ = ["screen_of"]
 
-TITLES = {"margin_radius": "margin radius", "peak_spectral_norm": "peak norm", "spectral_norm": "spectral norm"}
+TITLES = dict(reversed(QUANTITY_TITLES.items()))
 #: Decisions and warnings that fit a screen.
 MOST_ROWS = 12
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fimaudit.audit_report import Report
 from fimaudit.report import wording
 from fimaudit.report.pictures import heat_uri, picture_uri
 from fimaudit.report.shown import most_sensitive, read_shown
-from fimaudit.results import Report, Sensitivity, flat_row
+from fimaudit.results import Sensitivity, flat_row
 from fimaudit.storage.run_folder import RunFolder
 
 __all__ = ["all_inputs", "contrasts", "feature_name", "features_of_all", "sensitive_inputs"]

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from fimaudit.audit_report import Report
 from fimaudit.report.pictures import is_picture
-from fimaudit.results import Interval, Report, Sensitivity
+from fimaudit.results import Interval, Sensitivity
 
 __all__ = [
     "FLAG_WORDS",

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fimaudit.audit_report import Report, StepReport
 from fimaudit.data.dataset import AuditDataset
 from fimaudit.engines.selection import Place
 from fimaudit.errors import RunFolderError, StorageFailure
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classifier import Classifier
-from fimaudit.results import Interval, Report, StepReport
+from fimaudit.results import Interval
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.options import AuditOptions
 from fimaudit.runs.preflight import Preflight

@@ -9,6 +9,7 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
@@ -20,14 +21,15 @@ from fimaudit.measurement.integrity_cost import looks_at_integrity
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
 from fimaudit.models.classes import class_labels
-from fimaudit.models.classifier import Classifier, is_endpoint, open_classifier
+from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
-from fimaudit.results import Report, Sensitivity
+from fimaudit.models.opening import is_endpoint, open_classifier
+from fimaudit.results import Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
 from fimaudit.runs.keywords import AuditArgs, AuditKeywords
-from fimaudit.runs.label_options import refuse_for_labels, refuse_without_labels
+from fimaudit.runs.label_setup import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditOptions, Existing, default_order, read_options
 from fimaudit.runs.run import Progress, Run
 from fimaudit.runs.screening import read_focus

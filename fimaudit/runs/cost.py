@@ -11,9 +11,10 @@ from fimaudit.estimation.noise import REPEATS
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
 from fimaudit.measurement.input_step import MOST_SPENT
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS, looks_at_integrity
-from fimaudit.measurement.ladder import LEAST_PILOT, PILOT_INPUTS, SUSPECTS
+from fimaudit.measurement.ladder_questions import LEAST_PILOT, PILOT_INPUTS
 from fimaudit.measurement.query_split import ON_TOP, after_extras, after_finding, extra_rows, looks_for_witness
 from fimaudit.measurement.recheck import WARY_LOOKS
+from fimaudit.measurement.second_look import SUSPECTS
 from fimaudit.measurement.settings import ProfileChoice, Settings
 
 __all__ = ["Cost", "cost_of", "label_rows", "per_second", "request_bytes", "rows_of"]

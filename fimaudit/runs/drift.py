@@ -99,7 +99,6 @@ class Sentinels:
     Args:
         x: (n, \\*shape) inputs as the model is fed.
         meter: the door to the endpoint; the reference is kept in its ledger.
-        count: how many inputs to ask again.
         every: rows between two checks.
         numbers: positions of ``x`` in the data, where it is a part of it.
 
@@ -117,11 +116,10 @@ class Sentinels:
         x: NDArray[Any],
         meter: Meter,
         *,
-        count: int = 4,
         every: int = 1000,
         numbers: NDArray[np.int64] | None = None,
     ) -> None:
-        chosen = chosen_sentinels(len(x), count)
+        chosen = chosen_sentinels(len(x))
         self.indices = chosen if numbers is None else [int(i) for i in numbers[chosen]]
         self._rows, self._meter, self._every = np.asarray(x)[chosen], meter, every
         self._reference: Array | None = None

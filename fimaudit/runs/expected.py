@@ -16,7 +16,7 @@ from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
 from fimaudit.measurement.label_radius import FEW_LABELS, WALK_SHARE
-from fimaudit.measurement.ladder import CHECK_PAIRS
+from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.query_split import after_extras, after_finding, looks_for_witness
 from fimaudit.measurement.settings import Settings
 

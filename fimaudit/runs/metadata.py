@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream
-from fimaudit.domain import InputDomain, Space, spreads_differ
+from fimaudit.domain import InputDomain, spreads_differ
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classes import ClassLabels
@@ -24,6 +24,7 @@ from fimaudit.models.columns import coded
 from fimaudit.models.links import Link
 from fimaudit.option_names import caller
 from fimaudit.runs.preflight import Preflight
+from fimaudit.space import Space
 
 __all__ = ["data_facts", "domain_facts", "domain_warnings", "environment", "identity", "model_facts", "settings_facts"]
 

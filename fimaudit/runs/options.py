@@ -19,9 +19,10 @@ from fimaudit.estimation.stopping import most_queries
 from fimaudit.measurement.query_split import looks_for_witness
 from fimaudit.measurement.settings import ProfileChoice, Settings
 from fimaudit.models.classes import finding_names, finding_position, read_classes
-from fimaudit.models.classifier import Classifier, NetworkClassifier, adapter_option_names, is_endpoint
+from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.links import Link
 from fimaudit.models.normalising import read_normalize
+from fimaudit.models.opening import adapter_option_names, is_endpoint
 from fimaudit.runs.screening import read_focus
 
 __all__ = [

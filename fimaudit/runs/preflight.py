@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import Classifier, NetworkClassifier
@@ -18,11 +17,12 @@ from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
+from fimaudit.space import Space
 
 __all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness"]
 
 #: Rows of a call, in which half as many inputs are that are asked alone, too; fewer behind a network, where rows cost money.
-COMPANY, NETWORK_COMPANY = 8, 4
+TOGETHER, NETWORK_TOGETHER = 8, 4
 #: And where rows cost nothing but time: calls of so many rows, a full one last.
 SIZES = (2, 7, 32)
 #: Change of 2 sqrt(p) that is more than last digits; of half precision, and behind a network, whose precision nobody knows.
@@ -41,7 +41,7 @@ class Preflight:
 
     Attributes:
         classes: columns of an answer.
-        repeat_difference: largest difference of probability between two times the same rows asked in the same company.
+        repeat_difference: largest difference of probability between two times the same rows asked among the same rows.
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
@@ -68,7 +68,7 @@ class Preflight:
 
     def quality(self, top_k: int | None) -> OutputQuality:
         """What the answers are worth, for the measurement."""
-        if self.random:  # neither rounding nor company can be known beside noise
+        if self.random:  # neither rounding nor what a call does can be known beside noise
             return OutputQuality(random=True, top_k=top_k)
         effect = 0.0 if self.row_by_row else self.batch_difference
         return OutputQuality(self.output_quantum, top_k=top_k, batch_effect=effect, exact=self.exact)
@@ -142,7 +142,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         x: (n, \\*shape) inputs.
         dtype: what the model is fed.
         thorough: ask a model on this machine in calls of several sizes, a full one last.
-        space: where a single input may be displaced, for want of others; it is its own company when left out.
+        space: where a single input may be displaced, for want of others; rows near it stand for others when left out.
 
     Raises:
         TargetError: a local model raised.
@@ -151,7 +151,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
     """
     network = isinstance(meter.model, NetworkClassifier)
     asked = _Questions(meter, dtype)
-    size = NETWORK_COMPANY if network else COMPANY
+    size = NETWORK_TOGETHER if network else TOGETHER
     if len(x) == 1 and space is not None:
         x = _displaced(x, space)
         size = min(size, len(x))
@@ -160,13 +160,13 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         again = asked.ask(x[:1], "repeat")
         repeated = float(np.abs(alone - again).max())
         try:
-            single, seen, repeated_together = _in_company(asked, x, size, alone)
+            single, seen, repeated_together = _alone_and_together(asked, x, size, alone)
         except (ModelFailure, UsageError):  # another input may be at fault; its own measurement will say so
             x = x[:1]
-            single, seen, repeated_together = _in_company(asked, x, size, alone)
+            single, seen, repeated_together = _alone_and_together(asked, x, size, alone)
         if thorough and not network:
             for rows in sorted({*SIZES, meter.batch_rows(x[:1].astype(dtype).nbytes)}):
-                places = _company(len(x), rows)
+                places = _together_places(len(x), rows)
                 seen.append((places, asked.ask(x[places])))
     except ModelFailure as exc:
         if network:
@@ -194,14 +194,14 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
     return found
 
 
-def _in_company(
+def _alone_and_together(
     asked: _Questions, x: NDArray[Any], size: int, alone: NDArray[np.float64]
 ) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
     """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
     single = {0: alone[0]}
     for place in _spread(len(x), size // 2)[1:]:
         single[place] = asked.ask(x[place : place + 1])[0]
-    places = _company(len(x), size)
+    places = _together_places(len(x), size)
     seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
     moved = [
         (float(np.abs(answer - single[place]).max()), call, place) for call, (order, answers) in enumerate(seen)
@@ -210,7 +210,7 @@ def _in_company(
     most, call, place = max(moved)
     if most <= REPEATABLE:
         return single, seen, 0.0
-    # By its company, or at random: then the same call, or the row alone, is answered differently the next time.
+    # By the rows beside it, or at random: then the same call, or the row alone, is answered differently the next time.
     order, answers = seen[call]
     together = np.abs(asked.ask(x[order], "repeat together") - answers).max()
     apart = np.abs(asked.ask(x[place : place + 1], "repeat alone")[0] - single[place]).max()
@@ -221,7 +221,7 @@ def _displaced(x: NDArray[Any], space: Space) -> NDArray[Any]:
     """One input and a few near it, where it may be displaced by any length."""
     if space.quantised or np.dtype(space.dtype).kind != "f":
         return x
-    signs = generator(0, 0).choice([-1.0, 1.0], (NETWORK_COMPANY, *x.shape[1:]))
+    signs = generator(0, 0).choice([-1.0, 1.0], (NETWORK_TOGETHER, *x.shape[1:]))
     unit = float(np.sqrt(np.mean(np.square(x / space.scale, dtype=np.float64)))) or 1.0
     moved = np.where(space.frozen, x, x + NEAR * unit * space.scale * signs)
     return np.concatenate([x, np.clip(moved, space.lower, space.upper).astype(x.dtype)])
@@ -232,7 +232,7 @@ def _spread(inputs: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, inputs - 1, min(count, inputs)).round().astype(int).tolist()))
 
 
-def _company(inputs: int, size: int) -> list[int]:
+def _together_places(inputs: int, size: int) -> list[int]:
     """Positions of the rows of one call: those inputs that are asked alone, others, and the first once more at the end."""
     some = _spread(inputs, size // 2)
     others = [place for place in _spread(inputs, size) if place not in some]

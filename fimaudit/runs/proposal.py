@@ -59,7 +59,7 @@ class Proposal:
     again: int = 0
 
 
-def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spread: float | None = None) -> Proposal:
+def proposal(purpose: Purpose, budget: int, *, available: int | None = None) -> Proposal:
     """How many inputs, with how many queries each, answer a question best within ``budget`` rows.
 
     Args:
@@ -67,7 +67,6 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
             inputs, ``threshold`` for a decision on each input.
         budget: most rows in all (for ``compare``: of both models together).
         available: how many inputs there are; no limit when left out.
-        spread: standard deviation of log lambda over inputs (of the paired log ratio for ``compare``), where known.
 
     Raises:
         UsageError: unknown purpose, or a budget too small for one input.
@@ -88,9 +87,7 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None, spr
         return _decisions(each, available)
     if purpose == "max":
         return _largest(each, available)
-    sigma = spread if spread is not None else (PAIRED_SPREAD if purpose == "compare" else SPREAD)
-    if not sigma >= 0:
-        raise UsageError(f"expected a spread of at least 0, got {sigma}")
+    sigma = PAIRED_SPREAD if purpose == "compare" else SPREAD
     inputs, queries = _split(each, available, sigma, models)
     within = models * 2.0 / contrasts(queries)
     rows = models * rows_of(inputs, queries)

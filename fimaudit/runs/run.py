@@ -16,12 +16,12 @@ from fimaudit.engines.work import Engine, LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.rare_jumps import beside_jumps
+from fimaudit.measurement.rare_jumps import beside_jumps, too_many_jump
 from fimaudit.models.classifier import Classifier, NetworkClassifier
-from fimaudit.models.meter import DECOYS, THE_RUN, Ledger, Meter, Usage
+from fimaudit.models.leases import Ledger, Usage
+from fimaudit.models.meter import DECOYS, THE_RUN, Meter
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
-from fimaudit.runs.deflation_setup import Directions as Directions
 from fimaudit.runs.drift import Sentinels
 from fimaudit.runs.integrity.checks import candidates, check_integrity, random_numbers
 from fimaudit.runs.integrity.decoys import ChosenDecoys, choose_decoys
@@ -29,12 +29,11 @@ from fimaudit.runs.integrity.findings import IntegrityFindings
 from fimaudit.runs.integrity.rows import AuditedInputs
 from fimaudit.runs.label_setup import LABEL_STEPS
 from fimaudit.runs.preflight import Preflight
+from fimaudit.runs.run_ledger import open_run_ledger, share_counts
 from fimaudit.runs.screening import likely_top, screening
 from fimaudit.runs.start import RunStart
 from fimaudit.runs.task import Task
-from fimaudit.storage.answers import ANSWERS
-from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
-from fimaudit.storage.ledger import RequestLedger, open_ledger
+from fimaudit.storage.journal import Journal
 from fimaudit.storage.parts import Part, unpack
 from fimaudit.storage.result_store import MOST_INLINE, Finished, MemoryStore, ParquetStore, ResultStore
 from fimaudit.whitebox.inputs import BY_DERIVATIVES, without_advice
@@ -79,23 +78,13 @@ class Run:
         self._budget, self._most_failures = budget, most_failures
         self._doubtful: dict[int, str] | None = {} if task.exact is not None and not task.insist else None
         self._network = isinstance(classifier, NetworkClassifier)
-        self._ledger: RequestLedger | CountingLedger | None = None
-        if journal is not None:
-            self._ledger = _opened(classifier, journal) if self._network else CountingLedger(journal)
+        self._ledger = None if journal is None else open_run_ledger(classifier, journal)
         self._counts: Ledger | None = self._ledger
         if engine is not None:
-            place, answers = None, None
-            if self._ledger is not None:
-                self._ledger.close()  # one process at a time, and now it is the one that the workers share
-            if isinstance(self._ledger, RequestLedger):
-                place = (str(self._ledger.path.absolute()), fingerprint_of(classifier))
-            elif journal is not None and (budget is not None or (journal.resuming and (journal.folder / ANSWERS).exists())):
-                answers = (str((journal.folder / ANSWERS).absolute()), journal.resuming)
-            spent = Usage() if journal is None else journal.asked
-            self._counts = engine.prepare(classifier, budget, spent, place, answers)
+            self._counts = share_counts(engine, classifier, budget, journal, self._ledger)
         own = None if engine is not None else budget
         self._meter = Meter(
-            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._tell
+            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._progressed
         )
         if task.interleaved:
             self._meter.interleave(task.settings.seed)
@@ -202,7 +191,8 @@ class Run:
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
         revised: dict[int, Sensitivity] = dict(self.integrity.revised)
-        if self._store.count <= MOST_INLINE:  # the pilot of a larger run asks enough by itself
+        few = self._store.count <= MOST_INLINE  # the pilot of a larger run asks enough by itself
+        if few and (revised or too_many_jump(*self._store.jumps())):
             known = {**self._store.results(range(len(self._task.source))), **revised}
             revised |= beside_jumps(known.values())
         return self._store.finish({i for drift in drifts for i in drift.inputs}, most, revised)
@@ -362,7 +352,7 @@ class Run:
                 else:
                     self._store.add(outcome)
         self._count_workers()
-        self._tell(0)
+        self._progressed(0)
 
     def _answered(self, item: MeasuredInput | Part) -> Sequence[MeasuredInput | Part]:
         if isinstance(item, Part) and not item.failed:
@@ -407,25 +397,10 @@ class Run:
         if drift is not None and drift.kind != "intermittent":
             raise ModelFailure(drift.sentence())
 
-    def _tell(self, _rows: int) -> None:
+    def _progressed(self, _rows: int) -> None:
         if self._progress is not None:
             inputs, done, rows = len(self._task.source), self._store.count, self._meter.usage.rows
             expected = self._expected or inputs * self._task.settings.queries
             if self._task.settings.adaptive and done:  # what they took so far says more than the most they may take
                 expected = min(expected, inputs * -(-rows // done))
             self._progress(rows, expected, done, inputs)
-
-
-def fingerprint_of(classifier: Classifier) -> str:
-    """What an endpoint's ledger is tied to."""
-    return str(classifier.info.details.get("fingerprint", classifier.info.name))
-
-
-def _opened(classifier: Classifier, journal: Journal) -> RequestLedger:
-    """The ledger beside the journal; where it cannot be had, the run folder is as it was."""
-    try:
-        journal.begin()
-        return open_ledger(journal.folder / LEDGER, fingerprint_of(classifier), resume=journal.resuming)
-    except UsageError:
-        journal.discard()
-        raise

@@ -65,7 +65,7 @@ def detect_preprocessing(meter: Meter, x: NDArray[Any], dtype: str, span: float,
     Returns:
         what was found; nothing is found where the answers do not move at all.
     """
-    axes = _plane(x.shape[1:])
+    axes = _image_axes(x.shape[1:])
     if axes is None:
         return ServerSide(False, None, 0)
     level, whole = span / 255.0, np.dtype(dtype).kind in "iu"
@@ -92,7 +92,7 @@ def detect_preprocessing(meter: Meter, x: NDArray[Any], dtype: str, span: float,
     return ServerSide(cast, detail, len(rows))
 
 
-def _plane(shape: tuple[int, ...]) -> tuple[int, int] | None:
+def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """The two axes of an image: the longest two, at least 4 pixels each."""
     long = [i for i, n in enumerate(shape) if n >= 4]
     if len(shape) not in (2, 3) or len(long) < 2:

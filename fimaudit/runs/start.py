@@ -132,9 +132,9 @@ class RunStart:
         elif not task.insist:
             places = np.unique(np.linspace(0, len(task.x) - 1, TRIED).round().astype(int))
             tried = [self._tried(int(place), exact) for place in places]
-            doubts = [one.reason for one in tried if one.method == BY_DERIVATIVES]
-            if 2 * len(doubts) > len(tried):
-                why = without_advice(str(doubts[0]))
+            reasons = [one.reason for one in tried if one.method == BY_DERIVATIVES]
+            if 2 * len(reasons) > len(tried):
+                why = without_advice(str(reasons[0]))
         if why is not None:
             self.exact = None
             self.notes.append(f"measured black-box although the model is differentiable: {why}")

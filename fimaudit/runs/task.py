@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource
-from fimaudit.domain import Space
 from fimaudit.engines.work import Derivatives
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classes import ClassLabels
 from fimaudit.runs.deflation_setup import Directions
+from fimaudit.space import Space
 
 __all__ = ["Task"]
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.audit_report import Report, Yardstick
 from fimaudit.data.dataset import AuditDataset
-from fimaudit.domain import Space
 from fimaudit.errors import UsageError
 from fimaudit.estimation.linear_model import cross_fitted
-from fimaudit.results import Report, Sensitivity, Yardstick
+from fimaudit.results import Sensitivity
 from fimaudit.runs.metadata import domain_facts
 from fimaudit.runs.options import AuditOptions
+from fimaudit.space import Space
 from fimaudit.storage.run_folder import read_run
 
 __all__ = ["check_yardsticks", "find_yardsticks"]

@@ -105,8 +105,8 @@ def quantile_ratio(
     if population and n < (FOR_MEDIAN if p == 0.5 else FOR_TAIL):
         return _exponential(value, -np.inf, np.inf)
     centre = [_towards_median(c) for c in (first, second)]
-    here = [_quantiles(c.low[None], c.high[None], p) for c in centre]
-    start = (here[1][0] - here[0][1], here[1][1] - here[0][0])
+    observed = [_quantiles(c.low[None], c.high[None], p) for c in centre]
+    start = (observed[1][0] - observed[0][1], observed[1][1] - observed[0][0])
     replicates = int(np.clip(DRAWN // n, FEWEST_REPLICATES, REPLICATES))
     low, high = _replicate(centre, p, replicates, rng, population=population)
     with np.errstate(invalid="ignore"):

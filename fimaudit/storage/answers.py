@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.models.meter import OWNER_BYTES
+from fimaudit.models.leases import OWNER_BYTES
 from fimaudit.storage.durable_files import AppendedFile, reading, writing
 
 __all__ = ["ANSWERS", "AnswerLog", "owner_of"]

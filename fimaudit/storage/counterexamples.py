@@ -113,11 +113,11 @@ def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
         index, x, before, after = (archive[name] for name in ("index", "x", "before", "after"))
     rows = x.astype(classifier.info.dtype)
     meter = Meter(classifier)
-    company = JoinedRows([PlainRows(rows), PlainRows(rows[:1])])  # a single one has itself for company
+    together = JoinedRows([PlainRows(rows), PlainRows(rows[:1])])  # a single one stands beside itself
     return Recheck(
         index,
         before,
         after,
         top_classes(np.concatenate([meter.ask([PlainRows(rows[i : i + 1])])[0] for i in range(len(rows))])),
-        top_classes(meter.ask([company])[0][: len(rows)]),
+        top_classes(meter.ask([together])[0][: len(rows)]),
     )

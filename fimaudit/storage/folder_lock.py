@@ -108,10 +108,10 @@ class FolderLock:
 
     def _put_aside(self, who: dict[str, object]) -> None:
         """Without locks of the kernel: make way where the process that made the file is known to be gone."""
-        here = who.get("host") == socket.gethostname() and sys.platform != "win32"
-        if self.path in _HELD or (here and _runs(who.get("pid"))):
+        same_host = who.get("host") == socket.gethostname() and sys.platform != "win32"
+        if self.path in _HELD or (same_host and _runs(who.get("pid"))):
             self._refuse(who)
-        if not here:
+        if not same_host:
             raise RunFolderError(
                 f"{self.path.parent} is in use by another process{_named(who)}, or was when that process was killed; wait "
                 f"for it to end or, if it is gone, delete {self.path}, then type the same command again"

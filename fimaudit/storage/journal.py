@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import MemoryNotes, Usage
 from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
 from fimaudit.storage.durable_files import SYNC_SECONDS, AppendedFile, reading, replacing, sync_folder, writing
@@ -336,15 +336,15 @@ class Journal:
         return True
 
 
-class CountingLedger:
+class CountingLedger(MemoryNotes):
     """A ``Ledger`` of the meter for a model on this machine.
 
     Calls are counted in the journal before they are made; answers are kept beside it until their input is done.
     """
 
     def __init__(self, journal: Journal) -> None:
+        super().__init__()
         self._journal = journal
-        self._notes: dict[str, Any] = {}
         self._answers = AnswerLog(journal.folder / ANSWERS, resume=journal.resuming)
         self._keys: dict[int, bytes] = {}
         self._tickets = 0
@@ -377,11 +377,3 @@ class CountingLedger:
     def close(self) -> None:
         """Close the file of answers."""
         self._answers.close()
-
-    def note(self, name: str) -> Any:
-        """A fact of this process, or ``None``."""
-        return self._notes.get(name)
-
-    def remember(self, name: str, value: Any) -> None:
-        """Keep a fact for this process."""
-        self._notes[name] = value

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, RunFolderError, StorageFailure
-from fimaudit.models.meter import Usage, is_refused
+from fimaudit.models.leases import Usage, is_refused
 from fimaudit.storage.durable_files import SYNC_SECONDS, SyncClock, said
 from fimaudit.storage.jsonl import newer
 
@@ -77,7 +77,7 @@ def open_ledger(path: str | os.PathLike[str], fingerprint: str, *, resume: bool 
 
 
 class RequestLedger:
-    """The SQLite side of ``fimaudit.models.meter.Ledger``; thread-safe, one process at a time.
+    """The SQLite side of ``fimaudit.models.leases.Ledger``; thread-safe, one process at a time.
 
     Each commit to the write-ahead log is in the operating system's hands before the call returns, so that a killed process
     loses nothing; the first one in ``sync_seconds`` is on the disk too, with all before it, so that a power cut loses no

@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import RunFolderError
+from fimaudit.errors import RunFolderError, one_line
 from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
-__all__ = ["PARTS_FOLDER", "Part", "Parts", "pack", "unpack"]
+__all__ = ["JUMPING", "PARTS_FOLDER", "Part", "Parts", "jump_state", "pack", "unpack"]
 
 PARTS_FOLDER = "parts"
 #: Rows of a row group of the merged file.
 GROUP_ROWS = 8_192
 #: Columns whose cells repeat; a dictionary of measured numbers would only take time and memory.
 REPEATED = ["status", "kind", "method", "group", "reason"]
+#: Of an input that was measured, and whose flags say that its answers jump; 0 of one that was not measured.
+MEASURED, JUMPING = 1, 2
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Part:
     failed: int
     rows: int
     requests: int
+
+
+def jump_state(status: str, flags: Sequence[str] | None) -> int:
+    """0, ``MEASURED`` or ``JUMPING``."""
+    return 0 if status != "ok" else JUMPING if "jumps" in (flags or ()) else MEASURED
 
 
 def pack(outcomes: Sequence[MeasuredInput]) -> Part:
@@ -92,6 +99,7 @@ class Parts:
         done: (inputs,) whether an input is finished.
         count: how many are.
         failed: how many of them failed.
+        jumping: (inputs,) the ``jump_state`` of each.
 
     Raises:
         RunFolderError: a part is damaged, or is of other data.
@@ -100,6 +108,7 @@ class Parts:
     def __init__(self, folder: Path, inputs: int, *, resume: bool) -> None:
         self.folder = folder / PARTS_FOLDER
         self.done = np.zeros(inputs, dtype=bool)
+        self.jumping = np.zeros(inputs, dtype=np.int8)
         self.count = self.failed = 0
         self._reopened = False
         merged = folder / INPUTS_FILE
@@ -119,7 +128,7 @@ class Parts:
             again = rows_at(self.folder.parent / INPUTS_FILE, indices.tolist())
             self.done[[s.index for s in again if SCREENED not in s.flags]] = True
         for path in self._again():
-            self.done[_indices(path)] = True
+            self.done[self._noted(path)[0]] = True
 
     def _again(self) -> list[Path]:
         """The parts of inputs that were measured again."""
@@ -137,13 +146,12 @@ class Parts:
         new = ~self.done[index]
         if not new.any():
             return index[:0]
-        data, failed = part.data, part.failed
+        data = part.data
         if not new.all():
-            whole = pq.read_table(io.BytesIO(part.data)).filter(new)
             out = io.BytesIO()
-            pq.write_table(whole, out)
-            data, failed = out.getvalue(), sum(s == "failed" for s in whole.column("status").to_pylist())
-        index = index[new]
+            pq.write_table(pq.read_table(io.BytesIO(data)).filter(new), out)
+            data = out.getvalue()
+        index, statuses = self._noted(io.BytesIO(data))
         if not self.folder.exists():
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +162,7 @@ class Parts:
             file.write(data)
         self.done[index] = True
         self.count += 0 if self._reopened else len(index)
-        self.failed += failed
+        self.failed += statuses.count("failed")
         return index
 
     def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
@@ -235,12 +243,9 @@ class Parts:
         yield together() if group else pa.Table.from_pylist([], schema=table_schema())
 
     def _take_over(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
         try:
             with reading(path):
-                table = pq.read_table(path, columns=["index", "status"])
-            index = np.asarray(table.column("index").to_numpy(), dtype=np.int64)
+                index, statuses = self._noted(path)
             if self.done[index].any():
                 raise ValueError("it holds inputs of another part")
             self.done[index] = True
@@ -248,23 +253,24 @@ class Parts:
         except RunFolderError:
             raise
         except Exception as exc:
-            what = " ".join(str(exc).split())[:200]
-            raise RunFolderError(f"{path} is damaged ({what}); delete it to measure its inputs again") from exc
-        self.failed += sum(s == "failed" for s in table.column("status").to_pylist())
+            raise RunFolderError(f"{path} is damaged ({one_line(exc)}); delete it to measure its inputs again") from exc
+        self.failed += statuses.count("failed")
+
+    def _noted(self, file: Path | io.BytesIO) -> tuple[NDArray[np.int64], list[str]]:
+        """Indices and statuses of a file, whose inputs' jumps are noted."""
+        index, *columns = _columns_of(file, ["index", "status", "flags"]).columns
+        statuses, flags = (column.to_pylist() for column in columns)
+        places = np.asarray(index.to_numpy(), dtype=np.int64)
+        self.jumping[places] = [jump_state(*both) for both in zip(statuses, flags, strict=True)]
+        return places, statuses
 
 
-def _columns_of(path: Path, names: list[str]) -> Any:
+def _columns_of(path: Path | io.BytesIO, names: list[str]) -> Any:
     """Some columns of a part; on one thread, because each thread's allocator keeps what it once held."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         return file.read(columns=names, use_threads=False)
-
-
-def _indices(path: Path) -> NDArray[np.int64]:
-    import pyarrow.parquet as pq
-
-    return np.asarray(pq.read_table(path, columns=["index"]).column("index").to_numpy(), dtype=np.int64)
 
 
 def _replaced(table: Any, revised: Mapping[int, Sensitivity]) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 
 __all__ = ["check_sections"]
 

@@ -15,7 +15,7 @@ from fimaudit.results import SCREENED, MeasuredInput, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.counterexamples import gather_witnesses, keep_witness, kept_witness
 from fimaudit.storage.journal import Journal
-from fimaudit.storage.parts import Part, Parts, pack, unpack
+from fimaudit.storage.parts import JUMPING, Part, Parts, jump_state, pack, unpack
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
 __all__ = ["MOST_INLINE", "Finished", "MemoryStore", "ParquetStore", "ResultStore"]
@@ -82,6 +82,10 @@ class ResultStore(Protocol):
         """Those of these inputs that are finished, their witnesses attached."""
         ...
 
+    def jumps(self) -> tuple[int, int]:
+        """How many inputs were measured, and how many of these carry the flag ``jumps``."""
+        ...
+
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """Write ``inputs.parquet`` where there is a run folder, and hand over the results.
 
@@ -107,6 +111,7 @@ class MemoryStore:
         self._results: dict[int, Sensitivity] = {}
         self.done = np.zeros(inputs, dtype=bool)
         self.failed = 0
+        self._jumping = np.zeros(inputs, dtype=np.int8)
         for result, _, _ in journal.done.values() if journal is not None else ():
             self._take(result)
 
@@ -144,6 +149,10 @@ class MemoryStore:
         folder = None if self._journal is None else self._journal.folder
         return {i: _with_witness(self._results[i], folder) for i in sorted(indices) if i in self._results}
 
+    def jumps(self) -> tuple[int, int]:
+        """See ``ResultStore``."""
+        return int((self._jumping > 0).sum()), int((self._jumping == JUMPING).sum())
+
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
         known = {**self._results, **(revised or {})}
@@ -163,6 +172,7 @@ class MemoryStore:
         self._results[result.index] = result
         self.done[result.index] = True
         self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
+        self._jumping[result.index] = jump_state(result.status, result.flags)
 
 
 class ParquetStore:
@@ -221,6 +231,11 @@ class ParquetStore:
         self.flush()
         found = self._parts.results(indices)
         return {i: _with_witness(result, self._journal.folder) for i, result in found.items()}
+
+    def jumps(self) -> tuple[int, int]:
+        """See ``ResultStore``."""
+        self.flush()
+        return int((self._parts.jumping > 0).sum()), int((self._parts.jumping == JUMPING).sum())
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""

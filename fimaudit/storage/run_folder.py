@@ -12,8 +12,9 @@ from typing import TypeGuard
 import numpy as np
 from pydantic import ValidationError
 
-from fimaudit.errors import RunFolderError
-from fimaudit.results import Report, Sensitivity
+from fimaudit.audit_report import Report
+from fimaudit.errors import RunFolderError, foreign
+from fimaudit.results import Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.jsonl import newer
 from fimaudit.storage.report_sections import check_sections
@@ -111,8 +112,7 @@ def read_for_page(folder: str | Path) -> RunFolder:
         sample = rows_at(table, columns.index[spread].tolist())
         worst = rows_at(table, columns.index[columns.most_sensitive(PAGE_WORST)].tolist())
     except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
-        what = " ".join(str(exc).split())[:200]
-        raise RunFolderError(f"{table} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
+        raise RunFolderError(f"{table} cannot be read as a table of inputs: {foreign(exc)}") from exc
     return RunFolder(path, report, tuple(sample), tuple(worst))
 
 
@@ -151,8 +151,7 @@ def read_table(path: Path) -> list[Sensitivity]:
     try:
         return read_inputs_table(path)
     except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
-        what = " ".join(str(exc).split())[:200]
-        raise RunFolderError(f"{path} cannot be read as a table of inputs: {type(exc).__name__}: {what}") from exc
+        raise RunFolderError(f"{path} cannot be read as a table of inputs: {foreign(exc)}") from exc
 
 
 def first_error(error: ValidationError) -> str:

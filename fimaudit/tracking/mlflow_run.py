@@ -10,10 +10,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from fimaudit.audit_report import Report
 from fimaudit.errors import MissingExtraError, UsageError
 from fimaudit.policy.verdict import Verdict
 from fimaudit.report.page import render
-from fimaudit.results import Interval, Quantiles, Report
+from fimaudit.results import Interval, Quantiles
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 

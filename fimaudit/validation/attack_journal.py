@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import MemoryNotes, Usage
 from fimaudit.storage.durable_files import AppendedFile, sync_folder
 from fimaudit.storage.jsonl import damaged, differences, first_line, line_bytes, recover_lines
 from fimaudit.validation.results import AttackedInput
@@ -20,7 +20,7 @@ __all__ = ["ATTACKS_JOURNAL", "AttackJournal"]
 ATTACKS_JOURNAL = "attacks.jsonl"
 
 
-class AttackJournal:
+class AttackJournal(MemoryNotes):
     """One line for the run, one for each call before it is made, one for each finished input.
 
     It is the ``Ledger`` of a local model's meter, so that rows that a kill cut off stay counted.
@@ -39,9 +39,9 @@ class AttackJournal:
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any], spent: Usage, *, resume: bool) -> None:
+        super().__init__()
         self.done: dict[int, AttackedInput] = {}
         self._spent, self._asked = spent, Usage()
-        self._notes: dict[str, Any] = {}
         self._file: AppendedFile | None = None
         if folder is None:
             return
@@ -73,14 +73,6 @@ class AttackJournal:
 
     def finish(self, inputs: Iterable[int]) -> None:
         """No answers are kept."""
-
-    def note(self, name: str) -> Any:
-        """See ``fimaudit.models.classifier.Lease``."""
-        return self._notes.get(name)
-
-    def remember(self, name: str, value: Any) -> None:
-        """See ``fimaudit.models.classifier.Lease``."""
-        self._notes[name] = value
 
     def keep(self, result: AttackedInput) -> None:
         """Keep one finished input."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.space import Space
 
 __all__ = ["Coordinates"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import UsageError
 from fimaudit.measurement.boundary import CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
 from fimaudit.models.counted_passes import CountedModel, logs
 from fimaudit.perturbations.rows import Rows
+from fimaudit.space import Space
 from fimaudit.validation.art_estimator import Asked, RowsSpent, quiet
 from fimaudit.validation.attacks import ATTACKS, Setting, seen_as_image
 from fimaudit.validation.coordinates import Coordinates

@@ -14,17 +14,21 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs, check_inputs
 from fimaudit.data.dataset import about, as_data, open_subject
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, StorageFailure, UsageError
 from fimaudit.models.classes import class_labels, read_classes
-from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier, is_endpoint, open_classifier
+from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.counted_passes import CountedModel
+from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.links import Link
-from fimaudit.models.meter import Ledger, Meter, Usage
-from fimaudit.results import Report, Sensitivity
+from fimaudit.models.meter import Meter
+from fimaudit.models.opening import is_endpoint, open_classifier
+from fimaudit.results import Sensitivity
 from fimaudit.runs.auditing import audit
+from fimaudit.space import Space
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.journal import LEDGER
@@ -243,12 +247,12 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
     usual = float(np.median(radii)) if radii else 1.0
     before = meter.usage.rows
 
-    def tell() -> None:
+    def progressed() -> None:
         if progress is not None:
             progress(meter.usage.rows - before, task.most * len(task.measured), len(journal.done), len(task.measured))
 
     for s in task.measured:
-        tell()
+        progressed()
         if s.index in journal.done:
             continue
         if s.status == "failed":
@@ -266,7 +270,7 @@ def _attack_all(task: _Task, meter: Meter, journal: AttackJournal, progress: Pro
             journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
         except FimauditError as exc:
             journal.keep(AttackedInput(index=s.index, status="failed", label=s.label, reason=str(exc)))
-    tell()
+    progressed()
     return None
 
 

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import BudgetExhausted, FimauditError, StorageFailure, TargetError
 from fimaudit.estimation.attribution import feature_shares, listed
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, MeasuredInput, Sensitivity
+from fimaudit.space import Space
 from fimaudit.storage.durable_files import replacing, writing
 from fimaudit.whitebox.measure import measure, obstacle
 from fimaudit.whitebox.secant_check import SecantCheck, check_secants
@@ -94,7 +94,7 @@ def exact_inputs(
         x: (n, \\*shape) these inputs.
         meter: counts forward and backward passes, one row each; its ``batch`` holds for inputs that share passes, too.
         space: the domain; derivatives are checked against answers within it.
-        wanted: those of them to hand over and to count; the others keep them the company that they always have.
+        wanted: those of them to hand over and to count; the others keep the batch as it always is.
         tolerance: relative residual at which an iteration stops.
         seed: of an iteration's start and of trace estimates.
         worst_directions: folder for each input's worst direction (unit l2 norm, ``00012.npy``), or ``None``.

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.margin import first_order_radii
-from fimaudit.estimation.peak_norm import peak_norm, temper, tempered_cotangent
+from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.estimation.spectral_norm import top_pair
+from fimaudit.estimation.tempering import temper, tempered_cotangent
 from fimaudit.models.classifier import Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.perturbations.random_signs import generator, packed_signs

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import InputFailed, ModelFailure
 from fimaudit.estimation.secants import complete
 from fimaudit.models.classifier import Classifier, Differentiable
@@ -30,6 +29,7 @@ from fimaudit.models.linearization import linearize
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.space import Space
 from fimaudit.whitebox.measure import NOT_FINITE, inputs_together
 from fimaudit.whitebox.result import WhiteBox
 
@@ -54,14 +54,14 @@ LONGEST = 0.02
 #: Further steps, in first steps. The two shortest show the noise; none is longer than this share of the typical number.
 SHORTER, LONGER = (1 / 512, 1 / 64, 1 / 8), (8.0, 64.0)
 FARTHEST = 0.25
-#: A change is heard from so many times the noise on.
-HEARD, NOISE = 5.0, 3.0
+#: A change is above the noise from so many times it on.
+ABOVE_NOISE, NOISE = 5.0, 3.0
 #: Curvature makes the disagreement of a unit of length grow by 64 from step to step, ReLUs make it grow by 8.
 BENDS = 4.0
 #: A change of 2 sqrt(p) from which on a model has nowhere to go: sqrt(8) is the longest.
 ALTOGETHER = 0.2
 #: Answers that change by less than this share of what the derivatives say stand still, as no curvature has it.
-STILL = 0.1
+UNMOVED = 0.1
 #: Rows that an input takes at most: steps both ways, passes, and the base point.
 MOST_ROWS = len(STREAMS) * (2 * DIRECTIONS * (1 + len(SHORTER + LONGER)) + COTANGENTS + 1)
 
@@ -332,23 +332,23 @@ def _agree(step: _Step, floor: float) -> bool:
 
 
 def _verdict(steps: list[_Step], floor: float, known: bool) -> str | None:
-    """Whether the shortest step that is heard disagrees, and not by curvature: a sentence, or ``None``."""
+    """Whether the shortest step whose change is above the noise disagrees, and not by curvature: a sentence, or ``None``."""
     noise = floor if known else max(NOISE * min(steps[0].off, steps[1].off), floor)
-    for before, here, there in zip(steps, steps[1:], steps[2:], strict=False):
-        if here.size < HEARD * noise:
+    for shorter, step, longer in zip(steps, steps[1:], steps[2:], strict=False):
+        if step.size < ABOVE_NOISE * noise:
             # Noise makes no two agree: what does over so short a step is only as quiet as it may be.
-            if here.size > noise and here.off <= DISAGREE * here.size:
+            if step.size > noise and step.off <= DISAGREE * step.size:
                 return None
             continue
-        slope = here.off / here.length
-        bends = there.off / there.length >= BENDS * slope
+        slope = step.off / step.length
+        bends = longer.off / longer.length >= BENDS * slope
         # Answers that change altogether within a step cannot go on growing.
-        bends |= there.off > ALTOGETHER and slope >= BENDS * before.off / before.length
-        still = here.moved <= STILL * here.size
-        if here.off <= DISAGREE * here.size + noise or (bends and not still):
+        bends |= longer.off > ALTOGETHER and slope >= BENDS * shorter.off / shorter.length
+        unmoved = step.moved <= UNMOVED * step.size
+        if step.off <= DISAGREE * step.size + noise or (bends and not unmoved):
             return None
         return (
             "the derivatives are not those of the answers (a backward of its own, a detached part or a rounding inside the "
-            f"model): where these change by {here.moved:.2g} in 2 sqrt(p) over a short step, they are off by {here.off:.2g}"
+            f"model): where these change by {step.moved:.2g} in 2 sqrt(p) over a short step, they are off by {step.off:.2g}"
         )
     return None

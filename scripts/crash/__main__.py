@@ -63,7 +63,7 @@ def main() -> int:
             started, found = time.monotonic(), []
             for point in chosen:
                 if time.monotonic() - started < 60 * options.minutes:
-                    found.append(_told(disturbed(operation, whole, point, place)))
+                    found.append(_described(disturbed(operation, whole, point, place)))
             table[name] = _row(found) | {"points": len(whole.points), "seconds": round(time.monotonic() - started)}
             failures += sum(bool(one.wrong) for one in found)
             if options.power and name not in ("bundle", "ray"):
@@ -113,7 +113,7 @@ def _chosen(whole: Undisturbed, options: argparse.Namespace) -> list[object]:
     return points[:: options.every]
 
 
-def _told(found: Found) -> Found:
+def _described(found: Found) -> Found:
     if found.wrong:
         print(f"FAILED {found.point}: {found.wrong}", flush=True)
     return found

@@ -18,22 +18,16 @@ from torch import nn
 from zoo import STYLES, zoo_network
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.models.classifier import Differentiable, open_classifier
+from fimaudit.models.classifier import Differentiable
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import exact_reference, measure, obstacle
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 X = np.random.default_rng(0).random((3, 3, 16, 16)).astype(np.float32)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On networks this small a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def switches() -> list[object]:

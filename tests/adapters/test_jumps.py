@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from fimaudit import audit
 from fimaudit.cli import app
 from fimaudit.errors import TargetError
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 
 FEATURES, HIDDEN, CLASSES = 12, 16, 3
 RNG = np.random.default_rng(0)

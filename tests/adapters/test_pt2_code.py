@@ -12,7 +12,7 @@ import pytest
 
 from fimaudit.bounds.importers.torch_export import load_program
 from fimaudit.errors import UntrustedPickleError
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 
 torch = pytest.importorskip("torch")
 

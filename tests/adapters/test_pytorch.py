@@ -14,11 +14,12 @@ from fimaudit_adapters.pytorch.device_signs import displaced_on_device
 from safetensors.torch import save_file
 from torch import nn
 
-from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, OutputError, TargetError, UntrustedPickleError
-from fimaudit.models.classifier import DeviceClassifier, open_classifier
+from fimaudit.models.classifier import DeviceClassifier
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.sign_rows import displaced_bounds, displaced_rows
+from fimaudit.space import Box
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

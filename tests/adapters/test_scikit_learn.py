@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from fimaudit.errors import DataError, TargetError, UntrustedPickleError
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 
 X, Y = load_iris(return_X_y=True)
 X -= X.mean(0)

@@ -73,21 +73,21 @@ def test_table_and_the_sentence_at_the_end(folder: Path) -> None:
 
 
 def test_json_is_all_that_stands_on_standard_output(folder: Path) -> None:
-    told = json.loads(run("bounded_nets:small", "--json"))
+    document = json.loads(run("bounded_nets:small", "--json"))
     bound = lipschitz_bound(small())
-    assert told["lipschitz"] == pytest.approx(bound.lipschitz)
-    assert told["spectral_norm_bound"] == pytest.approx(bound.lipschitz**2 / 2)
-    assert [layer["kind"] for layer in told["layers"]] == ["dense", "relu", "dense"]
-    assert sum(layer["share"] for layer in told["layers"]) == pytest.approx(1.0)
-    assert {"name", "kind", "shape", "norm", "product", "share", "elasticity", "trainable"} == set(told["layers"][0])
+    assert document["lipschitz"] == pytest.approx(bound.lipschitz)
+    assert document["spectral_norm_bound"] == pytest.approx(bound.lipschitz**2 / 2)
+    assert [layer["kind"] for layer in document["layers"]] == ["dense", "relu", "dense"]
+    assert sum(layer["share"] for layer in document["layers"]) == pytest.approx(1.0)
+    assert {"name", "kind", "shape", "norm", "product", "share", "elasticity", "trainable"} == set(document["layers"][0])
 
 
 def test_data_brings_measured_values_and_radii(folder: Path) -> None:
     x = np.random.default_rng(0).random((4, 3)).astype(np.float32)
     np.savez(folder / "x.npz", x=x)
-    told = json.loads(run("bounded_nets:small", "--data", "x.npz", "--link", "softmax", "--json"))
+    document = json.loads(run("bounded_nets:small", "--data", "x.npz", "--link", "softmax", "--json"))
     net, bound = small().double(), lipschitz_bound(small())
-    for row, one in zip(told["inputs"], torch.as_tensor(x, dtype=torch.float64), strict=True):
+    for row, one in zip(document["inputs"], torch.as_tensor(x, dtype=torch.float64), strict=True):
         p = net(one).softmax(0).detach()
         jacobian = torch.autograd.functional.jacobian(net, one)
         fisher = jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian
@@ -108,8 +108,8 @@ def test_shapes_and_constants_from_flags(folder: Path) -> None:
         run("bounded_nets:image")
     with pytest.raises(FimauditError, match="register_operator"):
         run("bounded_nets:Sum", "--input-shape", "4")
-    told = json.loads(run("bounded_nets:Sum", "--input-shape", "4", "--constant", "aten.cumsum=4", "--json"))
-    assert told["lipschitz"] == 4.0
+    document = json.loads(run("bounded_nets:Sum", "--input-shape", "4", "--constant", "aten.cumsum=4", "--json"))
+    assert document["lipschitz"] == 4.0
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_shapes_and_constants_from_flags(folder: Path) -> None:
 def test_wrong_use_is_one_sentence_and_exit_code_2(
     arguments: tuple[str, ...], error: type[FimauditError], says: str, folder: Path
 ) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as raised:
         run(*arguments)
-    assert says in str(caught.value)
-    assert caught.value.exit_code == 2
+    assert says in str(raised.value)
+    assert raised.value.exit_code == 2

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
 import fimaudit.cli
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 from fimaudit.storage.journal import JOURNAL
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def save_onnx(path: Path, *, softmax: bool) -> Path:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models and data, good and bad."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "cli_models.py").write_text(MODELS)
@@ -134,11 +134,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(here)
-    monkeypatch.syspath_prepend(str(here))
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("COLUMNS", "80")
-    return here
+    return folder
 
 
 @pytest.fixture
@@ -355,10 +355,10 @@ def test_inspect_does_not_stop_on_a_link(inside: Path, run: Callable[..., int], 
     assert "--link softmax: first answers: class " in shown
     assert "audit it with: fimaudit audit logits.onnx --data x.npz --link softmax --out runs/first" in shown
     assert run("inspect", "logits.onnx", "--data", "x.npz", "--link", "sigmoid", "--json") == 0
-    told = json.loads(capfd.readouterr().out)
-    assert "needs one column" in told["links"]["sigmoid"]["refused"]
-    assert told["audit"] is None
-    assert told["preflight"] is None
+    document = json.loads(capfd.readouterr().out)
+    assert "needs one column" in document["links"]["sigmoid"]["refused"]
+    assert document["audit"] is None
+    assert document["preflight"] is None
 
 
 def test_budget_ends_with_a_partial_report_that_can_be_resumed(
@@ -429,8 +429,8 @@ def fimaudit_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, stdin=subprocess.DEVNULL)
 
 
-def test_process_with_a_good_model(here: Path, tmp_path: Path) -> None:
-    done = fimaudit_process("audit", "good.onnx", "--data", "x.npz", "--out", str(tmp_path / "run"), cwd=here)
+def test_process_with_a_good_model(folder: Path, tmp_path: Path) -> None:
+    done = fimaudit_process("audit", "good.onnx", "--data", "x.npz", "--out", str(tmp_path / "run"), cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "margin radius" in done.stdout
 
@@ -441,8 +441,8 @@ def held_process(*command: str, out: Path, inputs: int, cwd: Path) -> Iterator[s
     environment = {**os.environ, "HELD_JOURNAL": str(out / JOURNAL), "HELD_INPUTS": str(inputs)}
     words = [sys.executable, "-m", "fimaudit", *command]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    with subprocess.Popen(words, cwd=cwd, env=environment, text=True, preexec_fn=heard, **pipes) as process:
+    interruptible = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(words, cwd=cwd, env=environment, text=True, preexec_fn=interruptible, **pipes) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
@@ -468,10 +468,10 @@ def test_killed_run_goes_on_to_the_same_report(inside: Path, run: Callable[..., 
     assert resumed.summary.model_copy(update=counts) == once.summary.model_copy(update=counts)
 
 
-def test_an_interrupted_run_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["audit", "cli_models:held", "--data", "x.npz", "--queries", "20", "--batch", "5", "--out", str(out)]
-    with held_process(*command, out=out, inputs=0, cwd=here) as process:
+    with held_process(*command, out=out, inputs=0, cwd=folder) as process:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130
@@ -481,8 +481,8 @@ def test_an_interrupted_run_says_how_to_go_on(here: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("target", ["text.onnx", "cli_models:raises"])
-def test_process_with_a_bad_model(target: str, here: Path, tmp_path: Path) -> None:
-    done = fimaudit_process("audit", target, "--data", "x.npz", "--out", str(tmp_path / "run"), cwd=here)
+def test_process_with_a_bad_model(target: str, folder: Path, tmp_path: Path) -> None:
+    done = fimaudit_process("audit", target, "--data", "x.npz", "--out", str(tmp_path / "run"), cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1

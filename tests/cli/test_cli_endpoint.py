@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fimaudit.cli.plan import asked_of
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.runs.drift import Sentinels
 from fimaudit.runs.preflight import look
 from tests.servers import vendors

@@ -76,9 +76,9 @@ def test_json_is_one_document_and_quiet_is_nothing(words: str, code: int, key: s
     assert plain.stdout.strip()
     with pytest.raises(json.JSONDecodeError):
         json.loads(plain.stdout)
-    told = shell.invoke(fimaudit.cli.app, [*arguments, "--json"])
-    assert told.exit_code == code, told.output
-    assert key in json.loads(told.stdout)
+    done = shell.invoke(fimaudit.cli.app, [*arguments, "--json"])
+    assert done.exit_code == code, done.output
+    assert key in json.loads(done.stdout)
     quiet = shell.invoke(fimaudit.cli.app, [*arguments, "--quiet"])
     assert (quiet.exit_code, quiet.stdout) == (code, "")
 
@@ -86,12 +86,12 @@ def test_json_is_one_document_and_quiet_is_nothing(words: str, code: int, key: s
 def test_audit_tells_the_report_and_the_verdict(inside: Path) -> None:
     words = "audit output_model:logistic --data x.npz --out judged --overwrite --queries 20 --policy policy.yaml --json"
     done = CliRunner().invoke(fimaudit.cli.app, shlex.split(words))
-    told = json.loads(done.stdout)
+    document = json.loads(done.stdout)
     assert done.exit_code == 1
-    assert told["folder"] == "judged"
+    assert document["folder"] == "judged"
     report = json.loads((inside / "judged" / "report.json").read_text())
-    assert told["report"] == {name: value for name, value in report.items() if name != "inputs"}
-    assert told["verdict"] == json.loads((inside / "judged" / "verdict.json").read_text())
+    assert document["report"] == {name: value for name, value in report.items() if name != "inputs"}
+    assert document["verdict"] == json.loads((inside / "judged" / "verdict.json").read_text())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 import fimaudit.cli
+from fimaudit.audit_report import Report
 from fimaudit.errors import UsageError
-from fimaudit.results import Report
 
 AUDIT = fimaudit.cli.load_command("audit")
 MODEL = """

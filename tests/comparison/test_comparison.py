@@ -99,9 +99,9 @@ def test_another_seed_is_not_told_apart(runs: Path) -> None:
 
 def test_sharper_logits_are_told_apart_by_lambda_alone(runs: Path) -> None:
     comparison = compare(runs / "plain", runs / "sharp")
-    told = {name: q.verdict for name, q in comparison.quantities.items()}
-    assert told["spectral_norm"] != "not told apart"
-    assert told["peak_spectral_norm"] == told["margin_radius"] == "not told apart"
+    verdicts = {name: q.verdict for name, q in comparison.quantities.items()}
+    assert verdicts["spectral_norm"] != "not told apart"
+    assert verdicts["peak_spectral_norm"] == verdicts["margin_radius"] == "not told apart"
     assert any("median confidence differs" in w for w in comparison.warnings)
     assert any("only the spectral norm" in w for w in comparison.warnings)
 

@@ -20,11 +20,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import as_data
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError, FimauditError, UsageError
-from fimaudit.results import Report
 
 RNG = np.random.default_rng(0)
 COUNT = 200

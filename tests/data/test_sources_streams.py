@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.filesystems import find_files
 from fimaudit.data.images import decode_image
 from fimaudit.data.streams import Stream, open_data
 from fimaudit.errors import DataError, UsageError
-from fimaudit.results import Report
 from fimaudit.storage.tables import read_inputs_table
 
 RNG = np.random.default_rng(0)
@@ -207,9 +207,9 @@ def test_a_small_file_is_read_whole_and_a_large_one_is_not(tmp_path: Path) -> No
 
 
 def without_times(report: Report) -> dict[str, Any]:
-    told = report.model_dump(exclude={"environment", "inputs_file"})
-    told["data"] = {k: v for k, v in told["data"].items() if k in ("inputs", "measured", "shape")}
-    return told
+    document = report.model_dump(exclude={"environment", "inputs_file"})
+    document["data"] = {k: v for k, v in document["data"].items() if k in ("inputs", "measured", "shape")}
+    return document
 
 
 def test_a_stream_gives_the_numbers_of_the_array(tmp_path: Path) -> None:

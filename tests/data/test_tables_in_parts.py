@@ -21,11 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, open_data
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
-from fimaudit.results import Report
+from tests.data.test_brought_tables import CELLS as BROUGHT_CELLS
 
 RNG = np.random.default_rng(0)
 COUNT = 60
@@ -158,14 +159,7 @@ def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:
     assert [row.y for row in rows] == [0, 1, 1, 0, 1]
 
 
-CELLS = {
-    "number": st.floats(-100, 100, allow_nan=False, width=32),
-    "gaps": st.one_of(st.none(), st.floats(-100, 100, allow_nan=False, width=32)),
-    "whole": st.integers(-5, 5),
-    "truth": st.booleans(),
-    "text": st.one_of(st.none(), st.text("abc é,;\"'", min_size=1, max_size=4)),
-    "day": st.one_of(st.none(), st.dates(datetime.date(2000, 1, 1), datetime.date(2030, 1, 1))),
-}
+CELLS = BROUGHT_CELLS | {"day": st.one_of(st.none(), st.dates(datetime.date(2000, 1, 1), datetime.date(2030, 1, 1)))}
 TYPES = {
     "number": pa.float64(),
     "gaps": pa.float64(),

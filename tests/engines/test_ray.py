@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from fimaudit import RayEngine, audit
+from fimaudit.audit_report import Report
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, UsageError
-from fimaudit.results import Report
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),
@@ -76,8 +76,8 @@ class Nodes:
 
         # A node that is gone refuses the question whether it lives at once; one that is only busy has a minute for it.
         often = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 60_000}
-        told = {**often, "worker_niceness": 0}  # else workers stand still while the other half of the tests computes
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000, "_system_config": told}
+        comparable = {**often, "worker_niceness": 0}  # else workers stand still while the other half of the tests computes
+        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000, "_system_config": comparable}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = str(self._cluster.address)
         self._other: Any = None
@@ -116,7 +116,7 @@ def nodes() -> Iterator[Nodes]:
     cluster.close()
 
 
-def told(report: Report) -> dict[str, Any]:
+def comparable(report: Report) -> dict[str, Any]:
     """A report without what may differ: times and machine."""
     return report.model_dump(exclude={"environment"})
 
@@ -172,7 +172,7 @@ def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> 
     settings: dict[str, Any] = {"queries": 60, "focus": "top:5", "threshold": 0.2, "seed": 3}
     local = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "local", **settings)
     ray = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "ray", engine="ray", workers=2, **settings)
-    assert told(ray) == told(local)
+    assert comparable(ray) == comparable(local)
     assert ray.data["focus"]["measured"] == ray.data["focus"]["chosen"] < 96
     assert {"above_threshold", "below_threshold"} & {flag for s in ray.inputs for flag in s.flags}
 
@@ -288,8 +288,8 @@ def test_integrity_of_an_endpoint_is_checked_from_any_workers(
     assert ray.summary == local.summary
     there["workers"] = 1
     monkeypatch.setitem(globals(), "served", shrinking([], threading.Lock()))
-    caught = audit(service[0], x, **settings, **there)
-    assert caught.contradicted[0].name == "history"
+    contradicted = audit(service[0], x, **settings, **there)
+    assert contradicted.contradicted[0].name == "history"
 
 
 @pytest.mark.coverage
@@ -462,7 +462,7 @@ def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, mo
         engine: dict[str, Any] = {"engine": "ray", "workers": 2, "progress": progress}
         ray = audit(answers, data, queries=24, batch=24, name="held", out=tmp_path / "ray", **engine)
     assert lost_at[0] < 240
-    same, other = told(local), told(ray)
+    same, other = comparable(local), comparable(ray)
     # What the lost node had asked and not handed in is not known, or was asked again: calls may differ, nothing else.
     for one in (same, other):
         one["summary"].pop("queries")

@@ -1,4 +1,4 @@
-"""What the Ray engine is made of, without a cluster: the shared desk, a model on its way, and how a pass is cut."""
+"""What the Ray engine is made of, without a cluster: the shared coordinator, a model on its way, and how a pass is cut."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fimaudit.data.streams import Shard, Stream
-from fimaudit.engines.ray import coordinator as ray_desk
+from fimaudit.engines.ray import coordinator as ray_coordinator
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.errors import BudgetExhausted, TargetError, UsageError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import Usage
 from fimaudit.models.shipping import ship_model
 from fimaudit.storage.ledger import open_ledger
 
@@ -36,7 +36,7 @@ def shared(coordinator: Coordinator, *, keeps: bool) -> SharedLedger:
     return SharedLedger(BaseAnswers(coordinator), lambda value: value, keeps=keeps)
 
 
-def test_all_ledgers_of_a_desk_spend_one_budget() -> None:
+def test_all_ledgers_of_a_coordinator_spend_one_budget() -> None:
     coordinator = Coordinator(10, Usage(2, 1, 0), None)
     one, two = shared(coordinator, keeps=False), shared(coordinator, keeps=False)
     one.reserve(4, b"")
@@ -69,7 +69,7 @@ def test_answers_go_through_one_file(tmp_path: Path) -> None:
 
 def test_turns_are_a_gap_apart_and_wait_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(ray_desk.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray_coordinator.time, "monotonic", lambda: now[0])
     coordinator = Coordinator(None, Usage(), None, rate=4.0)
     assert [coordinator.turn() for _ in range(3)] == [0.0, 0.25, 0.5]
     now[0] = 101.0
@@ -80,7 +80,7 @@ def test_turns_are_a_gap_apart_and_wait_for_a_pause(monkeypatch: pytest.MonkeyPa
     assert [free.turn(), free.turn()] == [0.0, 0.0]
 
 
-def test_the_desk_knows_what_was_begun_and_not_finished() -> None:
+def test_the_coordinator_knows_what_was_begun_and_not_finished() -> None:
     coordinator = Coordinator(None, Usage(), None)
     assert [coordinator.begin("piece", 3), coordinator.begin("piece", 3), coordinator.begin("block", 3)] == [0, 1, 0]
     coordinator.finish("piece", 3)

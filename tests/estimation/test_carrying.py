@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.estimation.attribution import feature_shares
-from fimaudit.results import Report
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table
 

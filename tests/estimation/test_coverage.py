@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fimaudit.domain import Box, InputDomain
+from fimaudit.domain import InputDomain
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import contrasts
@@ -21,6 +21,7 @@ from fimaudit.measurement.full_jacobian import whole_jacobian
 from fimaudit.measurement.protocol import BatchedStep
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
+from fimaudit.space import Box
 from tests.cases import log_softmax, margin_of, normal_inputs, tanh_network, truth_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

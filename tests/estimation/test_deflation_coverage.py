@@ -97,11 +97,11 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
             assert rows is not None
             V, features = rows.directions(0, plan.m), rows.features
             known = U[:, 0] if classes == 2 else None
-            y, caught, logs, caught_logs = contrasts(V @ A.T), subspace @ A.T, contrasts(V @ L.T), subspace @ L.T
-            spectral, _ = spectral_limits(y, CONFIDENCE, features, known, caught)
-            trace = trace_limits(y, CONFIDENCE, features, caught)
-            peak, _ = peak_limits(logs, log_p, CONFIDENCE, features, caught_logs)
-            margin = margin_of(logs, log_p, top, CONFIDENCE, features, exact_part=caught_logs)
+            y, exact_part, logs, exact_logs = contrasts(V @ A.T), subspace @ A.T, contrasts(V @ L.T), subspace @ L.T
+            spectral, _ = spectral_limits(y, CONFIDENCE, features, known, exact_part)
+            trace = trace_limits(y, CONFIDENCE, features, exact_part)
+            peak, _ = peak_limits(logs, log_p, CONFIDENCE, features, exact_logs)
+            margin = margin_of(logs, log_p, top, CONFIDENCE, features, exact_part=exact_logs)
             assert margin is not None
             for quantity, limits, value in (
                 ("norm", spectral, 1.0),

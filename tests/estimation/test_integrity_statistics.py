@@ -43,7 +43,7 @@ def test_equal_answers_are_not_apart_and_rounding_either_way_is_allowed_for() ->
     moved = first + np.array([[0.01, -0.01, 0.0], [-0.01, 0.01, 0.0]])
     assert apart(first, moved) > 0.05
     assert apart(first, moved, quantum=0.01) == 0
-    assert apart(first, moved, company=0.01) == 0
+    assert apart(first, moved, batch_effect=0.01) == 0
 
 
 def test_noise_of_any_size_is_not_history() -> None:

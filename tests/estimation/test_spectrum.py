@@ -96,14 +96,14 @@ def test_predicted_directions_come_from_the_past_alone(classes: int) -> None:
         other[start:] = rng.standard_normal(other[start:].shape) * 9
         np.testing.assert_allclose(abs(past_directions(other, starts)[i] @ before[i]), 1)
         top = np.linalg.eigvalsh(y[:start].T @ y[:start])[-1]
-        caught = ((y[:start] @ before[i]) ** 2).sum()
-        assert caught <= top * (1 + 1e-12)
-        assert caught >= (1 - 1e-9 if classes <= DENSE_CLASSES else 0.8) * top
+        covered = ((y[:start] @ before[i]) ** 2).sum()
+        assert covered <= top * (1 + 1e-12)
+        assert covered >= (1 - 1e-9 if classes <= DENSE_CLASSES else 0.8) * top
 
 
 @pytest.mark.parametrize("classes", [3, DENSE_CLASSES + 1])
 def test_first_contrasts_that_are_zero_cost_little(classes: int) -> None:
-    """Directions are foretold from the first ones; answers that were equal there must not silence the rest."""
+    """Directions are predicted from the first ones; answers that were equal there must not silence the rest."""
     y = np.random.default_rng(0).standard_normal((60, classes))
     alone, _ = spectral_limits(y, 0.95)
     late, _ = spectral_limits(np.vstack([np.zeros((LEARNING, classes)), y]), 0.95)

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from fimaudit.estimation.peak_norm import (
-    peak_limits,
-    peak_norm,
-    peak_temperature,
-    start_temperature,
-    temper,
-)
+from fimaudit.estimation.peak_norm import peak_limits, peak_norm
 from fimaudit.estimation.predictable import DENSE_CLASSES
 from fimaudit.estimation.spectral_norm import sample_spectrum, top_pair
+from fimaudit.estimation.temperature_search import peak_temperature, start_temperature
+from fimaudit.estimation.tempering import temper
 from tests.cases import log_softmax, softmax, truth_of
 
 CLASSES = [2, 3, 10, DENSE_CLASSES, DENSE_CLASSES + 1, 60]

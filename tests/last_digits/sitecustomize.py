@@ -1,4 +1,4 @@
-"""Local models whose last digits depend on their company: what some matrix products do, for every test at once.
+"""Local models whose last digits depend on the rows beside them: what some matrix products do, for every test at once.
 
 With ``FIMAUDIT_TESTS_LAST_DIGITS=1`` in the environment each answer of a local model is multiplied by 1 + u eps, eps the
 spacing of the model's floating-point numbers and u in [-1, 1] fixed by the number of rows in the call, the row's place in it

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from fimaudit import audit, open_classifier
 from fimaudit.cli import app
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted
 from fimaudit.measurement.boundary import ALLOWANCE, CHECK_ROWS, HOLD_ROWS, Held, NotHeld, hold_row
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.models.meter import Meter
+from fimaudit.space import Space
 from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 from fimaudit.validation import validate
 from fimaudit.validation.parallel_attacks import run_together

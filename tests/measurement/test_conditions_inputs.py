@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fimaudit import InputDomain, audit, sensitivity
-from fimaudit.domain import sparsest_step
 from fimaudit.errors import DataError, DomainError, UsageError
 from fimaudit.measurement.scale_profile import flips_upper, overstatement
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import packed_signs
 from fimaudit.results import ScaleRung
 from fimaudit.runs.cost import START
+from fimaudit.space import sparsest_step
 from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 
 

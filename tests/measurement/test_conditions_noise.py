@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from fimaudit import InputDomain, audit
+from fimaudit.audit_report import Report
 from fimaudit.estimation.noise import QUANTA, OutputQuality
 from fimaudit.measurement.energy import displaced, draw_signs
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.links import output_resolution
-from fimaudit.results import Interval, Report
+from fimaudit.results import Interval
 
 RNG = np.random.default_rng(3)
 FEATURES, CLASSES, INPUTS = 300, 6, 12
@@ -215,7 +216,7 @@ def test_intervals_over_long_steps_hold(seeds: range) -> None:
 
 
 def test_a_step_of_its_own_is_one_at_which_the_signal_stands_out() -> None:
-    """A model that hardly moves nearby and much far away: what is heard far away says little of nearer.
+    """A model that hardly moves nearby and much far away: what is seen far away says little of nearer.
 
     Seen where the energy was taken to be the same all the way: signals of a tenth of the noise called ok.
     """

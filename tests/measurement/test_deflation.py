@@ -64,12 +64,12 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
     along = ((placed[:q] - placed[q:]) / scale)[:, ~frozen] / (2 * step)
     np.testing.assert_allclose(along, subspace, atol=1e-9)
     np.testing.assert_allclose((placed[:q] + placed[q:]) / 2, np.tile(middle, (q, 1)), atol=1e-12)
-    caught, y = along @ jacobian.T, sent @ jacobian.T
+    exact_part, y = along @ jacobian.T, sent @ jacobian.T
     truth = jacobian @ jacobian.T
-    np.testing.assert_allclose(caught.T @ caught + y.T @ y / 2**d, truth, rtol=1e-6, atol=1e-8)
-    assert trace_limits(y, 0.95, None, caught).value == pytest.approx(np.trace(truth), rel=1e-6)
+    np.testing.assert_allclose(exact_part.T @ exact_part + y.T @ y / 2**d, truth, rtol=1e-6, atol=1e-8)
+    assert trace_limits(y, 0.95, None, exact_part).value == pytest.approx(np.trace(truth), rel=1e-6)
     logs = np.log([0.4, 0.3, 0.2, 0.1])
-    found = margin_of(y, logs, 0, 0.95, exact_part=caught)
+    found = margin_of(y, logs, 0, 0.95, exact_part=exact_part)
     assert found is not None
     expected = min((logs[0] - logs[k]) / np.linalg.norm(jacobian[0] - jacobian[k]) for k in (1, 2, 3))
     assert found.radius.value == pytest.approx(expected, rel=1e-6)
@@ -78,9 +78,9 @@ def test_gram_and_trace_over_all_sign_vectors_are_the_truth_whatever_the_plane(q
 def test_all_orthonormal_directions_of_the_complement_leave_nothing_to_chance() -> None:
     jacobian, subspace = np.random.default_rng(0).standard_normal((5, 40)), plane_of(1, 4, 40)
     axes = lift(np.sqrt(36) * np.eye(36), subspace)
-    caught, y = subspace @ jacobian.T, axes @ jacobian.T
+    exact_part, y = subspace @ jacobian.T, axes @ jacobian.T
     truth = float(np.linalg.eigvalsh(jacobian @ jacobian.T)[-1])
-    limits, direction = spectral_limits(y, 0.95, 36, None, caught)
+    limits, direction = spectral_limits(y, 0.95, 36, None, exact_part)
     assert limits.value == pytest.approx(truth)
     assert limits.upper == pytest.approx(truth)
     assert 0.5 * truth < limits.lower <= truth * (1 + 1e-9)  # predicted directions are not the top one
@@ -115,9 +115,9 @@ def test_two_classes_are_their_closed_form() -> None:
     """One class direction: lambda = c^2 + sigma^2, so each limit is c^2 plus the plain limit of the rest."""
     rng = np.random.default_rng(3)
     u = np.array([0.6, -0.8])
-    y, caught = rng.standard_normal((30, 1)) * u, 2.0 * u[None]
+    y, exact_part = rng.standard_normal((30, 1)) * u, 2.0 * u[None]
     plain, _ = spectral_limits(y, 0.95, None, u)
-    found, _ = spectral_limits(y, 0.95, None, u, caught)
+    found, _ = spectral_limits(y, 0.95, None, u, exact_part)
     assert found.upper == pytest.approx(4 + plain.upper)
     assert found.lower == pytest.approx(4 + plain.lower)
     assert found.value == pytest.approx(4 + float((y**2).sum()) / 30)
@@ -134,15 +134,15 @@ def test_least_norm_solves_its_equation_and_is_the_plain_ratio_without_offsets()
 def test_predicted_directions_use_the_exact_rows_and_the_past_alone() -> None:
     for classes in (5, DENSE_CLASSES + 6):
         rng = np.random.default_rng(classes)
-        y, caught = rng.standard_normal((30, classes)), 5 * rng.standard_normal((2, classes))
+        y, exact_part = rng.standard_normal((30, classes)), 5 * rng.standard_normal((2, classes))
         starts = joint_starts(30)
         assert starts[0] == 0
-        before = past_directions(y, starts, caught)
+        before = past_directions(y, starts, exact_part)
         for i, start in enumerate(starts):
             other = y.copy()
             other[start:] = rng.standard_normal(other[start:].shape) * 9
-            np.testing.assert_allclose(abs(past_directions(other, starts, caught)[i] @ before[i]), 1)
-        first = caught.T @ caught
+            np.testing.assert_allclose(abs(past_directions(other, starts, exact_part)[i] @ before[i]), 1)
+        first = exact_part.T @ exact_part
         assert before[0] @ first @ before[0] == pytest.approx(np.linalg.eigvalsh(first)[-1], rel=0.05)
 
 
@@ -151,12 +151,12 @@ def test_value_is_nearly_unbiased_where_the_plain_one_of_the_same_rows_is() -> N
     rng = np.random.default_rng(4)
     spectrum = np.sqrt([1.0, 0.8, 0.6, 0.4, 0.2])
     whole = np.diag(spectrum)
-    caught = np.sqrt(0.5) * whole
+    exact_part = np.sqrt(0.5) * whole
     corrected, raw = [], []
     for _ in range(600):
         y = rng.standard_normal((20, 5)) @ whole * np.sqrt(0.5)
-        corrected.append(joint_top(y, caught, None)[0])
-        raw.append(float(sample_spectrum(joint_rows(y, caught), 20)[0]))
+        corrected.append(joint_top(y, exact_part, None)[0])
+        raw.append(float(sample_spectrum(joint_rows(y, exact_part), 20)[0]))
     assert np.mean(corrected) == pytest.approx(1.0, abs=0.02)
     assert np.mean(raw) > 1.03
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.full_jacobian import DECISIVE, fits, whole_jacobian
 from fimaudit.measurement.protocol import BatchedStep
+from fimaudit.space import Space
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
 
 #: Displaced rows allowed for each way of measuring d features.

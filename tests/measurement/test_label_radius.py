@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Report, audit
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.estimation.tangent_plane import in_box_normal, plane_radius, probit_slope
 from fimaudit.measurement.boundary_walk import BoundaryWalk
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
@@ -19,6 +19,7 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import measure_plane
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.ray_points import RayPoints, band_limited
+from fimaudit.space import Space
 
 
 class Plane:

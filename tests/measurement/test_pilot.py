@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +12,13 @@ import pytest
 from fimaudit import InputDomain, audit, open_classifier
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure
 from fimaudit.estimation.noise import OutputQuality
-from fimaudit.measurement.ladder import NO_PLATEAU, SUSPECTS, PilotLadder
+from fimaudit.measurement.ladder import NO_PLATEAU, PilotLadder
+from fimaudit.measurement.ladder_questions import answers_each, ask_ladder
 from fimaudit.measurement.pilot import Steps, choose_steps
+from fimaudit.measurement.second_look import SUSPECTS
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
+from fimaudit.perturbations.rows import PlainRows
 from tests.cases import normal_inputs, tanh_network
 
 Model = Callable[[np.ndarray], np.ndarray]
@@ -128,15 +130,15 @@ def test_a_spent_budget_ends_the_pilot() -> None:
 
 
 def test_large_inputs_are_asked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = pilot(SMOOTH, FEW)
-    asked: list[int] = []
+    meter = Meter(open_classifier(SMOOTH, input_shape=(12,), dtype="float64"))
+    questions = [PlainRows(FEW[first : first + 5]) for first in range(0, 30, 5)]
+    whole, asked = meter.ask(questions), []
     ask = Meter.ask_each
     monkeypatch.setattr(
         Meter, "ask_each", lambda self, questions, **how: asked.append(len(questions)) or ask(self, questions, **how)
     )
-    monkeypatch.setattr("fimaudit.measurement.ladder.TOGETHER_BYTES", 2 * 8 * 12 * (2 * len(whole.profile) + 1))
-    assert pilot(SMOOTH, FEW)[0] == whole
-    assert asked == [2, 2, 1, 1]
+    np.testing.assert_array_equal(answers_each(meter, questions, most_bytes=2 * 8 * 12 * 5), whole)
+    assert asked == [2, 2, 2]
 
 
 def refusing_after(rows: int, model: Model) -> Model:
@@ -154,9 +156,7 @@ def refusing_after(rows: int, model: Model) -> Model:
 
 
 @pytest.mark.parametrize(("x", "queries", "seconds"), [(MANY, 200, 0), (MANY, 200, 2), (MANY[:1], 2000, 0)])
-def test_the_first_pair_stands_where_the_second_has_no_answers(
-    x: np.ndarray, queries: int, seconds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_pair_stands_where_the_second_has_no_answers(x: np.ndarray, queries: int, seconds: int) -> None:
     """Seen: the pilot ended where all inputs refused the second pair, and forgot the first of those that did."""
     whole, meter = pilot(rounded, x, queries=queries)
     each, count = 2 * len(whole.profile), min(5, len(x))
@@ -164,9 +164,12 @@ def test_the_first_pair_stands_where_the_second_has_no_answers(
     assert meter.usage.rows == first + count * each + count * SUSPECTS
     found, _ = pilot(refusing_after(first + seconds * each, rounded), x, queries=queries, batch=each + 1)  # a call an input
     assert found.share == -(-(first + seconds * each) // len(x))
-    monkeypatch.setattr("fimaudit.measurement.ladder.CHECK_PAIRS", 1)
-    one_pair, _ = pilot(rounded, x, queries=queries)
-    assert (replace(found, share=one_pair.share) == one_pair) is (seconds == 0)  # no second look where nothing answers
+    space, settings = InputDomain().resolve(x, "float64"), Settings(queries, 0.95, 0)
+    models = refusing_after(first + seconds * each, rounded), rounded
+    refusing, answering = (open_classifier(one, input_shape=(12,), dtype="float64") for one in models)
+    both = ask_ladder(Meter(refusing, batch=each + 1), x, x, space, settings, OutputQuality())
+    one_pair = ask_ladder(Meter(answering), x, x, space, settings, OutputQuality(), most_pairs=1)
+    assert np.array_equal(both.raw, one_pair.raw) is (seconds == 0)
 
 
 def test_no_verdict_on_the_whole_run_where_the_second_pair_has_no_answers() -> None:

@@ -11,11 +11,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.errors import ModelFailure
 from fimaudit.measurement.distances import spread
-from fimaudit.measurement.ladder import SUSPECTS
 from fimaudit.measurement.recheck import LOOKS
-from fimaudit.results import Report
+from fimaudit.measurement.second_look import SUSPECTS
 
 X, Y = load_digits(return_X_y=True)
 DIGITS = LogisticRegression(C=0.005, max_iter=500).fit(X, Y)
@@ -63,34 +63,34 @@ def test_a_second_version_that_answers_now_and_then_is_noticed(
 ) -> None:
     """Of 96 inputs none is off by 4 (seen: a fifth, by up to 10^9); where few answers are strange, most stay measured."""
     exact = [one.spectral_norm.value for one in audit(model, x, queries=2000).inputs]
-    caught = measured = noticed = 0
+    refused = measured = noticed = 0
     for seed in range(8):
         report = audited(two_versions(model, share, by, seed), x, queries, seed)
         if report is None:
-            caught += len(x)
+            refused += len(x)
             continue
         noticed += any("not deterministic" in warning for warning in report.warnings)
         for one, truth in zip(report.inputs, exact, strict=True):
             if one.status == "failed":
-                caught += 1
+                refused += 1
                 assert one.spectral_norm.value is None
                 assert "two versions of the model" in one.reason
             elif one.status == "ok":
                 measured += 1
                 assert one.spectral_norm.value <= 4 * truth
-    assert caught or noticed or share < 0.005
+    assert refused or noticed or share < 0.005
     assert measured >= (0.5 * 8 * len(x) if share == 0.002 else 0)
 
 
-def test_a_model_whose_answers_depend_on_their_company_is_not_random() -> None:
+def test_a_model_whose_answers_depend_on_their_batch_is_not_random() -> None:
     """Another sum for another batch, as kernels of half precision have it: the same call repeated is answered the same."""
 
-    def company(rows: np.ndarray) -> np.ndarray:
+    def mixing(rows: np.ndarray) -> np.ndarray:
         p = wide(rows) ** (1.0 + 2e-3 * np.cos(len(rows)))
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
     x = np.random.default_rng(5).standard_normal((30, 300))
-    report = audit(company, x, queries=200)
+    report = audit(mixing, x, queries=200)
     assert not any("not deterministic" in sentence for sentence in report.warnings)
     assert {one.status for one in report.inputs} == {"ok"}
 

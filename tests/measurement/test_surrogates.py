@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.domain import InputDomain
 from fimaudit.engines.work import Work, measure_inputs
@@ -22,7 +23,6 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import choose_surrogates, leading, open_surrogates
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.meter import Meter
-from fimaudit.results import Report
 from fimaudit.storage.journal import LEARNED
 from tests.cases import SoftmaxModel, linear, tanh_network, truth_of
 
@@ -170,8 +170,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(source: str, tmp_pat
         return "learned" if source == "learned" else Counted(near())
 
     whole = run(given(), out=tmp_path / "whole")
-    told = "learned from the first 16" if source == "learned" else "of tanh"
-    assert f"directions of each input, {told}; they cover" in (tmp_path / "whole" / "report.html").read_text()
+    how = "learned from the first 16" if source == "learned" else "of tanh"
+    assert f"directions of each input, {how}; they cover" in (tmp_path / "whole" / "report.html").read_text()
     folder = tmp_path / "stopped"
     for budget in (900, 2400, 4400, None):
         part = run(given(), out=folder, budget=budget, resume=folder.exists())

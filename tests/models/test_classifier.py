@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from fimaudit.errors import DataError, LinkError, MissingExtraError, TargetError, UntrustedPickleError, UsageError
-from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo, NetworkClassifier, adapters, open_classifier
+from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo, NetworkClassifier
+from fimaudit.models.opening import adapters, open_classifier
 
 FRAMEWORKS = ("torch", "onnx", "onnxruntime", "sklearn", "httpx", "ray", "matplotlib", "pandas")
 
@@ -27,8 +28,8 @@ def even(batch: np.ndarray) -> np.ndarray:
     [
         "import fimaudit",
         "import fimaudit.models.classifier, fimaudit.testing",
-        "from fimaudit.models.classifier import adapters; adapters()",
-        "from fimaudit.models.classifier import open_classifier; open_classifier(len)",
+        "from fimaudit.models.opening import adapters; adapters()",
+        "from fimaudit.models.opening import open_classifier; open_classifier(len)",
     ],
 )
 def test_core_loads_no_framework(statement: str) -> None:

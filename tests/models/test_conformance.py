@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from fimaudit import testing
-from fimaudit.models.classifier import Classifier, ModelInfo, open_classifier
+from fimaudit.models.classifier import Classifier, ModelInfo
+from fimaudit.models.opening import open_classifier
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 1, 8, 8))

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimaudit.domain import Box
 from fimaudit.errors import BudgetExhausted, InputFailed, LinkError, ModelFailure, OutputError
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter, RowsFailed, Usage
+from fimaudit.models.leases import Usage
+from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter
+from fimaudit.models.network_calls import RowsFailed
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
+from fimaudit.space import Box
 from fimaudit.storage.journal import CountingLedger, Journal
 
 
@@ -46,13 +48,13 @@ def block(count: int, features: int = 3, seed: int = 0) -> PlainRows:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 50))
 def test_answers_come_back_by_question_and_rows_are_counted_once(sizes: list[int], batch: int) -> None:
-    model, told = Echo(), []
-    meter = Meter(model, batch=batch, on_rows=told.append)
+    model, answered = Echo(), []
+    meter = Meter(model, batch=batch, on_rows=answered.append)
     questions = [block(size, seed=i) for i, size in enumerate(sizes)]
     answers = meter.ask(questions)
     for question, answer in zip(questions, answers, strict=True):
         np.testing.assert_allclose(answer, Echo().probabilities(question.rows))
-    assert meter.usage.rows == sum(sizes) == sum(model.batches) == sum(told)
+    assert meter.usage.rows == sum(sizes) == sum(model.batches) == sum(answered)
     assert meter.usage.requests == len(model.batches)
     assert meter.usage.bytes == sum(sizes) * 24
     assert max(model.batches) <= batch
@@ -128,9 +130,9 @@ def test_a_model_that_raises_is_a_failure_with_its_cause() -> None:
     meter = Meter(Echo(answer))
     with pytest.raises(
         ModelFailure, match=r"the model raised ZeroDivisionError on a batch of 4 rows: no luck x+…$"
-    ) as caught:
+    ) as raised:
         meter.ask([block(4)])
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
     assert meter.usage.rows == 4  # it was sent
 
 

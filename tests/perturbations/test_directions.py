@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fimaudit.domain import Box
 from fimaudit.estimation.secants import contrasts
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, DisplacedRows, RungRows, displaced_bounds, displaced_rows
+from fimaudit.space import Box
 
 DTYPES = st.sampled_from(["float16", "float32", "float64"])
 OPEN = (-np.inf, np.inf)
@@ -173,7 +173,7 @@ def orthonormal_rows(seed: int, count: int, features: int) -> np.ndarray:
     return np.asarray(rows.build(0, count))
 
 
-def test_neighbouring_features_do_not_foretell_the_next_orthonormal_row() -> None:
+def test_neighbouring_features_do_not_predict_the_next_orthonormal_row() -> None:
     """Rows of near frequencies are alike on neighbouring features; a random place for each feature breaks that."""
     likeness = []
     for seed in range(40):

@@ -13,6 +13,7 @@ from synthetic_runs import around, cells, made_run, picture_run, shapes
 from typer.testing import CliRunner
 
 from fimaudit import Report
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
 from fimaudit.policy.decisions import cells_of
@@ -20,7 +21,7 @@ from fimaudit.policy.formats import junit_xml, markdown_summary
 from fimaudit.policy.gate import Verdict, decide, gate
 from fimaudit.policy.proposals import proposed_queries
 from fimaudit.policy.rules import parse_policy, read_policy
-from fimaudit.results import IntegrityCheck, Interval
+from fimaudit.results import Interval
 from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.storage.run_folder import RunFolder, read_run
 
@@ -81,10 +82,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused_policies(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
+    with pytest.raises(UsageError, match=says) as raised:
         parse_policy(text, "p.yaml")
-    assert "p.yaml" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "p.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_missing_policy_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 from synthetic_runs import made_run, picture_run
 from typer.testing import CliRunner
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.errors import UsageError
 from fimaudit.policy.baseline_policy import policy_from_run
@@ -25,7 +26,6 @@ from fimaudit.policy.gate import decide, gate
 from fimaudit.policy.rules import FLAGS, AccuracyRule, Policy, Rule, parse_policy
 from fimaudit.policy.words import explain_policy, explain_rule
 from fimaudit.report.wording import FLAG_WORDS
-from fimaudit.results import IntegrityCheck
 from fimaudit.storage.run_folder import RunFolder, read_run
 
 ROOT = Path(__file__).parents[2]
@@ -116,9 +116,9 @@ def test_what_is_known_too_roughly_is_left_out_and_nothing_is_refused(place: Pat
     assert "# Left out, because it is known too roughly: 5th percentile" in text
     assert "weakest inputs" not in text
     assert decide(few, parse_policy(text)).outcome == "pass"
-    blind = tuple(s.model_copy(update={"status": "below_detection"}) for s in run.inputs)
+    unmeasured = tuple(s.model_copy(update={"status": "below_detection"}) for s in run.inputs)
     with pytest.raises(UsageError, match="too few measured inputs"):
-        policy_from_run(RunFolder(run.folder, run.report, blind))
+        policy_from_run(RunFolder(run.folder, run.report, unmeasured))
     with pytest.raises(UsageError, match="worse_by= from 0 to below 1"):
         policy_from_run(run, 1.0)
 
@@ -138,10 +138,10 @@ def test_commands_make_and_explain_a_policy(place: Path, tmp_path: Path) -> None
     made = shell.invoke(app, ["gate", "--init", str(place / "base"), "--quiet"])
     assert made.exit_code == 0
     file.write_text(made.stdout)
-    told = shell.invoke(app, ["gate", "--explain", str(file)])
-    assert told.stdout.splitlines() == explain_policy(parse_policy(made.stdout))
+    explained = shell.invoke(app, ["gate", "--explain", str(file)])
+    assert explained.stdout.splitlines() == explain_policy(parse_policy(made.stdout))
     as_json = json.loads(shell.invoke(app, ["gate", "--explain", str(file), "--json"]).stdout)
-    assert as_json["sentences"] == told.stdout.splitlines()
+    assert as_json["sentences"] == explained.stdout.splitlines()
     assert as_json["policy"]["rules"][0]["metric"] == "margin_radius"
     verdict = json.loads(shell.invoke(app, ["gate", str(place / "base"), "--policy", str(file), "--json"]).stdout)
     assert verdict["outcome"] == "pass"

@@ -18,6 +18,7 @@ from synthetic_runs import made_run, picture_run, pictures, table_run
 from typer.testing import CliRunner
 
 from fimaudit import Report
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.cli.console import show_report
 from fimaudit.comparison.two_runs import compare_runs
@@ -36,7 +37,7 @@ from fimaudit.report.wording import (
     percent,
     scope_sentences,
 )
-from fimaudit.results import IntegrityCheck, Interval
+from fimaudit.results import Interval
 from fimaudit.statistics.subgroups import calibration, divisions, share_interval
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.run_folder import RunFolder, read_run
@@ -495,12 +496,12 @@ def test_integrity_on_the_page_and_the_terminal(tmp_path: Path, capsys: pytest.C
         IntegrityCheck(name="slope", outcome="not_applicable", notices="notices", finding="too few", rows=0),
     ]
     bad = IntegrityCheck(name="boundary", outcome="contradicted", notices="notices", finding=EVIL, rows=56)
-    calm, caught = (report.model_copy(update={"integrity": checks}) for checks in (ok, [*ok, bad]))
-    assert integrity_sentence(calm) == "integrity: 1 of 2 checks ok (history; not applicable: slope)"
-    assert integrity_sentence(caught) == "integrity: contradicted by boundary"
-    show_report(Console(width=100), caught)
+    agreeing, contradicted = (report.model_copy(update={"integrity": checks}) for checks in (ok, [*ok, bad]))
+    assert integrity_sentence(agreeing) == "integrity: 1 of 2 checks ok (history; not applicable: slope)"
+    assert integrity_sentence(contradicted) == "integrity: contradicted by boundary"
+    show_report(Console(width=100), contradicted)
     assert "integrity: contradicted by boundary" in capsys.readouterr().out
-    (tmp_path / "run" / "report.json").write_text(caught.to_json())
+    (tmp_path / "run" / "report.json").write_text(contradicted.to_json())
     page = render(tmp_path / "run").read_text()
     assert 'id="integrity"' in page
     assert "108 rows" in page

@@ -9,13 +9,14 @@ import pytest
 from synthetic_runs import made_run, picture_run, pictures, softmax_model, table_run
 
 from fimaudit import Report, audit, compare
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.errors import UsageError
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Verdict
 from fimaudit.report.answer import answer_of
 from fimaudit.report.page import render
 from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
-from fimaudit.results import IntegrityCheck, Interval, Sensitivity
+from fimaudit.results import Interval, Sensitivity
 from fimaudit.storage.run_folder import read_for_page
 from fimaudit.validation.results import AttackedInput, Correlation, Validation
 

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit import Report, audit, sensitivity
+from fimaudit.audit_report import json_schema
 from fimaudit.errors import DataError, ModelFailure, RunFolderError, TargetError, UsageError
-from fimaudit.results import Sensitivity, json_schema
+from fimaudit.results import Sensitivity
 from fimaudit.storage.journal import JOURNAL, REPORT
 from fimaudit.storage.tables import read_inputs_table
 from tests.cases import CASES, Case, SoftmaxModel, linear, normal_inputs, tanh_network
@@ -48,8 +49,8 @@ def facts(report: Report) -> dict[str, Any]:
 
 def uncounted(report: Report) -> dict[str, Any]:
     """The same without the rows and calls of the run as a whole: an input that is cut off is asked again."""
-    told = facts(report)
-    return {**told, "summary": {k: v for k, v in told["summary"].items() if k not in ("queries", "requests")}}
+    whole = facts(report)
+    return {**whole, "summary": {k: v for k, v in whole["summary"].items() if k not in ("queries", "requests")}}
 
 
 @pytest.fixture(scope="module")
@@ -345,12 +346,12 @@ def test_sensitivity_is_the_audit_of_one_input() -> None:
 
 
 def test_progress_counts_rows_and_inputs() -> None:
-    told: list[tuple[int, int, int, int]] = []
-    report = audit(QUICK, X, queries=60, progress=lambda *numbers: told.append(numbers))
-    rows = [t[0] for t in told]
+    progress: list[tuple[int, int, int, int]] = []
+    report = audit(QUICK, X, queries=60, progress=lambda *numbers: progress.append(numbers))
+    rows = [t[0] for t in progress]
     assert rows == sorted(rows)
-    assert told[-1][0] == report.summary.queries
-    assert told[-1][2:] == (5, 5)
+    assert progress[-1][0] == report.summary.queries
+    assert progress[-1][2:] == (5, 5)
 
 
 SCRIPT = """
@@ -418,10 +419,10 @@ def test_a_journal_cut_at_any_byte_leads_to_the_same_report(tmp_path: Path, data
 
 
 def test_other_labels_or_groups_are_another_run(tmp_path: Path) -> None:
-    told: dict[str, Any] = {"queries": 30, "name": "m", "out": tmp_path / "run"}
-    first = audit(QUICK, X, y=[0, 1, 2, 0, 1], group=list("aabba"), **told)
-    assert facts(audit(QUICK, X, y=[0, 1, 2, 0, 1], group=list("aabba"), resume=True, **told)) == facts(first)
+    options: dict[str, Any] = {"queries": 30, "name": "m", "out": tmp_path / "run"}
+    first = audit(QUICK, X, y=[0, 1, 2, 0, 1], group=list("aabba"), **options)
+    assert facts(audit(QUICK, X, y=[0, 1, 2, 0, 1], group=list("aabba"), resume=True, **options)) == facts(first)
     for changes in ({"y": [0, 1, 2, 0, 2], "group": list("aabba")}, {"y": [0, 1, 2, 0, 1], "group": list("aabbb")}, {}):
         with pytest.raises(RunFolderError, match=r"holds another run \(labels and groups was .*use another folder"):
-            audit(QUICK, X, resume=True, **changes, **told)
+            audit(QUICK, X, resume=True, **changes, **options)
     assert facts(Report.read(tmp_path / "run")) == facts(first)

@@ -212,8 +212,8 @@ def test_many_queries_are_planned_to_the_row():
 def test_command(capsys, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 3, 2)))
     command.plan(data=tmp_path / "x.npz", rate="120/min", price_per_row=0.5, json=True)
-    told = json.loads(capsys.readouterr().out)
-    cost = told["cost"]
+    plan = json.loads(capsys.readouterr().out)
+    cost = plan["cost"]
     assert cost["rows"] == rows_of(40, 200)
     assert cost["bytes"] == cost["rows"] * 16 * 20 + cost["requests"] * 200
     assert cost["seconds"] == cost["requests"] / 2

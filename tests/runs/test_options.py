@@ -13,7 +13,7 @@ from fimaudit import audit, compare, sensitivity
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import RayEngine
 from fimaudit.errors import UsageError
-from fimaudit.models.classifier import adapter_option_names, adapters
+from fimaudit.models.opening import adapter_option_names, adapters
 from fimaudit.runs.auditing import audit as run_audit
 from fimaudit.runs.keywords import AuditArgs, AuditKeywords, EndpointArgs, ModelArgs
 from fimaudit.runs.options import DOMAIN_OPTIONS, MODEL_OPTIONS, AuditOptions
@@ -120,7 +120,7 @@ def _of_adapters() -> set[str]:
 
 def test_words_of_an_adapter_that_declares_none_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = type("Silent", (), {"accepts": lambda *_: False})()
-    seam = importlib.import_module("fimaudit.models.classifier")
+    seam = importlib.import_module("fimaudit.models.opening")
     monkeypatch.setattr(seam, "adapters", lambda: {"silent": silent, "function": adapters()["function"]})
     with pytest.raises(UsageError, match="does not know the option 'tint'"):
         audit(model, X, tint=1)  # type: ignore[call-arg]

@@ -24,7 +24,7 @@ def run(model: Callable[[Any], Any] = sensitive, **changes: Any) -> Report:
     return audit(model, X, **{**OPTIONS, "order": "interleaved", **changes})
 
 
-def told(report: Report) -> dict[str, Any]:
+def comparable(report: Report) -> dict[str, Any]:
     """All but times, budget and the order itself."""
     whole = facts(report)
     whole["settings"].pop("order")
@@ -50,7 +50,7 @@ def test_both_orders_lead_to_the_same_report() -> None:
     asked: dict[str, list[tuple[int, int]]] = {"inputs": [], "interleaved": []}
     reports = {order: run(noting(calls), order=order, batch=3) for order, calls in asked.items()}
     assert reports["inputs"].settings["order"] == "inputs"
-    assert told(reports["interleaved"]) == told(reports["inputs"])
+    assert comparable(reports["interleaved"]) == comparable(reports["inputs"])
     assert [check.outcome for check in reports["inputs"].integrity][:2] == ["ok", "ok"]
     assert sorted(asked["interleaved"]) == sorted(asked["inputs"])  # the same calls
     turns = {order: sum(a[0] != b[0] for a, b in pairwise(calls)) for order, calls in asked.items()}
@@ -67,7 +67,7 @@ def test_a_budget_spent_and_resumed_is_the_same_run(tmp_path: Path, order: str) 
         spent = run(out=tmp_path / "cut", order=order, budget=budget, resume=(tmp_path / "cut").exists())
         assert spent.summary.queries <= budget
     again = run(out=tmp_path / "cut", resume=True)
-    assert told(again) == told(whole)
+    assert comparable(again) == comparable(whole)
     assert not (tmp_path / "cut" / "answers.bin").exists()
 
 
@@ -88,7 +88,7 @@ def test_killed_anywhere_and_resumed_it_asks_nothing_twice(tmp_path: Path, share
     again = run(out=tmp_path / "cut", batch=30, resume=True)
     counted = [one.summary.queries for one in (again, whole)]
     assert counted[1] <= counted[0] <= counted[1] + 30  # the call that died with its process
-    one, other = told(again), told(whole)
+    one, other = comparable(again), comparable(whole)
     for side in (one, other):
         side["summary"].pop("queries"), side["summary"].pop("requests")
     assert one == other

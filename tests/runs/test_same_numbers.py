@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit import InputDomain, audit
+from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.measurement.pilot import choose_steps
 from fimaudit.measurement.settings import Settings
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
-from fimaudit.results import Report
+from fimaudit.models.opening import open_classifier
 from fimaudit.storage.answers import ANSWERS
 
 X = np.random.default_rng(5).standard_normal((12, 9))
@@ -71,12 +71,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def run(out: Path | None, way: str, **changes: Any) -> Report:
-    told = {key: value for key, value in WAYS[way].items() if key != "model"}
+    options = {key: value for key, value in WAYS[way].items() if key != "model"}
     model = WAYS[way].get("model", sensitive)
     x = changes.pop("x", X)
     if model is network:
-        return audit(network(), x.astype(np.float32), name="m", out=out, link="softmax", **told, **changes)
-    return audit(model, x, name="m", out=out, **told, **changes)
+        return audit(network(), x.astype(np.float32), name="m", out=out, link="softmax", **options, **changes)
+    return audit(model, x, name="m", out=out, **options, **changes)
 
 
 def facts(report: Report) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def test_focus_measures_an_input_as_a_run_of_all_does(tmp_path: Path) -> None:
 
 @given(st.permutations(range(len(X))), st.lists(st.integers(1, 12), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_neither_order_nor_company_moves_a_digit(order: list[int], cuts: list[int], adaptive: bool) -> None:
+def test_neither_order_nor_batch_moves_a_digit(order: list[int], cuts: list[int], adaptive: bool) -> None:
     """Inputs measured in any order, in any pieces, as engines and workers would hand them out."""
     meter = Meter(open_classifier(sensitive, input_shape=(9,), dtype="float64"))
     space = InputDomain(unit="u").resolve(X, "float64")

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fimaudit import audit
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 
 RNG = np.random.default_rng(0)
 NAMES = ["age", "creatinine", "pressure"]

@@ -10,9 +10,9 @@ import pytest
 from synthetic_runs import pictures, softmax_model, table
 
 from fimaudit import Report, audit
+from fimaudit.audit_report import Yardstick
 from fimaudit.data.arrays import Inputs
 from fimaudit.errors import UsageError
-from fimaudit.results import Yardstick
 
 NETWORK = softmax_model(0, 144, 5)
 BOX: dict[str, Any] = {"lower": 0.0, "upper": 1.0, "unit": "full grey range", "queries": 30}

@@ -51,8 +51,8 @@ class Proxy:
                 self.random, self.after = random.Random(wanted.get("seed", 0)), wanted.get("after", 0)
                 self.most = wanted.get("most", float("inf"))
                 self.posts, self.counts, self.answered = 0, {}, []
-            told = json.dumps({"counts": self.counts, "answered": self.answered}).encode()
-            await self._answer(writer, b"200 OK", b"application/json", told)
+            body = json.dumps({"counts": self.counts, "answered": self.answered}).encode()
+            await self._answer(writer, b"200 OK", b"application/json", body)
             return True
         if b"/__hold__" in head.split(b"\r\n")[0]:
             if head.startswith(b"POST"):

@@ -26,11 +26,11 @@ from fimaudit_adapters.http.sending import faults, sender, tokens, transport
 from fimaudit_adapters.http.sending.clock import WaitingClock
 
 import fimaudit
+from fimaudit.audit_report import Report
 from fimaudit.errors import FimauditError
 from fimaudit.models import classifier
-from fimaudit.models.meter import is_refused
+from fimaudit.models.leases import is_refused
 from fimaudit.report import page
-from fimaudit.results import Report
 from fimaudit.storage import ledger as ledger_module
 from tests.simulation.network import CHUNK, Killed, Network, Weather
 from tests.simulation.server import CLIENT, FEATURES, KEY, PASSWORD, SETTINGS, Server

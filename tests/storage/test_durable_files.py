@@ -51,9 +51,9 @@ def test_a_file_that_could_not_be_written_is_as_it_was(tmp_path: Path) -> None:
 )
 def test_each_refusal_says_what_is_safe_and_what_to_do(tmp_path: Path, number: int, remedy: str) -> None:
     for refusal in (StorageFailure, RunFolderError):
-        with pytest.raises(refusal) as caught, writing(tmp_path, refusal):
+        with pytest.raises(refusal) as raised, writing(tmp_path, refusal):
             raise OSError(number, os.strerror(number))
-        said = str(caught.value)
+        said = str(raised.value)
         assert "what was kept before is whole" in said
         assert f"{remedy}" in said
         assert said.endswith("then type the same command again (audit and validate with resume=True)")  # as Python says it

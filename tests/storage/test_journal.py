@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fimaudit.errors import RunFolderError
-from fimaudit.models.meter import Usage
+from fimaudit.models.leases import Usage
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.storage.journal import FILES, FOLDERS, JOURNAL, REPORT, CountingLedger, Journal
 from fimaudit.storage.replacement import ASIDE

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import RunFolderError, StorageFailure
-from fimaudit.models.meter import RepeatLease, Usage
+from fimaudit.models.leases import RepeatLease, Usage
 from fimaudit.storage.ledger import open_ledger
 
 

@@ -92,13 +92,13 @@ def test_a_damaged_or_foreign_part_is_refused_in_words(tmp_path: Path) -> None:
 def test_columns_from_disk_are_those_from_memory(tmp_path: Path) -> None:
     results = [result(i, "failed" if i % 17 == 0 else "ok") for i in range(200)]
     write_inputs(tmp_path / "inputs.parquet", results)
-    here, there = Columns.of(results), Columns.read(tmp_path / "inputs.parquet")
+    held, read = Columns.of(results), Columns.read(tmp_path / "inputs.parquet")
     for name in ("index", "status", "queries", "contrasts", "group"):
-        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
-    assert there.groups == here.groups == ("g0", "g1", "g2", "g3")
-    assert summarise(there, 0.95, 7, 3) == summarise(results, 0.95, 7, 3)
+        np.testing.assert_array_equal(getattr(read, name), getattr(held, name))
+    assert read.groups == held.groups == ("g0", "g1", "g2", "g3")
+    assert summarise(read, 0.95, 7, 3) == summarise(results, 0.95, 7, 3)
     ranked = sorted((s for s in results if s.margin_radius.value), key=lambda s: (s.margin_radius.value, s.index))
-    worst = there.index[there.most_sensitive(5)].tolist()
+    worst = read.index[read.most_sensitive(5)].tolist()
     assert worst == [s.index for s in ranked[:5]]
     assert rows_at(tmp_path / "inputs.parquet", worst) == ranked[:5]
     assert len(pq.read_table(tmp_path / "inputs.parquet")) == 200

@@ -16,11 +16,11 @@ import pytest
 from synthetic_runs import made_run, picture_run
 from typer.testing import CliRunner
 
+from fimaudit.audit_report import Report
 from fimaudit.cli import app
 from fimaudit.errors import MissingExtraError, UsageError
 from fimaudit.policy.formats import keep_verdict
 from fimaudit.policy.gate import gate
-from fimaudit.results import Report
 from fimaudit.tracking.mlflow_run import log_to_mlflow, logged_metrics, logged_params
 
 #: MLflow warns of its own parts.

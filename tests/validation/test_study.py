@@ -204,9 +204,9 @@ def test_families_and_the_bound_beside_the_measured_values() -> None:
     assert row["orders"]["bound L_z"] == ["ResNet", "DenseNet", "ViT", "VGG"]
     assert (row["kendall"]["radius"], row["kendall"]["bound L_z"]) == (1.0, 0.0)
     assert family_orders(cells[:3]) == []
-    (told,) = with_bound(cells)
-    assert (told["networks"], told["radius"][0]) == (8, 1.0)
-    assert told["bound"][0] < 0.1
+    (family,) = with_bound(cells)
+    assert (family["networks"], family["radius"][0]) == (8, 1.0)
+    assert family["bound"][0] < 0.1
     rng = np.random.default_rng(0)
     radius, bound = rng.standard_normal((2, 400))
     assert partial_correlation(bound, radius, radius + 1e-3 * bound) < 0.01

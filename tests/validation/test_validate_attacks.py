@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from fimaudit import open_classifier
-from fimaudit.domain import InputDomain, Space
+from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, UsageError
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.counted_passes import CountedModel, logs
 from fimaudit.models.meter import Meter
+from fimaudit.space import Space
 from fimaudit.validation.coordinates import Coordinates
 from fimaudit.validation.smallest_perturbation import choose_attacks, smallest_perturbation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,12 @@ import torch
 from zoo import STYLES, zoo_network
 
 import fimaudit
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.measure import exact_reference
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 INPUTS = 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On networks this small a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,21 +18,15 @@ from fimaudit import audit
 from fimaudit.data.dataset import as_data, open_subject
 from fimaudit.domain import InputDomain
 from fimaudit.errors import ModelFailure, TargetError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.whitebox.measure import measure
 from fimaudit.whitebox.secant_check import MOST_ROWS, check_secants
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 INPUTS = 24
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class _Backward(torch.autograd.Function):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import resource
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,20 @@ from torch import nn
 from zoo import STYLES, zoo_network
 
 from fimaudit.errors import ModelFailure, TargetError, UsageError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.linearization import Linearizable, RootLinearization, linearize
+from fimaudit.models.opening import open_classifier
 from fimaudit.results import Contrast
 from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.gram import measure_gram
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import CROSSOVER, WhiteBox, exact_reference, measure, obstacle
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 X = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
 FEW, MANY = 10, CROSSOVER + 8
 CASES = [(style, classes) for style in STYLES for classes in (FEW, MANY)]
 network = functools.cache(zoo_network)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On networks this small a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def opened(module: nn.Module, link: str = "softmax") -> Any:

@@ -20,8 +20,9 @@ from fimaudit_adapters.http.protocols.mlflow import MLflow
 from fimaudit_adapters.http.protocols.open_inference import OpenInference
 from fimaudit_adapters.http.protocols.readings import AdjustedAnswers
 from fimaudit_adapters.http.protocols.tensorflow_serving import TensorFlowServing
+from fimaudit_adapters.http.sending.batch import RESUME
 from fimaudit_adapters.http.sending.faults import Fault
-from fimaudit_adapters.http.sending.sender import RESUME, GivenUp, Sender
+from fimaudit_adapters.http.sending.sender import GivenUp, Sender
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["Calibrator", "Learned", "wire_for"]

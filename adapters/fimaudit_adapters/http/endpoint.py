@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.models.classifier import Lease, ModelInfo, Options
+from fimaudit.models.leases import CountingLease
 from fimaudit.models.links import Link
-from fimaudit.models.meter import CountingLease
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
 from fimaudit_adapters.http.discovery import Discovered, discover

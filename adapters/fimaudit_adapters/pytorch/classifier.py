@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit.domain import Box
 from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import label_codes
 from fimaudit.models.links import Link, as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
-from fimaudit_adapters.options import SoftmaxDoubt
+from fimaudit.space import Box
+from fimaudit_adapters.options import SoftmaxCheck
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
 from fimaudit_adapters.pytorch import identity as torch_identity
 from fimaudit_adapters.pytorch.device_signs import displaced_on_device
@@ -56,7 +56,7 @@ class TorchClassifier:
         names = _class_names(module)
         self._finding = finding_position(options.finding, names)
         self.link = _link_of_findings(module, options.link, self._finding, names)
-        self._doubt = SoftmaxDoubt(self.link)
+        self._softmax_check = SoftmaxCheck(self.link)
         homes = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         # A module spread over several devices stays where it is.
         self._home = homes.pop() if len(homes) == 1 else None
@@ -115,7 +115,8 @@ class TorchClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the model without asking it, and a doubt that its answers raise."""
-        return replace(self._info, notes=(*self._info.notes, *self._doubt.notes)) if self._doubt.notes else self._info
+        notes = self._softmax_check.notes
+        return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities in float64; see ``Classifier``."""
@@ -207,7 +208,7 @@ class TorchClassifier:
             return np.asarray(values, dtype=np.float64)
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
-        self._doubt.watch(values)
+        self._softmax_check.watch(values)
         return to_probabilities(values, self.link, rows=rows)
 
     def _rows(self, output: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.errors import FimauditError, ModelFailure, TargetError, one_line
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.links import Link
 from fimaudit_adapters.pytorch.jacobian_products import Function, JacobianProducts
@@ -138,8 +138,7 @@ def _runner(module: torch.nn.Module, dtype: torch.dtype, native: torch.dtype) ->
 
 def model_failure(exc: Exception) -> ModelFailure:
     """What a network raised while it was differentiated, in our words."""
-    text = " ".join(str(exc).split())[:300]
-    return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {text}")
+    return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {one_line(exc, 300)}")
 
 
 def root_vjp(model: TorchModel, batch: Any, cotangents: Any) -> torch.Tensor:

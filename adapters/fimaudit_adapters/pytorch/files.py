@@ -14,7 +14,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from fimaudit.bounds.importers.torch_archive import load_exported
-from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError, shortened
 from fimaudit.models.classifier import Options
 from fimaudit_adapters.options import file_fingerprint, require_file
 
@@ -65,8 +65,8 @@ def load_module(path: str, options: Options) -> LoadedModule:
             raise
         except Exception as exc:
             raise TargetError(
-                f"expected a program saved by torch.export.save at {path!r}, got {type(exc).__name__}: {_first_line(exc)}; "
-                "export it again, with this or an older version of torch"
+                f"expected a program saved by torch.export.save at {path!r}, got {type(exc).__name__}: "
+                f"{shortened(exc, 200)}; export it again, with this or an older version of torch"
             ) from exc
         return wrap_exported(program, options, name=name, details=details)
     if _is_torchscript(path):
@@ -76,7 +76,7 @@ def load_module(path: str, options: Options) -> LoadedModule:
                 module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as exc:
             raise TargetError(
-                f"expected a TorchScript file at {path!r}, but torch cannot read it: {_first_line(exc)}"
+                f"expected a TorchScript file at {path!r}, but torch cannot read it: {shortened(exc, 200)}"
             ) from exc
         return LoadedModule(module, name, "torchscript", details=details)
     return LoadedModule(_unpickled_module(path, options.trust_pickle), name, "pickle", details=details)
@@ -154,7 +154,7 @@ def _read_weights(path: str) -> Mapping[str, torch.Tensor]:
             return weights
         except Exception as exc:
             raise TargetError(
-                f"expected safetensors weights at {path!r}, but it cannot be read: {_first_line(exc)}"
+                f"expected safetensors weights at {path!r}, but it cannot be read: {shortened(exc, 200)}"
             ) from exc
     _require_saved(path, "weights saved by torch.save")
     try:
@@ -166,7 +166,7 @@ def _read_weights(path: str) -> Mapping[str, torch.Tensor]:
         ) from exc
     except Exception as exc:
         raise TargetError(
-            f"expected weights saved by torch.save at {path!r}, but it cannot be read: {_first_line(exc)}"
+            f"expected weights saved by torch.save at {path!r}, but it cannot be read: {shortened(exc, 200)}"
         ) from exc
     if isinstance(held, Mapping):
         for candidate in (held, *(held[key] for key in _WEIGHT_KEYS if isinstance(held.get(key), Mapping))):
@@ -189,7 +189,7 @@ def _unpickled_module(path: str, trust_pickle: bool) -> torch.nn.Module:
             ) from exc
     except Exception as exc:
         raise TargetError(
-            f"expected a torch model at {path!r}, but it cannot be read ({_first_line(exc)}); it may be truncated"
+            f"expected a torch model at {path!r}, but it cannot be read ({shortened(exc, 200)}); it may be truncated"
         ) from exc
     else:
         raise TargetError(
@@ -200,7 +200,7 @@ def _unpickled_module(path: str, trust_pickle: bool) -> torch.nn.Module:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as exc:
         raise TargetError(
-            f"unpickling {path!r} failed: {_first_line(exc)}; the module's own code must be importable"
+            f"unpickling {path!r} failed: {shortened(exc, 200)}; the module's own code must be importable"
         ) from exc
     if not isinstance(module, torch.nn.Module):
         raise TargetError(f"expected a torch module in {path!r}, got {type(module).__name__}")
@@ -259,8 +259,3 @@ def _listed(names: list[Any], most: int = 3) -> str:
         return "nothing"
     shown = ", ".join(str(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _first_line(exc: BaseException, most: int = 200) -> str:
-    text = " ".join(str(exc).split())
-    return text if len(text) <= most else text[: most - 1] + "…"

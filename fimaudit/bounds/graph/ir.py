@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "concat",
     "expand",
     "in_order",
+    "register_in",
     "reindex",
     "reshape",
     "source",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Index = NDArray[np.int64]
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,3 +131,16 @@ def in_order(output: Node) -> Iterator[Node]:
         else:
             stack.append((node, True))
             stack.extend((child, False) for child in reversed(node.inputs))
+
+
+def register_in(table: dict[str, Entry]) -> Callable[..., Callable[[Entry], Entry]]:
+    """A decorator with names of operators, which enters what it decorates in the table under each of them."""
+
+    def on(*names: str) -> Callable[[Entry], Entry]:
+        def entered(entry: Entry) -> Entry:
+            table.update(dict.fromkeys(names, entry))
+            return entry
+
+        return entered
+
+    return on

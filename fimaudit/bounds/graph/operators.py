@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.bounds.graph.attention_tokens import token_attention_norm
-from fimaudit.bounds.graph.ir import Node
+from fimaudit.bounds.graph.ir import Node, register_in
 from fimaudit.bounds.norms.activations import ACTIVATIONS, parametrised
 from fimaudit.bounds.norms.attention import separate_attention_gains
 from fimaudit.bounds.norms.convolution import conv_norm
@@ -47,6 +47,7 @@ class Effect:
 
 Rule = Callable[[Node, Sequence[float]], Effect]
 RULES: dict[str, Rule] = {}
+_rule = register_in(RULES)
 REGISTERED: dict[str, Constant] = {}
 
 
@@ -85,14 +86,6 @@ def effect_of(node: Node, peaks: Sequence[float]) -> Effect:
             f"or --constant '{node.op}=1.0' on the command line"
         )
     return RULES[node.op](node, peaks)
-
-
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    def keep(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, rule))
-        return rule
-
-    return keep
 
 
 def _outward(norm: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fimaudit.bounds.graph.ir import Node
+from fimaudit.bounds.graph.ir import Node, register_in
 
 __all__ = ["BUILDERS", "AtenCall", "many", "on"]
 
@@ -45,16 +45,8 @@ class AtenCall:
 
 Builder = Callable[[AtenCall], Any]
 BUILDERS: dict[str, Builder] = {}
-
-
-def on(*names: str) -> Callable[[Builder], Builder]:
-    """Register a builder under some operator names."""
-
-    def keep(builder: Builder) -> Builder:
-        BUILDERS.update(dict.fromkeys(names, builder))
-        return builder
-
-    return keep
+#: Registers a builder under some operators.
+on = register_in(BUILDERS)
 
 
 def many(value: Any, count: int) -> list[Any]:

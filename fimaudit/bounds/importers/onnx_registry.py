@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fimaudit.bounds.graph.ir import Node
+from fimaudit.bounds.graph.ir import Node, register_in
 
 __all__ = ["BUILDERS", "OnnxCall", "on"]
 
@@ -56,13 +56,5 @@ class OnnxCall:
 
 Builder = Callable[[OnnxCall], Any]
 BUILDERS: dict[str, Builder] = {}
-
-
-def on(*names: str) -> Callable[[Builder], Builder]:
-    """Register a builder under some operator types."""
-
-    def keep(builder: Builder) -> Builder:
-        BUILDERS.update(dict.fromkeys(names, builder))
-        return builder
-
-    return keep
+#: Registers a builder under some operators.
+on = register_in(BUILDERS)

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from fimaudit.bounds.norms.matrix import OUTWARD, spectral_norm_upper
 
-__all__ = ["Head", "published_attention_lipschitz", "self_attention_lipschitz", "separate_attention_gains"]
+__all__ = ["Head", "self_attention_lipschitz", "separate_attention_gains"]
 
 Array = NDArray[np.float64]
 
@@ -108,15 +108,6 @@ def separate_attention_gains(
         OUTWARD * scale * value * query * math.sqrt(column),
         OUTWARD * math.sqrt(column),
     )
-
-
-def published_attention_lipschitz(head: Head, radius: float, tokens: int, scale: float) -> float:
-    """The published bound sqrt(3) ||V|| sqrt(||A||^2 r^4 (4n + 1) + n), for comparison only; biases are not covered.
-
-    Source: Castin, Ablin & Peyre, How Smooth Is Attention?, ICML 2024, arXiv 2312.14820.
-    """
-    form = spectral_norm_upper(scale * head.key.T @ head.query)
-    return math.sqrt(3 * (form**2 * radius**4 * (4 * tokens + 1) + tokens)) * spectral_norm_upper(head.value)
 
 
 def _column_sum(queries: int, keys: int, spread: float, masked: bool) -> float:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fimaudit.bounds.norms.matrix import OUTWARD, Stack, largest_norm
 
-__all__ = ["conv_norm", "conv_norm_any_size"]
+__all__ = ["conv_norm"]
 
 GRID_PER_DEGREE = 50  # 1 / cos(pi / 50) = 1.002 an axis
 CHUNK_NUMBERS = 2**23  # complex numbers in work at a time: 128 MiB
@@ -96,15 +96,6 @@ def conv_norm(
             factor *= correction
         bases.append(basis)
     return float(OUTWARD * factor * largest_norm(_symbols(w, bases)))
-
-
-def conv_norm_any_size(weight: NDArray[np.generic], *, stride: Sequence[int] | None = None, groups: int = 1) -> float:
-    """Upper bound on the l2 norm of a convolution on inputs of every size, with zero padding of any width.
-
-    The supremum of the continuous symbol; arguments and errors as in ``conv_norm``.
-    """
-    huge = [10**7 * math.lcm(*(stride or [1]))] * (np.ndim(weight) - 2)
-    return conv_norm(weight, huge, stride=stride, groups=groups)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.errors import MissingExtraError, UsageError, foreign
 
 __all__ = ["Cluster", "Seats", "alive_nodes", "capacity", "connect", "seats"]
 
@@ -72,11 +72,10 @@ def connect(address: str | None) -> Cluster:
         with _no_stderr():
             ray.init(address="local" if address is None else address, **options)
     except Exception as exc:  # ConnectionError, RuntimeError, TimeoutError, grpc's own
-        what = " ".join(str(exc).split())[:200]
         if address is None:
-            raise UsageError(f"Ray could not be started on this machine: {type(exc).__name__}: {what}") from exc
+            raise UsageError(f"Ray could not be started on this machine: {foreign(exc)}") from exc
         raise UsageError(
-            f"no Ray cluster answers at --address {address} ({type(exc).__name__}: {what}); start one with: ray start --head"
+            f"no Ray cluster answers at --address {address} ({foreign(exc)}); start one with: ray start --head"
         ) from exc
     _silence_raylet(ray)
     return Cluster(owned=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError
-from fimaudit.models.meter import Usage, is_refused, over_budget
+from fimaudit.models.leases import Usage, is_refused, over_budget
 from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
@@ -153,7 +153,7 @@ class Coordinator:
 
 
 class SharedLedger:
-    """The coordinator as a ``fimaudit.models.meter.Ledger`` for one worker's meter, or the driver's.
+    """The coordinator as a ``fimaudit.models.leases.Ledger`` for one worker's meter, or the driver's.
 
     Args:
         coordinator: the actor.

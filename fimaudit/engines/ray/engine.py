@@ -25,8 +25,8 @@ from fimaudit.engines.ray.worker import Pass, Worker, share_turns
 from fimaudit.engines.work import Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError
 from fimaudit.models.classifier import Classifier, NetworkClassifier
+from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.links import Link
-from fimaudit.models.meter import Ledger, Usage
 from fimaudit.models.shipping import ship_model
 from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.results import MeasuredInput
@@ -76,11 +76,11 @@ class RayExecutor:
         answers: tuple[str, bool] | None,
     ) -> Ledger:
         """See ``RemoteEngine``: starts the actor that the workers share, on the driver's own node."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         network = isinstance(model, NetworkClassifier)
         rate = getattr(getattr(model, "endpoint", None), "rate", None)
         made: Any = ray.remote(Coordinator)
-        self._coordinator = made.options(num_cpus=0, scheduling_strategy=here).remote(budget, spent, ledger, rate, answers)
+        self._coordinator = made.options(num_cpus=0, scheduling_strategy=node).remote(budget, spent, ledger, rate, answers)
         ray.get(self._coordinator.usage.remote())
         external = model.info.details.get("external_data") or {}
         self._shipped = ray.put(ship_model(self._target, self._link, self._options, ray.put, external))

@@ -20,7 +20,8 @@ from fimaudit.engines.ray.coordinator import SharedLedger
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
 from fimaudit.models.classifier import NetworkClassifier
-from fimaudit.models.meter import Meter, Usage
+from fimaudit.models.leases import Usage
+from fimaudit.models.meter import Meter
 from fimaudit.models.shipping import ShippedModel
 from fimaudit.option_names import flags_in_messages
 from fimaudit.results import MeasuredInput, Sensitivity
@@ -69,8 +70,8 @@ class Worker:
         self._meter: Meter | None = None
         self._shared = False
         self._where = socket.gethostname()
-        here = ray.get_runtime_context()
-        coordinator.move_in.remote(here.get_actor_id(), here.current_actor, here.get_node_id())
+        context = ray.get_runtime_context()
+        coordinator.move_in.remote(context.get_actor_id(), context.current_actor, context.get_node_id())
         tags = {"node": self._where}
         self._rows = metrics.Counter("fimaudit_rows", "Rows that the model answered", ("node",)).set_default_tags(tags)
         self._inputs = metrics.Counter("fimaudit_inputs", "Inputs measured", ("node",)).set_default_tags(tags)

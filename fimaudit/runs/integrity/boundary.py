@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_JUMP,
     JUMP,
@@ -20,9 +20,9 @@ from fimaudit.estimation.integrity import (
 )
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import CLOSER, HALVINGS
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, decision_of, scaled_difference
+from fimaudit.space import Space
 
 __all__ = ["Segment", "check_boundary"]
 
@@ -46,7 +46,7 @@ class Segment:
     way: Array
     length: float
     decision: int
-    here: Array
+    answers: Array
     low: tuple[float, NDArray[Any], Array]
     high: tuple[float, NDArray[Any], Array]
 
@@ -58,7 +58,7 @@ class Segment:
 
     def gap(self, quantum: float) -> float:
         """Log-odds at the input between its class and the one beyond the boundary."""
-        return float(ahead(self.here, self.decision, self.other, quantum)[0].mean())
+        return float(ahead(self.answers, self.decision, self.other, quantum)[0].mean())
 
     def jump(self, quantum: float) -> float:
         """See ``jump_share``; 0 where the gap is too small for a measure."""
@@ -119,13 +119,13 @@ def _segments(asked: AskedRows, chosen: Sequence[int]) -> list[Segment]:
             open_ways.append((index, x, way, rows_along(x, space, way / length, np.array([length]))[0][0]))
     answers = asked.each([row for _, x, _, end in open_ways for row in (x, end)], "ends")
     segments = []
-    for (index, x, way, end), here, there in zip(open_ways, answers[::2], answers[1::2], strict=True):
+    for (index, x, way, end), near, far in zip(open_ways, answers[::2], answers[1::2], strict=True):
         decision = inputs.results[index].predicted_class
-        if here is None or there is None or decision is None:
+        if near is None or far is None or decision is None:
             continue
-        if decision_of(here) == decision and decision_of(there) != decision:
+        if decision_of(near) == decision and decision_of(far) != decision:
             length = float(np.linalg.norm(way))
-            segments.append(Segment(index, x, way, length, decision, here, (0.0, x, here), (length, end, there)))
+            segments.append(Segment(index, x, way, length, decision, near, (0.0, x, near), (length, end, far)))
     return segments
 
 

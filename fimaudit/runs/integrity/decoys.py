@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.engines.decoys import Decoy
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import BETWEEN, DECOY_TIMES, PLAIN
 from fimaudit.runs.integrity.rows import scaled_difference
+from fimaudit.space import Space
 
 __all__ = ["ChosenDecoys", "choose_decoys"]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fimaudit.results import IntegrityCheck, Sensitivity
+from fimaudit.audit_report import IntegrityCheck
+from fimaudit.results import Sensitivity
 
 __all__ = ["IntegrityFindings", "check_result"]
 

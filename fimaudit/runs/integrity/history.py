@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import ask_decoys, known_answers
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.integrity import apart, history_matters, noticed, threshold
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES, RUNGS
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, scaled_difference
@@ -51,9 +51,9 @@ class _Compared:
     pairs: int = 0
     rows: int = 0
 
-    def add(self, difference: float, noise: float, company_logs: float) -> None:
+    def add(self, difference: float, noise: float, batch_effect_logs: float) -> None:
         self.count += 1
-        self.otherwise += history_matters(difference, noise, company_logs)
+        self.otherwise += history_matters(difference, noise, batch_effect_logs)
         if difference >= self.largest:
             self.largest, self.noise = difference, noise
 

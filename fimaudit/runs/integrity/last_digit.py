@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.integrity import apart, history_matters, noticed_group
 from fimaudit.measurement.integrity_cost import NUDGES
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows
+from fimaudit.space import Space
 
 __all__ = ["check_last_digit"]
 
@@ -71,9 +71,9 @@ def check_last_digit(asked: AskedRows, rows: Sequence[NDArray[Any]], rng: np.ran
     return check_result("last_digit", "ok", LAST_DIGIT, finding, numbers, took)
 
 
-def _spread(answers: NDArray[np.float64], quantum: float, company: float) -> float:
+def _spread(answers: NDArray[np.float64], quantum: float, batch_effect: float) -> float:
     """The largest difference between any two of the answers."""
-    return apart(answers.max(axis=0)[None], answers.min(axis=0)[None], quantum, company)
+    return apart(answers.max(axis=0)[None], answers.min(axis=0)[None], quantum, batch_effect)
 
 
 def _neighbours(row: NDArray[Any], space: Space, rng: np.random.Generator) -> NDArray[Any] | None:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     FAR_WITHIN,
     HONEST_FAR_WITHIN,
     fewest,
 )
 from fimaudit.measurement.radius_evidence import FAR_WITHIN_RADIUS, WITHIN_RADIUS, check_radius
-from fimaudit.results import IntegrityCheck, Sensitivity, Witness
+from fimaudit.results import Sensitivity, Witness
 from fimaudit.runs.integrity.boundary import Segment
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, scaled_difference

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
@@ -17,6 +16,7 @@ from fimaudit.measurement.integrity_cost import LOOKS, REPEATED
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Sensitivity
+from fimaudit.space import Space
 
 __all__ = ["AskedRows", "AuditedInputs", "decision_of", "scaled_difference", "witness_row"]
 

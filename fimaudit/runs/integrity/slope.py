@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_SHORT_SLOPE,
     SHORT_SLOPE,
@@ -15,7 +16,6 @@ from fimaudit.estimation.integrity import (
     slope_reach,
 )
 from fimaudit.measurement.counterexample import rows_along
-from fimaudit.results import IntegrityCheck
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows, scaled_difference, witness_row
 
@@ -44,11 +44,11 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
         rows, steps = rows_along(x, space, way / distance, np.array([length]))
         if steps[0] > 0:
             ways.append((result.predicted_class, witness.predicted_class, float(steps[0]), distance, x, rows[0]))
-    answers = asked.each([row for *_, x, along in ways for row in (x, along)], "slopes")
+    answers = asked.each([row for *_, x, at_step in ways for row in (x, at_step)], "slopes")
     reached = [
-        slope_reach(here, along, *way[:4], quantum)
-        for way, here, along in zip(ways, answers[::2], answers[1::2], strict=True)
-        if here is not None and along is not None
+        slope_reach(at_input, at_step, *way[:4], quantum)
+        for way, at_input, at_step in zip(ways, answers[::2], answers[1::2], strict=True)
+        if at_input is not None and at_step is not None
     ]
     known = [one for one in reached if one is not None]
     short, need = sum(one < SHORT_SLOPE for one in known), fewest(len(known), HONEST_SHORT_SLOPE)

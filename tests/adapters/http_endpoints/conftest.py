@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
-from fimaudit.models.classifier import open_classifier
+from fimaudit.models.opening import open_classifier
 from tests.servers import manager
 from tests.servers.manager import CannotInstall, Server
 
-HERE = Path(__file__).resolve().parents[2] / "servers"
+SERVERS = Path(__file__).resolve().parents[2] / "servers"
 
 
 @dataclass
@@ -46,21 +46,21 @@ class Known:
 
 
 @pytest.fixture(scope="session")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("servers")
 
 
 @pytest.fixture(scope="session")
-def cancer(here: Path) -> Known:
+def cancer(base: Path) -> Known:
     x, y = load_breast_cancer(return_X_y=True)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    return _trained(here / "cancer.joblib", LogisticRegression(C=0.05).fit(x, y), x)
+    return _trained(base / "cancer.joblib", LogisticRegression(C=0.05).fit(x, y), x)
 
 
 @pytest.fixture(scope="session")
-def digits(here: Path) -> Known:
+def digits(base: Path) -> Known:
     x, y = load_digits(return_X_y=True)
-    return _trained(here / "digits.joblib", LogisticRegression(C=0.005, max_iter=500).fit(x, y), x)
+    return _trained(base / "digits.joblib", LogisticRegression(C=0.005, max_iter=500).fit(x, y), x)
 
 
 def _trained(path: Path, model: LogisticRegression, rows: NDArray[np.float64]) -> Known:
@@ -68,19 +68,19 @@ def _trained(path: Path, model: LogisticRegression, rows: NDArray[np.float64]) -
     return Known(model, path, rows)
 
 
-def _kserve(here: Path, cancer: Known, digits: Known) -> Server:
+def _kserve(base: Path, cancer: Known, digits: Known) -> Server:
     python, port = manager.environment("kserve") / "bin" / "python", manager.free_port()
-    command = [str(python), str(HERE / "kserve_server.py"), str(port), str(cancer.path), str(digits.path)]
-    return manager.start(command, port, here / "kserve.log", ready="/v2/health/ready")
+    command = [str(python), str(SERVERS / "kserve_server.py"), str(port), str(cancer.path), str(digits.path)]
+    return manager.start(command, port, base / "kserve.log", ready="/v2/health/ready")
 
 
-def _plain(here: Path, cancer: Known, digits: Known) -> Server:
+def _plain(base: Path, cancer: Known, digits: Known) -> Server:
     python, port = manager.environment("kserve") / "bin" / "python", manager.free_port()
-    command = [str(python), str(HERE / "plain_server.py"), str(port), str(cancer.path), str(digits.path)]
-    return manager.start(command, port, here / "plain.log", ready="/ready")
+    command = [str(python), str(SERVERS / "plain_server.py"), str(port), str(cancer.path), str(digits.path)]
+    return manager.start(command, port, base / "plain.log", ready="/ready")
 
 
-def _triton(here: Path, cancer: Known, digits: Known) -> Server:
+def _triton(base: Path, cancer: Known, digits: Known) -> Server:
     python, port = manager.environment("pytriton") / "bin" / "python", manager.free_port()
     weights = {
         f"{name}_{what}": value
@@ -89,12 +89,12 @@ def _triton(here: Path, cancer: Known, digits: Known) -> Server:
             ("coef", known.model.coef_), ("intercept", known.model.intercept_), ("classes", len(known.model.classes_)),
         )
     }  # fmt: skip
-    np.savez(here / "weights.npz", **weights)
+    np.savez(base / "weights.npz", **weights)
     find = [str(python), "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"]
     libraries = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
     env = {"LD_LIBRARY_PATH": libraries, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    command = [str(python), str(HERE / "triton_server.py"), str(port), str(here / "weights.npz")]
-    return manager.start(command, port, here / "triton.log", ready="/v2/models/digits/ready", env=env)
+    command = [str(python), str(SERVERS / "triton_server.py"), str(port), str(base / "weights.npz")]
+    return manager.start(command, port, base / "triton.log", ready="/v2/models/digits/ready", env=env)
 
 
 _SAVE = """
@@ -107,15 +107,15 @@ m.save_model(model, sys.argv[2], pyfunc_predict_fn=fn, pip_requirements=[], seri
 
 
 def _mlflow(function: str) -> Callable[[Path, Known, Known], Server]:
-    def start(here: Path, cancer: Known, digits: Known) -> Server:
+    def start(base: Path, cancer: Known, digits: Known) -> Server:
         binaries = manager.environment("mlflow") / "bin"
         env = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PATH": f"{binaries}:{os.environ['PATH']}"}
-        home, port = here / f"mlflow-{function}", manager.free_port()
+        home, port = base / f"mlflow-{function}", manager.free_port()
         save = [str(binaries / "python"), "-c", _SAVE, str(cancer.path), str(home), function]
         saved = subprocess.run(save, env={**os.environ, **env}, capture_output=True, text=True)
         assert saved.returncode == 0, saved.stderr
         command = [str(binaries / "mlflow"), "models", "serve", "-m", str(home), "-h", "127.0.0.1", "-p", str(port)]
-        return manager.start([*command, "--env-manager", "local"], port, here / f"{function}.log", ready="/ping", env=env)
+        return manager.start([*command, "--env-manager", "local"], port, base / f"{function}.log", ready="/ping", env=env)
 
     return start
 
@@ -146,11 +146,11 @@ STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
 
 
 @pytest.fixture(scope="session", autouse=True)  # they start while tests that need none of them run
-def servers(request: pytest.FixtureRequest, here: Path, cancer: Known, digits: Known) -> Iterator[dict[str, Future[Server]]]:
+def servers(request: pytest.FixtureRequest, base: Path, cancer: Known, digits: Known) -> Iterator[dict[str, Future[Server]]]:
     """Every server that the chosen tests need, installed and started side by side: their imports take most of the time."""
     needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     with ThreadPoolExecutor(4) as pool:
-        starting = {name: pool.submit(start, here, cancer, digits) for name, start in STARTS.items() if name in needed}
+        starting = {name: pool.submit(start, base, cancer, digits) for name, start in STARTS.items() if name in needed}
         yield starting
         for future in starting.values():
             if future.exception() is None:
@@ -205,14 +205,14 @@ class Gateway:
 
 
 @pytest.fixture(scope="session")
-def gateway(here: Path, kserve: Server) -> Iterator[Gateway]:
+def gateway(base: Path, kserve: Server) -> Iterator[Gateway]:
     """nginx in front of KServe."""
     try:
         program = manager.nginx()
     except CannotInstall as exc:
         warnings.warn(pytest.PytestWarning(f"SKIPPED a real server: {exc}"), stacklevel=2)
         pytest.skip(str(exc))
-    home = here / "nginx"
+    home = base / "nginx"
     home.mkdir()
     make = shutil.which("openssl")
     if make is None:
@@ -229,7 +229,7 @@ def gateway(here: Path, kserve: Server) -> Iterator[Gateway]:
     }
     silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
     ports["SILENT"] = silent.getsockname()[1]
-    text = (HERE / "nginx.conf").read_text().replace("HERE", str(home))
+    text = (SERVERS / "nginx.conf").read_text().replace("HERE", str(home))
     for name in ("TLS_PORT", "PORT", "DEAD", "SILENT", "UPSTREAM"):
         text = text.replace(name, str(ports[name]))
     (home / "nginx.conf").write_text(text)
@@ -251,7 +251,7 @@ class FaultProxy:
     def set(self, **faults: Any) -> None:
         self._talk("__faults__", faults)
 
-    def told(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         found: dict[str, Any] = self._talk("__faults__")
         return found
 
@@ -275,10 +275,10 @@ class FaultProxy:
 
 
 @pytest.fixture(scope="session")
-def fault_server(here: Path, kserve: Server) -> Iterator[FaultProxy]:
+def fault_server(base: Path, kserve: Server) -> Iterator[FaultProxy]:
     port = manager.free_port()
-    command = [sys.executable, str(HERE / "fault_proxy.py"), str(port), str(kserve.port)]
-    server = manager.start(command, port, here / "faults.log", ready="/__faults__")
+    command = [sys.executable, str(SERVERS / "fault_proxy.py"), str(port), str(kserve.port)]
+    server = manager.start(command, port, base / "faults.log", ready="/__faults__")
     yield FaultProxy(server)
     server.stop()
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fimaudit.cli
-from fimaudit.results import Report
+from fimaudit.audit_report import Report
 
 KEY = "sk-test-12345678"
 INFER = "/v2/models/cancer/infer"

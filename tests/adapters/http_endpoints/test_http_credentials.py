@@ -101,9 +101,9 @@ def test_an_issuer_that_refuses_is_named_without_the_secret(oauth, connect):
 
     with vendors.serving({"m": answer, "token": refuse}) as server:
         said = {**oauth, "token_url": f"{server.url}/token"}
-        with pytest.raises(TargetError, match="gave no token") as caught:
+        with pytest.raises(TargetError, match="gave no token") as raised:
             connect(f"{server.url}/m", oauth=said, **FORMAT).probabilities(ROWS[:1])
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in str(raised.value)
 
 
 def test_a_401_that_nothing_renews_ends_the_run_at_once(monkeypatch, connect):

@@ -29,19 +29,19 @@ def test_each_fault_alone(faults, cancer, connect, kind):
     faults.set(rate=0.3, kinds=[kind], seed=3)
     got = model.probabilities(cancer.rows[:200])
     assert np.array_equal(got, connect(target(faults), batch=10, **JSON).probabilities(cancer.rows[:200]))
-    assert faults.told()["counts"][kind] > 2
+    assert faults.counts()["counts"][kind] > 2
 
 
 def test_slow_drip_is_cut_by_the_deadline_of_a_request(faults, cancer, connect):
     model = connect(target(faults), batch=20, timeout=2.0, **JSON)
     faults.set(rate=1.0, kinds=["drip"], most=1)
     assert np.allclose(model.probabilities(cancer.rows[:100]), cancer.truth(cancer.rows[:100]), atol=1e-12)
-    assert faults.told()["counts"]["drip"] == 1
+    assert faults.counts()["counts"]["drip"] == 1
 
 
 WORKER = """
     import sys, numpy as np
-    from fimaudit.models.classifier import open_classifier
+    from fimaudit.models.opening import open_classifier
     from fimaudit.perturbations.rows import PlainRows
     from fimaudit.storage.ledger import open_ledger
     from fimaudit.models.meter import Meter
@@ -70,16 +70,16 @@ def test_killed_three_times_and_resumed_is_the_undisturbed_run(faults, cancer, c
     assert not out.exists()
     assert subprocess.run(command).returncode == 0
     assert np.array_equal(np.load(out), undisturbed)
-    told = faults.told()
-    assert sum(n for kind, n in told["counts"].items() if kind != "none") > 10
+    found = faults.counts()
+    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 10
     # An answered body may come twice only where a kill fell between the answer and its commit, or the preflight repeats it.
-    repeats = Counter(Counter(told["answered"]).values())
+    repeats = Counter(Counter(found["answered"]).values())
     assert sum(n for times, n in repeats.items() if times > 1) <= 3 * 4 + 1
     fingerprint = connect(target(faults), batch=10, concurrency=4, **JSON).fingerprint
     book = open_ledger(ledger, fingerprint, resume=True)
     sent = book.requests()
     # The proxy does not see every send: one can be counted and killed before it leaves.
-    assert sum(told["counts"].values()) <= len(sent) <= sum(told["counts"].values()) + 3 * 4
+    assert sum(found["counts"].values()) <= len(sent) <= sum(found["counts"].values()) + 3 * 4
     assert book.usage().rows + book.usage().refused == sum(r.rows for r in sent) <= 4000
     unanswered = [r for r in sent if r.status is None]
     assert len(unanswered) <= 3 * 4
@@ -96,7 +96,7 @@ def test_budget_is_never_exceeded_under_concurrency_and_faults(faults, cancer, c
     with pytest.raises(BudgetExhausted, match=r"137 rows is spent.*resume=True"):
         meter.ask([PlainRows(cancer.rows[:400])])
     assert meter.usage.rows <= 137
-    counts = faults.told()["counts"]
+    counts = faults.counts()["counts"]
     assert sum(counts.values()) <= meter.usage.requests
 
 
@@ -146,10 +146,10 @@ def test_an_endpoint_that_dies_ends_the_run(faults, cancer, connect):
     model = connect(target(faults), batch=5, attempts=2, patience=0, **JSON)
     model.probabilities(cancer.rows[:20])
     faults.set(rate=1.0, kinds=["503"])
-    with pytest.raises(ModelFailure, match=r"in a row were given up.*503") as caught:
+    with pytest.raises(ModelFailure, match=r"in a row were given up.*503") as raised:
         model.probabilities(cancer.rows[:300])
-    assert caught.value.exit_code == 3
-    assert sum(faults.told()["counts"].values()) < 80
+    assert raised.value.exit_code == 3
+    assert sum(faults.counts()["counts"].values()) < 80
 
 
 @pytest.mark.parametrize("kind", ["endless", "deep", "bomb", "huge", "digits"])
@@ -157,13 +157,13 @@ def test_hostile_answers(faults, cancer, connect, kind):
     model = connect(target(faults), attempts=2, max_response=4 * 2**20, **JSON)
     faults.set(rate=1.0, kinds=[kind])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelFailure) as caught:
+    with pytest.raises(ModelFailure) as raised:
         model.probabilities(cancer.rows[:3])
-    assert caught.value.exit_code == 3
-    assert len(str(caught.value)) < 400
+    assert raised.value.exit_code == 3
+    assert len(str(raised.value)) < 400
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
     expected = {"endless": "exceeds", "bomb": "exceeds", "deep": "depth", "huge": "finite", "digits": "thousands of digits"}
-    assert expected[kind] in str(caught.value)
+    assert expected[kind] in str(raised.value)
 
 
 def test_html_in_labels_stays_text(faults, cancer, connect):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.models.classifier import open_classifier
 from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.rows import PlainRows
 
 INFER = "/v2/models/cancer/infer"
@@ -35,11 +35,11 @@ def url(gateway, place):
 def test_refusals_end_before_the_measurement(gateway, cancer, connect, place, error, match):
     model = connect(url(gateway, place), **SAID)
     meter = Meter(model)
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(error, match=match) as raised:
         meter.ask([PlainRows(cancer.rows[:5])])
-    assert caught.value.exit_code == 2
+    assert raised.value.exit_code == 2
     assert meter.usage.requests == 1
-    assert "sk-test" not in str(caught.value)
+    assert "sk-test" not in str(raised.value)
 
 
 def test_a_redirect_is_no_protocol_to_discover(gateway, connect):
@@ -51,11 +51,11 @@ def test_a_redirect_is_no_protocol_to_discover(gateway, connect):
 def test_a_broken_upstream_is_the_endpoints_failure(gateway, cancer, connect, place, match):
     model = connect(url(gateway, place), attempts=3, **SAID)
     meter = Meter(model)
-    with pytest.raises(ModelFailure, match=match) as caught:
+    with pytest.raises(ModelFailure, match=match) as raised:
         meter.ask([PlainRows(cancer.rows[:5])])
-    assert caught.value.exit_code == 3
-    assert "rows 0 to 0" in str(caught.value)
-    assert "resume=True" in str(caught.value)
+    assert raised.value.exit_code == 3
+    assert "rows 0 to 0" in str(raised.value)
+    assert "resume=True" in str(raised.value)
     assert (meter.usage.requests, meter.usage.rows) == (3, 3)
 
 
@@ -112,10 +112,10 @@ def test_key_from_the_environment(gateway, cancer, connect, monkeypatch, caplog)
     assert "sk-test" not in repr(model.info) + repr(model.endpoint) + caplog.text
     monkeypatch.setenv("VENDOR_KEY", "sk-wrong-999999")
     wrong = connect(url(gateway, "key"), header_env={"X-API-Key": "VENDOR_KEY"}, **SAID)
-    with pytest.raises(TargetError, match="HTTP 401") as caught:
+    with pytest.raises(TargetError, match="HTTP 401") as raised:
         wrong.probabilities(cancer.rows[:3])
-    assert "sk-wrong" not in str(caught.value)
-    assert "[secret]" in str(caught.value)
+    assert "sk-wrong" not in str(raised.value)
+    assert "[secret]" in str(raised.value)
     assert "sk-wrong" not in caplog.text
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from fimaudit import Report, audit, open_classifier
 from fimaudit.errors import OutputError, TargetError
-from tests.adapters.http_endpoints.conftest import HERE
+from tests.adapters.http_endpoints.conftest import SERVERS
 from tests.servers import manager
 from tests.servers.label_server import WEIGHTS, WORDS
 from tests.servers.manager import Server
@@ -39,12 +39,12 @@ MANNERS = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = manager.free_port()
     log = tmp_path_factory.mktemp("labels") / "server.log"
-    started = manager.start([sys.executable, str(HERE / "label_server.py"), str(port)], port, log, ready="/ready")
+    started = manager.start([sys.executable, str(SERVERS / "label_server.py"), str(port)], port, log, ready="/ready")
     yield started
     started.stop()
 
 
-def told(server: Server, what: str) -> dict[str, int]:
+def status_of(server: Server, what: str) -> dict[str, int]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{server.url}/__{what}") as answer:
         found: dict[str, int] = json.load(answer)
@@ -52,7 +52,7 @@ def told(server: Server, what: str) -> dict[str, int]:
 
 
 def asked(server: Server) -> int:
-    return told(server, "asked__")["asked"]
+    return status_of(server, "asked__")["asked"]
 
 
 def distances(x: np.ndarray) -> np.ndarray:
@@ -117,15 +117,15 @@ def test_a_budget_a_kill_and_a_resume_ask_no_row_twice(server, tmp_path):
     assert short.returncode == 3, short.stderr
     assert asked(server) - before <= 700
 
-    told(server, "hold__/200")
+    status_of(server, "hold__/200")
     process = subprocess.Popen(command(server, out, data, "--resume"), env=env, start_new_session=True)
     try:
-        assert told(server, "held__")["held"]
+        assert status_of(server, "held__")["held"]
         assert process.poll() is None
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        told(server, "release__")
+        status_of(server, "release__")
 
     done = subprocess.run(command(server, out, data, "--resume"), capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

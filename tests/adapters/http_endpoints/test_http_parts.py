@@ -53,9 +53,9 @@ def test_importing_the_adapter_imports_no_http_library():
     ],
 )
 def test_credentials_in_urls_are_refused_without_repeating_them(url, match):
-    with pytest.raises(TargetError, match=match) as caught:
+    with pytest.raises(TargetError, match=match) as raised:
         read_endpoint(url, Options())
-    assert "secret1" not in str(caught.value)
+    assert "secret1" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_credentials_in_urls_are_refused_without_repeating_them(url, match):
     ],
 )
 def test_settings_that_contradict(extra, match):
-    with pytest.raises(TargetError, match=match) as caught:
+    with pytest.raises(TargetError, match=match) as raised:
         read_endpoint(URL, Options(extra=extra))
-    assert "secret1" not in str(caught.value)
+    assert "secret1" not in str(raised.value)
 
 
 def test_flags_win_over_the_file(tmp_path):

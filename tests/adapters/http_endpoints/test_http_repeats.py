@@ -30,8 +30,8 @@ def test_repeats_are_sent_and_a_resumed_run_finds_each(plain, digits, connect, t
     book = open_ledger(tmp_path / "ledger.sqlite", model.fingerprint)
     answers = Meter(model, ledger=book).ask([repeated(digits)])[0]
     assert len(np.unique(answers, axis=0)) == 8
-    here = digits.truth(digits.rows[:1])[0]
-    expected = SIGMA * here * np.sqrt((1 - here) ** 2 + (here**2).sum() - here**2)
+    p = digits.truth(digits.rows[:1])[0]
+    expected = SIGMA * p * np.sqrt((1 - p) ** 2 + (p**2).sum() - p**2)
     ratio = answers.std(axis=0, ddof=1) / expected  # chi with 7 degrees of freedom: beyond these limits once in 10^6
     assert ((ratio > 0.05) & (ratio < 2.6)).all()
     book.close()

@@ -54,8 +54,8 @@ def test_three_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, t
     assert subprocess.run(command).returncode == 0
     disturbed = type(undisturbed).read(out)
     assert comparable(disturbed) == comparable(undisturbed)
-    told = faults.told()
-    assert sum(n for kind, n in told["counts"].items() if kind != "none") > 10
+    found = faults.counts()
+    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 10
     fingerprint = undisturbed.model["details"]["fingerprint"]
     book = open_ledger(out / "ledger.sqlite", fingerprint, resume=True)
     sent = book.requests()
@@ -63,7 +63,7 @@ def test_three_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, t
     assert sum(r.rows for r in sent) <= BUDGET
     assert disturbed.summary.queries + disturbed.model["refused_rows"] == sum(r.rows for r in sent)
     # Bodies answered twice: rows in flight at a kill, and those that preflight and sentinels ask again on purpose.
-    again = sum(times - 1 for times in Counter(told["answered"]).values())
+    again = sum(times - 1 for times in Counter(found["answered"]).values())
     assert again <= 3 * 4 + 12 + len(sent) // 20
 
 

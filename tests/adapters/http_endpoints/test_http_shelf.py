@@ -12,9 +12,9 @@ from fimaudit_adapters.http.shelf import preset, presets
 from typer.testing import CliRunner
 
 import fimaudit
+from fimaudit.audit_report import Report
 from fimaudit.cli import app
 from fimaudit.errors import TargetError
-from fimaudit.results import Report
 from tests.servers import vendors
 
 TOKENS = {"tokens": lambda asked: {"access_token": "token-1", "expires_in": 3600, "token_type": "Bearer"}}

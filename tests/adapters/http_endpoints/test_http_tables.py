@@ -84,10 +84,10 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_behind_an_endpoint_it_is_the_estimator(way: str, server: LoopbackServer) -> None:
     path, endpoint = WAYS[way]
-    there = audit(f"{server.url}/{path}", ASKED, endpoint=endpoint, **OPTIONS)
-    here = audit(MODEL, ASKED, **OPTIONS)
-    assert [TABLE.columns[k] for k in there.domain["frozen"]] == TEXTS
-    for one, other in zip(there.inputs, here.inputs, strict=True):
+    remote = audit(f"{server.url}/{path}", ASKED, endpoint=endpoint, **OPTIONS)
+    local = audit(MODEL, ASKED, **OPTIONS)
+    assert [TABLE.columns[k] for k in remote.domain["frozen"]] == TEXTS
+    for one, other in zip(remote.inputs, local.inputs, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=1e-12)
         assert one.spectral_norm.value == pytest.approx(other.spectral_norm.value, rel=1e-4)
 
@@ -100,9 +100,9 @@ def test_the_command_line_takes_the_same_from_csv(server: LoopbackServer, tmp_pa
                "--queries", "30", "--profile", "off", "--yes", "--out", "run"]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    here = audit(MODEL, ASKED, **OPTIONS)
+    local = audit(MODEL, ASKED, **OPTIONS)
     found = Report.read(tmp_path / "run").inputs
-    assert [one.probability for one in found] == pytest.approx([one.probability for one in here.inputs], abs=1e-12)
+    assert [one.probability for one in found] == pytest.approx([one.probability for one in local.inputs], abs=1e-12)
 
 
 def test_other_columns_than_the_file_says_are_refused_before_a_row_is_sent(server: LoopbackServer) -> None:

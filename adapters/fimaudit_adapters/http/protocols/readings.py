@@ -193,14 +193,14 @@ class AnswerShape:
         out: list[Mapping[str, float]] = []
         for pairs in rows:
             one: dict[str, float] = {}
-            for name, score in self._told_apart(pairs):
+            for name, score in self._distinct_names(pairs):
                 value = math.exp(min(score, 700.0)) if self._endpoint.kind == "logprobs" else score / self._divisor
                 label = self._spelled.get(name, name)
                 one[label] = one.get(label, 0.0) + value
             out.append(one)
         return Scores(out)
 
-    def _told_apart(self, pairs: Pairs) -> list[tuple[str, float]]:
+    def _distinct_names(self, pairs: Pairs) -> list[tuple[str, float]]:
         """Labels as text and scores as numbers, each label once; of those that only count as the rest, any number."""
         read = [[label, _number(score, self._path)] for label, score in pairs]
         if self._endpoint.other_labels == "rest":

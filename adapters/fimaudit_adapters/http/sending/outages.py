@@ -36,7 +36,7 @@ class Outages:
         self._since: float | None = None
         self._failures = 0
         self._looked_at: float | None = None
-        self._told = False
+        self._warned = False
         self._in_vain = self._rows_at_fault = False
 
     @property
@@ -65,17 +65,17 @@ class Outages:
         """A send was not answered."""
         self._since = self.since
         self._failures += 1
-        if self.likely and not self._told:
-            self._told = True
+        if self.likely and not self._warned:
+            self._warned = True
             LOG.warning("the endpoint does not answer (%s); waiting for it, up to %.0f s", said, self._patience)
 
     def answered(self, *, reply: bool = True) -> None:
         """A send was answered, by a reply or at least by a refusal that no outage makes."""
-        if self._told:
+        if self._warned:
             lasted = self._clock.now() - self.since
             self.seconds.append(lasted)
             LOG.warning("the endpoint answers again after %.0f s", lasted)
-        self._since, self._failures, self._told = None, 0, False
+        self._since, self._failures, self._warned = None, 0, False
         if reply:
             self._answered_at = self._clock.now()
             self._rows_at_fault |= self._in_vain

@@ -34,7 +34,7 @@ class Pace:
         self._next_send = 0.0
         self._slowed_at = -1.0
         self._turn: Callable[[], float] | None = None
-        self._tell_pause: Callable[[float], None] | None = None
+        self._on_pause: Callable[[float], None] | None = None
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
 
     def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
@@ -45,7 +45,7 @@ class Pace:
             pause: tells the others that the server asked for a pause.
             of: processes, which share the requests in flight.
         """
-        self._turn, self._tell_pause = turn, pause
+        self._turn, self._on_pause = turn, pause
         self.most = max(1, self.most // of)
         self.allowed = min(self.allowed, float(self.most))
 
@@ -80,8 +80,8 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """Send nothing for so long: the gateway's limit holds for every request, not for the one it refused."""
         self._next_send = max(self._next_send, self._clock.now() + seconds)
-        if self._tell_pause is not None:
-            self._tell_pause(seconds)
+        if self._on_pause is not None:
+            self._on_pause(seconds)
 
     def _give_back(self) -> None:
         self.in_flight -= 1

@@ -9,41 +9,38 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
+from fimaudit.errors import ModelFailure
 from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Lease
-from fimaudit.models.meter import RowsFailed, is_refused, times_before
+from fimaudit.models.leases import is_refused
 from fimaudit_adapters.http.answers import AnswerReader
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, WireFormat
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
+from fimaudit_adapters.http.sending.batch import RESUME, Batch
 from fimaudit_adapters.http.sending.clock import WaitingClock
-from fimaudit_adapters.http.sending.faults import Fault, excerpt, most_sends
+from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.outages import Outages
 from fimaudit_adapters.http.sending.pacing import Pace
 from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport, Turn
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["RESUME", "GivenUp", "Sender"]
+__all__ = ["GivenUp", "Sender"]
 
 #: So many requests in a row given up without one answered: the endpoint is down, not a row bad.
 MOST_GIVEN_UP = 12
 #: A request that is split has been tried in full already: its parts are tried less often.
 SENDS_OF_A_PART = 2
-#: Characters of an unreadable answer in a message.
-SHOWN = 60
 #: A gateway that counts by the minute and does not say so lets the next request pass after at most so many seconds.
 MINUTE = 61.0
 #: Faults that no row can be the reason of.
 AT_THE_DOOR = ("429", "connect")
 LOG = logging.getLogger("fimaudit.http")
-RESUME = "go on with --resume once this is put right"
 
 
 class GivenUp(ModelFailure):
@@ -52,40 +49,6 @@ class GivenUp(ModelFailure):
     def __init__(self, message: str, kept: str, fault: Fault) -> None:
         super().__init__(message, kept=kept)
         self.fault = fault
-
-
-@dataclass
-class _Batch:
-    """One call of ``Sender.send``: what is asked, what came, what failed.
-
-    A row that stands in a part of it several times is asked so often on purpose, to learn the endpoint's noise: ``times``
-    counts the same row before each, from the part's number ``again`` on, and belongs to the key under which its answer is
-    kept. Requests of one key wait for
-    each other, so that what stands in two parts is paid for once.
-    """
-
-    rows: NDArray[Any]
-    lease: Lease
-    read: Callable[[Answer, int], NDArray[np.float64]]
-    sizes: Sequence[int] = ()
-    again: Sequence[int] = ()
-    waiting: dict[bytes, asyncio.Lock] = field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
-    answers: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
-    unanswered: set[int] = field(default_factory=set)
-    outlast: bool = False
-    stop: BaseException | None = None
-    times: NDArray[np.uint32] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.times = np.zeros(len(self.rows), dtype="<u4")
-        if self.again:
-            self.times[:] = np.repeat(np.array(self.again, dtype="<u4"), self.sizes)
-        contents = [hash(row.tobytes()) for row in self.rows]
-        if len(set(contents)) == len(contents):
-            return
-        for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(contents)], initial=0)):
-            self.times[first:last] += np.array(times_before(self.rows[first:last]), dtype="<u4")
 
 
 class Sender:
@@ -137,7 +100,7 @@ class Sender:
             RowsFailed: some rows could not be answered, the others are in it.
             ModelFailure: the endpoint failed throughout, or the run's deadline passed.
         """
-        batch = _Batch(rows, lease, reader.probabilities, sizes, again, outlast=True)
+        batch = Batch(rows, lease, reader.probabilities, sizes, again, outlast=True)
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
         parts = [[(at, min(at + size, last)) for at in range(first, last, size)] for first, last in ends]
         pieces = collections.deque(in_turns(parts, self.turns, rows.tobytes()))
@@ -154,7 +117,7 @@ class Sender:
         self._kept.clear()
         if batch.stop is not None:
             raise batch.stop
-        return _assembled(batch)
+        return batch.assembled()
 
     async def once(
         self,
@@ -168,13 +131,13 @@ class Sender:
         The next request for the same rows takes this answer, with a ledger or without. An answer of an earlier process is
         taken as it was kept: ``read`` does not get to see it.
         """
-        batch = _Batch(rows, lease, read)
+        batch = Batch(rows, lease, read)
         answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
         self._kept[self._key(wire.encode(rows).identity, batch.times)] = answers
         return answers
 
     async def _piece(
-        self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int, *, part: bool = False
+        self, wire: WireFormat, batch: Batch, start: int, stop: int, attempts: int, *, part: bool = False
     ) -> None:
         """Answer rows start to stop; where the request is given up for what is in it, its halves are asked.
 
@@ -214,7 +177,7 @@ class Sender:
             if batch.stop is None:
                 await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART), part=True)
 
-    async def _outlasted(self, wire: WireFormat, batch: _Batch, start: int, stop: int, failure: GivenUp) -> bool:
+    async def _outlasted(self, wire: WireFormat, batch: Batch, start: int, stop: int, failure: GivenUp) -> bool:
         """Wait until the endpoint answers somebody again, then send the same request.
 
         Returns:
@@ -261,14 +224,14 @@ class Sender:
         self._given_up = 0
         return True
 
-    async def _request(self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
+    async def _request(self, wire: WireFormat, batch: Batch, start: int, stop: int, attempts: int) -> NDArray[np.float64]:
         body = wire.encode(batch.rows[start:stop])
         key = self._key(body.identity, batch.times[start:stop])
         async with batch.waiting[key]:
             return await self._answered(wire, batch, start, stop, attempts, body, key)
 
     async def _answered(
-        self, wire: WireFormat, batch: _Batch, start: int, stop: int, attempts: int, body: Body, key: bytes
+        self, wire: WireFormat, batch: Batch, start: int, stop: int, attempts: int, body: Body, key: bytes
     ) -> NDArray[np.float64]:
         count, number = stop - start, next(self._numbers)
         known = self._kept.pop(key, None)
@@ -301,7 +264,7 @@ class Sender:
                     raise batch.stop
                 reply = await self._replied(wire.url, body, self._seconds_left(), turn)
                 size += len(reply.content)
-                answers, status = _read(batch, wire, reply, count, self._transport.secrets), "ok"
+                answers, status = batch.decoded(wire, reply, count, self._transport.secrets), "ok"
                 self.outages.answered()
                 return answers
             except Fault as fault:
@@ -327,7 +290,7 @@ class Sender:
             raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
 
     async def _until_answered(
-        self, send: Callable[[], Awaitable[NDArray[np.float64]]], sends: Mapping[str, int], batch: _Batch, attempts: int
+        self, send: Callable[[], Awaitable[NDArray[np.float64]]], sends: Mapping[str, int], batch: Batch, attempts: int
     ) -> NDArray[np.float64]:
         """Send, and again while that may help; ``sends`` counts the faults by kind."""
 
@@ -409,40 +372,8 @@ class Sender:
         return max(0.0, self._started + self.endpoint.deadline - self._clock.now())
 
 
-def _read(batch: _Batch, wire: WireFormat, reply: Any, count: int, secrets: tuple[str, ...]) -> NDArray[np.float64]:
-    try:
-        return batch.read(wire.decode(reply, count), count)
-    except (OutputError, LinkError) as exc:
-        unreadable = isinstance(exc, Malformed)
-        came = excerpt(reply.content, secrets, SHOWN) if unreadable else ""
-        raise Fault(
-            "answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable, came=came
-        ) from exc
-    except DataError:
-        raise
-    except FimauditError as exc:
-        raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc
-
-
 def _plainly(fault: Fault) -> str:
     """The fault without what the server said: reports are read by others. Of an unreadable answer, our own sentence."""
     if fault.kind == "answer":
         return fault.said
     return f"HTTP {fault.status}" if fault.status.isdecimal() else fault.status
-
-
-def _assembled(batch: _Batch) -> NDArray[np.float64]:
-    """The pieces in order; a gap is a failed row."""
-    widths = {a.shape[1] for a in batch.answers.values()}
-    if len(widths) > 1:
-        raise ModelFailure(f"expected the same number of classes in every answer, got {sorted(widths)}; {RESUME}")
-    if not batch.answers:
-        raise ModelFailure(
-            f"the endpoint answered none of {len(batch.rows)} rows: {next(iter(batch.reasons.values()))}; {RESUME}"
-        )
-    if not batch.reasons:
-        return np.concatenate([batch.answers[start] for start in sorted(batch.answers)])
-    whole = np.full((len(batch.rows), widths.pop()), np.nan)
-    for start, answers in batch.answers.items():
-        whole[start : start + len(answers)] = answers
-    raise RowsFailed(whole, batch.reasons, batch.unanswered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,16 @@ from batch_sensitive import batch_sensitive
 from torch import nn
 
 from fimaudit import audit
-from fimaudit.models.classifier import Lease, ModelInfo, open_classifier
-from fimaudit.models.meter import CountingLease, Meter
+from fimaudit.models.classifier import Lease, ModelInfo
+from fimaudit.models.leases import CountingLease
+from fimaudit.models.meter import Meter
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.runs.preflight import Preflight, look
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 FEATURES, CLASSES, INPUTS = 30, 4, 14
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Net(nn.Module):
@@ -158,7 +154,7 @@ def looked(model: Any, x: np.ndarray, **options: Any) -> tuple[Preflight, Meter]
 
 @pytest.mark.parametrize("kind", DEPENDENT)
 @pytest.mark.parametrize("door", ["torch", "function", "endpoint"])
-def test_answers_that_depend_on_their_company_are_asked_row_by_row(kind: type[Net], door: str) -> None:
+def test_answers_that_depend_on_their_batch_are_asked_row_by_row(kind: type[Net], door: str) -> None:
     module, x = kind().eval(), inputs()
     model = {"torch": module, "function": answering(module), "endpoint": Endpoint(module)}[door]
     found, meter = looked(model, x, link="softmax" if door == "torch" else "auto")
@@ -221,7 +217,7 @@ HONEST: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", HONEST)
 @pytest.mark.parametrize("decimals", [None, 3])
-def test_last_digits_are_no_company(name: str, decimals: int | None) -> None:
+def test_last_digits_are_no_batch_effect(name: str, decimals: int | None) -> None:
     """A network whose sums depend on the call, rounded or not, is deterministic, and asked in calls as before."""
     module, x = HONEST[name]().eval(), inputs()
     exact = answering(module)
@@ -237,7 +233,7 @@ def rounded(p: np.ndarray, decimals: int) -> np.ndarray:
     return p
 
 
-def test_a_random_model_is_not_said_to_depend_on_company() -> None:
+def test_a_random_model_is_not_said_to_have_a_batch_effect() -> None:
     rng = np.random.default_rng(0)
     exact = answering(Net().eval())
 

@@ -1,0 +1,118 @@
+"""What a kind of directions is, and what the answers along them showed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fimaudit.estimation.estimate import Estimate
+from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.stopping import Decision
+from fimaudit.measurement.context import DisplacedContext
+from fimaudit.measurement.counterexample import Slope
+from fimaudit.measurement.distances import squared_distances
+from fimaudit.measurement.protocol import Flow
+
+__all__ = ["Design", "MainAnswers", "first_applicable", "some_jump"]
+
+Array = NDArray[np.float64]
+
+#: Width of a whole Jacobian's interval over its value, from which its two steps disagree by more than curvature explains.
+DISAGREE = 0.2
+#: Times the 75th percentile of the squared distances from the input, beyond which one lies behind a jump: regimes
+#: hash_routing_3 and hash_routing_10 of benchmarks/regimes.py, and its smooth ones, which must not reach it.
+FAR_JUMP = 40.0
+
+
+@dataclass(frozen=True)
+class MainAnswers:
+    """What the main directions of one input showed.
+
+    Attributes:
+        design: the kind of directions.
+        method: its name in reports.
+        view: the measurable classes.
+        estimate: the numbers; ``None`` when no answer differs from another.
+        answers: (m, K) that limits are drawn from where nothing could be resolved.
+        length: root mean square step of one feature, in units of the scale.
+        used: rows, the base row included.
+        factor: times the largest squared secant that a norm may be, where directions were not random.
+        slope: a way to the nearest other answer, where it is known or was wanted.
+        gradient: (d,) unbiased, of the log-odds of that answer; and as how many random directions it is noisy, if at all.
+        jacobian: (d, C) of 2 sqrt(p), in units of the scale, where single features were asked.
+        threshold: on which side of it the spectral norm was decided to lie.
+        jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
+    """
+
+    design: Design
+    method: str
+    view: VisibleClasses
+    estimate: Estimate | None
+    answers: Array
+    length: float
+    used: int
+    factor: float | None = None
+    slope: Slope | None = None
+    gradient: tuple[Array, int | None] | None = None
+    jacobian: Array | None = None
+    threshold: Decision | None = None
+    jumps: bool = False
+
+    @property
+    def steps_disagree(self) -> bool:
+        """Whether the two steps of a whole Jacobian do."""
+        if not self.design.exact or self.estimate is None:
+            return False
+        both = [self.estimate.spectral, *([] if self.estimate.margin is None else [self.estimate.margin.radius])]
+        return any(limits.upper - limits.lower > DISAGREE * limits.value for limits in both)
+
+
+class Design(ABC):
+    """One kind of directions at one input. What ``applies`` draws, ``measure`` sends.
+
+    Args:
+        ctx: the input.
+
+    Attributes:
+        name: in reports.
+        exact: whether every feature is measured, at two steps, so that only the step's error is left.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = False
+
+    def __init__(self, ctx: DisplacedContext) -> None:
+        self.ctx = ctx
+
+    @property
+    @abstractmethod
+    def applies(self) -> bool:
+        """Whether the input can be measured like this, and is if no design before this one can be used."""
+
+    @abstractmethod
+    def measure(self) -> Flow[MainAnswers]:
+        """Ask, and estimate."""
+
+
+def first_applicable(designs: Sequence[type[Design]], ctx: DisplacedContext) -> Design:
+    """The first that applies; the last one always does."""
+    return next(design for design in (kind(ctx) for kind in designs) if design.applies)
+
+
+def some_jump(answers: Array, base: Array) -> bool:
+    """Whether the farthest of (m, K) answers lies behind a jump, seen from those to the input itself (repeats, K).
+
+    >>> near = np.random.default_rng(0).normal(0.5, 1e-3, (50, 1))
+    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    False
+    >>> near[7] = 0.8
+    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    True
+    """
+    distances = squared_distances(answers, base.mean(axis=0))
+    return bool(distances.max() > FAR_JUMP * np.percentile(distances, 75) > 0)
