@@ -25,6 +25,7 @@ from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import QUANTITY_TITLES, Interval
 from fimaudit.runs.auditing import audit
+from fimaudit.statistics.spread import evenly_spread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -259,7 +260,7 @@ def _show(console: Console, case: _Case, one: DemoComparison) -> None:
         {name: float(np.median(getattr(one, name))) for name in QUANTITY_TITLES},
         float(np.median(shares)),
     )
-    for place in np.unique(np.linspace(0, len(inputs) - 1, SHOWN).round().astype(int)):
+    for place in evenly_spread(len(inputs), SHOWN):
         measured = {name: getattr(inputs[place], name) for name in QUANTITY_TITLES}
         exact = {name: float(getattr(one, name)[place]) for name in QUANTITY_TITLES}
         _add(table, str(inputs[place].index), measured, exact, float(shares[place]))

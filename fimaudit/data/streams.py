@@ -30,6 +30,7 @@ from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = ["Shard", "ShardFacts", "Stream", "Surveyor", "first_size", "look_at", "open_data", "survey"]
 
@@ -154,8 +155,7 @@ class Stream:
         """Indices of the inputs that stand for all in the pilot and the domain: all of a small set, else spread evenly."""
         first = next(self.rows([0]))
         size = 8 if first.x is None else max(1, first.x.nbytes)
-        count = min(len(self), max(REFERENCE_LEAST, min(REFERENCE_MOST, REFERENCE_BYTES // size)))
-        return np.unique(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+        return evenly_spread(len(self), max(REFERENCE_LEAST, min(REFERENCE_MOST, REFERENCE_BYTES // size)))
 
     def manifest(self) -> str:
         """SHA-256 over the files' names, sizes and counts: what makes two runs read the same data, without reading it."""

@@ -31,6 +31,7 @@ from fimaudit.perturbations.orthonormal_rows import orthonormal_fits
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 from fimaudit.space import Space
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = [
     "DeflationPlan",
@@ -195,7 +196,7 @@ def try_directions(
     count = int(np.clip(ON_TOP * inputs * settings.queries / each, 1, min(TRIAL_INPUTS, len(x))))
     indices = np.array(sorted(x))
     lost, asked = [], 0
-    for index in np.unique(indices[np.linspace(0, len(x) - 1, count).round().astype(int)]).tolist():
+    for index in indices[evenly_spread(len(x), count)].tolist():
         subspace = subspaces(index, x[index])[:most]
         rows = None
         if len(subspace):

@@ -27,6 +27,7 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 from fimaudit.space import Space
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = ["CHECK_PAIRS", "LEAST_PILOT", "PILOT_INPUTS", "answers_each", "ask_ladder", "ladder_question"]
 
@@ -73,11 +74,11 @@ def ask_ladder(
         rungs = rungs[(len(rungs) - 1) % 2 :: 2]  # every other one, the longest among them
     blocks_each = len(rungs) * ways
     # One pair shows jumps where the input is in its middle; two do elsewhere.
-    few = _spread_over(n, min(PILOT_INPUTS, n))
+    few = evenly_spread(n, PILOT_INPUTS)
     centred = not (space.quantised and space.bounded) and all(is_centred(x[i], space, float(rungs[0])) for i in few)
     least = 1 if centred else most_pairs
     count = int(np.clip(allowed // (2 * least * blocks_each + quality.repeats), 1, min(PILOT_INPUTS, n)))
-    chosen = _spread_over(n, count)
+    chosen = evenly_spread(n, count).tolist()
 
     def pairs(rows: int) -> int:
         return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), least, most_pairs))
@@ -102,11 +103,6 @@ def ask_ladder(
         return asked
     both = {i: replace(ladders[i], more=others[i].first) for i in others}
     return read_ladder(rungs, {**ladders, **both}, quality)
-
-
-def _spread_over(n: int, count: int) -> list[int]:
-    """So many of n positions, evenly spread."""
-    return [int(i) for i in np.unique(np.linspace(0, n - 1, count).round())]
 
 
 def _pairs(signs: Signs, first: int, last: int) -> Signs:

@@ -20,6 +20,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
 from fimaudit.space import Space
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = ["LEVEL_CHANGE", "Steps", "choose_steps"]
 
@@ -130,8 +131,7 @@ def _decide_more(
 ) -> tuple[tuple[tuple[int, int], ...], int]:
     """Classes of further inputs, towards which others are displaced where no slope says where another class is."""
     known = {i for i, _ in decided}
-    few = min(len(x), DECIDED)
-    wanted = [int(i) for i in np.unique(np.linspace(0, len(x) - 1, few).round()) if int(i) not in known]
+    wanted = [i for i in evenly_spread(len(x), DECIDED).tolist() if i not in known]
     if not wanted:
         return decided, 0
     answers = meter.ask_each([PlainRows(x[i].astype(space.dtype)[None]) for i in wanted])

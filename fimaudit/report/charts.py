@@ -12,6 +12,7 @@ from fimaudit.report.drawing import MAIN, MARK, Chart, category_axis, log_axis, 
 from fimaudit.report.wording import interval_text, number, percent
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.paired import Column
+from fimaudit.statistics.spread import evenly_spread
 from fimaudit.statistics.subgroups import Calibration, Division
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def distribution_chart(quantity: str, cells: Sequence[Interval], unit: str) -> C
     if not (np.isfinite(value) & (value > 0)).any():
         return None
     n = len(value)
-    kept = np.unique(np.linspace(0, n - 1, min(n, POINTS)).round().astype(int))
+    kept = evenly_spread(n, POINTS)
     known = np.concatenate([v[np.isfinite(v) & (v > 0)] for v in (value, lower, upper)])
     floor, ceiling = float(known.min()), float(known.max())
 
@@ -245,7 +246,7 @@ def pairs_chart(id: str, title: str, first: Column, second: Column, names: tuple
     known = np.flatnonzero((first.low == first.high) & (second.low == second.high))
     if known.size < 2:
         return None
-    kept = known[np.unique(np.linspace(0, known.size - 1, min(known.size, MOST_PAIRS)).round().astype(int))]
+    kept = known[evenly_spread(known.size, MOST_PAIRS)]
     x, y = np.exp(first.low[kept]), np.exp(second.low[kept])
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     above = float((second.low[known] > first.low[known]).mean())

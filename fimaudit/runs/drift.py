@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.statistics.spread import evenly_spread
 
-__all__ = ["Drift", "Sentinels", "chosen_sentinels", "judge"]
+__all__ = ["Drift", "Sentinels", "judge"]
 
 Array = NDArray[np.float64]
 
 NOTE = "sentinels"
 #: How often each sentinel is asked at the start, to learn how far answers to the same question lie apart.
 REPEATS = 3
+#: Inputs that are asked again.
+SENTINELS = 4
 #: A difference beyond so many times the largest one seen between repeats is drift.
 BEYOND = 4.0
 #: Total variation that float32 arithmetic and another batch explain; any other model moves answers further.
@@ -59,15 +62,6 @@ class Drift:
             f"the endpoint drifted: {what} (input {self.sentinel}, asked again, differs by {self.distance:.2g} in total "
             f"variation, noise explains {self.tolerance:.2g}); {since}"
         )
-
-
-def chosen_sentinels(inputs: int, count: int = 4) -> list[int]:
-    """Indices of the inputs to ask again: spread evenly, first and last among them.
-
-    >>> chosen_sentinels(10)
-    [0, 3, 6, 9]
-    """
-    return sorted({int(i) for i in np.linspace(0, inputs - 1, min(count, inputs)).round()})
 
 
 def judge(reference: Array, answers: Array, tolerance: float) -> tuple[Literal["same", "classes", "changed"], float, int]:
@@ -119,7 +113,7 @@ class Sentinels:
         every: int = 1000,
         numbers: NDArray[np.int64] | None = None,
     ) -> None:
-        chosen = chosen_sentinels(len(x))
+        chosen = evenly_spread(len(x), SENTINELS).tolist()
         self.indices = chosen if numbers is None else [int(i) for i in numbers[chosen]]
         self._rows, self._meter, self._every = np.asarray(x)[chosen], meter, every
         self._reference: Array | None = None

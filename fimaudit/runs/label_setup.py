@@ -16,6 +16,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.runs.options import AuditOptions
 from fimaudit.runs.preflight import Preflight
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = [
     "LABEL_STEPS",
@@ -64,7 +65,7 @@ def look_at_labels(meter: Meter, x: NDArray[Any], dtype: str) -> tuple[LabelPref
     Raises:
         ModelFailure, UsageError: no input was answered.
     """
-    places = np.unique(np.linspace(0, len(x) - 1, min(MOST_KNOWN, len(x))).round().astype(np.int64))
+    places = evenly_spread(len(x), MOST_KNOWN)
     labels = np.full(len(places), np.nan)
     failure: Exception | None = None
     for start in range(0, len(places), ROWS):

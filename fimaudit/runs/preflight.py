@@ -18,6 +18,7 @@ from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
 from fimaudit.space import Space
+from fimaudit.statistics.spread import evenly_spread
 
 __all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness"]
 
@@ -199,7 +200,7 @@ def _alone_and_together(
 ) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
     """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
     single = {0: alone[0]}
-    for place in _spread(len(x), size // 2)[1:]:
+    for place in evenly_spread(len(x), size // 2)[1:].tolist():
         single[place] = asked.ask(x[place : place + 1])[0]
     places = _together_places(len(x), size)
     seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
@@ -227,15 +228,10 @@ def _displaced(x: NDArray[Any], space: Space) -> NDArray[Any]:
     return np.concatenate([x, np.clip(moved, space.lower, space.upper).astype(x.dtype)])
 
 
-def _spread(inputs: int, count: int) -> list[int]:
-    """Positions of so many inputs, the first and the last among them."""
-    return sorted(set(np.linspace(0, inputs - 1, min(count, inputs)).round().astype(int).tolist()))
-
-
 def _together_places(inputs: int, size: int) -> list[int]:
     """Positions of the rows of one call: those inputs that are asked alone, others, and the first once more at the end."""
-    some = _spread(inputs, size // 2)
-    others = [place for place in _spread(inputs, size) if place not in some]
+    some = evenly_spread(inputs, size // 2).tolist()
+    others = [place for place in evenly_spread(inputs, size).tolist() if place not in some]
     rows = [*some, *others]
     return [*(rows[i % len(rows)] for i in range(size - 1)), 0]
 

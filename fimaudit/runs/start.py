@@ -18,6 +18,7 @@ from fimaudit.runs.label_setup import LabelPreflight, kept_labels, look_at_label
 from fimaudit.runs.preflight import Preflight, look, not_deterministic
 from fimaudit.runs.server_preprocessing import detect_preprocessing
 from fimaudit.runs.task import Task
+from fimaudit.statistics.spread import evenly_spread
 from fimaudit.storage.journal import Journal
 from fimaudit.whitebox.inputs import BY_DERIVATIVES, exact_inputs, without_advice
 
@@ -130,8 +131,7 @@ class RunStart:
             if task.insist:
                 raise TargetError(f"--mode white-box cannot be had: {why}; use --mode black-box")
         elif not task.insist:
-            places = np.unique(np.linspace(0, len(task.x) - 1, TRIED).round().astype(int))
-            tried = [self._tried(int(place), exact) for place in places]
+            tried = [self._tried(place, exact) for place in evenly_spread(len(task.x), TRIED).tolist()]
             reasons = [one.reason for one in tried if one.method == BY_DERIVATIVES]
             if 2 * len(reasons) > len(tried):
                 why = without_advice(str(reasons[0]))

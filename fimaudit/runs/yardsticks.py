@@ -17,6 +17,7 @@ from fimaudit.results import Sensitivity
 from fimaudit.runs.metadata import domain_facts
 from fimaudit.runs.options import AuditOptions
 from fimaudit.space import Space
+from fimaudit.statistics.spread import evenly_spread
 from fimaudit.storage.run_folder import read_run
 
 __all__ = ["check_yardsticks", "find_yardsticks"]
@@ -123,11 +124,11 @@ def _another_class(x: NDArray[Any], classes: NDArray[np.int64], space: Space, of
     if len(np.unique(classes)) < 2:
         return None
     free = ~space.frozen.ravel()
-    kept = _spread(len(x), max(2, MOST_NUMBERS // max(1, int(free.sum()))))
+    kept = evenly_spread(len(x), max(2, MOST_NUMBERS // max(1, int(free.sum()))))
     scaled = x[kept][:, free].astype(np.float64) / space.scale.ravel()[free]
     scaled -= scaled.mean(axis=0)
     size, classes = (scaled**2).sum(axis=1), classes[kept]
-    looked = _spread(len(kept), MOST_LOOKED_AT)
+    looked = evenly_spread(len(kept), MOST_LOOKED_AT)
     squared = size[looked][:, None] + size[None] - 2 * scaled[looked] @ scaled.T
     squared[classes[looked][:, None] == classes[None]] = np.inf
     nearest = np.sqrt(np.maximum(squared.min(axis=1), 0.0))
@@ -151,8 +152,3 @@ def _answers(inputs: Sequence[Sensitivity], count: int) -> NDArray[np.int64]:
         if s.predicted_class is not None and s.index < count:
             classes[s.index] = s.predicted_class
     return classes
-
-
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many positions, evenly over all."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-import numpy as np
 from pydantic import ValidationError
 
 from fimaudit.audit_report import Report
 from fimaudit.errors import RunFolderError, foreign
 from fimaudit.results import Sensitivity
 from fimaudit.statistics.columns import Columns
+from fimaudit.statistics.spread import evenly_spread
 from fimaudit.storage.jsonl import newer
 from fimaudit.storage.report_sections import check_sections
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at
@@ -108,8 +108,7 @@ def read_for_page(folder: str | Path) -> RunFolder:
         columns = Columns.read(table)
         if len(columns) <= PAGE_SAMPLE:
             return read_run(folder)
-        spread = np.unique(np.linspace(0, len(columns) - 1, PAGE_SAMPLE).round().astype(np.int64))
-        sample = rows_at(table, columns.index[spread].tolist())
+        sample = rows_at(table, columns.index[evenly_spread(len(columns), PAGE_SAMPLE)].tolist())
         worst = rows_at(table, columns.index[columns.most_sensitive(PAGE_WORST)].tolist())
     except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
         raise RunFolderError(f"{table} cannot be read as a table of inputs: {foreign(exc)}") from exc
