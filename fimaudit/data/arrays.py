@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from fimaudit.data.images import as_model_takes
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
-from fimaudit.errors import DataError, foreign
+from fimaudit.errors import DataError
+from fimaudit.foreign_errors import foreign
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from fimaudit.errors import DataError, MissingExtraError, foreign
+from fimaudit.errors import DataError, MissingExtraError
+from fimaudit.foreign_errors import foreign
 
 __all__ = ["FoundFiles", "find_files", "is_url", "open_file"]
 

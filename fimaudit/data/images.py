@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, MissingExtraError, foreign
+from fimaudit.errors import DataError, MissingExtraError
+from fimaudit.foreign_errors import foreign
 
 __all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "levels", "require_decoder"]
 

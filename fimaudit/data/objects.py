@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.images import levels
-from fimaudit.errors import DataError, foreign, one_line
+from fimaudit.errors import DataError
+from fimaudit.foreign_errors import foreign, one_line
 
 __all__ = ["INPUT_KEYS", "FoundArrays", "as_array", "found_arrays", "is_hugging_face", "named_classes"]
 

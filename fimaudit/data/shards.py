@@ -11,7 +11,8 @@ from fimaudit.data.image_shards import ImageFilesShard, TarShard
 from fimaudit.data.shard_reader import Decoding, Files, Reader
 from fimaudit.data.table_inputs import TableShard
 from fimaudit.data.table_shards import CsvTable, ParquetTable
-from fimaudit.errors import DataError, foreign
+from fimaudit.errors import DataError
+from fimaudit.foreign_errors import foreign
 
 __all__ = ["SHARD_SUFFIXES", "open_shard"]
 

@@ -17,7 +17,8 @@ from fimaudit.data.shard_reader import Decoding
 from fimaudit.data.table_columns import ColumnFacts, join_columns, table_numbers
 from fimaudit.data.table_shards import RowGroups, table_facts
 from fimaudit.data.tables import labels_and_groups
-from fimaudit.errors import DataError, foreign
+from fimaudit.errors import DataError
+from fimaudit.foreign_errors import foreign
 from fimaudit.models.columns import TableColumn
 
 __all__ = ["TableShard", "cell_column"]

@@ -14,7 +14,8 @@ from fimaudit.data.csv_files import CSV_SUFFIXES, read_csv
 from fimaudit.data.objects import INPUT_KEYS, is_hugging_face
 from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, table_numbers
 from fimaudit.data.table_reading import TableReading
-from fimaudit.errors import DataError, one_line
+from fimaudit.errors import DataError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.columns import TableColumn
 
 __all__ = [

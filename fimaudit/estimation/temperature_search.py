@@ -99,6 +99,11 @@ def highest_peak(
         start: (...) temperatures in the middle of the first grid.
         grid: the first grid.
         finer: those that follow, each around what the one before found.
+
+    >>> def hill(at, which=...):
+    ...     return np.exp(-(np.log(at) ** 2))
+    >>> round(float(highest_peak(hill, lambda centre, which: hill, np.array(2.0), WIDE, (FINE, *SHARPENED))), 6)
+    1.0
     """
     best, second, several = _two_best(*_moved_inside(rough, start[..., None] * grid.factors, grid.shift))
     found, height = _refined(beside(best, ...), best, finer)
@@ -132,7 +137,11 @@ def _two_best(grid: Array, tops: Array) -> tuple[Array, Array, NDArray[np.bool_]
 
 
 def highest_place(tops: Array) -> NDArray[np.intp]:
-    """Where the largest of (..., n) values stands; the middle, from which a search starts, where nothing is above 0."""
+    """Where the largest of (..., n) values stands; the middle, from which a search starts, where nothing is above 0.
+
+    >>> highest_place(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])).tolist()
+    [2, 1]
+    """
     return np.asarray(np.where(tops.max(axis=-1) > 0, tops.argmax(axis=-1), tops.shape[-1] // 2))
 
 

@@ -42,7 +42,11 @@ def tempered_cotangent(direction: Array, log_p: Array, temperature: float) -> Ar
 
 
 def tempered(log_p: Array, temperatures: Array) -> tuple[Array, Array]:
-    """q_T of (..., K) log probabilities at (..., n) temperatures, and sqrt(q_T) / T: (..., n, K) each."""
+    """q_T of (..., K) log probabilities at (..., n) temperatures, and sqrt(q_T) / T: (..., n, K) each.
+
+    >>> [of.round(3).tolist() for of in tempered(np.log([0.5, 0.5]), np.array([1.0, 2.0]))]
+    [[[0.5, 0.5], [0.5, 0.5]], [[0.707, 0.707], [0.354, 0.354]]]
+    """
     t = temperatures[..., None]
     z = log_p[..., None, :] / t
     e = np.exp(z - z.max(axis=-1, keepdims=True))
@@ -60,6 +64,11 @@ def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
 
     Returns:
         (..., n, K, K) Fisher information on the class side.
+
+    >>> log_p, rows = np.log([0.6, 0.4]), np.array([[1.0, -1.0]])
+    >>> z = temper(rows, log_p, 2.0)
+    >>> bool(np.allclose(tempered_grams((rows.T @ rows)[None], log_p, np.array([2.0]))[0], z.T @ z))
+    True
     """
     q, root = tempered(log_p, temperatures)
     left = (np.eye(q.shape[-1]) - q[..., None, :]) * root[..., None]
@@ -79,6 +88,11 @@ def power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, ste
     Returns:
         (..., n, K) top directions as linear forms of rows of L, (..., n) top eigenvalues from below, precise enough to place
         a maximum, and the (..., n, K) sums of rows that the directions come from.
+
+    >>> log_p, rows = np.log([0.5, 0.3, 0.2]), np.array([[1.0, 0.0, 2.0]])
+    >>> _, top, _ = power_steps(rows, log_p, np.array([2.0]), rows, 3)
+    >>> bool(np.isclose(top[0], (temper(rows, log_p, 2.0) ** 2).sum()))
+    True
     """
     q, root = tempered(log_p, temperatures)
     weights, turned = root * root, np.swapaxes(logs, -1, -2)
@@ -95,6 +109,12 @@ def power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, ste
 
 
 def linear_forms(directions: Array, q: Array, root: Array) -> Array:
-    """u . z = sum_k u_k sqrt(q_k) / T (L_k - L q) as linear forms of L; all (..., K), ``root`` is sqrt(q) / T."""
+    """u . z = sum_k u_k sqrt(q_k) / T (L_k - L q) as linear forms of L; all (..., K), ``root`` is sqrt(q) / T.
+
+    >>> log_p, rows, u = np.log([0.5, 0.3, 0.2]), np.array([[1.0, 0.0, 2.0]]), np.array([0.6, 0.8, 0.0])
+    >>> q, root = tempered(log_p, np.array([2.0]))
+    >>> bool(np.isclose(rows @ linear_forms(u, q[0], root[0]), temper(rows, log_p, 2.0) @ u)[0])
+    True
+    """
     weights = directions * root
     return np.asarray(weights - weights.sum(axis=-1, keepdims=True) * q)

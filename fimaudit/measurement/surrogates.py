@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError, one_line
+from fimaudit.errors import FimauditError, LinkError, TargetError, UsageError
 from fimaudit.estimation.secants import complete
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import Classifier, Differentiable, NetworkClassifier
 from fimaudit.models.linearization import linearize
 from fimaudit.models.links import Link

@@ -8,8 +8,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError, one_line
+from fimaudit.errors import FimauditError, ModelFailure, TargetError
 from fimaudit.estimation.secants import log_probabilities
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import Classifier, Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.models.meter import Meter

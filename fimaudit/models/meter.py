@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError, shortened
+from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
+from fimaudit.foreign_errors import shortened
 from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, OverwritingClassifier
 from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, Notes, RepeatLease, Usage, is_refused, over_budget

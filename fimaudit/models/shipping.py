@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fimaudit.errors import TargetError, UsageError, foreign
+from fimaudit.errors import TargetError, UsageError
+from fimaudit.foreign_errors import foreign
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
 from fimaudit.models.opening import open_classifier

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import RunFolderError, one_line
+from fimaudit.errors import RunFolderError
+from fimaudit.foreign_errors import one_line
 from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table

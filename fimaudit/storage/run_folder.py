@@ -12,7 +12,8 @@ from typing import TypeGuard
 from pydantic import ValidationError
 
 from fimaudit.audit_report import Report
-from fimaudit.errors import RunFolderError, foreign
+from fimaudit.errors import RunFolderError
+from fimaudit.foreign_errors import foreign
 from fimaudit.results import Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.spread import evenly_spread

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError, one_line
+from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.links import Link
 from fimaudit_adapters.pytorch.jacobian_products import Function, JacobianProducts

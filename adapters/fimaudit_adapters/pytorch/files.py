@@ -14,7 +14,8 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from fimaudit.bounds.importers.torch_archive import load_exported
-from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError, shortened
+from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.foreign_errors import shortened
 from fimaudit.models.classifier import Options
 from fimaudit_adapters.options import file_fingerprint, require_file
 

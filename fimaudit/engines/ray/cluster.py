@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fimaudit.errors import MissingExtraError, UsageError, foreign
+from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.foreign_errors import foreign
 
 __all__ = ["Cluster", "Seats", "alive_nodes", "capacity", "connect", "seats"]
 
