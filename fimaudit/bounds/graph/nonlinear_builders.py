@@ -33,8 +33,12 @@ GATES = {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}
 TANH_GELU = (math.sqrt(2 / math.pi), 0.044715)
 
 
-def add(a: Node, b: Node, sign: float = 1.0) -> Node:
-    """a + sign b for two tensors that depend on the input."""
+def add(a: Any, b: Any, sign: float = 1.0) -> Any:
+    """a + sign b, of tensors that depend on the input and constants."""
+    if not isinstance(b, Node):
+        return affine(a, 1.0, sign * np.asarray(b)) if isinstance(a, Node) else a + sign * b
+    if not isinstance(a, Node):
+        return affine(b, sign, a)
     shape = np.broadcast_shapes(a.shape, b.shape)
     if sign == -1.0 and a.shape == shape and _is_mean_of(b, a):
         return Node("centre", (a,), shape, {}, "centre")
@@ -50,8 +54,10 @@ def maximum(a: Node, b: Node) -> Node:
     return Node("maximum", (expand(a, shape), expand(b, shape)), tuple(shape), {}, "maximum")
 
 
-def multiply(a: Node, b: Node) -> Node:
+def multiply(a: Any, b: Any) -> Node:
     """Element-wise product; a known gate, a square, the end of a layer norm, or a general product of bounded tensors."""
+    if not isinstance(a, Node) or not isinstance(b, Node):
+        return affine(a, b) if isinstance(a, Node) else affine(b, a)
     if a is b:
         return power(a, 2.0)
     for value, other in ((a, b), (b, a)):
@@ -76,8 +82,10 @@ def power(node: Node, exponent: float) -> Node:
     return Node("power", (node,), node.shape, {"exponent": float(exponent)}, f"power {exponent:g}")
 
 
-def divide(a: Node, b: Node) -> Node:
-    """a / b where b depends on the input: x / sqrt(mean(x^2) + eps) or x / (1 + |x|). ``b`` may be the reciprocal root."""
+def divide(a: Node, b: Any) -> Node:
+    """a / b: by a constant, x / sqrt(mean(x^2) + eps) or x / (1 + |x|). ``b`` may be the reciprocal root."""
+    if not isinstance(b, Node):
+        return affine(a, 1.0 / np.asarray(b, dtype=np.float64))
     size, slope, start = scalar_affine(b)
     if (slope, start) == (1.0, 1.0) and size.op == "activation" and size.attrs["function"] == "abs" and size.inputs[0] is a:
         return activation(a, "softsign")

@@ -73,20 +73,12 @@ def _linear(c: AtenCall) -> Any:
     return c.unknown() if isinstance(c["weight"], Node) else linear.dense(c.x, c["weight"], c.get("bias"), c.layer)
 
 
-@on("addmm")
+@on("addmm", "baddbmm")
 def _addmm(c: AtenCall) -> Any:
-    product = linear.affine(nonlinear.matmul(c["mat1"], c["mat2"], c.layer), float(c["alpha"]))
-    if isinstance(c["self"], Node):
-        return nonlinear.add(product, linear.affine(c["self"], float(c["beta"])))
-    return linear.affine(product, 1.0, float(c["beta"]) * c["self"])
-
-
-@on("baddbmm")
-def _baddbmm(c: AtenCall) -> Any:
-    product = linear.affine(nonlinear.matmul(c["batch1"], c["batch2"], c.layer), float(c["alpha"]))
-    if isinstance(c["self"], Node):
-        return nonlinear.add(product, linear.affine(c["self"], float(c["beta"])))
-    return linear.affine(product, 1.0, float(c["beta"]) * c["self"])
+    a, b = (c[name] for name in (("mat1", "mat2") if c.name == "addmm" else ("batch1", "batch2")))
+    product = linear.affine(nonlinear.matmul(a, b, c.layer), float(c["alpha"]))
+    beta, other = float(c["beta"]), c["self"]
+    return nonlinear.add(product, linear.affine(other, beta) if isinstance(other, Node) else beta * other)
 
 
 @on("mm", "bmm", "matmul")
@@ -197,32 +189,23 @@ def _extreme(c: AtenCall) -> Node:
 
 
 @on("add", "sub", "rsub")
-def _add(c: AtenCall) -> Node:
+def _add(c: AtenCall) -> Any:
     a, b, alpha = c["self"], c["other"], float(c.get("alpha", 1.0))
     if c.name == "rsub":
         a, b = b, a
-    factor = alpha if c.name == "add" else -alpha
-    if isinstance(a, Node) and isinstance(b, Node):
-        return nonlinear.add(a, b, factor)
-    if isinstance(a, Node):
-        return linear.affine(a, 1.0, factor * np.asarray(b))
-    return linear.affine(b, factor, a)
+    return nonlinear.add(a, b, alpha if c.name == "add" else -alpha)
 
 
 @on("mul")
 def _mul(c: AtenCall) -> Node:
-    a, b = c["self"], c["other"]
-    if isinstance(a, Node) and isinstance(b, Node):
-        return nonlinear.multiply(a, b)
-    return linear.affine(a, b) if isinstance(a, Node) else linear.affine(b, a)
+    return nonlinear.multiply(c["self"], c["other"])
 
 
 @on("div")
 def _div(c: AtenCall) -> Any:
-    a, b = c["self"], c["other"]
-    if c.get("rounding_mode") is not None or not isinstance(a, Node):
+    if c.get("rounding_mode") is not None or not isinstance(c["self"], Node):
         return c.unknown()
-    return nonlinear.divide(a, b) if isinstance(b, Node) else linear.affine(a, 1.0 / np.asarray(b, dtype=np.float64))
+    return nonlinear.divide(c["self"], c["other"])
 
 
 @on("neg")

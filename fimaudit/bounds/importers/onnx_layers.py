@@ -169,26 +169,15 @@ def _reduce(c: OnnxCall) -> Any:
 
 @on("Add", "Sub", "Sum")
 def _add(c: OnnxCall) -> Any:
-    sign = -1.0 if c.name == "Sub" else 1.0
     made = c.inputs[0]
     for other in c.inputs[1:]:
-        if isinstance(made, Node) and isinstance(other, Node):
-            made = nonlinear.add(made, other, sign)
-        elif isinstance(made, Node):
-            made = linear.affine(made, 1.0, sign * np.asarray(other, dtype=np.float64))
-        elif isinstance(other, Node):
-            made = linear.affine(other, sign, made)
-        else:
-            made = made + sign * other
+        made = nonlinear.add(made, other, -1.0 if c.name == "Sub" else 1.0)
     return made
 
 
 @on("Mul")
 def _mul(c: OnnxCall) -> Node:
-    a, b = c.inputs
-    if isinstance(a, Node) and isinstance(b, Node):
-        return nonlinear.multiply(a, b)
-    return linear.affine(a, b) if isinstance(a, Node) else linear.affine(b, a)
+    return nonlinear.multiply(*c.inputs)
 
 
 @on("Div")
@@ -198,7 +187,7 @@ def _div(c: OnnxCall) -> Any:
         if isinstance(b, Node) and np.size(a) == 1:
             return linear.affine(nonlinear.power(b, -1.0), float(np.ravel(a)[0]))
         return c.unknown()
-    return nonlinear.divide(a, b) if isinstance(b, Node) else linear.affine(a, 1.0 / np.asarray(b, dtype=np.float64))
+    return nonlinear.divide(a, b)
 
 
 @on("Neg", "Sqrt", "Reciprocal")
