@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +19,7 @@ from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.terminal import Terminal
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
 from fimaudit.models.links import Link
+from fimaudit.models.python_targets import call_factory, is_python_target, named_object
 
 __all__ = ["bounds"]
 
@@ -172,8 +170,7 @@ def _inputs(path: Path) -> Any:
 
 def _network(target: str, weights: Path | None) -> Any:
     """The path of a file, or the torch module that a factory makes."""
-    module_name, colon, attribute = target.partition(":")
-    if not colon or not attribute.isidentifier():
+    if not is_python_target(target):
         if weights is not None:
             raise UsageError(
                 f"--weights goes with a package.module:factory target, but {target!r} brings its own; leave it out"
@@ -183,13 +180,8 @@ def _network(target: str, weights: Path | None) -> Any:
         import torch
     except ImportError as exc:
         raise MissingExtraError("a package.module:factory target", "torch", "torch") from exc
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module_name), attribute)
-        made = made if isinstance(made, torch.nn.Module) else made()
-    except Exception as exc:
-        raise TargetError(f"could not make a network from {target!r}: {type(exc).__name__}: {exc}") from exc
+    made = named_object(target)
+    made = made if isinstance(made, torch.nn.Module) else call_factory(made, target)
     if not isinstance(made, torch.nn.Module):
         raise TargetError(
             f"expected {target!r} to make a torch module, whose weights a bound needs, got {type(made).__name__}"

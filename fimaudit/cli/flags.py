@@ -30,7 +30,7 @@ __all__ = [
     "Yes",
 ]
 
-TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, or a URL."
+TARGET_HELP = "Model: model.onnx, model.pt2, TorchScript, model.skops, package.module:factory, file.py:factory, or a URL."
 
 Target = Annotated[str, typer.Argument(help=TARGET_HELP)]
 Folder = Annotated[Path, typer.Argument(help="Run folder of a finished audit.", metavar="DIR")]

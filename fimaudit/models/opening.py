@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from fimaudit.models.columns import TableColumn
 from fimaudit.models.links import Link
 from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
+from fimaudit.models.python_targets import call_factory, is_python_target, named_object
 
 __all__ = ["adapter_option_names", "adapters", "is_endpoint", "open_classifier"]
 
@@ -84,12 +84,13 @@ def open_classifier(
     """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
 
     The first of ``adapters()`` that accepts the target opens it. ``package.module:factory`` is imported, from the current
-    folder too, and called without arguments unless it is a model already.
+    folder too, or ``path/to/file.py:factory`` from its path, and called without arguments unless it is a model already, or a
+    function that needs one argument, the batch.
 
     Args:
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
             string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``model.joblib`` or
-            ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, or a URL.
+            ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, ``path/to/file.py:factory``, or a URL.
         link: ``auto``, ``identity``, ``softmax``, ``sigmoid`` or ``labels``; see ``fimaudit.models.links.to_probabilities``.
         adapter: name of the adapter to take, where more than one would do.
         device: ``cpu``, ``cuda`` and the like; the best at hand when left out.
@@ -136,8 +137,8 @@ def open_classifier(
         if adapter not in known:
             raise TargetError(f"expected an adapter among {', '.join(known)}, got {adapter!r}")
         return known[adapter].open(target, options)
-    if isinstance(target, str) and _is_factory(target):
-        return _open_factory(target, options)
+    if isinstance(target, str) and is_python_target(target):
+        return _open_named(target, options)
     for candidate in known.values():
         if candidate.accepts(target):
             return candidate.open(target, _own_settings(options, candidate))
@@ -156,28 +157,11 @@ def _own_settings(options: Options, adapter: Adapter) -> Options:
     return replace(options, extra=extra)
 
 
-def _is_factory(target: str) -> bool:
-    module, colon, attribute = target.partition(":")
-    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def _open_factory(target: str, options: Options) -> Classifier:
-    module_name, _, attribute = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as exc:
-        raise TargetError(f"expected an importable module {module_name!r}, got {type(exc).__name__}: {exc}") from exc
-    if not hasattr(module, attribute):
-        raise TargetError(f"module {module_name!r} has no attribute {attribute!r}; write package.module:factory")
-    made = getattr(module, attribute)
+def _open_named(target: str, options: Options) -> Classifier:
+    made = named_object(target)
     known = adapters()
     if not _is_model(made, known):
-        try:
-            made = made()
-        except Exception as exc:
-            raise TargetError(f"{target} was called without arguments and raised {type(exc).__name__}: {exc}") from exc
+        made = call_factory(made, target)
     for candidate in known.values():
         if candidate.accepts(made):
             return candidate.open(made, _own_settings(options, candidate))
@@ -195,7 +179,9 @@ def _no_adapter(target: object, known: Mapping[str, Adapter]) -> str:
     if not isinstance(target, str):
         return f"expected a torch module, an estimator, a callable or a string, got {type(target).__name__}"
     suffix = os.path.splitext(target)[1]
+    if suffix == ".py":
+        return f"expected the name of the model in {target!r} too: {target}:model, or of a function that makes it"
     return (
         f"no adapter opens {target!r} (ending {suffix!r}); expected .onnx, .pt2, .pt, .ts, .skops, .joblib, .pkl, "
-        f"a URL or package.module:factory (adapters here: {', '.join(known) or 'none'})"
+        f"a URL, package.module:factory or file.py:factory (adapters here: {', '.join(known) or 'none'})"
     )

@@ -18,6 +18,7 @@ from fimaudit.foreign_errors import foreign
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
 from fimaudit.models.opening import open_classifier
+from fimaudit.models.python_targets import is_python_target
 
 __all__ = ["ShippedModel", "ship_model"]
 
@@ -97,6 +98,7 @@ def ship_model(
     target = os.fspath(target) if isinstance(target, os.PathLike) else target
     files: dict[str, tuple[Any, int, str]] = {}
     if isinstance(target, str):
+        target = os.path.abspath(target) if is_python_target(target) and ".py:" in target else target
         folder = os.path.dirname(target)
         paths = [target, *(os.path.join(folder, name) for name in external)]
         paths += [os.fspath(options["weights"])] if options.get("weights") is not None else []

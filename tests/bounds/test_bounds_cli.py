@@ -117,9 +117,9 @@ def test_shapes_and_constants_from_flags(folder: Path) -> None:
     [
         (("missing.onnx",), TargetError, "there is none at"),
         (("model.joblib",), TargetError, "expected a .onnx or .pt2 file"),
-        (("bounded_nets:nothing",), TargetError, "could not make a network"),
+        (("bounded_nets:nothing",), TargetError, "has no attribute 'nothing'"),
         (("bounded_nets:number",), TargetError, "to make a torch module"),
-        (("no_such_module_at_all:net",), TargetError, "could not make a network"),
+        (("no_such_module_at_all:net",), TargetError, "expected an importable module"),
         (("bounded_nets:small", "--input-shape", "a,b"), UsageError, "expected --input-shape like"),
         (("bounded_nets:small", "--constant", "x"), UsageError, "expected --constant NAME=number"),
         (("bounded_nets:small", "--constant", "x=y"), UsageError, "expected --constant NAME=number"),

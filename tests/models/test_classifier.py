@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,8 @@ class Network(torch.nn.Linear):
 ready = torch.nn.Linear(3, 2)
 def broken(): raise ValueError("no weights here")
 def wrong(): return 3
-def needs(argument): return ready
+def needs(argument, other): return ready
+def answers(batch): return [[0.25, 0.75]] * len(batch)
 estimator = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
 """
 
@@ -142,7 +144,7 @@ def test_factory_of_an_estimator(factories: str) -> None:
         ("{}:broken", "raised ValueError: no weights here"),
         ("{}:needs", "called without arguments and raised TypeError"),
         ("{}:wrong", "returned int; expected a torch module"),
-        ("{}:nothing", "has no attribute 'nothing'"),
+        ("{}:nothing", "has no attribute 'nothing', only LogisticRegression, network"),
         ("{}_bad:network", "expected an importable module"),
         ("nowhere_at_all:network", "expected an importable module 'nowhere_at_all'"),
     ],
@@ -150,6 +152,52 @@ def test_factory_of_an_estimator(factories: str) -> None:
 def test_factory_refusals(factories: str, target: str, sentence: str) -> None:
     with pytest.raises(TargetError, match=sentence):
         open_classifier(target.format(factories))
+
+
+def test_a_function_of_the_batch_is_the_model_and_no_factory(factories: str) -> None:
+    np.testing.assert_allclose(open_classifier(f"{factories}:answers").probabilities(np.zeros((2, 3))), [[0.25, 0.75]] * 2)
+
+
+@pytest.mark.parametrize("write", ["sub/tiny.py:model", "./sub/tiny.py:model", "{}/sub/tiny.py:model"])
+def test_a_source_file_is_imported_from_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str, request: pytest.FixtureRequest
+) -> None:
+    beside = f"beside_{abs(hash(request.node.name))}"
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / f"{beside}.py").write_text("ANSWER = [0.25, 0.75]")
+    (tmp_path / "sub" / "tiny.py").write_text(f"from {beside} import ANSWER\ndef model(b): return [ANSWER] * len(b)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for _ in range(2):  # opened again as often as asked
+        model = open_classifier(write.format(tmp_path))
+        np.testing.assert_allclose(model.probabilities(np.zeros((1, 3))), [[0.25, 0.75]])
+
+
+def test_source_files_of_one_name_and_of_a_loaded_module_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for place, first in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / place).mkdir()
+        for name in ("tiny", "json"):
+            (tmp_path / place / f"{name}.py").write_text(f"def model(b): return [[{first}, {1 - first}]] * len(b)\n")
+            answer = open_classifier(str(tmp_path / place / f"{name}.py:model")).probabilities(np.zeros((1, 3)))
+            assert answer[0, 0] == first
+    assert json.dumps({}) == "{}"
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("gone.py:model", "no such file; check the path"),
+        ("leaves.py:model", "got SystemExit: 0"),
+        ("leaves.py", "expected the name of the model in .* too: .*leaves.py:model"),
+    ],
+)
+def test_source_file_refusals(tmp_path: Path, target: str, sentence: str) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    with pytest.raises(TargetError, match=sentence):
+        open_classifier(str(tmp_path / target))
 
 
 def test_function_options() -> None:
