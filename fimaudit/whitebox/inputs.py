@@ -18,6 +18,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.results import Interval, MeasuredInput, Sensitivity
 from fimaudit.space import Space
 from fimaudit.storage.durable_files import replacing, writing
+from fimaudit.whitebox.kinks import KinkCheck, check_kinks
 from fimaudit.whitebox.measure import measure, obstacle
 from fimaudit.whitebox.secant_check import SecantCheck, check_secants
 
@@ -31,6 +32,11 @@ BY_DERIVATIVES = "derivatives"
 ALL_ZERO = (
     "every derivative is exactly zero, from which no limit follows: the answers are saturated, a part has no derivative, or "
     "the model is piecewise constant; use --mode black-box"
+)
+KINKED = (
+    "the answers bend at the input, so a local value does not exist: the slopes to either side differ from their mean by "
+    "{:.0%} of it; the numbers are those of the derivative that is taken there, the limits hold for the mean; --mode black-box "
+    "measures over a finite displacement"
 )
 #: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}
@@ -133,6 +139,7 @@ def _block(
         asked = [place for place, index in enumerate(block) if index in wanted and found[place].trace != 0]
         some, keys = [found[place] for place in asked], [block[place] for place in asked]
         checks = dict(zip(keys, check_secants(meter, x[asked], some, space, seed=seed, indices=keys), strict=True))
+        bends = dict(zip(keys, check_kinks(meter, x[asked], some, space, seed=seed, indices=keys), strict=True))
     except (BudgetExhausted, StorageFailure):
         raise
     except FimauditError as error:
@@ -146,12 +153,12 @@ def _block(
     for index, one in zip(block, found, strict=True):
         if index not in wanted:
             continue
-        check = checks.get(index, SecantCheck(None))
+        check, bend = checks.get(index, SecantCheck(None)), bends.get(index, KinkCheck())
         passes = one.passes + check.passes
         ticket = meter.reserve(passes)
         meter.commit(ticket, passes, one.probabilities, "ok", passes * x[0].nbytes)
-        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3), check)
-        rows, requests = passes + check.rows, 1 + check.requests
+        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3), check, bend)
+        rows, requests = passes + check.rows + bend.rows, 1 + check.requests + bend.requests
         if result.status != "ok":
             yield MeasuredInput(result, rows, requests)
             continue
@@ -165,38 +172,48 @@ def _block(
         yield MeasuredInput(result, rows, requests)
 
 
-def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck) -> Sensitivity:
+def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck, bend: KinkCheck) -> Sensitivity:
     top = int(np.argmax(one.probabilities))
     known: dict[str, Any] = {
         "index": index,
         "predicted_class": top,
         "probability": float(one.probabilities[top]),
-        "queries": one.passes + check.passes + check.rows,
+        "queries": one.passes + check.passes + check.rows + bend.rows,
     }
     if check.reason is not None:
         return Sensitivity(status="failed", method=BY_DERIVATIVES, reason=f"{check.reason}; use --mode black-box", **known)
     if one.trace == 0:
         return Sensitivity(status="below_detection", method=BY_DERIVATIVES, reason=ALL_ZERO, **known)
     trace_error = 2.0 * (one.trace_error or 0.0)
-    radius = one.margin_radius
+    radius, share = one.margin_radius, bend.share
     return Sensitivity(
         status="ok",
-        kind="lower_bound" if one.hidden_classes else "local",
+        kind="lower_bound" if one.hidden_classes else "finite_scale" if share else "local",
         method=f"{BY_DERIVATIVES}-{one.method}",
         **known,
-        spectral_norm=_around(one.spectral_norm, one.residual + rounding),
-        peak_spectral_norm=_around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding),
-        trace=_around(one.trace, rounding + (trace_error / one.trace if one.trace else 0.0)),
+        spectral_norm=_around(one.spectral_norm, one.residual + rounding, share),
+        peak_spectral_norm=_around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding, share),
+        trace=_around(one.trace, rounding + (trace_error / one.trace if one.trace else 0.0), share),
         margin_radius=Interval()
         if radius is None
-        else Interval(value=radius, lower=radius * (1 - one.margin_slack) * (1 - rounding), upper=radius * (1 + rounding)),
+        else Interval(
+            value=radius,
+            lower=radius * (1 - one.margin_slack) * (1 - rounding) * max(0.0, 1 - share),
+            upper=radius * (1 + rounding) * (1 + share),
+        ),
         effective_rank=one.effective_rank,
         contrast=one.contrast,
+        flags=["kinked"] if share else [],
+        reason=KINKED.format(share) if share else None,
     )
 
 
-def _around(value: float | None, share: float) -> Interval:
-    """The value with its numerical error on both sides: nothing here is sampled but a large model's trace."""
+def _around(value: float | None, error: float, bend: float = 0.0) -> Interval:
+    """The value with its numerical error on both sides: nothing here is sampled but a large model's trace.
+
+    At a kink the slope that was taken and the mean of both sides' differ by the share ``bend`` of the latter, either way.
+    """
     if value is None:
         return Interval()
-    return Interval(value=value, lower=value * max(0.0, 1 - share), upper=value * (1 + share))
+    upper = value * (1 + error) / (1 - bend) ** 2 if bend < 1 else None
+    return Interval(value=value, lower=value * max(0.0, 1 - error) / (1 + bend) ** 2, upper=upper)

@@ -33,7 +33,7 @@ from fimaudit.space import Space
 from fimaudit.whitebox.measure import NOT_FINITE, inputs_together
 from fimaudit.whitebox.result import WhiteBox
 
-__all__ = ["MOST_ROWS", "SecantCheck", "check_secants"]
+__all__ = ["MOST_ROWS", "SecantCheck", "arithmetic", "as_fed", "check_secants", "first_step", "in_half"]
 
 Array = NDArray[np.float64]
 
@@ -161,11 +161,10 @@ def _check_at_points(
     rngs: Sequence[np.random.Generator],
 ) -> list[SecantCheck]:
     """The comparison at one point beside each input, which its generator chooses."""
-    fed = np.dtype(meter.model.info.dtype)
     points = _points(meter, x, found, space, rngs)
     owners = list(indices)
     _ask(meter, points, owners, [[1.0] for _ in points], x.shape[1:], space)
-    floor = ARITHMETIC.get(fed.itemsize, ARITHMETIC[4])
+    floor = arithmetic(meter.model)
     doubtful = [place for place, point in enumerate(points) if not _agree(point.steps[0], floor)]
     some = [points[place] for place in doubtful]
     further = [[*SHORTER, *(f for f in LONGER if f * point.first <= FARTHEST * point.unit)] for point in some]
@@ -173,9 +172,9 @@ def _check_at_points(
     out = []
     for place, point in enumerate(points):
         rows, passes = 2 * DIRECTIONS * len(point.steps), len(point.pulled) + 1
-        if _in_half(meter.model):  # not asked through the meter
+        if in_half(meter.model):  # not asked through the meter
             rows, passes = 0, rows + passes
-        reason = _verdict(sorted(point.steps), floor, _in_half(meter.model)) if place in doubtful else None
+        reason = _verdict(sorted(point.steps), floor, in_half(meter.model)) if place in doubtful else None
         out.append(SecantCheck(reason, rows, passes, len(point.steps)))
     return out
 
@@ -192,9 +191,9 @@ def _points(
     fed = np.dtype(model.info.dtype)
     flat = x.reshape(len(x), -1).astype(np.float64)
     units = [float(np.sqrt(np.mean(one**2))) or 1.0 for one in flat]
-    firsts = [_first(one.trace, unit) for one, unit in zip(found, units, strict=True)]
+    firsts = [first_step(one.trace, unit) for one, unit in zip(found, units, strict=True)]
     flat_bases = np.stack([_near(one, first, space, rng) for one, first, rng in zip(flat, firsts, rngs, strict=True)])
-    flat_bases = _as_fed(flat_bases, model)
+    flat_bases = as_fed(flat_bases, model)
     fed_bases = flat_bases.reshape(x.shape).astype(fed)
     together = min(inputs_together(model, fed_bases), meter.batch or len(x))
     count = len(found[0].probabilities)
@@ -211,7 +210,7 @@ def _points(
             if not np.isfinite(rows).all():
                 raise ModelFailure(NOT_FINITE)
             rows[:, space.frozen.ravel()] = 0.0  # what is held is neither displaced nor differentiated
-            first, rng = _first(float((rows**2).sum()), units[start + i]), rngs[start + i]
+            first, rng = first_step(float((rows**2).sum()), units[start + i]), rngs[start + i]
             ways = np.where(space.frozen.ravel(), 0.0, _ways(rows, rng, first))
             top = int(np.argmax(log_p[i]))
             base = flat_bases[start + i]
@@ -219,9 +218,14 @@ def _points(
     return points
 
 
-def _first(trace: float | None, unit: float) -> float:
+def first_step(trace: float | None, unit: float) -> float:
     """Root mean square of a feature in the first step: s is to change by ``CHANGE``."""
     return min(CHANGE / float(np.sqrt(trace)) if trace else np.inf, LONGEST * unit)
+
+
+def arithmetic(model: Classifier) -> float:
+    """What the last digits of the numbers that a model computes with may add to a change of s."""
+    return ARITHMETIC.get(np.dtype(model.info.dtype).itemsize, ARITHMETIC[4])
 
 
 def _near(x: Array, first: float, space: Space, rng: np.random.Generator) -> Array:
@@ -268,7 +272,7 @@ def _ask(
         least = _spacing(model) * np.abs(point.base)
         moves = np.copysign(np.maximum(np.abs(moves), least * (moves != 0)), moves)
         ends = np.concatenate([point.base + moves, point.base - moves])
-        rows = _as_fed(np.clip(ends, space.lower.ravel(), space.upper.ravel()), model)
+        rows = as_fed(np.clip(ends, space.lower.ravel(), space.upper.ravel()), model)
         kept.append(rows)
         questions.append(PlainRows(rows.reshape(-1, *shape).astype(model.info.dtype)))
     if not questions:
@@ -295,21 +299,21 @@ def _spacing(model: Differentiable) -> float:
     return 2.0**-7 if inside == "bfloat16" else float(np.finfo(model.info.dtype).eps)
 
 
-def _as_fed(rows: Array, model: Differentiable) -> Array:
+def as_fed(rows: Array, model: Differentiable) -> Array:
     """The numbers that the model gets to see, in float64; numpy has no bfloat16, which is the first half of a float32."""
     if model.info.details.get("model_dtype") == "bfloat16":
         return (rows.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
     return np.asarray(rows.astype(model.info.dtype), dtype=np.float64)
 
 
-def _in_half(model: Classifier) -> bool:
+def in_half(model: Classifier) -> bool:
     return model.info.details.get("model_dtype", model.info.dtype) in ("float16", "bfloat16")
 
 
 def _answers(meter: Meter, questions: Sequence[PlainRows], owners: Sequence[int]) -> list[Array | InputFailed]:
     """The answers, or those of the copy in float32 that half-precision networks are differentiated at."""
     model: Differentiable = meter.model  # type: ignore[assignment]
-    if not _in_half(model):
+    if not in_half(model):
         return meter.ask_each(questions, owners=owners, occasion="secants")
     answers: list[Array | InputFailed] = []
     for question in questions:
