@@ -118,7 +118,10 @@ class InputDomain:
             raise DomainError("expected a quantum of 0 (continuous) or more, got a negative one")
         frozen = self._frozen(shape)
         if frozen.all():
-            raise DomainError("expected at least one feature that may change, got all of them frozen")
+            raise DomainError(
+                "expected at least one feature that may change, got all of them frozen: by --frozen, as categories of the "
+                "model, or as whole numbers of a table; release those that may change with --free"
+            )
         if self.scale is None and self.names is not None:
             ratio = spreads_differ(x, frozen)
             if ratio is not None:

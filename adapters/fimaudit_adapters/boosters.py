@@ -1,4 +1,4 @@
-"""Boosters of XGBoost and LightGBM without their scikit-learn face, given one. Importing this imports neither library."""
+"""Boosters of XGBoost, LightGBM and CatBoost without their scikit-learn face, given one. Importing this imports no library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from fimaudit.errors import TargetError
 
 __all__ = ["BoosterEstimator", "is_booster"]
 
-_KINDS = {("xgboost.core", "Booster"), ("lightgbm.basic", "Booster")}
+_KINDS = {("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("catboost.core", "CatBoost")}
+#: Objectives that give probabilities, by how their names begin, and among these some that do not.
+_PROBABILITIES = ("binary", "multi", "Logloss", "CrossEntropy", "MultiClass")
+_NO_PROBABILITIES = ("multi:softmax", "binary:hinge", "binary:logitraw")
 
 
 def is_booster(target: object) -> bool:
-    """Whether it is one, known by the names of its classes."""
-    return any((c.__module__, c.__name__) in _KINDS for c in type(target).__mro__)
+    """Whether it is one, known by the names of its classes; CatBoost's classifiers are boosters with a face."""
+    known = any((c.__module__, c.__name__) in _KINDS for c in type(target).__mro__)
+    return known and not hasattr(type(target), "predict_proba")
 
 
 class BoosterEstimator:
@@ -30,30 +34,35 @@ class BoosterEstimator:
     """
 
     def __init__(self, booster: Any) -> None:
-        self._booster, self._xgboost = booster, type(booster).__module__.startswith("xgboost")
-        names = booster.feature_names if self._xgboost else booster.feature_name()
-        self.n_features_in_ = int(booster.num_features() if self._xgboost else booster.num_feature())
-        made_up = [f"Column_{i}" for i in range(self.n_features_in_)]
-        if names and list(names) != made_up:
+        self._booster, self._library = booster, type(booster).__module__.partition(".")[0]
+        if self._library == "catboost" and not booster.is_fitted():
+            raise TargetError("CatBoost is not fitted; call fit and save it again")
+        names, objective, self.booster = _facts(booster, self._library)
+        self.n_features_in_ = len(names)
+        made_up = [[f"{start}{i}" for i in range(len(names))] for start in ("Column_", "")]
+        if names and any(names) and names not in made_up:
             self.feature_names_in_ = np.array(names, dtype=object)
-        objective = _objective(booster, xgboost=self._xgboost)
-        if not objective.startswith(("binary", "multi")) or objective in (
-            "multi:softmax",
-            "binary:hinge",
-            "binary:logitraw",
-        ):
+        if self._library == "catboost" and len(booster.classes_):
+            self.classes_ = booster.classes_
+        if not objective.startswith(_PROBABILITIES) or objective in _NO_PROBABILITIES:
             raise TargetError(
                 f"the booster's objective is {objective}, which gives no probabilities; expected binary:logistic or "
-                "multi:softprob (XGBoost), binary or multiclass (LightGBM)"
+                "multi:softprob (XGBoost), binary or multiclass (LightGBM), Logloss or MultiClass (CatBoost)"
             )
 
     def get_booster(self) -> Any:
         """The booster itself, as ``XGBClassifier`` has it."""
         return self._booster
 
+    def get_cat_feature_indices(self) -> list[int]:
+        """Positions of CatBoost's categories."""
+        return list(self._booster.get_cat_feature_indices()) if self._library == "catboost" else []
+
     def predict_proba(self, rows: Any) -> NDArray[np.float64]:
         """Answer (B, d) rows or a DataFrame."""
-        if self._xgboost:
+        if self._library == "catboost":
+            return np.asarray(self._booster.predict(rows, prediction_type="Probability"))
+        if self._library == "xgboost":
             import xgboost
 
             rows = xgboost.DMatrix(rows, enable_categorical=True)
@@ -61,10 +70,15 @@ class BoosterEstimator:
         return p if p.ndim == 2 else np.stack([1.0 - p, p], axis=1)
 
 
-def _objective(booster: Any, *, xgboost: bool) -> str:
-    if not xgboost:
-        return str(booster.params.get("objective") or "binary")
+def _facts(booster: Any, library: str) -> tuple[list[str], str, str]:
+    """Names of the features, the objective, and what is boosted: trees or a linear function."""
+    if library == "catboost":
+        return list(booster.feature_names_), str(booster.get_all_params().get("loss_function")), "trees"
+    if library == "lightgbm":
+        objective = str(booster.dump_model(num_iteration=1).get("objective") or "custom")
+        return list(booster.feature_name()), objective.partition(" ")[0], "trees"
     import json
 
     held = json.loads(booster.save_config())["learner"]
-    return str(held["objective"]["name"])
+    names = list(booster.feature_names or [""] * int(booster.num_features()))
+    return names, str(held["objective"]["name"]), str(held["gradient_booster"]["name"])

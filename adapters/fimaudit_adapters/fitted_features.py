@@ -14,7 +14,7 @@ from fimaudit.models.columns import TableColumn
 __all__ = ["as_fitted", "categorical_features", "feature_names"]
 
 #: Steps that take each value as a category of its own, by the names of their classes.
-_ENCODERS = ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder", "KBinsDiscretizer")
+_ENCODERS = ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder")
 
 
 def feature_names(estimator: Any) -> tuple[str, ...] | None:

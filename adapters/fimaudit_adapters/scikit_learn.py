@@ -30,7 +30,7 @@ SUFFIXES = (*PICKLES, ".skops")
 #: Names of classes whose answers, or whose output, jump.
 _JUMPS = (
     (
-        re.compile(r"Tree|Forest|GradientBoosting|^XGB(?!.*Linear)|^LGBM|^CatBoost"),
+        re.compile(r"Tree|Forest|GradientBoosting|^XGB(?!.*Linear)|^LGBM|^CatBoost|^BoosterEstimator$"),
         "tree ensemble: piecewise constant",
     ),
     (re.compile(r"Neighbors"), "nearest neighbours: the answer jumps where the neighbours change"),
@@ -90,8 +90,9 @@ class EstimatorClassifier:
     def __init__(
         self, estimator: Any, options: Options, *, name: str | None, details: dict[str, Any], notes: list[str]
     ) -> None:
-        features = getattr(estimator, "n_features_in_", None)
         names = feature_names(estimator)
+        # CatBoost counts the features of a model that was read from a file as 0.
+        features = getattr(estimator, "n_features_in_", None) or len(getattr(estimator, "feature_names_", ())) or None
         classes = getattr(estimator, "classes_", None)
         self._estimator = estimator
         self._link = options.link
@@ -274,6 +275,11 @@ def _require_classifier(estimator: Any, *, several: bool = False, labels: bool =
             raise TargetError(f"{name} is not fitted; call fit and save it again") from exc
     if labels and getattr(estimator, "classes_", None) is None:
         raise TargetError(f"{name} has no classes_, so what it predicts are no labels; expected a classifier")
+    if not hasattr(estimator, wanted) and getattr(estimator, "classes_", None) is None:
+        raise TargetError(
+            f"{name} is no classifier: it has no predict_proba and no classes; give the classifier, or a function from "
+            "inputs to probabilities"
+        )
     if not hasattr(estimator, wanted):
         raise TargetError(
             f"{name} has no predict_proba, so it gives labels or scores and no probabilities; wrap it in "

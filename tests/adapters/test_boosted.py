@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 
 from fimaudit import audit
+from fimaudit.errors import TargetError
+from fimaudit.models.opening import open_classifier
 
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(
@@ -52,3 +55,24 @@ def test_catboost() -> None:
     options = {"iterations": 20, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
     model = catboost.CatBoostClassifier(**options).fit(table, Y, cat_features=["stage"])
     check(model, model.predict_proba(table), Y)
+    base = catboost.CatBoost({**options, "loss_function": "Logloss"}).fit(table, Y, cat_features=["stage"])
+    check(base, base.predict(table, prediction_type="Probability"), Y)
+
+
+def test_a_booster_read_from_a_file_or_of_another_objective(tmp_path: Path) -> None:
+    catboost, lightgbm = pytest.importorskip("catboost"), pytest.importorskip("lightgbm")
+    x = RNG.normal(size=(60, 3))
+    options = {"iterations": 3, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
+    catboost.CatBoostClassifier(**options).fit(x, x[:, 0] > 0).save_model(tmp_path / "m.cbm")
+    for kind in (catboost.CatBoostClassifier, catboost.CatBoost):  # both count its features as 0
+        model = open_classifier(kind().load_model(tmp_path / "m.cbm"))
+        assert model.info.input_shape == (3,)
+        assert model.info.not_smooth == "tree ensemble: piecewise constant"
+        assert model.probabilities(x[:2]).shape == (2, 2)
+    numbers = lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(x, (x[:, 0] > 0) * 1.0), 2)
+    with pytest.raises(TargetError, match="objective is regression, which gives no probabilities"):
+        open_classifier(numbers)  # its parameters name no objective, and its answers may lie from 0 to 1
+    with pytest.raises(TargetError, match="objective is RMSE"):
+        open_classifier(catboost.CatBoost(options).fit(x, x[:, 0]))
+    with pytest.raises(TargetError, match="CatBoost is not fitted"):
+        open_classifier(catboost.CatBoost(options))

@@ -13,7 +13,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, StandardScaler
 
 from fimaudit import audit
 
@@ -47,6 +47,13 @@ def test_a_category_of_the_models_is_held(name: str) -> None:
     report = audit(model, data[:5], queries=16, scale="std")
     assert report.domain["frozen"] == [1]
     assert {s.status for s in report.inputs} <= {"ok", "below_detection"}
+
+
+def test_bins_of_a_number_are_no_categories() -> None:
+    model = make_pipeline(KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"), LogisticRegression()).fit(X, Y)
+    report = audit(model, X[:5], queries=16, scale="std")
+    assert report.domain["frozen"] == []
+    assert {s.kind for s in report.inputs} == {"finite_scale"}
 
 
 def test_in_a_table_of_another_order_and_freed() -> None:

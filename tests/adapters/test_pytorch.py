@@ -14,6 +14,7 @@ from fimaudit_adapters.pytorch.device_signs import displaced_on_device
 from safetensors.torch import save_file
 from torch import nn
 
+from fimaudit import audit
 from fimaudit.errors import DataError, ModelFailure, OutputError, TargetError, UntrustedPickleError
 from fimaudit.models.classifier import DeviceClassifier
 from fimaudit.models.opening import open_classifier
@@ -338,3 +339,46 @@ def test_displaced_rows_are_the_reference_bit_for_bit(shape: tuple[int, ...]) ->
     got = displaced_on_device(packed, torch.from_numpy(low), torch.from_numpy(high)).numpy()
     np.testing.assert_array_equal(got, displaced_rows(x, packed, step, np.zeros(shape), np.ones(shape), "float32"))
     assert isinstance(open_classifier(network(), device="cpu"), DeviceClassifier)
+
+
+class Recurrent(nn.Module):
+    """Begins in a state of (layers, batch, units)."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.out = nn.GRU(4, 6, num_layers=layers, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(self.cell(x, state)[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("shape", ["(layers, 1, units)", "(layers, units)"])
+@pytest.mark.parametrize("mode", ["white-box", "black-box"])
+def test_a_held_state_has_its_batch_second(layers: int, shape: str, mode: Any) -> None:
+    net, rng = Recurrent(layers).eval(), np.random.default_rng(0)
+    x, state = rng.normal(size=(3, 5, 4)).astype(np.float32), rng.normal(size=(layers, 1, 6)).astype(np.float32)
+    held = state if "1" in shape else state[:, 0]
+    report = audit(net, x, link="softmax", hold={"state": held}, mode=mode, queries=40)
+    with torch.no_grad():
+        alone = [torch.softmax(net(torch.from_numpy(one[None]), torch.from_numpy(state)), 1).max() for one in x]
+    np.testing.assert_allclose([one.probability for one in report.inputs], alone, rtol=1e-5)
+
+
+def test_as_many_rows_as_layers_are_not_mistaken_for_them() -> None:
+    net, rng = Recurrent(2).eval(), np.random.default_rng(0)
+    x, state = rng.normal(size=(2, 5, 4)).astype(np.float32), rng.normal(size=(2, 6)).astype(np.float32)
+    both = open_classifier(net, "softmax", hold={"state": state}).probabilities(x)
+    one = open_classifier(net, "softmax", hold={"state": state})
+    np.testing.assert_allclose(both, np.concatenate([one.probabilities(x[:1]), one.probabilities(x[1:])]), rtol=1e-5)
+
+
+def test_a_state_for_each_input_has_its_batch_second() -> None:
+    net, rng = Recurrent(2).eval(), np.random.default_rng(0)
+    x, states = rng.normal(size=(4, 5, 4)).astype(np.float32), rng.normal(size=(4, 2, 6)).astype(np.float32)
+    report = audit(net, x, link="softmax", hold={"state": states}, queries=40)
+    with torch.no_grad():
+        p = torch.softmax(net(torch.from_numpy(x), torch.from_numpy(states).movedim(0, 1).contiguous()), 1).max(1).values
+    np.testing.assert_allclose([one.probability for one in report.inputs], p, rtol=1e-5)

@@ -93,7 +93,7 @@ def test_another_version_becomes_a_note(tmp_path: Path, monkeypatch: pytest.Monk
     [
         (LinearSVC().fit(X, Y), "LinearSVC has no predict_proba.*CalibratedClassifierCV"),
         (SVC().fit(X, Y), "SVC has no predict_proba"),
-        (LinearRegression().fit(X, Y), "LinearRegression has no predict_proba"),
+        (LinearRegression().fit(X, Y), "LinearRegression is no classifier"),
         (make_pipeline(StandardScaler(), LinearSVC()).fit(X, Y), "Pipeline has no predict_proba"),
         (LogisticRegression(), "LogisticRegression is not fitted; call fit"),
         (make_pipeline(StandardScaler(), LogisticRegression()), "Pipeline is not fitted"),

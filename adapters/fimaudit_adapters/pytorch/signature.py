@@ -26,7 +26,7 @@ class Argument:
     positional: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class CallPlan:
     """Where the audited input goes, and the inputs that are held constant.
 
@@ -37,6 +37,8 @@ class CallPlan:
         held: one input's value of every other argument, without the batch axis.
         packing: what rows hold behind the audited numbers, where other arguments have a value for each input.
         normalise: what is done with the audited input first.
+        held_axis: where the batch lies in held arrays of two axes or more: first, or second as in recurrent states
+            (layers, batch, units), which a module that refuses the former is given from then on.
     """
 
     audited: str
@@ -45,15 +47,47 @@ class CallPlan:
     held: Mapping[str, torch.Tensor]
     packing: Packing | None = None
     normalise: Normalize | None = None
+    held_axis: int = 0
+    _asked: bool = False
+
+    def __post_init__(self) -> None:
+        """Without held arrays there is no axis to find."""
+        self._asked = not (self.packing or any(value.ndim > 1 for value in self.held.values()))
 
     def __call__(self, module: Callable[..., Any], x: torch.Tensor) -> Any:
         """Call ``module`` on a batch of audited inputs, the held ones repeated."""
-        values = {name: _like(value, x).expand(len(x), *value.shape) for name, value in self.held.items()}
+        if len(x) > 1 and not self._asked:
+            self(module, x[:1])  # of one row it shows which axis is which: as many layers as rows would hide it
+        self._asked = True
+        try:
+            return self._called(module, x, self.held_axis)
+        except RuntimeError as exc:
+            if isinstance(exc, torch.OutOfMemoryError) or self.held_axis or not (self.held or self.packing):
+                raise
+            try:
+                answer = self._called(module, x, 1)
+            except RuntimeError:
+                raise exc from None
+            self.held_axis = 1
+            return answer
+
+    def _called(self, module: Callable[..., Any], x: torch.Tensor, axis: int) -> Any:
+        rows = len(x)
+        values = {name: _like(value, x).expand(rows, *value.shape) for name, value in self.held.items()}
         if self.packing is not None:
             x, numbers = self.packing.split(x)
             values |= {part.name: _restored(part, numbers[part.name]) for part in self.packing.parts}
+        if axis:
+            values = {name: _as_state(value) for name, value in values.items()}
         values[self.audited] = x if self.normalise is None else self.normalise(x)
         return module(*[values[name] for name in self.positional], **{name: values[name] for name in self.keywords})
+
+
+def _as_state(value: torch.Tensor) -> torch.Tensor:
+    """(B, layers, units), or (B, layers, 1, units), as (layers, B, units); what has fewer axes is no state."""
+    if value.ndim == 4 and value.shape[2] == 1:
+        value = value.squeeze(2)
+    return value.movedim(0, 1).contiguous() if value.ndim == 3 else value
 
 
 def _restored(part: HeldPart, numbers: torch.Tensor) -> torch.Tensor:
