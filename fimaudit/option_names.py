@@ -97,7 +97,7 @@ def _value(flag: str, word: str) -> str | None:
     if pair is not None:
         own = pair[2] if _PLACEHOLDER.fullmatch(pair[2]) or _NUMBER.fullmatch(pair[2]) else f"'{pair[2]}'"
         return f"{pair[1]}={own}" if flag == "set" else f"{_name(flag)}={{'{pair[1]}': {own}}}"
-    if "," in word:
+    if "," in word and not word.startswith("'"):
         return f"{_name(flag)}='{word}'"
     if word.startswith("'") or _PLACEHOLDER.fullmatch(word) or _NUMBER.fullmatch(word):
         return f"{_name(flag)}={word}"

@@ -1,4 +1,4 @@
-"""Boosters of XGBoost, LightGBM and CatBoost without their scikit-learn face, given one. Importing this imports no library."""
+"""Boosters of XGBoost, LightGBM and CatBoost without their scikit-learn face, given one. None is imported here."""
 
 from __future__ import annotations
 

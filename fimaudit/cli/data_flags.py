@@ -60,6 +60,9 @@ class TableFlags(FlagBlock):
     drop: Annotated[str | None, typer.Option("--drop", help="Columns to leave out: NAME,NAME.")] = None
     index: Annotated[str | None, typer.Option("--index", help="Column that names the rows; left out.")] = None
     sep: Annotated[str | None, typer.Option("--sep", help="Between the cells of a CSV line; a comma when left out.")] = None
+    decimal: Annotated[
+        str | None, typer.Option("--decimal", help="Before the fractions of a CSV's numbers; a point when left out.")
+    ] = None
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether a CSV begins with a line of names.")
     ] = None

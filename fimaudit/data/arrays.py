@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.data.csv_files import data_suffix
 from fimaudit.data.images import as_model_takes
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
@@ -153,7 +154,7 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     file = Path(path)
     if not file.exists():
         raise DataError(f"no such data file: {file}; give a .npz with an array x, a .npy, a .csv or a .parquet")
-    suffix = file.suffix.lower()
+    suffix = data_suffix(file.name)
     if suffix not in SUFFIXES:
         raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {file.name}")
     try:
@@ -183,7 +184,10 @@ def _from_npz(file: Path) -> Inputs:
         if not hasattr(archive, "files"):
             raise DataError(f"{file} is not a .npz archive; expected one that holds an array x")
         if "x" not in archive.files:
-            raise DataError(f"{file} holds {', '.join(archive.files)[:200] or 'nothing'}; expected an array called x")
+            raise DataError(
+                f"{file} holds {', '.join(archive.files)[:200] or 'nothing'}; expected an array called x (and y, group): "
+                f"numpy.savez({file.name!r}, x=..., y=...)"
+            )
         unpacked = sum(info.file_size for info in archive.zip.infolist())
         if unpacked > MOST_UNPACKED:
             raise DataError(

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import codecs
+import re
+from pathlib import PurePosixPath
 from typing import Any
 
 from fimaudit.data.table_columns import is_number
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 
-__all__ = ["CSV_SUFFIXES", "read_csv"]
+__all__ = ["CSV_SUFFIXES", "data_suffix", "read_csv"]
 
 CSV_SUFFIXES = (".csv", ".tsv")
+#: Endings behind those of CSV files that are packed, and how Arrow calls what packed them.
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+GZIP = b"\x1f\x8b"
+#: The first line is looked for among so many bytes.
+MOST_LINE = 2**20
+#: Most bytes of an unpacked file: a few kilobytes can unpack to any number.
+MOST_UNPACKED = 4 * 2**30
+
+
+def data_suffix(path: str) -> str:
+    """The ending of a path that says what the file holds, in small letters: of a packed CSV file that of the CSV.
+
+    >>> data_suffix("a/b.CSV.gz"), data_suffix("b.tar.gz"), data_suffix("b.parquet")
+    ('.csv', '.gz', '.parquet')
+    """
+    place = PurePosixPath(path.lower())
+    inner = PurePosixPath(place.stem).suffix
+    return inner if place.suffix in PACKED and inner in CSV_SUFFIXES else place.suffix
 
 
 def read_csv(content: bytes, name: str, reading: TableReading) -> Any:
@@ -19,7 +39,7 @@ def read_csv(content: bytes, name: str, reading: TableReading) -> Any:
 
     Args:
         content: of the file.
-        name: of the file, for sentences; a ``.tsv`` has tabs between its cells.
+        name: of the file, for sentences; a ``.tsv`` has tabs between its cells, a ``.csv.gz`` is unpacked first.
         reading: how tables are read.
 
     Raises:
@@ -28,12 +48,18 @@ def read_csv(content: bytes, name: str, reading: TableReading) -> Any:
     """
     import pyarrow as pa
 
-    separator = reading.separator or ("\t" if name.lower().endswith(".tsv") else ",")
+    content = _unpacked(content, name)
+    usual = "\t" if data_suffix(name) == ".tsv" else ";" if reading.decimal == "," else ","
+    separator = reading.separator or usual
     separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if len(reading.decimal or ".") != 1 or reading.decimal == separator:
+        raise DataError(f"expected --decimal with one character, another one than between cells, got {reading.decimal!r}")
     if len(separator) != 1:
         raise DataError(f"expected --sep with one character, got {separator!r}")
     _require_utf8(content, name)
-    table = _parsed(content, separator, reading, {})
+    if reading.separator is None:
+        _refuse_another_separator(content, separator, name)
+    table = _parsed(content, name, separator, reading, {})
     if reading.header is not False:
         _check_header(table.column_names, name, reading)
     codes = {*reading.categorical, reading.group_in(table.column_names)}
@@ -41,26 +67,60 @@ def read_csv(content: bytes, name: str, reading: TableReading) -> Any:
     as_text = [f.name for f in table.schema if pa.types.is_temporal(f.type) or f.name in codes]
     whole = [f.name for f in table.schema if pa.types.is_integer(f.type) and f.name not in (*as_text, *no_features)]
     if as_text or whole:  # dates are text, as every other reader of CSV has them
-        written = _parsed(content, separator, reading, dict.fromkeys([*as_text, *whole], pa.string()))
+        written = _parsed(content, name, separator, reading, dict.fromkeys([*as_text, *whole], pa.string()))
         _refuse_leading_zeros(written, whole, name)
         for column in as_text:
             table = table.set_column(table.column_names.index(column), column, written.column(column))
     return table
 
 
-def _parsed(content: bytes, separator: str, reading: TableReading, types: dict[str, Any]) -> Any:
+def _parsed(content: bytes, name: str, separator: str, reading: TableReading, types: dict[str, Any]) -> Any:
     import pyarrow as pa
-    from pyarrow import csv
 
     without = reading.header is False
     given = {f"f{name}" if without else name: kind for name, kind in types.items()}
-    table = csv.read_csv(
+    try:
+        table = _arrow(content, separator, reading, given)
+    except pa.ArrowInvalid as exc:
+        found = re.search(r"Expected (\d+) columns, got (\d+): (.*)", str(exc))
+        if found is None:
+            raise
+        raise DataError(
+            f"a line of {name} has {found[2]} cells ({found[3][:60]}) where the first has {found[1]}; take out lines above "
+            "the header and below the table, and quote cells that hold the separator"
+        ) from exc
+    return table.rename_columns([str(i) for i in range(table.num_columns)]) if without else table
+
+
+def _arrow(content: bytes, separator: str, reading: TableReading, types: dict[str, Any]) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    return csv.read_csv(
         pa.BufferReader(content),
         parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, column_types=given),
-        read_options=csv.ReadOptions(autogenerate_column_names=without),
+        convert_options=csv.ConvertOptions(
+            strings_can_be_null=True, column_types=types, decimal_point=reading.decimal or "."
+        ),
+        read_options=csv.ReadOptions(autogenerate_column_names=reading.header is False),
     )
-    return table.rename_columns([str(i) for i in range(table.num_columns)]) if without else table
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    import pyarrow as pa
+
+    how = PACKED.get(PurePosixPath(name.lower()).suffix) or ("gzip" if content.startswith(GZIP) else None)
+    if how is None:
+        return content
+    try:
+        with pa.input_stream(pa.BufferReader(content), compression=how) as stream:
+            unpacked: bytes = stream.read(MOST_UNPACKED + 1)
+    except (pa.ArrowException, OSError) as exc:
+        what = " ".join(str(exc).split())[:120]
+        raise DataError(f"{name} cannot be unpacked ({what}); it may be truncated, or packed otherwise") from exc
+    if len(unpacked) > MOST_UNPACKED:
+        raise DataError(f"{name} holds more than {MOST_UNPACKED:,} bytes; write it as Parquet, which is read in parts")
+    return unpacked
 
 
 def _require_utf8(content: bytes, name: str) -> None:
@@ -72,15 +132,22 @@ def _require_utf8(content: bytes, name: str) -> None:
         raise DataError(f"{name} is not text in UTF-8 ({exc.reason}); save it as UTF-8") from None
 
 
+def _refuse_another_separator(content: bytes, separator: str, file: str) -> None:
+    """A first line without the separator that has another one."""
+    first = content[:MOST_LINE].decode("utf-8", "replace").lstrip("\r\n").partition("\n")[0]
+    found = next((s for s in ",;\t|" if s in first and s != separator), None)
+    if found is not None and separator not in first:
+        spelled = "\\t" if found == "\t" else found
+        raise DataError(
+            f"{file} seems to separate its columns by '{spelled}'; pass --sep '{spelled}', and --decimal ',' where "
+            "fractions are written so"
+        )
+
+
 def _check_header(names: list[str], file: str, reading: TableReading) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{file} has two columns called {twice[0]!r}; give each a name of its own")
-    if len(names) == 1 and reading.separator is None:
-        found = next((s for s in ";\t|" if s in names[0]), None)
-        if found is not None:
-            spelled = "\\t" if found == "\t" else found
-            raise DataError(f"{file} seems to separate its columns by {spelled!r}; pass --sep '{spelled}'")
     if reading.header is None and all(is_number(name) for name in names):
         raise DataError(
             f"the first line of {file} holds numbers only ({', '.join(names[:4])}): is it an input or a line of names? Pass "

@@ -134,6 +134,8 @@ def as_data(
         reading, y = replace(reading, label=y), None
     if isinstance(group, str):
         reading, group = replace(reading, group=group), None
+    for values, what in ((y, "labels"), (group, "groups")):
+        _refuse_another_order(x, values, what)
     if isinstance(x, str | Path):
         data = open_data(x, surveyor, reading)
     elif isinstance(x, Inputs | Stream):
@@ -145,9 +147,9 @@ def as_data(
         data = Inputs(found.x, found.y, images=found.images, classes=found.classes)
     if isinstance(data, Inputs):
         if np.asarray(data.x).dtype.kind not in "fiub":
-            raise DataError(
-                f"expected inputs that are real numbers, got dtype {np.asarray(data.x).dtype} of {type(x).__name__}"
-            )
+            dtype = np.asarray(data.x).dtype
+            what = "an array of records; save the table as Parquet or CSV" if dtype.names else f"dtype {dtype}"
+            raise DataError(f"expected inputs that are real numbers, got {what}")
         labels, called = (data.y, data.classes) if y is None else (np.asarray(y), ())
         return replace(data, y=labels, classes=called, group=data.group if group is None else np.asarray(group))
     if y is not None or group is not None:
@@ -155,6 +157,15 @@ def as_data(
             "data in several files brings its labels and groups itself: columns or arrays y and group, or folders"
         )
     return data
+
+
+def _refuse_another_order(x: Any, values: Any, what: str) -> None:
+    """Refuse labels whose pandas index is that of the table in another order: by position they would be those of others."""
+    rows, own = getattr(x, "index", None), getattr(values, "index", None)
+    if not (hasattr(rows, "equals") and hasattr(own, "equals")):
+        return
+    if rows.is_unique and len(rows) == len(own) and not rows.equals(own) and set(rows) == set(own):
+        raise DataError(f"the {what} have the table's index in another order; give them in the table's: {what}.loc[x.index]")
 
 
 def about(data: Inputs | Stream) -> dict[str, Any]:

@@ -109,13 +109,17 @@ def _samples(x: Any) -> list[Any]:
     """The items of an object in their order."""
     kind = type(x).__name__
     if isinstance(x, Mapping):
+        columns = x.values()
+        if not is_hugging_face(x) and all(isinstance(v, list | tuple) and np.ndim(v[:1]) == 1 for v in columns):
+            raise DataError("expected inputs, got a dict of columns; make a table of it: pandas.DataFrame(x)")
         what = "its splits" if is_hugging_face(x) else "its entries"
         raise DataError(f"expected inputs, got a {kind} of {', '.join(map(str, list(x)[:10]))}; give one of {what}")
     try:
         return [x[i] for i in range(len(x))] if _has_places(x) else list(x)
     except Exception as exc:
+        what = "collect it first" if hasattr(x, "collect") else foreign(exc)
         raise DataError(
-            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({foreign(exc)})"
+            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({what})"
         ) from exc
 
 
@@ -176,7 +180,10 @@ def _pair(sample: Any) -> tuple[Any, Any]:
     if isinstance(sample, Mapping):
         key = next((k for k in INPUT_KEYS if k in sample), None)
         if key is None:
-            raise DataError(f"expected samples with one of {', '.join(INPUT_KEYS)}, got {', '.join(map(str, sample))}")
+            raise DataError(
+                f"expected samples with one of {', '.join(INPUT_KEYS)}, got {', '.join(map(str, sample))}; "
+                "of records make a table: pandas.DataFrame(x)"
+            )
         return sample[key], next((sample[k] for k in LABEL_KEYS if k in sample), None)
     if isinstance(sample, tuple | list) and len(sample) == 2 and not np.isscalar(sample[0]):
         return sample[0], sample[1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from fimaudit.data.array_shards import NpyShard, NpzShard
-from fimaudit.data.csv_files import CSV_SUFFIXES
+from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix
 from fimaudit.data.filesystems import open_file
 from fimaudit.data.image_shards import ImageFilesShard, TarShard
 from fimaudit.data.shard_reader import Decoding, Files, Reader
@@ -27,7 +25,7 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
     """
     if files is not None:
         return ImageFilesShard(files, decoding)
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = data_suffix(path)
     try:
         file = open_file(path)
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import SUFFIXES, Inputs, Row, check_inputs, finite_or_missing, read_inputs
-from fimaudit.data.csv_files import CSV_SUFFIXES
+from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix
 from fimaudit.data.filesystems import FoundFiles, find_files, is_url, open_file
 from fimaudit.data.held_beside import HeldBeside
 from fimaudit.data.images import IMAGE_SUFFIXES, require_decoder
@@ -248,7 +248,7 @@ def open_data(
     """
     text, reading = str(spec), reading or TableReading()
     file = Path(text)
-    suffix = file.suffix.lower()
+    suffix = data_suffix(file.name)
     single = not is_url(text) and suffix in SUFFIXES and not any(sign in text for sign in "*?[{")
     if single and not file.exists():
         return read_inputs(file, reading)  # says so
@@ -285,7 +285,7 @@ def _data_files(spec: str) -> list[FoundFiles]:
     """Files that hold inputs; CSV only where there are no others, beside which it lists labels and the like."""
     files = find_files(spec)
     for endings in ((*SHARD_SUFFIXES, *IMAGE_SUFFIXES), CSV_SUFFIXES):
-        found = [f for f in files if PurePosixPath(f.path).suffix.lower() in endings]
+        found = [f for f in files if data_suffix(f.path) in endings]
         if found:
             return found
     return []
@@ -331,7 +331,7 @@ def _counts_beside_files(shards: Sequence[Shard]) -> list[int] | None:
 
 
 def _kind(path: str) -> str:
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = data_suffix(path)
     return "images" if suffix in IMAGE_SUFFIXES else suffix
 
 

@@ -21,7 +21,7 @@ MOSTLY_NUMBERS = 0.5
 SHOWN = 30
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
-_DECORATED = re.compile(r"\s*[-+]?(\d{1,3}(,\d{3})+(\.\d+)?|\d+(\.\d+)?\s*%)\s*")
+_DECORATED = re.compile(r"\s*[-+]?(\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?|\d+([.,]\d+)?\s*%)\s*")
 #: What the kinds are called in a sentence.
 _CALLED = {"whole": "numbers", "number": "numbers", "truth": "truth values", "category": "categories", "date": "dates"}
 
@@ -69,9 +69,9 @@ class ColumnFacts:
         odd = [text for text in self.values if not is_number(text)]
         of = f"column {self.name!r} of {self.source} holds numbers"
         if odd and all(_DECIMAL_COMMA.fullmatch(text) for text in odd):
-            raise DataError(f"{of} with decimal commas ({odd[0]!r}); write points")
+            raise DataError(f"{of} with decimal commas ({odd[0]!r}); pass --decimal ',' for a CSV file, or write points")
         if odd and all(_DECORATED.fullmatch(text) for text in odd):
-            raise DataError(f"{of} written with commas or percent signs ({odd[0]!r}); write plain numbers")
+            raise DataError(f"{of} written with signs between thousands or percent signs ({odd[0]!r}); write plain numbers")
         if len(odd) < (1 - MOSTLY_NUMBERS) * len(self.values):
             what = f"and text ({', '.join(map(repr, odd[:3]))})" if odd else "written as text"
             raise DataError(

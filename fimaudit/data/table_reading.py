@@ -23,6 +23,7 @@ class TableReading:
         drop: columns that are left out.
         index: column that names the rows, left out too.
         separator: between the cells of a CSV line; a comma when left out.
+        decimal: the sign before the fractions of a CSV's numbers; a point when left out.
         header: whether the first line of a CSV holds names; ``None`` asks where it holds numbers only.
         categorical: columns whose numbers are categories, and held.
     """
@@ -34,6 +35,7 @@ class TableReading:
     separator: str | None = None
     header: bool | None = None
     categorical: tuple[str, ...] = ()
+    decimal: str | None = None
 
     def features(self, names: Sequence[str], source: str) -> list[str]:
         """The columns that are features, in their order.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.csv_files import CSV_SUFFIXES, read_csv
+from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix, read_csv
 from fimaudit.data.objects import INPUT_KEYS, is_hugging_face
 from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, table_numbers
 from fimaudit.data.table_reading import TableReading
@@ -85,7 +85,7 @@ def read_table(file: Path, reading: TableReading) -> Table:
     Raises:
         DataError: no table, a header that may be none, cells that are neither numbers nor plainly text.
     """
-    if file.suffix.lower() in CSV_SUFFIXES:
+    if data_suffix(file.name) in CSV_SUFFIXES:
         return table_of(read_csv(file.read_bytes(), file.name, reading), reading, file.name, written=True)
     import pyarrow.parquet
 

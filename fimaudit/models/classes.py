@@ -82,6 +82,8 @@ class ClassLabels:
         if not isinstance(label, list | tuple | np.ndarray):
             return label
         if self.finding is None:
+            if len(label) > 1 and sorted(map(_plain, label)) == [0] * (len(label) - 1) + [1]:
+                raise DataError("expected one label for each input, got rows with a single 1; give its place: y.argmax(1)")
             raise DataError(
                 f"expected one label for each input, got {len(label)}; where they are findings that do not exclude each "
                 "other (multi-label), choose one with --class NAME"

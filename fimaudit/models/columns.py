@@ -114,5 +114,5 @@ def as_frame(columns: Sequence[TableColumn], rows: NDArray[Any], order: Sequence
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
+    shown = ", ".join(name if name == name.strip() else repr(name) for name in names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -133,6 +133,7 @@ class AuditArgs(ModelArgs, EndpointArgs, total=False):
     drop: str | Sequence[str]
     index: str | None
     sep: str | None
+    decimal: str | None
     header: bool | None
     categorical: str | Sequence[str]
     resume: bool

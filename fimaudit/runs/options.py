@@ -75,8 +75,8 @@ class AuditOptions(BaseModel):
             are matched by name. A number says how many a function has.
         preprocess: ``Normalize(mean, std)`` (torchvision's will do): the network is fed (x - mean) / std, and bounds, unit
             and metric are those of x. mean, std: the same, one number or one a channel.
-        drop, index, sep, header, categorical: of a table: columns to leave out, the column that names rows, the separator of
-            a CSV, whether it begins with names, columns that are categories.
+        drop, index, sep, decimal, header, categorical: of a table: columns to leave out, the column that names rows, the
+            separator of a CSV and its decimal sign, whether it begins with names, columns that are categories.
         existing: what to do with a run that lies in ``out``: ``refuse``, ``resume`` (go on with it) or ``overwrite``.
         resume, overwrite: the same as switches.
         budget: most rows that may be sent in all.
@@ -141,6 +141,7 @@ class AuditOptions(BaseModel):
     drop: Any = ()
     index: str | None = None
     sep: str | None = None
+    decimal: str | None = None
     header: bool | None = None
     categorical: Any = ()
     existing: Existing = "refuse"
@@ -240,7 +241,7 @@ class AuditOptions(BaseModel):
         drop, categorical = (
             tuple(n.strip() for n in v.split(",")) if isinstance(v, str) else tuple(v) for v in (self.drop, self.categorical)
         )
-        return TableReading(None, None, drop, self.index, self.sep, self.header, categorical)
+        return TableReading(None, None, drop, self.index, self.sep, self.header, categorical, self.decimal)
 
     def resuming(self) -> bool:
         """Whether to go on with a run that is there."""

@@ -35,8 +35,8 @@ ALL_ZERO = (
 )
 KINKED = (
     "the answers bend at the input, so a local value does not exist: the slopes to either side differ from their mean by "
-    "{:.0%} of it; the numbers are those of the derivative that is taken there, the limits hold for the mean; --mode black-box "
-    "measures over a finite displacement"
+    "{:.0%} of it; the numbers are those of the derivative that is taken there, the limits hold for the mean; "
+    "--mode black-box measures over a finite displacement"
 )
 #: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}

@@ -142,15 +142,24 @@ REFUSED: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "numbers in the first line": (b"1.5,2\n3,4\n", {}, "header=False if the file has no names, or header=True"),
     "another separator": (b"a;b\n1;2\n", {}, "sep=';'"),
     "a mark for missing numbers": (b"a,b\n1,2\n?,3\n4,5\n", {}, r"holds numbers and text \('\?'\)"),
-    "decimal commas": (b'a;b\n"1,5";2\n"2,5";3\n', {"separator": ";"}, "decimal commas"),
+    "decimal commas": (
+        b'a;b\n"1,5";2\n"2,5";3\n',
+        {"separator": ";"},
+        r"decimal commas \('1,5'\); pass decimal=',' for a CSV",
+    ),
+    "one sign for two things": (b"a,b\n1,2\n", {"separator": ",", "decimal": ","}, "decimal= with one character"),
     "two columns of one name": (b"a,a\n1,2\n", {}, "two columns called 'a'"),
     "no such label": (b"a,b\n1,2\n", {"label": "outcome"}, "y= names the column 'outcome'"),
     "nothing left": (b"a,b\n1,2\n", {"drop": ("a", "b")}, "no feature columns"),
     "leading zeros": (b"a,b\n01,2\n02,3\n", {}, r"leading zeros \('01'\), which may be codes; pass categorical"),
     "a column without a name": (b",b\n0,2\n1,3\n", {}, "column 1 of t.csv has no name, .* index=''"),
     "another encoding": ("a,b\nä,1\n".encode("latin-1"), {}, "not text in UTF-8"),
-    "thousands": (b'a,b\n"1,234.5",2\n', {}, "commas or percent signs"),
-    "percent": (b"a,b\n12.5%,2\n", {}, "commas or percent signs"),
+    "thousands": (b'a,b\n"1,234.5",2\n', {}, "thousands or percent signs"),
+    "thousands by points": (b"a;b\n1.234,5;2\n", {"decimal": ","}, "thousands or percent signs"),
+    "percent": (b"a,b\n12.5%,2\n", {}, "thousands or percent signs"),
+    "another separator, and decimal commas": (b"a;b\n1,5;2,5\n", {}, "pass sep=';', and decimal=','"),
+    "a line above the header": (b"# of May\na,b\n1,2\n", {}, r"has 2 cells \(a,b\) where the first has 1; take out"),
+    "a line that is too short": (b"a,b\n1,2\n3\n", {}, r"has 1 cells \(3\) where the first has 2"),
     "no rows": (b"a,b\n", {}, "expected at least one input"),
     "a separator of two": (b"a,b\n1,2\n", {"separator": "::"}, "sep= with one character"),
 }
@@ -162,6 +171,40 @@ def test_what_may_mean_two_things_is_asked_back(name: str, tmp_path: Path) -> No
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=words):
         as_data(tmp_path / "t.csv", None, None, reading=TableReading(**reading))
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2"])
+@pytest.mark.parametrize("decimal", [None, ","])
+def test_packed_files_and_decimal_commas(packing: str, decimal: str | None, tmp_path: Path) -> None:
+    table, files = pd.DataFrame({"dose": [1.5, 2.25], "count": [3, 4]}), [f"t.csv{packing}", f"u.csv{packing}"]
+    for file in files:
+        table.to_csv(tmp_path / file, index=False, sep=";" if decimal else ",", decimal=decimal or ".")
+    reading = TableReading(decimal=decimal)
+    for data in (tmp_path / files[0], f"{tmp_path}/*.csv{packing}"):  # whole, and one of several
+        found = as_data(data, None, None, reading=reading)
+        assert [(column.name, column.kind) for column in found.columns] == [("dose", "number"), ("count", "whole")]
+        assert [np.asarray(row.x).tolist() for row in found.rows([0, 1])] == [[1.5, 3.0], [2.25, 4.0]]
+
+
+def test_labels_in_another_order_than_the_table_are_refused() -> None:
+    table, labels = ASKED.reset_index(drop=True), pd.Series(SICK[:12])
+    turned = labels[::-1]
+    for beside in ({"y": turned}, {"group": turned}):
+        with pytest.raises(DataError, match=r"index in another order; give them in the table's: .*\.loc\[x\.index\]"):
+            asked(table, **beside)
+    assert asked(table, y=labels.set_axis(range(50, 62))).accuracy == asked(table, y=labels).accuracy
+
+
+def test_a_packed_file_without_its_ending(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1.5]}).to_csv(tmp_path / "t.csv", index=False, compression="gzip")
+    assert as_data(tmp_path / "t.csv", None, None).names == ("a",)
+
+
+def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    ASKED.to_csv(tmp_path / "t.csv.gz")
+    (tmp_path / "t.csv.gz").write_bytes((tmp_path / "t.csv.gz").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"t\.csv\.gz cannot be unpacked"):
+        as_data(tmp_path / "t.csv.gz", None, None)
 
 
 def test_a_file_without_names_is_taken_by_position(tmp_path: Path) -> None:
