@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, TargetError
+from fimaudit.errors import DataError, OutputError, TargetError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
-from fimaudit_adapters.options import SoftmaxCheck, refuse_unused
+from fimaudit_adapters.options import LogitCheck, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
 
@@ -57,7 +57,7 @@ class FunctionClassifier:
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
-        self._function, self._normalise, self._softmax_check = function, options.normalise, SoftmaxCheck(options.link)
+        self._function, self._normalise, self._logit_check = function, options.normalise, LogitCheck(options.link)
         self._columns = options.table if options.data == "table" or coded(options.table) else ()
         self._link, self._step = options.link, options.output_step
         self._labels = LabelledAs()
@@ -80,7 +80,7 @@ class FunctionClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the function without calling it, and a doubt that its answers raise."""
-        return replace(self._info, notes=self._softmax_check.notes) if self._softmax_check.notes else self._info
+        return replace(self._info, notes=self._logit_check.notes) if self._logit_check.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
@@ -95,15 +95,30 @@ class FunctionClassifier:
         given = as_frame(self._columns, rows) if self._columns else rows
         answer = self._function(given)
         answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
-        output = chosen_step(np.asarray(answer), self._step)
+        output = chosen_step(_as_array(answer), self._step)
         if self._link == "labels":
             return self._labels(output, len(rows))
         chosen = chosen_finding(output, self._finding)
-        self._softmax_check.watch(chosen)
+        self._logit_check.watch(chosen)
         return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _as_array(answer: Any) -> NDArray[Any]:
+    """What a function answered, or a refusal that says what it was instead."""
+    try:
+        array = np.asarray(answer)
+    except ValueError:  # parts of different lengths
+        array = np.empty(0, dtype=object)
+    if array.dtype != object or (array.size and all(isinstance(one, str) for one in array.ravel()[:1])):
+        return array
+    inside = f" of {', '.join(map(str, list(answer)[:5]))}" if isinstance(answer, Mapping) else ""
+    raise OutputError(
+        f"expected the function to return an array of numbers (rows, classes), got {type(answer).__name__}{inside}; return "
+        "the array of probabilities, or of logits, alone"
+    )
 
 
 ADAPTER = FunctionAdapter()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
 
-__all__ = ["SoftmaxCheck", "file_fingerprint", "refuse_unused", "require_file"]
+__all__ = ["LogitCheck", "file_fingerprint", "refuse_unused", "require_file"]
 
 
 #: Rows from which outputs between 0 and 1 are no chance.
@@ -47,11 +47,11 @@ def refuse_unused(options: Options, adapter: str, *, used: Collection[str], extr
         raise TargetError(f"the {adapter} adapter does not know the option {unknown[0]!r}; its own options: {known}")
 
 
-class SoftmaxCheck:
-    """Watches outputs under ``softmax``: where all of them lie from 0 to 1 they are hardly logits."""
+class LogitCheck:
+    """Watches outputs under ``softmax`` and ``sigmoid``: where all of them lie from 0 to 1 they are hardly logits."""
 
     def __init__(self, link: str) -> None:
-        self._rows, self._inside = 0, link == "softmax"
+        self._link, self._rows, self._inside = link, 0, link in ("softmax", "sigmoid")
 
     def watch(self, values: NDArray[Any]) -> None:
         """Look at (rows, K) outputs."""
@@ -64,9 +64,12 @@ class SoftmaxCheck:
         """The sentence for the user, once there were a few rows."""
         if not self._inside or self._rows < CHECKED_ROWS:
             return ()
+        said = f"all outputs under --link {self._link} lie from 0 to 1, as probabilities do and logits hardly ever"
+        if self._link == "sigmoid":
+            return (f"{said}: if they are P(class 1), use --link identity",)
         return (
-            "all outputs under --link softmax lie from 0 to 1, as probabilities do and logits hardly ever: if they are a "
-            "distribution, use --link identity; if they are findings that do not exclude each other, add --class NAME",
+            f"{said}: if they are a distribution, use --link identity; if they are findings that do not exclude each other, "
+            "add --class NAME",
         )
 
 

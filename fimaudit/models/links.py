@@ -17,6 +17,8 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
+#: Rows that miss 1 by less than this are no several findings but rounded or cut off.
+NEARLY_ONE = 0.05
 #: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
 MOST_DECIMALS = 6
 #: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
@@ -196,9 +198,10 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
             )
         low, high = float(p.min()), float(p.max())
         if low < 0 or high > 1:
+            percent = ", or divide by 100 if these are percentages" if 0 <= low <= high <= 100 else ""
             raise LinkError(
                 f"link identity reads a single column as P(class 1), but values run from {low:.6g} to {high:.6g}; "
-                "use --link sigmoid for a logit"
+                f"use --link sigmoid for a logit{percent}"
             )
         return np.hstack([1.0 - p, p])
     low, high = float(p.min()), float(p.max())
@@ -213,6 +216,12 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
         raise LinkError(
             f"expected probabilities, got values from {low:.6g} to {high:.6g}, which look like logits; "
             "use --link softmax if they are"
+        )
+    if tolerance < abs(worst - 1.0) <= NEARLY_ONE and np.abs(sums - 1.0).max() <= NEARLY_ONE and low >= 0:
+        raise LinkError(
+            f"expected rows that sum to 1 within {tolerance:.1g}, got a row that sums to {worst:.6g}: if answers are cut "
+            "off or rounded on the way, divide each row by its sum (p / p.sum(axis=1, keepdims=True)); if they are findings "
+            "that do not exclude each other (multi-label), audit one of them with --class NAME --link identity"
         )
     if abs(worst - 1.0) > tolerance and low >= 0 and high <= 1:
         raise SeveralFindingsError(

@@ -247,7 +247,8 @@ class Meter:
             raise
         except Exception as exc:
             what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
-            raise ModelFailure(f"{what}: {shortened(exc, 300)}") from exc
+            alone = "; if it takes one row a call, give --batch 1" if stop - start > 1 else ""
+            raise ModelFailure(f"{what}: {shortened(exc, 300)}{alone}") from exc
 
     def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
         array = np.asarray(answers, dtype=np.float64)

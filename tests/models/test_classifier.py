@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fimaudit.errors import DataError, LinkError, MissingExtraError, TargetError, UntrustedPickleError, UsageError
+from fimaudit.errors import (
+    DataError,
+    LinkError,
+    MissingExtraError,
+    OutputError,
+    TargetError,
+    UntrustedPickleError,
+    UsageError,
+)
 from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo, NetworkClassifier
 from fimaudit.models.opening import adapters, open_classifier
 
@@ -265,3 +274,24 @@ def test_device_is_refused_when_it_is_not_there() -> None:
             open_classifier(nn.Linear(2, 2), device="cuda")
     with pytest.raises(TargetError, match="'abacus' is not available here"):
         open_classifier(nn.Linear(2, 2), device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"probs": [[0.5, 0.5]]}, "got dict of probs; return the array of probabilities"),
+        (([1], [[0.5, 0.5]]), "got tuple; return the array"),
+        (None, "got NoneType"),
+        ((row for row in [[0.5, 0.5]]), "got generator"),
+    ],
+)
+def test_a_function_that_answers_no_array_is_told_so(answer: object, sentence: str) -> None:
+    with pytest.raises(OutputError, match=sentence):
+        open_classifier(lambda batch: answer).probabilities(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(("link", "columns"), [("sigmoid", 1), ("softmax", 3)])
+def test_logits_that_look_like_probabilities_raise_a_doubt(link: Any, columns: int) -> None:
+    model = open_classifier(lambda batch: np.full((len(batch), columns), 0.3), link)
+    model.probabilities(np.zeros((4, 2)))
+    assert any(f"all outputs under --link {link} lie from 0 to 1" in note for note in model.info.notes)

@@ -86,6 +86,8 @@ def test_saturated_answers_keep_their_small_probabilities() -> None:
     [
         ([[2.0, -1.0]], "auto", LinkError, "look like logits; use link='softmax'"),
         ([[0.2, 0.3]], "auto", LinkError, r"row that sums to 0\.5: findings that do not exclude"),
+        ([[0.51, 0.48]], "auto", LinkError, r"sums to 0\.99: if answers are cut off .* divide each row by its sum"),
+        ([[31.0]], "identity", LinkError, "or divide by 100 if these are percentages"),
         ([[0.3]], "auto", LinkError, "link='identity' or link='sigmoid'"),
         ([0.3], "auto", LinkError, "single column"),
         ([[1.3]], "identity", LinkError, "use link='sigmoid' for a logit"),

@@ -28,7 +28,7 @@ from fimaudit_adapters.onnx_runtime.ports import (
     packed_port,
 )
 from fimaudit_adapters.onnx_runtime.session import OPTIMISATIONS, Runner, import_onnx, new_session, parse_device
-from fimaudit_adapters.options import SoftmaxCheck, refuse_unused
+from fimaudit_adapters.options import LogitCheck, refuse_unused
 
 __all__ = ["ADAPTER", "OnnxClassifier"]
 
@@ -40,13 +40,13 @@ class OnnxClassifier:
         self._choice: Choice | None = choice
         self._info = info
         self._link, self._step, self._finding = link, step, finding
-        self._dtype, self._softmax_check = np.dtype(info.dtype), SoftmaxCheck(link)
+        self._dtype, self._logit_check = np.dtype(info.dtype), LogitCheck(link)
         self._checks = choice.checks
 
     @property
     def info(self) -> ModelInfo:
         """What is known about the model; notes and batch kind may change at the first real rows."""
-        notes = self._softmax_check.notes
+        notes = self._logit_check.notes
         return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -62,7 +62,7 @@ class OnnxClassifier:
         rows = self._fitting(np.asarray(batch))
         raw = self._compared(self._choice, rows) if self._checks and len(rows) > 1 else self._choice.batching(rows)
         chosen = chosen_finding(chosen_step(raw, self._step), self._finding)
-        self._softmax_check.watch(chosen)
+        self._logit_check.watch(chosen)
         return to_probabilities(chosen, self._link, rows=len(rows))
 
     def close(self) -> None:

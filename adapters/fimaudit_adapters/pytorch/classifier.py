@@ -18,7 +18,7 @@ from fimaudit.models.labels import label_codes
 from fimaudit.models.links import Link, as_rows, chosen_finding, chosen_step, to_probabilities
 from fimaudit.perturbations.sign_rows import displaced_bounds
 from fimaudit.space import Box
-from fimaudit_adapters.options import SoftmaxCheck
+from fimaudit_adapters.options import LogitCheck
 from fimaudit_adapters.pytorch import derivatives as torch_derivatives
 from fimaudit_adapters.pytorch import identity as torch_identity
 from fimaudit_adapters.pytorch.device_signs import displaced_on_device
@@ -56,7 +56,7 @@ class TorchClassifier:
         names = _class_names(module)
         self._finding = finding_position(options.finding, names)
         self.link = _link_of_findings(module, options.link, self._finding, names)
-        self._softmax_check = SoftmaxCheck(self.link)
+        self._logit_check = LogitCheck(self.link)
         homes = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         # A module spread over several devices stays where it is.
         self._home = homes.pop() if len(homes) == 1 else None
@@ -115,7 +115,7 @@ class TorchClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the model without asking it, and a doubt that its answers raise."""
-        notes = self._softmax_check.notes
+        notes = self._logit_check.notes
         return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
@@ -208,7 +208,7 @@ class TorchClassifier:
             return np.asarray(values, dtype=np.float64)
         if self.dtype == torch.bfloat16 and self.link in ("auto", "identity"):
             values = _renormalised(values)
-        self._softmax_check.watch(values)
+        self._logit_check.watch(values)
         return to_probabilities(values, self.link, rows=rows)
 
     def _rows(self, output: NDArray[Any], rows: int) -> NDArray[Any]:
