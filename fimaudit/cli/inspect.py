@@ -84,10 +84,11 @@ def _facts(
     """What the first link that does shows of the model, and what each other one says."""
     facts: dict[str, Any] = {}
     links: dict[str, Any] = {}
+    several = False
     for tried in (link,) if link != "auto" else ("auto", "identity", "softmax", "sigmoid"):
         classifier = open_classifier(target, tried, **options)
         try:
-            info = classifier.info
+            info, notes_before = classifier.info, len(classifier.info.notes)
             given = _first_inputs(inputs, info) if inputs is not None else _random(info.input_shape, info.dtype)
             labels = class_labels(info, read_classes(table.classes))
             subject = open_subject(replace(given, y=None), info, InputDomain(scale="raw"), (), labels)
@@ -98,11 +99,13 @@ def _facts(
             except (LinkError, TargetError) as exc:
                 links[tried] = {"refused": str(exc)}
                 facts = facts or {**model_facts(classifier, None, labels), "link": tried, "notes": list(info.sentences)}
-                if isinstance(exc, SeveralFindingsError):  # no link makes them one distribution
-                    facts["several_findings"] = True
-                    break
+                several |= isinstance(exc, SeveralFindingsError)
                 continue
             info = classifier.info  # the first answers may have decided how rows are sent
+            if several and tried == "softmax" and len(info.notes) > notes_before:
+                # More rows lie from 0 to 1 too: these are findings, and no link makes them one distribution.
+                facts["several_findings"] = True
+                break
             links[tried] = {"first": [_decision(row, labels) for row in answers] if not info.labels_only else []}
             if facts.get("preflight") is None:
                 notes = [*info.sentences, *seen.warnings()]

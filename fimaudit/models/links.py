@@ -17,6 +17,8 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
+#: Fewer rows than these lie from 0 to 1 by chance.
+FEW = 3
 #: Rows that miss 1 by less than this are no several findings but rounded or cut off.
 NEARLY_ONE = 0.05
 #: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
@@ -224,10 +226,11 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
             "that do not exclude each other (multi-label), audit one of them with --class NAME --link identity"
         )
     if abs(worst - 1.0) > tolerance and low >= 0 and high <= 1:
+        few = "; so few answers may also be logits that lie there by chance" if len(p) < FEW else ""
         raise SeveralFindingsError(
             f"expected rows that sum to 1, got probabilities in a row that sums to {worst:.6g}: findings that do not "
             "exclude each other (multi-label) are no distribution; audit one of them against its complement with --class "
-            "NAME --link identity, or name the output that holds one distribution with --output"
+            f"NAME --link identity, or name the output that holds one distribution with --output{few}"
         )
     if abs(worst - 1.0) > tolerance:
         raise LinkError(

@@ -88,6 +88,15 @@ def test_inspect_advises_no_link_that_makes_a_distribution_of_findings(table: pd
     assert ran.exit_code == 0, ran.output
 
 
+def test_inspect_does_not_take_logits_for_findings_where_the_first_lie_from_0_to_1(table: pd.DataFrame) -> None:
+    Path("small.py").write_text("import torch\ndef model(): return torch.nn.Identity()")
+    np.savez("x.npz", x=np.array([[0.2, 0.3], [2.0, -1.0], [0.5, 1.5], [-1.0, 0.0], [3.0, 2.0]], np.float32))
+    found = shown("inspect", "small:model", "--data", "x.npz")
+    assert "several_findings" not in found
+    assert "first" in found["links"]["softmax"]
+    assert "softmax" in shlex.split(found["audit"])
+
+
 def test_settings_reach_a_model_that_a_factory_makes(table: pd.DataFrame) -> None:
     Path("settable.py").write_text(FINDINGS)
     words = ["inspect", "settable:model", "--set", "input_shape=[2]", "--class", "1", "--link", "identity"]
