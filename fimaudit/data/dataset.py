@@ -161,8 +161,8 @@ def as_data(
 
 def _refuse_another_order(x: Any, values: Any, what: str) -> None:
     """Refuse labels whose pandas index is that of the table in another order: by position they would be those of others."""
-    rows, own = getattr(x, "index", None), getattr(values, "index", None)
-    if not (hasattr(rows, "equals") and hasattr(own, "equals")):
+    rows, own = (getattr(one, "index", None) for one in (x, values))
+    if rows is None or own is None or not (hasattr(rows, "equals") and hasattr(own, "equals")):
         return
     if rows.is_unique and len(rows) == len(own) and not rows.equals(own) and set(rows) == set(own):
         raise DataError(f"the {what} have the table's index in another order; give them in the table's: {what}.loc[x.index]")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import ModelFailure, TargetError, UsageError
+from fimaudit.errors import ModelFailure, OutputError, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.labels import are_one_hot
@@ -24,6 +24,8 @@ __all__ = ["Preflight", "expected_kind", "look", "not_deterministic", "roughness
 
 #: Rows of a call, in which half as many inputs are that are asked alone, too; fewer behind a network, where rows cost money.
 TOGETHER, NETWORK_TOGETHER = 8, 4
+#: Inputs that a model on this machine is tried with, until one is answered.
+TRIED = 4
 #: And where rows cost nothing but time: calls of so many rows, a full one last.
 SIZES = (2, 7, 32)
 #: Change of 2 sqrt(p) that is more than last digits; of half precision, and behind a network, whose precision nobody knows.
@@ -48,7 +50,7 @@ class Preflight:
         rows: rows asked.
         row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
         one_hot: whether every answer was all 0 but for a single 1.
-        first: the first input's answer when it was asked alone, of this process; in no report.
+        first: the first answered input's answer when it was asked alone, of this process; in no report.
         exact: the answers are the model's own values, surely not rounded.
     """
 
@@ -157,7 +159,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         x = _displaced(x, space)
         size = min(size, len(x))
     try:
-        alone = asked.ask(x[:1])
+        alone, x = _first_answer(asked, x, 1 if network else TRIED)
         again = asked.ask(x[:1], "repeat")
         repeated = float(np.abs(alone - again).max())
         try:
@@ -193,6 +195,22 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         found = replace(found, row_by_row=True)
         meter.batch = 1
     return found
+
+
+def _first_answer(asked: _Questions, x: NDArray[Any], tried: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """The answer to the first of the inputs ``tried`` that has one, and the inputs from it on: one without fails alone.
+
+    Raises:
+        ModelFailure, OutputError: as of the very first, where none of those has an answer.
+    """
+    failure: ModelFailure | OutputError | None = None
+    for place in range(min(len(x), tried)):
+        try:
+            return asked.ask(x[place : place + 1]), x[place:]
+        except (ModelFailure, OutputError) as exc:
+            failure = failure or exc
+    assert failure is not None
+    raise failure
 
 
 def _alone_and_together(

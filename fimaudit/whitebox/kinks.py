@@ -86,9 +86,9 @@ def check_kinks(
         ):
             seen[place].append(parts)
         places = [place for place in places if _bends(seen[place], floor)]
-    for place, parts in seen.items():
-        share = _share(parts[0]) if place in places else 0.0
-        out[place] = KinkCheck(share, len(parts) * (2 * DIRECTIONS + 1), len(parts))
+    for place, told in seen.items():
+        share = _share(told[0]) if place in places else 0.0
+        out[place] = KinkCheck(share, len(told) * (2 * DIRECTIONS + 1), len(told))
     return out
 
 
