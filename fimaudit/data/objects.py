@@ -118,9 +118,7 @@ def _samples(x: Any) -> list[Any]:
         return [x[i] for i in range(len(x))] if _has_places(x) else list(x)
     except Exception as exc:
         what = "collect it first" if hasattr(x, "collect") else foreign(exc)
-        raise DataError(
-            f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({what})"
-        ) from exc
+        raise DataError(f"expected inputs as an array, a table, a file, a data set or a list, got {kind} ({what})") from exc
 
 
 def _labels(labels: Sequence[Any]) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from fimaudit.measurement.ladder import LadderAnswers, PilotLadder, has_exact_an
 from fimaudit.measurement.plateau import ladder
 from fimaudit.measurement.query_split import ON_TOP
 from fimaudit.measurement.settings import Settings
+from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import JoinedRows, PlainRows, Rows
 from fimaudit.space import Space
@@ -83,10 +84,20 @@ def ask_ladder(
     def pairs(rows: int) -> int:
         return int(np.clip((rows // count - quality.repeats) // (2 * blocks_each), least, most_pairs))
 
-    signs = {i: draw_pairs(settings.seed, i, 2 * most_pairs, x[0].size) for i in chosen}
+    def drawn(places: Sequence[int]) -> dict[int, Signs]:
+        return {i: draw_pairs(settings.seed, i, 2 * most_pairs, x[0].size) for i in places}
+
+    signs = drawn(chosen)
     first = least if has_exact_answers(quality) and not space.quantised else pairs(allowed)
     try:
-        ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in chosen}, quality.repeats)
+        try:
+            ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
+        except InputFailed:
+            others = [i for i in few if i not in signs][:count]
+            if not others or isinstance(meter.model, NetworkClassifier):
+                raise
+            signs = drawn(others)  # where these few have no answers, others may
+            ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
     except InputFailed as failure:
         raise failure.error from failure.error.__cause__
     asked = read_ladder(rungs, ladders, quality)
@@ -95,13 +106,13 @@ def ask_ladder(
     if first >= most or asked.plain:
         return asked
     try:
-        others = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
+        further = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
     except InputFailed as failure:
         # The first pair's energies are right, only less sure, unless a verdict rests on them.
         if asked.without_plateau:
             raise failure.error from failure.error.__cause__
         return asked
-    both = {i: replace(ladders[i], more=others[i].first) for i in others}
+    both = {i: replace(ladders[i], more=further[i].first) for i in further}
     return read_ladder(rungs, {**ladders, **both}, quality)
 
 

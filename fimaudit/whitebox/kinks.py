@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.domain import Space
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.secants import complete
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
+from fimaudit.space import Space
 from fimaudit.whitebox.result import WhiteBox
 from fimaudit.whitebox.secant_check import arithmetic, as_fed, first_step, in_half
 
