@@ -58,6 +58,9 @@ class ClassLabels:
         >>> ClassLabels(names=("benign", "other")).positions([1, 0]).tolist()
         [1, 0]
         """
+        labels = list(labels)
+        if self.finding is None and labels and all(_is_one_hot(label) for label in labels):
+            raise DataError("expected one label for each input, got rows with a single 1 each; give its place: y.argmax(1)")
         given = [_plain(self._of_finding(label)) for label in labels]
         missing = sum(label is None for label in given)
         if missing:
@@ -82,8 +85,6 @@ class ClassLabels:
         if not isinstance(label, list | tuple | np.ndarray):
             return label
         if self.finding is None:
-            if len(label) > 1 and sorted(map(_plain, label)) == [0] * (len(label) - 1) + [1]:
-                raise DataError("expected one label for each input, got rows with a single 1; give its place: y.argmax(1)")
             raise DataError(
                 f"expected one label for each input, got {len(label)}; where they are findings that do not exclude each "
                 "other (multi-label), choose one with --class NAME"
@@ -179,6 +180,11 @@ def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str
         return None
     name = str(names[finding]) if names is not None and finding < len(names) else f"class {finding}"
     return f"not {name}", name
+
+
+def _is_one_hot(label: Any) -> bool:
+    listed = isinstance(label, list | tuple | np.ndarray) and len(label) > 1
+    return listed and sorted(map(_plain, label), key=str) == [0] * (len(label) - 1) + [1]
 
 
 def _plain(value: Any) -> Any:

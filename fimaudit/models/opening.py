@@ -83,9 +83,8 @@ def open_classifier(
 ) -> Classifier:
     """Open a model as a ``Classifier``; an open one is handed back as it is, whatever the options.
 
-    The first of ``adapters()`` that accepts the target opens it. ``package.module:factory`` is imported, from the current
-    folder too, or ``path/to/file.py:factory`` from its path, and called without arguments unless it is a model already, or a
-    function that needs one argument, the batch.
+    The first of ``adapters()`` that accepts the target opens it. ``package.module:factory`` is imported, or from its path
+    ``path/to/file.py:factory``, and called unless it is a model already or needs one argument, the batch.
 
     Args:
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a

@@ -77,3 +77,10 @@ def test_names_for_a_model_without_any() -> None:
         audit(plain, X[:10], y=[7] * 10, classes="a,b,c", queries=12)
     with pytest.raises(UsageError, match="the labels hold 3"):
         audit(plain, X[:10], y=[0, 1, 2, 3, 0, 0, 0, 0, 0, 0], queries=12)
+
+
+def test_rows_with_a_single_1_each_are_one_hot_and_others_are_findings() -> None:
+    with pytest.raises(DataError, match=r"single 1 each; give its place: y\.argmax\(1\)"):
+        ClassLabels().positions([[0, 1], [1, 0]])
+    with pytest.raises(DataError, match="choose one with finding=NAME"):
+        ClassLabels().positions([[0, 1], [1, 1]])

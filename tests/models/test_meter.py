@@ -129,7 +129,7 @@ def test_a_model_that_raises_is_a_failure_with_its_cause() -> None:
 
     meter = Meter(Echo(answer))
     with pytest.raises(
-        ModelFailure, match=r"the model raised ZeroDivisionError on a batch of 4 rows: no luck x+…$"
+        ModelFailure, match=r"ZeroDivisionError on a batch of 4 rows: no luck x+…; if it takes one row a call, give batch=1$"
     ) as raised:
         meter.ask([block(4)])
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
