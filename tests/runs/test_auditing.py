@@ -270,9 +270,9 @@ def test_when_every_input_fails_the_run_has_failed(tmp_path: Path) -> None:
 
 def test_a_model_that_answers_nan_at_first_is_wrong_use() -> None:
     with pytest.raises(UsageError, match=r"NaN|finite"):
-        audit(Fails((0,), nan), X, name="m")
+        audit(Fails(range(4), nan), X, name="m")
     with pytest.raises(TargetError, match="cannot be asked: the model raised RuntimeError"):
-        audit(Fails((0,), raises), X, name="m")
+        audit(Fails(range(4), raises), X, name="m")
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
