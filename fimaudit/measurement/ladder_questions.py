@@ -93,7 +93,7 @@ def ask_ladder(
         try:
             ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
         except InputFailed:
-            others = [i for i in few if i not in signs][:count]
+            others = [i for i in few.tolist() if i not in signs][:count]
             if not others or isinstance(meter.model, NetworkClassifier):
                 raise
             signs = drawn(others)  # where these few have no answers, others may
