@@ -1,6 +1,6 @@
 """Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
 
-    python benchmarks/hostile.py [--seeds 5] [--inputs 16] [--queries 200] [--model digits|breast cancer|NAME] [--models DIR]
+    python benchmarks/hostile.py [--seeds 5] [--first 0] [--inputs 16] [--queries 200] [--model digits|breast cancer|NAME] [--models DIR]
                                  [--only CASE ...] [--json FILE]
 
 Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64), and with --models
@@ -330,6 +330,7 @@ def chosen_subjects(options: argparse.Namespace) -> Iterator[Subject]:
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--seeds", type=int, default=5)
+    reader.add_argument("--first", type=int, default=0, help="the first seed")
     reader.add_argument("--inputs", type=int, default=16)
     reader.add_argument("--queries", type=int, default=200)
     reader.add_argument("--model")
@@ -359,7 +360,7 @@ def scored(
     results: Counter[str] = Counter()
     checks: Counter[str] = Counter()
     took = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         try:
             report = run(make(), subject, seed, options.queries)
         except Exception as refusal:  # a refusal is a result, whatever its class

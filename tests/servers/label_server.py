@@ -1,4 +1,4 @@
-"""Answers rows of a linear model with a class and nothing else, in the manner of several servers, within the tests' process."""
+"""Answers rows of a linear model with a class and nothing else, as several servers do, in the tests' own process."""
 
 from __future__ import annotations
 
