@@ -1,7 +1,7 @@
 """Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
 
-    python benchmarks/hostile.py [--seeds 5] [--first 0] [--inputs 16] [--queries 200] [--model digits|breast cancer|NAME] [--models DIR]
-                                 [--only CASE ...] [--json FILE]
+    python benchmarks/hostile.py [--seeds 5] [--first 0] [--inputs 16] [--queries 200] [--models DIR]
+                                 [--model digits|breast cancer|NAME] [--only CASE ...] [--json FILE]
 
 Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64), and with --models
 around each ONNX file of a folder as ``realmodels.py`` takes it, where two files take the same inputs. A run of a
