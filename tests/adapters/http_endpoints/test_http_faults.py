@@ -70,7 +70,7 @@ def test_killed_and_resumed_is_the_undisturbed_run(faults, cancer, connect, tmp_
     assert subprocess.run(command).returncode == 0
     assert np.array_equal(np.load(out), undisturbed)
     found = faults.counts()
-    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 10
+    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 4
     # An answered body may come twice only where a kill fell between the answer and its commit, or the preflight repeats it.
     repeats = Counter(Counter(found["answered"]).values())
     assert sum(n for times, n in repeats.items() if times > 1) <= 4 + 1
