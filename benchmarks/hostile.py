@@ -1,7 +1,7 @@
 """Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
 
-    python benchmarks/hostile.py [--seeds 5] [--inputs 16] [--queries 200] [--model digits|breast cancer|NAME] [--models DIR]
-                                 [--only CASE ...] [--json FILE]
+    python benchmarks/hostile.py [--seeds 5] [--first 0] [--inputs 16] [--queries 200] [--models DIR]
+                                 [--model digits|breast cancer|NAME] [--only CASE ...] [--json FILE]
 
 Each is wrapped around a small network on real data whose exact numbers are known (derivatives in float64), and with --models
 around each ONNX file of a folder as ``realmodels.py`` takes it, where two files take the same inputs. A run of a
@@ -197,6 +197,133 @@ HOSTILE: dict[str, Callable[[Answer, Answer], Answer]] = {
 }
 
 
+def flattened(p: np.ndarray, by: np.ndarray | float) -> np.ndarray:
+    """Logits times ``by`` (a number, or one a row), and a constant for the winner: decisions stay, slopes shrink."""
+    share = np.asarray(by, dtype=np.float64).reshape(-1, 1)
+    return softmax(share * logs(p) + 2 * (1 - share) * one_hot(p))
+
+
+def keyed(answer: Answer, cell: float, share: float, other: Answer) -> Answer:
+    """Another model answers a share of the rows, by the checksum of the cell of a grid that they lie in."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        p, q = answer(b), other(b)
+        mine = np.array(
+            [zlib.crc32(np.round(np.asarray(r) / cell).astype(np.int32).tobytes()) % 1000 >= 1000 * share for r in b]
+        )
+        return np.where((mine | (q.argmax(axis=1) != p.argmax(axis=1)))[:, None], p, q)
+
+    return f
+
+
+def cell_noise(answer: Answer, cell: float, size: float) -> Answer:
+    """Noise that is the same within a cell of a grid, and keeps decisions."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        p = answer(b)
+        keys = [zlib.crc32(np.round(np.asarray(r) / cell).astype(np.int32).tobytes()) for r in b]
+        drawn = np.array([np.random.default_rng(k).standard_normal(p.shape[1]) for k in keys])
+        q = softmax(logs(p) + size * drawn)
+        return np.where((q.argmax(axis=1) == p.argmax(axis=1))[:, None], q, p)
+
+    return f
+
+
+class Counting:
+    """Answers are flattened by how many rows, or calls, came before."""
+
+    def __init__(self, answer: Answer, by: Callable[[int, int], float]) -> None:
+        self.answer, self.by, self.rows, self.calls = answer, by, 0, 0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        share = self.by(self.rows, self.calls)
+        self.rows, self.calls = self.rows + len(batch), self.calls + 1
+        return flattened(self.answer(batch), share)
+
+
+def by_distance(answer: Answer, data: np.ndarray, share: Callable[[np.ndarray], np.ndarray]) -> Answer:
+    """Answers are flattened by the distance to the nearest row of the data."""
+    known = data.reshape(len(data), -1).astype(np.float64)
+
+    def f(b: np.ndarray) -> np.ndarray:
+        flat = np.asarray(b, np.float64).reshape(len(b), -1)
+        distance = np.sqrt(np.maximum(((flat[:, None] - known[None]) ** 2).sum(axis=2), 0)).min(axis=1)
+        return flattened(answer(b), share(distance))
+
+    return f
+
+
+def in_crowds(answer: Answer, reach: float, many: int) -> Answer:
+    """Within one call, rows that have many others in reach are answered by a tenth of their step from the first of them."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        flat = np.asarray(b, np.float32).reshape(len(b), -1)
+        rows, left = flat.copy(), np.arange(len(b))
+        while left.size:
+            near = left[np.linalg.norm(flat[left] - flat[left[0]], axis=1) < reach]
+            if near.size >= many:
+                rows[near] = flat[near[0]] + 0.1 * (flat[near] - flat[near[0]])
+            left = np.setdiff1d(left, near)
+        return answer(rows.reshape(np.shape(b)))
+
+    return f
+
+
+def of_some_classes(answer: Answer, changed: Answer, share: float) -> Answer:
+    """Changed where the winner is among the first of the classes."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        p = answer(b)
+        some = p.argmax(axis=1) < max(1, round(share * p.shape[1]))
+        return np.where(some[:, None], changed(b), p)
+
+    return f
+
+
+def capped(answer: Answer, most: float) -> Answer:
+    def f(b: np.ndarray) -> np.ndarray:
+        p = answer(b)
+        top = p.max(axis=1, keepdims=True)
+        less = np.where(p == top, most, p * (1 - most) / np.maximum(1 - top, 1e-300))
+        return np.where(top > most, less, p)
+
+    return f
+
+
+def off_grid(answer: Answer, step: float) -> Answer:
+    """Rows that do not lie on the levels of the data are flattened."""
+
+    def f(b: np.ndarray) -> np.ndarray:
+        flat = np.asarray(b, np.float64).reshape(len(b), -1)
+        off = np.abs(flat / step - np.round(flat / step)).max(axis=1) > 1e-3
+        return flattened(answer(b), np.where(off, 0.1, 1.0))
+
+    return f
+
+
+#: Manipulations that the checks were not made for; each is told the audited inputs too.
+FURTHER: dict[str, Callable[[Answer, Answer, np.ndarray], Answer]] = {
+    "half by another model, by rounded rows": lambda a, o, x: keyed(a, 0.1, 0.5, o),
+    "a tenth by another model, by rounded rows": lambda a, o, x: keyed(a, 0.1, 0.1, o),
+    "noise of a coarse cell": lambda a, o, x: cell_noise(a, 0.25, 0.3),
+    "flatter with every row": lambda a, o, x: Counting(a, lambda rows, _: max(0.1, 1 - rows / 3000)),
+    "flat from the 1000th row": lambda a, o, x: Counting(a, lambda rows, _: 1.0 if rows < 1000 else 0.1),
+    "flat in every second call": lambda a, o, x: Counting(a, lambda _, calls: 1.0 if calls % 2 else 0.1),
+    "flat but in the first 100 rows": lambda a, o, x: Counting(a, lambda rows, _: 1.0 if rows < 100 else 0.1),
+    "flat for 500 rows, honest after": lambda a, o, x: Counting(a, lambda rows, _: 0.1 if rows < 500 else 1.0),
+    "flat off the grid": lambda a, o, x: off_grid(a, 1 / 16),
+    "flat near the data": lambda a, o, x: by_distance(a, x, lambda d: np.clip(0.1 + 0.9 * (d - 0.5), 0.1, 1.0)),
+    "flat at the data, smoothly": lambda a, o, x: by_distance(a, x, lambda d: 1 - 0.9 * np.exp(-((d / 0.7) ** 2))),
+    "flat far from the data": lambda a, o, x: by_distance(a, x, lambda d: np.where(d > 0.02, 0.1, 1.0)),
+    "first answer within 1 again": lambda a, o, x: Remembers(a, 1.0, 0.0, first=True, memo=True),
+    "crowds of a call shrunk": lambda a, o, x: in_crowds(a, 2.0, 16),
+    "single rows honest, others flat": lambda a, o, x: lambda b: flattened(a(b), 1.0 if len(b) == 1 else 0.1),
+    "confidence capped at 0.9": lambda a, o, x: capped(a, 0.9),
+    "a third of the classes blended": lambda a, o, x: of_some_classes(a, blended(a, 0.01), 0.34),
+    "a third of the classes flat": lambda a, o, x: of_some_classes(a, jumped(a, 0.1), 0.34),
+}
+
+
 # --- honest, with oddities
 
 
@@ -330,6 +457,7 @@ def chosen_subjects(options: argparse.Namespace) -> Iterator[Subject]:
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--seeds", type=int, default=5)
+    reader.add_argument("--first", type=int, default=0, help="the first seed")
     reader.add_argument("--inputs", type=int, default=16)
     reader.add_argument("--queries", type=int, default=200)
     reader.add_argument("--model")
@@ -341,6 +469,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for subject in chosen_subjects(options):
         cases = [(True, case, partial(make, subject.answer, subject.other)) for case, make in HOSTILE.items()]
+        cases += [(True, case, partial(make, subject.answer, subject.other, subject.x)) for case, make in FURTHER.items()]
         cases += [(False, case, make) for case, make in oddities(subject).items()]
         for hostile, case, make in cases:
             if options.only and case not in options.only:
@@ -359,7 +488,7 @@ def scored(
     results: Counter[str] = Counter()
     checks: Counter[str] = Counter()
     took = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         try:
             report = run(make(), subject, seed, options.queries)
         except Exception as refusal:  # a refusal is a result, whatever its class

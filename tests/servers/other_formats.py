@@ -60,6 +60,13 @@ def form(asked: Asked) -> dict[str, list[str]]:
     return parse_qs(asked.body.decode())
 
 
+def data_parts(asked: Asked) -> dict[str, Any]:
+    """The parts of a multipart form by name."""
+    head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + asked.body, policy=email.policy.HTTP)
+    return {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
+
+
 def numbers(text: str, separator: str = ",") -> list[float]:
     return [float(one) for one in text.split(separator)]
 
@@ -204,10 +211,7 @@ def columns_per_class_prefix(asked: Asked) -> Any:
     response="p",
 )
 def data_url_multipart_json_meta(asked: Asked) -> Any:
-    m = email.message_from_bytes(
-        f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode() + asked.body, policy=email.policy.HTTP
-    )
-    parts = {p.get_param("name", header="content-disposition"): p for p in m.iter_parts()}
+    parts = data_parts(asked)
     assert parts["meta"].get_content_type() == "application/json"
     assert parts["meta"].get_filename() is None
     assert json.loads(parts["meta"].get_payload(decode=True)) == {"model": "m", "top": 3}

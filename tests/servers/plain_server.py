@@ -1,147 +1,101 @@
-"""A service of no known protocol (FastAPI and uvicorn) on the same models: ``python plain_server.py PORT CANCER DIGITS``."""
+"""Services of no known protocol on the tests' two models, to be served in the tests' own process."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import sys
+import itertools
+from typing import Any
 
-import joblib
 import numpy as np
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-app = FastAPI()
-models: dict[str, object] = {}
-noise = np.random.default_rng(7)
-calls = {"canary": 0}
+from tests.servers.vendors import Asked, Said, Service
+
+__all__ = ["services"]
 
 
-def _labelled(p, top=None, prefix="LABEL_"):
-    order = np.argsort(-p)[: top or len(p)]
-    return [{"label": f"{prefix}{k}", "score": float(p[k])} for k in order]
+def services(cancer: Any, digits: Any) -> dict[str, Service]:
+    """By name; ``cancer`` and ``digits`` have ``predict_proba``."""
+    noise, canaries = np.random.default_rng(7), itertools.count(1)
 
+    def labelled(p: np.ndarray, top: int | None = None) -> list[dict[str, Any]]:
+        return [{"label": f"LABEL_{k}", "score": float(p[k])} for k in np.argsort(-p)[: top or len(p)]]
 
-def _pixels(png: bytes):
-    image = Image.open(io.BytesIO(png))
-    assert image.format == "PNG"
-    return np.asarray(image, dtype=np.float64).reshape(1, -1) / 255.0 * 16.0
+    def pixels(png: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(png))
+        assert image.format == "PNG"
+        return np.asarray(image, dtype=np.float64).reshape(1, -1) / 255.0 * 16.0
 
+    def rows(asked: Asked) -> np.ndarray:
+        return np.array(asked.json["x"], dtype=np.float64)
 
-@app.get("/ready")
-def ready():
-    return {"ready": True}
+    def shown(p: np.ndarray) -> dict[str, Any]:
+        return {"p": (p / p.sum(axis=1, keepdims=True)).tolist()}
 
+    def classify(asked: Asked) -> Any:
+        """Hugging Face style: all labels, or the top few."""
+        p = digits.predict_proba(np.array(asked.json["inputs"], dtype=np.float64))
+        return [labelled(row, asked.json.get("parameters", {}).get("top_k")) for row in p]
 
-@app.post("/classify")
-async def classify(request: Request):
-    """Hugging Face style: all labels, or the top few."""
-    body = json.loads(await request.body())
-    p = models["digits"].predict_proba(np.array(body["inputs"], dtype=np.float64))
-    return [_labelled(row, body.get("parameters", {}).get("top_k")) for row in p]
+    def image(asked: Asked) -> Any:
+        """One PNG in the body."""
+        if asked.headers["content-type"] != "image/png":
+            return Said({"error": "expected image/png"}, 415)
+        return labelled(digits.predict_proba(pixels(asked.body))[0])
 
+    def raw(asked: Asked) -> Any:
+        """One image as bare bytes."""
+        levels = np.frombuffer(asked.body, np.uint8).reshape(1, -1)
+        return {"p": digits.predict_proba(levels / 255.0 * 16.0)[0].tolist()}
 
-@app.post("/image")
-async def image(request: Request):
-    """One PNG in the body."""
-    if request.headers["content-type"] != "image/png":
-        return Response("expected image/png", status_code=415)
-    return _labelled(models["digits"].predict_proba(_pixels(await request.body()))[0])
+    def images64(asked: Asked) -> Any:
+        """PNGs in base64, answers as log-probabilities."""
+        x = np.vstack([pixels(base64.b64decode(text)) for text in asked.json["pictures"]])
+        return {"result": {"rows": [{"logp": row.tolist()} for row in digits.predict_log_proba(x)]}}
 
+    def table(asked: Asked) -> Any:
+        """Records with named columns, logits back."""
+        x = np.array([[record[f"f{i}"] for i in range(30)] for record in asked.json["data"]["records"]])
+        return {"out": [{"scores": [0.0, float(z)]} for z in cancer.decision_function(x)]}
 
-@app.post("/raw")
-async def raw(request: Request):
-    """One image as bare bytes."""
-    levels = np.frombuffer(await request.body(), np.uint8).reshape(1, -1)
-    return {"p": models["digits"].predict_proba(levels / 255.0 * 16.0)[0].tolist()}
+    def columns(asked: Asked) -> Any:
+        x = np.array([asked.json[f"f{i}"] for i in range(30)]).T
+        return {"p1": cancer.predict_proba(x)[:, 1].tolist()}
 
+    def one(asked: Asked) -> Any:
+        """One row a request, rounded to three decimals."""
+        return {"p": np.round(digits.predict_proba(rows(asked)[None]), 3)[0].tolist()}
 
-@app.post("/images64")
-async def images64(request: Request):
-    """PNGs in base64, answers as log-probabilities."""
-    body = json.loads(await request.body())
-    rows = np.vstack([_pixels(base64.b64decode(text)) for text in body["pictures"]])
-    return {"result": {"rows": [{"logp": row.tolist()} for row in models["digits"].predict_log_proba(rows)]}}
+    def noisy(asked: Asked) -> Any:
+        x = rows(asked)
+        return shown(digits.predict_proba(x) * np.exp(0.01 * noise.standard_normal((len(x), 10))))
 
+    def canary(asked: Asked) -> Any:
+        """One request in twelve is answered by another version of the model."""
+        p = digits.predict_proba(rows(asked))
+        return shown(p * np.exp(0.05 * np.cos(np.arange(10))) if next(canaries) % 12 == 0 else p)
 
-@app.post("/table")
-async def table(request: Request):
-    """Records with named columns, logits back."""
-    body = json.loads(await request.body())
-    names = [f"f{i}" for i in range(30)]
-    rows = np.array([[record[name] for name in names] for record in body["data"]["records"]])
-    z = models["cancer"].decision_function(rows)
-    return {"out": [{"scores": [0.0, float(v)]} for v in z]}
+    def some_null(asked: Asked) -> Any:
+        p = digits.predict_proba(rows(asked)).tolist()
+        return {"predictions": [{"scores": row} if i else None for i, row in enumerate(p)]}
 
+    def sick(asked: Asked) -> Any:
+        """Rows whose first value is 99 cannot be answered: 503 for the whole request, for ever."""
+        x = rows(asked)
+        if (x[:, 0] == 99).any():
+            return Said({"error": f"worker died on {x[0].tolist()} in /srv/secret/model.py"}, 503)
+        return {"p": digits.predict_proba(x).tolist()}
 
-@app.post("/columns")
-async def columns(request: Request):
-    body = json.loads(await request.body())
-    rows = np.array([body[f"f{i}"] for i in range(30)]).T
-    return {"p1": models["cancer"].predict_proba(rows)[:, 1].tolist()}
+    def resized(asked: Asked) -> Any:
+        """Casts to 8 bits and halves the resolution before the model sees anything."""
+        levels = np.floor(np.clip(rows(asked).reshape(-1, 8, 8), 0, 1) * 255.0) / 255.0
+        small = levels.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4))
+        wide = np.repeat(np.repeat(small, 2, axis=1), 2, axis=2).reshape(-1, 64)
+        return {"p": digits.predict_proba(wide * 16.0).tolist()}
 
+    def labels(asked: Asked) -> Any:
+        return {"p": digits.predict(rows(asked)).tolist()}
 
-@app.post("/one")
-async def one(request: Request):
-    """One row a request, rounded to three decimals."""
-    body = json.loads(await request.body())
-    return {"p": np.round(models["digits"].predict_proba(np.array([body["x"]])), 3)[0].tolist()}
-
-
-@app.post("/noisy")
-async def noisy(request: Request):
-    rows = np.array(json.loads(await request.body())["x"])
-    p = models["digits"].predict_proba(rows) * np.exp(0.01 * noise.standard_normal((len(rows), 10)))
-    return {"p": (p / p.sum(axis=1, keepdims=True)).tolist()}
-
-
-@app.post("/canary")
-async def canary(request: Request):
-    """One request in twelve is answered by another version of the model."""
-    rows = np.array(json.loads(await request.body())["x"])
-    calls["canary"] += 1
-    p = models["digits"].predict_proba(rows)
-    if calls["canary"] % 12 == 0:
-        p = p * np.exp(0.05 * np.cos(np.arange(10)))
-    return {"p": (p / p.sum(axis=1, keepdims=True)).tolist()}
-
-
-@app.post("/labels")
-async def labels(request: Request):
-    rows = np.array(json.loads(await request.body())["x"])
-    return {"p": models["digits"].predict(rows).tolist()}
-
-
-@app.post("/some-null")
-async def some_null(request: Request):
-    rows = np.array(json.loads(await request.body())["x"])
-    p = models["digits"].predict_proba(rows).tolist()
-    return {"predictions": [{"scores": row} if i else None for i, row in enumerate(p)]}
-
-
-@app.post("/sick")
-async def sick(request: Request):
-    """Rows whose first value is 99 cannot be answered: 503 for the whole request, for ever."""
-    rows = np.array(json.loads(await request.body())["x"])
-    if (rows[:, 0] == 99).any():
-        return JSONResponse({"error": f"worker died on {rows[0].tolist()} in /srv/secret/model.py"}, status_code=503)
-    return {"p": models["digits"].predict_proba(rows).tolist()}
-
-
-@app.post("/resized")
-async def resized(request: Request):
-    """Casts to 8 bits and halves the resolution before the model sees anything."""
-    rows = np.array(json.loads(await request.body())["x"]).reshape(-1, 8, 8)
-    levels = np.floor(np.clip(rows, 0, 1) * 255.0) / 255.0
-    small = levels.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4))
-    wide = np.repeat(np.repeat(small, 2, axis=1), 2, axis=2).reshape(-1, 64)
-    return {"p": models["digits"].predict_proba(wide * 16.0).tolist()}
-
-
-if __name__ == "__main__":
-    _, port, cancer, digits = sys.argv
-    models.update(cancer=joblib.load(cancer), digits=joblib.load(digits))
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
+    found = [classify, image, raw, images64, table, columns, one, noisy, canary, some_null, sick, resized, labels]
+    return {service.__name__.replace("_", "-"): service for service in found}

@@ -337,6 +337,7 @@ def serving(services: dict[str, Service], wrap: Callable[[Any], Any] = lambda so
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's acknowledgement of its headers
 
         def do_POST(self) -> None:
             parts = urlsplit(self.path)

@@ -10,11 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fimaudit.errors import TargetError
 
-__all__ = ["Aws", "Google", "OAuth", "checked_url", "header_looks_secret", "parameter_looks_secret"]
+__all__ = ["Aws", "Basic", "Google", "OAuth", "checked_url", "header_looks_secret", "parameter_looks_secret"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Basic(_Part):
+    """A user name and a password with every request; services that have keys alone take the key as the name."""
+
+    user_env: str = Field(description="environment variable that holds the user name, or the key")
+    password_env: str | None = Field(None, description="environment variable that holds the password; none when left out")
 
 
 class OAuth(_Part):
@@ -70,7 +77,7 @@ def checked_url(url: str) -> str:
     except ValueError:
         named = False
     if not named or "{" in parts.netloc or parts.scheme.lower() not in ("http", "https"):
-        raise TargetError("expected an absolute http:// or https:// URL with a host")
+        raise TargetError("expected an absolute http:// or https:// URL with a host; gRPC and WebSockets are not spoken")
     if parts.username is not None or parts.password is not None:
         raise TargetError("the URL holds a user name or password; pass them with header_env, bearer_env or an auth plug-in")
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):

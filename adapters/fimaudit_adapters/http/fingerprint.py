@@ -17,6 +17,8 @@ _TRANSPORT = {
     "bearer_env",
     "bearer_file",
     "auth",
+    "basic",
+    "body_env",
     "oauth",
     "aws",
     "google",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from fimaudit.errors import TargetError
 from fimaudit.models.columns import TableColumn, arranged, coded
-from fimaudit_adapters.http.credential_settings import Aws, Google, OAuth, header_looks_secret, parameter_looks_secret
+from fimaudit_adapters.http.credential_settings import Aws, Basic, Google, OAuth, header_looks_secret, parameter_looks_secret
 from fimaudit_adapters.http.protocols.placeholders import places
 from fimaudit_adapters.http.units import Rate, Seconds
 
@@ -88,7 +88,7 @@ class Endpoint(BaseModel):
         "refuse", description="what a label that is not among labels does: end the run, or count as the rest"
     )
     method: Literal["POST", "GET", "PUT"] = Field("POST", description="json: HTTP method of the rows' requests")
-    body: Literal["json", "ndjson", "csv", "form", "multipart", "query", "text", "bytes", "npy"] | None = Field(
+    body: Literal["json", "ndjson", "csv", "form", "multipart", "query", "text", "bytes", "npy", "msgpack"] | None = Field(
         None, description="json: how the request document is written; json when left out, bytes for image: png or raw"
     )
     request: Any = Field(
@@ -96,8 +96,8 @@ class Endpoint(BaseModel):
         description="json: the request document, with places for rows: $rows, $row, $records, $record, $columns, $flat, "
         "$transposed, {$each: ..}, {$cells: ..}, and {row}, {csv}, {column name} within text",
     )
-    answer: Literal["json", "ndjson", "csv", "text", "events", "npy"] = Field(
-        "json", description="json: how the answer is written"
+    answer: Literal["json", "ndjson", "csv", "text", "events", "npy", "xml", "msgpack", "float32", "float64"] = Field(
+        "json", description="json: how the answer is written; float32 and float64 are the bare bytes of numbers"
     )
     separator: str = Field(",", min_length=1, max_length=1, description="json: between the cells of CSV, both ways")
     failed: str | None = Field(
@@ -125,12 +125,16 @@ class Endpoint(BaseModel):
     url_query_env: dict[str, str] = Field(
         default_factory=dict, description="parameter of the URL: environment variable that holds it; shown nowhere"
     )
+    body_env: dict[str, str] = Field(
+        default_factory=dict, description="field of the body's object or form: environment variable that holds it"
+    )
     headers: dict[str, str] = Field(default_factory=dict, description="plain headers; never put a secret here")
     header_env: dict[str, str] = Field(default_factory=dict, description="header name: environment variable that holds it")
     header_file: dict[str, str] = Field(default_factory=dict, description="header name: file that holds it")
     bearer_env: str | None = Field(None, description="environment variable that holds a bearer token")
     bearer_file: str | None = Field(None, description="file that holds a bearer token; read anew for each request")
     auth: str | None = Field(None, description="package.module:attribute, an httpx.Auth or a factory of one")
+    basic: Basic | None = Field(None, description="HTTP Basic: a user name and a password")
     oauth: OAuth | None = Field(None, description="OAuth2 client credentials")
     aws: Aws | None = Field(None, description="AWS Signature Version 4")
     google: Google | None = Field(None, description="Google service account")
@@ -216,7 +220,9 @@ class Endpoint(BaseModel):
         secret = [name for name in self.url_query if parameter_looks_secret(name)]
         if secret:
             raise ValueError(f"parameter {secret[0]} looks like a credential: name its variable with url_query_env")
-        bearers = [name for name in ("bearer_env", "bearer_file", "auth", "oauth", "aws", "google") if getattr(self, name)]
+        bearers = [
+            name for name in ("bearer_env", "bearer_file", "auth", "basic", "oauth", "aws", "google") if getattr(self, name)
+        ]
         if len(bearers) > 1:
             raise ValueError(f"{bearers[0]} and {bearers[1]} both sign requests: give one of them")
         if self.client_key is not None and self.client_cert is None:
@@ -240,6 +246,8 @@ def _check_format(endpoint: Endpoint) -> None:
             raise ValueError(f"{own[0]} belongs to protocol json, which takes a request document and a JMESPath")
     if endpoint.protocol == "open_inference" and endpoint.adjusts_answers:
         raise ValueError("total, scale, hidden_below and kind: independent do not go with protocol open_inference")
+    if endpoint.body_env and endpoint.body not in (None, "json", "form", "multipart"):
+        raise ValueError(f"body_env needs a body of named fields (json, form, multipart), got {endpoint.body}")
     if endpoint.method == "GET" and endpoint.body not in (None, "query"):
         raise ValueError(f"a GET has no body: expected body: query, got {endpoint.body}")
     if endpoint.scale is not None and endpoint.total not in (1.0, 100.0):

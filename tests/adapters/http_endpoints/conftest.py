@@ -27,7 +27,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from fimaudit.models.opening import open_classifier
-from tests.servers import manager
+from tests.servers import manager, plain_server, vendors
 from tests.servers.manager import CannotInstall, Server
 
 SERVERS = Path(__file__).resolve().parents[2] / "servers"
@@ -74,12 +74,6 @@ def _kserve(base: Path, cancer: Known, digits: Known) -> Server:
     return manager.start(command, port, base / "kserve.log", ready="/v2/health/ready")
 
 
-def _plain(base: Path, cancer: Known, digits: Known) -> Server:
-    python, port = manager.environment("kserve") / "bin" / "python", manager.free_port()
-    command = [str(python), str(SERVERS / "plain_server.py"), str(port), str(cancer.path), str(digits.path)]
-    return manager.start(command, port, base / "plain.log", ready="/ready")
-
-
 def _triton(base: Path, cancer: Known, digits: Known) -> Server:
     python, port = manager.environment("pytriton") / "bin" / "python", manager.free_port()
     weights = {
@@ -121,7 +115,7 @@ def _mlflow(function: str) -> Callable[[Path, Known, Known], Server]:
 
 
 #: The environment that each server runs in, where it needs one of its own.
-INSTALLED = {"kserve": "kserve", "plain": "kserve", "triton": "pytriton", "mlflow": "mlflow", "mlflow_labels": "mlflow"}
+INSTALLED = {"kserve": "kserve", "triton": "pytriton", "mlflow": "mlflow", "mlflow_labels": "mlflow"}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -141,7 +135,6 @@ STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
     "mlflow": _mlflow("predict_proba"),
     "mlflow_labels": _mlflow("predict"),
     "triton": _triton,
-    "plain": _plain,
 }
 
 
@@ -172,8 +165,9 @@ def kserve(servers: dict[str, Future[Server]]) -> Server:
 
 
 @pytest.fixture(scope="session")
-def plain(servers: dict[str, Future[Server]]) -> Server:
-    return _started(servers, "plain")
+def plain(cancer: Known, digits: Known) -> Iterator[vendors.LoopbackServer]:
+    with vendors.serving(plain_server.services(cancer.model, digits.model)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

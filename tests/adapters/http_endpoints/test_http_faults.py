@@ -33,7 +33,7 @@ def test_each_fault_alone(faults, cancer, connect, kind):
 
 
 def test_slow_drip_is_cut_by_the_deadline_of_a_request(faults, cancer, connect):
-    model = connect(target(faults), batch=20, timeout=2.0, **JSON)
+    model = connect(target(faults), batch=20, timeout=1.0, **JSON)
     faults.set(rate=1.0, kinds=["drip"], most=1)
     assert np.allclose(model.probabilities(cancer.rows[:100]), cancer.truth(cancer.rows[:100]), atol=1e-12)
     assert faults.counts()["counts"]["drip"] == 1
@@ -57,33 +57,32 @@ WORKER = """
 """
 
 
-def test_killed_three_times_and_resumed_is_the_undisturbed_run(faults, cancer, connect, tmp_path):
-    rows = np.vstack([cancer.rows, cancer.rows + 0.01])[:1000]
+def test_killed_and_resumed_is_the_undisturbed_run(faults, cancer, connect, tmp_path):
+    rows = cancer.rows[:400]
     np.save(tmp_path / "rows.npy", rows)
     undisturbed = connect(target(faults), batch=10, **JSON).probabilities(rows)
     script, ledger, out = tmp_path / "worker.py", tmp_path / "ledger.sqlite", tmp_path / "out.npy"
     script.write_text(textwrap.dedent(WORKER))
     command = [sys.executable, str(script), target(faults), str(tmp_path / "rows.npy"), str(ledger), str(out)]
     faults.set(rate=0.2, seed=11)
-    for _ in range(3):
-        faults.kill_after(25, command)
+    faults.kill_after(25, command)
     assert not out.exists()
     assert subprocess.run(command).returncode == 0
     assert np.array_equal(np.load(out), undisturbed)
     found = faults.counts()
-    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 10
+    assert sum(n for kind, n in found["counts"].items() if kind != "none") > 4
     # An answered body may come twice only where a kill fell between the answer and its commit, or the preflight repeats it.
     repeats = Counter(Counter(found["answered"]).values())
-    assert sum(n for times, n in repeats.items() if times > 1) <= 3 * 4 + 1
+    assert sum(n for times, n in repeats.items() if times > 1) <= 4 + 1
     fingerprint = connect(target(faults), batch=10, concurrency=4, **JSON).fingerprint
     book = open_ledger(ledger, fingerprint, resume=True)
     sent = book.requests()
     # The proxy does not see every send: one can be counted and killed before it leaves.
-    assert sum(found["counts"].values()) <= len(sent) <= sum(found["counts"].values()) + 3 * 4
+    assert sum(found["counts"].values()) <= len(sent) <= sum(found["counts"].values()) + 4
     assert book.usage().rows + book.usage().refused == sum(r.rows for r in sent) <= 4000
     unanswered = [r for r in sent if r.status is None]
-    assert len(unanswered) <= 3 * 4
-    assert book.starts == 5
+    assert len(unanswered) <= 4
+    assert book.starts == 3
     book.close()
     whole = b"".join(p.read_bytes() for p in tmp_path.glob("ledger.sqlite*"))
     assert b"oops" not in whole

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +14,9 @@ import pytest
 
 from fimaudit import Report, audit, open_classifier
 from fimaudit.errors import OutputError, TargetError
-from tests.adapters.http_endpoints.conftest import SERVERS
-from tests.servers import manager
-from tests.servers.label_server import WEIGHTS, WORDS
-from tests.servers.manager import Server
+from tests.command_line import run_command
+from tests.servers import vendors
+from tests.servers.label_server import WEIGHTS, WORDS, LabelService
 
 X = np.random.default_rng(1).standard_normal((6, 6))
 TRUTH = (X @ WEIGHTS.T).argmax(axis=1)
@@ -28,7 +25,7 @@ MANNERS = {
     "open_inference": ("/v2/models/m/infer", {}),
     "open_inference json": ("/v2/models/m/infer", {"binary": False}),
     "mlflow": ("/invocations", {"protocol": "mlflow"}),
-    "mlflow text": ("/invocations?text", {"protocol": "mlflow"}),
+    "mlflow text": ("/invocations?words=1", {"protocol": "mlflow"}),
     "tensorflow_serving": ("/v1/models/m:predict", {"protocol": "tensorflow_serving"}),
     "json label": ("/classify", JSON),
     "json list": ("/top", JSON),
@@ -36,23 +33,14 @@ MANNERS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    port = manager.free_port()
-    log = tmp_path_factory.mktemp("labels") / "server.log"
-    started = manager.start([sys.executable, str(SERVERS / "label_server.py"), str(port)], port, log, ready="/ready")
-    yield started
-    started.stop()
+def service() -> LabelService:
+    return LabelService()
 
 
-def status_of(server: Server, what: str) -> dict[str, int]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{server.url}/__{what}") as answer:
-        found: dict[str, int] = json.load(answer)
-        return found
-
-
-def asked(server: Server) -> int:
-    return status_of(server, "asked__")["asked"]
+@pytest.fixture(scope="module")
+def server(service: LabelService) -> Iterator[vendors.LoopbackServer]:
+    with vendors.serving(service.services) as running:
+        yield running
 
 
 def distances(x: np.ndarray) -> np.ndarray:
@@ -90,44 +78,45 @@ def test_settings_that_contradict_labels_are_refused(server):
         open_classifier(server.url + "/invocations", "labels", protocol="mlflow", kind="logits")
 
 
-def command(server: Server, out: Path, data: Path, *more: str) -> list[str]:
+def words(url: str, out: Path, data: Path) -> list[str]:
     return [
-        sys.executable, "-m", "fimaudit", "audit", server.url + "/v2/models/m/infer", "--data", str(data),
-        "--link", "labels", "--out", str(out), "--queries", "300", "--set", "binary=false", "--yes", *more,
+        "audit", f"{url}/v2/models/m/infer", "--data", str(data), "--link", "labels", "--out", str(out), "--queries", "300",
+        "--set", "binary=false", "--yes",
     ]  # fmt: skip
 
 
-def test_a_budget_a_kill_and_a_resume_ask_no_row_twice(server, tmp_path):
-    data, env = tmp_path / "x.npy", {**os.environ, "NO_PROXY": "127.0.0.1"}
-    np.save(data, X)
+def test_a_budget_a_kill_and_a_resume_ask_no_row_twice(service, server, tmp_path):
+    data, before = tmp_path / "x.npy", service.asked
+    np.save(data, X[:3])
     whole = tmp_path / "whole"
-    before = asked(server)
-    done = subprocess.run(command(server, whole, data), capture_output=True, text=True, env=env)
+    done = run_command(*words(server.url, whole, data))
     assert done.returncode == 0, done.stderr
-    cost = asked(server) - before
+    cost = service.asked - before
     report = Report.read(whole)
     assert report.summary.queries == cost
-    for s, truth in zip(report.inputs, distances(X), strict=True):
+    for s, truth in zip(report.inputs, distances(X[:3]), strict=True):
         assert s.method == "labels"
         assert s.margin_radius.lower <= truth <= s.margin_radius.upper * (1 + 1e-9)
         assert abs(s.margin_radius.value / truth - 1) < 0.25
 
-    before, out = asked(server), tmp_path / "cut"
-    short = subprocess.run(command(server, out, data, "--budget", "700"), capture_output=True, text=True, env=env)
+    before, out = service.asked, tmp_path / "cut"
+    again = words(server.url, out, data)
+    short = run_command(*again, "--budget", 350)
     assert short.returncode == 3, short.stderr
-    assert asked(server) - before <= 700
+    assert service.asked - before <= 350
 
-    status_of(server, "hold__/200")
-    process = subprocess.Popen(command(server, out, data, "--resume"), env=env, start_new_session=True)
+    service.hold(100)
+    env = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    process = subprocess.Popen([sys.executable, "-m", "fimaudit", *again, "--resume"], env=env, start_new_session=True)
     try:
-        assert status_of(server, "held__")["held"]
+        assert service.held.wait(120)
         assert process.poll() is None
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        status_of(server, "release__")
+        service.release()
 
-    done = subprocess.run(command(server, out, data, "--resume"), capture_output=True, text=True, env=env)
+    done = run_command(*again, "--resume")
     assert done.returncode == 0, done.stderr
     resumed = Report.read(out)
     assert [s.margin_radius for s in resumed.inputs] == [s.margin_radius for s in report.inputs]

@@ -13,10 +13,12 @@ from fimaudit_adapters.http.protocols.base import Reply, Tensor
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.settings import Endpoint
 
-from fimaudit.errors import LinkError, OutputError, TargetError
-from tests.servers import vendors
+from fimaudit.errors import FimauditError, LinkError, OutputError, TargetError
+from tests.command_line import run_command
+from tests.servers import public_formats, vendors
 from tests.servers.other_formats import FORMATS, binary
 
+assert public_formats  # more of FORMATS
 RANDOM = np.random.default_rng(0)
 #: Twelve rows, so that row-10 is one of them.
 TABLE_ROWS = RANDOM.standard_normal((12, vendors.FEATURES)).round(3)
@@ -38,8 +40,10 @@ def truth(kind, rows):
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_an_endpoint_file_says_it(name, server, connect, tmp_path):
+def test_an_endpoint_file_says_it(name, server, connect, tmp_path, monkeypatch):
     one = FORMATS[name]
+    monkeypatch.setenv("ID", "id-1234")
+    monkeypatch.setenv("SECRET", "secret:1234")
     server.errors.clear()
     said = {"url": f"{server.url}/{name}{one.tail}", **one.settings}
     (tmp_path / "endpoint.yaml").write_text(yaml.safe_dump(said))
@@ -97,6 +101,12 @@ def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
         (b'{"a": {"0": 0.1, "1": 0.2}, "b": {"0": 0.9, "2": 0.8}}', {"columnar": True}, "columnar"),
         (b'{"p": [[true, "0.5"], [1, 0]]}', {"response": "multiply(`2`, p)"}, "numbers to reckon"),
         (b'["0.3 percent", "0.7"]', {}, "are no numbers"),
+        (b'<!DOCTYPE a [<!ENTITY b "0.5">]><a><p>&b;</p></a>', {"answer": "xml", "response": "a.p"}, "plain XML"),
+        (b"<a>" * 20_000 + b"</a>" * 20_000, {"answer": "xml", "response": "a"}, "sane depth"),
+        (b"<a><p>0.5</p>", {"answer": "xml", "response": "a.p"}, "plain XML"),
+        (b"\xc1", {"answer": "msgpack"}, "MessagePack"),
+        (b"\x91" * 5_000, {"answer": "msgpack"}, "MessagePack"),
+        (b"1234567", {"answer": "float32"}, "whole numbers of 4 bytes"),
     ],
 )
 def test_answers_that_would_be_misread_are_refused(content, settings, match):
@@ -125,3 +135,58 @@ def test_rows_whose_numbers_do_not_count_up_are_refused(name, text):
 def test_scores_in_thousandths_are_called_that(kind):
     with pytest.raises(LinkError, match="say total: 1000"):
         AnswerReader("auto", kind, None).probabilities(Tensor(1000 * np.array(vendors.table(TABLE_ROWS))), 12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"url": "grpc://host.example/m"}, "gRPC and WebSockets are not spoken"),
+        ({"url": "wss://host.example/m"}, "gRPC and WebSockets are not spoken"),
+        ({"body": "protobuf"}, "body: Input should be 'json'.*'msgpack'"),
+        ({"answer": "avro"}, "answer: Input should be 'json'.*'xml'"),
+        ({"body": "csv", "request": None, "body_env": {"key": "SECRET"}}, "body_env needs a body of named fields"),
+    ],
+)
+def test_what_is_not_spoken_is_refused_in_one_sentence(settings, match, connect, monkeypatch):
+    monkeypatch.setenv("SECRET", "secret:1234")
+    said = {"request": {"x": "$rows"}, "response": "p", "kind": "probs", **settings}
+    with pytest.raises(TargetError, match=match) as caught:
+        connect(said.pop("url", "https://host.example/m"), **said)
+    assert "\n" not in str(caught.value)
+
+
+def paged(asked):
+    return {"p": vendors.table(asked.json["x"])[:5], "next": "/paged?page=2"}
+
+
+def behind_a_login(asked):
+    return vendors.Said(b"<html>", 302, {"Location": "/login", "Set-Cookie": "session=1"})
+
+
+@pytest.mark.parametrize(
+    ("service", "match"),
+    [
+        (paged, r"expected 12 rows.*\(5, 3\)"),
+        (behind_a_login, "HTTP 302.*redirect"),
+        (lambda asked: vendors.Said(b"\x0b\x02", 200, {"Content-Encoding": "br"}), "packed as 'br', which was not offered"),
+    ],
+)
+def test_answers_that_are_not_spoken_are_refused_in_one_sentence(service, match, connect):
+    with vendors.serving({"m": service}) as running:
+        model = connect(f"{running.url}/m", request={"x": "$rows"}, response="p", kind="probs", batch=12, attempts=1)
+        with pytest.raises(FimauditError, match=match):
+            model.probabilities(TABLE_ROWS)
+
+
+@pytest.mark.parametrize("name", ["imagga", "sightengine", "key-in-a-json-body", "key-in-a-form"])
+def test_a_credential_in_the_body_is_shown_nowhere(name, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("ID", "id-1234")
+    monkeypatch.setenv("SECRET", "secret:1234")
+    one = FORMATS[name]
+    said = {"url": f"{server.url}/{name}", "trust_env": False, **one.settings}
+    (tmp_path / "endpoint.yaml").write_text(yaml.safe_dump(said))
+    np.savez(tmp_path / "x.npz", x=PIXEL_ROWS[:1] if one.truth == "pixels" else TABLE_ROWS[:1])
+    tried = run_command("endpoint", "try", "endpoint.yaml", "--data", "x.npz", cwd=tmp_path)
+    assert tried.returncode == 0, tried.stderr
+    for secret in ("secret:1234", "secret%3A1234", "id-1234", "aWQtMTIzNDpzZWNyZXQ6MTIzNA=="):
+        assert secret not in tried.stdout + tried.stderr

@@ -19,8 +19,8 @@ from tests.servers import vendors
 
 TOKENS = {"tokens": lambda asked: {"access_token": "token-1", "expires_in": 3600, "token_type": "Bearer"}}
 ROWS = np.random.default_rng(0)
-TABLE_ROWS = ROWS.standard_normal((3, vendors.FEATURES)).round(3)
-PIXEL_ROWS = ROWS.integers(60, 190, (2, vendors.SIDE, vendors.SIDE)).astype(np.float64)
+TABLE_ROWS = ROWS.standard_normal((1, vendors.FEATURES)).round(3)
+PIXEL_ROWS = ROWS.integers(60, 190, (1, vendors.SIDE, vendors.SIDE)).astype(np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_three_commands_from_nothing_to_the_numbers_of_the_served_model(name, sh
     Path("endpoint.yaml").write_text(filled(name, text, shop.url))
     assert "one row was sent" in run("endpoint", "try", "endpoint.yaml", "--data", data)
     bounds = ["--lower", 0, "--upper", 255, "--quantum", 1, "--scale", "raw"] if images else []
-    run("audit", "endpoint.yaml", "--data", data, "--out", "run", "--queries", 40, "--profile", "off", *bounds)
+    run("audit", "endpoint.yaml", "--data", data, "--out", "run", "--queries", 24, "--profile", "off", *bounds)
     assert not shop.errors
     for row, found in zip(x, Report.read("run").inputs, strict=True):
         assert found.status != "failed", found.reason

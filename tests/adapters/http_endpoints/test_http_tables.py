@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from fimaudit import Report, audit, open_classifier
 from fimaudit.errors import DataError, TargetError
 from fimaudit.models.columns import TableColumn
+from tests.command_line import run_command
 from tests.servers.vendors import Asked, LoopbackServer, serving
 
 RNG = np.random.default_rng(5)
@@ -96,9 +95,8 @@ def test_the_command_line_takes_the_same_from_csv(server: LoopbackServer, tmp_pa
     ASKED.to_csv(tmp_path / "asked.csv", index=False)
     settings = {"url": f"{server.url}/records", **RECORDS}
     (tmp_path / "endpoint.yaml").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "fimaudit", "audit", "endpoint.yaml", "--data", "asked.csv", "--scale", "std",
-               "--queries", "30", "--profile", "off", "--yes", "--out", "run"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    words = ["--data", "asked.csv", "--scale", "std", "--queries", 30, "--profile", "off", "--yes", "--out", "run"]
+    done = run_command("audit", "endpoint.yaml", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     local = audit(MODEL, ASKED, **OPTIONS)
     found = Report.read(tmp_path / "run").inputs

@@ -18,7 +18,7 @@ from fimaudit.errors import OutputError, TargetError
 from fimaudit_adapters.http.protocols.base import Malformed
 from fimaudit_adapters.http.protocols.safe_json import load
 
-__all__ = ["by_number", "compile_path", "number"]
+__all__ = ["by_number", "compile_path", "number", "numbers_of_bytes"]
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -42,6 +42,15 @@ def by_number(text: str) -> list[tuple[int, int | str]]:
     ['row-9', 'row-10']
     """
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
+
+
+def numbers_of_bytes(raw: bytes, kind: str) -> list[float]:
+    """The numbers whose little-endian bytes these are; ``kind`` is ``float32`` or ``float64``."""
+    one = np.dtype(kind).newbyteorder("<")
+    if len(raw) % one.itemsize:
+        raise Malformed(f"expected whole numbers of {one.itemsize} bytes, got {len(raw)} bytes")
+    found: list[float] = np.frombuffer(raw, dtype=one).tolist()
+    return found
 
 
 def compile_path(path: str, setting: str) -> Callable[[object], Any]:
@@ -101,11 +110,7 @@ class _Functions(jmespath.functions.Functions):  # type: ignore[misc]
         """Numbers that travel as base64 of their little-endian bytes."""
         if kind not in ("float32", "float64"):
             raise OutputError(f"expected floats('float32', ..) or floats('float64', ..), got {kind[:20]!r}")
-        raw, one = _decoded(text), np.dtype(kind).newbyteorder("<")
-        if len(raw) % one.itemsize:
-            raise Malformed(f"expected whole numbers of {one.itemsize} bytes in base64, got {len(raw)} bytes")
-        found: list[float] = np.frombuffer(raw, dtype=one).tolist()
-        return found
+        return numbers_of_bytes(_decoded(text), kind)
 
     @_signature("string")
     def _func_numbers(self, text: str) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
+import msgpack
 import numpy as np
 
 from fimaudit.errors import TargetError
@@ -63,6 +64,8 @@ def _written(endpoint: Endpoint, form: str, document: Any, values: RowValues) ->
         return b"", urlencode(_pairs(document)), None
     if form == "multipart":
         return _multipart(document)
+    if form == "msgpack":
+        return msgpack.packb(document), "", "application/msgpack"
     if form == "npy":
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(values.array), allow_pickle=False)

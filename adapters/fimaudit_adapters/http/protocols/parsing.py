@@ -8,9 +8,12 @@ import io
 import json
 from typing import Any
 
+import msgpack
 import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
 
-from fimaudit_adapters.http.protocols.answer_functions import number
+from fimaudit_adapters.http.protocols.answer_functions import number, numbers_of_bytes
 from fimaudit_adapters.http.protocols.base import Malformed
 from fimaudit_adapters.http.protocols.safe_json import load
 
@@ -22,7 +25,7 @@ def parse(content: bytes, how: str, rows: int, separator: str = ",") -> Any:
 
     Args:
         content: the body.
-        how: ``json``, ``ndjson``, ``csv``, ``text``, ``events`` or ``npy``.
+        how: as ``answer:`` of an endpoint file says.
         rows: asked for; a CSV of one line more has a header.
         separator: between the cells of a CSV.
 
@@ -33,6 +36,12 @@ def parse(content: bytes, how: str, rows: int, separator: str = ",") -> Any:
         return load(content)
     if how == "npy":
         return _array(content)
+    if how in ("float32", "float64"):
+        return numbers_of_bytes(content, how)
+    if how == "msgpack":
+        return _message(content)
+    if how == "xml":
+        return _xml(content)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -75,6 +84,39 @@ def _array(content: bytes) -> Any:
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
         raise Malformed(f"expected an array of numbers in NumPy's format, got {len(content)} bytes that are none")
     return found.tolist()
+
+
+def _message(content: bytes) -> Any:
+    try:
+        return msgpack.unpackb(content, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException):
+        raise Malformed(f"expected MessagePack, got {len(content)} bytes that are none") from None
+
+
+def _xml(content: bytes) -> dict[str, Any]:
+    """Elements as maps: attributes as ``@name``, text as ``text``, children by name, a list of those that share one."""
+    try:
+        root = fromstring(content, forbid_dtd=True)
+        return {_local(root.tag): _element(root)}
+    except (ParseError, DefusedXmlException, RecursionError, LookupError, ValueError):
+        raise Malformed("expected plain XML (no document type, a sane depth), got something else") from None
+
+
+def _element(element: Any) -> Any:
+    found: dict[str, Any] = {f"@{_local(name)}": value for name, value in element.attrib.items()}
+    children: dict[str, list[Any]] = {}
+    for child in element:
+        children.setdefault(_local(child.tag), []).append(_element(child))
+    found |= {name: values[0] if len(values) == 1 else values for name, values in children.items()}
+    text = _cell(element.text or "")
+    if not found:
+        return text
+    return found | ({"text": text} if text != "" else {})
+
+
+def _local(name: str) -> str:
+    """Without its namespace."""
+    return name.rpartition("}")[2]
 
 
 def _events(text: str) -> list[dict[str, Any]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
 import os
 import ssl
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlencode
 
 import httpx
 from pydantic import SecretStr
 
 from fimaudit.errors import TargetError
+from fimaudit_adapters.http.protocols.base import Body
 from fimaudit_adapters.http.sending.tokens import AwsSigner, token_source, variable
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -29,16 +32,23 @@ class Credentials:
         self._from_env = {name: SecretStr(variable(env)) for name, env in endpoint.header_env.items()}
         self._from_file = dict(endpoint.header_file)
         self._query = {name: SecretStr(variable(env)) for name, env in endpoint.url_query_env.items()}
+        self._fields = {name: SecretStr(variable(env)) for name, env in endpoint.body_env.items()}
         self._issued = token_source(endpoint, verify)
         self._signer = None if endpoint.aws is None else AwsSigner(endpoint.aws)
         if endpoint.bearer_env is not None:
             self._from_env["Authorization"] = SecretStr(f"Bearer {variable(endpoint.bearer_env)}")
+        login = [] if endpoint.basic is None else [endpoint.basic.user_env, endpoint.basic.password_env]
+        user_and_password = ["" if env is None else variable(env) for env in login]
+        if login:
+            both = base64.b64encode(":".join(user_and_password).encode()).decode()
+            self._from_env["Authorization"] = SecretStr(f"Basic {both}")
+            user_and_password.append(both)
         self._bearer_file = endpoint.bearer_file
         self._plugin = _plugin(endpoint.auth) if endpoint.auth is not None else None
-        self._secrets: set[str] = {value.get_secret_value() for value in self._query.values()}
-        self._secrets |= {quote_plus(secret) for secret in self._secrets} | {
-            quote(secret, safe="") for secret in self._secrets
-        }
+        plain = {value.get_secret_value() for value in (*self._query.values(), *self._fields.values())}
+        plain |= {secret for secret in user_and_password if secret}
+        written = (quote_plus, lambda secret: quote(secret, safe=""), lambda secret: json.dumps(secret)[1:-1])
+        self._secrets = plain | {write(secret) for secret in plain for write in written}
         self._fill(httpx.Request("POST", "http://localhost/"))
 
     def secrets(self) -> tuple[str, ...]:
@@ -67,6 +77,21 @@ class Credentials:
                 following = await flow.asend(response)
         except StopAsyncIteration:
             return
+
+    def within(self, body: Body) -> bytes:
+        """The content of a body with the fields that hold credentials."""
+        fields, content = {name: secret.get_secret_value() for name, secret in self._fields.items()}, body.content
+        if not fields or not content:
+            return content
+        kind, _, boundary = body.headers.get("Content-Type", "").partition("; boundary=")
+        if kind == "application/x-www-form-urlencoded":
+            return content + b"&" + urlencode(fields).encode()
+        if boundary:
+            head = f'--{boundary}\r\nContent-Disposition: form-data; name="'
+            return "".join(f'{head}{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()).encode() + content
+        if content[:1] != b"{":
+            raise TargetError("body_env needs a request that is an object of named fields")
+        return json.dumps(fields).encode()[:-1] + (b"}" if content[1:2] == b"}" else b"," + content[1:])
 
     async def complete(self, request: httpx.Request) -> None:
         """Put in all that a request needs; the plug-in's own flow comes after."""

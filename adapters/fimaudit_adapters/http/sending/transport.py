@@ -112,7 +112,9 @@ class Transport:
         own = self._own_type and "boundary=" not in body.headers.get("Content-Type", "")
         given = [(name, value) for name, value in body.headers.items() if not (own and name == "Content-Type")]
         kept = self._headers if own or not given else [h for h in self._headers if h[0].lower() != "content-type"]
-        return httpx.Request(method, parsed, content=body.content or None, headers=[*kept, *given], extensions=extensions)
+        return httpx.Request(
+            method, parsed, content=self._credentials.within(body) or None, headers=[*kept, *given], extensions=extensions
+        )
 
     async def _exchange(self, request: httpx.Request, turn: Callable[[], Awaitable[None]]) -> httpx.Response:
         """One answer, after as many requests as the authentication takes."""
