@@ -62,6 +62,10 @@ class Operation:
     also: tuple[Path, ...] = ()
     threads: bool = True
 
+    def locked(self) -> bool:
+        """Whether a lock lies in the folder."""
+        return (self.folder / "in-use.lock").exists()
+
     @property
     def paths(self) -> list[Path]:
         """Everything whose system calls count."""
