@@ -44,7 +44,7 @@ def main() -> int:
             place.mkdir()
             operation = made(name, place, stack)
             whole = undisturbed(operation, place)
-            kept = KeptPoints(name, options.kept)
+            kept = KeptPoints(name, whole.points, options.kept)
             chosen = [point for point in _chosen(whole, options) if not kept.passed(point)]
             print(f"{name}: {len(whole.points)} points, {len(chosen)} of them now", flush=True)
             started, cpu = time.monotonic(), _cpu()

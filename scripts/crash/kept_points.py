@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from scripts.crash.system_calls import Point
 
 
 class KeptPoints:
-    """The points of one operation that were tried; of a point tried twice the last counts."""
+    """The points of one operation that were tried; of a point tried twice the last counts.
 
-    def __init__(self, operation: str, path: Path | None) -> None:
+    Args:
+        operation: its name.
+        points: that it passes now; what is kept of others is of an earlier state of the code.
+        path: where they are kept, ``None`` for nowhere.
+    """
+
+    def __init__(self, operation: str, points: Sequence[Point], path: Path | None) -> None:
+        present = set(map(str, points))
         self._operation, self._path = operation, path
         self._found: dict[str, dict[str, Any]] = {}
         if path is not None and path.is_file():
             for line in map(json.loads, path.read_text().splitlines()):
-                if line["operation"] == operation:
+                if line["operation"] == operation and line["point"] in present:
                     self._found[line["point"]] = line
 
     def passed(self, point: Point) -> bool:

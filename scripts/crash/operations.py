@@ -62,9 +62,9 @@ class Operation:
     also: tuple[Path, ...] = ()
     threads: bool = True
 
-    def locked(self) -> bool:
-        """Whether a lock lies in the folder."""
-        return (self.folder / "in-use.lock").exists()
+    def left_over(self) -> bool:
+        """Whether there is a lock, or a file that was to be deleted."""
+        return any(path.suffix in (".lock", ".tmp") for path in self.folder.iterdir())
 
     @property
     def paths(self) -> list[Path]:

@@ -29,7 +29,7 @@ from fimaudit_adapters.http.sending.clock import WaitingClock
 import fimaudit
 from fimaudit.audit_report import Report
 from fimaudit.errors import FimauditError
-from fimaudit.models import classifier
+from fimaudit.models import opening
 from fimaudit.models.leases import is_refused
 from fimaudit.report import page
 from fimaudit.storage import ledger as ledger_module
@@ -268,7 +268,7 @@ def _simulated(world: Any, *, fresh: bool = True) -> Iterator[None]:
         mock.patch.object(tokens_library._client, "AsyncHTTPTransport", lambda *a, **k: bridged(world.network)),  # noqa: PT008
         mock.patch.object(sender, "random", SimpleNamespace(Random=lambda: random.Random(world.rng.random()))),
         *(mock.patch.object(module, "time", wall) for module in (tokens, faults, ledger_module)),
-        mock.patch.object(classifier, "entry_points", _entry_points),
+        mock.patch.object(opening, "entry_points", _entry_points),
         mock.patch.dict(os.environ, ENVIRONMENT),
     ]
     if not getattr(world, "charts", False):
