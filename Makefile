@@ -39,9 +39,9 @@ servers: venv ## Install servers of the shelf's presets, each into an environmen
 coverage: venv ## Simulate whether intervals hold, at length.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m coverage
 
-crash: venv ## Kill and disturb runs at every system call, and cut their power, then resume; takes hours and strace.
+crash: venv ## Kill and disturb runs at every system call, and cut their power, then resume; hours, with strace; goes on where it was left.
 	@mkdir -p runs
-	OMP_NUM_THREADS=1 PYTHONPATH=.:adapters $(BIN)/python -m scripts.crash --power 1 --json runs/crash.json
+	OMP_NUM_THREADS=1 PYTHONPATH=.:adapters $(BIN)/python -m scripts.crash --power 1 --kept runs/crash-points.jsonl --json runs/crash.json
 
 simulate: venv ## Simulate whole audits under faults, kills and resumes: SEEDS=10000 from FIRST=0, or SEED=1234 alone.
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))

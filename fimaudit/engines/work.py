@@ -135,6 +135,10 @@ class RemoteEngine(Engine, Protocol):
         """
         ...
 
+    def answering(self) -> Classifier:
+        """The model for what this process itself asks, answered where a crash ends no run (after ``prepare``)."""
+        ...
+
     def close(self) -> None:
         """Let go of what the workers share."""
         ...

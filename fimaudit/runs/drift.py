@@ -39,6 +39,7 @@ class Drift:
         tolerance: what the noise explains.
         sentinel: index of the input that differs most.
         inputs: inputs measured since the last good check: their results may mix two models.
+        at_start: before any input was measured, so that the run is one of the model that answers now.
     """
 
     kind: Literal["changed", "classes", "intermittent"]
@@ -46,6 +47,7 @@ class Drift:
     tolerance: float
     sentinel: int
     inputs: tuple[int, ...]
+    at_start: bool = False
 
     def sentence(self) -> str:
         """For the report's warnings."""
@@ -56,7 +58,9 @@ class Drift:
         }[self.kind]
         named = ", ".join(map(str, self.inputs[:20])) + (", ..." if len(self.inputs) > 20 else "")
         since = f"inputs {named} were measured since the last good check" if self.inputs else "no input was measured since"
-        if self.kind != "intermittent":
+        if self.at_start:
+            since = "no input had been measured, and the run is one of the model that answered last"
+        elif self.kind != "intermittent":
             since += "; --overwrite measures all of the model that answers now, --resume goes on once the first one is back"
         return (
             f"the endpoint drifted: {what} (input {self.sentinel}, asked again, differs by {self.distance:.2g} in total "
@@ -161,7 +165,7 @@ class Sentinels:
         self._keep()
 
     def _changed(self, apart: Array, kind: Literal["changed", "intermittent"]) -> None:
-        self.drifts.append(Drift(kind, float(apart.max()), FLOOR, self.indices[0], ()))
+        self.drifts.append(Drift(kind, float(apart.max()), FLOOR, self.indices[0], (), at_start=True))
 
     def due(self) -> bool:
         """Whether ``every`` rows went by since the last check."""

@@ -82,6 +82,8 @@ class Run:
         self._counts: Ledger | None = self._ledger
         if engine is not None:
             self._counts = share_counts(engine, classifier, budget, journal, self._ledger)
+            if task.exact is None:  # derivatives are this process's own
+                classifier = engine.answering()
         own = None if engine is not None else budget
         self._meter = Meter(
             classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._progressed

@@ -58,12 +58,12 @@ def last_resort() -> Iterator[None]:
     """Around a whole command: a refusal of the operating system that nobody expected is a sentence too, not a traceback.
 
     Raises:
-        StorageFailure: the operating system refused something.
+        StorageFailure: the operating system refused something; pyarrow says so without its number.
     """
     try:
         yield
     except OSError as exc:
-        if exc.errno is None or exc.errno == errno.EPIPE:  # not the system's word; nobody reads what we print
+        if exc.errno == errno.EPIPE:  # nobody reads what we print
             raise
         place = exc.filename if isinstance(exc.filename, str | os.PathLike) else "a file or connection"
         raise StorageFailure(said("read or write", Path(place), exc)) from exc

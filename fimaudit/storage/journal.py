@@ -95,8 +95,12 @@ class Journal:
 
     def begin(self) -> None:
         """Open the folder for writing: only now, so that a run that is refused before it starts leaves nothing behind."""
-        if self._file is not None:
-            return
+        if not self.begun:
+            self._open()
+            if not self._resuming and self.asked.requests:
+                self._write(self._asked_line(), sync=False)
+
+    def _open(self) -> None:
         try:
             with writing(self.folder, RunFolderError):
                 self._make_folder()
@@ -114,8 +118,6 @@ class Journal:
         except BaseException:
             self._let_go()
             raise
-        if not self._resuming and self.asked.requests:
-            self._write_asked()
 
     def keep_steps(self, steps: Mapping[str, Any]) -> None:
         """Keep the pilot's outcome."""
@@ -169,14 +171,14 @@ class Journal:
     def count_all(self, asked: Usage) -> None:
         """Take over what has been asked so far, where calls are counted elsewhere: by the workers of a cluster."""
         self.asked = Usage(asked.rows, asked.requests)
-        self._write_asked()
+        self._write(self._asked_line(), sync=False)
 
     def count(self, rows: int) -> None:
         """Count a call before it is made; kept at once, where the run has come so far that it can be resumed."""
         self.asked.rows += rows
         self.asked.requests += 1
         if self.begun or self._resuming:
-            self._write_asked()
+            self._write(self._asked_line(), sync=False)
 
     @property
     def replaced(self) -> Path | None:
@@ -295,13 +297,20 @@ class Journal:
             with writing(self.folder):
                 remove(self.folder, [ASIDE])
 
-    def _write_asked(self) -> None:
-        self._write({"asked": [self.asked.rows, self.asked.requests]}, sync=False)
+    def _asked_line(self) -> dict[str, Any]:
+        return {"asked": [self.asked.rows, self.asked.requests]}
 
     def _write(self, line: Mapping[str, Any], *, sync: bool | None = None) -> None:
-        self.begin()
+        """Append a line; the first one together with what was asked for it, or a kill between them leaves rows that are
+        counted and say nothing.
+        """
+        lines = [line]
+        if not self.begun:
+            self._open()
+            if not self._resuming and self.asked.requests and "asked" not in line:
+                lines.insert(0, self._asked_line())
         assert self._file is not None
-        self._file.append(line_bytes(line), sync=sync)
+        self._file.append(b"".join(map(line_bytes, lines)), sync=sync)
 
     def _read(self, identity: Mapping[str, Any]) -> bool:
         """Take over what is kept; ``False`` when the run was killed before its first line was."""

@@ -112,8 +112,10 @@ class Parts:
         self.jumping = np.zeros(inputs, dtype=np.int8)
         self.count = self.failed = 0
         self._reopened = False
+        self._over = folder / f"{PARTS_FOLDER}.tmp"  # merged, and on its way out when a kill came
         merged = folder / INPUTS_FILE
         if resume:
+            shutil.rmtree(self._over, ignore_errors=True)
             for path in self.files() or ([merged] if merged.exists() else []):
                 self._take_over(path)
 
@@ -203,7 +205,11 @@ class Parts:
                 flagged = _flagged(whole, drifted) if drifted else whole
                 writer.write_table(flagged, row_group_size=GROUP_ROWS)
         if self.done.all():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._over, ignore_errors=True)
+            with writing(self.folder):  # all of them at once: those left would stand for the whole
+                self.folder.rename(self._over)
+                sync_folder(self.folder.parent)
+            shutil.rmtree(self._over, ignore_errors=True)
 
     def witnesses(self) -> Iterator[MeasuredInput]:
         """Finished inputs with a witness, its displaced input attached."""

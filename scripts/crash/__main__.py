@@ -1,12 +1,12 @@
 """Kill, fail and resume at every system call: ``make crash``, or ``python -m scripts.crash --operations local --every 7``.
 
-A point is one system call that touches the run folder, its files or a socket, and what happens to it.
+A point is one system call that touches the run folder, its files or a socket, and what happens to it. What came of each
+point is kept in ``--kept``, and a second start goes on from there: what passed is not tried again.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -14,30 +14,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scripts.crash.disturbing import Found, Undisturbed, disturbed, undisturbed
-from scripts.crash.forked_command import run
+from scripts.crash.disturbing import Undisturbed, disturbed, undisturbed
+from scripts.crash.forked_command import run, warmed
+from scripts.crash.kept_points import KeptPoints
 from scripts.crash.operations import Operation, bundled, clustered, distributed, endpoint, local, served, streamed, validated
 from scripts.crash.power_loss import cut_everywhere
+from scripts.crash.system_calls import Point
 
-IMPORTED = (
-    "fimaudit.cli",
-    "fimaudit.evidence.bundle",
-    "fimaudit.report.page",
-    "fimaudit_adapters.function",
-    "fimaudit_adapters.http.sending.sender",
-)
-ATTACKING = (
-    "fimaudit.validation.attacks",
-    "fimaudit.validation.calibration_plot",
-    "fimaudit.validation.smallest_perturbation",
-    "matplotlib.figure",
-)
-DISTRIBUTED = ("ray", "ray.data")
 OPERATIONS = ("local", "streamed", "endpoint", "validate", "bundle", "ray")
 
 
@@ -47,7 +34,6 @@ def main() -> int:
     if shutil.which("strace") is None:
         print("expected strace (apt-get install strace), found none", file=sys.stderr)
         return 2
-    _import_everything(options.operations)
     if options.never_sync:
         os.fsync = lambda handle: None
     failures = 0
@@ -58,14 +44,16 @@ def main() -> int:
             place.mkdir()
             operation = made(name, place, stack)
             whole = undisturbed(operation, place)
-            chosen = _chosen(whole, options)
+            kept = KeptPoints(name, whole.points, options.kept)
+            chosen = [point for point in _chosen(whole, options) if not kept.passed(point)]
             print(f"{name}: {len(whole.points)} points, {len(chosen)} of them now", flush=True)
-            started, found = time.monotonic(), []
+            started, cpu = time.monotonic(), _cpu()
             for point in chosen:
                 if time.monotonic() - started < 60 * options.minutes:
-                    found.append(_described(disturbed(operation, whole, point, place)))
-            table[name] = _row(found) | {"points": len(whole.points), "seconds": round(time.monotonic() - started)}
-            failures += sum(bool(one.wrong) for one in found)
+                    kept.add(disturbed(operation, whole, point, place))
+            taken = {"seconds": round(time.monotonic() - started), "CPU seconds": round(_cpu() - cpu)}
+            table[name] = kept.row() | {"points": len(whole.points)} | taken
+            failures += kept.failed
             if options.power and name not in ("bundle", "ray"):
                 cuts, lost = cut_everywhere(operation, whole, place, every=options.power)
                 table[name] |= {"power cuts": cuts, "power cuts failed": len(lost)}
@@ -78,32 +66,46 @@ def main() -> int:
 
 
 def made(name: str, place: Path, stack: ExitStack) -> Operation:
-    """An operation by its name; what it needs ends with ``stack``."""
+    """An operation by its name, warmed; what it needs ends with ``stack``."""
+    _small_parts_and_no_charts()
     if name == "endpoint":
-        return endpoint(place, stack.enter_context(served()))
+        return _warm(endpoint(place, stack.enter_context(served())))
     if name == "ray":
+        _warm(local(place))  # a driver in this process would keep its threads
+        import ray.data  # noqa: F401
+
         return distributed(place, stack.enter_context(clustered()))
     if name == "bundle":
-        finished = local(place)
+        finished = _warm(local(place))
         run(finished.arguments, place / "said.txt")
         kept = place / "finished"
         shutil.copytree(finished.folder, kept)
-        return bundled(place, kept)
+        return _warm(bundled(place, kept))
     makers: dict[str, Callable[[Path], Operation]] = {"local": local, "streamed": streamed, "validate": validated}
-    return makers[name](place)
+    return _warm(makers[name](place))
 
 
-def _import_everything(operations: Sequence[str]) -> None:
-    """What commands import, so that a fork of this process begins at once."""
-    more = (*(ATTACKING if "validate" in operations else ()), *(DISTRIBUTED if "ray" in operations else ()))
-    for name in (*IMPORTED, *more):
-        importlib.import_module(name)
+def _warm(operation: Operation) -> Operation:
+    operation.prepare()
+    warmed([operation.arguments, operation.again])
+    return operation
+
+
+def _small_parts_and_no_charts() -> None:
+    """A small run has several parts; charts touch neither folder nor socket, and take most of a small run."""
+    from fimaudit.report import page
     from fimaudit.storage import result_store
 
-    result_store.PART_INPUTS = 2  # so that a small run has several parts
+    result_store.PART_INPUTS = 2
+    page.inline_svg = lambda *_, **__: ""
 
 
-def _chosen(whole: Undisturbed, options: argparse.Namespace) -> list[object]:
+def _cpu() -> float:
+    times = os.times()
+    return times.children_user + times.children_system + times.user + times.system
+
+
+def _chosen(whole: Undisturbed, options: argparse.Namespace) -> Sequence[Point]:
     if options.only:
         return [point for point in whole.points if str(point) in options.only]
     points = [p for p in whole.points if not options.faults or p.fault in options.faults]
@@ -111,22 +113,6 @@ def _chosen(whole: Undisturbed, options: argparse.Namespace) -> list[object]:
         most = len(points) if options.sample is None else options.sample
         return random.Random(options.seed).sample(points, min(most, len(points)))
     return points[:: options.every]
-
-
-def _described(found: Found) -> Found:
-    if found.wrong:
-        print(f"FAILED {found.point}: {found.wrong}", flush=True)
-    return found
-
-
-def _row(found: list[Found]) -> dict[str, object]:
-    tried = Counter(one.point.fault for one in found if one.reached)
-    return {
-        "tried": dict(sorted(tried.items())),
-        "not reached": sum(not one.reached for one in found),
-        "failed": sum(bool(one.wrong) for one in found),
-        "most rows asked again": max((one.again for one in found), default=0),
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", help="points as printed: folder:write:3:SIGKILL")
     parser.add_argument("--power", type=int, default=0, help="cut the power at every so many traced calls too")
     parser.add_argument("--never-sync", action="store_true", help="leave every sync out, to see that it is found out")
+    parser.add_argument("--kept", type=Path, help="a file of lines, one a point, to go on from; none is kept when left out")
     parser.add_argument("--json", help="write the table there")
     return parser
 

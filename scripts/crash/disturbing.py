@@ -64,7 +64,8 @@ def disturbed(operation: Operation, whole: Undisturbed, point: Point, place: Pat
     wrong = _wrong_end(point, ended)
     if ended.code != -9 and "(INJECTED)" not in (place / "trace.txt").read_text(errors="replace"):
         return Found(point, ended, 0, wrong, reached=False)
-    if not wrong and ended.code != 0:
+    # What could not be deleted holds nobody up: the next command deletes it.
+    if not wrong and (ended.code != 0 or operation.left_over()):
         resumed = run(operation.again, log)
         if resumed.code != 0:
             wrong = f"the command typed again ended with {resumed.code}: {resumed.stderr.strip()[-400:]}"

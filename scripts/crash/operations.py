@@ -62,6 +62,10 @@ class Operation:
     also: tuple[Path, ...] = ()
     threads: bool = True
 
+    def left_over(self) -> bool:
+        """Whether there is a lock, or a file that was to be deleted."""
+        return any(path.suffix in (".lock", ".tmp") for path in self.folder.iterdir())
+
     @property
     def paths(self) -> list[Path]:
         """Everything whose system calls count."""

@@ -37,18 +37,19 @@ def crash(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, dict[str
 
 
 def test_a_sample_of_all_points(tmp_path: Path) -> None:
-    code, said, table = crash(tmp_path, "--operations", "endpoint", "--sample", "4", "--seed", "1")
+    kept = ["--operations", "local", "endpoint", "--kept", str(tmp_path / "points.jsonl"), "--sample", "2", "--seed", "1"]
+    code, said, table = crash(tmp_path, *kept, "--power", "1000")
     assert code == 0, said
-    for row in table.values():
-        assert row["points"] > 300
-        assert sum(row["tried"].values()) >= 2
+    for name, least in (("local", 400), ("endpoint", 1000)):
+        assert table[name]["points"] > least
+        assert sum(table[name]["tried"].values()) + table[name]["not reached"] == 2
+        assert table[name]["power cuts"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
+    assert [line["operation"] for line in lines] == ["local", "local", "endpoint", "endpoint"]
 
 
 def test_a_run_whose_files_are_not_synced_is_found_out(tmp_path: Path) -> None:
-    quickly = ["--operations", "local", "--sample", "0", "--power", "1000"]
-    code, said, table = crash(tmp_path, *quickly)
-    assert (code, table["local"]["power cuts"]) == (0, 3), said
-    code, said, table = crash(tmp_path, *quickly, "--never-sync")
+    code, said, table = crash(tmp_path, "--operations", "local", "--sample", "0", "--power", "1000", "--never-sync")
     assert code == 1
     assert table["local"]["power cuts failed"] >= 1
     assert "the command had ended, and yet" in said

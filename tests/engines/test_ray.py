@@ -24,7 +24,7 @@ import pytest
 from fimaudit import RayEngine, audit
 from fimaudit.audit_report import Report
 from fimaudit.engines.ray.coordinator import Coordinator
-from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.errors import MissingExtraError, TargetError, UsageError
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),
@@ -470,3 +470,32 @@ def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, mo
     assert other == same
     assert [s.index for s in ray.inputs] == list(range(240))
     assert ray.environment["engine"] == {"name": "ray", "workers": 2, "gpus_per_worker": 0.0}
+
+
+#: An input that kills its process, and so does what lies this close: nothing that is displaced from the others.
+MARK, CLOSE = np.array([3.0, -3.0, 3.0, -3.0, 3.0, -3.0]), 0.05
+
+
+def deadly_beside(driver: int, x: Any) -> Any:
+    """A model that must not be asked in the driver, whose death would be the run's."""
+    if os.getpid() == driver:
+        raise AssertionError("the driver itself was asked")
+    if (np.abs(x - MARK) < CLOSE).all(axis=1).any():
+        os._exit(1)
+    return probabilities(x)
+
+
+def test_an_input_that_kills_its_process_before_the_measurement_fails_alone(nodes: Nodes) -> None:
+    nodes.ensure()
+    x = np.random.default_rng(0).standard_normal((24, 6))  # of which the pilot asks several
+    x[0] = MARK  # which the first question holds
+    report = audit(functools.partial(deadly_beside, os.getpid()), x, queries=16, engine="ray", workers=1)
+    assert [s.index for s in report.inputs if s.status == "failed"] == [0]
+    assert "each process that measured this input died on it" in str(report.inputs[0].reason)
+    assert report.data["measured"] == 24
+
+
+def test_a_model_that_kills_every_process_is_refused_in_a_sentence(nodes: Nodes) -> None:
+    x = np.tile(MARK, (4, 1))
+    with pytest.raises(TargetError, match="the model cannot be asked: the process that was asked these rows died on them"):
+        audit(functools.partial(deadly_beside, os.getpid()), x, queries=16, engine="ray", workers=1)

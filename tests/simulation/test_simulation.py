@@ -8,10 +8,11 @@ from functools import lru_cache
 import pytest
 
 pytest.importorskip("authlib")
+from fimaudit.runs.drift import Drift
 from tests.simulation.simulation import simulate
 from tests.simulation.virtual_time import Deadlock, VirtualLoop
 
-SEEDS, BLOCK = 200, 20
+SEEDS, BLOCK = 100, 10
 _simulated = lru_cache(maxsize=None)(simulate)
 
 
@@ -26,7 +27,7 @@ def test_every_seed_ends_with_the_report_of_a_quiet_day(first: int) -> None:
 
 
 def test_a_seed_replays() -> None:
-    first, again = (simulate(4).events for _ in range(2))
+    first, again = _simulated(4).events, simulate(4).events
     assert first == again
     assert len(first) > 20
 
@@ -37,6 +38,12 @@ def test_the_seeds_reach_what_they_are_for() -> None:
     assert sum(one.starts > 1 for one in found) > 10
     assert sum(one.faults for one in found) > 200
     assert any(one.drifted for one in found)
+
+
+def test_a_model_swapped_between_two_starts_before_anything_was_measured_is_no_dead_end() -> None:
+    assert _simulated(343).drifted
+    early = Drift("changed", 0.5, 1e-5, 0, (), at_start=True).sentence()
+    assert early.endswith("no input had been measured, and the run is one of the model that answered last")
 
 
 def test_virtual_time_passes_while_everybody_waits_and_a_deadlock_is_noticed() -> None:

@@ -71,6 +71,8 @@ def test_a_closed_pipe_is_not_the_disks_fault() -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     with pytest.raises(FimauditError, match="cannot read or write a/b"), last_resort():
         raise OSError(errno.EIO, "Input/output error", "a/b")
+    with pytest.raises(FimauditError, match="cannot read or write a file or connection: error stat"), last_resort():
+        raise OSError("error stat()ing file")  # as pyarrow says it
 
 
 def test_bytes_that_the_system_takes_bit_by_bit_are_all_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from fimaudit.errors import RunFolderError
 from fimaudit.models.leases import Usage
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.storage.durable_files import AppendedFile
 from fimaudit.storage.journal import FILES, FOLDERS, JOURNAL, REPORT, CountingLedger, Journal
 from fimaudit.storage.replacement import ASIDE
 
@@ -241,6 +243,24 @@ def test_rows_asked_since_the_last_kept_input_are_known_after_a_kill(tmp_path: P
     journal.close()  # killed during that call
     again = CountingLedger(Journal(tmp_path, IDENTITY, resume=True, overwrite=False))
     assert again.usage() == Usage(269, 3)
+
+
+def test_rows_are_not_counted_without_the_line_that_they_were_asked_for(tmp_path: Path, monkeypatch) -> None:
+    with contextlib.closing(Journal(tmp_path, IDENTITY, resume=False, overwrite=False)) as journal:
+        journal.count(50)
+        append = AppendedFile.append
+
+        def full(file: AppendedFile, data: bytes, **how: object) -> None:
+            if b"steps" in data:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(file, data, **how)
+
+        monkeypatch.setattr(AppendedFile, "append", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.keep_steps({"rho": 1.0})
+    monkeypatch.undo()
+    with contextlib.closing(Journal(tmp_path, IDENTITY, resume=True, overwrite=False)) as again:
+        assert (again.steps, again.asked.rows) == (None, 0)
 
 
 def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -138,3 +138,22 @@ def test_an_empty_part_adds_nothing(tmp_path: Path) -> None:
     assert empty.index.size == 0
     assert parts.add(empty).tolist() == []
     assert not parts.files()
+
+
+def test_parts_that_a_kill_left_half_deleted_do_not_stand_for_the_whole(tmp_path: Path, monkeypatch) -> None:
+    parts = Parts(tmp_path, 4, resume=False)
+    parts.add(pack(outcomes([0, 1])))
+    parts.add(pack(outcomes([2, 3])))
+
+    def killed(folder: Path, **_: object) -> None:
+        if Path(folder).exists():
+            next(Path(folder).iterdir()).unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        parts.merge(tmp_path / "inputs.parquet")
+    monkeypatch.undo()
+    again = Parts(tmp_path, 4, resume=True)
+    assert again.done.all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs.parquet"]

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fimaudit.data.dataset import LabelledStream
 from fimaudit.data.streams import Shard, ShardFacts, Stream, survey
 from fimaudit.data.table_reading import TableReading
+from fimaudit.engines.ray.answering_process import AnsweringProcess, answered_beside
 from fimaudit.engines.ray.cluster import Seats, alive_nodes, capacity
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.engines.ray.worker import Pass, Worker, share_turns
@@ -65,6 +66,7 @@ class RayExecutor:
         self._model: Classifier | None = None
         self._coordinator: Any = None
         self._shipped: Any = None
+        self._beside: AnsweringProcess | None = None
         self._shared = False
 
     def prepare(
@@ -89,6 +91,14 @@ class RayExecutor:
             share_turns(model, self._coordinator, self._seats.workers + 1)
         self._shared = network or answers is not None
         return SharedLedger(self._coordinator, ray.get, keeps=self._shared)
+
+    def answering(self) -> Classifier:
+        """See ``RemoteEngine``; an endpoint's model is far away already."""
+        assert self._model is not None, "prepare comes first"
+        if isinstance(self._model, NetworkClassifier):
+            return self._model
+        self._beside = answered_beside(self._model, self._shipped)
+        return self._beside
 
     def run(self, indices: NDArray[np.int64], work: Work) -> Generator[MeasuredInput | Part, None, None]:
         """See ``Engine``. A piece whose worker died is done again; one that was done is not.
@@ -127,7 +137,9 @@ class RayExecutor:
             workers = max(1, min(self._seats.workers, capacity(self._seats.gpus)))
 
     def close(self) -> None:
-        """End the shared actor, which lets go of the ledger; may be called twice."""
+        """End the shared actor, which lets go of the ledger, and the process that answers; may be called twice."""
+        if self._beside is not None:
+            self._beside.close()
         if self._coordinator is not None:
             coordinator, self._coordinator = self._coordinator, None
             with contextlib.suppress(ray.exceptions.RayError):
