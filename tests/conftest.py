@@ -47,7 +47,7 @@ LONGEST = (
 )
 
 #: Folders and files of the tests that look at charts.
-DRAWN = {"report", "comparison", "policy", "evidence", "docs", "storage", "test_demo.py"}
+DRAWN = {"report", "comparison", "policy", "evidence", "docs", "storage", "test_demo.py", "test_notebook_examples.py"}
 
 #: Where the tests with servers lie.
 SERVERS = "http_endpoints"
