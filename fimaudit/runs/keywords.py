@@ -62,6 +62,7 @@ class EndpointArgs(TypedDict, total=False):
     header_file: Mapping[str, str]
     bearer_env: str
     bearer_file: str
+    basic: Mapping[str, str]
     auth: str
     ca_file: str
     trust_env: bool
@@ -73,6 +74,7 @@ class EndpointArgs(TypedDict, total=False):
     max_response: int
     patience: str | float
     body: str
+    body_env: Mapping[str, str]
     method: str
     answer: str
     label: str

@@ -34,8 +34,8 @@ DIRECTIONS, LENGTHS = 4, (1.0, 8.0, 1 / 8)
 #: Even share from which on an input counts as kinked; it grows less than so over the longer step, where curvature's grows
 #: by 8, and over the shorter one it stays above this part of itself.
 QUIET, GROWS, STAYS = 0.1, 3.0, 0.6
-#: The even part is heard from so many times what arithmetic may add; a longer change of s than this is no small one.
-HEARD, ALTOGETHER = 5.0, 0.2
+#: The even part counts from so many times what arithmetic may add; a longer change of s than this is no small one.
+ABOVE_ARITHMETIC, ALTOGETHER = 5.0, 0.2
 #: A step is at least so many spacings of the input's numbers, or rounding alone would make it uneven.
 SPACINGS = 64.0
 #: Most rows that an input takes.
@@ -86,9 +86,9 @@ def check_kinks(
         ):
             seen[place].append(parts)
         places = [place for place in places if _bends(seen[place], floor)]
-    for place, told in seen.items():
-        share = _share(told[0]) if place in places else 0.0
-        out[place] = KinkCheck(share, len(told) * (2 * DIRECTIONS + 1), len(told))
+    for place, lengths in seen.items():
+        share = _share(lengths[0]) if place in places else 0.0
+        out[place] = KinkCheck(share, len(lengths) * (2 * DIRECTIONS + 1), len(lengths))
     return out
 
 
@@ -96,7 +96,7 @@ def _bends(seen: Sequence[tuple[float, float]], floor: float) -> bool:
     """Whether nothing seen so far, over ``LENGTHS`` in their order, speaks against a kink at the input itself."""
     (even, odd), share = seen[-1], _share(seen[-1])
     if len(seen) == 1:
-        return even > HEARD * floor and share > QUIET
+        return even > ABOVE_ARITHMETIC * floor and share > QUIET
     if len(seen) == 2:
         return odd <= ALTOGETHER and QUIET < share < GROWS * _share(seen[0])
     return even > floor and share > STAYS * _share(seen[0])

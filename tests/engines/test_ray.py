@@ -135,6 +135,7 @@ def test_an_input_that_kills_its_process_fails_alone(nodes: Nodes) -> None:
             assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=0.05)
 
 
+@pytest.mark.coverage  # the test of last digits cuts a budget that two workers share
 def test_workers_share_one_budget(nodes: Nodes) -> None:
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((60, 6))

@@ -46,9 +46,9 @@ class AnsweringProcess:
 
     def _ask(self, how: str, *arrays: Any) -> NDArray[np.float64]:
         if self._process is None:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             made: Any = ray.remote(_Answering)
-            self._process = made.options(num_cpus=0, scheduling_strategy=here).remote([self._shipped])
+            self._process = made.options(num_cpus=0, scheduling_strategy=this_node).remote([self._shipped])
         try:
             return np.asarray(ray.get(cast(Any, self._process).answer.remote(how, *arrays)))
         except ray.exceptions.RayTaskError as exc:  # what the model raised
