@@ -46,8 +46,11 @@ LONGEST = (
     "test_validate.py",
 )
 
-#: Folders and files of the tests that look at charts.
-DRAWN = {"report", "comparison", "policy", "evidence", "docs", "storage", "test_demo.py", "test_notebook_examples.py"}
+#: Folders and files of the tests that look at charts, or choose themselves when they are drawn.
+DRAWN = {
+    "report", "comparison", "policy", "evidence", "docs", "storage", "simulation",
+    "test_demo.py", "test_notebook_examples.py",
+}  # fmt: skip
 
 #: Where the tests with servers lie.
 SERVERS = "http_endpoints"
