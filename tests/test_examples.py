@@ -1,22 +1,20 @@
-"""``examples/`` run as a user runs them: as scripts, in another folder, with warnings as errors."""
+"""``examples/`` run as scripts, in another folder, with warnings as errors."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fimaudit.audit_report import Report
 from fimaudit.demo import DemoComparison
+from tests.command_line import run_script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name: str, *arguments: str, cwd: Path) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL)
+    done = run_script(EXAMPLES / name, *arguments, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
