@@ -1,4 +1,4 @@
-"""``examples/`` run as a user runs them: as scripts, in another folder, with warnings as errors."""
+"""``examples/`` run as scripts, in another folder, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from fimaudit.audit_report import Report
 from fimaudit.demo import DemoComparison
+from tests.command_line import run_command, run_script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name: str, *arguments: str, cwd: Path) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL)
+    done = run_script(EXAMPLES / name, *arguments, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
@@ -33,7 +33,17 @@ def test_example(name: str, says: str, tmp_path: Path) -> None:
     assert says in run(name, cwd=tmp_path)
 
 
-def test_a_table_with_categories_and_gaps(tmp_path: Path) -> None:
+def command_here(command: list[str], *, cwd: Path, check: bool) -> None:
+    """The command line of an example, which starts it as a process."""
+    python, flag, name, *words = command
+    assert ([python, flag, name], check) == ([sys.executable, "-m", "fimaudit"], True)
+    done = run_command(*words, cwd=cwd)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_table_with_categories_and_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", command_here)
     said = run("medical_pipeline.py", "run", cwd=tmp_path)
     assert "classes: disease, healthy; held: stage, sex, smoker" in said
     assert "PASS" in said

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,15 +20,14 @@ from fimaudit import Report
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Verdict
 from fimaudit.policy.rules import read_policy
+from tests.command_line import run_command, run_script
 from tests.servers import manager
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PROGRAM = str(Path(sys.executable).with_name("fimaudit"))
 
 
 def test_medical_gate(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "onnx_medical_gate.py"), "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = run_script(EXAMPLES / "onnx_medical_gate.py", "out", cwd=tmp_path)
     verdict = Verdict.model_validate_json((tmp_path / "out" / "run" / "verdict.json").read_bytes())
     assert done.returncode == (0 if verdict.outcome == "pass" else 1), done.stdout + done.stderr
     assert verdict.outcome == "pass", done.stdout
@@ -55,13 +52,7 @@ def test_vendor_review(tmp_path: Path) -> None:
     try:
         for line in rest:
             command, _, comment = line.partition("  # exit ")
-            done = subprocess.run(
-                [PROGRAM, *shlex.split(command)[1:]],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                env={**os.environ, "NO_PROXY": "127.0.0.1"},
-            )
+            done = run_command(*shlex.split(command)[1:], cwd=tmp_path)
             assert done.returncode == int(comment or 0), f"{line}\n{done.stdout}{done.stderr}"
     finally:
         server.stop()
@@ -86,7 +77,7 @@ def test_ci_gate(tmp_path: Path) -> None:
     assert len(steps) == 4
     for step in steps:
         extra = ["--output", "probabilities"] if " audit " in step else []
-        done = subprocess.run([PROGRAM, *shlex.split(step)[1:], *extra], cwd=tmp_path, capture_output=True, text=True)
+        done = run_command(*shlex.split(step)[1:], *extra, cwd=tmp_path)
         assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
     assert verify_bundle(tmp_path / "runs" / "evidence.zip")[-1].fits
 

@@ -19,6 +19,11 @@ __all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "levels", "requir
 MOST_PIXELS = 2**26
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+#: The note of an EXIF block that says how a viewer turns the picture, and what it says where it does not.
+EXIF_ORIENTATION, UPRIGHT = 0x0112, 1
+#: Alpha of a pixel that hides what is behind.
+OPAQUE = 255
+
 
 def require_decoder() -> None:
     """Say before the start, not at each image, that Pillow is missing."""
@@ -59,15 +64,35 @@ def levels(image: Any, *, grey: bool | None = None) -> NDArray[np.uint8]:
     """A Pillow image as (H, W) or (H, W, 3) levels of 0 to 255; ``grey`` as the image is when left out.
 
     Raises:
-        DataError: it holds more than 8 bits, which a conversion would cut off.
+        DataError: a conversion would decide something: more than 8 bits, a turn that only viewers make, transparency,
+            several frames.
     """
     if image.mode.partition(";")[0] in ("I", "F"):
         raise DataError(
             f"the image holds values of more than 8 bits (mode {image.mode}), of which it is open what the model takes; "
             "give the arrays that the model takes (.npz), or images of 8 bits"
         )
+    _require_one_picture(image)
     grey = image.mode in ("L", "1", "LA") if grey is None else grey
     return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _require_one_picture(image: Any) -> None:
+    """What is stored is what a viewer shows, so that it is not open which of the two the model takes."""
+    turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
+    if turn not in (0, UPRIGHT):
+        raise DataError(
+            f"the image is stored turned (EXIF orientation {turn}), and it is open whether the model takes it so; "
+            "store it as the model takes it (PIL.ImageOps.exif_transpose turns it and drops the note)"
+        )
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE:
+        raise DataError(
+            "the image is transparent in places, and it is open what the model sees there; "
+            "store it without an alpha channel, on the background that the model was trained with"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's picture with others beside it
+        raise DataError(f"the image holds {frames} frames, and it is open which the model takes; store that one alone")
 
 
 def as_model_takes(pixels: NDArray[Any], shape: Sequence[int | None] | None, dtype: str) -> NDArray[Any]:

@@ -1,17 +1,16 @@
-"""The two examples about bounds, run as a user runs them, for fewer epochs."""
+"""The two examples about bounds, run for fewer epochs."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.command_line import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name: str, *arguments: str) -> list[list[str]]:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = run_script(EXAMPLES / name, *arguments)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return [line.split() for line in done.stdout.splitlines()]
 

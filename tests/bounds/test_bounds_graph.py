@@ -100,7 +100,13 @@ def exported(network: nn.Module, shape: tuple[int, ...], path: Path, **options: 
     return str(path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+#: Families whose layers the others have too; each export takes seconds.
+AT_LENGTH = ("vgg", "bottleneck", "densenet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.coverage if name in AT_LENGTH else ()) for name in NETWORKS]
+)
 def test_onnx_and_torch_give_the_same_bound(name: str, tmp_path: Path) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
@@ -114,7 +120,7 @@ def test_onnx_and_torch_give_the_same_bound(name: str, tmp_path: Path) -> None:
     assert lipschitz_bound(old).lipschitz == pytest.approx(bound, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
+@pytest.mark.parametrize("name", [pytest.param("resnet", marks=pytest.mark.coverage), "vit"])
 def test_exported_programs_decomposed_or_not_give_the_same_bound(name: str, tmp_path: Path) -> None:
     make, shape = NETWORKS[name]
     network = disturbed(make())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,43 @@ def test_classes_of_a_data_set_meet_those_of_the_model_by_name() -> None:
     assert any("labels are taken by their positions" in warning for warning in others.warnings)
     with pytest.raises(UsageError, match=r"3 classes are named \(a, b, c\), but the model answers 2"):
         audit(network, Named(["a", "b", "c"]), link="softmax", queries=12)
+
+
+def turned() -> Image.Image:
+    image = Image.fromarray(np.full((4, 6, 3), 9, dtype=np.uint8))
+    image.getexif()[0x0112] = 6
+    return image
+
+
+def frames() -> Image.Image:
+    kept = io.BytesIO()
+    one, two = (Image.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in (1, 200))
+    one.save(kept, "GIF", save_all=True, append_images=[two])
+    return Image.open(kept)
+
+
+def see_through(alpha: int) -> Image.Image:
+    pixels = np.full((4, 4, 4), 255, dtype=np.uint8)
+    pixels[0, 0, 3] = alpha
+    return Image.fromarray(pixels)
+
+
+OPEN = {
+    "a turn": (turned, "stored turned (EXIF orientation 6)"),
+    "transparency": (lambda: see_through(254), "transparent in places"),
+    "frames": (frames, "2 frames"),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_images_that_leave_open_what_the_model_sees_are_refused(name: str) -> None:
+    made, words = OPEN[name]
+    with pytest.raises(DataError, match=re.escape(words)):
+        found_arrays([made()])
+
+
+def test_an_alpha_channel_that_hides_nothing_is_left_out() -> None:
+    assert found_arrays([see_through(255)]).x.shape[1:] == (4, 4, 3)
 
 
 def test_images_of_more_than_8_bits_are_refused() -> None:

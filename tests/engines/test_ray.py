@@ -25,6 +25,7 @@ from fimaudit import RayEngine, audit
 from fimaudit.audit_report import Report
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
+from tests.command_line import run_command
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),
@@ -33,7 +34,6 @@ pytestmark = [
 ]
 
 WEIGHTS = np.random.default_rng(1).standard_normal((6, 3)) / 2
-POISON = 77.0
 HERE = Path(__file__).parent
 
 
@@ -59,12 +59,6 @@ def held(gate: str, driver: int, most: int, x: Any) -> Any:
     if most < ANSWERED and os.getpid() != driver:
         with open(gate) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-    return probabilities(x)
-
-
-def deadly(x: Any) -> Any:
-    if (np.abs(x[:, 0] - POISON) < 1).any():
-        os._exit(1)
     return probabilities(x)
 
 
@@ -121,20 +115,6 @@ def comparable(report: Report) -> dict[str, Any]:
     return report.model_dump(exclude={"environment"})
 
 
-def test_an_input_that_kills_its_process_fails_alone(nodes: Nodes) -> None:
-    x = np.random.default_rng(0).standard_normal((64, 6))
-    clean = audit(probabilities, x, queries=16)
-    x[22, 0] = POISON
-    report = audit(deadly, x, queries=16, engine="ray", workers=1)
-    assert [s.index for s in report.inputs if s.status == "failed"] == [22]
-    assert "each process that measured this input died on it" in str(report.inputs[22].reason)
-    assert report.data["measured"] == 64
-    # The domain's statistics see the poisoned value, so the numbers are compared by what they must be near.
-    for a, b in zip(report.inputs, clean.inputs, strict=True):
-        if a.index != 22:
-            assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=0.05)
-
-
 @pytest.mark.coverage  # the test of last digits cuts a budget that two workers share
 def test_workers_share_one_budget(nodes: Nodes) -> None:
     nodes.ensure()
@@ -152,13 +132,14 @@ def test_workers_share_one_budget(nodes: Nodes) -> None:
 def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(
     nodes: Nodes, tmp_path: Path, workers: tuple[int, ...]
 ) -> None:
-    """And a budget that all workers share, spent and resumed here or there, leaves no trace."""
+    """A budget that all workers share, spent and resumed here or there, leaves no trace, and inputs stop early as here."""
     from tests.runs.test_same_numbers import facts, sensitive
 
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((40, 9))
-    local = audit(sensitive, x, name="m", queries=30, out=tmp_path / "local")
-    there: dict[str, Any] = {"name": "m", "queries": 30, "out": tmp_path / "ray", "engine": "ray"}
+    local = audit(sensitive, x, name="m", queries=30, threshold=0.2, out=tmp_path / "local")
+    assert {"above_threshold", "below_threshold"} <= {flag for s in local.inputs for flag in s.flags}
+    there: dict[str, Any] = {"name": "m", "queries": 30, "threshold": 0.2, "out": tmp_path / "ray", "engine": "ray"}
     for k, number in enumerate(workers[:-1]):
         budget = int(0.3 * (k + 1) * local.summary.queries)
         cut = audit(sensitive, x, budget=budget, resume=k > 0, workers=number, **there)
@@ -167,15 +148,28 @@ def test_last_digits_that_depend_on_the_call_are_the_same_on_any_workers(
     assert facts(audit(sensitive, x, resume=True, workers=workers[-1], **there)) == facts(local)
 
 
-def test_focus_and_threshold_go_across_workers(nodes: Nodes, tmp_path: Path) -> None:
+WIDE = np.random.default_rng(2).standard_normal((40, 3)) / 4
+
+
+def wide(x: Any) -> Any:
+    e = np.exp(np.tanh(x) @ WIDE)
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def near_wide(x: Any) -> Any:
+    e = np.exp(x @ (WIDE + 0.05))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_focus_and_known_directions_go_across_workers(nodes: Nodes, tmp_path: Path) -> None:
     nodes.ensure()
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 6)))
-    settings: dict[str, Any] = {"queries": 60, "focus": "top:5", "threshold": 0.2, "seed": 3}
-    local = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "local", **settings)
-    ray = audit(probabilities, str(tmp_path / "*.npy"), out=tmp_path / "ray", engine="ray", workers=2, **settings)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 40)))
+    settings: dict[str, Any] = {"queries": 36, "profile": "off", "focus": "top:5", "surrogate": near_wide}
+    local = audit(wide, str(tmp_path / "*.npy"), out=tmp_path / "local", **settings)
+    ray = audit(wide, str(tmp_path / "*.npy"), out=tmp_path / "ray", engine=RayEngine(workers=2), **settings)
     assert comparable(ray) == comparable(local)
     assert ray.data["focus"]["measured"] == ray.data["focus"]["chosen"] < 96
-    assert {"above_threshold", "below_threshold"} & {flag for s in ray.inputs for flag in s.flags}
+    assert "deflated" in {s.method for s in local.inputs}
 
 
 #: What the service answers with.
@@ -268,28 +262,36 @@ def shrinking(store: list[Any], gate: threading.Lock) -> Any:
     return answer
 
 
+CHECKED: dict[str, Any] = {
+    "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "queries": 40,
+    "integrity": True, "lower": 0.0, "upper": 1.0,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.coverage), 2])  # one takes as long again
 def test_integrity_of_an_endpoint_is_checked_from_any_workers(
-    nodes: Nodes, service: tuple[str, list[tuple[float, int]]], monkeypatch: pytest.MonkeyPatch, workers: int
+    nodes: Nodes, service: tuple[str, list[tuple[float, int]]], workers: int
 ) -> None:
     """Decoys are asked by the workers and looked at here; an honest server gets the report of one process."""
     nodes.ensure()
     x = np.random.default_rng(0).random((8, 6))
-    settings: dict[str, Any] = {
-        "protocol": "json", "request": {"rows": "$rows"}, "response": "p", "kind": "probs", "queries": 40,
-        "integrity": True, "lower": 0.0, "upper": 1.0,
-    }  # fmt: skip
-    there: dict[str, Any] = {"engine": "ray", "workers": workers}
-    local, ray = audit(service[0], x, **settings), audit(service[0], x, **settings, **there)
+    local = audit(service[0], x, **CHECKED)
+    ray = audit(service[0], x, engine="ray", workers=workers, **CHECKED)
     assert ray.settings["order"] == "interleaved"
     assert ray.integrity == local.integrity
     assert ray.integrity[0].numbers["decoys"] == 8
     assert [check.outcome for check in ray.integrity][:2] == ["ok", "ok"]
     assert ray.inputs == local.inputs
     assert ray.summary == local.summary
-    there["workers"] = 1
+
+
+@pytest.mark.coverage
+def test_an_endpoint_that_remembers_is_found_from_a_worker(
+    nodes: Nodes, service: tuple[str, list[tuple[float, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(globals(), "served", shrinking([], threading.Lock()))
-    contradicted = audit(service[0], x, **settings, **there)
+    x = np.random.default_rng(0).random((8, 6))
+    contradicted = audit(service[0], x, engine="ray", workers=1, **CHECKED)
     assert contradicted.contradicted[0].name == "history"
 
 
@@ -328,15 +330,11 @@ def test_a_killed_driver_goes_on_from_the_parts(nodes: Nodes, tmp_path: Path) ->
     np.save(tmp_path / "x.npy", x)
     out = tmp_path / "run"
     flags = ["--data", str(tmp_path / "x*.npy"), "--out", str(out), "--queries", "16", "--batch", "16"]
-    flags += ["--engine", "ray", "--address", nodes.address]
-
-    def run(script: str, *more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", script, "audit", "test_ray:model", *flags, *more]
-        return subprocess.run(words, cwd=HERE, capture_output=True, text=True)
-
-    assert run(KILLED + RUN, "--workers", "2").returncode == -signal.SIGKILL
+    words = [sys.executable, "-c", KILLED + RUN, "audit", "test_ray:model", *flags]
+    words += ["--engine", "ray", "--address", nodes.address, "--workers", "2"]
+    assert subprocess.run(words, cwd=HERE, capture_output=True).returncode == -signal.SIGKILL
     assert len(list(out.glob("parts/part-*.parquet"))) == 3
-    done = run(RUN, "--workers", "1", "--resume")
+    done = run_command("audit", "test_ray:model", *flags, "--resume", cwd=HERE)  # on the other engine
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = Report.read(out)
@@ -414,29 +412,6 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.M
         audit(probabilities, np.zeros((3, 6)), engine="ray")
 
 
-WIDE = np.random.default_rng(2).standard_normal((40, 3)) / 4
-
-
-def wide(x: Any) -> Any:
-    e = np.exp(np.tanh(x) @ WIDE)
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def near_wide(x: Any) -> Any:
-    e = np.exp(x @ (WIDE + 0.05))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def test_workers_measure_the_same_directions(nodes: Nodes) -> None:
-    x = np.random.default_rng(0).standard_normal((40, 40))
-    options: dict[str, Any] = {"queries": 36, "profile": "off", "batch": 36, "surrogate": near_wide}
-    local = audit(wide, x, **options)
-    ray = audit(wide, x, engine=RayEngine(workers=1), **options)
-    assert "deflated" in {s.method for s in local.inputs}
-    assert ray.inputs == local.inputs
-    assert ray.settings == local.settings
-
-
 def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fimaudit.engines.ray.engine.GRACE", 2.0)
     x = np.random.default_rng(0).standard_normal((240, 6))
@@ -477,7 +452,7 @@ def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, mo
 MARK, CLOSE = np.array([3.0, -3.0, 3.0, -3.0, 3.0, -3.0]), 0.05
 
 
-def deadly_beside(driver: int, x: Any) -> Any:
+def deadly(driver: int, x: Any) -> Any:
     """A model that must not be asked in the driver, whose death would be the run's."""
     if os.getpid() == driver:
         raise AssertionError("the driver itself was asked")
@@ -486,17 +461,23 @@ def deadly_beside(driver: int, x: Any) -> Any:
     return probabilities(x)
 
 
-def test_an_input_that_kills_its_process_before_the_measurement_fails_alone(nodes: Nodes) -> None:
+def test_inputs_that_kill_their_process_fail_alone(nodes: Nodes) -> None:
+    """One that the first questions hold, and one that is first met in the measurement."""
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((24, 6))  # of which the pilot asks several
-    x[0] = MARK  # which the first question holds
-    report = audit(functools.partial(deadly_beside, os.getpid()), x, queries=16, engine="ray", workers=1)
-    assert [s.index for s in report.inputs if s.status == "failed"] == [0]
-    assert "each process that measured this input died on it" in str(report.inputs[0].reason)
+    clean = audit(probabilities, x, queries=16)
+    x[[0, 22]] = MARK
+    report = audit(functools.partial(deadly, os.getpid()), x, queries=16, engine="ray", workers=1)
+    assert [s.index for s in report.inputs if s.status == "failed"] == [0, 22]
+    assert all("each process that measured this input died on it" in str(report.inputs[k].reason) for k in (0, 22))
     assert report.data["measured"] == 24
+    # The domain's statistics see both, so the numbers are compared by what they must be near.
+    for a, b in zip(report.inputs, clean.inputs, strict=True):
+        if a.status != "failed":
+            assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=0.05)
 
 
 def test_a_model_that_kills_every_process_is_refused_in_a_sentence(nodes: Nodes) -> None:
     x = np.tile(MARK, (4, 1))
     with pytest.raises(TargetError, match="the model cannot be asked: the process that was asked these rows died on them"):
-        audit(functools.partial(deadly_beside, os.getpid()), x, queries=16, engine="ray", workers=1)
+        audit(functools.partial(deadly, os.getpid()), x, queries=16, engine="ray", workers=1)

@@ -90,9 +90,7 @@ X = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 
 
 def test_command_on_a_network(place: Path, cli: Callable[..., Done]) -> None:
-    done = process(
-        place, "made:network", "--data", "x.npz", "--link", "softmax", "--out", "white", "--eps", "0.1", "--eps", "1"
-    )
+    done = cli("made:network", "--data", "x.npz", "--link", "softmax", "--out", "white", "--eps", "0.1", "--eps", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     for word in ("margin radius", "Spearman", "Kendall", "flipped within", "deepfool", "carlini-wagner", "pgd"):
