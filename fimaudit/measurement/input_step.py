@@ -30,7 +30,7 @@ from fimaudit.measurement.surface import FALLS, JUMPING, ROUGHNESS, SurfaceKind,
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.space import Space
 
-__all__ = ["MOST_SPENT", "find_step"]
+__all__ = ["HIDDEN", "MOST_SPENT", "find_step"]
 
 Array = NDArray[np.float64]
 

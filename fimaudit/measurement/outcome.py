@@ -28,6 +28,7 @@ from fimaudit.measurement.explain import (
     UNREPEATABLE,
     undetected_reason,
 )
+from fimaudit.measurement.input_step import HIDDEN
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
@@ -89,7 +90,7 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
-    elif ctx.step.finite is not None and radius.value is not None and ctx.step.rho > radius.value:
+    elif ctx.step.finite not in (None, HIDDEN) and radius.value is not None and ctx.step.rho > radius.value:
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)
