@@ -168,7 +168,8 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
             trace[i] = _less(trace[i], noise.total * share, noise.spread)
         contrast = named_contrast(view, directions[i], p[i, 0])
         heavy = _heaviness(scatter[i], spectral[i])
-        out.append(Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy))
+        found_here = Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy)
+        out.append(found_here.allowing_for_hidden(view))
     return out
 
 

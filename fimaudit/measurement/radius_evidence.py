@@ -79,7 +79,7 @@ def check_radius(
     >>> check_radius(Interval(value=0.0, lower=0.0), [], Witness(distance=0.5, predicted_class=1), 9.0).radius
     Interval(value=0.0, lower=0.0, upper=0.5)
     """
-    seen = [(rung.displacement, FLIPPED) for rung in profile if rung.flips]
+    seen = [(rung.nearest_flip or rung.displacement, FLIPPED) for rung in profile if rung.flips]
     if walk is not None and walk.changed_at is not None:
         seen.append((walk.changed_at, WALKED))
     if isinstance(witness, Witness):
