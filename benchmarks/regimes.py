@@ -10,11 +10,12 @@ where there is one almost everywhere; *hidden*, a smooth model behind small jump
 given; *none*, where a value that calls itself local is a false one. Exact: float64 autograd or central differences.
 
 Columns: *held*, the intervals of the spectral norm of ``ok``, ``local`` inputs that hold the exact value, and of how many
-(likewise of the peak norm and the margin radius); *off*, the ``ok``, ``local`` values off by more than 2 times from 50
-queries on, all of them where there is nothing local, and *worst*, the largest factor; *not ok* and *not local*, of all
-inputs; *alarm*, the share refused of the inputs of smooth regimes that show something; *overstated*, the ``ok`` inputs with
-a real change of decision below the lower limit of their radius, and *silent*, those of them that no flag marks (*far*:
-less than three quarters of it away). *rows* an input, *s* seconds of one processor. Shares in per cent.
+(likewise of the peak norm and the margin radius; one that a real change of decision cut must not begin above any); *off*,
+the ``ok``, ``local`` values off by more than 2 times from 50 queries on, all of them where there is nothing local, and
+*worst*, the largest factor; *not ok* and *not local*, of all inputs; *alarm*, the share refused of the inputs of smooth
+regimes that show something; *overstated*, the ``ok`` inputs with a real change of decision below the lower limit of their
+radius, and *silent*, those of them that no flag marks (*far*: less than three quarters of it away). *rows* an input, *s*
+seconds of one processor. Shares in per cent.
 """
 
 from __future__ import annotations

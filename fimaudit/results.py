@@ -107,12 +107,14 @@ class FeatureShare(_Data):
 class ScaleRung(_Data):
     """The margin radius at one displacement, and how many random displacements of that length changed the decision.
 
-    ``radius`` is ``None`` where it could not be measured; ``flips_upper`` is the Clopper-Pearson limit of the share.
+    ``radius`` is ``None`` where it could not be measured; ``flips_upper`` is the Clopper-Pearson limit of the share;
+    ``nearest_flip`` is how far from the input the nearest lies: near a bound, displacements begin farther inside.
     """
 
     displacement: float
     radius: float | None = None
     flips: int
+    nearest_flip: float | None = None
     flips_upper: float
     directions: int
 

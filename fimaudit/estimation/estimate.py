@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
+from fimaudit.estimation.margin import STEEPER, TWO_CLASS_PEAK, Margin, first_order_radii, peak_with_gap, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
@@ -61,6 +61,27 @@ class Estimate:
         margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, up**0.5))
         peak = self.peak and wide(self.peak, up)
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
+
+    def allowing_for_hidden(self, view: VisibleClasses) -> Estimate:
+        """Upper limits that hold if no class that is seen with others only is steeper than ``STEEPER`` visible ones.
+
+        With h the probability of n such classes, none above p_most, and g the steepest gradient that they may have: their
+        part of the sums of squares is at most h g^2, and of the peak 2 n 0.4392 g^2 / log(p_top / p_most)^2, twice what the
+        pairs of each with the predicted class have.
+        """
+        if view.whole or self.margin is None:
+            return self
+        steep2 = (STEEPER * self.margin.steepest) ** 2
+        rest = max(0.0, 1.0 - float(view.base[view.classes].sum())) * steep2
+        gap = float(np.log(view.base[view.top] / view.ceiling)) if view.ceiling > 0 else np.inf
+        pairs = 2 * TWO_CLASS_PEAK * steep2 / gap**2 if gap > 0 else np.inf
+
+        def above(limits: Limits, by: float) -> Limits:
+            return Limits(limits.value, limits.lower, limits.upper + by)
+
+        hidden = len(view.base) - len(view.classes)
+        peak = self.peak and above(self.peak, hidden * pairs)
+        return replace(self, spectral=above(self.spectral, rest), trace=above(self.trace, rest), peak=peak)
 
 
 def named_contrast(view: VisibleClasses, direction: Array, p: Array) -> Contrast | None:
@@ -220,7 +241,7 @@ def _estimate_jacobian(measured: MeasuredJacobian, one: _Exact, two: _Exact) -> 
         margin,
         named_contrast(view, one.direction, base),
         hidden,
-    )
+    ).allowing_for_hidden(view)
 
 
 def _agreement(fine: float, coarse: float) -> Limits:

@@ -12,10 +12,14 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["Margin", "first_order_radii", "margin_limits", "peak_with_gap", "radius_with_gap"]
+__all__ = ["STEEPER", "TWO_CLASS_PEAK", "Margin", "first_order_radii", "margin_limits", "peak_with_gap", "radius_with_gap"]
 
 Array = NDArray[np.float64]
 
+#: The peak of two classes in units of 1 / radius^2.
+TWO_CLASS_PEAK = 0.4392
+#: A gap of up to this share of what it may be is none.
+TIED = 0.25
 #: A hidden class is taken to be at most this much steeper than the steepest visible one.
 STEEPER = 1.25
 
@@ -144,7 +148,7 @@ def peak_with_gap(peak: Limits, gap: float, least: float, most: float) -> Limits
     Limits(value=4.0, lower=0.75, upper=20.0)
     """
     upper = peak.upper * (gap / least) ** 2 if least > 0 else np.inf
-    if gap <= 0:
+    if gap <= TIED * most:
         return Limits(np.nan, 0.0, np.inf)
     return Limits(peak.value, peak.lower * (gap / most) ** 2, upper)
 

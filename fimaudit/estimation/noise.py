@@ -29,6 +29,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+#: From this share of the predicted class's probability on, the spacing of the numbers matters to the gap between two.
+NEAR = 0.999
 #: Differences of probability between answers to the same row, and of its logarithm, up to which they are rounding.
 REPEATABLE, REPEATABLE_LOGS = 1e-6, 1e-3
 #: Times the base row is asked when the model is random.
@@ -84,6 +86,8 @@ class OutputQuality:
         quantum = max(self.quantum, resolution(base_answers[None]))
         if quantum == 0 and not self.random and self.top_k is None:
             view = VisibleClasses(base_answers, int(np.argmax(base_answers)), np.arange(len(base_answers)))
+            if (base_answers >= NEAR * base_answers[view.top]).sum() > 1:
+                view = replace(view, error=_spacing(base_answers))
             if self.relative == 0:
                 return view
             return replace(view, noise=Noise(self.relative**2 * base_answers * (1 - base_answers), None))
@@ -123,6 +127,12 @@ class OutputQuality:
             roots = 2 * np.sqrt(view.table(base))
             residuals = (roots - roots.mean(axis=0)) / np.sqrt(len(base) - 1)
         return replace(view, noise=Noise(variance, residuals))
+
+
+def _spacing(p: Array) -> Array:
+    """How far the numbers lie apart in which probabilities came, float32 where it holds all of them."""
+    narrow = p.astype(np.float32)
+    return np.asarray(np.spacing(narrow if (narrow == p).all() else p), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -206,7 +216,7 @@ class VisibleClasses:
         rest: whether a last column holds what is left of 1.
         noisy: whether answers are rounded or random, so that small parts of them mean nothing.
         noise: of one answer; ``None`` for exact ones.
-        error: (K,) what each of ``base`` may be off by; ``None`` for exact ones.
+        error: (K,) what each of ``base`` may be off by; ``None`` for exact ones, but where classes are all but tied.
     """
 
     base: Array

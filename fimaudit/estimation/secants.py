@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 #: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
 FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
+#: Up to this, a class is what the others leave of 1, as ``complete`` made it.
+COMPLETE = 1e-9
 #: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
 LONG_ROW, BLOCK_ROWS = 400, 16
 
@@ -113,6 +115,8 @@ def least_visible(p: Array) -> Array:
 def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
     """log p of rows from ``complete``; the top class by log1p of minus the others, so that 1 - 1e-20 is not 0.
 
+    Rows of some of the classes do not add up to 1, and what the others leave is not the top class then.
+
     Args:
         p: (m, K) positive probabilities, or (n, m, K) with a ``top`` (n,) for each of n inputs.
         top: the class that holds most of the probability at the base point.
@@ -122,10 +126,12 @@ def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:
 
     >>> float(log_probabilities(np.array([[1.0, 1e-20]]), 0)[0, 0])
     -1e-20
+    >>> log_probabilities(np.array([[0.3, 0.2]]), 0).round(3).tolist()
+    [[-1.204, -1.609]]
     """
     out, place = np.log(p), _place(top)
     others = _without(p, top)
-    sure = others < 0.5
+    sure = (others < 0.5) & (np.abs(1.0 - others - p[place]) < COMPLETE)
     out[place] = np.where(sure, np.log1p(-np.where(sure, others, 0.0)), out[place])
     return np.asarray(out)
 

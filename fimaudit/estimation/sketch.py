@@ -168,7 +168,8 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
             trace[i] = _less(trace[i], noise.total * share, noise.spread)
         contrast = named_contrast(view, directions[i], p[i, 0])
         heavy = _heaviness(scatter[i], spectral[i])
-        out.append(Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy))
+        found_here = Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy)
+        out.append(found_here.allowing_for_hidden(view))
     return out
 
 
@@ -236,33 +237,31 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
     exact_part, more = None, 0.0
     if first.exact is not None:
         exact_part, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
-    found, temperatures = peak_limits(slopes, logs[:, 0], first.confidence, first.features, exact_part)
-    peaks = found.each()
     noise = None
     if first.view.noise is not None:  # variance of the slopes of log p
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
         noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2
-        for i, sketch in enumerate(sketches):
-            rows = slopes[i] if exact_part is None else joint_rows(slopes[i], exact_part)
-            _, direction = top_pair(temper(rows, logs[i, 0], temperatures[i]))
-            carried = temper(np.diag(np.sqrt(noise[i])), logs[i, 0], temperatures[i]) @ direction
-            spread = sketch.view.noise.spread if sketch.view.noise is not None else 0.0
-            peaks[i] = _less(peaks[i], float((carried**2).sum()) * (1.0 + more), spread)
+    # What is left of all other classes together is one in the sum of squares, but no rival, and none over temperature.
+    named, base_logs = slopes[..., :rivals], logs[:, 0, :rivals]
+    of_classes = None if exact_part is None else exact_part[:, :rivals]
+    of_noise = None if noise is None else noise[:, :rivals]
     margins: list[Margin | None] = [None] * len(sketches)
     each_classes = [s.view.classes[c[:rivals]] for s, c in zip(sketches, columns, strict=True)]
     open_gaps = [s.view.gaps(classes) for s, classes in zip(sketches, each_classes, strict=True)]
+    peaks: list[Limits] = []
     if rivals >= 2:
         margins = margin_limits(
-            slopes[:, :, :rivals],
-            logs[:, 0, :rivals],
+            named,
+            base_logs,
             top,
             first.confidence,
             first.features,
-            None if noise is None else noise[:, :rivals],
-            None if exact_part is None else exact_part[None, :, :rivals],
+            of_noise,
+            None if of_classes is None else of_classes[None],
             more,
             open_gaps,
         )
+        peaks = _peaks(sketches, named, base_logs, of_noise, of_classes, more)
     moved = [bool(one.any()) or (exact_part is not None and bool(exact_part.any())) for one in slopes]
     out: list[_LogOdds] = []
     for i, (sketch, margin) in enumerate(zip(sketches, margins, strict=True)):
@@ -283,3 +282,26 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
                 peaks[i] = peak_with_gap(peaks[i], max(gap, 0.0), *(float(side[margin.rival]) for side in limits))
             out.append((peaks[i], replace(margin, rival=int(view.classes[columns[i][margin.rival]])), hidden))
     return out
+
+
+def _peaks(
+    sketches: Sequence[Sketch],
+    slopes: Array,
+    log_p: Array,
+    noise: Array | None,
+    exact_part: Array | None,
+    more: float,
+) -> list[Limits]:
+    """Peaks over temperature from contrasts (n, m, C) of log p; ``noise`` (n, C) is taken off, as for ``margin_limits``."""
+    first = sketches[0]
+    found, temperatures = peak_limits(slopes, log_p, first.confidence, first.features, exact_part)
+    peaks = found.each()
+    if noise is None:
+        return peaks
+    for i, sketch in enumerate(sketches):
+        rows = slopes[i] if exact_part is None else joint_rows(slopes[i], exact_part)
+        _, direction = top_pair(temper(rows, log_p[i], temperatures[i]))
+        carried = temper(np.diag(np.sqrt(noise[i])), log_p[i], temperatures[i]) @ direction
+        spread = sketch.view.noise.spread if sketch.view.noise is not None else 0.0
+        peaks[i] = _less(peaks[i], float((carried**2).sum()) * (1.0 + more), spread)
+    return peaks

@@ -61,6 +61,7 @@ FLIPPED = "a random displacement of {at:.3g} changed the decision, " + OVERSTATE
 WITNESSED = "a displacement of {at:.3g} was found that changes the decision, " + OVERSTATES
 OUTSIDE = "the domain ends at a distance of {at:.3g}, " + OVERSTATES
 NO_SLOPE = "answers that jump have no slope, so the margin radius has no value"
+SHORTER = "the margin radius would be shorter than that, where nothing is known of the answers, so it has no value"
 NO_CHANGE = "answers that did not change say nothing of how far another decision is, so the margin radius has no lower limit"
 NOT_SMOOTH = "nothing shows that the model is smooth there, so the margin radius has no lower limit"
 #: What limits there are where nothing was detected.

@@ -26,11 +26,11 @@ from fimaudit.measurement.ladder import DWARFS, JUMPS, QUIET, QUIET_IN_NOISE
 from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.surface import FALLS, ROUGHNESS, SurfaceKind, jump_variance, slope_of
+from fimaudit.measurement.surface import FALLS, JUMPING, ROUGHNESS, SurfaceKind, jump_variance, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.space import Space
 
-__all__ = ["MOST_SPENT", "find_step"]
+__all__ = ["HIDDEN", "MOST_SPENT", "find_step"]
 
 Array = NDArray[np.float64]
 
@@ -217,7 +217,8 @@ def _own_step(check: _Check, near: RungReadings) -> Flow[InputStep]:
     place = _nearest_linear(every, powers)
     if place is None:
         surface, largest = _surface(every, rungs), float(near.energy.max())
-        flags = ("unstable_step", *(["kinked"] if surface == "kinked" else []))
+        named = "kinked" if surface == "kinked" else "jumps" if surface in JUMPING else None
+        flags = ("unstable_step", *([] if named is None else [named]))
         exact = check.base_answers.view.noise is None  # behind noise, answers that are linear nowhere are noise
         return InputStep(rho, 0.0, REASONS[surface], spent, largest, exact, heavy=True, flags=flags, surface=surface)
     own, energy = float(rungs[place]), float(every.energy[place])

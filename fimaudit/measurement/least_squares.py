@@ -128,7 +128,8 @@ def estimate_pairs(
         gap, least, most = float(base_logs[place] - base_logs[margin.rival]), float(open_gap[0][0]), float(open_gap[1][0])
         labelled = replace(labelled, radius=radius_with_gap(margin.radius, max(gap, 0.0), least, most))
         peak = peak_with_gap(peak, max(gap, 0.0), least, most)
-    return Estimate(spectral, everything, peak, labelled, contrast, hidden), descent
+    found = Estimate(spectral, everything, peak, labelled, contrast, hidden)
+    return found.allowing_for_hidden(view), descent
 
 
 @dataclass(frozen=True)

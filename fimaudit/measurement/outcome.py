@@ -24,9 +24,11 @@ from fimaudit.measurement.explain import (
     NOT_SMOOTH,
     PARTIAL,
     RIVAL_HIDDEN,
+    SHORTER,
     UNREPEATABLE,
     undetected_reason,
 )
+from fimaudit.measurement.input_step import HIDDEN
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
@@ -78,7 +80,7 @@ def measured(
         flags.append("kinked")
     if main.jumps:
         kind = "finite_scale"
-        flags.append("jumps")
+        flags += [] if "jumps" in flags else ["jumps"]
         reasons.append(JUMPED.format(at=ctx.step.rho))
     if estimate.rival_hidden and (estimate.margin is None or not partial):
         status = "no_rival_visible"
@@ -88,6 +90,9 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
+    elif ctx.step.finite not in (None, HIDDEN) and radius.value is not None and ctx.step.rho > radius.value:
+        radius = Interval()
+        reasons.append(SHORTER)
     shrinks = overstatement(profile)
     checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x), walk)
     radius, flags = checked.radius, [*flags, *checked.flags]

@@ -76,8 +76,10 @@ def check_radius(
     Interval(value=0.5, lower=None, upper=0.5)
     >>> check_radius(Interval(value=2.0, lower=1.8, upper=2.2), [], None, 9.0).flags
     ['radius_not_checked']
+    >>> check_radius(Interval(value=0.0, lower=0.0), [], Witness(distance=0.5, predicted_class=1), 9.0).radius
+    Interval(value=0.0, lower=0.0, upper=0.5)
     """
-    seen = [(rung.displacement, FLIPPED) for rung in profile if rung.flips]
+    seen = [(rung.nearest_flip or rung.displacement, FLIPPED) for rung in profile if rung.flips]
     if walk is not None and walk.changed_at is not None:
         seen.append((walk.changed_at, WALKED))
     if isinstance(witness, Witness):
@@ -94,8 +96,8 @@ def check_radius(
         real = [WITHIN_RADIUS] * (at <= farthest) + [FAR_WITHIN_RADIUS] * far
         return CheckedRadius(cut, ["local_radius_overstates", *real], [reason])
     nearest = at if np.isfinite(at) else None
-    if radius.value is None:
-        return CheckedRadius(Interval(lower=radius.lower, upper=_least(radius.upper, nearest)))
+    if not radius.value:  # unknown, or tied as far as the answers tell
+        return CheckedRadius(radius.model_copy(update={"upper": _least(radius.upper, nearest)}))
     steeper, where = overstatement(profile) or (1.0, 0.0)
     lower = radius.lower
     before = lower is not None and at < lower and not bent  # which the answers along the slope had said

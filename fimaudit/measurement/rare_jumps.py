@@ -16,8 +16,8 @@ __all__ = ["beside_jumps", "too_many_jump"]
 #: test_rare_jumps.py: 3 % of the rows; smooth regimes of benchmarks/regimes.py have no such flag).
 MOST, FEWEST = 0.2, 2
 REASON = (
-    "at {jumping} of {measured} inputs of this run a few answers lie far from all others, as if something else had given "
-    "them, so that no value is that of one function"
+    "at {jumping} of {measured} inputs of this run the answers jump, as if something else had given some of them, so that "
+    "no value is that of one function"
 )
 
 

@@ -27,7 +27,6 @@ from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
-from fimaudit.space import Space
 
 __all__ = ["OVERSTATES", "Profile", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
 
@@ -67,7 +66,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
         main: what the main directions showed. Random ones go on to be displaced further, and their answers at the local
             displacement are known.
     """
-    settings, choice = ctx.settings, ctx.settings.profile
+    choice = ctx.settings.profile
     margin = None if main.estimate is None or not ctx.step.has_slope else main.estimate.margin
     count, rho = ctx.profiled, ctx.step.rho
     if not count or (margin is None and ctx.step.has_slope):
@@ -93,7 +92,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
         radii: list[float | None] = [None] * len(rungs.lengths)
         if margin is not None:
             radii = yield BatchedStep(margin_radii, answered)
-        for rung in _read(ctx.space, answered, radii, settings.confidence):
+        for rung in _read(ctx, answered, radii):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
@@ -103,20 +102,28 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     return Profile(out, nearest)
 
 
-def _read(space: Space, answered: Answered, radii: list[float | None], confidence: float) -> list[ScaleRung]:
+def _read(ctx: DisplacedContext, answered: Answered, radii: list[float | None]) -> list[ScaleRung]:
     """Radius and flips of each rung."""
-    lengths, pieces = answered.rungs.lengths, answered.pieces
-    flips = (pieces.argmax(axis=2) != answered.base_answers.view.top).sum(axis=1)
-    return [
-        ScaleRung(
-            displacement=float(length) * math.sqrt(space.features),
-            radius=radius,
-            flips=int(changed),
-            flips_upper=flips_upper(int(changed), len(piece), confidence),
-            directions=len(piece),
+    space, lengths, pieces = ctx.space, answered.rungs.lengths, answered.pieces
+    flipped = pieces.argmax(axis=2) != answered.base_answers.view.top
+    out = []
+    for place, (length, radius, changed) in enumerate(zip(lengths, radii, flipped, strict=True)):
+        flips, directions, nearest = int(changed.sum()), len(changed), None
+        if flips:
+            rows = answered.rungs.rows.build(place * directions, (place + 1) * directions)[changed]
+            moved = (rows.astype(np.float64) - ctx.x) / space.scale
+            nearest = float(np.linalg.norm(moved[:, ~space.frozen], axis=1).min())
+        out.append(
+            ScaleRung(
+                displacement=float(length) * math.sqrt(space.features),
+                radius=radius,
+                flips=flips,
+                nearest_flip=nearest,
+                flips_upper=flips_upper(flips, directions, ctx.settings.confidence),
+                directions=directions,
+            )
         )
-        for length, radius, changed, piece in zip(lengths, radii, flips, pieces, strict=True)
-    ]
+    return out
 
 
 def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:

@@ -42,7 +42,7 @@ FLAG_WORDS = {
     "own_step": "measured with a displacement of its own, because the common one did not suit it",
     "unstable_step": "no displacement at which the answer changes steadily was found; its interval is wide",
     "kinked": "its answers bend at the input, so its slopes to either side differ",
-    "jumps": "a few answers around it lie far from all others, so it has no margin radius",
+    "jumps": "answers around it jump, so it has no margin radius",
     "local_radius_overstates": "another decision lies nearer than the slope at the input says, so its margin radius was cut",
     "counterexample_within_radius": "its decision really changes nearer than its margin radius said, which was cut to that",
     "counterexample_far_within_radius": "its decision really changes nearer than 0.7 of what its margin radius said",

@@ -15,6 +15,7 @@ from sklearn.neural_network import MLPClassifier
 from fimaudit import InputDomain, audit
 from fimaudit.audit_report import Report
 from fimaudit.estimation.noise import QUANTA, OutputQuality
+from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.measurement.energy import displaced, draw_signs
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.links import output_resolution
@@ -296,3 +297,28 @@ def test_exact_answers_take_no_noise_path() -> None:
     assert view.noise is None
     assert view.whole
     assert not view.unmeasurable
+
+
+@pytest.mark.parametrize(("features", "queries"), [(8, 60), (8, 200), (40, 60)])
+def test_what_is_left_of_many_small_classes_is_no_rival(features: int, queries: int) -> None:
+    """Two near classes of eight, behind two decimals, some of them tied; the small ones are seen together only."""
+    rng = np.random.default_rng(0)
+    offset = np.array([2.3, 2.0, *np.zeros(6)])
+    weights, x = rng.standard_normal((features, 8)) / np.sqrt(features), 0.5 * rng.standard_normal((16, features))
+
+    for steeper in (1.0, 3.0):
+
+        def exact(rows: Any, by: float = steeper) -> np.ndarray:
+            e = np.exp(np.asarray(rows) @ (by * weights) + offset)
+            return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+        report = audit(lambda rows, model=exact: model(rows).round(2), x, queries=queries, seed=1, scale="raw")
+        for s in report.inputs:
+            p = exact(x[s.index][None])[0]
+            top = int(p.argmax())
+            odds = np.delete(steeper * (weights[:, [top]] - weights), top, axis=1)
+            radius = float((np.log(p[top] / np.delete(p, top)) / np.linalg.norm(odds, axis=0)).min())
+            peak, _ = peak_norm(steeper * (weights - (weights @ p)[:, None]), np.log(p))
+            for found, truth in ((s.margin_radius, radius), (s.peak_spectral_norm, peak)):
+                assert (found.lower or 0.0) <= truth <= (np.inf if found.upper is None else found.upper), (s, truth)
+                assert found.value is None or found.lower is None or found.lower <= found.value, s
