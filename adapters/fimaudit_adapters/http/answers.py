@@ -134,9 +134,11 @@ class AnswerReader:
         values = answer.values
         if self._order is not None and values.ndim == 2:
             self._order.see(values)
-        if self._link in ("auto", "identity") and self._kind in (None, "probs") and _plain(values, rows):
-            self._name_columns(values.shape[1])
-            return values.astype(np.float64)
+        if self._link in ("auto", "identity") and self._kind in (None, "probs") and values.dtype.kind == "f":
+            wide = values.astype(np.float64)
+            if _plain(wide, rows):
+                self._name_columns(wide.shape[1])
+                return wide
         if values.dtype.kind == "f":
             if self._kind == "logprobs":
                 with np.errstate(over="ignore", under="ignore"):
@@ -290,11 +292,11 @@ class _Order:
             )
 
 
-def _plain(values: NDArray[np.generic], rows: int) -> bool:
+def _plain(values: NDArray[np.float64], rows: int) -> bool:
     """Whether these are distributions beyond doubt, as nearly all answers are; a NaN fails each comparison."""
-    if values.ndim != 2 or len(values) != rows or values.shape[1] < 2 or values.dtype.kind != "f":
+    if values.ndim != 2 or len(values) != rows or values.shape[1] < 2:
         return False
-    off = values.sum(axis=1, dtype=np.float64)
+    off = values.sum(axis=1)
     off -= 1.0
     return bool(np.abs(off, out=off).max() <= ROW_SUM_TOLERANCE and values.min() >= 0.0 and values.max() <= 1.0)
 
