@@ -136,7 +136,8 @@ def test_a_version_that_answers_now_and_then_is_found_behind_a_ledger(plain, dig
     try:
         report = audit(plain.url + "/canary", digits.rows[:5], out=tmp_path / "run", **options)
     except ModelFailure as exc:  # which request the other version answers is chance: it may spoil every input
-        assert "two versions of the model" in str(exc)
+        if "two versions of the model" not in str(exc):
+            raise
         return
     found = [one for one in report.inputs if one.status == "failed" and "two versions of the model" in one.reason]
     random = any("not deterministic" in sentence or "canary" in sentence for sentence in report.warnings)
