@@ -73,6 +73,8 @@ def test_credentials_in_urls_are_refused_without_repeating_them(url, match):
         ({"headers": {"A": "1"}, "header_env": {"a": "B"}}, "set twice"),
         ({"concurrency": 0}, "concurrency"),
         ({"labels": ["a", "a"]}, "differ"),
+        ({"poll": {"don": "x"}}, "poll.don: no such setting; known settings: url, request, done"),
+        ({"hidden_below": 1}, "not valid: hidden_below must lie below 1"),
     ],
 )
 def test_settings_that_contradict(extra, match):

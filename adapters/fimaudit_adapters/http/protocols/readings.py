@@ -158,12 +158,10 @@ class AnswerShape:
         """Whether this is one label with its score rather than a row of them."""
         if isinstance(value, list):
             return len(value) == 2 and not isinstance(value[0], dict | list)
-        if not isinstance(value, dict):
-            return False
-        if self._label is not None:
+        if self._label is not None and isinstance(value, dict | str):
             label = self._label(value)
             return label is not None and not isinstance(label, list)
-        return self._score is None and "label" in value
+        return isinstance(value, dict) and self._score is None and "label" in value
 
     def _pairs(self, row: object) -> Pairs:
         if row is None:
@@ -177,7 +175,7 @@ class AnswerShape:
                 raise OutputError(f"expected a map of labels at {self._path!r}, got {type(row).__name__}; say label: too")
             return [(name, self._score(value)) for name, value in row.items()]
         if isinstance(row, list):
-            return [(self._label(one), self._score(one)) for one in row]
+            return [(self._at("label", self._label, one), self._at("score", self._score, one)) for one in row]
         labels, scores = self._label(row), self._score(row)
         if isinstance(labels, str | int) and isinstance(scores, str | int | float):
             return [(labels, scores)]
@@ -187,6 +185,16 @@ class AnswerShape:
                 f"{_length(labels)} and {_length(scores)}"
             )
         return list(zip(labels, scores, strict=True))
+
+    def _at(self, setting: str, path: Callable[[object], Any], one: object) -> Any:
+        """What a path leads to in the object of one score."""
+        found = path(one)
+        if found is None:
+            there = f", which holds {', '.join(map(str, one))[:80]}" if isinstance(one, dict) else ""
+            raise OutputError(
+                f"{setting}: {getattr(self._endpoint, setting)!r} leads nowhere in a score at {self._path!r}{there}"
+            )
+        return found
 
     def _scores(self, rows: list[Pairs]) -> Scores:
         """Numbers as the reader takes them: log-probabilities raised, scaled, spellings of one label added up."""
