@@ -205,3 +205,14 @@ def test_a_credential_in_the_body_is_shown_nowhere(name, server, tmp_path, monke
     assert tried.returncode == 0, tried.stderr
     for secret in ("secret:1234", "secret%3A1234", "id-1234", "aWQtMTIzNDpzZWNyZXQ6MTIzNA=="):
         assert secret not in tried.stdout + tried.stderr
+
+
+def test_sorted_scores_without_names_end_the_run_at_once(connect):
+    """Asked again, the row that gave them away was a copy of itself, and passed."""
+    rows = RANDOM.standard_normal((20, vendors.FEATURES))
+    service = {"m": lambda asked: {"p": sorted(vendors.table(asked.json["x"])[0], reverse=True)}}
+    with vendors.serving(service) as server:
+        model = connect(f"{server.url}/m", request={"x": "$row"}, response="p", kind="probs", concurrency=1)
+        with pytest.raises(FimauditError, match="sorted and carry no names"):
+            model.probabilities(rows)
+        assert len(server.asked) <= len(rows)

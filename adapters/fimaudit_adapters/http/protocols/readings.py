@@ -31,6 +31,7 @@ from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["AdjustedAnswers", "AnswerShape"]
 
+_NOTHING_SHOWN = "expected at least one score above hidden_below in each row, got a row that shows none"
 #: Labels and scores as an answer names them, one pair after the other.
 Pairs = list[tuple[object, object]]
 
@@ -200,6 +201,8 @@ class AnswerShape:
         """Numbers as the reader takes them: log-probabilities raised, scaled, spellings of one label added up."""
         out: list[Mapping[str, float]] = []
         for pairs in rows:
+            if not pairs and self._endpoint.hidden_below is not None:
+                raise OutputError(_NOTHING_SHOWN)
             one: dict[str, float] = {}
             for name, score in self._distinct_names(pairs):
                 value = math.exp(min(score, 700.0)) if self._endpoint.kind == "logprobs" else score / self._divisor
@@ -236,7 +239,7 @@ class AnswerShape:
             answer = Scores([dict(zip(names, row, strict=True)) for row in table.tolist()])
         rows = [{name: score for name, score in row.items() if score != 0} for row in answer.rows]
         if not all(rows):
-            raise OutputError("expected at least one score above hidden_below in each row, got a row of zeros")
+            raise OutputError(_NOTHING_SHOWN)
         return Scores(rows)
 
     def _one_label(self, answer: Answer) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
+from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError, TargetError
 from fimaudit.models.classifier import Lease
 from fimaudit.models.network_calls import RowsFailed, row_contents, times_before
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, WireFormat
@@ -66,7 +66,7 @@ class Batch:
             raise Fault(
                 "answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable, came=came
             ) from exc
-        except DataError:
+        except (DataError, TargetError):
             raise
         except FimauditError as exc:
             raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc
