@@ -15,7 +15,7 @@ from fimaudit.models.classifier import Lease, NetworkClassifier
 from fimaudit.models.leases import RepeatLease
 from fimaudit.perturbations.rows import Rows
 
-__all__ = ["RowsFailed", "ask_network", "times_before"]
+__all__ = ["RowsFailed", "ask_network", "row_contents", "times_before"]
 
 
 class RowsFailed(ModelFailure):
@@ -71,12 +71,24 @@ def _ask_parts(
 ) -> NDArray[np.float64]:
     """All parts in one go, as far as the adapter's ``ask`` knows of parts and of their numbers."""
     taken, sizes = inspect.signature(network.ask).parameters, [len(part) for part in parts]
+    if len(sizes) == 1 and not any(numbers):
+        return network.ask(parts[0], lease)
     if "again" in taken and any(numbers):
         return network.ask(np.concatenate(parts), lease, sizes, numbers)
-    if not any(numbers) and (len(sizes) == 1 or "sizes" in taken):
-        return network.ask(np.concatenate(parts), lease, *([sizes] if len(sizes) > 1 else []))
+    if "sizes" in taken and not any(numbers):
+        return network.ask(np.concatenate(parts), lease, sizes)
     leases = [RepeatLease(lease, f"again {number}") if number else lease for number in numbers]
     return _one_by_one(network, parts, leases)
+
+
+def row_contents(rows: NDArray[Any]) -> list[bytes]:
+    """What each row (m, \\*shape) holds, to the bit.
+
+    >>> row_contents(np.array([[1, 0], [0, 0]], dtype="u1"))
+    [b'\\x01\\x00', b'\\x00\\x00']
+    """
+    width = rows[:1].nbytes
+    return [*np.ascontiguousarray(rows).reshape(len(rows), -1).view(f"V{width}").ravel().tolist()] if width else []
 
 
 def times_before(rows: NDArray[Any]) -> list[int]:
@@ -87,8 +99,7 @@ def times_before(rows: NDArray[Any]) -> list[int]:
     """
     seen: collections.Counter[bytes] = collections.Counter()
     out = []
-    for row in rows:
-        content = row.tobytes()
+    for content in row_contents(rows):
         out.append(seen[content])
         seen[content] += 1
     return out

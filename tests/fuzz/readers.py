@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import wire_for
@@ -171,9 +172,9 @@ def _wire(name: str) -> Reader:
         endpoint = Endpoint.model_validate(
             {"url": "https://host/v2/models/m/infer", "protocol": name, **variants[which[0] % len(variants)]}
         )
-        headers: dict[str, str] = {}
+        headers = httpx.Headers()
         if how[0] & 1 and name == "open_inference":
-            headers = {"Inference-Header-Content-Length": str(int.from_bytes(body[:2], "big"))}
+            headers = httpx.Headers({"Inference-Header-Content-Length": str(int.from_bytes(body[:2], "big"))})
             body = body[2:]
         if how[0] & 2:
             fault = after_status(

@@ -329,3 +329,34 @@ def fhir_risk(asked: Asked) -> Any:
 @speaks(request={"x": "$rows"}, response="map(&numbers(@), predictions)")
 def rows_in_strings(asked: Asked) -> Any:
     return {"predictions": [",".join(map(repr, p)) for p in table(asked.json["x"])]}
+
+
+@speaks(request={"x": "$row"}, response="split(',', replace(')', '', text))", label="split('(', @)[0]",
+        score="split('(', @)[1]", total=100)  # fmt: skip
+def scores_in_a_sentence(asked: Asked) -> Any:
+    ranked = listed(table(asked.json["x"])[0], "n", "s", 100.0)
+    return {"text": ", ".join(f"{one['n']} ({one['s']!r}%)" for one in ranked)}
+
+
+@speaks(body="csv", answer="csv", response="chunks(`3`, [1:])", label="[1]", score="[2]")
+def csv_of_one_score_a_line(asked: Asked) -> Any:
+    rows = [[float(cell) for cell in line] for line in csv.reader(io.StringIO(asked.body.decode()))]
+    lines = [f"{i},{n},{q!r}" for i, p in enumerate(table(rows)) for n, q in mapped(p).items()]
+    return "\n".join(["row,label,score", *lines]).encode()
+
+
+@speaks(request={"x": "$rows"}, response="map(&[[@], alternatives][], predictions)", label="class", score="probability")
+def best_and_alternatives(asked: Asked) -> Any:
+    ranked = [listed(p, "class", "probability") for p in table(asked.json["x"])]
+    return {"predictions": [{**row[0], "alternatives": row[1:]} for row in ranked]}
+
+
+@speaks(request={"applicant": {"age": "$f0", "income": "$f1"}, "account": {"balance": "$f2", "months": "$f3"}}, response="p")
+def columns_in_groups(asked: Asked) -> Any:
+    applicant, account = asked.json["applicant"], asked.json["account"]
+    return {"p": table([applicant["age"], applicant["income"], account["balance"], account["months"]])[0]}
+
+
+@speaks(request={"rows": {"$each": {"a": {"f0": "$f0", "f1": "$f1"}, "b": ["$f2", "$f3"]}}}, response="p")
+def columns_in_groups_of_each_row(asked: Asked) -> Any:
+    return {"p": table([[*one["a"].values(), *one["b"]] for one in asked.json["rows"]])}

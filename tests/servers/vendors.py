@@ -287,7 +287,11 @@ SERVICES: dict[str, tuple[Service, bool]] = {
     "mlflow": (databricks, False),
     "mlserver": (mlserver, False),
     "nvidia-nim": (
-        lambda asked: {"data": [{"classifications": listed(data_url(asked.json["input"][0])[0], "label", "score")}]}, True,
+        lambda asked: {"data": [{
+            "index": 0, "is_ai_generated": 0.5, "possible_sources": mapped(data_url(asked.json["input"][0])[0]),
+            "status": "SUCCESS",
+        }]},
+        True,
     ),
     "openai-logprobs": (openai, False),
     "perspective": (perspective, False),
@@ -303,7 +307,13 @@ SERVICES: dict[str, tuple[Service, bool]] = {
     "snowflake": (snowflake, False),
     "tensorflow-serving": (lambda asked: {"predictions": table(asked.json["instances"])}, False),
     "triton": (mlserver, False),
-    "vertex-custom": (lambda asked: {"predictions": table(asked.json["instances"])}, False),
+    "vertex-custom": (
+        lambda asked: {
+            "predictions": table(asked.json["instances"]), "deployedModelId": "5", "model": "projects/1/models/2",
+            "modelDisplayName": "m", "modelVersionId": "1",
+        },
+        False,
+    ),
     "vertex-image": (vertex_image, True),
     "vertex-tabular": (vertex_tabular, False),
     "watson": (watson, False),

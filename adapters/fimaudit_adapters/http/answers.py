@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import LinkError, OutputError
+from fimaudit.errors import LinkError, OutputError, TargetError
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, output_resolution, to_probabilities
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
@@ -122,6 +122,7 @@ class AnswerReader:
             Malformed: NaN or infinite values.
             OutputError: wrong number of rows, class labels in place of numbers, labels that do not match.
             LinkError: numbers that are no distribution under the link.
+            TargetError: scores that are sorted and carry no names.
         """
         if self._link == "labels":
             return self._classes(answer, rows)
@@ -134,9 +135,11 @@ class AnswerReader:
         values = answer.values
         if self._order is not None and values.ndim == 2:
             self._order.see(values)
-        if self._link in ("auto", "identity") and self._kind in (None, "probs") and _plain(values, rows):
-            self._name_columns(values.shape[1])
-            return values.astype(np.float64)
+        if self._link in ("auto", "identity") and self._kind in (None, "probs") and values.dtype.kind == "f":
+            wide = values.astype(np.float64)
+            if _plain(wide, rows):
+                self._name_columns(wide.shape[1])
+                return wide
         if values.dtype.kind == "f":
             if self._kind == "logprobs":
                 with np.errstate(over="ignore", under="ignore"):
@@ -270,7 +273,7 @@ class _Order:
         """Take in one answer.
 
         Raises:
-            LinkError: the answers are sorted.
+            TargetError: the answers are sorted; asking again would not help.
         """
         if self._done or values.shape[1] < 3 or values.dtype.kind != "f" or not len(values):
             return
@@ -278,23 +281,22 @@ class _Order:
             self._done = True
             return
         row = values[0].astype(np.float64)
-        if any(np.abs(row - other).sum() < ANOTHER_ANSWER for other in self._seen):
-            return
-        self._seen.append(row)
-        _, ties = np.unique(row[1:], return_counts=True)
-        self._chance += sum(math.lgamma(n + 1) for n in ties) - math.lgamma(len(row))
+        if not any(np.abs(row - other).sum() < ANOTHER_ANSWER for other in self._seen):
+            self._seen.append(row)
+            _, ties = np.unique(row[1:], return_counts=True)
+            self._chance += sum(math.lgamma(n + 1) for n in ties) - math.lgamma(len(row))
         if self._chance < math.log(SORTED_BY_CHANCE):
-            raise LinkError(
+            raise TargetError(
                 "the scores of every answer are sorted and carry no names, so that nobody knows whose they are: read the "
                 "names with label: and score:, or with names:, or give labels: if each column is one class"
             )
 
 
-def _plain(values: NDArray[np.generic], rows: int) -> bool:
+def _plain(values: NDArray[np.float64], rows: int) -> bool:
     """Whether these are distributions beyond doubt, as nearly all answers are; a NaN fails each comparison."""
-    if values.ndim != 2 or len(values) != rows or values.shape[1] < 2 or values.dtype.kind != "f":
+    if values.ndim != 2 or len(values) != rows or values.shape[1] < 2:
         return False
-    off = values.sum(axis=1, dtype=np.float64)
+    off = values.sum(axis=1)
     off -= 1.0
     return bool(np.abs(off, out=off).max() <= ROW_SUM_TOLERANCE and values.min() >= 0.0 and values.max() <= 1.0)
 

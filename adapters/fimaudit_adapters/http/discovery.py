@@ -52,7 +52,7 @@ async def discover(endpoint: Endpoint, transport: Transport) -> Discovered:
     try:
         endpoint = endpoint.model_validate({**endpoint.model_dump(exclude_unset=True), "protocol": protocol, **known})
     except ValidationError as exc:
-        said = "; ".join(error["msg"] for error in exc.errors(include_input=False)[:3])
+        said = "; ".join(error["msg"].removeprefix("Value error, ") for error in exc.errors(include_input=False)[:3])
         raise TargetError(f"the endpoint speaks {protocol}, and its settings do not go with that: {said}") from None
     if protocol == "open_inference":
         return await _open_inference(endpoint, transport)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -108,5 +108,14 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
 
 def _first_errors(exc: ValidationError) -> str:
     """Setting and reason of the first few errors, without the values: they may be secrets put in the wrong place."""
-    said = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in exc.errors(include_input=False)[:3]]
-    return "; ".join(said) + "; known settings: " + ", ".join(Endpoint.model_fields)
+    said = []
+    for error in exc.errors(include_input=False)[:3]:
+        place, text = error["loc"], error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            within = Endpoint.model_fields[str(place[0])].annotation if len(place) > 1 else Endpoint
+            known: Iterable[str] = next(
+                (one.model_fields for one in (*get_args(within), within) if hasattr(one, "model_fields")), {}
+            )
+            text = "no such setting; known settings: " + ", ".join(known)
+        said.append(f"{'.'.join(map(str, place))}: {text}" if place else text)
+    return "; ".join(said)

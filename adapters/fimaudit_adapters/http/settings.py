@@ -250,6 +250,8 @@ def _check_format(endpoint: Endpoint) -> None:
         raise ValueError(f"body_env needs a body of named fields (json, form, multipart), got {endpoint.body}")
     if endpoint.method == "GET" and endpoint.body not in (None, "query"):
         raise ValueError(f"a GET has no body: expected body: query, got {endpoint.body}")
+    if endpoint.hidden_below is not None and endpoint.hidden_below >= endpoint.whole:
+        raise ValueError(f"hidden_below must lie below {endpoint.whole:g}, what the scores of a row sum to (total)")
     if endpoint.scale is not None and endpoint.total not in (1.0, 100.0):
         raise ValueError("scale: percent and a total other than 100 contradict each other")
     spellings = [s for names in endpoint.labels.values() for s in names] if isinstance(endpoint.labels, dict) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import ssl
 import sys
@@ -104,6 +105,18 @@ def test_an_issuer_that_refuses_is_named_without_the_secret(oauth, connect):
         with pytest.raises(TargetError, match="gave no token") as raised:
             connect(f"{server.url}/m", oauth=said, **FORMAT).probabilities(ROWS[:1])
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_refusal_that_a_plugin_has_read_is_said(connect, tmp_path, monkeypatch):
+    """Its body was gone then: the refusal was taken for a broken connection, and sent again."""
+    plugin = "import httpx\nclass Reads(httpx.Auth):\n    requires_response_body = True\n    def auth_flow(self, request):\n"
+    (tmp_path / "vendor_reads.py").write_text(plugin + "        yield request\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refusal = vendors.Said(gzip.compress(b"no such project"), 403, {"Content-Encoding": "gzip"})
+    with vendors.serving({"m": lambda asked: refusal}) as server:
+        model = connect(f"{server.url}/m", auth="vendor_reads:Reads", **FORMAT)
+        with pytest.raises(TargetError, match=r"HTTP 403.*no such project"):
+            model.probabilities(ROWS[:1])
 
 
 def test_a_401_that_nothing_renews_ends_the_run_at_once(monkeypatch, connect):

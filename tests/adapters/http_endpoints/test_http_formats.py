@@ -218,8 +218,10 @@ def test_sorted_scores_without_names_are_refused():
     rng = np.random.default_rng(0)
     rows = np.sort(rng.dirichlet(np.ones(5), 20), axis=1)[:, ::-1]
     reader = AnswerReader("auto", "probs", None)
-    with pytest.raises(LinkError, match="sorted and carry no names"):
+    with pytest.raises(TargetError, match="sorted and carry no names"):
         [reader.probabilities(Tensor(row[None]), 1) for row in rows]
+    with pytest.raises(TargetError, match="sorted and carry no names"):  # also when the same row is asked again
+        reader.probabilities(Tensor(rows[:1]), 1)
     honest = AnswerReader("auto", "probs", None)
     for row in rng.dirichlet(np.ones(5), 20):
         honest.probabilities(Tensor(row[None]), 1)

@@ -75,6 +75,16 @@ def wire(**settings):
         ({"request": {"x": "number {index}: {row}"}, "columns": ["index", "b"]}, "rename the column"),
         ({"request": {"x": {"$literal": "$rows"}}}, "no place to go"),
         ({"request": {"x": {"$join": ["$row"]}}}, "expected \\$join"),
+        ({"request": {"x": {"$join": [";", "{row}"]}}}, r"expected a list in \$join, got str"),
+        ({"request": {"x": {"$each": 5}}}, "no place to go"),
+        ({"request": {"x": {"$each": {"$cell": "$value"}}}}, r"did you mean \$cells\?"),
+        ({"request": {"x": "$rows", "n": "$value"}}, "is of a cell"),
+        ({"request": {"x": "$rows", "n": "$agee"}, "columns": ["age", "b"]}, r"did you mean \$age\?"),
+        ({"request": {"$merge": "$rows"}}, r"list of mappings in \$merge"),
+        ({"request": {"x": ["$index..."], "y": "$rows"}}, "expected a list at"),
+        ({"request": {"x": {"$base64": {"$bytes": "{row}"}}}}, r"expected numbers in \$bytes"),
+        ({"request": "$rows", "response": "parsejson(p)"}, r"did you mean parse_json\(\)\?"),
+        ({"request": "$rows", "url": "https://host/m/{rwo}"}, "rwo} in the url is no column"),
     ],
 )
 def test_requests_that_would_be_sent_wrong_are_refused(settings, match):
@@ -97,6 +107,11 @@ def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
         (b"\x93NUMPY garbage", {"answer": "npy"}, "NumPy"),
         (b'{"p": [[1, 0], [0, 1]], "error": "x"}', {"response": "p", "failed": "error"}, "failed"),
         (b'{"p": "AAAA!"}', {"response": "floats('float32', p)"}, "base64"),
+        (
+            b'[[{"l": "a", "s": 1}], [{"l": "a", "s": 1}]]',
+            {"label": "l", "score": "p"},
+            "score: 'p' leads nowhere .* holds l, s",
+        ),
         (b'{"p": [[1, 999], [1, 999]]}', {"response": "power(`10`, p)"}, "finite"),
         (b'{"a": {"0": 0.1, "1": 0.2}, "b": {"0": 0.9, "2": 0.8}}', {"columnar": True}, "columnar"),
         (b'{"p": [[true, "0.5"], [1, 0]]}', {"response": "multiply(`2`, p)"}, "numbers to reckon"),
@@ -190,3 +205,14 @@ def test_a_credential_in_the_body_is_shown_nowhere(name, server, tmp_path, monke
     assert tried.returncode == 0, tried.stderr
     for secret in ("secret:1234", "secret%3A1234", "id-1234", "aWQtMTIzNDpzZWNyZXQ6MTIzNA=="):
         assert secret not in tried.stdout + tried.stderr
+
+
+def test_sorted_scores_without_names_end_the_run_at_once(connect):
+    """Asked again, the row that gave them away was a copy of itself, and passed."""
+    rows = RANDOM.standard_normal((20, vendors.FEATURES))
+    service = {"m": lambda asked: {"p": sorted(vendors.table(asked.json["x"])[0], reverse=True)}}
+    with vendors.serving(service) as server:
+        model = connect(f"{server.url}/m", request={"x": "$row"}, response="p", kind="probs", concurrency=1)
+        with pytest.raises(FimauditError, match="sorted and carry no names"):
+            model.probabilities(rows)
+        assert len(server.asked) <= len(rows)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import numpy as np
 import pytest
 from fimaudit_adapters.http import ADAPTER
@@ -72,6 +73,8 @@ def test_credentials_in_urls_are_refused_without_repeating_them(url, match):
         ({"headers": {"A": "1"}, "header_env": {"a": "B"}}, "set twice"),
         ({"concurrency": 0}, "concurrency"),
         ({"labels": ["a", "a"]}, "differ"),
+        ({"poll": {"don": "x"}}, "poll.don: no such setting; known settings: url, request, done"),
+        ({"hidden_below": 1}, "not valid: hidden_below must lie below 1"),
     ],
 )
 def test_settings_that_contradict(extra, match):
@@ -247,13 +250,13 @@ def test_open_inference_reshapes_and_reads_half_precision():
     half = np.array([[0.25, 0.75]], "<f2").tobytes()
     head = b'{"outputs":[{"name":"z","datatype":"INT64","shape":[1],"parameters":{"binary_data_size":8}},'
     head += b'{"name":"p","datatype":"FP16","shape":[1,2],"parameters":{"binary_data_size":4}}]}'
-    reply = Reply(200, {"inference-header-content-length": str(len(head))}, head + bytes(8) + half)
+    reply = Reply(200, httpx.Headers({"inference-header-content-length": str(len(head))}), head + bytes(8) + half)
     answer = wire.decode(reply, 1)
     assert isinstance(answer, Tensor)
     assert answer.values.dtype == np.float16
     assert answer.values.tolist() == [[0.25, 0.75]]
     with pytest.raises(OutputError, match="header length"):
-        wire.decode(Reply(200, {"Inference-Header-Content-Length": "999999"}, head), 1)
+        wire.decode(Reply(200, httpx.Headers({"Inference-Header-Content-Length": "999999"}), head), 1)
 
 
 def test_request_documents_need_a_place_and_a_path():

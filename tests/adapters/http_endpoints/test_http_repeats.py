@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.errors import ModelFailure
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.runs.drift import Sentinels
@@ -132,7 +133,12 @@ def test_a_version_that_answers_now_and_then_is_found_behind_a_ledger(plain, dig
     """The farthest answer is asked for again, and sent again, though the ledger holds an answer to the very same request."""
     options = {**NOISY, "queries": 200, "trust_env": False, "batch": batch}
     exact = [one.spectral_norm.value for one in audit(digits.truth, digits.rows[:5], queries=200, link="identity").inputs]
-    report = audit(plain.url + "/canary", digits.rows[:5], out=tmp_path / "run", **options)
+    try:
+        report = audit(plain.url + "/canary", digits.rows[:5], out=tmp_path / "run", **options)
+    except ModelFailure as exc:  # which request the other version answers is chance: it may spoil every input
+        if "two versions of the model" not in str(exc):
+            raise
+        return
     found = [one for one in report.inputs if one.status == "failed" and "two versions of the model" in one.reason]
     random = any("not deterministic" in sentence or "canary" in sentence for sentence in report.warnings)
     assert found or random

@@ -6,7 +6,8 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import jmespath
@@ -63,6 +64,12 @@ def compile_path(path: str, setting: str) -> Callable[[object], Any]:
         compiled = jmespath.compile(path)
     except jmespath.exceptions.JMESPathError as exc:
         raise TargetError(f"{setting} is not a JMESPath: {' '.join(str(exc).split())[:200]}") from None
+    for name in _called(compiled.parsed):
+        if name not in _Functions.FUNCTION_TABLE:
+            near = get_close_matches(name, _Functions.FUNCTION_TABLE, 1)
+            raise TargetError(
+                f"{setting}: no function is called {name}()" + (f"; did you mean {near[0]}()?" if near else "")
+            )
 
     def search(document: object) -> Any:
         try:
@@ -75,6 +82,15 @@ def compile_path(path: str, setting: str) -> Callable[[object], Any]:
             raise Malformed(f"expected finite numbers at {path!r}, got some that are not") from None
 
     return search
+
+
+def _called(node: Any) -> Iterator[str]:
+    """Names of the functions in a parsed path."""
+    if node["type"] == "function_expression":
+        yield node["value"]
+    for child in node["children"]:
+        if isinstance(child, dict):
+            yield from _called(child)
 
 
 def _signature(*types: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

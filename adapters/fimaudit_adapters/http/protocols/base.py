@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ class Reply:
     """One answer as it came: status, headers, and the unpacked body within the size cap."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: httpx.Headers
     content: bytes
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from fimaudit.errors import TargetError
 from fimaudit_adapters.http.protocols.base import Body
 from fimaudit_adapters.http.protocols.encoding import as_csv, as_json, dump
-from fimaudit_adapters.http.protocols.placeholders import check_names, in_text, places
+from fimaudit_adapters.http.protocols.placeholders import OF_ONE, check_names, in_text, places
 from fimaudit_adapters.http.protocols.templates import RowValues, fill
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -40,6 +40,9 @@ def check_template(endpoint: Endpoint) -> None:
     found = places([endpoint.request, endpoint.url], endpoint.all_columns)
     form = endpoint.body or _default_body(endpoint)
     check_names(endpoint.request, endpoint.all_columns)
+    unknown = [name for name in in_text().findall(endpoint.url) if name not in (*OF_ONE, *endpoint.all_columns)]
+    if unknown:
+        raise TargetError(f"{{{unknown[0][:60]}}} in the url is no column: expected {{row}}, {{csv}} or a column's name")
     if endpoint.request is not None and not found:
         raise TargetError(
             "the request document holds none of $rows, $row, $records, $record, $columns, $each, $csv or {row} as a value, "

@@ -72,7 +72,7 @@ class OpenInference:
 
     def decode(self, reply: Reply, rows: int) -> Answer:
         content = reply.content
-        length = {k.lower(): v for k, v in reply.headers.items()}.get(HEADER.lower())
+        length = reply.headers.get(HEADER)
         if length is None:
             head, tail = content, b""
         else:

@@ -31,6 +31,7 @@ from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["AdjustedAnswers", "AnswerShape"]
 
+_NOTHING_SHOWN = "expected at least one score above hidden_below in each row, got a row that shows none"
 #: Labels and scores as an answer names them, one pair after the other.
 Pairs = list[tuple[object, object]]
 
@@ -158,12 +159,10 @@ class AnswerShape:
         """Whether this is one label with its score rather than a row of them."""
         if isinstance(value, list):
             return len(value) == 2 and not isinstance(value[0], dict | list)
-        if not isinstance(value, dict):
-            return False
-        if self._label is not None:
+        if self._label is not None and isinstance(value, dict | str):
             label = self._label(value)
             return label is not None and not isinstance(label, list)
-        return self._score is None and "label" in value
+        return isinstance(value, dict) and self._score is None and "label" in value
 
     def _pairs(self, row: object) -> Pairs:
         if row is None:
@@ -177,7 +176,7 @@ class AnswerShape:
                 raise OutputError(f"expected a map of labels at {self._path!r}, got {type(row).__name__}; say label: too")
             return [(name, self._score(value)) for name, value in row.items()]
         if isinstance(row, list):
-            return [(self._label(one), self._score(one)) for one in row]
+            return [(self._at("label", self._label, one), self._at("score", self._score, one)) for one in row]
         labels, scores = self._label(row), self._score(row)
         if isinstance(labels, str | int) and isinstance(scores, str | int | float):
             return [(labels, scores)]
@@ -188,10 +187,22 @@ class AnswerShape:
             )
         return list(zip(labels, scores, strict=True))
 
+    def _at(self, setting: str, path: Callable[[object], Any], one: object) -> Any:
+        """What a path leads to in the object of one score."""
+        found = path(one)
+        if found is None:
+            there = f", which holds {', '.join(map(str, one))[:80]}" if isinstance(one, dict) else ""
+            raise OutputError(
+                f"{setting}: {getattr(self._endpoint, setting)!r} leads nowhere in a score at {self._path!r}{there}"
+            )
+        return found
+
     def _scores(self, rows: list[Pairs]) -> Scores:
         """Numbers as the reader takes them: log-probabilities raised, scaled, spellings of one label added up."""
         out: list[Mapping[str, float]] = []
         for pairs in rows:
+            if not pairs and self._endpoint.hidden_below is not None:
+                raise OutputError(_NOTHING_SHOWN)
             one: dict[str, float] = {}
             for name, score in self._distinct_names(pairs):
                 value = math.exp(min(score, 700.0)) if self._endpoint.kind == "logprobs" else score / self._divisor
@@ -228,7 +239,7 @@ class AnswerShape:
             answer = Scores([dict(zip(names, row, strict=True)) for row in table.tolist()])
         rows = [{name: score for name, score in row.items() if score != 0} for row in answer.rows]
         if not all(rows):
-            raise OutputError("expected at least one score above hidden_below in each row, got a row of zeros")
+            raise OutputError(_NOTHING_SHOWN)
         return Scores(rows)
 
     def _one_label(self, answer: Answer) -> Tensor:

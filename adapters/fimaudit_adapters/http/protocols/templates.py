@@ -120,7 +120,7 @@ def _filled(part: object, values: RowValues, scope: Scope, at: int | None) -> An
         out = []
         for value in part:
             if isinstance(value, str) and value.startswith("$") and value.endswith("..."):
-                out += list(_filled(value.removesuffix("..."), values, scope, at))
+                out += _listed(_filled(value.removesuffix("..."), values, scope, at), f"at {value}")
             else:
                 out.append(_filled(value, values, scope, at))
         return out
@@ -145,16 +145,22 @@ def _filled_mapping(part: Mapping[str, Any], values: RowValues, scope: Scope, at
         pairs = values.cells(at or 0)
         return [_filled(inner, values, _cell(name, value, k, scope), at) for k, (name, value) in enumerate(pairs)]
     if key == "$merge":
-        return {name: value for one in _filled(inner, values, scope, at) for name, value in one.items()}
+        maps = _listed(_filled(inner, values, scope, at), "of mappings in $merge")
+        if not all(isinstance(one, dict) for one in maps):
+            raise TargetError("expected a list of mappings in $merge, such as {$merge: {$cells: {'{name}': $value}}}")
+        return {name: value for one in maps for name, value in one.items()}
     if key == "$join":
         separator, parts = inner if isinstance(inner, list) and len(inner) == 2 else (None, None)
         if not isinstance(separator, str):
             raise TargetError("expected $join: [separator, list], such as {$join: [';', $row]}")
-        return separator.join(map(_in_text, _filled(parts, values, scope, at)))
+        return separator.join(map(_in_text, _listed(_filled(parts, values, scope, at), "in $join")))
     if key == "$json":
         return as_json(_filled(inner, values, scope, at)).decode()
     if key == "$bytes":
-        numbers = np.asarray(_filled(inner, values, scope, at), dtype=values.array.dtype)
+        try:
+            numbers = np.asarray(_filled(inner, values, scope, at), dtype=values.array.dtype)
+        except (TypeError, ValueError):
+            raise TargetError("expected numbers in $bytes, such as {$bytes: $row}") from None
         return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
     if key == "$base64":
         found = _filled(inner, values, scope, at)
@@ -170,6 +176,12 @@ def _cell(name: str, value: Any, place: int, outer: Scope) -> Scope:
     """Within ``$cells``: name and value of the cell, and its place rather than the row's."""
     own = {"name": name, "value": value, "index": place}
     return lambda wanted: own[wanted] if wanted in own else outer(wanted)
+
+
+def _listed(found: Any, where: str) -> list[Any]:
+    if not isinstance(found, list):
+        raise TargetError(f"expected a list {where}, got {type(found).__name__}")
+    return found
 
 
 def _in_text(found: Any) -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import ssl
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -44,39 +43,22 @@ class Credentials:
             self._from_env["Authorization"] = SecretStr(f"Basic {both}")
             user_and_password.append(both)
         self._bearer_file = endpoint.bearer_file
-        self._plugin = _plugin(endpoint.auth) if endpoint.auth is not None else None
+        self.plugin = _plugin(endpoint.auth) if endpoint.auth is not None else None
         plain = {value.get_secret_value() for value in (*self._query.values(), *self._fields.values())}
         plain |= {secret for secret in user_and_password if secret}
         written = (quote_plus, lambda secret: quote(secret, safe=""), lambda secret: json.dumps(secret)[1:-1])
         self._secrets = plain | {write(secret) for secret in plain for write in written}
         self._fill(httpx.Request("POST", "http://localhost/"))
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether nobody is asked for a credential."""
+        return self.plugin is None and self._issued is None
+
     def secrets(self) -> tuple[str, ...]:
         """Every value that must not appear in a message."""
         issued = [*(self._issued.secrets if self._issued else ()), *(self._signer.secrets if self._signer else ())]
         return tuple(sorted({*self._secrets, *issued}, key=len, reverse=True))
-
-    @property
-    def reads_answers(self) -> bool:
-        """Whether the plug-in wants to read bodies: those of its own requests, and of refusals."""
-        return self._plugin is not None and self._plugin.requires_response_body
-
-    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """As httpx asks for it."""
-        await self.complete(request)
-        if self._plugin is None:
-            response = yield request
-            if response.status_code == 401 and await self._renewed(request):
-                yield request
-            return
-        flow = self._plugin.async_auth_flow(request)
-        try:
-            following = await anext(flow)
-            while True:
-                response = yield following
-                following = await flow.asend(response)
-        except StopAsyncIteration:
-            return
 
     def within(self, body: Body) -> bytes:
         """The content of a body with the fields that hold credentials."""
@@ -101,8 +83,8 @@ class Credentials:
         if self._signer is not None:
             self._signer.sign(request)
 
-    async def _renewed(self, request: httpx.Request) -> bool:
-        """Whether another credential than the refused one was to be had, which the request then carries."""
+    async def renewed(self, request: httpx.Request) -> bool:
+        """Whether another credential than the one refused with 401 was to be had, which the request then carries."""
         if self._signer is not None:  # botocore renews what has run out before it signs
             return False
         before = dict(request.headers)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError
+from fimaudit.errors import DataError, FimauditError, LinkError, ModelFailure, OutputError, TargetError
 from fimaudit.models.classifier import Lease
-from fimaudit.models.network_calls import RowsFailed, times_before
+from fimaudit.models.network_calls import RowsFailed, row_contents, times_before
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, WireFormat
 from fimaudit_adapters.http.sending.faults import Fault, excerpt
 
@@ -52,10 +52,9 @@ class Batch:
         self.times = np.zeros(len(self.rows), dtype="<u4")
         if self.again:
             self.times[:] = np.repeat(np.array(self.again, dtype="<u4"), self.sizes)
-        contents = [hash(row.tobytes()) for row in self.rows]
-        if len(set(contents)) == len(contents):
+        if len(set(row_contents(self.rows))) == len(self.rows):
             return
-        for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(contents)], initial=0)):
+        for first, last in itertools.pairwise(itertools.accumulate(self.sizes or [len(self.rows)], initial=0)):
             self.times[first:last] += np.array(times_before(self.rows[first:last]), dtype="<u4")
 
     def decoded(self, wire: WireFormat, reply: Any, count: int, secrets: tuple[str, ...]) -> NDArray[np.float64]:
@@ -67,7 +66,7 @@ class Batch:
             raise Fault(
                 "answer", "unreadable" if unreadable else "mismatch", str(exc), unreadable=unreadable, came=came
             ) from exc
-        except DataError:
+        except (DataError, TargetError):
             raise
         except FimauditError as exc:
             raise Fault("answer", "unreadable", str(exc), unreadable=True) from exc

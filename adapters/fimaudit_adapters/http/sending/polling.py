@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import httpx
+
 from fimaudit.errors import OutputError
 from fimaudit_adapters.http.protocols.answer_functions import compile_path
 from fimaudit_adapters.http.protocols.base import Reply
@@ -75,7 +77,7 @@ class Poller:
                     raise
                 if self._clock.now() >= until:
                     raise Fault("busy", "timeout", f"the result could not be looked for: {fault.said}") from None
-                reply = Reply(202, {} if fault.wait is None else {"retry-after": str(fault.wait)}, b"")
+                reply = Reply(202, httpx.Headers([] if fault.wait is None else [("Retry-After", str(fault.wait))]), b"")
                 continue
             if 300 <= reply.status < 400:
                 return await self._get(self._place(place, reply, None), None)
@@ -119,8 +121,7 @@ class Poller:
     def _place(self, url: str, reply: Reply, said: str | None) -> str:
         """Where to look next: within the endpoint's own origin, since credentials go along."""
         if said is None:
-            headers = {name.lower(): value for name, value in reply.headers.items()}
-            found: object = next((headers[name] for name in LOCATIONS if name in headers), None)
+            found: object = next((reply.headers[name] for name in LOCATIONS if name in reply.headers), None)
         elif _is_template(said):
             found = self._filled(said, self._document(reply))
         else:

@@ -103,7 +103,7 @@ class Sender:
         batch = Batch(rows, lease, reader.probabilities, sizes, again, outlast=True)
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
         parts = [[(at, min(at + size, last)) for at in range(first, last, size)] for first, last in ends]
-        pieces = collections.deque(in_turns(parts, self.turns, rows.tobytes()))
+        pieces = collections.deque(in_turns(parts, self.turns, b"" if self.turns is None else rows.tobytes()))
 
         async def work() -> None:
             while pieces and batch.stop is None:

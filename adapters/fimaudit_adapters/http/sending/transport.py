@@ -118,7 +118,28 @@ class Transport:
 
     async def _exchange(self, request: httpx.Request, turn: Callable[[], Awaitable[None]]) -> httpx.Response:
         """One answer, after as many requests as the authentication takes."""
-        flow = self._credentials.async_auth_flow(request)
+        await self._credentials.complete(request)
+        if self._credentials.plugin is not None:
+            return await self._conversation(self._credentials.plugin, request, turn)
+        await turn()
+        response = await self._http.handle_async_request(request)
+        if response.status_code == 401:
+            try:
+                renewed = await self._credentials.renewed(request)
+            except BaseException:
+                await response.aclose()
+                raise
+            if renewed:
+                await response.aclose()
+                await turn()
+                return await self._http.handle_async_request(request)
+        return response
+
+    async def _conversation(
+        self, plugin: httpx.Auth, request: httpx.Request, turn: Callable[[], Awaitable[None]]
+    ) -> httpx.Response:
+        """The answer that a plug-in ends with."""
+        flow = plugin.async_auth_flow(request)
         try:
             sent = await anext(flow)
             while True:
@@ -127,7 +148,7 @@ class Transport:
                 response = await self._http.handle_async_request(sent)
                 response.request = sent
                 try:
-                    if self._credentials.reads_answers and (sent is not request or not response.is_success):
+                    if plugin.requires_response_body and (sent is not request or not response.is_success):
                         await response.aread()
                     sent = await flow.asend(response)
                 except StopAsyncIteration:
@@ -151,7 +172,8 @@ class Transport:
 
         try:
             # One limit for the whole request: httpx times each read by itself, and a slow drip would never end.
-            async with asyncio.timeout(seconds) as limit:
+            at_once = turn is not None and self._credentials.at_hand
+            async with asyncio.timeout(None if at_once else seconds) as limit:
                 response = await self._exchange(request, wait_for_turn)
                 try:
                     content = await (
@@ -231,13 +253,20 @@ def _unconnected(exc: httpx.ConnectError) -> Fault:
     return Fault("transport", "connect", "nothing accepts connections there", connected=False)
 
 
+def _raw(response: httpx.Response) -> httpx.AsyncByteStream:
+    """The body as it comes, or as a plug-in has read it."""
+    stream = httpx.ByteStream(response.content) if response.is_stream_consumed else response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return stream
+
+
 async def _content(response: httpx.Response, most: int) -> bytes:
     """The body, unpacked here rather than by httpx: one packed chunk may unpack to a thousand times its size."""
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
-    unpack = _Unpack(packing) if packing not in ("", "identity") else None
+    unpack = _Unpack(packing) if packing not in ("", "identity") and not response.is_stream_consumed else None
     parts: list[bytes] = []
     size = raw = 0
-    async for chunk in response.aiter_raw():
+    async for chunk in _raw(response):
         raw += len(chunk)
         part = chunk if unpack is None else unpack(chunk, most - size + 1)
         size += len(part)
@@ -251,10 +280,11 @@ async def _content(response: httpx.Response, most: int) -> bytes:
 
 async def _start(response: httpx.Response) -> bytes:
     """The first bytes of an error's body; nothing where it is packed oddly or breaks off."""
-    unpack = _Unpack("gzip") if "gzip" in response.headers.get("Content-Encoding", "").lower() else None
+    packed = "gzip" in response.headers.get("Content-Encoding", "").lower() and not response.is_stream_consumed
+    unpack = _Unpack("gzip") if packed else None
     start = b""
     try:
-        async for chunk in response.aiter_raw():
+        async for chunk in _raw(response):
             start += chunk[:ERROR_BODY] if unpack is None else unpack(chunk, ERROR_BODY)
             if len(start) >= ERROR_BODY:
                 break
