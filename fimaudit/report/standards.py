@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from fimaudit.errors import UsageError
 from fimaudit.policy.gate import Verdict
@@ -154,7 +155,7 @@ def _adversarial(run: RunFolder) -> list[str]:
     if found:
         out.append(
             f"Real counterexamples for {len(found):,} of {len(run.inputs):,} inputs; nearest {number(found[0])}, "
-            f"median {number(found[len(found) // 2])} ({run.report.domain['unit']})."
+            f"median {number(median(found))} ({run.report.domain['unit']})."
         )
     if run.report.integrity:
         out.append(f"{integrity_sentence(run.report).capitalize()}.")

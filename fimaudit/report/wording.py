@@ -16,6 +16,7 @@ __all__ = [
     "INTEGRITY_WORDS",
     "STATUS_WORDS",
     "NamedChange",
+    "abbreviated",
     "class_name",
     "focus_sentence",
     "integrity_sentence",
@@ -133,6 +134,16 @@ def interval_text(interval: Interval) -> str:
 def share_text(interval: Interval) -> str:
     """The same in per cent."""
     return _limits(interval, percent)
+
+
+def abbreviated(name: str, most: int) -> str:
+    """A name that is too long, without its middle: names that begin alike often differ at the end.
+
+    >>> abbreviated("right answers, each group (group large tumour)", 24)
+    'right answers…ge tumour)'
+    """
+    tail = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - tail].rstrip()}…{name[-tail:].lstrip()}"
 
 
 def class_name(report: Report, index: int | None) -> str:
