@@ -223,11 +223,13 @@ def integrity_sentence(report: Report) -> str:
     checks = report.integrity
     if not checks:
         return "integrity: not checked"
-    against = [check.name for check in report.contradicted]
-    if against:
+
+    def named(outcome: str) -> list[str]:
+        return [check.name.replace("_", " ") for check in checks if check.outcome == outcome]
+
+    if against := named("contradicted"):
         return f"integrity: contradicted by {', '.join(against)}"
-    made = [check.name for check in checks if check.outcome == "ok"]
-    idle = [check.name for check in checks if check.outcome == "not_applicable"]
+    made, idle = named("ok"), named("not_applicable")
     return f"integrity: {len(made)} of {len(checks)} checks ok ({', '.join(made) or 'none'}" + (
         f"; not applicable: {', '.join(idle)})" if idle else ")"
     )
