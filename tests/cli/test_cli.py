@@ -514,6 +514,10 @@ def test_version(run: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> 
         (["gate", "run", "other"], "fimaudit: got unexpected extra argument(s) (other); --help lists what there is"),
         (["audit", "m.onnx", "--seed", "x"], "fimaudit: expected --seed as a whole number; --help says what it is"),
         (["plan", "m.onnx", "--lower", "0"], "fimaudit: no such option --lower; --help lists the known ones"),
+        (
+            ["plan", "m.onnx", "--inputs", "3", "--features", "4"],
+            "fimaudit: expected a URL or an endpoint file, got 'm.onnx'; for a model on this machine leave it out",
+        ),
         (["--foo"], "fimaudit: no such option --foo; --help lists the known ones"),
         (["endpoint", "shwo", "x"], "fimaudit: no such command 'shwo'; did you mean 'show'?"),
     ],
