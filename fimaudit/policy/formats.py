@@ -18,7 +18,7 @@ __all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "markdown_summary"]
 OUTCOME_WORDS: dict[Outcome, str] = {
     "pass": "within the policy",
     "fail": "outside the policy",
-    "undecided": "undecided: the intervals are too wide to tell",
+    "undecided": "intervals too wide to decide the policy",
 }
 #: Characters that XML 1.0 cannot hold, escaped or not.
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

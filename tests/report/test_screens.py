@@ -103,7 +103,7 @@ def test_a_broken_rule_is_named_where_the_answer_stands(folder: Path, tmp_path: 
     names = [f"distance to another answer ({size} tumours)" for size in ("large", "small")]
     both = verdict.model_copy(update={"decisions": [verdict.decisions[0].model_copy(update={"name": n}) for n in names]})
     (tmp_path / "run" / "verdict.json").write_text(both.to_json())
-    assert f"{names[0]} and 1 more (<a href" in page_html(read_for_page(tmp_path / "run"))
+    assert f"; not kept: “{names[0]}” and 1 more (<a href" in page_html(read_for_page(tmp_path / "run"))
     assert len({line[:24] for line in both._screen().plot}) == 2
 
 
