@@ -156,8 +156,8 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     if not file.exists():
         raise DataError(f"no such data file: {file}; give a .npz with an array x, a .npy, a .csv or a .parquet")
     suffix = data_suffix(file.name)
-    if suffix not in SUFFIXES:
-        raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {file.name}")
+    if suffix not in SUFFIXES or file.is_dir():
+        raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {'the folder ' if file.is_dir() else ''}{file.name}")
     try:
         if suffix in (".npz", ".npy"):
             _check_start(file, suffix)

@@ -66,6 +66,11 @@ def object_npy(path: Path) -> Path:
     return path
 
 
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def half(path: Path) -> Path:
     np.savez(path, x=X)
     path.write_bytes(path.read_bytes()[:-60])
@@ -93,6 +98,7 @@ UNREADABLE = {
     "no features": (lambda d: write(d / "d.csv", b"y,group\n1,a\n"), "no feature columns"),
     "broken table": (lambda d: write(d / "d.parquet", b"PAR1"), "could not read .*d.parquet"),
     "a folder": (lambda d: d, "expected data in"),
+    "a folder that is called an array": (lambda d: folder(d / "d.npz"), r"\.tsv, got the folder d\.npz"),
 }
 
 
