@@ -30,7 +30,8 @@ COMMANDS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the README supposes: model.onnx and x.npz."""
+    """What the README supposes: model.onnx, x.npz and policy.yaml."""
+    (tmp_path / "policy.yaml").write_text("rules: [{rule: not_ok, at_most: 0.5}]")
     x = np.random.default_rng(0).random((6, 1, 8, 8), dtype=np.float32)
     np.savez(tmp_path / "x.npz", x=x)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()

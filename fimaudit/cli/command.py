@@ -44,7 +44,8 @@ def refusal(command: TyperCommand | TyperGroup, error: Exception) -> str | None:
     flags = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
     if type(error).__name__ == "NoSuchOption":
         flag = str(getattr(error, "option_name", ""))
-        near = get_close_matches(flag, flags, 1)
+        alike = get_close_matches(flag.lstrip("-"), [name.lstrip("-") for name in flags], 1)
+        near = [name for name in flags if name.startswith(flag)] or [f"--{name}" for name in alike]
         return f"no such option {flag}; " + (f"did you mean {near[0]}?" if near else "--help lists the known ones")
     choice = re.search(r"'([^']*)' is not one of (.+)\.$", getattr(error, "message", ""))
     parameter = getattr(error, "param", None)

@@ -139,10 +139,14 @@ def asked_of(target: str, options: Mapping[str, Any], batch: int | None) -> Send
         batch: rows a request, where they were said beside these.
 
     Raises:
+        UsageError: it is neither.
         TargetError: the settings contradict themselves.
     """
+    from fimaudit_adapters.http import ADAPTER
     from fimaudit_adapters.http.endpoint_file import read_endpoint
 
+    if "://" not in target and not ADAPTER.accepts(target):
+        raise UsageError(f"expected a URL or an endpoint file, got {target!r}; for a model on this machine leave it out")
     extra = {**options, **({} if batch is None else {"batch": batch})}
     endpoint = read_endpoint(target, Options(extra=extra))
     rows = endpoint.batch or 100

@@ -26,6 +26,7 @@ from fimaudit.space import Space
 __all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".tsv")
+NUMPY_STARTS = (b"PK", b"\x93NUMPY")
 #: A packed .npz of a few megabytes may unpack to as many gigabytes; one of more than this is read as it is stored, or not.
 MOST_UNPACKED = 4 * 2**30
 
@@ -155,9 +156,11 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     if not file.exists():
         raise DataError(f"no such data file: {file}; give a .npz with an array x, a .npy, a .csv or a .parquet")
     suffix = data_suffix(file.name)
-    if suffix not in SUFFIXES:
-        raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {file.name}")
+    if suffix not in SUFFIXES or file.is_dir():
+        raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {'the folder ' if file.is_dir() else ''}{file.name}")
     try:
+        if suffix in (".npz", ".npy"):
+            _check_start(file, suffix)
         if suffix == ".npz":
             return _from_npz(file)
         if suffix == ".npy":
@@ -168,6 +171,15 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
         raise
     except Exception as exc:
         raise DataError(f"could not read {file} as {suffix}: {foreign(exc)}") from exc
+
+
+def _check_start(file: Path, suffix: str) -> None:
+    """Refuse what numpy would take for a pickle, and recommend to trust."""
+    with open(file, "rb") as opened:
+        start = opened.read(6)
+    if not start.startswith(NUMPY_STARTS):
+        found = f"is not a {suffix} file" if start else "is empty"
+        raise DataError(f"{file} {found}; write it with numpy.{'savez' if suffix == '.npz' else 'save'}")
 
 
 def _from_npy(file: Path) -> Inputs:

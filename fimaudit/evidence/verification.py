@@ -253,7 +253,7 @@ def _page(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
 def _equal(check: str, reported: Any, own: Any, named: str, other: str) -> Finding:
     place = _difference(_plain(reported), _plain(own))
     if place is None:
-        return Finding(check, True, f"{named} fits {other}")
+        return Finding(check, True, f"no difference between {named} and {other}")
     return Finding(check, False, f"{named} differs from {other} at {place}")
 
 

@@ -180,6 +180,8 @@ def _no_adapter(target: object, known: Mapping[str, Adapter]) -> str:
     suffix = os.path.splitext(target)[1]
     if suffix == ".py":
         return f"expected the name of the model in {target!r} too: {target}:model, or of a function that makes it"
+    if os.path.isdir(target):
+        return f"expected a model file, got the folder {target!r}; give the file in it"
     return (
         f"no adapter opens {target!r} (ending {suffix!r}); expected .onnx, .pt2, .pt, .ts, .skops, .joblib, .pkl, "
         f"a URL, package.module:factory or file.py:factory (adapters here: {', '.join(known) or 'none'})"

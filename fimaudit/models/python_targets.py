@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 from zlib import crc32
@@ -52,8 +53,10 @@ def named_object(target: str) -> Any:
     if not hasattr(module, attribute):
         own = [name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)]
         form = "path/to/file.py:name" if is_file else "package.module:factory"
+        near = get_close_matches(attribute, own, 1)
+        what = f"did you mean {near[0]!r}?" if near else f"write {form}"
         raise TargetError(
-            f"module {module_name!r} has no attribute {attribute!r}, only {', '.join(own[:SHOWN]) or 'none'}; write {form}"
+            f"module {module_name!r} has no attribute {attribute!r}, only {', '.join(own[:SHOWN]) or 'none'}; {what}"
         )
     return getattr(module, attribute)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from fimaudit.errors import RunFolderError
-from fimaudit.policy.gate import Outcome, Verdict
+from fimaudit.policy.gate import Decision, Outcome, Verdict
 from fimaudit.storage.durable_files import replacing
 from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder
 from fimaudit.storage.tables import INPUTS_FILE
@@ -18,7 +18,7 @@ __all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "markdown_summary"]
 OUTCOME_WORDS: dict[Outcome, str] = {
     "pass": "within the policy",
     "fail": "outside the policy",
-    "undecided": "undecided: the intervals are too wide to tell",
+    "undecided": "intervals too wide to decide the policy",
 }
 #: Characters that XML 1.0 cannot hold, escaped or not.
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -73,7 +73,7 @@ def markdown_summary(verdict: Verdict, run: RunFolder) -> str:
         "|---|---|---|---:|---:|---:|",
     ]
     for d in verdict.decisions:
-        numbers = f"{_number(d.value)} | {_number(d.bound)} | {d.side} {d.limit:g}"
+        numbers = f"{_number(d.value)} | {_number(_decided_on(d))} | {d.side} {d.limit:g}"
         lines.append(f"| {d.outcome} | {_plain(d.title)} | {d.inputs} | {numbers} |")
     ordered = sorted(verdict.decisions, key=lambda d: d.outcome == "pass")
     lines += ["", *(f"- {_plain(d.title)}: {_plain(d.sentence)}" for d in ordered)]
@@ -102,6 +102,12 @@ def keep_verdict(folder: str | Path, verdict: Verdict, policy: str | Path, basel
 
 def _warnings(warnings: Sequence[str]) -> list[str]:
     return ["", "Warnings of the run:", "", *(f"- {_plain(w)}" for w in warnings)] if warnings else []
+
+
+def _decided_on(d: Decision) -> float | None:
+    """The bound that settled it: a limit is broken by the bound on its other side."""
+    other = d.upper if d.side == "at least" else d.lower
+    return other if d.outcome == "fail" and other is not None else d.bound
 
 
 def _number(value: float | None) -> str:

@@ -14,6 +14,7 @@ from fimaudit.results import Interval, Sensitivity
 from fimaudit.statistics.paired import Column
 from fimaudit.statistics.spread import evenly_spread
 from fimaudit.statistics.subgroups import Calibration, Division
+from fimaudit.statistics.summary import sorted_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -270,5 +271,5 @@ def pairs_chart(id: str, title: str, first: Column, second: Column, names: tuple
 
 
 def _at(ordered: Any, p: float) -> float | None:
-    v = float(ordered[round(p * (len(ordered) - 1))])
+    v = sorted_quantile(ordered, p)
     return v if np.isfinite(v) else None

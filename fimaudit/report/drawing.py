@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fimaudit.report.wording import number
+from fimaudit.report.wording import abbreviated, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,17 +195,13 @@ def plain_axis(axis: Any, title: str, low: float, high: float) -> None:
 def category_axis(axes: Axes, names: Sequence[str]) -> None:
     """Names from the top down along the left side."""
     _bare(axes.yaxis)
-    axes.set_yticks(range(len(names)), [_cut(name) for name in names])
+    axes.set_yticks(range(len(names)), [abbreviated(name, NAME) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def names_width(names: Sequence[str]) -> float:
     """Inches that the names of a category axis take."""
-    return 0.2 + LETTER * max(len(_cut(name)) for name in names)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return 0.2 + LETTER * max(len(abbreviated(name, NAME)) for name in names)
 
 
 def _bare(axis: Any) -> None:

@@ -14,7 +14,7 @@ from fimaudit.report import charts
 from fimaudit.report.answer import Answer, NextStep, answer_of
 from fimaudit.report.drawing import Chart
 from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
-from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, interval_text, number, percent
+from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, abbreviated, interval_text, number, percent
 from fimaudit.results import QUANTITY_NAMES, QUANTITY_TITLES, Interval, Sensitivity
 from fimaudit.storage.run_folder import is_run, run_of
 
@@ -167,7 +167,7 @@ def _(v: Verdict) -> Screen:
             *((d.outcome, f"{d.title}: {d.sentence}") for d in v.decisions[:MOST_ROWS]),
             *(("warning", w) for w in v.warnings),
         ],
-        plot=[f"{name[:24]:24} {bar(c, 1 / reach, reach, 1.0)}" for name, c in shares],
+        plot=[f"{abbreviated(name, 24):24} {bar(c, 1 / reach, reach, 1.0)}" for name, c in shares],
         chart=chart,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from fimaudit.errors import UsageError
 from fimaudit.policy.gate import Verdict
@@ -97,11 +98,22 @@ def _radius(run: RunFolder) -> list[str]:
     return out
 
 
-def _expected(run: RunFolder) -> list[str]:
+def _verdict(run: RunFolder) -> Verdict | None:
     path = run.folder / VERDICT
-    if not path.is_file():
+    return Verdict.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def _life_cycle(run: RunFolder) -> list[str]:
+    verdict = _verdict(run)
+    if verdict is None or verdict.baseline is None:
         return []
-    verdict = Verdict.model_validate_json(path.read_bytes())
+    return [f"The policy divides by an earlier run, of {verdict.baseline['name']}, on the same inputs."]
+
+
+def _expected(run: RunFolder) -> list[str]:
+    verdict = _verdict(run)
+    if verdict is None:
+        return []
     rules = f"{len(verdict.decisions)} rule{'' if len(verdict.decisions) == 1 else 's'}"
     return [f"Policy “{verdict.policy}”: {verdict.outcome}, from {rules} decided on one-sided bounds."]
 
@@ -154,7 +166,7 @@ def _adversarial(run: RunFolder) -> list[str]:
     if found:
         out.append(
             f"Real counterexamples for {len(found):,} of {len(run.inputs):,} inputs; nearest {number(found[0])}, "
-            f"median {number(found[len(found) // 2])} ({run.report.domain['unit']})."
+            f"median {number(median(found))} ({run.report.domain['unit']})."
         )
     if run.report.integrity:
         out.append(f"{integrity_sentence(run.report).capitalize()}.")
@@ -170,8 +182,10 @@ STANDARDS: dict[str, tuple[str, str, list[tuple[str, Callable[[RunFolder], list[
     "24029-3": (
         "ISO/IEC DIS 24029-3, robustness of neural networks: methodology for the use of statistical methods",
         "The topics are those of the public table of contents of the draft of December 2025. The text below these headings "
-        "could not be read, so what a topic asks in detail is not checked; a published standard may differ from its draft.",
+        "could not be read, so what a topic asks in detail is not checked, and its “other considerations” are left out; a "
+        "published standard may differ from its draft.",
         [
+            ("Robustness during the life cycle", _life_cycle, "when it is measured again, and what is done then"),
             ("In-domain robustness", _performance, "that these inputs are those of the domain of use"),
             ("Specification of the expected behaviour", _expected, "why these limits, and who set them"),
             ("Robustness based on drops of performance", _drops, "accuracy under changes as they occur in use"),

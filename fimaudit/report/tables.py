@@ -45,6 +45,7 @@ COLUMNS = (
     "contrast_to",
     "queries",
 )
+CLASS_COLUMNS = ("predicted_class", "label", "contrast_from", "contrast_to")
 
 
 def sensitive_inputs(run: RunFolder, *, pictures: bool) -> list[dict[str, Any]]:
@@ -148,6 +149,9 @@ def all_inputs(run: RunFolder) -> dict[str, Any]:
         inputs = most_sensitive(inputs, MOST_ROWS)
     rows = [flat_row(s) for s in inputs]
     columns = {name: [_short(row[name]) for row in rows] for name in COLUMNS}
+    if wording.class_name(run.report, 0) != "class 0":  # else their numbers say the same, and sort as numbers
+        for name in CLASS_COLUMNS:
+            columns[name] = [None if i is None else wording.class_name(run.report, i) for i in columns[name]]
     columns["flags"] = [" ".join(s.flags) or None for s in inputs]
     kept = [name for name, values in columns.items() if name == "index" or any(v is not None for v in values)]
     return {

@@ -16,6 +16,7 @@ __all__ = [
     "INTEGRITY_WORDS",
     "STATUS_WORDS",
     "NamedChange",
+    "abbreviated",
     "class_name",
     "focus_sentence",
     "integrity_sentence",
@@ -135,6 +136,16 @@ def share_text(interval: Interval) -> str:
     return _limits(interval, percent)
 
 
+def abbreviated(name: str, most: int) -> str:
+    """A name that is too long, without its middle: names that begin alike often differ at the end.
+
+    >>> abbreviated("right answers, each group (group large tumour)", 24)
+    'right answers…ge tumour)'
+    """
+    tail = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - tail].rstrip()}…{name[-tail:].lstrip()}"
+
+
 def class_name(report: Report, index: int | None) -> str:
     """The class's name where the model carries names, else its number."""
     if index is None:
@@ -212,11 +223,13 @@ def integrity_sentence(report: Report) -> str:
     checks = report.integrity
     if not checks:
         return "integrity: not checked"
-    against = [check.name for check in report.contradicted]
-    if against:
+
+    def named(outcome: str) -> list[str]:
+        return [check.name.replace("_", " ") for check in checks if check.outcome == outcome]
+
+    if against := named("contradicted"):
         return f"integrity: contradicted by {', '.join(against)}"
-    made = [check.name for check in checks if check.outcome == "ok"]
-    idle = [check.name for check in checks if check.outcome == "not_applicable"]
+    made, idle = named("ok"), named("not_applicable")
     return f"integrity: {len(made)} of {len(checks)} checks ok ({', '.join(made) or 'none'}" + (
         f"; not applicable: {', '.join(idle)})" if idle else ")"
     )

@@ -12,7 +12,7 @@ from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
 from fimaudit.statistics.columns import Columns, IntervalArray
 from fimaudit.statistics.confidence import rescaled_limits, spread_of_logs
 
-__all__ = ["population_ranks", "summarise"]
+__all__ = ["population_ranks", "sorted_quantile", "summarise"]
 
 Array = NDArray[np.float64]
 Ranks = tuple[int | None, int | None]
@@ -68,9 +68,9 @@ def summarise(inputs: Sequence[Sensitivity] | Columns, confidence: float, querie
 def _points(inputs: Columns, name: str, confidence: float) -> dict[float, float]:
     """Each quantile's value: the median as it is, the tails corrected for noise, on their own side of the median."""
     quantity, unknown = inputs.limits[name], UNKNOWN[name]
-    middle = _quantile(_ordered(quantity.value, unknown), 0.5)
+    middle = sorted_quantile(_ordered(quantity.value, unknown), 0.5)
     shrunk = _ordered(_without_noise(quantity, inputs.contrasts, confidence, unknown < 0), unknown)
-    return {p: middle if p == 0.5 else (min if p < 0.5 else max)(_quantile(shrunk, p), middle) for p in THESE}
+    return {p: middle if p == 0.5 else (min if p < 0.5 else max)(sorted_quantile(shrunk, p), middle) for p in THESE}
 
 
 def _stricter(counts: NDArray[np.int64], confidence: float, norm: bool) -> dict[float, tuple[Array, Array]]:
@@ -95,7 +95,7 @@ def _these(
         below, above = factors[p]
         with np.errstate(invalid="ignore"):  # no limit times no factor says nothing
             low, high = _ordered(lower * below, 0.0), _ordered(upper * above, np.inf)
-        return _cell(points[p], _quantile(low, p), _quantile(high, p))
+        return _cell(points[p], sorted_quantile(low, p), sorted_quantile(high, p))
 
     mean = _cell(float(value.mean()), float(lower.mean()), float(upper.mean()))
     return Quantiles(median=at(0.5), p05=at(0.05), p95=at(0.95), min=at(0.0), max=at(1.0), mean=mean)
@@ -149,7 +149,7 @@ def _ordered(values: Array, unknown: float) -> Array:
     return np.sort(np.where(np.isnan(values), unknown, values))
 
 
-def _quantile(ordered: Array, p: float) -> float:
+def sorted_quantile(ordered: Array, p: float) -> float:
     """Quantile of sorted values; infinite or NaN where it falls on such a value."""
     place = p * (len(ordered) - 1)
     low, high = int(np.floor(place)), int(np.ceil(place))

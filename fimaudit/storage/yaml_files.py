@@ -40,7 +40,8 @@ def read_text(path: str | Path, what: str) -> str:
     except FileNotFoundError as exc:
         raise UsageError(f"no such {what}: {file}") from exc
     except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"cannot read the {what} {file}: {exc}") from exc
+        said = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"cannot read the {what} {file}: {said}") from exc
 
 
 def parse_mapping(text: str, source: str, holds: str) -> dict[Any, Any]:
@@ -64,7 +65,8 @@ def parse_mapping(text: str, source: str, holds: str) -> dict[Any, Any]:
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise UsageError(f"{source} is no valid YAML{where}: {str(getattr(exc, 'problem', None) or exc)[:300]}") from exc
     if not isinstance(data, dict):
-        raise UsageError(f"expected {source} to hold a mapping with {holds}, got {type(data).__name__}")
+        got = "nothing" if data is None else f"a {type(data).__name__}"
+        raise UsageError(f"expected {source} to hold a mapping with {holds}, got {got}")
     return data
 
 

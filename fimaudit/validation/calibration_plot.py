@@ -40,7 +40,7 @@ def attacks_chart(validation: Validation) -> Chart:
         ends = float(min(radius.min(), smallest.min()) / 1.3), float(max(radius.max(), smallest.max()) * 1.3)
         axes.plot(radius[~marked], smallest[~marked], "o", color=MAIN, markersize=4, alpha=0.7, label="input")
         if marked.any():
-            axes.plot(radius[marked], smallest[marked], "x", color=MARK, label="local_radius_overstates")
+            axes.plot(radius[marked], smallest[marked], "x", color=MARK, label="input, radius cut")
         axes.plot(ends, ends, "--", color=MARK, linewidth=1, label="equal")
         bins = validation.calibration
         if bins:

@@ -43,8 +43,8 @@ def validation_screen(v: Validation) -> Screen:
             *(
                 (
                     a.name,
-                    f"changed the answer of {a.succeeded}, found the smallest change for {a.smallest}, is longer by "
-                    f"{percent(a.median_excess)} in the median",
+                    f"changed the answer of {a.succeeded}, found the smallest change for {a.smallest}, "
+                    f"{percent(a.median_excess)} longer than the smallest of all in the median",
                 )
                 for a in v.attacks
             ),

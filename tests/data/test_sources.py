@@ -66,6 +66,11 @@ def object_npy(path: Path) -> Path:
     return path
 
 
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def half(path: Path) -> Path:
     np.savez(path, x=X)
     path.write_bytes(path.read_bytes()[:-60])
@@ -81,7 +86,8 @@ UNREADABLE = {
     "no x": (lambda d: npz(d / "d.npz", inputs=X), "holds inputs; expected an array called x"),
     "empty archive": (lambda d: npz(d / "d.npz"), "holds nothing; expected an array called x"),
     "truncated": (lambda d: half(d / "d.npz"), "could not read .*d.npz as .npz"),
-    "not an archive": (lambda d: write(d / "d.npz", b"not an archive"), "could not read .*d.npz as .npz"),
+    "not an archive": (lambda d: write(d / "d.npz", b"not an archive"), "d.npz is not a .npz file; write it"),
+    "an empty file": (lambda d: write(d / "d.npy", b""), "d.npy is empty; write it with numpy.save"),
     "an array under another name": (lambda d: write(d / "d.npz", _npy_bytes()), "is not a .npz archive"),
     "an archive under another name": (lambda d: write(d / "d.npy", _npz_bytes(d)), "npz"),
     "pickled objects": (lambda d: object_npy(d / "d.npy"), "could not read .*d.npy as .npy"),
@@ -92,6 +98,7 @@ UNREADABLE = {
     "no features": (lambda d: write(d / "d.csv", b"y,group\n1,a\n"), "no feature columns"),
     "broken table": (lambda d: write(d / "d.parquet", b"PAR1"), "could not read .*d.parquet"),
     "a folder": (lambda d: d, "expected data in"),
+    "a folder that is called an array": (lambda d: folder(d / "d.npz"), r"\.tsv, got the folder d\.npz"),
 }
 
 

@@ -154,6 +154,7 @@ def test_factory_of_an_estimator(factories: str) -> None:
         ("{}:needs", "called without arguments and raised TypeError"),
         ("{}:wrong", "returned int; expected a torch module"),
         ("{}:nothing", "has no attribute 'nothing', only LogisticRegression, network"),
+        ("{}:netwrk", "did you mean 'network'?"),
         ("{}_bad:network", "expected an importable module"),
         ("nowhere_at_all:network", "expected an importable module 'nowhere_at_all'"),
     ],

@@ -74,6 +74,22 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one(text: str, says: str
     assert says in str(refused.value)
 
 
+def test_an_empty_policy_is_refused_in_plain_words() -> None:
+    with pytest.raises(UsageError, match=r"expected p\.yaml to hold a mapping with rules, got nothing"):
+        parse_policy("", "p.yaml")
+
+
+def test_the_table_of_a_pull_request_shows_the_bound_that_decided(place: Path) -> None:
+    """Seen: of a broken rule the bound that it would have passed on, beside a sentence that named the other."""
+    run = read_run(place / "base")
+    rule = {"rule": "quantile", "metric": "margin_radius", "statistic": "median", "at_least": 99}
+    verdict = decide(run, Policy.model_validate({"rules": [rule]}))
+    (decision,) = verdict.decisions
+    assert decision.outcome == "fail"
+    assert f"| {decision.upper:.4g} | at least 99 |" in markdown_summary(verdict, run)
+    assert f"below {decision.upper:.4g} (95 % bound)" in decision.sentence
+
+
 def test_every_flag_that_a_run_may_carry_is_known() -> None:
     code = "\n".join(p.read_text() for p in (ROOT / "fimaudit").rglob("*.py") if p.parent.name != "policy")
     assert set(FLAG_WORDS) <= set(FLAGS)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 from synthetic_runs import made_run, picture_run, pictures, softmax_model, table_run
 
-from fimaudit import Report, audit, compare
+from fimaudit import Report, audit, compare, gate
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.errors import UsageError
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Verdict
 from fimaudit.report.answer import answer_of
-from fimaudit.report.page import render
+from fimaudit.report.charts import distribution_chart
+from fimaudit.report.page import page_html, render
 from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
+from fimaudit.report.wording import number
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.storage.run_folder import read_for_page
 from fimaudit.validation.results import AttackedInput, Correlation, Validation
@@ -90,6 +93,25 @@ def test_what_a_report_does(report: Report, folder: Path, tmp_path: Path) -> Non
     assert report.html() == render(folder / "pictures").read_text()
     assert all(finding.fits for finding in verify_bundle(report.bundle(tmp_path / "evidence.zip")))
     assert list(report.to_frame()["index"]) == list(range(12))
+
+
+def test_a_broken_rule_is_named_where_the_answer_stands(folder: Path, tmp_path: Path) -> None:
+    """Seen: FAIL alone on the page's first screen; and two groups under one and the same cut name in the plot."""
+    copytree(folder / "table", tmp_path / "run")
+    (tmp_path / "policy.yaml").write_text(POLICY.replace("0.001", "1000"))
+    verdict = gate(tmp_path / "run", tmp_path / "policy.yaml")
+    names = [f"distance to another answer ({size} tumours)" for size in ("large", "small")]
+    both = verdict.model_copy(update={"decisions": [verdict.decisions[0].model_copy(update={"name": n}) for n in names]})
+    (tmp_path / "run" / "verdict.json").write_text(both.to_json())
+    assert f"; not kept: “{names[0]}” and 1 more (<a href" in page_html(read_for_page(tmp_path / "run"))
+    assert len({line[:24] for line in both._screen().plot}) == 2
+
+
+def test_the_numbers_of_a_chart_are_those_of_the_summary(report: Report) -> None:
+    """Seen: a median of 1.71 in the table below the chart, and of 1.69 at the top of the page."""
+    chart = distribution_chart("margin_radius", [s.margin_radius for s in report.inputs], "unit")
+    assert chart is not None
+    assert chart.rows[2][1] == number(report.summary.margin_radius.median.value)
 
 
 def test_a_large_run_is_read_from_its_folder(report: Report, tmp_path: Path) -> None:
