@@ -73,7 +73,10 @@ class FreeFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input."""
+    """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input.
+
+    ``marks`` are numbers that stand for missing ones, NaN where there is none.
+    """
 
     lower: Array
     upper: Array
@@ -82,6 +85,7 @@ class Space:
     scale: Array
     unit: str
     dtype: str
+    marks: Array | None = None
 
     @cached_property
     def features(self) -> int:
@@ -112,11 +116,14 @@ class Space:
 
         bounds = longer(self.lower, -np.inf), longer(self.upper, np.inf)
         rest = longer(self.quantum, 0.0), longer(self.frozen, True), longer(self.scale, 1.0)
-        return Space(*bounds, *rest, self.unit, self.dtype)
+        marks = None if self.marks is None else longer(self.marks, np.nan)
+        return Space(*bounds, *rest, self.unit, self.dtype, marks)
 
     def missing(self, x: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """The gaps of one input, shape \\*shape; ``None`` where there are none."""
+        """The gaps of one input, shape \\*shape, or of several; ``None`` where there are none."""
         gaps = np.isnan(x) if x.dtype.kind == "f" else None
+        if self.marks is not None:
+            gaps = (x == self.marks) | (False if gaps is None else gaps)
         return gaps if gaps is not None and gaps.any() else None
 
     def holding(self, x: NDArray[Any]) -> Space:
