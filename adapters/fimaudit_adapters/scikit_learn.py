@@ -19,7 +19,7 @@ from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import TableColumn, arranged, as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, to_probabilities
-from fimaudit_adapters.boosters import BoosterEstimator, is_booster
+from fimaudit_adapters.boosters import BoosterEstimator, is_booster, stopped_early
 from fimaudit_adapters.fitted_features import (
     as_fitted,
     categorical_features,
@@ -85,6 +85,7 @@ class ScikitLearnAdapter:
                 target = _read(target, options.trust_pickle)
             notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
         if is_booster(target):
+            notes += stopped_early(target)
             name, target = name or type(target).__name__, BoosterEstimator(target)
         else:
             _require_classifier(target, several=options.finding is not None, labels=options.link == "labels")

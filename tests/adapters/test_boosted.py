@@ -77,6 +77,19 @@ def test_text_is_not_matched_with_categories_that_a_booster_does_not_name() -> N
         audit(model.fit(codes, Y == "low"), TABLE[["age"]].assign(stage=TABLE.stage.astype(str))[:8], scale="std")
 
 
+def test_a_booster_with_rounds_behind_its_best_says_so() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    x = RNG.normal(size=(90, 3))
+    y = RNG.random(90) < 0.5
+    model = xgboost.XGBClassifier(n_estimators=50, early_stopping_rounds=3, n_jobs=1)
+    booster = model.fit(x[:60], y[:60], eval_set=[(x[60:], y[60:])], verbose=False).get_booster()
+    notes = open_classifier(booster).info.notes
+    assert f"of which round {model.best_iteration} was the best" in notes[0]
+    best = open_classifier(booster[: model.best_iteration + 1])
+    assert best.info.notes == ()
+    np.testing.assert_allclose(best.probabilities(x[:5]), model.predict_proba(x[:5]), rtol=1e-5)
+
+
 def test_catboost() -> None:
     catboost = pytest.importorskip("catboost")
     table = TABLE.assign(stage=TABLE.stage.astype(str))
