@@ -129,7 +129,12 @@ class Space:
     def holding(self, x: NDArray[Any]) -> Space:
         """The domain of one input: its gaps are held as they are."""
         gaps = self.missing(x)
-        return self if gaps is None else replace(self, frozen=self.frozen | gaps)
+        if gaps is None:
+            return self
+        if self.marks is None:
+            return replace(self, frozen=self.frozen | gaps)
+        lower, upper = np.where(gaps, -np.inf, self.lower), np.where(gaps, np.inf, self.upper)  # a mark may lie beyond
+        return replace(self, frozen=self.frozen | gaps, lower=lower, upper=upper)
 
     @property
     def bounded(self) -> bool:
@@ -205,6 +210,8 @@ class Space:
         width = self.upper - self.lower
         slack = EDGE * np.where(np.isfinite(width), width, 1.0)
         outside = (x < self.lower - slack) | (x > self.upper + slack)
+        gaps = self.missing(x)
+        outside = outside if gaps is None else outside & ~gaps
         if outside.any():
             first = tuple(int(i) for i in np.argwhere(outside)[0])
             raise DataError(
@@ -213,5 +220,7 @@ class Space:
                 "check the preprocessing or the bounds"
             )
         if x.dtype.kind != "f":  # an open bound has no integer to stand for it
-            return np.asarray(np.clip(x, self.lower, self.upper).astype(x.dtype))
-        return np.asarray(np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype)))
+            clipped = np.clip(x, self.lower, self.upper).astype(x.dtype)
+        else:
+            clipped = np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype))
+        return np.asarray(clipped if gaps is None else np.where(gaps, x, clipped))

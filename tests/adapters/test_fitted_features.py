@@ -80,6 +80,6 @@ def test_a_number_that_stood_for_a_missing_one_is_held_like_a_gap(data: Any) -> 
         table = data.copy()
         table[np.arange(len(X)) % 3 == 0] = np.column_stack([X[::3, :2], np.full(len(X[::3]), mark)])
         model = make_pipeline(SimpleImputer(missing_values=mark), StandardScaler(), LogisticRegression()).fit(table, Y)
-        reports.append(audit(model, table[:9], queries=16, scale="std", frozen=[1]))
+        reports.append(audit(model, table[:9], queries=16, scale="std", frozen=[1], lower=-9, upper=9))
     assert [s.spectral_norm.value for s in reports[0].inputs] == [s.spectral_norm.value for s in reports[1].inputs]
     assert any("-999 counts as missing" in warning for warning in reports[1].warnings)
