@@ -29,6 +29,8 @@ __all__ = [
 MOSTLY_NUMBERS = 0.5
 #: Columns that are shown in a sentence.
 SHOWN = 30
+#: Integers up to here are exact in float64.
+MOST_EXACT = 2**53
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _DECORATED = re.compile(r"\s*[-+]?(\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?|\d+([.,]\d+)?\s*%)\s*")
@@ -220,7 +222,13 @@ def _numbers(cells: Any, column: TableColumn) -> NDArray[np.float64]:
     import pyarrow.compute as pc
 
     if not column.coded or pa.types.is_null(cells.type):
-        return _floats(cells)
+        numbers = _floats(cells)
+        if column.kind == "whole" and (np.abs(numbers) > MOST_EXACT).any():
+            raise DataError(
+                f"column {column.name!r} holds integers beyond 2^53, between which float64 does not tell; make it a "
+                "category, leave it out with --drop, or name the rows by it with --index"
+            )
+        return numbers
     cells = _plain(cells)
     cells = cells.cast(cells.type.value_type) if pa.types.is_dictionary(cells.type) else cells
     places = pc.index_in(cells, pa.array(column.values, type=cells.type))

@@ -378,3 +378,13 @@ def test_groups_are_called_alike_by_every_way(missing: Any) -> None:
     names = [[s.group for s in asked(x).inputs] for x in (ASKED.assign(group=groups), pa.table(ASKED.assign(group=groups)))]
     assert [s.group for s in asked(ASKED, group=np.array(groups, dtype=object)).inputs] == names[0] == names[1]
     assert names[0][:4] == ["1", "2", "", "3"]
+
+
+def test_integers_that_float64_does_not_hold_are_refused() -> None:
+    table = PEOPLE[["age"]].assign(code=2**60 + np.arange(COUNT) % 3)
+    steps = ColumnTransformer([("n", StandardScaler(), ["age"]), ("w", WORDS, ["code"])])
+    model = make_pipeline(steps, LogisticRegression()).fit(table, SICK)
+    with pytest.raises(DataError, match=r"'code' holds integers beyond 2\^53"):
+        audit(model, table[:9], queries=16, scale="std")
+    report = audit(model, table[:9].astype({"code": "category"}), queries=16, scale="std")
+    assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[:9]).max(axis=1).tolist())
