@@ -73,7 +73,10 @@ class FreeFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input."""
+    """An ``InputDomain`` fixed for one model and data set; arrays have the shape of one input.
+
+    ``marks`` are numbers that stand for missing ones, NaN where there is none.
+    """
 
     lower: Array
     upper: Array
@@ -82,6 +85,7 @@ class Space:
     scale: Array
     unit: str
     dtype: str
+    marks: Array | None = None
 
     @cached_property
     def features(self) -> int:
@@ -112,17 +116,25 @@ class Space:
 
         bounds = longer(self.lower, -np.inf), longer(self.upper, np.inf)
         rest = longer(self.quantum, 0.0), longer(self.frozen, True), longer(self.scale, 1.0)
-        return Space(*bounds, *rest, self.unit, self.dtype)
+        marks = None if self.marks is None else longer(self.marks, np.nan)
+        return Space(*bounds, *rest, self.unit, self.dtype, marks)
 
     def missing(self, x: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """The gaps of one input, shape \\*shape; ``None`` where there are none."""
+        """The gaps of one input, shape \\*shape, or of several; ``None`` where there are none."""
         gaps = np.isnan(x) if x.dtype.kind == "f" else None
+        if self.marks is not None:
+            gaps = (x == self.marks) | (False if gaps is None else gaps)
         return gaps if gaps is not None and gaps.any() else None
 
     def holding(self, x: NDArray[Any]) -> Space:
         """The domain of one input: its gaps are held as they are."""
         gaps = self.missing(x)
-        return self if gaps is None else replace(self, frozen=self.frozen | gaps)
+        if gaps is None:
+            return self
+        if self.marks is None:
+            return replace(self, frozen=self.frozen | gaps)
+        lower, upper = np.where(gaps, -np.inf, self.lower), np.where(gaps, np.inf, self.upper)  # a mark may lie beyond
+        return replace(self, frozen=self.frozen | gaps, lower=lower, upper=upper)
 
     @property
     def bounded(self) -> bool:
@@ -198,6 +210,8 @@ class Space:
         width = self.upper - self.lower
         slack = EDGE * np.where(np.isfinite(width), width, 1.0)
         outside = (x < self.lower - slack) | (x > self.upper + slack)
+        gaps = self.missing(x)
+        outside = outside if gaps is None else outside & ~gaps
         if outside.any():
             first = tuple(int(i) for i in np.argwhere(outside)[0])
             raise DataError(
@@ -206,5 +220,7 @@ class Space:
                 "check the preprocessing or the bounds"
             )
         if x.dtype.kind != "f":  # an open bound has no integer to stand for it
-            return np.asarray(np.clip(x, self.lower, self.upper).astype(x.dtype))
-        return np.asarray(np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype)))
+            clipped = np.clip(x, self.lower, self.upper).astype(x.dtype)
+        else:
+            clipped = np.clip(x, self.lower.astype(x.dtype), self.upper.astype(x.dtype))
+        return np.asarray(clipped if gaps is None else np.where(gaps, x, clipped))

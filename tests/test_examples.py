@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def command_here(command: list[str], *, cwd: Path, check: bool) -> None:
 
 
 def test_a_table_with_categories_and_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform.platform()  # the first call of a process asks by subprocess itself
     monkeypatch.setattr(subprocess, "run", command_here)
     said = run("medical_pipeline.py", "run", cwd=tmp_path)
     assert "classes: disease, healthy; held: stage, sex, smoker" in said

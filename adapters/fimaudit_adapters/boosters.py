@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 
-__all__ = ["BoosterEstimator", "is_booster"]
+__all__ = ["BoosterEstimator", "is_booster", "stopped_early"]
 
 _KINDS = {("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("catboost.core", "CatBoost")}
 #: Objectives that give probabilities, by how their names begin, and among these some that do not.
@@ -21,6 +21,17 @@ def is_booster(target: object) -> bool:
     """Whether it is one, known by the names of its classes; CatBoost's classifiers are boosters with a face."""
     known = any((c.__module__, c.__name__) in _KINDS for c in type(target).__mro__)
     return known and not hasattr(type(target), "predict_proba")
+
+
+def stopped_early(booster: Any) -> list[str]:
+    """A sentence where XGBoost's booster holds more rounds than the best: its own ``predict`` uses all of them."""
+    best = booster.attr("best_iteration") if hasattr(booster, "attr") and hasattr(booster, "num_boosted_rounds") else None
+    if best is None or int(best) + 1 >= booster.num_boosted_rounds():
+        return []
+    return [
+        f"the booster holds {booster.num_boosted_rounds()} rounds, of which round {best} was the best; all are used, as "
+        f"Booster.predict does: to audit what XGBClassifier answers, give that, or booster[:{int(best) + 1}]"
+    ]
 
 
 class BoosterEstimator:

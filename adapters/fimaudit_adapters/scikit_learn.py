@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,17 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
-from fimaudit.models.columns import arranged, as_frame, coded
+from fimaudit.models.columns import TableColumn, arranged, as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, to_probabilities
-from fimaudit_adapters.boosters import BoosterEstimator, is_booster
-from fimaudit_adapters.fitted_features import as_fitted, categorical_features, feature_names
+from fimaudit_adapters.boosters import BoosterEstimator, is_booster, stopped_early
+from fimaudit_adapters.fitted_features import (
+    as_fitted,
+    categorical_features,
+    feature_names,
+    missing_marks,
+    table_categories,
+)
 from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_file
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
@@ -78,6 +85,7 @@ class ScikitLearnAdapter:
                 target = _read(target, options.trust_pickle)
             notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
         if is_booster(target):
+            notes += stopped_early(target)
             name, target = name or type(target).__name__, BoosterEstimator(target)
         else:
             _require_classifier(target, several=options.finding is not None, labels=options.link == "labels")
@@ -97,20 +105,21 @@ class EstimatorClassifier:
         self._estimator = estimator
         self._link = options.link
         self._labels = LabelledAs(classes) if options.link == "labels" else None
-        # Libraries of trees take text as pandas' categories only.
-        own = _library(estimator) in ("xgboost", "lightgbm")
-        self._columns = tuple(replace(c, kind="category") if own and c.kind == "text" else c for c in options.table)
+        self._columns = options.table
         if names is not None:
             details["feature_names"] = list(names)
             if importlib.util.find_spec("pandas") is None:
                 notes.append("the estimator was fitted with column names, which need pandas; rows are passed without them")
                 names = None
         self._names = names
+        categorical = categorical_features(estimator, names)
         # An estimator that was fitted with column names wants them back, and warns without; pandas carries them.
         self._order = arranged(options.table, names, type(estimator).__name__) if options.table and names else None
         if self._columns and (names is not None or len(self._columns) == features):
             order = self._order or range(len(self._columns))
             fitted = dict(zip(order, as_fitted([self._columns[k] for k in order], estimator, names), strict=True))
+            if _library(estimator) in ("xgboost", "lightgbm"):
+                fitted = _as_categories(fitted, order, estimator, categorical)
             self._columns = tuple(fitted.get(k, column) for k, column in enumerate(self._columns))
         # Several outputs have classes each, and the finding is one of the outputs.
         outputs = classes if isinstance(classes, list) and classes and np.ndim(classes[0]) > 0 else None
@@ -142,7 +151,8 @@ class EstimatorClassifier:
             exact=_own_values(estimator),
             feature_names=names,
             takes_columns=bool(options.table),
-            categorical=categorical_features(estimator, names),
+            categorical=categorical,
+            missing_marks=missing_marks(estimator, names),
         )
 
     @property
@@ -176,6 +186,31 @@ class EstimatorClassifier:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _as_categories(
+    columns: Mapping[int, TableColumn], order: Sequence[int], estimator: Any, categorical: Sequence[int]
+) -> dict[int, TableColumn]:
+    """Text, and whole numbers that were fitted as categories, as libraries of trees take them: as pandas' categories.
+
+    Raises:
+        DataError: text whose places in the list of categories are not known.
+    """
+    fitted = table_categories(estimator, categorical)
+    out = dict(columns)
+    for place, k in enumerate(order):
+        column = out[k]
+        if column.kind == "text":
+            if fitted is None and column.values:
+                raise DataError(
+                    f"{type(estimator).__name__} does not hold the names of its categories (XGBoost does from 3.1 on), so "
+                    f"the text in column {column.name!r} cannot be matched with them; give a DataFrame or Parquet with the "
+                    "categories (pandas.Categorical) that it was trained with"
+                )
+            out[k] = replace(column, kind="category")
+        elif column.kind == "whole" and place in (fitted or ()):
+            out[k] = replace(column, held_as="category")
+    return out
 
 
 def _plain(classes: Any) -> tuple[Any, ...]:

@@ -106,12 +106,14 @@ def _facts(
                 # More rows lie from 0 to 1 too: these are findings, and no link makes them one distribution.
                 facts["several_findings"] = True
                 break
-            links[tried] = {"first": [_decision(row, labels) for row in answers] if not info.labels_only else []}
+            links[tried] = {"first": [_decision(row, labels, info) for row in answers]}
+            columns = None if info.labels_only else answers.shape[1]
+            facts |= _refused_labels(given, info, replace(labels, columns=labels.columns or columns))
             if facts.get("preflight") is None:
                 notes = [*info.sentences, *seen.warnings()]
                 if info.details.get("quantised_weights"):
                     notes += _optimisations(classifier, whole, target, tried, options)
-                facts = {**model_facts(classifier, seen, labels), "link": tried, "notes": notes}
+                facts = {**facts, **model_facts(classifier, seen, labels), "link": tried, "notes": notes}
                 facts |= _of_data(subject, info)
                 kind = expected_kind(info.details.get("top_k"), seen)
                 facts |= {} if kind == "local" else {"kind": kind}
@@ -148,10 +150,21 @@ def _of_data(subject: AuditDataset, info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _decision(row: NDArray[np.float64], labels: ClassLabels) -> str:
-    place = int(row.argmax())
+def _refused_labels(given: Inputs, info: ModelInfo, labels: ClassLabels) -> dict[str, Any]:
+    """Why an audit would refuse the labels, where it would."""
+    if given.y is None:
+        return {}
+    try:
+        open_subject(given, info, InputDomain(scale="raw"), (), labels)
+    except DataError as exc:
+        return {"labels": {"refused": str(exc)}}
+    return {}
+
+
+def _decision(row: NDArray[np.float64], labels: ClassLabels, info: ModelInfo) -> str:
+    place = int(row[0] if info.labels_only else row.argmax())
     name = labels.shown[place] if labels.shown is not None and place < len(labels.shown) else f"class {place}"
-    return f"{name} {row[place]:.3f}"
+    return name if info.labels_only else f"{name} {row[place]:.3f}"
 
 
 def _command(target: str, data: str | None, facts: dict[str, Any], flags: list[str]) -> str | None:
@@ -159,7 +172,7 @@ def _command(target: str, data: str | None, facts: dict[str, Any], flags: list[s
     does = next((name for name, found in facts["links"].items() if "first" in found), None)
     if facts.get("several_findings"):
         does, flags = "identity", [*flags, "--class", (facts["class_names"] or ["0"])[0]]
-    if does is None:
+    if does is None or ("labels" in facts and not facts.get("several_findings")):
         return None
     words = ["fimaudit", "audit", target, "--data", str(data or "x.npz"), *flags]
     words += [] if does == "auto" else ["--link", does]
@@ -256,6 +269,8 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         _show_identity(console, facts["identity"])
     for note in facts["notes"]:
         print_line(console, f"note: {note}", "yellow")
+    if "labels" in facts:
+        print_line(console, f"note: {facts['labels']['refused']}", "yellow")
     if facts["audit"] is not None:
         print_command(console, "audit it with: ", facts["audit"])
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import Row
 from fimaudit.data.table_columns import ColumnFacts
 from fimaudit.errors import DataError
+from fimaudit.models.classes import group_name
 
 __all__ = ["NpyShard", "NpzShard"]
 
@@ -76,7 +77,7 @@ class NpzShard:
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
             y = None if self._y is None else self._y[position]
-            group = None if self._group is None else str(self._group[position])
+            group = None if self._group is None else group_name(self._group[position])
             try:
                 yield Row(self._x.row(position), y, group)
             except (DataError, zipfile.BadZipFile, EOFError) as exc:

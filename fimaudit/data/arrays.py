@@ -18,7 +18,7 @@ from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
 from fimaudit.errors import DataError
 from fimaudit.foreign_errors import foreign
-from fimaudit.models.classes import ClassLabels
+from fimaudit.models.classes import ClassLabels, group_name
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing
 from fimaudit.space import Space
@@ -264,7 +264,10 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None, labels: 
             )
     y = _labels(inputs.y, len(x), labels or ClassLabels())
     try:
-        group = None if inputs.group is None else np.asarray(inputs.group).astype(str)
+        group = None if inputs.group is None else np.asarray(inputs.group)
+        if group is not None and group.ndim == 1 and group.dtype.kind in "fO":
+            group = np.array([group_name(one) for one in group.tolist()])
+        group = None if group is None else group.astype(str)
     except UnicodeDecodeError as exc:
         raise DataError("expected groups that are text, got bytes that are none; save them as str") from exc
     if group is not None and group.shape != (len(x),):

@@ -73,8 +73,8 @@ class AuditDataset:
     @property
     def complete(self) -> NDArray[np.int64]:
         """Which of ``x`` the first questions are about: those without gaps, or all where each has some."""
-        gaps = np.isnan(self.x.reshape(len(self.x), -1)).any(axis=1) if self.x.dtype.kind == "f" else np.zeros(len(self.x))
-        whole = np.flatnonzero(gaps == 0)
+        gaps = self.space.missing(self.x)
+        whole = np.arange(len(self.x)) if gaps is None else np.flatnonzero(~gaps.reshape(len(gaps), -1).any(axis=1))
         return whole if whole.size else np.arange(len(self.x))
 
     def arrays(self, results: Sequence[Sensitivity]) -> Mapping[int, NDArray[Any]]:
@@ -284,7 +284,7 @@ def open_subject(
             data = data.for_model(info.input_shape if data.packing is None else data.packing.shape, info.dtype)
             domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
         reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
-        audited = domain.resolve(reference.x, info.dtype)
+        audited = _resolved(domain, reference, info)
         x, space = audited.admit(reference.x), audited
         if data.packing is not None and data.held is not None:
             x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
@@ -295,7 +295,7 @@ def open_subject(
     if stream.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
     reference, numbers = look_at(stream, expected, labels)
-    audited = domain.resolve(reference.x, info.dtype)
+    audited = _resolved(domain, reference, info)
     good = [i for i in range(len(reference)) if _fits(reference.x[i], audited)]
     x, space = audited.admit(reference.x[good] if good else reference.x), audited  # where none fits, says why
     if stream.packing is not None and reference.held is not None:
@@ -304,13 +304,32 @@ def open_subject(
     return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes, audited)
 
 
+def _resolved(domain: InputDomain, inputs: Inputs, info: ModelInfo) -> Space:
+    """The domain fixed against the data; numbers that stand for missing ones count as gaps."""
+    if not info.missing_marks or inputs.x.ndim != 2:
+        return domain.resolve(inputs.x, info.dtype)
+    marks = np.full(inputs.x.shape[1], np.nan)
+    order = _order(inputs, info)
+    for place, mark in info.missing_marks:
+        if place < len(order):
+            marks[order[place]] = mark
+    gaps = inputs.x == marks
+    return replace(domain.resolve(np.where(gaps, np.nan, inputs.x) if gaps.any() else inputs.x, info.dtype), marks=marks)
+
+
+def _order(data: Inputs | Stream, info: ModelInfo) -> list[int]:
+    """The position in the data of each of the model's features."""
+    if data.columns and info.feature_names is not None:
+        return arranged(data.columns, info.feature_names, info.name)
+    shape = data.x.shape[1:] if isinstance(data, Inputs) else (len(data.columns),)
+    return list(range(int(np.prod(shape))))
+
+
 def _categories(data: Inputs | Stream, info: ModelInfo) -> list[str]:
     """Names of the columns that the model was fitted on as categories."""
     if not info.categorical or data.names is None:
         return []
-    order = list(range(len(data.columns)))
-    if info.feature_names is not None:
-        order = arranged(data.columns, info.feature_names, info.name)
+    order = _order(data, info)
     return [data.names[order[i]] for i in info.categorical if i < len(order)]
 
 

@@ -55,9 +55,13 @@ def found_arrays(x: Any) -> FoundArrays:
     loaded = getattr(x, "dataset", None)
     batched = loaded is not None and not _has_places(loaded) and getattr(x, "batch_size", None) is not None
     if loaded is not None and hasattr(x, "batch_size") and _has_places(loaded):
-        some = getattr(getattr(x, "sampler", None), "indices", None)
         # A loader may shuffle: inputs keep their places in the data set, or are those that its sampler is given.
-        x = loaded if some is None else [loaded[int(i)] for i in some]
+        some, collate = _sampled(x), getattr(x, "collate_fn", None)
+        if collate is not None and not getattr(collate, "__name__", "").startswith("default_"):
+            places = range(len(loaded)) if some is None else some
+            x, batched = [collate([loaded[i]]) for i in places], True  # it may change what the model sees
+        else:
+            x = loaded if some is None else [loaded[i] for i in some]
     if isinstance(x, list | tuple) and not any(is_image(v) or _is_tensor(v) or _is_sample(v) for v in x):
         return FoundArrays(_stacked([as_array(v) for v in x]) if _ragged(x) else as_array(x))
     samples = _samples(x)
@@ -69,9 +73,8 @@ def found_arrays(x: Any) -> FoundArrays:
     labels = [label for _, label in pairs]
     known = all(label is not None for label in labels)
     if batched:
-        return FoundArrays(
-            np.concatenate(inputs), np.concatenate([np.atleast_1d(as_array(v)) for v in labels]) if known else None
-        )
+        each = np.concatenate([np.atleast_1d(as_array(v)) for v in labels]) if known else None
+        return FoundArrays(np.concatenate(inputs), each, classes=named_classes(loaded))
     return FoundArrays(_stacked(inputs), _labels(labels) if known else None, images, named_classes(x))
 
 
@@ -98,6 +101,25 @@ def named_classes(x: Any, label: str | None = None) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return ()
     return tuple(names)
+
+
+def _sampled(loader: Any) -> list[int] | None:
+    """Places that a loader takes out of its data set; ``None`` for all of them.
+
+    Raises:
+        DataError: a sampler that draws as it likes.
+    """
+    own = loader.batch_sampler if loader.batch_size is None else None
+    sampler = getattr(own, "sampler", own) if own is not None else getattr(loader, "sampler", None)
+    if sampler is None or type(sampler).__name__ in ("SequentialSampler", "RandomSampler", "_InfiniteConstantSampler"):
+        return None
+    some = getattr(sampler, "indices", sampler)
+    if not isinstance(some, list | tuple | range | np.ndarray) and not _is_tensor(some):
+        raise DataError(
+            f"the loader draws its inputs by {type(sampler).__name__}, each time others; give the data set itself, or a "
+            "Subset of it"
+        )
+    return [int(i) for one in some for i in np.atleast_1d(np.asarray(one))]
 
 
 def _has_places(x: Any) -> bool:
@@ -142,7 +164,8 @@ def as_array(x: Any) -> NDArray[Any]:
         return _of_tensor(x) if _is_tensor(x) else np.asarray(x.toarray() if hasattr(x, "toarray") else x)
     except Exception as exc:  # an object's own __array__ raises what it likes
         raise DataError(
-            f"expected x as one array (inputs, *shape), got inputs of different shapes or kinds: {one_line(exc)}"
+            f"expected x as one array (inputs, *shape), got inputs of different shapes or kinds (labels go apart, as y): "
+            f"{one_line(exc)}"
         ) from exc
 
 
@@ -166,7 +189,12 @@ def _is_tensor(x: object) -> bool:
 
 def _is_sample(x: object) -> bool:
     """A dictionary, or a pair whose first is no number."""
-    return isinstance(x, Mapping) or (isinstance(x, tuple) and len(x) == 2 and not np.isscalar(x[0]))
+    pair = isinstance(x, tuple) and len(x) == 2 and not np.isscalar(x[0])
+    return isinstance(x, Mapping) or pair or _is_longer(x)
+
+
+def _is_longer(x: object) -> bool:
+    return isinstance(x, tuple) and len(x) > 2 and (_is_tensor(x[0]) or is_image(x[0]) or isinstance(x[0], np.ndarray))
 
 
 def is_image(x: object) -> bool:
@@ -187,6 +215,10 @@ def _pair(sample: Any) -> tuple[Any, Any]:
         return sample[0], sample[1]
     if isinstance(sample, tuple | list) and len(sample) == 1:
         return sample[0], None
+    if _is_longer(sample):
+        raise DataError(
+            f"expected samples of an input, or of an input and its label, got {len(sample)} parts; give these two"
+        )
     return sample, None
 
 

@@ -13,12 +13,24 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["ColumnFacts", "column_facts", "is_number", "join_columns", "join_facts", "kind_of", "table_numbers"]
+__all__ = [
+    "ColumnFacts",
+    "column_facts",
+    "held_as",
+    "is_number",
+    "join_columns",
+    "join_facts",
+    "kind_of",
+    "pandas_types",
+    "table_numbers",
+]
 
 #: From this share of numbers on, a column of text is one of numbers that holds something else as well.
 MOSTLY_NUMBERS = 0.5
 #: Columns that are shown in a sentence.
 SHOWN = 30
+#: Integers up to here are exact in float64.
+MOST_EXACT = 2**53
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _DECORATED = re.compile(r"\s*[-+]?(\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?|\d+([.,]\d+)?\s*%)\s*")
@@ -37,6 +49,7 @@ class ColumnFacts:
         whole: whether all its numbers are whole.
         gaps: whether any number is missing.
         values: of text, categories and dates, in the order in which they came.
+        held_as: as for ``TableColumn``.
     """
 
     name: str
@@ -45,6 +58,7 @@ class ColumnFacts:
     whole: bool = True
     gaps: bool = False
     values: tuple[Any, ...] = ()
+    held_as: str = ""
 
     def column(self, *, categorical: bool) -> TableColumn:
         """What the column is.
@@ -56,13 +70,14 @@ class ColumnFacts:
             # Integers with gaps are read as floats by some libraries: the same column either way.
             integers = self.kinds == {"whole"} or self.gaps or categorical
             kind = "truth" if self.kinds == {"truth"} else "whole" if self.kinds and self.whole and integers else "number"
-            return TableColumn(self.name, kind)  # type: ignore[arg-type]
+            held_as = self.held_as or ("float64" if self.gaps else "") if kind == "whole" else ""
+            return TableColumn(self.name, kind, held_as=held_as if self.kinds else "null")  # type: ignore[arg-type]
         if self.kinds == {"digits"}:
             return TableColumn(self.name, "whole" if all("." not in value for value in self.values) else "number")
         kind = "text" if "text" in self.kinds else min(self.kinds)
         if kind == "text" and not categorical:
             self._refuse_numbers_as_text()
-        return TableColumn(self.name, kind, self.values)  # type: ignore[arg-type]
+        return TableColumn(self.name, kind, self.values, held_as=self.held_as)  # type: ignore[arg-type]
 
     def _refuse_numbers_as_text(self) -> None:
         """Numbers with a mark for missing ones, or with commas, would be held as text without a word."""
@@ -101,7 +116,27 @@ def kind_of(arrow_type: Any) -> str | None:
     return "number" if types.is_floating(arrow_type) or types.is_decimal(arrow_type) else None
 
 
-def column_facts(name: str, cells: Any, source: str, *, written: bool = False) -> ColumnFacts:
+def pandas_types(schema: Any) -> dict[str, str]:
+    """How pandas held the columns of an Arrow table that it made, by their names."""
+    kept = (schema.pandas_metadata or {}).get("columns", ())
+    return {str(of.get("name")): str(of.get("numpy_type")) for of in kept if isinstance(of, dict)}
+
+
+def held_as(arrow_type: Any, pandas_type: str = "") -> str:
+    """``TableColumn.held_as``, as far as a column's types tell it."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(arrow_type):
+        return f"datetime64[{arrow_type.unit}{f', {arrow_type.tz}' if arrow_type.tz else ''}]"
+    if pa.types.is_duration(arrow_type):
+        return f"timedelta64[{arrow_type.unit}]"
+    if pa.types.is_dictionary(arrow_type):
+        return "ordered" if arrow_type.ordered else ""
+    nullable = pandas_type.lower().startswith(("int", "uint")) and pandas_type[:1].isupper()
+    return "Int64" if nullable else "object" if pa.types.is_integer(arrow_type) and pandas_type == "object" else ""
+
+
+def column_facts(name: str, cells: Any, source: str, *, written: bool = False, pandas_type: str = "") -> ColumnFacts:
     """What some cells tell of their column.
 
     Args:
@@ -109,12 +144,13 @@ def column_facts(name: str, cells: Any, source: str, *, written: bool = False) -
         cells: an Arrow array.
         source: for sentences.
         written: text that was written for numbers as well, as in a CSV file, may stand for numbers.
+        pandas_type: how pandas held them, where it did.
 
     Raises:
         DataError: they hold what no model takes.
     """
     cells = _plain(cells)
-    kind = kind_of(cells.type)
+    kind, type_held = kind_of(cells.type), held_as(cells.type, pandas_type)
     if kind is None:
         raise DataError(
             f"column {name!r} of {source} holds {cells.type} values; expected numbers, text, truth values or dates: encode "
@@ -124,9 +160,9 @@ def column_facts(name: str, cells: Any, source: str, *, written: bool = False) -
     if kind in ("text", "category", "date"):
         values = _values(cells)
         digits = written and kind == "text" and all(_PLAIN_NUMBER.fullmatch(value) for value in values)
-        return ColumnFacts(name, frozenset(["digits"]) if digits else kinds, source, values=values)
+        return ColumnFacts(name, frozenset(["digits"]) if digits else kinds, source, values=values, held_as=type_held)
     if kind != "number":
-        return ColumnFacts(name, kinds, source, gaps=cells.null_count > 0)
+        return ColumnFacts(name, kinds, source, gaps=cells.null_count > 0, held_as=type_held)
     numbers = _floats(cells)
     present = numbers[np.isfinite(numbers)]
     gaps = bool(np.isnan(numbers).any())
@@ -168,9 +204,8 @@ def join_facts(of: Sequence[ColumnFacts]) -> ColumnFacts:
             "type in all files"
         )
     values = tuple(dict.fromkeys(value for one in of for value in one.values))
-    return ColumnFacts(
-        of[0].name, kinds, of[0].source, all(o.whole for o in of), any(o.gaps for o in of), values
-    )  # fmt: skip
+    gaps, type_held = any(o.gaps for o in of), next((o.held_as for o in known), "")
+    return ColumnFacts(of[0].name, kinds, of[0].source, all(o.whole for o in of), gaps, values, type_held)
 
 
 def table_numbers(table: Any, columns: Sequence[TableColumn]) -> NDArray[np.float64]:
@@ -187,7 +222,13 @@ def _numbers(cells: Any, column: TableColumn) -> NDArray[np.float64]:
     import pyarrow.compute as pc
 
     if not column.coded or pa.types.is_null(cells.type):
-        return _floats(cells)
+        numbers = _floats(cells)
+        if column.kind == "whole" and (np.abs(numbers) > MOST_EXACT).any():
+            raise DataError(
+                f"column {column.name!r} holds integers beyond 2^53, between which float64 does not tell; make it a "
+                "category, leave it out with --drop, or name the rows by it with --index"
+            )
+        return numbers
     cells = _plain(cells)
     cells = cells.cast(cells.type.value_type) if pa.types.is_dictionary(cells.type) else cells
     places = pc.index_in(cells, pa.array(column.values, type=cells.type))

@@ -8,7 +8,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from fimaudit.data.csv_files import read_csv
-from fimaudit.data.table_columns import ColumnFacts, column_facts, join_facts, kind_of
+from fimaudit.data.table_columns import ColumnFacts, column_facts, held_as, join_facts, kind_of, pandas_types
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import row_names
 from fimaudit.errors import DataError
@@ -125,6 +125,7 @@ def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[Col
     if twice:
         raise DataError(f"{path} has two columns called {min(twice)!r}; give each a name of its own")
     features = reading.features(list(table.schema.names), path)
+    types = pandas_types(table.schema)
     kinds = {name: kind_of(table.schema.field(name).type) for name in features}
     known = [
         name
@@ -132,7 +133,14 @@ def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[Col
         if kind in ("whole", "truth") or (kind == "number" and table.has_fractions(name))
     ]
     found = {
-        name: ColumnFacts(name, frozenset([str(kinds[name])]), path, kinds[name] != "number", table.has_gaps(name))
+        name: ColumnFacts(
+            name,
+            frozenset([str(kinds[name])]),
+            path,
+            kinds[name] != "number",
+            table.has_gaps(name),
+            held_as=held_as(table.schema.field(name).type, types.get(name, "")),
+        )
         for name in known
     }
     open_ones = [name for name in features if name not in found]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix, read_csv
 from fimaudit.data.objects import INPUT_KEYS, is_hugging_face
-from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, table_numbers
+from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, pandas_types, table_numbers
 from fimaudit.data.table_reading import TableReading
 from fimaudit.errors import DataError
 from fimaudit.foreign_errors import one_line
+from fimaudit.models.classes import group_name
 from fimaudit.models.columns import TableColumn
 
 __all__ = [
@@ -74,9 +75,8 @@ def arrow_table(x: Any) -> Any:
             return pa.Table.from_pandas(named, preserve_index=False)
         return pa.table(x) if hasattr(x, "__arrow_c_stream__") else pa.interchange.from_dataframe(x)
     except (pa.ArrowException, TypeError, ValueError) as exc:
-        raise DataError(
-            f"the table holds a column of mixed or unknown values ({one_line(exc)}); give each column one type"
-        ) from exc
+        said = one_line("; ".join(map(str, exc.args)))
+        raise DataError(f"the table holds a column of mixed or unknown values ({said}); give each column one type") from exc
 
 
 def read_table(file: Path, reading: TableReading) -> Table:
@@ -102,8 +102,16 @@ def row_names(schema: Any) -> list[str]:
 def look_at_table(table: Any, reading: TableReading, source: str, *, written: bool = False) -> list[ColumnFacts]:
     """What an Arrow table tells of its feature columns; ``written`` as for ``column_facts``."""
     features = reading.features(list(table.column_names), source)
+    types = pandas_types(table.schema)
     return [
-        column_facts(name, table.column(name), source, written=written and name in reading.categorical) for name in features
+        column_facts(
+            name,
+            table.column(name),
+            source,
+            written=written and name in reading.categorical,
+            pandas_type=types.get(name, ""),
+        )
+        for name in features
     ]
 
 
@@ -128,5 +136,5 @@ def labels_and_groups(table: Any, reading: TableReading) -> tuple[NDArray[Any] |
     if label is not None:
         y = np.empty(len(table), dtype=object)
         y[:] = table.column(label).to_pylist()
-    groups = None if group is None else np.array(["" if v is None else str(v) for v in table.column(group).to_pylist()])
+    groups = None if group is None else np.array([group_name(v) for v in table.column(group).to_pylist()])
     return y, groups

@@ -229,8 +229,9 @@ def _span(flat: Array, space: Space) -> float:
 def _flat(x: NDArray[np.floating], space: Space) -> Array:
     """(n, features) of the features that may change, in units of the scale."""
     flat, free = x.reshape(len(x), -1), ~space.frozen.ravel()
-    gaps = np.isnan(flat) if flat.dtype.kind == "f" else np.zeros_like(flat, dtype=bool)
-    if gaps.any():  # only the sizes of features are read from here
+    missing = space.missing(x)
+    if missing is not None:  # only the sizes of features are read from here
+        gaps = missing.reshape(flat.shape)
         counts = np.maximum((~gaps).sum(axis=0), 1)
         flat = np.where(gaps, np.where(gaps, 0.0, flat).sum(axis=0) / counts, flat)
     return np.asarray((flat if free.all() else flat[:, free]) / space.scale.ravel()[free])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fimaudit.errors import DataError, TargetError, UsageError
 from fimaudit.models.classifier import ModelInfo
 
-__all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "read_classes"]
+__all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "group_name", "read_classes"]
 
 #: Of classes or labels, so many are shown in a sentence.
 #: Of a model that does not say how many classes it has; beyond this a label is no column.
@@ -206,11 +206,17 @@ def _keys(value: Any) -> tuple[str, ...]:
     return (str(plain),)
 
 
+def group_name(value: Any) -> str:
+    """A group as text, 1, 1.0 and "1" alike: integers with gaps are floats for some readers; empty where it is missing."""
+    return "" if _plain(value) is None else _keys(value)[0]
+
+
 def _is_column(value: Any, columns: int | None) -> bool:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return whole and 0 <= value < (MOST_CLASSES if columns is None else columns)
 
 
 def _listed(names: Sequence[Any]) -> str:
-    shown = ", ".join(str(name) for name in names[:SHOWN])
+    texts = [str(name) for name in names[:SHOWN]]
+    shown = ", ".join(text if text == text.strip() else repr(text) for text in texts)
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

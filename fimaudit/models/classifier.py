@@ -81,6 +81,7 @@ class ModelInfo:
         feature_names: names of the columns that it was fitted on, in its order.
         takes_columns: whether it was opened for a table's columns (``Options.table``), with their names and types.
         categorical: positions of features that it was fitted on as categories, among its own.
+        missing_marks: by position of such a feature, the number that stood for a missing one where it was fitted.
         finding: which of several independent columns is audited against its complement: of rows of labels, it is theirs.
         device: where it runs, ``cpu`` or ``cuda:0`` or a host.
         preferred_batch: rows a call; 1 means that rows go one by one; ``None`` lets the meter choose.
@@ -113,6 +114,7 @@ class ModelInfo:
     held: int = 0
     categorical: tuple[int, ...] = ()
     finding: int | None = None
+    missing_marks: tuple[tuple[int, float], ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:

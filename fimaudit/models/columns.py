@@ -27,12 +27,15 @@ class TableColumn:
             positions in ``values``. NaN is a missing cell in all of them.
         values: what the positions stand for.
         missing: what stands for a missing cell of text: NaN, or what the model was fitted with.
+        held_as: how pandas holds the cells, where their kind leaves it open: a type of dates with its unit, ``ordered`` or
+            ``category``, ``object``, ``Int64`` or ``float64`` of whole numbers, ``null`` where all are missing.
     """
 
     name: str
     kind: Literal["number", "whole", "truth", "text", "category", "date"]
     values: tuple[Any, ...] = ()
     missing: Any = np.nan
+    held_as: str = ""
 
     @property
     def coded(self) -> bool:
@@ -101,16 +104,31 @@ def as_frame(columns: Sequence[TableColumn], rows: NDArray[Any], order: Sequence
         raise MissingExtraError("a table with names or text", "pandas", "report") from exc
     made = {}
     for place in range(len(columns)) if order is None else order:
-        column, numbers = columns[place], rows[:, place]
-        if column.kind == "category":
-            codes = np.where(np.isnan(numbers), -1, numbers).astype(np.int64)
-            made[column.name] = pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(column.values)))
-        elif column.kind == "date":  # pandas finds the type of dates, times and durations by itself
-            cells = column_cells(replace(column, missing=pd.NaT), numbers)
-            made[column.name] = pd.Series(cells.tolist())
-        else:
-            made[column.name] = pd.Series(column_cells(column, numbers))
+        made[columns[place].name] = pd.Series(_held(columns[place], rows[:, place]))
     return pd.DataFrame(made)
+
+
+def _held(column: TableColumn, numbers: NDArray[Any]) -> Any:
+    """The cells of one column as pandas holds them: of one type, whichever of its cells are among these."""
+    import pandas as pd
+
+    if column.kind == "category" or column.held_as == "category":
+        present, codes = ~np.isnan(numbers), np.full(len(numbers), -1)
+        known: Any = column.values
+        codes[present] = numbers[present]
+        if not column.coded:
+            known, codes[present] = np.unique(np.rint(numbers[present]).astype(np.int64), return_inverse=True)
+        return pd.Categorical.from_codes(codes, categories=pd.Index(known), ordered=column.held_as == "ordered")
+    if column.kind == "date":  # of times of day and days alone pandas finds the type by itself
+        cells = column_cells(replace(column, missing=pd.NaT), numbers)
+        return pd.Series(cells.tolist(), dtype=column.held_as or None)
+    if column.kind == "whole" and column.held_as:
+        cells = pd.Series(np.rint(numbers))
+        if column.held_as == "float64":
+            return cells
+        cells = cells.astype("Int64")
+        return cells if column.held_as == "Int64" else cells.astype(object).where(cells.notna(), column.missing)
+    return column_cells(column, numbers)
 
 
 def _listed(names: Sequence[str]) -> str:

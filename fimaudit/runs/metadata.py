@@ -161,16 +161,25 @@ def domain_warnings(inputs: Inputs, space: Space, domain: InputDomain, steps: St
     text = coded(inputs.columns)
     if text:
         out.append(f"columns that hold no numbers are held: {', '.join(text[:20])}{' and more' if len(text) > 20 else ''}")
-    gaps = np.isnan(inputs.x).reshape(len(inputs.x), -1).any(axis=1) if inputs.x.dtype.kind == "f" else np.zeros(0)
-    if gaps.any():
-        out.append(f"{int(gaps.sum())} of {len(gaps)} inputs have missing values, which are held; what is there is measured")
+    missing = space.missing(inputs.x)
+    if missing is not None:
+        gaps = np.any(missing.reshape(len(inputs.x), -1), axis=1)
+        marks = [] if space.marks is None else np.unique(space.marks[~np.isnan(space.marks)]).tolist()
+        also = (
+            f" ({' and '.join(f'{mark:g}' for mark in marks)} counts as missing: so the model was fitted)" if marks else ""
+        )
+        out.append(
+            f"{int(gaps.sum())} of {len(inputs.x)} inputs have missing values{also}, which are held; what is there is "
+            "measured"
+        )
     held = [name for name in inputs.whole if domain.frozen is not None and name in list(domain.frozen)]
     if held:
         out.append(
             f"columns of whole numbers are held, as they may be categories: {', '.join(held[:20])}"
             f"{' and more' if len(held) > 20 else ''}; release those that may change with --free"
         )
-    ratio = spreads_differ(inputs.x, space.frozen) if inputs.x.ndim == 2 else None
+    present = inputs.x if missing is None else np.where(missing, np.nan, inputs.x)
+    ratio = spreads_differ(present, space.frozen) if inputs.x.ndim == 2 else None
     if ratio is not None and domain.scale is None:  # who says raw means it
         out.append(
             f"feature spreads differ by a factor of {ratio:.3g}, so in raw units one unit of every feature counts the same; "

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fimaudit import audit
-from fimaudit.errors import TargetError
+from fimaudit.errors import DataError, TargetError
 from fimaudit.models.opening import open_classifier
 
 RNG = np.random.default_rng(0)
@@ -47,6 +47,47 @@ def test_lightgbm() -> None:
     check(model, model.predict_proba(TABLE), Y)
     column = model.booster_.predict(TABLE)
     check(model.booster_, np.stack([1 - column, column], axis=1), (model.classes_[1] == Y).astype(int))
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_categories_of_whole_numbers_from_a_file(library: str, tmp_path: Path) -> None:
+    table = TABLE[["age"]].assign(stage=pd.Categorical(np.arange(len(TABLE)) % 3 * 10))
+    model = {
+        "xgboost": lambda: pytest.importorskip("xgboost").XGBClassifier(n_estimators=9, enable_categorical=True, n_jobs=1),
+        "lightgbm": lambda: pytest.importorskip("lightgbm").LGBMClassifier(n_estimators=9, n_jobs=1, verbose=-1),
+    }[library]().fit(table, (table.stage == 10) ^ (table.age > 50))
+    table[1:9].to_csv(tmp_path / "t.csv", index=False)
+    report = audit(model, tmp_path / "t.csv", scale="std", queries=16, profile="off")
+    assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[1:9]).max(axis=1), rel=1e-5)
+    assert report.domain["frozen"] == [1]
+
+
+def test_a_position_that_lightgbm_was_given_as_a_category_is_held() -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    x = np.column_stack([TABLE.age, TABLE.stage.cat.codes])
+    model = lightgbm.LGBMClassifier(n_estimators=9, n_jobs=1, verbose=-1).fit(x, Y, categorical_feature=[1])
+    assert audit(model, x[:8], scale="std", queries=16, profile="off").domain["frozen"] == [1]
+
+
+def test_text_is_not_matched_with_categories_that_a_booster_does_not_name() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    codes = np.column_stack([TABLE.age, TABLE.stage.cat.codes])
+    model = xgboost.XGBClassifier(n_estimators=3, enable_categorical=True, feature_types=["q", "c"], n_jobs=1)
+    with pytest.raises(DataError, match="does not hold the names of its categories"):
+        audit(model.fit(codes, Y == "low"), TABLE[["age"]].assign(stage=TABLE.stage.astype(str))[:8], scale="std")
+
+
+def test_a_booster_with_rounds_behind_its_best_says_so() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    x = RNG.normal(size=(90, 3))
+    y = RNG.random(90) < 0.5
+    model = xgboost.XGBClassifier(n_estimators=50, early_stopping_rounds=3, n_jobs=1)
+    booster = model.fit(x[:60], y[:60], eval_set=[(x[60:], y[60:])], verbose=False).get_booster()
+    notes = open_classifier(booster).info.notes
+    assert f"of which round {model.best_iteration} was the best" in notes[0]
+    best = open_classifier(booster[: model.best_iteration + 1])
+    assert best.info.notes == ()
+    np.testing.assert_allclose(best.probabilities(x[:5]), model.predict_proba(x[:5]), rtol=1e-5)
 
 
 def test_catboost() -> None:

@@ -15,6 +15,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 from typer.testing import CliRunner
 
 from fimaudit.cli import app
@@ -75,6 +76,16 @@ def test_inspect_says_what_to_type_with_the_flags_it_was_given(table: pd.DataFra
     assert words == ["fimaudit", "audit", "m.skops", "--data", data, *FLAGS[2:], *FLAGS[:2], "--out", "runs/first"]
     ran = CliRunner().invoke(app, [*words[1:], "--queries", "12"])
     assert ran.exit_code == 0, ran.output
+
+
+def test_inspect_says_that_labels_match_no_class_and_shows_labels_alone(table: pd.DataFrame) -> None:
+    x, y = table[["age", "number"]].to_numpy(), np.array(["no", "yes"])[np.arange(len(table)) % 2]
+    skops.io.dump(LinearSVC().fit(x, y), "labels.skops")
+    np.savez("x.npz", x=x[:4], y=np.array(["no", "y", "no", "y"]))
+    found = shown("inspect", "labels.skops", "--data", "x.npz", "--link", "labels")
+    assert set(found["links"]["labels"]["first"]) <= {"no", "yes"}
+    assert "the labels hold y, which matches no class of the model (no, yes)" in found["labels"]["refused"]
+    assert found["audit"] is None
 
 
 def test_inspect_advises_no_link_that_makes_a_distribution_of_findings(table: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from fimaudit import audit
 from fimaudit.audit_report import Report
@@ -341,3 +341,50 @@ def test_any_order_of_columns_gives_the_same_answers(order: list[str]) -> None:
     report = audit(PIPELINE, ASKED[order][:3], queries=12, profile="off", scale="std")
     truth = PIPELINE.predict_proba(ASKED[:3]).max(axis=1)
     assert [s.probability for s in report.inputs] == pytest.approx(truth.tolist())
+
+
+HELD = {
+    "seconds": (pd.Series(pd.to_datetime("2020-01-01") + pd.to_timedelta(np.arange(COUNT), "D")).dt.as_unit("s"), "int64"),
+    "a time zone": (pd.Series(pd.date_range("2020", periods=COUNT, tz="Europe/Zurich", unit="ms")), "int64"),
+    "durations": (pd.Series(pd.to_timedelta(np.arange(COUNT), "D")).dt.as_unit("s"), "int64"),
+    "floats that are whole": (pd.Series(np.where(np.arange(COUNT) % 5 == 1, np.nan, np.arange(COUNT) % 3)), str),
+    "integers with gaps": (pd.Series(pd.array(np.arange(COUNT) % 3, "Int64")).mask(np.arange(COUNT) % 5 == 1), str),
+    "objects": (pd.Series([int(i) for i in np.arange(COUNT) % 3], dtype=object), object),
+    "an order": (pd.Series(pd.Categorical(RNG.choice(["low", "high"], COUNT), ["low", "high"], ordered=True)), None),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_held_cells_keep_their_type(name: str) -> None:
+    cells, kind = HELD[name]
+    table = pd.DataFrame({"age": PEOPLE.age, "held": cells})
+    as_kind = FunctionTransformer(lambda t: (t > "low").astype(float) if kind is None else t.astype(kind))
+    encoder = StandardScaler() if kind in ("int64", None) else OneHotEncoder(handle_unknown="ignore")
+    steps = [("n", StandardScaler(), ["age"]), ("h", make_pipeline(as_kind, encoder), ["held"])]
+    model = make_pipeline(ColumnTransformer(steps), LogisticRegression()).fit(table, SICK)
+    report = audit(model, table[2:6], queries=16, scale="std")
+    assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[2:6]).max(axis=1).tolist())
+    assert report.domain["frozen"] == [1]
+
+
+def test_a_column_of_text_may_be_missing_everywhere() -> None:
+    report = asked(ASKED.assign(sex=None))
+    assert report.inputs[1].probability == pytest.approx(PIPELINE.predict_proba(ASKED.assign(sex=None))[1].max())
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_groups_are_called_alike_by_every_way(missing: Any) -> None:
+    groups = [1, 2, missing, 3] * 3
+    names = [[s.group for s in asked(x).inputs] for x in (ASKED.assign(group=groups), pa.table(ASKED.assign(group=groups)))]
+    assert [s.group for s in asked(ASKED, group=np.array(groups, dtype=object)).inputs] == names[0] == names[1]
+    assert names[0][:4] == ["1", "2", "", "3"]
+
+
+def test_integers_that_float64_does_not_hold_are_refused() -> None:
+    table = PEOPLE[["age"]].assign(code=2**60 + np.arange(COUNT) % 3)
+    steps = ColumnTransformer([("n", StandardScaler(), ["age"]), ("w", WORDS, ["code"])])
+    model = make_pipeline(steps, LogisticRegression()).fit(table, SICK)
+    with pytest.raises(DataError, match=r"'code' holds integers beyond 2\^53"):
+        audit(model, table[:9], queries=16, scale="std")
+    report = audit(model, table[:9].astype({"code": "category"}), queries=16, scale="std")
+    assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[:9]).max(axis=1).tolist())

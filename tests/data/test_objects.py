@@ -12,7 +12,15 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from fimaudit import audit
 from fimaudit.data.dataset import as_data
@@ -99,6 +107,22 @@ def test_a_function_is_fed_the_datas_own_type_and_may_answer_tensors() -> None:
         return torch.softmax(network(torch.from_numpy(rows)), 1)
 
     assert {s.status for s in audit(answer, X).inputs} == {"ok"}
+
+
+def test_a_loader_gives_what_its_collate_function_and_its_sampler_make_of_the_data_set() -> None:
+    def doubled(samples: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.stack([x * 2 for x, _ in samples]), torch.stack([y for _, y in samples])
+
+    found = found_arrays(DataLoader(SET, batch_size=4, shuffle=True, collate_fn=doubled))
+    np.testing.assert_array_equal(found.x, X * 2)
+    assert found.y is not None
+    assert found.y.tolist() == Y.tolist()
+    np.testing.assert_array_equal(found_arrays(DataLoader(SET, sampler=[4, 1])).x, X[[4, 1]])
+    np.testing.assert_array_equal(found_arrays(DataLoader(SET, batch_sampler=[[5, 0], [2]])).x, X[[5, 0, 2]])
+    with pytest.raises(DataError, match="draws its inputs by WeightedRandomSampler"):
+        found_arrays(DataLoader(SET, sampler=WeightedRandomSampler([1.0] * 6, 3)))
+    with pytest.raises(DataError, match="got 3 parts"):
+        found_arrays(TensorDataset(*SET.tensors, SET.tensors[1]))
 
 
 class Endless(IterableDataset[Any]):

@@ -186,3 +186,25 @@ def test_one_input_a_column(tmp_path: Path) -> None:
     for a, b in zip(plain.inputs, report.inputs, strict=True):
         assert (a.label, a.predicted_class) == (b.label, b.predicted_class)
         assert a.spectral_norm.value == pytest.approx(b.spectral_norm.value, rel=2e-2)
+
+
+def test_a_column_of_whole_numbers_takes_no_fraction_and_no_gap() -> None:
+    nodes = [
+        helper.make_node("Cast", ["stage"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["age", "number"], ["both"], axis=1),
+        helper.make_node("Softmax", ["both"], ["p"]),
+    ]
+    kinds = {"age": TensorProto.FLOAT, "stage": TensorProto.INT64}
+    ports = [helper.make_tensor_value_info(name, kind, ["N", 1]) for name, kind in kinds.items()]
+    answer = helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 2])
+    graph = helper.make_graph(nodes, "g", ports, [answer])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    table = pd.DataFrame({"age": RNG.normal(size=5), "stage": np.arange(5.0)})
+    assert audit(model, table, queries=16, scale="raw").domain["frozen"] == [1]
+    gap = audit(model, table.assign(stage=[0.0, np.nan, 2, 3, 4]), queries=16, scale="raw").inputs[1]
+    assert gap.status == "failed"
+    assert "int64 in column 'stage', in which nothing can be missing" in str(gap.reason)
+    with pytest.raises(TargetError, match=r"in which 0\.5 has no place"):
+        audit(model, table.assign(stage=table.stage + 0.5), queries=16, scale="raw")
+    with pytest.raises(DataError, match="takes int64 in column 'stage', but the data has text"):
+        audit(model, table.assign(stage=list("abcde")), queries=16, scale="raw")

@@ -210,6 +210,7 @@ def _open(ort: Any, target: Any, options: Options) -> OnnxClassifier:
         class_names=_of_all(names, classes),
         exact=votes(proto),
         takes_columns=bool(port.sources),
+        categorical=tuple(sorted(source.place for source in port.sources if source.discrete)),
         held=0 if packing is None else packing.held,
         not_smooth=not_smooth(proto.graph, port.name, output.name),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import TargetError
+from fimaudit.errors import DataError, ModelFailure, TargetError
 from fimaudit.models.columns import TableColumn, arranged, column_cells
 from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
@@ -41,11 +41,28 @@ class ColumnSource:
     place: int
     axes: int
 
+    @property
+    def discrete(self) -> bool:
+        """Whether its type has nothing between two values."""
+        return self.dtype == "object" or np.dtype(self.dtype).kind in "iub"
+
     def feed(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """(B, 1) cells of the column, or (B,), in the input's type."""
+        """(B, 1) cells of the column, or (B,), in the input's type.
+
+        Raises:
+            ModelFailure: an input of whole numbers or truth values can hold no gap and no fraction.
+        """
         cells = column_cells(self.column, rows[:, self.place])
         if self.dtype == "object":
-            cells = np.array([("" if cell != cell else str(cell)) for cell in cells.tolist()], dtype=object)
+            whole = self.column.kind == "whole"
+            texts = ["" if cell != cell else str(int(cell) if whole else cell) for cell in cells.tolist()]
+            cells = np.array(texts, dtype=object)
+        elif self.discrete:
+            with np.errstate(invalid="ignore"):
+                odd = np.flatnonzero(cells.astype(self.dtype) != cells)
+            if odd.size:
+                what = "nothing can be missing" if cells[odd[0]] != cells[odd[0]] else f"{cells[odd[0]]} has no place"
+                raise ModelFailure(f"the model takes {self.dtype} in column {self.name!r}, in which {what}")
         return np.ascontiguousarray(cells.astype(self.dtype).reshape(-1, *[1] * (self.axes - 1)))
 
 
@@ -159,6 +176,11 @@ def column_port(inputs: Sequence[Any], graph: Any, columns: Sequence[TableColumn
         ColumnSource(i.name, _HELD_DTYPES[i.type], columns[place], place, len(shape or ()))
         for i, place, shape in zip(wanted, order, shapes, strict=True)
     )
+    for source in sources:
+        text = source.column.kind in ("text", "category") and any(isinstance(v, str) for v in source.column.values)
+        if (text and source.dtype != "object") or (source.dtype == "object" and source.column.kind == "number"):
+            takes, came = (source.dtype, "text") if text else ("text", "fractions")
+            raise DataError(f"the model takes {takes} in column {source.name!r}, but the data has {came}; give it as fitted")
     dtype = "float64" if any(s.dtype in ("float64", "int64") for s in sources) else "float32"
     return Port(wanted[0].name, dtype, ((shapes[0] or (None,))[0], len(columns)), sources)
 
