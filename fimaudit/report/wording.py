@@ -140,7 +140,7 @@ def abbreviated(name: str, most: int) -> str:
     """A name that is too long, without its middle: names that begin alike often differ at the end.
 
     >>> abbreviated("right answers, each group (group large tumour)", 24)
-    'right answers…ge tumour)'
+    'right answer…rge tumour)'
     """
     tail = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - tail].rstrip()}…{name[-tail:].lstrip()}"

@@ -25,7 +25,6 @@ from fimaudit import RayEngine, audit
 from fimaudit.audit_report import Report
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
-from tests.command_line import run_command
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: fimaudit[ray]"),
@@ -325,6 +324,8 @@ sys.addaudithook(watch)
 
 
 def test_a_killed_driver_goes_on_from_the_parts(nodes: Nodes, tmp_path: Path) -> None:
+    from tests.command_line import run_command  # the driver takes its model from this file, without the tests beside it
+
     nodes.ensure()
     x = np.random.default_rng(0).standard_normal((240, 6))
     np.save(tmp_path / "x.npy", x)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.simulation.server import Server
+from tests.simulation.server import NO_SECRET, Server
 from tests.simulation.virtual_time import VirtualLoop
 
 __all__ = ["EPOCH", "Killed", "Network", "Weather"]
@@ -203,14 +203,18 @@ class Network(httpx.AsyncBaseTransport):
             return self._throttled(what[4:])
         if what in ("502", "503", "504", "408"):
             self.on_end(ticket, int(what))
-            return httpx.Response(int(what), json={"error": f"busy, says {self.server.secrets[0]}"})
+            return httpx.Response(int(what), json={"error": f"busy, says {self._secret()}"})
         for _ in range(2 if what == "twice" else 1):
             status, headers, content = self.server.asked(request, body, VirtualLoop.clock.now)
-        self.on_end(ticket, status)
+        refused = what == "leak" and status == 200 and self.rng.random() < 0.1
+        self.on_end(ticket, 401 if refused else status)
         if what == "reset after":
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
         if status != 200 or what is None:
             return self._said(status, headers, content)
+        if what == "leak":
+            secret = self._secret()
+            return httpx.Response(401 if refused else 500, text=f"Bearer {secret} is no {secret} in /srv/{secret}")
         return self._spoiled(what, headers, content)
 
     def _throttled(self, how: str) -> httpx.Response:
@@ -224,8 +228,12 @@ class Network(httpx.AsyncBaseTransport):
         }.get(how, {})
         return httpx.Response(429, headers=headers, json={"error": "too many requests"})
 
+    def _secret(self) -> str:
+        """The last that the client holds."""
+        return (self.server.secrets or [NO_SECRET])[-1]
+
     def _spoiled(self, what: str, headers: dict[str, str], content: bytes) -> httpx.Response:
-        secret = self.server.secrets[-1]
+        secret = self._secret()
         if what == "half":
             cut = self.rng.randrange(len(content))
             if self.rng.random() < 0.5:
@@ -235,10 +243,6 @@ class Network(httpx.AsyncBaseTransport):
             return httpx.Response(200, headers=headers, stream=self._stream([b"[" * CHUNK] * 100_000))
         if what == "bomb":
             return httpx.Response(200, headers={**headers, "Content-Encoding": "gzip"}, stream=self._stream([_bomb()]))
-        if what == "leak":
-            return httpx.Response(
-                401 if self.rng.random() < 0.1 else 500, text=f"Bearer {secret} is no {secret} in /srv/{secret}"
-            )
         if what == "poison":
             odd = {"Retry-After": "9" * 400, "Content-Type": f"text/{secret}", "Set-Cookie": f"a={secret}"}
             return self._said(200, {**headers, **odd}, content)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-__all__ = ["CLASSES", "FEATURES", "KEY", "SETTINGS", "Server"]
+__all__ = ["CLASSES", "FEATURES", "KEY", "NO_SECRET", "SETTINGS", "Server"]
 
 FEATURES, CLASSES = 3, 3
 KEY, CLIENT, PASSWORD = "vendor-key-5tq8w2", "client-77h3x", "pass-word-9f6c1"
@@ -33,6 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tensors": {"url": f"{ORIGIN}/v2/models/m/infer", "bearer_env": "SIM_KEY", "batch": 6},
     "scores": {"url": f"{ORIGIN}/scores", "protocol": "label_scores", "url_query_env": {"key": "SIM_KEY"}, "batch": 8},
 }  # fmt: skip
+#: What an endpoint that takes no credential may say as it likes.
+NO_SECRET = "nobody"
 #: A request of more rows is refused.
 MOST_ROWS = 16
 
@@ -40,10 +42,13 @@ MOST_ROWS = 16
 @dataclass
 class Server:
     """Attributes:
+    offered: how.
     swapped: another model answers.
     answered: rows that were computed.
+    secrets: what its client holds and must not tell.
     """
 
+    offered: str
     lifetime: float = 3600.0
     swapped: bool = False
     answered: int = 0
@@ -51,7 +56,11 @@ class Server:
     until: float = 0.0
     tokens: int = 0
     jobs: dict[str, list[Any]] = field(default_factory=dict)
-    secrets: list[str] = field(default_factory=lambda: [KEY, PASSWORD])
+    secrets: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        named = json.dumps(SETTINGS[self.offered])
+        self.secrets += [secret for name, secret in (("SIM_KEY", KEY), ("SIM_PASSWORD", PASSWORD)) if name in named]
 
     def rows_of(self, request: httpx.Request, body: bytes) -> int:
         """How many rows a request carries; 0 for all that carries none."""

@@ -101,7 +101,7 @@ class _World:
         self.rate = self.rng.choice((None, None, 20.0, 2.0))
         self.budget = self.rng.choice((40, 150, 2_000))
         weather = Weather.drawn(self.rng)
-        self.server = Server(lifetime=weather.lifetime)
+        self.server = Server(self.offered, weather.lifetime)
         self.network = Network(self.server, weather, self.rng, self._snapshot, on_send=self._sent, on_end=self._ended)
         self.outcome = Outcome(self.offered)
         self.folder = Path()
@@ -247,7 +247,7 @@ def _plain(report: Report) -> Any:
 def _undisturbed(offered: str) -> Report:
     """The report of a quiet day."""
     settings = dict(SETTINGS[offered])
-    quiet = SimpleNamespace(server=Server(), rng=random.Random(0), network=None)
+    quiet = SimpleNamespace(server=Server(offered), rng=random.Random(0), network=None)
     quiet.network = Network(quiet.server, Weather(0.0, (), (), (), 3600.0, {}), quiet.rng, lambda: None)
     with _simulated(quiet, fresh=False):
         return fimaudit.audit(settings.pop("url"), X, **OPTIONS, **settings)
