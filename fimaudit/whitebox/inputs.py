@@ -40,6 +40,8 @@ KINKED = (
 )
 #: Relative rounding error of derivatives by floating-point width: the exact norm lies this near the computed one.
 ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-9}
+#: And that of probabilities.
+LAST_DIGIT = {2: 1e-3, 4: 1.2e-7, 8: 2.3e-16}
 
 
 def without_advice(reason: str) -> str:
@@ -157,7 +159,7 @@ def _block(
         passes = one.passes + check.passes
         ticket = meter.reserve(passes)
         meter.commit(ticket, passes, one.probabilities, "ok", passes * x[0].nbytes)
-        result = _sensitivity(index, one, ROUNDING.get(width, 1e-3), check, bend)
+        result = _sensitivity(index, one, width, check, bend)
         rows, requests = passes + check.rows + bend.rows, 1 + check.requests + bend.requests
         if result.status != "ok":
             yield MeasuredInput(result, rows, requests)
@@ -172,7 +174,8 @@ def _block(
         yield MeasuredInput(result, rows, requests)
 
 
-def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck, bend: KinkCheck) -> Sensitivity:
+def _sensitivity(index: int, one: Any, width: int, check: SecantCheck, bend: KinkCheck) -> Sensitivity:
+    rounding = ROUNDING.get(width, 1e-3)
     top = int(np.argmax(one.probabilities))
     known: dict[str, Any] = {
         "index": index,
@@ -186,26 +189,41 @@ def _sensitivity(index: int, one: Any, rounding: float, check: SecantCheck, bend
         return Sensitivity(status="below_detection", method=BY_DERIVATIVES, reason=ALL_ZERO, **known)
     trace_error = 2.0 * (one.trace_error or 0.0)
     radius, share = one.margin_radius, bend.share
+    off = _gap_error(one.probabilities, LAST_DIGIT.get(width, LAST_DIGIT[4]))
+    peak = (
+        Interval() if off >= 1 else _around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding + 2 * off, share)
+    )
     return Sensitivity(
         status="ok",
         kind="lower_bound" if one.hidden_classes else "finite_scale" if share else "local",
         method=f"{BY_DERIVATIVES}-{one.method}",
         **known,
         spectral_norm=_around(one.spectral_norm, one.residual + rounding, share),
-        peak_spectral_norm=_around(one.peak_spectral_norm, (one.peak_residual or 0.0) + rounding, share),
+        peak_spectral_norm=peak,
         trace=_around(one.trace, rounding + (trace_error / one.trace if one.trace else 0.0), share),
         margin_radius=Interval()
         if radius is None
         else Interval(
             value=radius,
-            lower=radius * (1 - one.margin_slack) * (1 - rounding) * max(0.0, 1 - share),
-            upper=radius * (1 + rounding) * (1 + share),
+            lower=radius * (1 - one.margin_slack) * (1 - rounding) * max(0.0, 1 - share) * max(0.0, 1 - off),
+            upper=None if off >= 1 else radius * (1 + rounding) * (1 + share) * (1 + off),
         ),
         effective_rank=one.effective_rank,
         contrast=one.contrast,
         flags=["kinked"] if share else [],
         reason=KINKED.format(share) if share else None,
     )
+
+
+def _gap_error(p: NDArray[np.float64], digits: float) -> float:
+    """What the last digits of the numbers, ``digits`` of each, may be of the gap between the two most probable classes.
+
+    >>> _gap_error(np.array([0.5, 0.5]), 1e-7)
+    inf
+    """
+    second, first = np.partition(p, -2)[-2:]
+    gap = float(np.log(first / second)) if second > 0 else np.inf
+    return 4 * digits / gap if gap > 0 else np.inf
 
 
 def _around(value: float | None, error: float, bend: float = 0.0) -> Interval:

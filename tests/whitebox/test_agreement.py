@@ -69,3 +69,14 @@ def test_contrasts_name_the_same_classes_in_the_same_order(seed: int, classes: i
         and {one.contrast.from_, one.contrast.to} == {other.contrast.from_, other.contrast.to}
     ]
     assert all(one == other for one, other in same), "sampling noise may change a pair, but never its order"
+
+
+def test_classes_that_are_tied_have_no_peak() -> None:
+    """Seen: a peak of 1e26 with limits a thousandth apart, from derivatives and from answers."""
+    x = np.zeros((1, 5), dtype=np.float32)
+    for mode in ("white-box", "black-box"):
+        (found,) = fimaudit.audit(torch.nn.Linear(5, 4, bias=False).eval(), x, link="softmax", mode=mode, scale="raw").inputs
+        assert found.peak_spectral_norm.value is None
+        assert found.peak_spectral_norm.upper is None
+        assert found.margin_radius.value == 0
+        assert found.spectral_norm.value > 0
