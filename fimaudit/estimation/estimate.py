@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import STEEPER, TWO_CLASS_PEAK, Margin, first_order_radii, peak_with_gap, radius_with_gap
+from fimaudit.estimation.margin import STEEPER, TWO_CLASS_PEAK, Margin, first_order_radii, peak_with_gaps, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
@@ -228,12 +228,12 @@ def _estimate_jacobian(measured: MeasuredJacobian, one: _Exact, two: _Exact) -> 
         ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
         hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
     peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
-    limits = None if margin is None else view.gaps(np.array([margin.rival]))
+    rivals = [k for k in np.flatnonzero(measured.seen[: len(view.classes)]).tolist() if k != top]
+    limits = None if margin is None else view.gaps(view.classes[rivals])
     if margin is not None and limits is not None:
-        gap = float(np.log(base[top] / base[one.rival]))
-        lowest, most = (float(side[0]) for side in limits)
-        peak = peak and peak_with_gap(peak, max(gap, 0.0), lowest, most)
-        margin = replace(margin, radius=radius_with_gap(margin.radius, max(gap, 0.0), lowest, most))
+        gaps, nearest = np.maximum(np.log(base[top] / base[rivals]), 0.0), rivals.index(one.rival)
+        peak = peak and peak_with_gaps(peak, gaps, *limits)
+        margin = replace(margin, radius=radius_with_gap(margin.radius, *(float(side[nearest]) for side in (gaps, *limits))))
     return Estimate(
         _agreement(one.spectral, two.spectral),
         _agreement(one.trace, two.trace),

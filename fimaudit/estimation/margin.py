@@ -12,7 +12,7 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["STEEPER", "TWO_CLASS_PEAK", "Margin", "first_order_radii", "margin_limits", "peak_with_gap", "radius_with_gap"]
+__all__ = ["STEEPER", "TWO_CLASS_PEAK", "Margin", "first_order_radii", "margin_limits", "peak_with_gaps", "radius_with_gap"]
 
 Array = NDArray[np.float64]
 
@@ -138,19 +138,19 @@ def margin_limits(
     ]
 
 
-def peak_with_gap(peak: Limits, gap: float, least: float, most: float) -> Limits:
-    """The peak over temperatures where the gap to the nearest rival is known to lie between two limits only.
+def peak_with_gaps(peak: Limits, gaps: Array, least: Array, most: Array) -> Limits:
+    """The peak over temperatures where the gaps to the rivals are known to lie between limits only.
 
-    Of two classes the peak is 0.4392 |grad log(p_c / p_k)|^2 / gap^2, so its limits go with 1 / gap^2. Of classes that are
-    tied as far as the answers tell there is no value, and no upper limit.
+    Of two classes the peak is 0.4392 |grad log(p_c / p_k)|^2 / gap^2, so its limits go with 1 / gap^2, of the rival
+    whose gap is known least. Beside a class that is tied as far as the answers tell there is no value, and no upper limit.
 
-    >>> peak_with_gap(Limits(4.0, 3.0, 5.0), 0.2, 0.1, 0.4)
+    >>> peak_with_gaps(Limits(4.0, 3.0, 5.0), np.array([0.2, 3.0]), np.array([0.1, 2.9]), np.array([0.4, 3.1]))
     Limits(value=4.0, lower=0.75, upper=20.0)
     """
-    upper = peak.upper * (gap / least) ** 2 if least > 0 else np.inf
-    if gap <= TIED * most:
+    if (gaps <= TIED * most).any():
         return Limits(np.nan, 0.0, np.inf)
-    return Limits(peak.value, peak.lower * (gap / most) ** 2, upper)
+    upper = peak.upper * float(((gaps / least) ** 2).max()) if (least > 0).all() else np.inf
+    return Limits(peak.value, peak.lower * float(((gaps / most) ** 2).min()), upper)
 
 
 def radius_with_gap(radius: Limits, gap: float, least: float, most: float) -> Limits:

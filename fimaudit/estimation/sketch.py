@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gap
+from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
@@ -278,8 +278,9 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
             limits = open_gaps[i]
             if limits is not None:
-                gap = float(logs[i, 0, top[i]] - logs[i, 0, margin.rival])
-                peaks[i] = peak_with_gap(peaks[i], max(gap, 0.0), *(float(side[margin.rival]) for side in limits))
+                other = np.arange(rivals) != top[i]
+                gaps = np.maximum(logs[i, 0, top[i]] - base_logs[i], 0.0)
+                peaks[i] = peak_with_gaps(peaks[i], gaps[other], *(side[other] for side in limits))
             out.append((peaks[i], replace(margin, rival=int(view.classes[columns[i][margin.rival]])), hidden))
     return out
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gap, radius_with_gap
+from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gaps, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import Limits
@@ -123,11 +123,12 @@ def estimate_pairs(
     ceiling = max(view.ceiling, float(hidden_p.max(initial=0.0)))
     hidden = ceiling > 0 and margin.beaten_by(float(base_logs[place] - np.log(ceiling)))
     labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
-    open_gap = view.gaps(np.array([labelled.rival]))
-    if open_gap is not None:
-        gap, least, most = float(base_logs[place] - base_logs[margin.rival]), float(open_gap[0][0]), float(open_gap[1][0])
-        labelled = replace(labelled, radius=radius_with_gap(margin.radius, max(gap, 0.0), least, most))
-        peak = peak_with_gap(peak, max(gap, 0.0), least, most)
+    open_gaps = view.gaps(view.classes[columns])
+    if open_gaps is not None:
+        gaps, other = np.maximum(base_logs[place] - base_logs, 0.0), np.arange(len(columns)) != place
+        of_rival = (float(side[margin.rival]) for side in (gaps, *open_gaps))
+        labelled = replace(labelled, radius=radius_with_gap(margin.radius, *of_rival))
+        peak = peak_with_gaps(peak, *(side[other] for side in (gaps, *open_gaps)))
     found = Estimate(spectral, everything, peak, labelled, contrast, hidden)
     return found.allowing_for_hidden(view), descent
 
