@@ -117,7 +117,8 @@ def audit(
         if folder is not None:
             write(folder, report, prepared.dataset, results)
     if results.first_reason is not None:
-        raise ModelFailure(f"no input could be measured; the first failed with: {results.first_reason}")
+        anew = "" if folder is None else "; --overwrite starts anew, without the answers that the run keeps"
+        raise ModelFailure(f"no input could be measured; the first failed with: {results.first_reason}{anew}")
     return report
 
 

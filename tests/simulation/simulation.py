@@ -47,6 +47,8 @@ MOST_STARTS, MOST_POSTS, MOST_SECONDS = 60, 5_000, 7 * 86_400.0
 CHARTS_EVERY = 100
 #: That a run stopped at another model, not that it noticed one before it measured anything.
 STOPPED = re.compile("^the endpoint drifted|inputs were measured: the endpoint drifted")
+#: That the answers that are kept lead nowhere, and how to begin without them.
+STARTS_ANEW = re.compile("overwrite=True starts anew, without the answers")
 ENVIRONMENT = {"SIM_KEY": KEY, "SIM_CLIENT": CLIENT, "SIM_PASSWORD": PASSWORD}
 
 
@@ -122,6 +124,9 @@ class _World:
             said = report.warnings if report is not None else self.messages[-1:]
             if any(STOPPED.search(one) for one in said):  # the run goes on with the model alone that its sentinels know
                 self.server.swapped, self.put_back = not self.server.swapped, True
+            elif any(STARTS_ANEW.search(one) for one in said):  # answers of both models are kept, and each input met both
+                self.server.swapped, self.put_back = False, True
+                shutil.rmtree(self.folder)
             if report is not None and any("budget" in warning for warning in report.warnings):
                 self.budget *= 2
             VirtualLoop.clock.now += self.rng.uniform(1.0, 400.0)  # until somebody looks
