@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import STEEPER, TWO_CLASS_PEAK, Margin, first_order_radii, peak_with_gaps, radius_with_gap
+from fimaudit.estimation.margin import STEEPER, Margin, first_order_radii, peak_with_gaps, peak_with_hidden, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
@@ -63,25 +63,18 @@ class Estimate:
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
 
     def allowing_for_hidden(self, view: VisibleClasses) -> Estimate:
-        """Upper limits that hold if no class that is seen with others only is steeper than ``STEEPER`` visible ones.
+        """Upper limits of norm and trace that hold if no class that is seen with others only is steeper than ``STEEPER``.
 
-        With h the probability of n such classes, none above p_most, and g the steepest gradient that they may have: their
-        part of the sums of squares is at most h g^2, and of the peak 2 n 0.4392 g^2 / log(p_top / p_most)^2, twice what the
-        pairs of each with the predicted class have.
+        With h the probability of such classes and g the steepest gradient that they may have, their part is at most h g^2.
         """
         if view.whole or self.margin is None:
             return self
-        steep2 = (STEEPER * self.margin.steepest) ** 2
-        rest = max(0.0, 1.0 - float(view.base[view.classes].sum())) * steep2
-        gap = float(np.log(view.base[view.top] / view.ceiling)) if view.ceiling > 0 else np.inf
-        pairs = 2 * TWO_CLASS_PEAK * steep2 / gap**2 if gap > 0 else np.inf
+        hidden = max(0.0, 1.0 - float(view.base[view.classes].sum())) * (STEEPER * self.margin.steepest) ** 2
 
-        def above(limits: Limits, by: float) -> Limits:
-            return Limits(limits.value, limits.lower, limits.upper + by)
+        def above(limits: Limits) -> Limits:
+            return Limits(limits.value, limits.lower, limits.upper + hidden)
 
-        hidden = len(view.base) - len(view.classes)
-        peak = self.peak and above(self.peak, hidden * pairs)
-        return replace(self, spectral=above(self.spectral, rest), trace=above(self.trace, rest), peak=peak)
+        return replace(self, spectral=above(self.spectral), trace=above(self.trace))
 
 
 def named_contrast(view: VisibleClasses, direction: Array, p: Array) -> Contrast | None:
@@ -219,15 +212,18 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
 
 def _estimate_jacobian(measured: MeasuredJacobian, one: _Exact, two: _Exact) -> Estimate:
     view, base, top = measured.view, measured.base, int(measured.view.place[0])
-    margin = None
+    margin, ahead = None, np.inf
     hidden = not view.whole
     if one.radius is not None and two.radius is not None:
         margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
         unmeasured = base[: len(view.classes)][~measured.seen[: len(view.classes)]]
         least = float(least_visible(base[None])) if unmeasured.size else 0.0
         ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
-        hidden = ceiling > 0 and margin.beaten_by(float(np.log(base[top]) - np.log(ceiling)))
+        ahead = float(np.log(base[top]) - np.log(ceiling)) if ceiling > 0 else np.inf
+        hidden = margin.beaten_by(ahead)
     peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
+    if peak is not None and margin is not None:
+        peak = peak_with_hidden(peak, margin, len(view.base) - int(measured.seen[: len(view.classes)].sum()), ahead)
     rivals = [k for k in np.flatnonzero(measured.seen[: len(view.classes)]).tolist() if k != top]
     limits = None if margin is None else view.gaps(view.classes[rivals])
     if margin is not None and limits is not None:

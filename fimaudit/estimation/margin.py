@@ -12,7 +12,16 @@ from fimaudit.estimation.predictable import LEARNING, least_norm
 from fimaudit.estimation.secants import running_sums
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
-__all__ = ["STEEPER", "TWO_CLASS_PEAK", "Margin", "first_order_radii", "margin_limits", "peak_with_gaps", "radius_with_gap"]
+__all__ = [
+    "STEEPER",
+    "TWO_CLASS_PEAK",
+    "Margin",
+    "first_order_radii",
+    "margin_limits",
+    "peak_with_gaps",
+    "peak_with_hidden",
+    "radius_with_gap",
+]
 
 Array = NDArray[np.float64]
 
@@ -151,6 +160,26 @@ def peak_with_gaps(peak: Limits, gaps: Array, least: Array, most: Array) -> Limi
         return Limits(np.nan, 0.0, np.inf)
     upper = peak.upper * float(((gaps / least) ** 2).max()) if (least > 0).all() else np.inf
     return Limits(peak.value, peak.lower * float(((gaps / most) ** 2).min()), upper)
+
+
+def peak_with_hidden(peak: Limits, margin: Margin, count: int, gap: float) -> Limits:
+    """The peak beside classes that the answers hide: its upper limit allows for each as for a pair with the predicted class.
+
+    Args:
+        peak: of the visible classes.
+        margin: theirs; a hidden class is taken to be at most ``STEEPER`` times as steep as the steepest of them.
+        count: of hidden classes.
+        gap: by how much log p of each is below the predicted one at least; infinite where none has any probability.
+
+    The variance of n classes is at most twice that of their pairs, 0.4392 g^2 / gap^2 each.
+
+    >>> peak_with_hidden(Limits(4.0, 3.0, 5.0), Margin(Limits(1.0, 1.0, 1.0), 1, steepest=2.0), 3, 10.0).upper
+    5.1647
+    """
+    if not count:
+        return peak
+    pairs = 2 * count * TWO_CLASS_PEAK * (STEEPER * margin.steepest / gap) ** 2 if gap > 0 else np.inf
+    return Limits(peak.value, peak.lower, peak.upper + pairs)
 
 
 def radius_with_gap(radius: Limits, gap: float, least: float, most: float) -> Limits:

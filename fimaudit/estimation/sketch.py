@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
-from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps
+from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
@@ -275,7 +275,9 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             unmeasured = p[i, 0, :known][~keep[i, :known]]
             least = float(least_visible(p[i])) if unmeasured.size else 0.0
             ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
-            hidden = ceiling > 0 and margin.beaten_by(float(logs[i, 0, top[i]] - np.log(ceiling)))
+            ahead = float(logs[i, 0, top[i]] - np.log(ceiling)) if ceiling > 0 else np.inf
+            hidden = margin.beaten_by(ahead)
+            peaks[i] = peak_with_hidden(peaks[i], margin, len(view.base) - rivals, ahead)
             limits = open_gaps[i]
             if limits is not None:
                 other = np.arange(rivals) != top[i]

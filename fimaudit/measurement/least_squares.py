@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gaps, radius_with_gap
+from fimaudit.estimation.margin import Margin, first_order_radii, peak_with_gaps, peak_with_hidden, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import Limits
@@ -121,7 +121,8 @@ def estimate_pairs(
         return Estimate(spectral, everything, peak, None, contrast, hidden), None
     hidden_p = base[: len(view.classes)][~keep[: len(view.classes)]]
     ceiling = max(view.ceiling, float(hidden_p.max(initial=0.0)))
-    hidden = ceiling > 0 and margin.beaten_by(float(base_logs[place] - np.log(ceiling)))
+    ahead = float(base_logs[place] - np.log(ceiling)) if ceiling > 0 else np.inf
+    hidden, peak = margin.beaten_by(ahead), peak_with_hidden(peak, margin, len(view.base) - len(columns), ahead)
     labelled = Margin(margin.radius, int(view.classes[columns[margin.rival]]), margin.steepest)
     open_gaps = view.gaps(view.classes[columns])
     if open_gaps is not None:

@@ -322,3 +322,22 @@ def test_what_is_left_of_many_small_classes_is_no_rival(features: int, queries: 
             for found, truth in ((s.margin_radius, radius), (s.peak_spectral_norm, peak)):
                 assert (found.lower or 0.0) <= truth <= (np.inf if found.upper is None else found.upper), (s, truth)
                 assert found.value is None or found.lower is None or found.lower <= found.value, s
+
+
+def test_classes_below_the_range_of_float32_weigh_in_at_the_peak() -> None:
+    """At the temperature of the peak eight classes of 1e-44 together are as heavy as one of 1e-23."""
+    rng = np.random.default_rng(0)
+    weights, offset = rng.standard_normal((200, 10)), np.array([0.0, -53.0, *np.full(8, -100.0)])
+    x = 0.1 * rng.standard_normal((12, 200))
+
+    def answer(rows: Any) -> np.ndarray:
+        z = (np.asarray(rows) @ weights + offset).astype(np.float32)
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    for s in audit(answer, x, queries=190, scale="raw").inputs:
+        log_p = x[s.index] @ weights + offset
+        log_p -= log_p.max()  # the sum is 1 to the last digit
+        truth, _ = peak_norm(weights - weights[:, [int(log_p.argmax())]], log_p)
+        found = s.peak_spectral_norm
+        assert (found.lower or 0.0) <= truth <= (np.inf if found.upper is None else found.upper), (s, truth)
