@@ -18,6 +18,7 @@ from fimaudit_adapters.http.protocols.base import Reply, Scores, Tensor
 from fimaudit_adapters.http.protocols.encoding import as_png
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.protocols.open_inference import OpenInference
+from fimaudit_adapters.http.sending import transport
 from fimaudit_adapters.http.sending.faults import LONGEST_WAIT, after_status, excerpt, most_sends, retry_after
 from fimaudit_adapters.http.sending.pacing import Pace
 from fimaudit_adapters.http.settings import Endpoint
@@ -308,3 +309,10 @@ def test_pace_grows_by_one_and_halves_once_a_round():
         assert pace.in_flight == 0
 
     asyncio.run(run())
+
+
+def test_an_exception_that_stands_behind_itself_ends_nothing_but_the_send():
+    """Seen: the search for a TLS error among the causes went round for ever."""
+    one, two = httpx.ConnectError("refused"), ValueError("raised again")
+    one.__context__, two.__context__ = two, one
+    assert transport._unconnected(one).status == "connect"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -242,15 +242,23 @@ def _proxy(endpoint: Endpoint) -> str | None:
 
 
 def _unconnected(exc: httpx.ConnectError) -> Fault:
-    cause: BaseException | None = exc
-    while cause is not None:
+    for cause in _causes(exc):
         if isinstance(cause, ssl.SSLCertVerificationError):
             said = f"the server's certificate is not trusted ({cause.verify_message}); name its authority with ca_file"
             return Fault("settings", "tls", said, connected=False)
         if isinstance(cause, ssl.SSLError):
             return Fault("settings", "tls", f"TLS failed ({cause.reason or 'no reason given'})", connected=False)
-        cause = cause.__cause__ or cause.__context__
     return Fault("transport", "connect", "nothing accepts connections there", connected=False)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it, each once: one that is raised again later may stand behind itself."""
+    one: BaseException | None = exc
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def _raw(response: httpx.Response) -> httpx.AsyncByteStream:
