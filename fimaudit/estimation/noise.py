@@ -87,7 +87,7 @@ class OutputQuality:
         if quantum == 0 and not self.random and self.top_k is None:
             view = VisibleClasses(base_answers, int(np.argmax(base_answers)), np.arange(len(base_answers)))
             if (base_answers >= NEAR * base_answers[view.top]).sum() > 1:
-                view = replace(view, error=_spacing(base_answers))
+                view = replace(view, error=np.maximum(_spacing(base_answers), self.batch_effect))
             if self.relative == 0:
                 return view
             return replace(view, noise=Noise(self.relative**2 * base_answers * (1 - base_answers), None))

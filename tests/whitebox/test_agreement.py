@@ -78,5 +78,5 @@ def test_classes_that_are_tied_have_no_peak() -> None:
         (found,) = fimaudit.audit(torch.nn.Linear(5, 4, bias=False).eval(), x, link="softmax", mode=mode, scale="raw").inputs
         assert found.peak_spectral_norm.value is None
         assert found.peak_spectral_norm.upper is None
-        assert found.margin_radius.value == 0
+        assert found.margin_radius.value < 1e-6
         assert found.spectral_norm.value > 0
