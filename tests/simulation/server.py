@@ -66,7 +66,7 @@ class Server:
         """How many rows a request carries; 0 for all that carries none."""
         if request.method != "POST" or request.url.path == "/token":
             return 0
-        return len(_rows(request, body))
+        return len(_rows(request, body)) if _readable(request, body) else 1
 
     def asked(self, request: httpx.Request, body: bytes, now: float) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the answer."""
@@ -109,6 +109,8 @@ class Server:
             if answer is None:
                 return 404, {"error": "no such job"}
             return 200, ({"status": "ok", "p": answer[1]} if now >= answer[0] else {"status": "working"})
+        if not _readable(request, body):
+            return 400, {"error": "expected FP64"}
         table = self._probabilities(_rows(request, body))
         if len(table) > MOST_ROWS:
             return 413, {"error": "too large"}
@@ -139,6 +141,14 @@ class Server:
     def _probabilities(self, rows: Any) -> list[list[float]]:
         scores = np.exp(rows @ (_OTHER if self.swapped else _MODEL))
         return (scores / scores.sum(axis=1, keepdims=True)).tolist()
+
+
+def _readable(request: httpx.Request, body: bytes) -> bool:
+    """Whether a tensor has the type that the model takes: a client that got no description has to guess it."""
+    if not request.url.path.startswith("/v2/"):
+        return True
+    length = int(request.headers.get("Inference-Header-Content-Length", len(body)))
+    return bool(json.loads(body[:length])["inputs"][0]["datatype"] == "FP64")
 
 
 def _rows(request: httpx.Request, body: bytes) -> Any:
