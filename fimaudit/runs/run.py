@@ -290,7 +290,7 @@ class Run:
                         self._check_sentinels()
         finally:
             self._count_workers()  # what ends a run is rows that came to no result
-        if self._sentinels is not None and len(missing):
+        if self._sentinels is not None and (len(missing) or self._sentinels.owes(np.flatnonzero(self._store.done).tolist())):
             self._check_sentinels()
 
     def _measure_focus(self, count: int, work: Work) -> None:

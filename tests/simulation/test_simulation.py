@@ -40,6 +40,20 @@ def test_the_seeds_reach_what_they_are_for() -> None:
     assert any(one.drifted for one in found)
 
 
+#: What a seed was that failed once.
+FAILED_ONCE = {
+    370: "a refused connection whose error was its own cause",
+    1275: "a description that could not be had, and a tensor type that was guessed",
+    2161: "a model swapped, and a kill before the last sentinels: nothing was left to ask, so nobody looked",
+    5692: "a model swapped before the first input: all failed, and the message led nowhere",
+}
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_what_failed_once_passes(seed: int) -> None:
+    _simulated(seed)
+
+
 def test_a_model_swapped_between_two_starts_before_anything_was_measured_is_no_dead_end() -> None:
     assert _simulated(343).drifted
     early = Drift("changed", 0.5, 1e-5, 0, (), at_start=True).sentence()
