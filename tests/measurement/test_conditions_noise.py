@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -324,6 +325,10 @@ def test_what_is_left_of_many_small_classes_is_no_rival(features: int, queries: 
                 assert found.value is None or found.lower is None or found.lower <= found.value, s
 
 
+@pytest.mark.skipif(
+    os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1",
+    reason="last digits that are moved in float64 make float32's numbers below its range look exact",
+)
 def test_classes_below_the_range_of_float32_weigh_in_at_the_peak() -> None:
     """At the temperature of the peak eight classes of 1e-44 together are as heavy as one of 1e-23."""
     rng = np.random.default_rng(0)
