@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.number_format import FLOAT64_SPACING
 from fimaudit.estimation.secants import complete, resolution
 
 __all__ = [
@@ -57,6 +58,7 @@ class OutputQuality:
         deviation: typical standard deviation of a random model's probabilities, so that few repeats do not look too quiet.
         quantum_unknown: the answers were all 0 and 1, so that their rounding is unknown.
         exact: the answers are surely not rounded, whatever they look like.
+        spacing: distance of neighbouring numbers just below 1 in the format of the answers.
         batch_effect, batch_effect_logs: largest difference of probability, and of its log, that other rows in a call made.
     """
 
@@ -69,6 +71,7 @@ class OutputQuality:
     batch_effect: float = 0.0
     batch_effect_logs: float = 0.0
     exact: bool = False
+    spacing: float = FLOAT64_SPACING
 
     @property
     def repeats(self) -> int:
@@ -83,7 +86,7 @@ class OutputQuality:
             answers: (m, K) answers to its neighbours: they matter where labels drop out of a list.
         """
         base_answers = base[0] if len(base) == 1 else base.mean(axis=0)
-        quantum = max(self.quantum, resolution(base_answers[None]))
+        quantum = max(self.quantum, resolution(base_answers[None], self.spacing))
         if quantum == 0 and not self.random and self.top_k is None:
             view = VisibleClasses(base_answers, int(np.argmax(base_answers)), np.arange(len(base_answers)))
             if (base_answers >= NEAR * base_answers[view.top]).sum() > 1:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.number_format import FLOAT32_SPACING, are_float32_below_range
+
 __all__ = [
     "complete",
     "complete_in_place",
@@ -24,6 +26,8 @@ Array = NDArray[np.float64]
 #: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
 FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
+#: Below this float32 has so few digits that its numbers can be told from those of float64.
+FEW_DIGITS = 1e-40
 #: Up to this, a class is what the others leave of 1, as ``complete`` made it.
 COMPLETE = 1e-9
 #: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
@@ -70,23 +74,31 @@ def _without(p: Array, top: int | NDArray[np.int64]) -> Array:
     return np.asarray((p @ counted.astype(np.float64)[..., None])[..., 0])
 
 
-def resolution(p: Array) -> float:
-    """The absolute quantum of the smaller of two classes that came as one float32 column, else 0.
+def resolution(p: Array, spacing: float) -> float:
+    """The absolute quantum of the smaller of two classes that came as one column, else 0.
 
-    A model with a single output P(class 1) = 1 - e says e only to the spacing of float32 at 1, which is 6e-8.
+    A model with a single output P(class 1) = 1 - e says e only to the spacing of its numbers at 1, which is 6e-8 for
+    float32. It is 0 too where that leaves e as many digits as float32 has.
+
+    Args:
+        p: (m, 2) probabilities.
+        spacing: of the numbers just below 1 (``number_spacing``), at least float32's where it holds the column.
 
     >>> column = np.float32([0.1, 0.2]).astype(float)
-    >>> bool(resolution(np.stack([1 - column, column], axis=1)) == 2.0**-24 * 2 * column[1])
+    >>> bool(resolution(np.stack([1 - column, column], axis=1), 2.0**-53) == FLOAT32_SPACING * 2 * column[1])
     True
-    >>> resolution(np.array([[0.1, 0.9]]))
-    0.0
+    >>> resolution(np.array([[1 - 0.99991, 0.99991]]), 1e-5), resolution(np.array([[1e-9, 1 - 1e-9]]), 1e-5)
+    (1e-05, 0.0)
     """
     if p.shape[1] != 2:
         return 0.0
     column = p[:, 1]
-    if np.array_equal(column, column.astype(np.float32)) and np.array_equal(p[:, 0], 1.0 - column):
-        return float(2.0**-24 * min(1.0, 2.0 * float(column.max(initial=0.0))))
-    return 0.0
+    if not np.array_equal(p[:, 0], 1.0 - column):
+        return 0.0
+    if np.array_equal(column, column.astype(np.float32)):
+        spacing = max(spacing, FLOAT32_SPACING)
+    quantum = spacing * min(1.0, (10.0 if spacing > FLOAT32_SPACING else 2.0) * float(column.max(initial=0.0)))
+    return float(quantum) if quantum >= FLOAT32_SPACING * float(p.min(initial=1.0)) else 0.0
 
 
 def visible_classes(p: Array) -> NDArray[np.bool_]:
@@ -104,12 +116,21 @@ def visible_classes(p: Array) -> NDArray[np.bool_]:
 def least_visible(p: Array) -> Array:
     """The probability (...) below which a class of (..., m, K) rows is hidden by the range of the numbers they came in.
 
+    Numbers of float32 are seen as such, and also where float64 carries them: divided by their sum, or read from text. What
+    float32 holds below its range are multiples of 2^-149, however they came.
+
     >>> least_visible(np.array([[0.75, 0.25]])), least_visible(np.array([[0.7, 0.2, 0.1]]))
+    (array(1.e-36), array(1.e-290))
+    >>> least_visible(np.array([[0.7, 0.3, 4e-45]])), least_visible(np.array([[0.7, 0.3, 3.3e-45]]))
     (array(1.e-36), array(1.e-290))
     """
     row = p[..., -1, :]
     narrow = (row == row.astype(np.float32)) | (np.arange(row.shape[-1]) == row.argmax(axis=-1)[..., None])
-    return np.where(narrow.all(axis=-1), FLOAT32_FLOOR, FLOAT64_FLOOR)  # the largest may have been completed
+    short = np.asarray(narrow.all(axis=-1))  # the largest may have been completed
+    if not short.all() and ((coarse := (p > 0) & (p < FEW_DIGITS)).any()):
+        for place in np.argwhere(~short & coarse.any(axis=(-2, -1))):
+            short[tuple(place)] = are_float32_below_range(p[tuple(place)][coarse[tuple(place)]])
+    return np.where(short, FLOAT32_FLOOR, FLOAT64_FLOOR)
 
 
 def log_probabilities(p: Array, top: int | NDArray[np.int64]) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
-from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.noise import Noise, VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
@@ -27,6 +27,9 @@ __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 
 Array = NDArray[np.float64]
 
+#: A class is drowned where the squared change of its log-odds is less than so many times what noise makes of it. Of a class
+#: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean.
+DROWNED = 5.0
 #: Answers of inputs that are worked on together; more leave the cache between two steps.
 TOGETHER_BYTES = 2**20
 
@@ -210,6 +213,9 @@ _LogOdds = tuple[Limits | None, Margin | None, bool]
 def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
     """Peak and margin of each from its visible classes; those with as many of them are worked on together."""
     keep = visible_classes(p)
+    for i, sketch in enumerate(sketches):
+        if sketch.view.noise is not None and keep[i, sketch.view.place[0]]:
+            keep[i] = _above_noise(sketch, sketch.view.noise, p[i], keep[i])
     out: list[_LogOdds] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
 
     def kind(i: int) -> Hashable:
@@ -223,6 +229,24 @@ def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
         for i, value in zip(places, _of_visible(some, p[places], seen, rivals), strict=True):
             out[i] = value
     return out
+
+
+def _above_noise(sketch: Sketch, noise: Noise, p: Array, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the classes ``keep`` (C,) change their log-odds by more than the noise of the answers (rows, C) does."""
+    columns = np.flatnonzero(keep)
+    top, m = int(np.searchsorted(columns, sketch.view.place[0])), len(sketch.answers) + 1
+    logs = log_probabilities(p[:, columns], top)
+    slopes = contrasts(logs[1:m] / sketch.length)
+    changes, share = ((slopes[:, [top]] - slopes) ** 2).mean(axis=0), 1.0
+    if sketch.exact is not None:
+        along = _halves(logs[m:]) / (2.0 * sketch.exact.step)
+        changes, share = changes + ((along[:, [top]] - along) ** 2).sum(axis=0), 1.0 + sketch.exact.noise(sketch.length)
+    variance = noise.diagonal[columns] / p[0, columns] / sketch.length**2
+    seen = changes >= DROWNED * share * (variance + variance[top])
+    seen[top] = True
+    kept = keep.copy()
+    kept[columns] = seen
+    return kept
 
 
 def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int) -> list[_LogOdds]:

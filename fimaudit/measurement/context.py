@@ -176,7 +176,7 @@ class DisplacedContext(InputContext):
     @property
     def quantum(self) -> float:
         """What the answers are rounded to, as far as is known or seen here."""
-        return max(self.quality.quantum, resolution(self.base_answers.base))
+        return max(self.quality.quantum, resolution(self.base_answers.base, self.quality.spacing))
 
     @property
     def wants_slope(self) -> bool:

@@ -15,10 +15,10 @@ from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.stopping import Decision
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.counterexample import Slope
-from fimaudit.measurement.distances import squared_distances
+from fimaudit.measurement.distances import spread, squared_distances
 from fimaudit.measurement.protocol import Flow
 
-__all__ = ["Design", "MainAnswers", "first_applicable", "some_jump"]
+__all__ = ["Design", "MainAnswers", "bends", "first_applicable", "some_jump"]
 
 Array = NDArray[np.float64]
 
@@ -27,6 +27,9 @@ DISAGREE = 0.2
 #: Times the 75th percentile of the squared distances from the input, beyond which one lies behind a jump: regimes
 #: hash_routing_3 and hash_routing_10 of benchmarks/regimes.py, and its smooth ones, which must not reach it.
 FAR_JUMP = 40.0
+#: Mean squared distance in sqrt(p) from the mean that no local displacement makes: linear models, however rounded, stay
+#: below 0.03 (tests/measurement/test_number_formats.py).
+FAR_AWAY = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,13 @@ def some_jump(answers: Array, base: Array) -> bool:
     """
     distances = squared_distances(answers, base.mean(axis=0))
     return bool(distances.max() > FAR_JUMP * np.percentile(distances, 75) > 0)
+
+
+def bends(answers: Array) -> bool:
+    """Whether (m, K) answers at displaced inputs lie farther from each other than the slope of any probabilities leads.
+
+    >>> ahead = np.array([0.5, 0.3, 0.52, 0.28])
+    >>> bends(np.stack([ahead, 1 - ahead], axis=1)), bends(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
+    (False, True)
+    """
+    return bool(spread(answers).mean() > FAR_AWAY)

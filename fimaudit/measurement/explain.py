@@ -9,6 +9,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
 
 __all__ = [
+    "BENT",
     "DISAGREE",
     "FAR_STEP",
     "FELL",
@@ -41,6 +42,10 @@ UNREPEATABLE = (
     "answer depends on the rows beside it"
 )
 JUMPED = "a few answers at a displacement of {at:.3g} lie far from all others, so the answers jump around the input"
+BENT = (
+    "the answers at a displacement of {at:.3g} lie farther apart than any slope leads, so the model bends over it; the "
+    "numbers are those of there"
+)
 DISAGREE = (
     "steps of a displacement of {at:.3g} and of half of it give quite different slopes: the answers jump or bend there, and "
     "neither value is known"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
+from fimaudit.estimation.number_format import FLOAT64_SPACING, number_spacing
 from fimaudit.measurement.energy import Answered, Rungs, even_share, read_rungs_each
 from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau
 from fimaudit.models.links import output_resolution
@@ -206,7 +207,13 @@ def read_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: Out
     )
     deviation = float(np.median([of_input.base.std(axis=0, ddof=1) for of_input in seen])) if quality.random else 0.0
     inside = bool(((every > 0) & (every < 1)).any())
-    quality = replace(quality, quantum=quantum, deviation=deviation, quantum_unknown=not inside and not quality.exact)
+    quality = replace(
+        quality,
+        quantum=quantum,
+        deviation=deviation,
+        quantum_unknown=not inside and not quality.exact,
+        spacing=_spacing(every, quality),
+    )
     found = read_rungs_each(
         [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
     )
@@ -217,6 +224,13 @@ def read_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: Out
     base = np.array([of_input.base.mean(axis=0) for of_input in seen])
     stretched = np.array([one.energy_above_noise[some:] for one in found])
     return PilotLadder(rungs, raw, above_noise, even, odd, stretched, base, quality, len(every), ladders)
+
+
+def _spacing(answers: Array, quality: OutputQuality) -> float:
+    """Of the coarser of two classes, of which one may be what the other leaves; of more, each is a number of its own."""
+    if quality.random or answers.shape[1] != 2:
+        return FLOAT64_SPACING
+    return max(number_spacing(answers[:, 0]), number_spacing(answers[:, 1]))
 
 
 def has_exact_answers(quality: OutputQuality) -> bool:

@@ -13,8 +13,9 @@ from fimaudit.estimation.estimate import Estimate, undetected
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.design import MainAnswers
+from fimaudit.measurement.design import MainAnswers, bends
 from fimaudit.measurement.explain import (
+    BENT,
     DISAGREE,
     FAR_STEP,
     JUMPED,
@@ -76,6 +77,10 @@ def measured(
     if kind == "local" and view.noise is not None and radius.value is not None and ctx.step.rho > radius.value:
         kind = "finite_scale"
         reasons.append(LONGER.format(at=ctx.step.rho))
+    bent = kind == "local" and bends(main.answers)
+    if bent:
+        kind = "finite_scale"
+        reasons.append(BENT.format(at=ctx.step.rho))
     if kinked and "kinked" not in flags:
         flags.append("kinked")
     if main.jumps:
@@ -90,7 +95,7 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
-    elif ctx.step.finite not in (None, HIDDEN) and radius.value is not None and ctx.step.rho > radius.value:
+    elif (bent or ctx.step.finite not in (None, HIDDEN)) and radius.value is not None and ctx.step.rho > radius.value:
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)

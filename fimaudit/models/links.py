@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
+from fimaudit.estimation.number_format import number_spacing
 from fimaudit.models.labels import label_codes
 
 __all__ = ["LINKS", "Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
@@ -21,8 +22,11 @@ ROW_SUM_TOLERANCE = 1e-5
 FEW = 3
 #: Rows that miss 1 by less than this are no several findings but rounded or cut off.
 NEARLY_ONE = 0.05
-#: Answers of more decimals than this count as not rounded: beyond them float32 itself looks rounded.
-MOST_DECIMALS = 6
+#: Up to so many decimals numbers that are multiples of them are rounded; beyond them a few unrounded ones may look so, and
+#: the chance that all of them do must be less than one in so many powers of ten.
+PLAIN_DECIMALS, MOST_DECIMALS, UNLIKELY = 6, 15, 6.0
+#: And fewer than so many different ones are perhaps the end at which a model cuts its answers off.
+FEW_DIFFERENT = 6
 #: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
 BEFORE_ONE = 4.0
 
@@ -154,6 +158,8 @@ def output_resolution(values: NDArray[Any]) -> float:
     0.01
     >>> output_resolution(np.array([[2.0**-24, 1 - 2.0**-24]]))
     0.0
+    >>> output_resolution(np.array([[0.123456789, 0.876543211], [0.05, 0.95], [0.42, 0.58]]))
+    1e-09
     """
     array = np.asarray(values)
     if array.dtype == np.float16:
@@ -170,8 +176,17 @@ def output_resolution(values: NDArray[Any]) -> float:
     for decimals in range(1, MOST_DECIMALS + 1):
         near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
         if np.all(np.abs(seen - near) <= np.spacing(near)):
-            return float(10.0**-decimals)
+            quantum = float(f"1e-{decimals}")
+            return quantum if decimals <= PLAIN_DECIMALS or _unlikely(quantum, seen) else 0.0
     return 0.0
+
+
+def _unlikely(quantum: float, seen: NDArray[np.floating]) -> bool:
+    """Whether numbers that were not rounded would hardly all be multiples, within a spacing of theirs to either side."""
+    if seen.size < FEW_DIFFERENT:
+        return False
+    chance = 3.0 * np.spacing(seen).astype(np.float64) / quantum
+    return float(np.minimum(np.log10(chance), 0.0).sum()) < -UNLIKELY
 
 
 def _refuse_nonfinite(values: NDArray[Any], link: Link) -> None:
@@ -211,7 +226,8 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
     worst = float(sums[np.argmax(np.abs(sums - 1.0))])
     if low >= 0 and high <= 1 and abs(worst - 1.0) <= ROW_SUM_TOLERANCE:
         return p  # nearly always; how far the answers are rounded, which decides what else may pass, takes a sort
-    tolerance = max(ROW_SUM_TOLERANCE, min(0.5, p.shape[1] * output_resolution(p.astype(dtype)) / 2))
+    rounded = max(output_resolution(p.astype(dtype)), number_spacing(p))
+    tolerance = max(ROW_SUM_TOLERANCE, min(0.5, p.shape[1] * rounded / 2))
     if low >= 0 and np.abs(sums / 100.0 - 1.0).max() <= tolerance:
         raise LinkError("expected rows that sum to 1, got rows that sum to 100: these are percentages; divide them by 100")
     if low < -tolerance or high > 1 + tolerance:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fimaudit.estimation.number_format import FLOAT64_SPACING, number_spacing
 from fimaudit.estimation.secants import complete, contrasts, log_probabilities, resolution, running_sums, visible_classes
 
 
@@ -70,8 +71,19 @@ def test_classes_that_vanish_somewhere_are_not_visible() -> None:
 
 def test_resolution_of_one_float32_column() -> None:
     column = np.float32([0.999999]).astype(np.float64)
-    assert resolution(np.stack([1 - column, column], axis=1)) == pytest.approx(2.0**-24)
+    assert resolution(np.stack([1 - column, column], axis=1), FLOAT64_SPACING) == pytest.approx(2.0**-24)
     small = np.float32([1e-6]).astype(np.float64)
-    assert resolution(np.stack([1 - small, small], axis=1)) <= 2.0**-24 * 2e-6 * 1.01
-    assert resolution(np.array([[0.1, 0.9]])) == 0  # a float64 answer
-    assert resolution(np.array([[0.25, 0.25, 0.5]])) == 0
+    assert resolution(np.stack([1 - small, small], axis=1), FLOAT64_SPACING) <= 2.0**-24 * 2e-6 * 1.01
+    assert resolution(np.array([[0.1, 0.9]]), FLOAT64_SPACING) == 0  # a float64 answer
+    assert resolution(np.array([[0.25, 0.25, 0.5]]), FLOAT64_SPACING) == 0
+
+
+@given(st.integers(2, 15), st.floats(1.0, 12.0), st.integers(0, 2**32 - 1))
+def test_one_column_says_no_more_of_the_other_class_than_its_digits(digits: int, sure: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    column = np.array([float(f"{v:.{digits - 1}e}") for v in 1 - 10 ** -rng.uniform(0, 14, 40)])
+    spacing = number_spacing(column)
+    assert spacing == pytest.approx(10.0**-digits, rel=1e-9, abs=0.0)
+    p = float(f"{1 - 10**-sure:.{digits - 1}e}")
+    found = resolution(np.array([[1.0 - p, p]]), spacing)
+    assert found >= abs((1 - p) - 10**-sure) or (found == 0 and abs((1 - p) - 10**-sure) <= 2.0**-24 * (1 - p))

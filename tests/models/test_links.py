@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +66,15 @@ def test_rounded_rows_pass_and_keep_their_quantum(classes: int, decimals: int, s
     if np.abs(p.sum(1) - 1).max() <= max(1e-5, min(0.5, classes * 10.0**-decimals / 2)):
         np.testing.assert_array_equal(to_probabilities(p, "auto", rows=4), p)
     assert output_resolution(p) in (0.0, *(10.0**-t for t in range(1, decimals + 1)))
+
+
+@given(st.integers(2, 20), st.integers(1, 14), st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
+def test_rounding_is_found_at_any_number_of_decimals(classes: int, decimals: int, dtype: Any, seed: int) -> None:
+    """Seen behind 12 decimals, taken for exact: small classes jump by whole quanta. float32 holds no more than 8."""
+    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), size=30)
+    assert output_resolution(p.astype(dtype)) == 0
+    if decimals <= (6 if dtype is np.float32 else 14):
+        assert output_resolution(p.round(decimals).astype(dtype)) == pytest.approx(10.0**-decimals)
 
 
 def test_sure_answers_are_not_taken_for_rounded_ones() -> None:

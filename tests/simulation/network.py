@@ -98,6 +98,7 @@ class Network(httpx.AsyncBaseTransport):
         sent_at: virtual time of each of them since the process began.
         events: what happened, one line each.
         read: most bytes of one body that the client took.
+        given: right answers that the client was handed since the process began.
     """
 
     server: Server
@@ -111,6 +112,7 @@ class Network(httpx.AsyncBaseTransport):
     events: list[str] = field(default_factory=list)
     spoiled: Counter[bytes] = field(default_factory=Counter)
     read: int = 0
+    given: int = 0
     dead: bool = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -210,6 +212,7 @@ class Network(httpx.AsyncBaseTransport):
         self.on_end(ticket, 401 if refused else status)
         if what == "reset after":
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        self.given += status == 200 and what not in OF_ANSWERS
         if status != 200 or what is None:
             return self._said(status, headers, content)
         if what == "leak":

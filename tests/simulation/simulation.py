@@ -9,10 +9,11 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,7 @@ class _World:
         self.rows: dict[int, int] = {}
         self.messages: list[str] = []
         self.put_back = False
+        self.kept_answers = self.kept_before_swap = 0
 
     def live(self) -> None:
         """Start, be killed, resume, until the report is whole."""
@@ -137,6 +139,7 @@ class _World:
     def _process(self) -> Report | None:
         """One process of the client, to its end or its kill."""
         self.network.sent_at.clear()
+        self.network.given = 0
         self.network.dead, self.kept = False, None
         if not (self.folder / "ledger.sqlite").exists():
             self.rows.clear()  # a run that was refused before it began
@@ -157,6 +160,9 @@ class _World:
         self.network.events.append(
             f"{VirtualLoop.clock.now:.3f} process ended: {'a report' if report else self.messages[-1:]}"
         )
+        self.kept_answers = self._count_answers()
+        if not self.kept_answers:
+            self.kept_before_swap = 0
         self._check_rate()
         self._check_secrets()
         assert self.network.read <= max(OPTIONS["max_response"], transport.ERROR_BODY) + CHUNK, (
@@ -168,6 +174,8 @@ class _World:
         network = self.network
         assert network.posts < MOST_POSTS, "the run does not end"
         if network.weather.swap is not None and network.posts >= network.weather.swap and not self.put_back:
+            if not self.server.swapped:
+                self.kept_before_swap = self.kept_answers + self.network.given
             self.server.swapped = True
         self.rows[network.posts] = rows
         assert sum(self.rows.values()) <= self.budget, f"{sum(self.rows.values())} rows sent, {self.budget} allowed"
@@ -208,19 +216,27 @@ class _World:
         outcome.posts, outcome.events, outcome.seconds = network.posts, network.events, VirtualLoop.clock.now
         outcome.faults = sum(" POST " in line and not line.endswith(": ok") for line in network.events)
         outcome.drifted = any("drifted" in warning for warning in report.warnings)
-        quiet = _undisturbed(self.offered)
         if not outcome.drifted:
-            assert _plain(report) == _plain(quiet), "another report than on a quiet day"
+            # Swapped before the client was given anything, the other model may be all that it knows.
+            other = self.server.swapped and not self.kept_before_swap
+            quiet = [_plain(_undisturbed(self.offered, swapped)) for swapped in ((False, True) if other else (False,))]
+            assert _plain(report) in quiet, "another report than on a quiet day"
         else:
             assert self.server.swapped or self.put_back, "a drift was seen, but one model answered throughout"
         assert report.summary.queries <= self.budget
         assert not (self.folder.parent / "run.tmp").exists()
         self._check_ledger(report)
 
-    def _check_ledger(self, report: Report) -> None:
-        import sqlite3
+    def _count_answers(self) -> int:
+        """Answers in the ledger."""
+        path = self.folder / "ledger.sqlite"
+        if not path.exists():
+            return 0
+        with closing(sqlite3.connect(path)) as base:
+            return int(base.execute("SELECT COUNT(*) FROM ends WHERE status = 'ok'").fetchone()[0])
 
-        with sqlite3.connect(self.folder / "ledger.sqlite") as base:
+    def _check_ledger(self, report: Report) -> None:
+        with closing(sqlite3.connect(self.folder / "ledger.sqlite")) as base:
             assert base.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             sent = base.execute(
                 "SELECT ticket, key, rows, status, probabilities FROM requests LEFT JOIN ends USING (ticket) ORDER BY ticket"
@@ -228,7 +244,6 @@ class _World:
             assert base.execute(
                 "SELECT COUNT(*) FROM ends WHERE ticket NOT IN (SELECT ticket FROM requests)"
             ).fetchone() == (0,)
-        base.close()
         done: set[bytes] = set()
         for ticket, key, rows, status, answers in sent:
             assert key not in done, f"ticket {ticket} sends {rows} rows again whose answer was committed"
@@ -249,10 +264,10 @@ def _plain(report: Report) -> Any:
 
 
 @cache
-def _undisturbed(offered: str) -> Report:
-    """The report of a quiet day."""
+def _undisturbed(offered: str, swapped: bool) -> Report:
+    """The report of a quiet day, of the first model or of the other."""
     settings = dict(SETTINGS[offered])
-    quiet = SimpleNamespace(server=Server(offered), rng=random.Random(0), network=None)
+    quiet = SimpleNamespace(server=Server(offered, swapped=swapped), rng=random.Random(0), network=None)
     quiet.network = Network(quiet.server, Weather(0.0, (), (), (), 3600.0, {}), quiet.rng, lambda: None)
     with _simulated(quiet, fresh=False):
         return fimaudit.audit(settings.pop("url"), X, **OPTIONS, **settings)

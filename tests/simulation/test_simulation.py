@@ -45,6 +45,7 @@ FAILED_ONCE = {
     370: "a refused connection whose error was its own cause",
     1275: "a description that could not be had, and a tensor type that was guessed",
     2161: "a model swapped, and a kill before the last sentinels: nothing was left to ask, so nobody looked",
+    2749: "a model swapped before the client had its first answer: the simulation expected the report of the first",
     5692: "a model swapped before the first input: all failed, and the message led nowhere",
 }
 
