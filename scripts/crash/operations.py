@@ -146,6 +146,7 @@ def clustered() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     scratch = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # of cluster and drivers, whatever tokens this machine keeps
     options = ["--head", "--block", "--port", str(port), "--num-cpus", "2", "--include-dashboard", "false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"],

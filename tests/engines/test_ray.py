@@ -23,6 +23,7 @@ import pytest
 
 from fimaudit import RayEngine, audit
 from fimaudit.audit_report import Report
+from fimaudit.engines.ray.cluster import connect
 from fimaudit.engines.ray.coordinator import Coordinator
 from fimaudit.errors import MissingExtraError, TargetError, UsageError
 
@@ -388,6 +389,26 @@ def test_wrong_use_is_refused_in_one_sentence(
     assert words in " ".join(error.split())
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_wants_a_token_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen: a cluster started where Ray had once made a token; "failed to connect", and nothing of the token."""
+    import ray
+
+    def refuse(**options: Any) -> None:
+        """As Ray 2.60 words it."""
+        try:
+            raise RuntimeError(
+                "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
+                "ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
+            )
+        except RuntimeError as exc:
+            raise ConnectionError("Failed to connect to Ray cluster at 192.0.2.1:6379") from exc
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UsageError, match=r"the Ray cluster at address='auto' wants a token.*set RAY_AUTH_MODE=token"):
+        connect("auto")
 
 
 def test_no_worker_fits(nodes: Nodes) -> None:

@@ -20,6 +20,8 @@ __all__ = ["Cluster", "Seats", "alive_nodes", "capacity", "connect", "seats"]
 
 #: Seconds to wait for a head node to take a connection.
 PATIENCE = 5.0
+#: Errors behind one another that are looked through.
+MOST_CAUSES = 10
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ def connect(address: str | None) -> Cluster:
     except Exception as exc:  # ConnectionError, RuntimeError, TimeoutError, grpc's own
         if address is None:
             raise UsageError(f"Ray could not be started on this machine: {foreign(exc)}") from exc
+        if _wants_token(exc):
+            raise UsageError(
+                f"the Ray cluster at --address {address} wants a token, as clusters do where Ray has made one "
+                "(~/.ray/auth_token); set RAY_AUTH_MODE=token"
+            ) from exc
         raise UsageError(
             f"no Ray cluster answers at --address {address} ({foreign(exc)}); start one with: ray start --head"
         ) from exc
@@ -150,6 +157,18 @@ def _check_address(address: str) -> None:
         raise UsageError(
             f"no Ray cluster answers at --address {address} ({exc}); start one there with: ray start --head --port {port}"
         ) from exc
+
+
+def _wants_token(error: BaseException) -> bool:
+    """Whether a cluster's refusal lies behind an error that only says that no connection came about, or in its text."""
+    behind: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if behind is None:
+            return False
+        if "AuthenticationError" in f"{type(behind).__name__} {behind}":
+            return True
+        behind = behind.__cause__ or behind.__context__
+    return False
 
 
 def _silence_raylet(ray: Any) -> None:
