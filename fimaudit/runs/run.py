@@ -35,7 +35,7 @@ from fimaudit.runs.start import RunStart
 from fimaudit.runs.task import Task
 from fimaudit.storage.journal import Journal
 from fimaudit.storage.parts import Part, unpack
-from fimaudit.storage.result_store import MOST_INLINE, Finished, MemoryStore, ParquetStore, ResultStore
+from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
 from fimaudit.whitebox.inputs import BY_DERIVATIVES, without_advice
 
 __all__ = ["Progress", "Run"]
@@ -96,9 +96,15 @@ class Run:
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
         self._start = RunStart(task, self._meter, self._sentinels, journal)
         self._store: ResultStore = (
-            ParquetStore(len(task.source), journal, self._meter.finish)
+            ParquetStore(
+                len(task.source),
+                journal,
+                self._meter.finish,
+                most_inline=task.sizes.most_inline,
+                part_inputs=task.sizes.part_inputs,
+            )
             if parts and journal is not None
-            else MemoryStore(len(task.source), journal, self._meter.finish)
+            else MemoryStore(len(task.source), journal, self._meter.finish, most_inline=task.sizes.most_inline)
         )
         if journal is not None and journal.resuming:
             if journal.focus is not None:
@@ -145,7 +151,7 @@ class Run:
             work = Work(
                 task.source, task.space, task.settings, placed, self._start.exact, self._budget,
                 row_by_row=self._start.row_by_row, labels=self._start.labels,
-                interleaved=task.interleaved, decoys=beside,
+                interleaved=task.interleaved, decoys=beside, network_block=task.sizes.network_block,
             )  # fmt: skip
             work = self._set_up_deflation(work)
             if task.focus is None:
@@ -193,7 +199,7 @@ class Run:
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
         revised: dict[int, Sensitivity] = dict(self.integrity.revised)
-        few = self._store.count <= MOST_INLINE  # the pilot of a larger run asks enough by itself
+        few = self._store.count <= self._task.sizes.most_inline  # the pilot of a larger run asks enough by itself
         if few and (revised or too_many_jump(*self._store.jumps())):
             known = {**self._store.results(range(len(self._task.source))), **revised}
             revised |= beside_jumps(known.values())
