@@ -19,16 +19,7 @@ from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import group_name
 from fimaudit.models.columns import TableColumn
 
-__all__ = [
-    "Table",
-    "arrow_table",
-    "is_table",
-    "labels_and_groups",
-    "look_at_table",
-    "read_table",
-    "row_names",
-    "table_of",
-]
+__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "read_table", "row_names", "table_of"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantil
 
 __all__ = [
     "STEEPER",
-    "TWO_CLASS_PEAK",
     "Margin",
     "first_order_radii",
     "margin_limits",

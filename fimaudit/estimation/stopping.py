@@ -19,7 +19,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING, block_starts, past_directions
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum
 
-__all__ = ["FIRST", "GROWTH", "Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
+__all__ = ["Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
 
 Array = NDArray[np.float64]
 Decision = Literal["above", "below"]

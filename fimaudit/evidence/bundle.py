@@ -24,16 +24,7 @@ from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 
-__all__ = [
-    "BUNDLE",
-    "PAYLOAD_TYPE",
-    "PREDICATE_TYPE",
-    "SIGNATURE",
-    "STATEMENT",
-    "build_statement",
-    "pre_authentication",
-    "write_bundle",
-]
+__all__ = ["BUNDLE", "PAYLOAD_TYPE", "SIGNATURE", "STATEMENT", "build_statement", "pre_authentication", "write_bundle"]
 
 STATEMENT = "statement.json"
 SIGNATURE = "statement.dsse.json"

@@ -28,7 +28,6 @@ from fimaudit.measurement.explain import (
     UNREPEATABLE,
     undetected_reason,
 )
-from fimaudit.measurement.input_step import HIDDEN
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
@@ -70,6 +69,7 @@ def measured(
         reasons.append(PARTIAL)
     if ctx.step.far_from_common is not None:
         reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
+    nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
@@ -90,7 +90,7 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
-    elif ctx.step.finite not in (None, HIDDEN) and radius.value is not None and ctx.step.rho > radius.value:
+    elif nonlinear_nearer and radius.value is not None and ctx.step.rho > radius.value:
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)

@@ -18,7 +18,7 @@ from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
-__all__ = ["JUMPING", "PARTS_FOLDER", "Part", "Parts", "jump_state", "pack", "unpack"]
+__all__ = ["JUMPING", "Part", "Parts", "jump_state", "pack", "unpack"]
 
 PARTS_FOLDER = "parts"
 #: Rows of a row group of the merged file.

@@ -11,7 +11,7 @@ from fimaudit.results import Interval
 from fimaudit.validation.correlations import auc, calibration, kendall, median_ratio, spearman
 from fimaudit.validation.results import AttackedInput, AttackSummary, CalibrationBin, Correlation, Flipped
 
-__all__ = ["METRICS", "attack_summaries", "calibration_bins", "correlate", "flipped_within"]
+__all__ = ["attack_summaries", "calibration_bins", "correlate", "flipped_within"]
 
 #: Metrics of the audit, and whether a large value means a sensitive input.
 METRICS = {"margin_radius": False, "peak_spectral_norm": True, "spectral_norm": True}

@@ -37,7 +37,7 @@ from fimaudit.validation.attack_journal import ATTACKS_JOURNAL, AttackJournal
 from fimaudit.validation.results import AttackedInput, Validation
 from fimaudit.validation.summary import attack_summaries, calibration_bins, correlate, flipped_within
 
-__all__ = ["ATTACK_ROWS", "VALIDATION", "validate"]
+__all__ = ["ATTACK_ROWS", "validate"]
 
 VALIDATION = "validation.json"
 PICTURE = "calibration.svg"

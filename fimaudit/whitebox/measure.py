@@ -26,7 +26,7 @@ from fimaudit.whitebox.gram import measure_gram
 from fimaudit.whitebox.krylov import measure_krylov
 from fimaudit.whitebox.result import WhiteBox
 
-__all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "inputs_together", "measure", "obstacle"]
+__all__ = ["CROSSOVER", "Method", "WhiteBox", "exact_reference", "inputs_together", "measure", "obstacle"]
 
 Method = Literal["auto", "gram", "lanczos", "power"]
 TraceMethod = Literal["auto", "hutchinson"]

@@ -12,7 +12,7 @@ from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph.ir import Node, concat, expand, reindex, reshape
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
-__all__ = ["PADDING_MODES"]
+__all__: list[str] = []
 
 PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
