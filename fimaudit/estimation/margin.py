@@ -26,7 +26,8 @@ Array = NDArray[np.float64]
 
 #: The peak of two classes in units of 1 / radius^2.
 TWO_CLASS_PEAK = 0.4392
-#: A gap of up to this share of what it may be is none.
+#: A gap of up to this share of what it may be is none: the peak, which goes with 1 / gap^2, would be known to a factor of
+#: 16 at best (test_margin.test_beside_a_rival_that_may_be_far_away_the_peak_has_no_value).
 TIED = 0.25
 #: A hidden class is taken to be at most this much steeper than the steepest visible one.
 STEEPER = 1.25

@@ -24,7 +24,8 @@ Array = NDArray[np.float64]
 #: Below this a float32 probability has lost its relative precision (denormal numbers begin at 1.2e-38).
 FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
-#: Up to this, a class is what the others leave of 1, as ``complete`` made it.
+#: Up to this, a class is what the others leave of 1, as ``complete`` made it: far above the rounding of a sum, and below
+#: what classes that are not in the row hold (test_secants.test_a_class_that_is_not_in_the_row_is_not_taken_for_rounding).
 COMPLETE = 1e-9
 #: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
 LONG_ROW, BLOCK_ROWS = 400, 16
