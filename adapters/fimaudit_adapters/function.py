@@ -79,7 +79,7 @@ class FunctionClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the function without calling it, and a doubt that its answers raise."""
+        """What is known about the function without calling it, and a warning that its answers give rise to."""
         return replace(self._info, notes=self._logit_check.notes) if self._logit_check.notes else self._info
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:

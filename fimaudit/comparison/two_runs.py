@@ -71,7 +71,7 @@ class QuantityComparison(_Data):
 
 
 class Change(_Data):
-    """One input that changed much, by the quantity that tells most."""
+    """One input that changed much, by the quantity that changed most clearly."""
 
     index: int
     quantity: str

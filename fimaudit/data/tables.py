@@ -91,7 +91,7 @@ def row_names(schema: Any) -> list[str]:
 
 
 def look_at_table(table: Any, reading: TableReading, source: str, *, written: bool = False) -> list[ColumnFacts]:
-    """What an Arrow table tells of its feature columns; ``written`` as for ``column_facts``."""
+    """What is known of an Arrow table's feature columns; ``written`` as for ``column_facts``."""
     features = reading.features(list(table.column_names), source)
     types = pandas_types(table.schema)
     return [

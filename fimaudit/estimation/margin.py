@@ -151,7 +151,7 @@ def peak_with_gaps(peak: Limits, gaps: Array, least: Array, most: Array) -> Limi
     """The peak over temperatures where the gaps to the rivals are known to lie between limits only.
 
     Of two classes the peak is 0.4392 |grad log(p_c / p_k)|^2 / gap^2, so its limits go with 1 / gap^2, of the rival
-    whose gap is known least. Beside a class that is tied as far as the answers tell there is no value, and no upper limit.
+    whose gap is known least. Beside a class that is tied as far as the answers show there is no value, and no upper limit.
 
     >>> peak_with_gaps(Limits(4.0, 3.0, 5.0), np.array([0.2, 3.0]), np.array([0.1, 2.9]), np.array([0.4, 3.1]))
     Limits(value=4.0, lower=0.75, upper=20.0)
@@ -224,6 +224,6 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: 
 
 
 def _past(scaled: Array, known: Array) -> Array:
-    """What speaks for each class before each term: the exact part, and the mean of the terms so far."""
+    """The score of each class before each term: the exact part, and the mean of the terms so far."""
     before = np.concatenate([np.zeros_like(known)[:, None], running_sums(scaled)[:, :-1]], axis=1)
     return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

@@ -165,7 +165,7 @@ def steps_disagree(
 def unrepeatable(ctx: DisplacedContext, main: MainAnswers, difference: float) -> Sensitivity:
     """An input with an answer that is another one each time, although the model had seemed to repeat itself.
 
-    No threshold is decided from what is in doubt.
+    No threshold is decided from answers that do not repeat.
     """
     reason = UNREPEATABLE.format(difference=difference)
     return Sensitivity(index=ctx.index, status="failed", method=main.method, flags=ctx.flags, reason=reason)

@@ -32,7 +32,7 @@ def quantity_words(statistic: str, metric: str) -> str:
 
 
 def target_words(of: str) -> str:
-    """Whom a rule speaks of."""
+    """Which inputs a rule is about."""
     return "these inputs" if of == "these_inputs" else "the population"
 
 

@@ -40,7 +40,7 @@ def correlate(inputs: Sequence[AttackedInput], confidence: float, seed: int) -> 
 
 
 def flipped_within(inputs: Sequence[AttackedInput], eps: Sequence[float], confidence: float, seed: int) -> list[Flipped]:
-    """For each eps, how well a small margin radius tells which inputs an attack flipped within it."""
+    """For each eps, how well a small margin radius predicts which inputs an attack flipped within it."""
     kept, found = _attacked(inputs)
     radius = _column([s.margin_radius for s in kept])
     out = []

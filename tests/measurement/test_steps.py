@@ -114,7 +114,7 @@ def test_ladder_spans_six_decades_in_quarters_up_to_the_spread() -> None:
     np.testing.assert_allclose(ladder(x * 255, 50), rungs * 255)
 
 
-def test_ladder_starts_where_the_dtype_can_still_tell() -> None:
+def test_ladder_starts_where_the_dtype_resolves_differences() -> None:
     x = np.random.default_rng(0).standard_normal((20, 50))
     assert ladder(x, 1, finest=1e-3)[0] == pytest.approx(1e-3, rel=0.8)
     assert len(ladder(x, 1, finest=1e9)) >= 4  # never emptied

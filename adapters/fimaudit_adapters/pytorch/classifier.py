@@ -114,7 +114,7 @@ class TorchClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the model without asking it, and a doubt that its answers raise."""
+        """What is known about the model without asking it, and a warning that its answers give rise to."""
         notes = self._logit_check.notes
         return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
 
