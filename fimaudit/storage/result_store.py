@@ -15,7 +15,7 @@ from fimaudit.results import SCREENED, MeasuredInput, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.counterexamples import gather_witnesses, keep_witness, kept_witness
 from fimaudit.storage.journal import Journal
-from fimaudit.storage.parts import JUMPING, Part, Parts, jump_state, pack, unpack
+from fimaudit.storage.parts import JUMPING, MEASURED, Part, Parts, input_state, pack, unpack
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
 __all__ = ["MOST_INLINE", "PART_INPUTS", "Finished", "MemoryStore", "ParquetStore", "ResultStore"]
@@ -114,7 +114,7 @@ class MemoryStore:
         self._results: dict[int, Sensitivity] = {}
         self.done = np.zeros(inputs, dtype=bool)
         self.failed = 0
-        self._jumping = np.zeros(inputs, dtype=np.int8)
+        self._states = np.zeros(inputs, dtype=np.int8)
         for result, _, _ in journal.done.values() if journal is not None else ():
             self._take(result)
 
@@ -154,7 +154,7 @@ class MemoryStore:
 
     def jumps(self) -> tuple[int, int]:
         """See ``ResultStore``."""
-        return int((self._jumping > 0).sum()), int((self._jumping == JUMPING).sum())
+        return _jumps(self._states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
@@ -175,7 +175,7 @@ class MemoryStore:
         self._results[result.index] = result
         self.done[result.index] = True
         self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
-        self._jumping[result.index] = jump_state(result.status, result.flags)
+        self._states[result.index] = input_state(result.status, result.flags)
 
 
 class ParquetStore:
@@ -252,7 +252,7 @@ class ParquetStore:
     def jumps(self) -> tuple[int, int]:
         """See ``ResultStore``."""
         self.flush()
-        return int((self._parts.jumping > 0).sum()), int((self._parts.jumping == JUMPING).sum())
+        return _jumps(self._parts.states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
@@ -279,6 +279,10 @@ class ParquetStore:
             self._journal.keep_part(len(new))
         if self._on_kept is not None:
             self._on_kept(part.index.tolist())
+
+
+def _jumps(states: NDArray[np.int8]) -> tuple[int, int]:
+    return int((states >= MEASURED).sum()), int((states == JUMPING).sum())
 
 
 def _with_witness(result: Sensitivity, folder: Path | None) -> Sensitivity:

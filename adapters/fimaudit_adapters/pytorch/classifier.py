@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,8 +114,7 @@ class TorchClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the model without asking it, and a warning that its answers give rise to."""
-        notes = self._logit_check.notes
-        return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
+        return self._logit_check.noted(self._info)
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities in float64; see ``Classifier``."""

@@ -68,7 +68,7 @@ def _slice(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p[place])
 
 
-@on("select")
+@on("select", "index_select")
 def _select(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
@@ -76,11 +76,6 @@ def _select(c: AtenCall) -> Node:
 @on("narrow")
 def _narrow(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(range(c["start"], c["start"] + c["length"]), axis=c["dim"]))
-
-
-@on("index_select")
-def _index_select(c: AtenCall) -> Node:
-    return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
 
 @on("index")

@@ -123,8 +123,8 @@ class RayExecutor:
                 elif answer["index"]:
                     left[piece] = False
                 if answer["index"]:
-                    index = np.frombuffer(answer["index"], dtype=np.int64)
-                    yield Part(answer["data"], index, *(answer[name] for name in ("failed", "rows", "requests")))
+                    index, states = np.frombuffer(answer["index"], np.int64), np.frombuffer(answer["states"], np.int8)
+                    yield Part(answer["data"], index, states, answer["rows"], answer["requests"])
             if stop is not None:
                 raise {"budget": BudgetExhausted, "usage": TargetError}.get(stop[0], ModelFailure)(stop[1])
             if left.all():
