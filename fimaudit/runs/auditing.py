@@ -220,7 +220,6 @@ def _prepare(
         batch=options.batch,
         journal=journal,
         progress=progress,
-        parts=isinstance(data, Stream) or len(dataset) > sizes.most_inline,
         most_failures=options.max_failures,
         engine=engine,
         count_refused=options.count_refused,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.data.dataset import LabelledStream
 from fimaudit.engines.driver import afforded
 from fimaudit.engines.work import LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
@@ -49,7 +50,6 @@ class Run:
         batch: rows a call.
         journal: of the run folder, where an endpoint's ledger lies too; ``None`` keeps nothing.
         progress: called as rows are answered.
-        parts: keep results in parts on disk rather than in memory.
         most_failures: stop when more inputs than this have failed; ``None`` goes on.
         engine: where inputs are measured, this process when left out; preflight, pilot and sentinels are always here.
         count_refused: rows that an endpoint turned away count against the budget too.
@@ -64,7 +64,6 @@ class Run:
         batch: int | None,
         journal: Journal | None,
         progress: Progress | None,
-        parts: bool = False,
         most_failures: int | None = None,
         engine: RemoteEngine | None = None,
         count_refused: bool = False,
@@ -92,7 +91,7 @@ class Run:
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
         self._start = RunStart(task, self._meter, self._sentinels, journal)
-        self._store = _open_store(task, journal, self._meter, parts=parts)
+        self._store = _open_store(task, journal, self._meter)
         if journal is not None and journal.resuming:
             if journal.focus is not None:
                 self._store.reopen(np.array(journal.focus, dtype=np.int64))
@@ -309,9 +308,9 @@ class Run:
             self._meter.finish([THE_RUN, DECOYS])
 
 
-def _open_store(task: Task, journal: Journal | None, meter: Meter, *, parts: bool) -> ResultStore:
-    """Where results go: into parts on disk, or memory and the journal; what an earlier process kept is there."""
+def _open_store(task: Task, journal: Journal | None, meter: Meter) -> ResultStore:
+    """Where results go: of a large run into parts on disk, else memory and the journal; with what is there already."""
     inputs, sizes = len(task.source), task.sizes
-    if parts and journal is not None:
+    if journal is not None and (isinstance(task.source, LabelledStream) or inputs > sizes.most_inline):
         return ParquetStore(inputs, journal, meter.finish, most_inline=sizes.most_inline, part_inputs=sizes.part_inputs)
     return MemoryStore(inputs, journal, meter.finish, most_inline=sizes.most_inline)
