@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fimaudit.estimation.margin import peak_with_gaps
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import Limits
 from tests.cases import CASES, Case, linear, log_softmax, margin_of, normal_inputs
@@ -79,6 +80,14 @@ def test_a_tie_is_a_changed_decision_at_distance_zero() -> None:
     assert found is not None
     assert (found.radius.value, found.radius.lower, found.radius.upper) == (0, 0, 0)
     assert found.rival == 1
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.995, False), (0.9995, True)])
+def test_the_spacing_of_numbers_counts_beside_a_near_tie(share: float, counts: bool) -> None:
+    """Elsewhere the spacing of float32 leaves at most 2e-4 of the gap open, which no limit allows for."""
+    base = np.array([[1.0, share, 0.4]]) / (1.4 + share)
+    assert (OutputQuality().view(base, base).error is not None) == counts
+    assert counts or 2 * 2.0**-24 / -np.log(share) < 2e-4
 
 
 @pytest.mark.parametrize(("share", "known"), [(0.2, False), (0.3, True)])
