@@ -1,4 +1,4 @@
-"""Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are told apart.
+"""Endpoints that look robust while every decision stays as it is, and honest ones with oddities: which are distinguished.
 
     python benchmarks/hostile.py [--seeds 5] [--first 0] [--inputs 16] [--queries 200] [--models DIR]
                                  [--model digits|breast cancer|NAME] [--only CASE ...] [--json FILE]

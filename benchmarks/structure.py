@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    heads = ("case", "queries", "way", "q", "caught", "error", "bias", "cover", "width", "rows")
+    heads = ("case", "queries", "way", "q", "share", "error", "bias", "cover", "width", "rows")
     print(" ".join(f"{head:{size}s}" for head, size in zip(heads, SIZES, strict=True)))
     rows = []
     for case in cases(arguments.inputs):
@@ -177,14 +177,14 @@ def main() -> None:
             for way in WAYS:
                 one = row(case, queries, way, truth)
                 rows.append(one)
-                caught = "" if one["caught"] is None else f"{one['caught']:.0%}"
+                share = "" if one["caught"] is None else f"{one['caught']:.0%}"
                 shares = (f"{one['median_error']:.1%}", f"{one['bias']:+.1%}", f"{one['coverage']:.1%}")
                 cells = (
                     case.name,
                     queries,
                     way,
                     one["directions"],
-                    caught,
+                    share,
                     *shares,
                     f"{one['width']:.2f}",
                     f"{one['rows']:.1f}",

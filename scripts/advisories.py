@@ -1,6 +1,6 @@
 """Ask an index of advisories about every pinned package, with pip-audit; run by ``make advisories``.
 
-pip-audit ends well also where it could look nothing up: that is told apart here. Exit 1 where an advisory is found.
+pip-audit ends well also where it could look nothing up: that is distinguished here. Exit 1 where an advisory is found.
 """
 
 from __future__ import annotations

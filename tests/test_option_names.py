@@ -57,7 +57,7 @@ def test_errors_of_every_shape_keep_what_they_carry() -> None:
     assert str(again) == "use link='softmax'"
 
 
-def test_one_mistake_is_told_in_the_words_of_its_caller(tmp_path: Path) -> None:
+def test_one_mistake_is_named_in_the_words_of_its_caller(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((3, 2)))
     with pytest.raises(UsageError) as python:
         fimaudit.audit(lambda batch: batch * 9, np.ones((3, 2)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections import Counter
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +18,15 @@ FILES = [path for package in ("fimaudit", "adapters") for path in sorted((ROOT /
 LONGEST = 80
 #: Modules directly in the package.
 AT_THE_DOOR = 12
+#: Names in capitals that a module of the package gives a value.
+CONSTANTS = {
+    name.id
+    for path in FILES
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.Assign | ast.AnnAssign)
+    for name in ast.walk(node)
+    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store) and name.id.isupper()
+}
 
 
 def test_no_module_reaches_itself() -> None:
@@ -51,3 +62,46 @@ def test_no_function_is_longer_than_a_page() -> None:
     ]
     lines = {f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions}
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def test_no_test_changes_a_constant_of_the_package() -> None:
+    """Sizes are arguments: one that is patched where it lies is not found again once it has moved."""
+    found = [
+        f"{path.relative_to(ROOT)}: {patch}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path != Path(__file__)
+        for patch in changed_constants(path.read_text())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'monkeypatch.setattr("fimaudit.data.arrays.MOST_UNPACKED", 2)',
+        'monkeypatch.setattr(f"{place}.MOST_INLINE", 100)',
+        'monkeypatch.setattr(arrays, "MOST_UNPACKED", 2)',
+        'mock.patch("fimaudit_adapters.pytorch.linearization.ROWS_BYTES", 1)',
+        'mock.patch.object(arrays, "MOST_UNPACKED", 2)',
+        "arrays.MOST_UNPACKED = 2",
+        "WORKER = '''\n    import fimaudit.data\n    fimaudit.data.arrays.MOST_UNPACKED = 2\n'''",
+    ],
+)
+def test_a_changed_constant_is_seen(code: str) -> None:
+    assert len(changed_constants(code)) == 1
+
+
+def changed_constants(code: str) -> list[str]:
+    """Where code, or code that it holds as a string, gives a module's constant another value: by name or by assignment."""
+    found = []
+    for node in ast.walk(ast.parse(textwrap.dedent(code))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "patch", "patch.object")):
+            named = [ast.unparse(argument).strip("f'\"").rpartition(".")[2] for argument in node.args[:2]]
+            found += [ast.unparse(node) for name in named if name in CONSTANTS]
+        elif isinstance(node, ast.Assign):
+            places = [place for place in node.targets if isinstance(place, ast.Attribute)]
+            found += [ast.unparse(node) for place in places if place.attr in CONSTANTS]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " = " in node.value:
+            with suppress(SyntaxError):
+                found += changed_constants(node.value)
+    return found

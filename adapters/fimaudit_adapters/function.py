@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +78,8 @@ class FunctionClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the function without calling it, and a doubt that its answers raise."""
-        return replace(self._info, notes=self._logit_check.notes) if self._logit_check.notes else self._info
+        """What is known about the function without calling it, and a warning that its answers give rise to."""
+        return self._logit_check.noted(self._info)
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""

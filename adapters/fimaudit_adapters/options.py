@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
-from fimaudit.models.classifier import Options
+from fimaudit.models.classifier import ModelInfo, Options
 
 __all__ = ["LogitCheck", "file_fingerprint", "refuse_unused", "require_file"]
 
@@ -59,9 +60,12 @@ class LogitCheck:
             self._rows += len(values)
             self._inside = bool(values.min() >= 0 and values.max() <= 1)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The sentence for the user, once there were a few rows."""
+    def noted(self, info: ModelInfo) -> ModelInfo:
+        """What is known of the model, with the sentence for the user once there were a few rows."""
+        notes = self._notes()
+        return replace(info, notes=(*info.notes, *notes)) if notes else info
+
+    def _notes(self) -> tuple[str, ...]:
         if not self._inside or self._rows < CHECKED_ROWS:
             return ()
         said = f"all outputs under --link {self._link} lie from 0 to 1, as probabilities do and logits hardly ever"

@@ -19,7 +19,7 @@ KINDS = {"valid integer": "a whole number", "valid number": "a number"}
 
 
 class Command(TyperCommand):
-    """A command that refuses an unknown flag, or a value that is no choice, in one sentence, and speaks of flags."""
+    """A command that refuses an unknown flag, or a value that is no choice, in one sentence that names flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See ``TyperCommand``."""

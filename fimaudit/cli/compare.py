@@ -30,7 +30,7 @@ from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.cost import cost_of
 from fimaudit.storage.run_folder import RunFolder, is_run
 
-__all__ = ["EachModelFlags", "compare"]
+__all__ = ["compare"]
 
 EACH = "Once for all models, or once for each in their order (- for none)."
 

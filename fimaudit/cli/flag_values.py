@@ -11,17 +11,7 @@ from numpy.typing import ArrayLike
 
 from fimaudit.errors import DataError, DomainError, UsageError
 
-__all__ = [
-    "SCALES",
-    "held",
-    "names_or_mask",
-    "number_or_file",
-    "one_of_two",
-    "output_choice",
-    "pair",
-    "query_count",
-    "scale_choice",
-]
+__all__ = ["held", "names_or_mask", "number_or_file", "one_of_two", "output_choice", "pair", "query_count", "scale_choice"]
 
 SCALES = ("raw", "std", "range")
 

@@ -23,7 +23,7 @@ __all__ = ["OutputFlags", "print_command", "print_failure", "print_line"]
 
 @dataclass(frozen=True)
 class OutputFlags(FlagBlock):
-    """How a command tells what it found; the exit code says it too."""
+    """How a command shows what it found; the exit code says it too."""
 
     panel = "What is printed"
 

@@ -29,7 +29,7 @@ from fimaudit.runs.planning import Plan
 from fimaudit.runs.planning import plan as plan_audit
 from fimaudit.runs.proposal import Purpose
 
-__all__ = ["SendingFacts", "asked_of", "confirm", "may_send", "per_second", "plan"]
+__all__ = ["asked_of", "confirm", "may_send", "per_second", "plan"]
 
 
 @in_blocks

@@ -108,7 +108,7 @@ def validate(
 
 
 def _show(console: Console, v: Validation, out: Path) -> None:
-    """What was found, then how well a small radius tells what is flipped within a distance."""
+    """What was found, then how well a small radius predicts what is flipped within a distance."""
     show_screen(console, v)
     if v.flipped:
         percent = f"{100 * v.settings['confidence']:g} % interval"

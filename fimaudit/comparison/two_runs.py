@@ -71,7 +71,7 @@ class QuantityComparison(_Data):
 
 
 class Change(_Data):
-    """One input that changed much, by the quantity that tells most."""
+    """One input that changed much, by the quantity that changed most clearly."""
 
     index: int
     quantity: str
@@ -117,9 +117,9 @@ class Comparison(Presented, _Data):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def compare_runs(first: RunFolder, second: RunFolder, *, confidence: float | None = None) -> Comparison:
-    """Compare two runs that were read; ``confidence`` defaults to the first run's."""
-    level = confidence if confidence is not None else float(first.report.settings["confidence"])
+def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
+    """Compare two runs that were read, at the first one's confidence."""
+    level = float(first.report.settings["confidence"])
     pairs, left_out = paired(first, second)
     if not pairs:
         raise UsageError("expected inputs that both runs measured, got none in common")

@@ -113,7 +113,7 @@ class _Array:
         if min(shape) < 0 or len(shape) > MOST_AXES or self._bytes < 1:
             raise DataError(f"expected {name} to hold inputs of some numbers each, got shape {str(shape)[:80]} of {dtype}")
         if self.count > FEWEST_OF_A_TORN_FILE * (1 + self._held // self._bytes):
-            raise DataError(f"{name} speaks of {self.count} inputs and holds {self._held // self._bytes}; copy it again")
+            raise DataError(f"{name} names {self.count} inputs and holds {self._held // self._bytes}; copy it again")
 
     def row(self, position: int) -> NDArray[Any]:
         if (position + 1) * self._bytes > self._held:

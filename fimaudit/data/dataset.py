@@ -169,7 +169,7 @@ def _refuse_another_order(x: Any, values: Any, what: str) -> None:
 
 
 def about(data: Inputs | Stream) -> dict[str, Any]:
-    """What an adapter is told of the data when it opens a model: options of ``open_classifier``."""
+    """What an adapter needs to know of the data when it opens a model: options of ``open_classifier``."""
     if data.packing is not None:
         return {"table": data.columns, "packing": data.packing}
     if isinstance(data, Stream):

@@ -44,7 +44,7 @@ class Reader(Protocol):
 
     @property
     def facts(self) -> tuple[ColumnFacts, ...]:
-        """Of a table: what it tells of its feature columns."""
+        """Of a table: what is known of its feature columns."""
         ...
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:

@@ -72,7 +72,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What is known of a file: how many inputs it holds and, of a table, what it tells of its columns."""
+    """What is known of a file: how many inputs it holds and, of a table, what is known of its columns."""
 
     count: int
     columns: tuple[ColumnFacts, ...] = ()

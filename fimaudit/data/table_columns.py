@@ -123,7 +123,7 @@ def pandas_types(schema: Any) -> dict[str, str]:
 
 
 def held_as(arrow_type: Any, pandas_type: str = "") -> str:
-    """``TableColumn.held_as``, as far as a column's types tell it."""
+    """``TableColumn.held_as``, as far as a column's types say."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(arrow_type):
@@ -137,7 +137,7 @@ def held_as(arrow_type: Any, pandas_type: str = "") -> str:
 
 
 def column_facts(name: str, cells: Any, source: str, *, written: bool = False, pandas_type: str = "") -> ColumnFacts:
-    """What some cells tell of their column.
+    """What some cells show of their column.
 
     Args:
         name: of the column.
@@ -225,7 +225,7 @@ def _numbers(cells: Any, column: TableColumn) -> NDArray[np.float64]:
         numbers = _floats(cells)
         if column.kind == "whole" and (np.abs(numbers) > MOST_EXACT).any():
             raise DataError(
-                f"column {column.name!r} holds integers beyond 2^53, between which float64 does not tell; make it a "
+                f"column {column.name!r} holds integers beyond 2^53, which float64 does not hold exactly; make it a "
                 "category, leave it out with --drop, or name the rows by it with --index"
             )
         return numbers

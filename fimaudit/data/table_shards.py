@@ -1,4 +1,4 @@
-"""Tables that come in several files: Parquet by its row groups, CSV whole; and what each file tells of its columns."""
+"""Tables that come in several files: Parquet by its row groups, CSV whole; and what is known of each file's columns."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class CsvTable:
 
 
 def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[ColumnFacts, ...]:
-    """What a file tells of its feature columns; of those whose type says it all no cell is read.
+    """What is known of a file's feature columns; of those whose type says it all no cell is read.
 
     Raises:
         DataError: no features, or cells that no model takes.

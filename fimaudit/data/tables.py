@@ -19,16 +19,7 @@ from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import group_name
 from fimaudit.models.columns import TableColumn
 
-__all__ = [
-    "Table",
-    "arrow_table",
-    "is_table",
-    "labels_and_groups",
-    "look_at_table",
-    "read_table",
-    "row_names",
-    "table_of",
-]
+__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "read_table", "row_names", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ def row_names(schema: Any) -> list[str]:
 
 
 def look_at_table(table: Any, reading: TableReading, source: str, *, written: bool = False) -> list[ColumnFacts]:
-    """What an Arrow table tells of its feature columns; ``written`` as for ``column_facts``."""
+    """What is known of an Arrow table's feature columns; ``written`` as for ``column_facts``."""
     features = reading.features(list(table.column_names), source)
     types = pandas_types(table.schema)
     return [

@@ -24,7 +24,7 @@ from fimaudit.models.meter import DECOYS, Meter
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import MeasuredInput, Sensitivity
 
-__all__ = ["afforded", "block_size", "drive", "run_inputs"]
+__all__ = ["NETWORK_BLOCK", "afforded", "block_size", "drive", "run_inputs"]
 
 T = TypeVar("T")
 
@@ -65,17 +65,18 @@ def drive(flow: Flow[T], meter: Meter) -> T:
         return found
 
 
-def block_size(model: Classifier, row_bytes: int, rows: int) -> int:
+def block_size(model: Classifier, row_bytes: int, rows: int, network_block: int = NETWORK_BLOCK) -> int:
     """How many inputs may be measured side by side, as their bytes allow.
 
     Args:
         model: behind a network more inputs are.
         row_bytes: bytes of a row.
         rows: of one input.
+        network_block: how many inputs at most behind a network.
     """
     input_bytes = max(1, row_bytes * rows)
     if isinstance(model, NetworkClassifier):
-        return max(1, min(NETWORK_BLOCK, NETWORK_BYTES // input_bytes))
+        return max(1, min(network_block, NETWORK_BYTES // input_bytes))
     return max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
 
 

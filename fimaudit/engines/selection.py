@@ -27,11 +27,14 @@ class RayEngine:
         address: of the cluster, ``auto`` or ``host:port``; one is started here when left out.
         workers: processes with a model each; as many as fit when left out.
         gpus_per_worker: what each takes, fractions too; one where there are any when left out.
+        grace: seconds that the workers of a lost node wait for room elsewhere before those that are left do their share; a
+            minute when left out. More where new nodes take longer to come.
     """
 
     address: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
+    grace: float | None = None
 
 
 class Place:
@@ -102,11 +105,13 @@ def choose_engine(engine: EngineName | RayEngine | None, given: RayEngine) -> Pl
         raise UsageError(f"expected --workers of at least 1, got {workers}")
     if gpus_per_worker is not None and gpus_per_worker < 0:
         raise UsageError(f"expected --gpus-per-worker of 0 or more, got {gpus_per_worker:g}")
+    if given.grace is not None and given.grace < 0:
+        raise UsageError(f"expected RayEngine(grace=...) of 0 seconds or more, got {given.grace:g}")
     from fimaudit.engines.ray.cluster import connect, seats
 
     cluster = connect(given.address)
     try:
-        chosen = seats(workers, gpus_per_worker)
+        chosen = seats(workers, gpus_per_worker, given.grace)
         from fimaudit.engines.ray.engine import survey_on_ray
 
         return Place(cluster, chosen, survey_on_ray)

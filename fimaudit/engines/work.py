@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.engines.decoys import Decoy
-from fimaudit.engines.driver import afforded, block_size, run_inputs
+from fimaudit.engines.driver import NETWORK_BLOCK, afforded, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError, InputFailed, ModelFailure
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
@@ -63,6 +63,7 @@ class Work:
         labels: where answers are labels alone, those of inputs from which the search for a boundary starts.
         interleaved: the calls of inputs that are measured side by side go out in random turns.
         decoys: by input, rows that are asked beside it.
+        network_block: how many inputs are measured side by side at most behind a network.
     """
 
     source: InputSource
@@ -77,6 +78,7 @@ class Work:
     labels: KnownLabels | None = None
     interleaved: bool = False
     decoys: Mapping[int, Sequence[Decoy]] = field(default_factory=dict)
+    network_block: int = NETWORK_BLOCK
 
     def block(self, model: Classifier) -> int:
         """How many inputs are measured side by side at most; by derivatives, how many, fixed by index, share passes."""
@@ -85,7 +87,7 @@ class Work:
         row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
         queries = self.settings.queries
         bit_by_bit = self.settings.adaptive or self.labels is not None
-        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries)
+        return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries, self.network_block)
 
     def window(self, most: int, sent: int) -> int:
         """How many inputs are measured side by side: at most as many as what is left of the budget surely finishes.

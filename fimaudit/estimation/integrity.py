@@ -1,7 +1,7 @@
 """Whether answers are those of one function whose slopes reach its decisions: four statistics with their error rates.
 
 Each is a true statement about the function that was asked, so none needs to know how a vendor changes answers. What they
-were measured on, and what no question can tell from an honest model, is said in ``docs/integrity.md``.
+were measured on, and what no question can distinguish from an honest model, is said in ``docs/integrity.md``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-#: Probabilities below this are not told from 0, and of odds with one below that nothing is said.
+#: Probabilities below this count as 0, and of odds with one below that nothing is said.
 VISIBLE, HIDDEN = 1e-6, 1e-30
 #: Two answers to one row that differ by more, in log p, than this and than so many times what repeats differ by.
 DIFFERENT, TIMES_NOISE = 1e-3, 5.0

@@ -14,7 +14,6 @@ from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantil
 
 __all__ = [
     "STEEPER",
-    "TWO_CLASS_PEAK",
     "Margin",
     "first_order_radii",
     "margin_limits",
@@ -27,7 +26,8 @@ Array = NDArray[np.float64]
 
 #: The peak of two classes in units of 1 / radius^2.
 TWO_CLASS_PEAK = 0.4392
-#: A gap of up to this share of what it may be is none.
+#: A gap of up to this share of what it may be is none: the peak, which goes with 1 / gap^2, would be known to a factor of
+#: 16 at best (test_margin.test_beside_a_rival_that_may_be_far_away_the_peak_has_no_value).
 TIED = 0.25
 #: A hidden class is taken to be at most this much steeper than the steepest visible one.
 STEEPER = 1.25
@@ -151,7 +151,7 @@ def peak_with_gaps(peak: Limits, gaps: Array, least: Array, most: Array) -> Limi
     """The peak over temperatures where the gaps to the rivals are known to lie between limits only.
 
     Of two classes the peak is 0.4392 |grad log(p_c / p_k)|^2 / gap^2, so its limits go with 1 / gap^2, of the rival
-    whose gap is known least. Beside a class that is tied as far as the answers tell there is no value, and no upper limit.
+    whose gap is known least. Beside a class that is tied as far as the answers show there is no value, and no upper limit.
 
     >>> peak_with_gaps(Limits(4.0, 3.0, 5.0), np.array([0.2, 3.0]), np.array([0.1, 2.9]), np.array([0.4, 3.1]))
     Limits(value=4.0, lower=0.75, upper=20.0)
@@ -224,6 +224,6 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: 
 
 
 def _past(scaled: Array, known: Array) -> Array:
-    """What speaks for each class before each term: the exact part, and the mean of the terms so far."""
+    """The score of each class before each term: the exact part, and the mean of the terms so far."""
     before = np.concatenate([np.zeros_like(known)[:, None], running_sums(scaled)[:, :-1]], axis=1)
     return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

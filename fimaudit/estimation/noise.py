@@ -30,7 +30,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-#: From this share of the predicted class's probability on, the spacing of the numbers matters to the gap between two.
+#: From this share of the predicted class's probability on, the spacing of the numbers matters to the gap between two
+#: (tests/estimation/test_margin.py: test_the_spacing_of_numbers_counts_beside_a_near_tie).
 NEAR = 0.999
 #: Differences of probability between answers to the same row, and of its logarithm, up to which they are rounding.
 REPEATABLE, REPEATABLE_LOGS = 1e-6, 1e-3

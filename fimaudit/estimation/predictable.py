@@ -20,7 +20,6 @@ __all__ = [
     "LEARNING",
     "RENEWED_STEPS",
     "TINY",
-    "block_energies",
     "block_starts",
     "joint_starts",
     "leading_directions",

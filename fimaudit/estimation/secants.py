@@ -28,7 +28,8 @@ FLOAT32_FLOOR = 1e-36
 FLOAT64_FLOOR = 1e-290
 #: Below this float32 has so few digits that its numbers can be told from those of float64.
 FEW_DIGITS = 1e-40
-#: Up to this, a class is what the others leave of 1, as ``complete`` made it.
+#: Up to this, a class is what the others leave of 1, as ``complete`` made it: far above the rounding of a sum, and below
+#: what classes that are not in the row hold (test_secants.test_a_class_that_is_not_in_the_row_is_not_taken_for_rounding).
 COMPLETE = 1e-9
 #: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
 LONG_ROW, BLOCK_ROWS = 400, 16

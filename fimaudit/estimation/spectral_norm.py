@@ -38,7 +38,6 @@ __all__ = [
     "sample_spectrum",
     "sketch_limits",
     "spectral_limits",
-    "stands_apart",
     "top_pair",
     "trace_limits",
     "upper_factor",

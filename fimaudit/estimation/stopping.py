@@ -19,7 +19,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING, block_starts, past_directions
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum
 
-__all__ = ["FIRST", "GROWTH", "Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
+__all__ = ["Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
 
 Array = NDArray[np.float64]
 Decision = Literal["above", "below"]
@@ -30,7 +30,8 @@ FIRST, GROWTH = 16, 1.03
 FEW = 36
 #: Rows at which a threshold is given up, and bytes of an input's packed signs.
 DECIDED, MOST_BYTES = 1000, 64 * 2**20
-#: A look comes when this share of the directions that a width should take is there, after so much growth at most.
+#: A look comes when this share of the directions that a width should take is there, after so much growth at most
+#: (test_conditions_adaptive.test_looks_come_sparsely_and_then_direction_by_direction; rows: benchmarks/conditions.py).
 NEAR, LEAP = 0.94, 1.5
 #: Tilts, weighted alike.
 ABOVE = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])

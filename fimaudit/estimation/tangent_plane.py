@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 #: Prior precision of offset and slope: enough where labels separate, nothing where they do not.
 RIDGE = 0.01
-#: Beyond so many standard deviations a label tells nothing more.
+#: Beyond so many standard deviations a label adds nothing.
 FARTHEST = 5.0
 MOST_ROUNDS, ENOUGH = 50, 1e-8
 LEAST_COSINE = 1e-4
@@ -86,7 +86,7 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> Pro
 
 
 def steepness(cosine: float) -> float:
-    """How far along v to go, in standard deviations of the noise, so that labels tell most about the slope.
+    """How far along v to go, in standard deviations of the noise, so that labels say most about the slope.
 
     The information z^2 phi(z)^2 / (Phi(z) Phi(-z)) on the logarithm of the slope is largest at z = 1.58; a little less
     allows for an offset: t = 1.4 sqrt(1 - c^2) / c.

@@ -27,11 +27,11 @@ from fimaudit.storage.tables import INPUTS_FILE
 __all__ = [
     "BUNDLE",
     "PAYLOAD_TYPE",
-    "PREDICATE_TYPE",
     "SIGNATURE",
     "STATEMENT",
     "build_statement",
     "pre_authentication",
+    "read_key",
     "write_bundle",
 ]
 
@@ -78,7 +78,7 @@ def write_bundle(
     """
     if (key is None) != (signer is None):
         raise UsageError("expected --key and --signer together: a signature names who signs")
-    private = None if key is None else _private_key(Path(key))
+    private = None if key is None else read_key(Path(key), private=True)
     run = read_run(folder)
     with FolderLock(run.folder) if os.access(run.folder, os.W_OK) else nullcontext():  # not while a run changes it
         members = _run_members(run, baseline, template)
@@ -194,21 +194,25 @@ def _sign(payload: bytes, private: Any, signer: str) -> bytes:
     return canonical(envelope)
 
 
-def _private_key(path: Path) -> Any:
+def read_key(path: Path, *, private: bool = False) -> Any:
+    """An Ed25519 key in PEM: the private one that signs, or the public one that a signature is checked with."""
     try:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     except ImportError as exc:
-        raise MissingExtraError("signing", "cryptography", "sign") from exc
+        raise MissingExtraError("signing" if private else "checking a signature", "cryptography", "sign") from exc
+    kind = "private" if private else "public"
     try:
-        found = load_pem_private_key(path.read_bytes(), password=None)
+        pem = path.read_bytes()
+        loaded = serialization.load_pem_private_key(pem, None) if private else serialization.load_pem_public_key(pem)
     except FileNotFoundError as exc:
         raise UsageError(f"no such key file: {path}") from exc
     except (OSError, ValueError, TypeError) as exc:
-        raise UsageError(f"expected an unencrypted Ed25519 private key in PEM, {path} is none") from exc
-    if not isinstance(found, Ed25519PrivateKey):
-        raise UsageError(f"expected an Ed25519 private key, {path} holds another kind")
-    return found
+        wanted = "an unencrypted Ed25519 private" if private else "an Ed25519 public"
+        raise UsageError(f"expected {wanted} key in PEM, {path} is none") from exc
+    if not isinstance(loaded, Ed25519PrivateKey if private else Ed25519PublicKey):
+        raise UsageError(f"expected an Ed25519 {kind} key, {path} holds another kind")
+    return loaded
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -28,6 +28,7 @@ from fimaudit.evidence.bundle import (
     build_statement,
     canonical,
     pre_authentication,
+    read_key,
 )
 from fimaudit.option_names import with_keywords
 from fimaudit.policy.gate import Verdict, decide
@@ -70,7 +71,7 @@ def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Findi
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"no such evidence file: {file}")
-    trusted = None if key is None else _public_key(Path(key))
+    trusted = None if key is None else read_key(Path(key))
     found: list[Finding] = []
     for finding in _checks(file, trusted):
         found.append(finding)
@@ -282,23 +283,6 @@ def _difference(a: Any, b: Any, at: str = "") -> str | None:
     if isinstance(a, str) and isinstance(b, str) and with_keywords(a) == with_keywords(b):  # by whoever they were said
         return None
     return None if a == b else f"{at.lstrip('.')}: {a!r} against {b!r}"
-
-
-def _public_key(path: Path) -> Any:
-    try:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError as exc:
-        raise MissingExtraError("checking a signature", "cryptography", "sign") from exc
-    try:
-        found = load_pem_public_key(path.read_bytes())
-    except FileNotFoundError as exc:
-        raise UsageError(f"no such key file: {path}") from exc
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"expected an Ed25519 public key in PEM, {path} is none") from exc
-    if not isinstance(found, Ed25519PublicKey):
-        raise UsageError(f"expected an Ed25519 public key, {path} holds another kind")
-    return found
 
 
 def _line(error: Exception) -> str:

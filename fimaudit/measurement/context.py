@@ -48,6 +48,7 @@ class InputStep:
         flags: what was out of the ordinary.
         surface: what the answers are around the input.
         common: the common displacement.
+        behind_noise: whether it is at a finite scale because noise hides what shorter displacements show.
     """
 
     rho: float
@@ -60,6 +61,7 @@ class InputStep:
     flags: tuple[str, ...] = ()
     surface: SurfaceKind = "smooth"
     common: float | None = None
+    behind_noise: bool = False
 
     @property
     def far_from_common(self) -> float | None:

@@ -25,16 +25,7 @@ from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 from fimaudit.space import Box, Space
 
-__all__ = [
-    "EXACT_STEP",
-    "RANDOM",
-    "DeflatedRows",
-    "Gradient",
-    "deflated_gradient",
-    "deflated_rows",
-    "lift",
-    "project",
-]
+__all__ = ["RANDOM", "DeflatedRows", "Gradient", "deflated_gradient", "deflated_rows", "lift", "project"]
 
 Array = NDArray[np.float64]
 

@@ -23,7 +23,6 @@ from fimaudit.space import Space
 __all__ = [
     "FACTOR",
     "MAIN",
-    "PILOT",
     "PROFILE",
     "TRIAL",
     "Answered",

@@ -30,7 +30,7 @@ from fimaudit.measurement.surface import FALLS, JUMPING, ROUGHNESS, SurfaceKind,
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.space import Space
 
-__all__ = ["HIDDEN", "MOST_SPENT", "find_step"]
+__all__ = ["MOST_SPENT", "find_step"]
 
 Array = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     else:
         step = yield from _own_step(check, near)
     if view.noise is not None and step.finite is None and step.rho > FAR * ctx.steps.size and not space.quantised:
-        step = replace(step, finite=HIDDEN, heavy=True)
+        step = replace(step, finite=HIDDEN, behind_noise=True, heavy=True)
     return base_answers, replace(step, spent=step.spent + spent, common=rho)
 
 
@@ -183,7 +183,7 @@ def _least(
     bend = _change(*energy) / 2 * min(1.0, own / at)
     if bend <= CHECK_CHANGE and own <= reach:
         return InputStep(own, 2 * bend, energy=energy[0], heavy=True, flags=("own_step",))
-    return InputStep(own, finite=HIDDEN, energy=energy[0], heavy=True, flags=("own_step",))
+    return InputStep(own, finite=HIDDEN, behind_noise=True, energy=energy[0], heavy=True, flags=("own_step",))
 
 
 def _growth(short: float, long: float, factor: float) -> float:

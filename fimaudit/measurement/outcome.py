@@ -29,7 +29,6 @@ from fimaudit.measurement.explain import (
     UNREPEATABLE,
     undetected_reason,
 )
-from fimaudit.measurement.input_step import HIDDEN
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.scale_profile import overstatement
@@ -71,6 +70,7 @@ def measured(
         reasons.append(PARTIAL)
     if ctx.step.far_from_common is not None:
         reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
+    nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
@@ -95,7 +95,7 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
-    elif (bent or ctx.step.finite not in (None, HIDDEN)) and radius.value is not None and ctx.step.rho > radius.value:
+    elif (bent or nonlinear_nearer) and radius.value is not None and ctx.step.rho > radius.value:
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)
@@ -170,7 +170,7 @@ def steps_disagree(
 def unrepeatable(ctx: DisplacedContext, main: MainAnswers, difference: float) -> Sensitivity:
     """An input with an answer that is another one each time, although the model had seemed to repeat itself.
 
-    No threshold is decided from what is in doubt.
+    No threshold is decided from answers that do not repeat.
     """
     reason = UNREPEATABLE.format(difference=difference)
     return Sensitivity(index=ctx.index, status="failed", method=main.method, flags=ctx.flags, reason=reason)

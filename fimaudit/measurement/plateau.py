@@ -16,8 +16,8 @@ __all__ = ["FLAT", "Plateau", "find_plateau", "ladder", "spread"]
 
 Array = NDArray[np.float64]
 
-#: Quarter decades.
-RUNG = 10.0**0.25
+#: Decades from rung to rung.
+DECADES = 0.25
 FLAT = 0.03
 FLAT_FACTOR = 1.5
 PERCENTILE = 80.0
@@ -68,8 +68,8 @@ def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0) -> Array
     """
     size, small = spread(x)
     low, high = np.log10(max(1e-6 * small, min(finest, 0.1 * size))), np.log10(size)
-    rungs = int(np.ceil((high - low) / 0.25)) + 1
-    return np.asarray(10.0 ** (high - 0.25 * np.arange(rungs)[::-1]) * np.sqrt(features))
+    rungs = int(np.ceil((high - low) / DECADES)) + 1
+    return np.asarray(10.0 ** (high - DECADES * np.arange(rungs)[::-1]) * np.sqrt(features))
 
 
 def find_plateau(

@@ -11,7 +11,6 @@ from fimaudit.measurement.counterexample import WITNESS_ROWS
 from fimaudit.measurement.settings import Settings
 
 __all__ = [
-    "LEAST",
     "ON_TOP",
     "OWN_RUNGS",
     "PROFILE_RUNGS",

@@ -19,7 +19,7 @@ from fimaudit.measurement.distances import differences, spread, squared_distance
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows
 
-__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck", "answered_differently"]
+__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fimaudit.measurement.ladder import DWARFS, JUMPS, LadderAnswers, PilotLadder
 
-__all__ = ["FALLS", "JUMPING", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_size", "jump_variance", "slope_of"]
+__all__ = ["FALLS", "JUMPING", "ROUGHNESS", "Surface", "SurfaceKind", "classify", "jump_variance", "slope_of"]
 
 Array = NDArray[np.float64]
 

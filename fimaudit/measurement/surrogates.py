@@ -112,15 +112,10 @@ def leading(rows: Array, most: int) -> Array:
     rows = rows[np.isfinite(rows).all(axis=1)]
     if not len(rows) or not rows.any():
         return rows[:0]
-    if len(rows) < rows.shape[1]:
-        values, vectors = np.linalg.eigh(rows @ rows.T)
-        kept = np.flatnonzero(values[::-1] > RANK * values[-1])[:most]
-        found = vectors[:, ::-1][:, kept].T @ rows
-    else:
-        values, vectors = np.linalg.eigh(rows.T @ rows)
-        kept = np.flatnonzero(values[::-1] > RANK * values[-1])[:most]
-        found = vectors[:, ::-1][:, kept].T
-    return np.ascontiguousarray(np.linalg.qr(found.T)[0].T)
+    wide = len(rows) < rows.shape[1]
+    values, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    found = vectors[:, ::-1][:, np.flatnonzero(values[::-1] > RANK * values[-1])[:most]].T
+    return np.ascontiguousarray(np.linalg.qr((found @ rows if wide else found).T)[0].T)
 
 
 def open_surrogates(

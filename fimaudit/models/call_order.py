@@ -22,7 +22,7 @@ def in_turns(parts: Sequence[Sequence[T]], seed: int | None = None, asked: bytes
     Args:
         parts: what is to be asked, of each input.
         seed: of the turns; in the order of the parts when left out.
-        asked: what tells this question from others of the run.
+        asked: what identifies this question within the run.
 
     >>> in_turns(["abc", "de"])
     ['a', 'b', 'c', 'd', 'e']

@@ -204,7 +204,7 @@ class NetworkClassifier(Classifier, Protocol):
             batch: the inputs.
             lease: counts and recalls.
             sizes: the batch is of parts of so many rows each, of which no request may hold two; one part when empty.
-            again: a number for each part, which tells questions that are repeated on purpose apart; 0 for the others.
+            again: a number for each part, which distinguishes questions that are repeated on purpose; 0 for the others.
 
         Returns:
             (B, K) probabilities in float64.

@@ -11,7 +11,7 @@ from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
 from fimaudit.estimation.number_format import number_spacing
 from fimaudit.models.labels import label_codes
 
-__all__ = ["LINKS", "Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
+__all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
 
 Link = Literal["auto", "identity", "softmax", "sigmoid", "labels"]
 LINKS: tuple[str, ...] = get_args(Link)

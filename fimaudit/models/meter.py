@@ -270,7 +270,7 @@ class Meter:
 
 
 def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> bytes:
-    """What tells a call of a local model from others of its input: its first and last row, their number, the occasion."""
+    """Identifies a call of a local model among those of its input: its first and last row, their number, the occasion."""
     digest = hashlib.blake2b(f"{stop - start} {occasion}".encode(), digest_size=24)
     for place in (start, stop - 1):
         digest.update(rows.build(place, place + 1).tobytes())

@@ -16,7 +16,7 @@ from fimaudit.policy.rules import Policy
 from fimaudit.policy.words import explain_rule
 from fimaudit.storage.run_folder import RunFolder
 
-__all__ = ["WORSE_BY", "policy_from_run"]
+__all__ = ["policy_from_run"]
 
 #: Share by which a later run may be worse.
 WORSE_BY = 0.1

@@ -10,7 +10,7 @@ from fimaudit.comparison.two_runs import STREAM
 from fimaudit.policy.verdict import Outcome
 from fimaudit.statistics.one_sided import Cells
 
-__all__ = ["MOST_TIMES", "more_queries", "proposed_queries", "queries_for_ratio"]
+__all__ = ["MOST_TIMES", "proposed_queries", "queries_for_ratio"]
 
 #: Queries are proposed up to this multiple of what was spent.
 MOST_TIMES = 64.0

@@ -13,7 +13,6 @@ from fimaudit.storage.yaml_files import nearest, parse_mapping, read_text
 
 __all__ = [
     "FLAGS",
-    "METRICS",
     "AccuracyRule",
     "FlagRule",
     "IntegrityRule",

@@ -15,7 +15,7 @@ from fimaudit.policy.rules import (
 )
 from fimaudit.results import QUANTITY_TITLES
 
-__all__ = ["explain_policy", "explain_rule", "limit_words", "quantity_words", "target_words"]
+__all__ = ["explain_policy", "explain_rule", "quantity_words", "target_words"]
 
 STATISTICS = {"p05": "5th percentile of the", "p95": "95th percentile of the", "min": "smallest", "max": "largest"}
 POPULATION = "population that the audited inputs are a sample of"
@@ -32,7 +32,7 @@ def quantity_words(statistic: str, metric: str) -> str:
 
 
 def target_words(of: str) -> str:
-    """Whom a rule speaks of."""
+    """Which inputs a rule is about."""
     return "these inputs" if of == "these_inputs" else "the population"
 
 

@@ -262,7 +262,7 @@ def _commands(report: Report, run: str, verdict: Verdict | None) -> Iterator[Nex
 
 
 def _repeats(report: Report, verdict: Verdict | None, *, flags: bool) -> Iterator[NextStep]:
-    """What another run of the same audit would tell, and the options that it takes, as the audit was called."""
+    """What another run of the same audit would show, and the options that it takes, as the audit was called."""
 
     def options(*named: str) -> str:
         return " ".join(named) if flags else ", ".join(map(with_keywords, named))

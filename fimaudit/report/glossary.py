@@ -35,7 +35,7 @@ GLOSSARY = {
     "below detection": "No answer changed measurably, so only an upper limit of the sensitivity is known.",
     "integrity": "Whether the answers behave like those of one function whose slopes lead to its decisions. A model can "
     "be made to look robust without one decision moving; these checks look for that.",
-    "undecided": "The interval reaches over the limit, so the rule is neither kept nor broken as far as can be told.",
+    "undecided": "The interval reaches over the limit, so the rule is neither shown to be kept nor shown to be broken.",
 }
 
 

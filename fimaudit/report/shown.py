@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.results import Sensitivity
+from fimaudit.storage.counterexamples import gathered_witnesses
 from fimaudit.storage.durable_files import replacing, writing
 
 __all__ = ["SHOWN_FILE", "ShownInput", "keep_shown", "most_sensitive", "read_shown"]
 
 SHOWN_FILE = "shown.npz"
-WITNESS_FILE = "witness.npz"
 MOST_SHOWN = 8
 #: Larger inputs are not kept: a page could not show them.
 MOST_NUMBERS = 1_000_000
@@ -70,7 +70,7 @@ def keep_shown(
         "index": np.array([s.index for s in chosen]),
         "x": np.stack([x[s.index] for s in chosen]),
     }
-    witnesses = _left_witnesses(Path(folder)) if witnesses is None else witnesses
+    witnesses = gathered_witnesses(Path(folder)) if witnesses is None else witnesses
     for s in chosen:
         direction = _left_direction(Path(folder), s.index) if directions is None else directions.get(s.index)
         witness = witnesses.get(s.index)
@@ -84,14 +84,6 @@ def keep_shown(
 def _left_direction(folder: Path, index: int) -> NDArray[Any] | None:
     path = folder / "directions" / f"{index:05d}.npy"
     return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
-
-
-def _left_witnesses(folder: Path) -> dict[int, NDArray[Any]]:
-    path = folder / WITNESS_FILE
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(zip(archive["index"].tolist(), archive["x"], strict=True))
 
 
 def read_shown(folder: Path) -> dict[int, ShownInput]:

@@ -14,7 +14,7 @@ from fimaudit.results import Sensitivity
 from fimaudit.statistics.subgroups import calibration
 from fimaudit.storage.run_folder import VERDICT, RunFolder
 
-__all__ = ["STANDARDS", "StandardTable", "Topic", "filled_table", "standard_of"]
+__all__ = ["StandardTable", "Topic", "filled_table", "standard_of"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fimaudit.report.shown import most_sensitive, read_shown
 from fimaudit.results import Sensitivity, flat_row
 from fimaudit.storage.run_folder import RunFolder
 
-__all__ = ["all_inputs", "contrasts", "feature_name", "features_of_all", "sensitive_inputs"]
+__all__ = ["all_inputs", "contrasts", "features_of_all", "sensitive_inputs"]
 
 #: Rows in the page's own table; the rest is in ``inputs.parquet``.
 MOST_ROWS = 10_000

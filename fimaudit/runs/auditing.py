@@ -28,18 +28,23 @@ from fimaudit.results import Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
 from fimaudit.runs.deflation_setup import Directions
+from fimaudit.runs.input_passes import Progress
 from fimaudit.runs.keywords import AuditArgs, AuditKeywords
 from fimaudit.runs.label_setup import refuse_for_labels, refuse_without_labels
 from fimaudit.runs.options import AuditOptions, Existing, default_order, read_options
-from fimaudit.runs.run import Progress, Run
+from fimaudit.runs.run import Run
 from fimaudit.runs.screening import read_focus
-from fimaudit.runs.task import Task
+from fimaudit.runs.task import RunSizes, Task
 from fimaudit.runs.yardsticks import check_yardsticks
 from fimaudit.storage.journal import Journal
-from fimaudit.storage.result_store import MOST_INLINE
 from fimaudit.whitebox.inputs import DIRECTIONS_FOLDER, choose_mode
 
-__all__ = ["Progress", "audit", "sensitivity"]
+__all__ = ["Progress", "audit", "audit_with_options", "sensitivity"]
+
+#: Of a run, where none are given.
+SIZES = RunSizes()
+#: x, y and group.
+LabelledInputs = tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | str | None, ArrayLike | str | None]
 
 #: Most sensitive inputs that the page and the terminal show.
 SHOWN = 100
@@ -86,7 +91,6 @@ def audit(
         x: (n, \\*shape) inputs, a table (pandas, polars, Arrow), a data set or a list
             (``fimaudit.data.objects.found_arrays``), or a data file, a folder, a glob or a URL
             (``fimaudit.data.streams.open_data``).
-            (``fimaudit.data.streams.open_data``).
         link: what turns the model's output into probabilities.
         domain: bounds, quantum, frozen features, scale and unit of the inputs; or give ``lower``, ``upper``, ``quantum``,
             ``frozen``, ``scale``, ``unit``.
@@ -106,11 +110,35 @@ def audit(
     Returns:
         The report, also when the budget ran out under way; ``report.warnings`` and ``report.data`` say so then.
     """
-    clock = Clock()
     chosen = read_options(options, link=link, domain=domain, existing=existing, budget=budget, engine=engine)
-    folder = None if out is None else Path(out)
+    return audit_with_options(model, (x, y, group), chosen, None if out is None else Path(out), progress)
+
+
+def audit_with_options(
+    model: object,
+    inputs: LabelledInputs,
+    options: AuditOptions,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    sizes: RunSizes = SIZES,
+) -> Report:
+    """``audit`` with its options checked.
+
+    Args:
+        model: as for ``audit``.
+        inputs: x, y and group, as for ``audit``.
+        options: checked.
+        folder: the run folder; ``None`` keeps nothing.
+        progress: as for ``audit``.
+        sizes: how many inputs are held at once.
+
+    Raises:
+        UsageError, ModelFailure: as ``audit``.
+    """
+    clock = Clock()
     with ExitStack() as stack:
-        prepared = _prepare(model, (x, y, group), chosen, folder, progress, stack)
+        prepared = _prepare(model, inputs, options, folder, progress, stack, sizes)
         found = prepared.run.go()
         results = prepared.run.finish(SHOWN)
         report = assemble(prepared, found, results, clock)
@@ -124,11 +152,12 @@ def audit(
 
 def _prepare(
     model: object,
-    inputs: tuple[ArrayLike | Inputs | Stream | str | Path, ArrayLike | str | None, ArrayLike | str | None],
+    inputs: LabelledInputs,
     options: AuditOptions,
     folder: Path | None,
     progress: Progress | None,
     stack: ExitStack,
+    sizes: RunSizes,
 ) -> Prepared:
     """Open the engine, the data and the model, and check that they fit; ``stack`` closes what was opened, last first."""
     place = choose_engine(options.engine, options.ray())
@@ -156,12 +185,7 @@ def _prepare(
         if isinstance(surrogates, Surrogates):
             stack.callback(surrogates.close)
     top = read_focus(options.focus)
-    if top is not None and surrogates == "learned":
-        raise UsageError("--surrogate learned measures the first inputs before --focus screens any; give one of the two")
-    if top is not None and white_box:
-        raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
-    if options.integrity and white_box:
-        raise UsageError("--integrity checks a measurement from probabilities; give --mode black-box with it")
+    _refuse_what_does_not_go_together(options, surrogates, white_box=white_box)
     integrity = looks_at_integrity(options.integrity, len(dataset), settings.queries)
     engine = place.engine(model, options.link, how, options.batch, worst_direction=options.worst_direction and white_box)
     journal: Journal | None = None
@@ -187,6 +211,7 @@ def _prepare(
         y=dataset.reference.y,
         integrity=integrity and not labels,
         interleaved=(options.order or default_order(classifier)) == "interleaved",
+        sizes=sizes,
     )
     run = Run(
         classifier,
@@ -195,13 +220,21 @@ def _prepare(
         batch=options.batch,
         journal=journal,
         progress=progress,
-        parts=isinstance(data, Stream) or len(dataset) > MOST_INLINE,
         most_failures=options.max_failures,
         engine=engine,
         count_refused=options.count_refused,
     )
     stack.callback(run.close)
     return Prepared(options, settings, folder, place, classifier, dataset, hindrance, run, integrity and not white_box)
+
+
+def _refuse_what_does_not_go_together(options: AuditOptions, surrogates: Directions | None, *, white_box: bool) -> None:
+    if options.focus is not None and surrogates == "learned":
+        raise UsageError("--surrogate learned measures the first inputs before --focus screens any; give one of the two")
+    if options.focus is not None and white_box:
+        raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
+    if options.integrity and white_box:
+        raise UsageError("--integrity checks a measurement from probabilities; give --mode black-box with it")
 
 
 def _identity(

@@ -17,7 +17,7 @@ from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.measurement.second_look import SUSPECTS
 from fimaudit.measurement.settings import ProfileChoice, Settings
 
-__all__ = ["Cost", "cost_of", "label_rows", "per_second", "request_bytes", "rows_of"]
+__all__ = ["Cost", "cost_of", "label_rows", "per_second", "rows_of"]
 
 #: Rows before the pilot and at the very end, an endpoint's sentinels included, and rows for one of a sentinel in between.
 START, SENTINEL = 40, 250

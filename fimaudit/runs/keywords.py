@@ -13,8 +13,8 @@ from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine
 from fimaudit.measurement.settings import ProfileChoice
 from fimaudit.models.links import Link
+from fimaudit.runs.input_passes import Progress
 from fimaudit.runs.options import Existing, Mode, Order
-from fimaudit.runs.run import Progress
 
 __all__ = ["AuditArgs", "AuditKeywords", "EndpointArgs", "ModelArgs"]
 

@@ -38,7 +38,7 @@ LABEL_STEPS = Steps(0.0, [], 1)
 
 @dataclass(frozen=True)
 class LabelPreflight(Preflight):
-    """What the labels of some inputs tell; ``repeat_difference`` is 1 where a row asked again was answered differently."""
+    """What the labels of some inputs show; ``repeat_difference`` is 1 where a row asked again was answered differently."""
 
     def warnings(self) -> list[str]:
         """Sentences for the user."""
@@ -60,7 +60,7 @@ def look_at_labels(meter: Meter, x: NDArray[Any], dtype: str) -> tuple[LabelPref
         dtype: what the model is fed.
 
     Returns:
-        what they tell, the labels, and the places in ``x`` of the inputs that they belong to.
+        what they show, the labels, and the places in ``x`` of the inputs that they belong to.
 
     Raises:
         ModelFailure, UsageError: no input was answered.

@@ -1,4 +1,4 @@
-"""What a report says about its circumstances: model, data, domain, settings, environment; and the doubts they raise."""
+"""What a report says about its circumstances: model, data, domain, settings, environment, and warnings of them."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _compact(values: NDArray[np.float64]) -> float | list[float | None] | None:
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    """Of fimaudit and of the packages that are there; looked up once, as every audit tells them."""
+    """Of fimaudit and of the packages that are there; looked up once, as every report names them."""
     found = {OWN: version(OWN)}
     for name in PACKAGES:
         try:

@@ -254,7 +254,7 @@ def _together_places(inputs: int, size: int) -> list[int]:
     return [*(rows[i % len(rows)] for i in range(size - 1)), 0]
 
 
-def roughness(classifier: Classifier, x: NDArray[Any], seed: int = 0) -> float:
+def roughness(classifier: Classifier, x: NDArray[Any]) -> float:
     """How many times the secant energy over short steps is that over long ones: about 1 for a smooth model.
 
     E = |2 (sqrt(p(x + h z)) - sqrt(p(x - h z)))|^2 / (2 h)^2 for random signs z, h a thousandth and a tenth of the input's
@@ -263,9 +263,8 @@ def roughness(classifier: Classifier, x: NDArray[Any], seed: int = 0) -> float:
     Args:
         classifier: what is asked, outside of any count.
         x: (n, \\*shape) inputs.
-        seed: of the signs.
     """
-    signs = generator(seed, 0).choice([-1.0, 1.0], x.shape)
+    signs = generator(0, 0).choice([-1.0, 1.0], x.shape)
     unit = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
     energies = []
     for share in STEPS:

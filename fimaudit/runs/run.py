@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.data.dataset import LabelledStream
 from fimaudit.engines.driver import afforded
-from fimaudit.engines.work import Engine, LocalEngine, RemoteEngine, Work
+from fimaudit.engines.work import LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
@@ -20,9 +19,10 @@ from fimaudit.measurement.rare_jumps import beside_jumps, too_many_jump
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.meter import DECOYS, THE_RUN, Meter
-from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
+from fimaudit.results import Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.drift import Sentinels
+from fimaudit.runs.input_passes import InputPasses, Progress
 from fimaudit.runs.integrity.checks import candidates, check_integrity, random_numbers
 from fimaudit.runs.integrity.decoys import ChosenDecoys, choose_decoys
 from fimaudit.runs.integrity.findings import IntegrityFindings
@@ -34,14 +34,10 @@ from fimaudit.runs.screening import likely_top, screening
 from fimaudit.runs.start import RunStart
 from fimaudit.runs.task import Task
 from fimaudit.storage.journal import Journal
-from fimaudit.storage.parts import Part, unpack
-from fimaudit.storage.result_store import MOST_INLINE, Finished, MemoryStore, ParquetStore, ResultStore
-from fimaudit.whitebox.inputs import BY_DERIVATIVES, without_advice
+from fimaudit.storage.result_store import Finished, MemoryStore, ParquetStore, ResultStore
+from fimaudit.whitebox.inputs import without_advice
 
-__all__ = ["Progress", "Run"]
-
-#: Called with (rows done, rows expected, inputs done, inputs).
-Progress = Callable[[int, int, int, int], None]
+__all__ = ["Run"]
 
 
 class Run:
@@ -54,7 +50,6 @@ class Run:
         batch: rows a call.
         journal: of the run folder, where an endpoint's ledger lies too; ``None`` keeps nothing.
         progress: called as rows are answered.
-        parts: keep results in parts on disk rather than in memory.
         most_failures: stop when more inputs than this have failed; ``None`` goes on.
         engine: where inputs are measured, this process when left out; preflight, pilot and sentinels are always here.
         count_refused: rows that an endpoint turned away count against the budget too.
@@ -69,46 +64,47 @@ class Run:
         batch: int | None,
         journal: Journal | None,
         progress: Progress | None,
-        parts: bool = False,
         most_failures: int | None = None,
         engine: RemoteEngine | None = None,
         count_refused: bool = False,
     ) -> None:
-        self._task, self._journal, self._progress = task, journal, progress
-        self._budget, self._most_failures = budget, most_failures
-        self._doubtful: dict[int, str] | None = {} if task.exact is not None and not task.insist else None
+        self._task, self._journal, self._budget = task, journal, budget
         self._network = isinstance(classifier, NetworkClassifier)
         self._ledger = None if journal is None else open_run_ledger(classifier, journal)
-        self._counts: Ledger | None = self._ledger
+        counts: Ledger | None = self._ledger
         if engine is not None:
-            self._counts = share_counts(engine, classifier, budget, journal, self._ledger)
+            counts = share_counts(engine, classifier, budget, journal, self._ledger)
             if task.exact is None:  # derivatives are this process's own
                 classifier = engine.answering()
         own = None if engine is not None else budget
         self._meter = Meter(
-            classifier, budget=own, batch=batch, count_refused=count_refused, ledger=self._counts, on_rows=self._progressed
+            classifier,
+            budget=own,
+            batch=batch,
+            count_refused=count_refused,
+            ledger=counts,
+            on_rows=lambda _: self._passes.report_progress(),
         )
         if task.interleaved:
             self._meter.interleave(task.settings.seed)
-        self._engine: Engine = engine or LocalEngine(self._meter)
         self._remote = engine
         fed = task.x.astype(task.space.dtype)
         self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
         self._start = RunStart(task, self._meter, self._sentinels, journal)
-        self._store: ResultStore = (
-            ParquetStore(len(task.source), journal, self._meter.finish)
-            if parts and journal is not None
-            else MemoryStore(len(task.source), journal, self._meter.finish)
-        )
+        self._store = _open_store(task, journal, self._meter)
         if journal is not None and journal.resuming:
             if journal.focus is not None:
                 self._store.reopen(np.array(journal.focus, dtype=np.int64))
             self._meter.finish(np.flatnonzero(self._store.done).tolist())
+        self._passes = InputPasses(
+            engine or LocalEngine(self._meter), task, self._meter, self._store, self._sentinels, journal,
+            shared=None if engine is None else counts, progress=progress, most_failures=most_failures,
+        )  # fmt: skip
+        if task.exact is not None and not task.insist:
+            self._passes.doubtful = {}
         self._deflation = DeflationSetup(None, {})
         self._decoys = ChosenDecoys()
         self.integrity = IntegrityFindings()
-        self._expected: int | None = None
-        self._unanswered: dict[int, str] = {}
         self.focus: NDArray[np.int64] | None = None
         self.exhausted: str | None = None
 
@@ -134,9 +130,9 @@ class Run:
         task = self._task
         try:
             preflight, steps = self._start.begin()
-            self._check_same_model()
+            self._passes.check_same_model()
             if self._start.exact is None:
-                self._doubtful = None
+                self._passes.doubtful = None
             placed = LABEL_STEPS if task.labels else steps
             if task.integrity and steps is not None:
                 fed, rng = task.x.astype(task.space.dtype), random_numbers(task.settings.seed, 2)
@@ -145,17 +141,17 @@ class Run:
             work = Work(
                 task.source, task.space, task.settings, placed, self._start.exact, self._budget,
                 row_by_row=self._start.row_by_row, labels=self._start.labels,
-                interleaved=task.interleaved, decoys=beside,
+                interleaved=task.interleaved, decoys=beside, network_block=task.sizes.network_block,
             )  # fmt: skip
             work = self._set_up_deflation(work)
             if task.focus is None:
-                self._measure(np.flatnonzero(~self._store.done), work)
-                if self._doubtful:
+                self._passes.measure(np.flatnonzero(~self._store.done), work)
+                if self._passes.doubtful:
                     steps = self._measure_doubtful(work, preflight)
             else:
                 if self._journal is None or self._journal.focus is None:
                     screen = replace(work, settings=screening(task.settings), structure=None)
-                    self._measure(np.flatnonzero(~self._store.done), screen)
+                    self._passes.measure(np.flatnonzero(~self._store.done), screen)
                 self._measure_focus(task.focus, work)
             if task.integrity and self._start.exact is None and steps is not None:
                 self._check_integrity(steps)
@@ -165,7 +161,7 @@ class Run:
                 self._meter.finish([])
             self.exhausted = str(exc)
         except ModelFailure as exc:
-            if not self._store.count and not self._unanswered:
+            if not self._store.count and not self._passes.unanswered:
                 aside = self._journal.replaced if self._journal is not None else None
                 raise exc if aside is None else ModelFailure(f"{exc}; the run to be replaced lies in {aside}") from exc
             logging.getLogger("fimaudit").warning("%s", exc)  # with what the server said, which no report holds
@@ -178,8 +174,8 @@ class Run:
             raise
         finally:
             self._store.flush()
-        if self._unanswered and not self._store.count:
-            reason = next(iter(self._unanswered.values()))
+        if self._passes.unanswered and not self._store.count:
+            reason = next(iter(self._passes.unanswered.values()))
             raise ModelFailure(f"the server answered none of the inputs: {reason}; go on with --resume")
         return steps, preflight
 
@@ -193,7 +189,7 @@ class Run:
         """
         drifts = self._sentinels.drifts if self._sentinels is not None else []
         revised: dict[int, Sensitivity] = dict(self.integrity.revised)
-        few = self._store.count <= MOST_INLINE  # the pilot of a larger run asks enough by itself
+        few = self._store.count <= self._task.sizes.most_inline  # the pilot of a larger run asks enough by itself
         if few and (revised or too_many_jump(*self._store.jumps())):
             known = {**self._store.results(range(len(self._task.source))), **revised}
             revised |= beside_jumps(known.values())
@@ -210,13 +206,7 @@ class Run:
         if self._sentinels is not None:
             said = dict.fromkeys(drift.sentence() for drift in self._sentinels.drifts)
             out += [sentence for sentence in said if sentence != self.exhausted]
-        if self._unanswered:
-            named = ", ".join(map(str, sorted(self._unanswered)[:20])) + (", ..." if len(self._unanswered) > 20 else "")
-            first = next(iter(self._unanswered.values()))
-            out.append(
-                f"{len(self._unanswered)} inputs are missing because the server did not answer them: {named} ({first}); "
-                "--resume asks them again"
-            )
+        out += self._passes.warnings()
         if self.usage.refused:
             out.append(f"{self.usage.refused:,} rows were refused unprocessed and are counted apart from the budget")
         if self.exhausted is not None:
@@ -233,7 +223,7 @@ class Run:
         """For the report: inputs that the server did not answer."""
         if not self._network:
             return {}
-        return {"unanswered": sorted(self._unanswered)}
+        return {"unanswered": sorted(self._passes.unanswered)}
 
     def structure(self) -> dict[str, Any] | None:
         """For the report: which directions were measured exactly in each input, and what they catch."""
@@ -249,11 +239,11 @@ class Run:
 
     def _measure_doubtful(self, work: Work, preflight: Preflight) -> Steps:
         """From probabilities, the inputs at which derivatives say nothing of the answers."""
-        doubtful, self._doubtful = self._doubtful or {}, None
+        doubtful, self._passes.doubtful = self._passes.doubtful or {}, None
         steps = self._start.pilot(preflight)
         count, reason = len(doubtful), without_advice(next(iter(doubtful.values())))
         self._start.notes.append(f"{count} of the inputs measured from probabilities: {reason}")
-        self._measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
+        self._passes.measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
         return steps
 
     def _set_up_deflation(self, work: Work) -> Work:
@@ -265,33 +255,8 @@ class Run:
         self._meter.finish([THE_RUN])
         self._deflation = portable(setup) if self._remote else setup
         for outcome in setup.outcomes:
-            self._keep(outcome)
+            self._passes.keep(outcome)
         return replace(work, structure=self._deflation.structure)
-
-    def _measure(self, missing: NDArray[np.int64], work: Work) -> None:
-        """One pass over some inputs, and once more over those that the server did not answer."""
-        self._pass(missing, work)
-        again = np.array(sorted(set(self._unanswered) & set(missing.tolist())), dtype=np.int64)
-        if len(again):
-            logging.getLogger("fimaudit").info("asking %d inputs again that the server did not answer", len(again))
-            for index in again.tolist():
-                del self._unanswered[index]
-            self._pass(again, work)
-
-    def _pass(self, missing: NDArray[np.int64], work: Work) -> None:
-        self._check_failures()
-        self._expected = self._meter.usage.rows + len(missing) * work.settings.queries
-        try:
-            with closing(self._engine.run(missing, work)) as items:
-                for item in items:
-                    self._keep(item)
-                    self._check_failures()
-                    if self._sentinels is not None and self._sentinels.due():
-                        self._check_sentinels()
-        finally:
-            self._count_workers()  # what ends a run is rows that came to no result
-        if self._sentinels is not None and (len(missing) or self._sentinels.owes(np.flatnonzero(self._store.done).tolist())):
-            self._check_sentinels()
 
     def _measure_focus(self, count: int, work: Work) -> None:
         """After the screening: measure in full what may be among the most sensitive, the likeliest first if rows are few."""
@@ -309,7 +274,7 @@ class Run:
             affordable = afforded(self._budget - self._meter.usage.rows, work.settings)
         for some in (missing[:affordable], missing[affordable:]):
             if len(some):
-                self._measure(np.sort(some), work)
+                self._passes.measure(np.sort(some), work)
 
     def _reaches_integrity(self) -> bool:
         """Whether the budget is surely enough for all inputs and the checks; else decoys would cost results."""
@@ -337,72 +302,15 @@ class Run:
         try:
             self.integrity = check_integrity(self._meter, inputs, self._decoys, task.settings.seed)
         finally:
-            self._count_workers()
+            self._passes.count_workers()
         if self._journal is not None:
             self._journal.keep_integrity(self.integrity.to_json())
             self._meter.finish([THE_RUN, DECOYS])
 
-    def _keep(self, item: MeasuredInput | Part) -> None:
-        """Keep what is finished; what the server did not answer is not, nor what derivatives say nothing of."""
-        for found in self._answered(item):
-            if self._doubtful is None:
-                self._store.add(found)
-                continue
-            for outcome in unpack(found) if isinstance(found, Part) else (found,):
-                if outcome.result.method == BY_DERIVATIVES:
-                    self._doubtful[outcome.result.index] = str(outcome.result.reason)
-                else:
-                    self._store.add(outcome)
-        self._count_workers()
-        self._progressed(0)
 
-    def _answered(self, item: MeasuredInput | Part) -> Sequence[MeasuredInput | Part]:
-        if isinstance(item, Part) and not item.failed:
-            return [item]
-        outcomes = list(unpack(item)) if isinstance(item, Part) else [item]
-        missing = {o.result.index: o.result.reason or "" for o in outcomes if UNANSWERED in o.result.flags}
-        if not missing:
-            return [item]
-        self._unanswered |= missing
-        return [outcome for outcome in outcomes if outcome.result.index not in missing]
-
-    def _count_workers(self) -> None:
-        """Take over what the workers of another engine have asked."""
-        if self._remote is not None and self._counts is not None:
-            self._meter.usage = self._counts.usage()
-            if self._journal is not None:
-                self._journal.count_all(self._meter.usage)
-
-    def _check_failures(self) -> None:
-        most, failed = self._most_failures, self._store.failed + len(self._unanswered)
-        if most is not None and failed > most:
-            raise ModelFailure(
-                f"{failed} inputs failed, more than the {most} that --max-failures allows; "
-                "see their reasons, then go on with --resume and a larger --max-failures"
-            )
-
-    def _check_sentinels(self) -> None:
-        assert self._sentinels is not None
-        self._store.flush()
-        self._sentinels.check(np.flatnonzero(self._store.done).tolist())
-
-    def _check_same_model(self) -> None:
-        """Before a resumed run sends a row to be measured: whether the model still answers that it began with.
-
-        Raises:
-            ModelFailure: another one does.
-        """
-        resuming = self._journal is not None and self._journal.resuming
-        if self._sentinels is None or not resuming or self._store.done.all():
-            return
-        drift = self._sentinels.check(np.flatnonzero(self._store.done).tolist())
-        if drift is not None and drift.kind != "intermittent":
-            raise ModelFailure(drift.sentence())
-
-    def _progressed(self, _rows: int) -> None:
-        if self._progress is not None:
-            inputs, done, rows = len(self._task.source), self._store.count, self._meter.usage.rows
-            expected = self._expected or inputs * self._task.settings.queries
-            if self._task.settings.adaptive and done:  # what they took so far says more than the most they may take
-                expected = min(expected, inputs * -(-rows // done))
-            self._progress(rows, expected, done, inputs)
+def _open_store(task: Task, journal: Journal | None, meter: Meter) -> ResultStore:
+    """Where results go: of a large run into parts on disk, else memory and the journal; with what is there already."""
+    inputs, sizes = len(task.source), task.sizes
+    if journal is not None and (isinstance(task.source, LabelledStream) or inputs > sizes.most_inline):
+        return ParquetStore(inputs, journal, meter.finish, most_inline=sizes.most_inline, part_inputs=sizes.part_inputs)
+    return MemoryStore(inputs, journal, meter.finish, most_inline=sizes.most_inline)

@@ -1,4 +1,4 @@
-"""Before a run measures: what a few answers tell, whether derivatives are the answers', and how far inputs are displaced."""
+"""Before a run measures: what a few answers show, whether derivatives are the answers', and how far inputs are displaced."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunStart:
         self.notes: list[str] = []
 
     def begin(self) -> tuple[Preflight, Steps | None]:
-        """What a few answers tell, and how far inputs are displaced: ``None`` by derivatives and from labels.
+        """What a few answers show, and how far inputs are displaced: ``None`` by derivatives and from labels.
 
         Raises:
             BudgetExhausted: before all was found out.

@@ -9,13 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource
+from fimaudit.engines.driver import NETWORK_BLOCK
 from fimaudit.engines.work import Derivatives
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classes import ClassLabels
 from fimaudit.runs.deflation_setup import Directions
 from fimaudit.space import Space
+from fimaudit.storage.result_store import MOST_INLINE, PART_INPUTS
 
-__all__ = ["Task"]
+__all__ = ["RunSizes", "Task"]
+
+
+@dataclass(frozen=True)
+class RunSizes:
+    """How many inputs a run holds at once; no number of an input depends on it.
+
+    Attributes:
+        most_inline: above this many inputs results go to disk in parts, and the report's own list stays empty.
+        part_inputs: how many inputs such a part holds at most.
+        network_block: how many inputs are measured side by side at most behind a network.
+    """
+
+    most_inline: int = MOST_INLINE
+    part_inputs: int = PART_INPUTS
+    network_block: int = NETWORK_BLOCK
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Task:
         labels: measure from labels alone.
         classes: the model's classes, by which the inputs' labels were matched.
         y: labels as columns of the answer, of the inputs in memory or those that stand for a stream.
+        sizes: how many inputs are held at once.
     """
 
     source: InputSource
@@ -54,3 +72,4 @@ class Task:
     y: NDArray[np.int64] | None = None
     integrity: bool = False
     interleaved: bool = False
+    sizes: RunSizes = RunSizes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scipy.special import betaincinv
 
-__all__ = ["GROWTH", "LimitsAtLooks", "planned_looks"]
+__all__ = ["LimitsAtLooks", "planned_looks"]
 
 #: Observations at the first look, and how many times as many there are at each one after.
 FIRST_LOOK, GROWTH = 64, 1.5

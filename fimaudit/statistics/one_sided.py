@@ -108,7 +108,7 @@ def quantile_limits(cells: Cells, p: float, error: float, *, population: bool) -
     passes wrongly.
 
     Args:
-        cells: the inputs, whose ends miss independently; limits that cannot be restated are taken as they are, with the c
+        cells: the inputs, whose ends miss independently; limits that cannot be rescaled are taken as they are, with the c
             that their own level needs.
         p: from 0 to 1.
         error: of each limit.

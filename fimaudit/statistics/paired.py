@@ -200,7 +200,7 @@ def rank_intervals(ratios: Sequence[Sequence[Interval | None]]) -> list[tuple[in
     (Mogstad, Romano, Shaikh & Wilhelm 2024); the caller's pairwise intervals hold simultaneously.
 
     Args:
-        ratios: M rows of M; ``None`` where a pair was not compared, and then it tells nothing; the diagonal is not read.
+        ratios: M rows of M; ``None`` where a pair was not compared, and then it decides nothing; the diagonal is not read.
 
     >>> rank_intervals([[None, Interval(lower=1.5, upper=3.0)], [Interval(lower=0.3, upper=0.7), None]])
     [(1, 1), (2, 2)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.models.leases import OWNER_BYTES
 from fimaudit.storage.durable_files import AppendedFile, reading, writing
 
-__all__ = ["ANSWERS", "AnswerLog", "owner_of"]
+__all__ = ["ANSWERS", "AnswerLog"]
 
 ANSWERS = "answers.bin"
 #: Checksum of what follows; then length of the key, rows and columns of the answers.

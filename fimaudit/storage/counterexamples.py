@@ -19,7 +19,15 @@ from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.results import Sensitivity
 from fimaudit.storage.durable_files import reading, replacing, writing
 
-__all__ = ["WITNESS_FILE", "Recheck", "gather_witnesses", "keep_witness", "kept_witness", "recheck_witnesses"]
+__all__ = [
+    "WITNESS_FILE",
+    "Recheck",
+    "gather_witnesses",
+    "gathered_witnesses",
+    "keep_witness",
+    "kept_witness",
+    "recheck_witnesses",
+]
 
 WITNESS_FILE = "witness.npz"
 FOLDER = "witness"
@@ -37,7 +45,7 @@ def keep_witness(folder: Path, result: Sensitivity) -> None:
 def kept_witness(folder: Path, index: int) -> NDArray[Any] | None:
     """One input's witness as an earlier process kept it, gathered or not; ``None`` where there is none."""
     single = _single(folder, index)
-    return _gathered(folder).get(index) if single is None else single
+    return gathered_witnesses(folder).get(index) if single is None else single
 
 
 def _single(folder: Path, index: int) -> NDArray[Any] | None:
@@ -46,7 +54,8 @@ def _single(folder: Path, index: int) -> NDArray[Any] | None:
         return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
-def _gathered(folder: Path) -> dict[int, NDArray[Any]]:
+def gathered_witnesses(folder: Path) -> dict[int, NDArray[Any]]:
+    """The witnesses of a run that has ended, by index; none where no file holds any."""
     path = folder / WITNESS_FILE
     if not path.exists():
         return {}
@@ -59,7 +68,7 @@ def gather_witnesses(folder: Path, results: Sequence[Sensitivity]) -> None:
 
     Those that an earlier process of the run gathered stay in it.
     """
-    before = _gathered(folder)
+    before = gathered_witnesses(folder)
     kept = {s.index: _single(folder, s.index) for s in results if s.witness is not None}
     both = {index: before.get(index) if one is None else one for index, one in kept.items()}
     x = {index: one for index, one in both.items() if one is not None}

@@ -11,7 +11,7 @@ from typing import Any
 from fimaudit.errors import RunFolderError
 from fimaudit.storage.durable_files import AppendedFile, reading, writing
 
-__all__ = ["SCHEMA_VERSION", "damaged", "differences", "first_line", "line_bytes", "newer", "recover_lines"]
+__all__ = ["damaged", "differences", "first_line", "line_bytes", "newer", "recover_lines"]
 
 #: Of the lines of a journal; files from before it was written down are of version 1.
 SCHEMA_VERSION = 1

@@ -18,15 +18,15 @@ from fimaudit.results import SCREENED, MeasuredInput, Sensitivity, Witness
 from fimaudit.storage.durable_files import reading, replacing, sync_folder, writing
 from fimaudit.storage.tables import INPUTS_FILE, from_table, rows_at, table_schema, to_table
 
-__all__ = ["JUMPING", "PARTS_FOLDER", "Part", "Parts", "jump_state", "pack", "unpack"]
+__all__ = ["JUMPING", "MEASURED", "Part", "Parts", "input_state", "pack", "unpack"]
 
 PARTS_FOLDER = "parts"
 #: Rows of a row group of the merged file.
 GROUP_ROWS = 8_192
 #: Columns whose cells repeat; a dictionary of measured numbers would only take time and memory.
 REPEATED = ["status", "kind", "method", "group", "reason"]
-#: Of an input that was measured, and whose flags say that its answers jump; 0 of one that was not measured.
-MEASURED, JUMPING = 1, 2
+#: States of an input: it failed; it was measured; that, and its flags say that its answers jump. 0 is any other.
+FAILED, MEASURED, JUMPING = -1, 1, 2
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,27 @@ class Part:
     Attributes:
         data: the file: the columns of ``inputs.parquet``, ``rows`` and ``requests`` that each input took, and ``witness_x``.
         index: (inputs,) which they are, rising.
-        failed: how many of them failed.
+        states: (inputs,) the ``input_state`` of each.
         rows, requests: what they took.
     """
 
     data: bytes
     index: NDArray[np.int64]
-    failed: int
+    states: NDArray[np.int8]
     rows: int
     requests: int
 
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return int((self.states == FAILED).sum())
 
-def jump_state(status: str, flags: Sequence[str] | None) -> int:
-    """0, ``MEASURED`` or ``JUMPING``."""
-    return 0 if status != "ok" else JUMPING if "jumps" in (flags or ()) else MEASURED
+
+def input_state(status: str, flags: Sequence[str] | None) -> int:
+    """``FAILED``, ``MEASURED``, ``JUMPING`` or 0."""
+    if status != "ok":
+        return FAILED if status == "failed" else 0
+    return JUMPING if "jumps" in (flags or ()) else MEASURED
 
 
 def pack(outcomes: Sequence[MeasuredInput]) -> Part:
@@ -68,9 +75,9 @@ def pack(outcomes: Sequence[MeasuredInput]) -> Part:
         table = table.append_column(name, values)
     out = io.BytesIO()
     pq.write_table(table, out, use_dictionary=REPEATED)
-    failed = sum(o.result.status == "failed" for o in ordered)
     index = np.array([o.result.index for o in ordered], dtype=np.int64)
-    return Part(out.getvalue(), index, failed, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
+    states = np.array([input_state(o.result.status, o.result.flags) for o in ordered], dtype=np.int8)
+    return Part(out.getvalue(), index, states, sum(o.rows for o in ordered), sum(o.requests for o in ordered))
 
 
 def unpack(part: Part) -> list[MeasuredInput]:
@@ -100,7 +107,7 @@ class Parts:
         done: (inputs,) whether an input is finished.
         count: how many are.
         failed: how many of them failed.
-        jumping: (inputs,) the ``jump_state`` of each.
+        states: (inputs,) the ``input_state`` of each.
 
     Raises:
         RunFolderError: a part is damaged, or is of other data.
@@ -109,7 +116,7 @@ class Parts:
     def __init__(self, folder: Path, inputs: int, *, resume: bool) -> None:
         self.folder = folder / PARTS_FOLDER
         self.done = np.zeros(inputs, dtype=bool)
-        self.jumping = np.zeros(inputs, dtype=np.int8)
+        self.states = np.zeros(inputs, dtype=np.int8)
         self.count = self.failed = 0
         self._reopened = False
         self._over = folder / f"{PARTS_FOLDER}.tmp"  # merged, and on its way out when a kill came
@@ -131,7 +138,8 @@ class Parts:
             again = rows_at(self.folder.parent / INPUTS_FILE, indices.tolist())
             self.done[[s.index for s in again if SCREENED not in s.flags]] = True
         for path in self._again():
-            self.done[self._noted(path)[0]] = True
+            index, states = _read_states(path)
+            self.done[index], self.states[index] = True, states
 
     def _again(self) -> list[Path]:
         """The parts of inputs that were measured again."""
@@ -145,16 +153,14 @@ class Parts:
         """
         import pyarrow.parquet as pq
 
-        index = part.index
-        new = ~self.done[index]
-        if not new.any():
-            return index[:0]
-        data = part.data
+        new = ~self.done[part.index]
+        index, states, data = part.index[new], part.states[new], part.data
+        if not len(index):
+            return index
         if not new.all():
             out = io.BytesIO()
             pq.write_table(pq.read_table(io.BytesIO(data)).filter(new), out)
             data = out.getvalue()
-        index, statuses = self._noted(io.BytesIO(data))
         if not self.folder.exists():
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -163,9 +169,8 @@ class Parts:
         path = self.folder / f"{kind}-{int(index[0]):012d}-{int(index[-1]):012d}.parquet"
         with replacing(path) as file:
             file.write(data)
-        self.done[index] = True
+        self._note(index, states)
         self.count += 0 if self._reopened else len(index)
-        self.failed += statuses.count("failed")
         return index
 
     def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
@@ -252,27 +257,29 @@ class Parts:
     def _take_over(self, path: Path) -> None:
         try:
             with reading(path):
-                index, statuses = self._noted(path)
+                index, states = _read_states(path)
             if self.done[index].any():
                 raise ValueError("it holds inputs of another part")
-            self.done[index] = True
+            self._note(index, states)
             self.count += len(index)
         except RunFolderError:
             raise
         except Exception as exc:
             raise RunFolderError(f"{path} is damaged ({one_line(exc)}); delete it to measure its inputs again") from exc
-        self.failed += statuses.count("failed")
 
-    def _noted(self, file: Path | io.BytesIO) -> tuple[NDArray[np.int64], list[str]]:
-        """Indices and statuses of a file, whose inputs' jumps are noted."""
-        index, *columns = _columns_of(file, ["index", "status", "flags"]).columns
-        statuses, flags = (column.to_pylist() for column in columns)
-        places = np.asarray(index.to_numpy(), dtype=np.int64)
-        self.jumping[places] = [jump_state(*both) for both in zip(statuses, flags, strict=True)]
-        return places, statuses
+    def _note(self, index: NDArray[np.int64], states: NDArray[np.int8]) -> None:
+        self.done[index], self.states[index] = True, states
+        self.failed += int((states == FAILED).sum())
 
 
-def _columns_of(path: Path | io.BytesIO, names: list[str]) -> Any:
+def _read_states(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Indices of a file's inputs, and the state of each."""
+    index, *columns = _columns_of(path, ["index", "status", "flags"]).columns
+    each = zip(*(column.to_pylist() for column in columns), strict=True)
+    return np.asarray(index.to_numpy(), np.int64), np.array([input_state(*one) for one in each], np.int8)
+
+
+def _columns_of(path: Path, names: list[str]) -> Any:
     """Some columns of a part; on one thread, because each thread's allocator keeps what it once held."""
     import pyarrow.parquet as pq
 

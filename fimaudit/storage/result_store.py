@@ -15,10 +15,10 @@ from fimaudit.results import SCREENED, MeasuredInput, Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.storage.counterexamples import gather_witnesses, keep_witness, kept_witness
 from fimaudit.storage.journal import Journal
-from fimaudit.storage.parts import JUMPING, Part, Parts, jump_state, pack, unpack
+from fimaudit.storage.parts import JUMPING, MEASURED, Part, Parts, input_state, pack, unpack
 from fimaudit.storage.tables import INPUTS_FILE, read_inputs_table, rows_at, write_inputs
 
-__all__ = ["MOST_INLINE", "Finished", "MemoryStore", "ParquetStore", "ResultStore"]
+__all__ = ["MOST_INLINE", "PART_INPUTS", "Finished", "MemoryStore", "ParquetStore", "ResultStore"]
 
 #: Above this many inputs the report's list stays empty and readers take ``inputs.parquet``.
 MOST_INLINE = 10_000
@@ -33,7 +33,7 @@ class Finished:
 
     Attributes:
         columns: of every finished input.
-        inputs: the results themselves, where there are at most ``MOST_INLINE``.
+        inputs: the results themselves, where there are few enough.
         worst: the most sensitive ones.
         first_reason: why the first input failed, where all did.
     """
@@ -104,14 +104,17 @@ class MemoryStore:
         inputs: how many there are.
         journal: of the run folder, or ``None``.
         kept: called with inputs once they survive a kill of this process.
+        most_inline: how many results at most are handed over as a list.
     """
 
-    def __init__(self, inputs: int, journal: Journal | None, kept: OnKept | None = None) -> None:
-        self._journal, self._on_kept = journal, kept
+    def __init__(
+        self, inputs: int, journal: Journal | None, kept: OnKept | None = None, *, most_inline: int = MOST_INLINE
+    ) -> None:
+        self._journal, self._on_kept, self._most_inline = journal, kept, most_inline
         self._results: dict[int, Sensitivity] = {}
         self.done = np.zeros(inputs, dtype=bool)
         self.failed = 0
-        self._jumping = np.zeros(inputs, dtype=np.int8)
+        self._states = np.zeros(inputs, dtype=np.int8)
         for result, _, _ in journal.done.values() if journal is not None else ():
             self._take(result)
 
@@ -151,7 +154,7 @@ class MemoryStore:
 
     def jumps(self) -> tuple[int, int]:
         """See ``ResultStore``."""
-        return int((self._jumping > 0).sum()), int((self._jumping == JUMPING).sum())
+        return _jumps(self._states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
@@ -164,7 +167,7 @@ class MemoryStore:
         columns = Columns.of(results)
         places = columns.most_sensitive(most)
         reason = results[0].reason if results and self.failed == len(results) else None
-        inline = results if len(results) <= MOST_INLINE else []
+        inline = results if len(results) <= self._most_inline else []
         return Finished(columns, inline, [results[i] for i in places], reason)
 
     def _take(self, result: Sensitivity) -> None:
@@ -172,14 +175,28 @@ class MemoryStore:
         self._results[result.index] = result
         self.done[result.index] = True
         self.failed += (result.status == "failed") - (before is not None and before.status == "failed")
-        self._jumping[result.index] = jump_state(result.status, result.flags)
+        self._states[result.index] = input_state(result.status, result.flags)
 
 
 class ParquetStore:
-    """Results in parts on disk; in memory there is one bit for each, and columns at the end; see ``MemoryStore``."""
+    """Results in parts on disk; in memory there is one bit for each, and columns at the end; see ``MemoryStore``.
 
-    def __init__(self, inputs: int, journal: Journal, kept: OnKept | None = None) -> None:
+    Args:
+        inputs, journal, kept, most_inline: as of ``MemoryStore``.
+        part_inputs: how many inputs a part holds at most.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        journal: Journal,
+        kept: OnKept | None = None,
+        *,
+        most_inline: int = MOST_INLINE,
+        part_inputs: int = PART_INPUTS,
+    ) -> None:
         self._journal, self._on_kept = journal, kept
+        self._most_inline, self._part_inputs = most_inline, part_inputs
         self._parts = Parts(journal.folder, inputs, resume=journal.resuming)
         self._waiting: list[MeasuredInput] = []
         self._since = time.monotonic()
@@ -207,7 +224,7 @@ class ParquetStore:
         if self._parts.done[item.result.index]:
             return  # it was handed over before
         self._waiting.append(item)
-        if len(self._waiting) >= PART_INPUTS or time.monotonic() - self._since >= PART_SECONDS:
+        if len(self._waiting) >= self._part_inputs or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
 
     def columns(self) -> Columns:
@@ -235,7 +252,7 @@ class ParquetStore:
     def jumps(self) -> tuple[int, int]:
         """See ``ResultStore``."""
         self.flush()
-        return int((self._parts.jumping > 0).sum()), int((self._parts.jumping == JUMPING).sum())
+        return _jumps(self._parts.states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
         """See ``ResultStore``."""
@@ -249,7 +266,7 @@ class ParquetStore:
         gather_witnesses(self._journal.folder, witnesses)
         self._parts.merge(path, drifted, revised)
         columns = Columns.read(path)
-        inputs = read_inputs_table(path) if len(columns) <= MOST_INLINE else []
+        inputs = read_inputs_table(path) if len(columns) <= self._most_inline else []
         wanted = columns.index[columns.most_sensitive(most)].tolist()
         reason = (
             rows_at(path, columns.index[:1].tolist())[0].reason if len(columns) and self.failed == len(columns) else None
@@ -262,6 +279,10 @@ class ParquetStore:
             self._journal.keep_part(len(new))
         if self._on_kept is not None:
             self._on_kept(part.index.tolist())
+
+
+def _jumps(states: NDArray[np.int8]) -> tuple[int, int]:
+    return int((states >= MEASURED).sum()), int((states == JUMPING).sum())
 
 
 def _with_witness(result: Sensitivity, folder: Path | None) -> Sensitivity:

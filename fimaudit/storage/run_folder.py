@@ -95,8 +95,13 @@ def run_of(report: Report, *, whole: bool = True) -> RunFolder:
     return RunFolder(report.folder or NOWHERE, report, tuple(report.inputs))
 
 
-def read_for_page(folder: str | Path) -> RunFolder:
+def read_for_page(folder: str | Path, *, sample: int = PAGE_SAMPLE, worst: int = PAGE_WORST) -> RunFolder:
     """Read as much of a run as a page can show: all inputs of a small one; of a large one a sample and the worst.
+
+    Args:
+        folder: the run folder.
+        sample: how many inputs at most, spread evenly over the data.
+        worst: how many of the most sensitive, where that is a sample.
 
     Raises:
         RunFolderError: as ``read_run``.
@@ -107,13 +112,13 @@ def read_for_page(folder: str | Path) -> RunFolder:
         return read_run(folder)
     try:
         columns = Columns.read(table)
-        if len(columns) <= PAGE_SAMPLE:
+        if len(columns) <= sample:
             return read_run(folder)
-        sample = rows_at(table, columns.index[evenly_spread(len(columns), PAGE_SAMPLE)].tolist())
-        worst = rows_at(table, columns.index[columns.most_sensitive(PAGE_WORST)].tolist())
+        spread = rows_at(table, columns.index[evenly_spread(len(columns), sample)].tolist())
+        ranked = rows_at(table, columns.index[columns.most_sensitive(worst)].tolist())
     except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
         raise RunFolderError(f"{table} cannot be read as a table of inputs: {foreign(exc)}") from exc
-    return RunFolder(path, report, tuple(sample), tuple(worst))
+    return RunFolder(path, report, tuple(spread), tuple(ranked))
 
 
 def _report(folder: str | Path) -> tuple[Path, Report]:

@@ -58,7 +58,7 @@ def log_to_mlflow(folder: str | Path, *, pictures: bool = True) -> str:
     run = read_run(folder)
     render(run.folder, pictures=pictures)
     try:
-        with redirect_stdout(sys.stderr):  # where the run can be seen is told there, beside what a command prints
+        with redirect_stdout(sys.stderr):  # MLflow prints there where the run can be seen, beside what a command prints
             active = mlflow.active_run()
             if active is not None:
                 _log(mlflow, run)
@@ -117,7 +117,7 @@ def _log(mlflow: Any, run: RunFolder) -> None:
 
 
 def _resumed() -> bool:
-    """Whether MLflow is told which run to go on with, whose name is its own."""
+    """Whether MLflow's settings name the run to go on with, whose name is its own."""
     return "MLFLOW_RUN_ID" in os.environ
 
 

@@ -19,7 +19,7 @@ from fimaudit.validation.art_estimator import Asked, BlackBoxEstimator, Decision
 from art.attacks.evasion import CarliniL2Method, DeepFool, HopSkipJump, SquareAttack
 from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_numpy import ProjectedGradientDescentNumpy
 
-__all__ = ["ATTACKS", "Setting", "channels_first", "seen_as_image"]
+__all__ = ["ATTACKS", "Setting", "seen_as_image"]
 
 Array = NDArray[np.float64]
 

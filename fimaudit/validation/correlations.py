@@ -92,7 +92,7 @@ def median_ratio(predicted: ArrayLike, found: ArrayLike, *, confidence: float = 
 def auc(
     predicted: ArrayLike, found: ArrayLike, eps: float, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Interval, int, int]:
-    """How well a small prediction tells "flipped within eps": the area under the ROC curve.
+    """How well a small prediction predicts "flipped within eps": the area under the ROC curve.
 
     The probability that an input that was flipped within eps has the smaller prediction of a random pair, ties counted
     half. An input that no attack flipped (NaN) counts as not flipped; one without a prediction is left out.

@@ -63,7 +63,7 @@ class Correlation(_Data):
 
 
 class Flipped(_Data):
-    """How well a small margin radius tells that an input was flipped within ``eps``: area under the ROC curve."""
+    """How well a small margin radius predicts that an input was flipped within ``eps``: area under the ROC curve."""
 
     eps: float
     auc: Interval

@@ -11,7 +11,7 @@ from fimaudit.results import Interval
 from fimaudit.validation.correlations import auc, calibration, kendall, median_ratio, spearman
 from fimaudit.validation.results import AttackedInput, AttackSummary, CalibrationBin, Correlation, Flipped
 
-__all__ = ["METRICS", "attack_summaries", "calibration_bins", "correlate", "flipped_within"]
+__all__ = ["attack_summaries", "calibration_bins", "correlate", "flipped_within"]
 
 #: Metrics of the audit, and whether a large value means a sensitive input.
 METRICS = {"margin_radius": False, "peak_spectral_norm": True, "spectral_norm": True}
@@ -40,7 +40,7 @@ def correlate(inputs: Sequence[AttackedInput], confidence: float, seed: int) -> 
 
 
 def flipped_within(inputs: Sequence[AttackedInput], eps: Sequence[float], confidence: float, seed: int) -> list[Flipped]:
-    """For each eps, how well a small margin radius tells which inputs an attack flipped within it."""
+    """For each eps, how well a small margin radius predicts which inputs an attack flipped within it."""
     kept, found = _attacked(inputs)
     radius = _column([s.margin_radius for s in kept])
     out = []

@@ -37,7 +37,7 @@ from fimaudit.validation.attack_journal import ATTACKS_JOURNAL, AttackJournal
 from fimaudit.validation.results import AttackedInput, Validation
 from fimaudit.validation.summary import attack_summaries, calibration_bins, correlate, flipped_within
 
-__all__ = ["ATTACK_ROWS", "VALIDATION", "validate"]
+__all__ = ["ATTACK_ROWS", "validate"]
 
 VALIDATION = "validation.json"
 PICTURE = "calibration.svg"
@@ -89,7 +89,7 @@ def validate(
         attacks: ``auto`` (PGD, DeepFool and Carlini-Wagner where the model offers derivatives, else HopSkipJump, and
             Square for images), or names among ``fimaudit.validation.attacks.ATTACKS``.
         attack_rows: rows, forward and backward, that the attacks on one input may take, shared equally.
-        eps: lengths for which to say how well the margin radius tells the inputs that were flipped within them.
+        eps: lengths for which to say how well the margin radius predicts which inputs were flipped within them.
         budget: most rows in all, those of the measurement included.
         domain: bounds, quantum, frozen features, scale, unit.
         resume: go on with the run in ``out``; overwrite: replace it.

@@ -93,7 +93,7 @@ def check_kinks(
 
 
 def _bends(seen: Sequence[tuple[float, float]], floor: float) -> bool:
-    """Whether nothing seen so far, over ``LENGTHS`` in their order, speaks against a kink at the input itself."""
+    """Whether nothing seen so far, over ``LENGTHS`` in their order, rules out a kink at the input itself."""
     (even, odd), share = seen[-1], _share(seen[-1])
     if len(seen) == 1:
         return even > ABOVE_ARITHMETIC * floor and share > QUIET

@@ -16,14 +16,14 @@ from fimaudit.models.classifier import Differentiable
 from fimaudit.models.linearization import Linearization, linearize
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.whitebox.krylov_basis import InputBasis, input_basis, margin_candidates
-from fimaudit.whitebox.lanczos import Krylov, lanczos_top, power_top, random_start, relative_residual
+from fimaudit.whitebox.lanczos import Krylov, lanczos_top, random_start, relative_residual
 from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_of
 
 __all__ = ["measure_krylov"]
 
 Array = NDArray[np.float64]
 
-MOST_STEPS, MOST_POWER_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 2000, 40, 64
+MOST_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 40, 64
 #: Random input directions, which serve the trace and the search for the nearest class.
 DIRECTIONS = 16
 #: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
@@ -37,21 +37,18 @@ def measure_krylov(
     x: NDArray[Any],
     at: Linearization,
     *,
-    method: str,
     tolerance: float,
-    trace: str,
     worst_direction: bool,
     norm_only: bool,
     keys: Sequence[tuple[int, int]],
 ) -> list[WhiteBox]:
-    """Measure every input of a batch by an iteration; see ``fimaudit.whitebox.measure.measure``."""
+    """Measure every input of a batch by Lanczos; see ``fimaudit.whitebox.measure.measure``."""
     batch = _Batch(model, x, at)
     log_p = at.log_probabilities
     roots = np.exp(log_p / 2)
     pushed = np.zeros((0, *roots.shape)) if norm_only else _random_images(batch, keys)
     start = np.concatenate([random_start(roots[i : i + 1], generator(*key, START_STREAM)) for i, key in enumerate(keys)])
-    iterate, most = (power_top, MOST_POWER_STEPS) if method == "power" else (lanczos_top, MOST_STEPS)
-    found = iterate(batch.product, roots, start, tolerance=tolerance, most=most)
+    found = lanczos_top(batch.product, roots, start, tolerance=tolerance, most=MOST_STEPS)
     contrasts, cotangents = contrasts_and_cotangents(roots, found.vector)
     directions = at.direction(cotangents) if worst_direction else None
     partial: list[dict[str, Any]]
@@ -59,7 +56,7 @@ def measure_krylov(
         partial = [dict(_NOTHING) for _ in keys]
     else:
         bases, partial = _peaks(batch, found, log_p, min(PEAK_SLACK * tolerance, MOST_PEAK_RESIDUAL))
-        _add_traces(partial, bases, pushed, roots, trace)
+        _add_traces(partial, bases, pushed, roots)
         _add_margins(partial, batch, bases, pushed, log_p)
     return [
         WhiteBox(
@@ -71,7 +68,7 @@ def measure_krylov(
             direction=None if directions is None else directions[i],
             passes=int(batch.passes[i]),
             hidden_classes=int(np.isneginf(log_p[i]).sum()),
-            method=method,
+            method="lanczos",
             **partial[i],
         )
         for i in range(len(keys))
@@ -173,12 +170,11 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
     return bases, partial
 
 
-def _add_traces(partial: list[dict[str, Any]], bases: list[InputBasis], pushed: Array, roots: Array, trace: str) -> None:
+def _add_traces(partial: list[dict[str, Any]], bases: list[InputBasis], pushed: Array, roots: Array) -> None:
+    """The trace: exact on the subspace of the products, by Hutchinson's estimator outside it."""
     for i, basis in enumerate(bases):
-        inside, terms = 0.0, ((roots[i] * pushed[:, i]) ** 2).sum(axis=1)
-        if trace == "auto":
-            inside = float(((roots[i] * basis.images) ** 2).sum())
-            terms = ((roots[i] * basis.outside(pushed[:, i])) ** 2).sum(axis=1)
+        inside = float(((roots[i] * basis.images) ** 2).sum())
+        terms = ((roots[i] * basis.outside(pushed[:, i])) ** 2).sum(axis=1)
         error = float(terms.std(ddof=1) / np.sqrt(len(terms)))
         partial[i].update(trace=inside + float(terms.mean()), trace_error=error)
 

@@ -1,4 +1,4 @@
-"""What a class-side basis of products with C tells about one input: any temperature, the trace, every margin.
+"""What a class-side basis of products with C gives for one input: any temperature, the trace, every margin.
 
 Products a_i = C w_i are the images J_L t_i of input directions t_i = J_L^T w_i that nobody stores: their inner products are
 w_i . a_j. Orthonormalised, they give rows Y = J_L V for an orthonormal V, and all that is needed lies in class space.

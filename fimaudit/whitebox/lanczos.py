@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClassProduct", "Krylov", "lanczos_top", "power_top", "random_start", "relative_residual"]
+__all__ = ["ClassProduct", "Krylov", "lanczos_top", "random_start", "relative_residual"]
 
 Array = NDArray[np.float64]
 
@@ -96,29 +96,6 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
             break
     cotangents = roots[:, None] * basis[:, :done_steps]
     return Krylov(value, _unit(vector), residual, steps, cotangents, images[:, :done_steps], squared[:, :done_steps])
-
-
-def power_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: float, most: int) -> Krylov:
-    """Power iteration on the same operator: simpler, and slower by the square root of the gap. See ``lanczos_top``."""
-    count, classes = roots.shape
-    value, residual = np.zeros(count), np.full(count, np.inf)
-    vector, steps = start.copy(), np.zeros(count, dtype=np.intp)
-    cotangents, images, squared = np.zeros((count, 1, classes)), np.zeros((count, 1, classes)), np.zeros((count, 1))
-    active = np.arange(count)
-    for _ in range(most):
-        u = vector[active]
-        cotangents[active, 0] = roots[active] * u
-        images[active, 0], squared[active, 0] = product(cotangents[active, 0], active)
-        steps[active] += 1
-        applied = roots[active] * images[active, 0]
-        value[active] = np.maximum((u * applied).sum(axis=1), 0.0)
-        residual[active] = relative_residual(applied, u, value[active])
-        going = residual[active] > tolerance
-        vector[active[going]] = _unit(applied[going])
-        active = active[going]
-        if len(active) == 0:
-            break
-    return Krylov(value, vector, residual, steps, cotangents, images, squared)
 
 
 def relative_residual(applied: Array, vector: Array, value: Array) -> Array:

@@ -26,10 +26,9 @@ from fimaudit.whitebox.gram import measure_gram
 from fimaudit.whitebox.krylov import measure_krylov
 from fimaudit.whitebox.result import WhiteBox
 
-__all__ = ["CROSSOVER", "METHODS", "Method", "WhiteBox", "exact_reference", "inputs_together", "measure", "obstacle"]
+__all__ = ["CROSSOVER", "Method", "WhiteBox", "exact_reference", "inputs_together", "measure", "obstacle"]
 
-Method = Literal["auto", "gram", "lanczos", "power"]
-TraceMethod = Literal["auto", "hutchinson"]
+Method = Literal["auto", "gram", "lanczos"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 #: Most classes for which K backward passes cost less than Lanczos and what follows it (benchmarks/whitebox.py).
@@ -48,7 +47,6 @@ def measure(
     *,
     tolerance: float = 1e-4,
     method: Method = "auto",
-    trace: TraceMethod = "auto",
     worst_direction: bool = False,
     norm_only: bool = False,
     seed: int = 0,
@@ -61,9 +59,7 @@ def measure(
         model: a ``Differentiable`` classifier.
         batch: (n, \\*shape) inputs.
         tolerance: relative residual |G u - lambda u| / lambda at which an input's iteration stops.
-        method: ``gram`` (K backward passes, exact), ``lanczos``, ``power`` (power iteration, for comparison), or ``auto``,
-            which takes ``gram`` up to ``CROSSOVER`` classes.
-        trace: with an iteration, ``auto`` (exact on its subspace, Hutchinson outside it) or ``hutchinson``.
+        method: ``gram`` (K backward passes, exact), ``lanczos``, or ``auto``: ``gram`` up to ``CROSSOVER`` classes.
         worst_direction: also give the input direction of unit l2 norm along which the output changes most.
         norm_only: leave out peak, trace and margin, which ``gram`` gives anyway.
         seed, indices: key of the random vectors of an iteration, and each input's number in it (0, 1, ... when left out).
@@ -80,8 +76,6 @@ def measure(
     """
     if method not in METHODS:
         raise UsageError(f"expected a method among {', '.join(METHODS)}, got {method!r}")
-    if trace not in get_args(TraceMethod):
-        raise UsageError(f"expected a trace among {', '.join(get_args(TraceMethod))}, got {trace!r}")
     x = np.asarray(batch)
     keys = list(indices) if indices is not None else list(range(len(x)))
     if len(keys) != len(x):
@@ -104,9 +98,7 @@ def measure(
                     model,
                     x[part],
                     at,
-                    method=method,
                     tolerance=tolerance,
-                    trace=trace,
                     worst_direction=worst_direction,
                     norm_only=norm_only,
                     keys=[(seed, index) for index in keys[part]],

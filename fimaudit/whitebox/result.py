@@ -38,7 +38,7 @@ class WhiteBox:
         direction: worst input direction, unit l2 norm, towards ``contrast``'s second class; ``None`` unless asked for.
         passes: forward and backward passes through the model, over batches that held this input.
         hidden_classes: classes whose probability is exactly 0 in the model's answer, which no derivative reaches.
-        method: ``gram``, ``lanczos``, ``power`` or ``reference``.
+        method: ``gram``, ``lanczos`` or ``reference``.
     """
 
     probabilities: Array

@@ -7,7 +7,7 @@ directions u of length h are asked both ways, and in s = 2 sqrt(p)
     (s(x + u) - s(x - u)) / 2 = J u + O(h^3) + noise
 
 is compared with derivatives pulled back from a few directions of class space. One step is enough where the two agree. Where
-they do not, further steps tell why: a disagreement by curvature shrinks with the step, h^2 a unit of length (h where ReLUs
+they do not, further steps show why: a disagreement by curvature shrinks with the step, h^2 a unit of length (h where ReLUs
 bend), that of arithmetic noise does not grow with it, and what does neither is the derivative's, or that of a bend nearer
 than any step. The latter is chance, which is rare at a second point; so an alarm counts when one of two further points
 raises it too.

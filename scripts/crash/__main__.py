@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from scripts.crash.disturbing import Undisturbed, disturbed, undisturbed
@@ -94,9 +95,10 @@ def _warm(operation: Operation) -> Operation:
 def _small_parts_and_no_charts() -> None:
     """A small run has several parts; charts touch neither folder nor socket, and take most of a small run."""
     from fimaudit.report import page
-    from fimaudit.storage import result_store
+    from fimaudit.runs import auditing
+    from fimaudit.runs.task import RunSizes
 
-    result_store.PART_INPUTS = 2
+    auditing.audit_with_options = partial(auditing.audit_with_options, sizes=RunSizes(part_inputs=2))
     page.inline_svg = lambda *_, **__: ""
 
 

@@ -368,7 +368,7 @@ def test_real_rows_decide_where_random_ones_cannot() -> None:
     assert_allclose(model.probabilities(X), truth, rtol=1e-5)
 
 
-def test_a_saturated_model_is_checked_until_rows_tell() -> None:
+def test_a_saturated_model_is_checked_until_rows_decide() -> None:
     model = opened(linear())
     assert model._checks == 1
     model.probabilities(np.repeat(X[:1], 5, axis=0))
@@ -654,7 +654,7 @@ def test_answers_that_are_not_finite() -> None:
         opened(proto, link="softmax").probabilities(-np.abs(X))
 
 
-def test_equal_answers_are_told_from_unclear_ones() -> None:
+def test_equal_answers_are_distinguished_from_unclear_ones() -> None:
     a = np.array([[0.0, 1.0], [1.0, 0.0]])
     assert onnx_batch.same_answers(a, a) is onnx_batch.BatchAxisVerdict.SAME
     assert onnx_batch.same_answers(a[:1], a[:1]) is onnx_batch.BatchAxisVerdict.UNCLEAR

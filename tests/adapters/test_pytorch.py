@@ -1,4 +1,4 @@
-"""Torch modules and files: state put back, outputs and inputs chosen, files told apart, memory that runs out."""
+"""Torch modules and files: state put back, outputs and inputs chosen, files distinguished, memory that runs out."""
 
 from __future__ import annotations
 

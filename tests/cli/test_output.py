@@ -83,7 +83,7 @@ def test_json_is_one_document_and_quiet_is_nothing(words: str, code: int, key: s
     assert (quiet.exit_code, quiet.stdout) == (code, "")
 
 
-def test_audit_tells_the_report_and_the_verdict(inside: Path) -> None:
+def test_audit_names_the_report_and_the_verdict(inside: Path) -> None:
     words = "audit output_model:logistic --data x.npz --out judged --overwrite --queries 20 --policy policy.yaml --json"
     done = CliRunner().invoke(fimaudit.cli.app, shlex.split(words))
     document = json.loads(done.stdout)

@@ -86,7 +86,7 @@ def test_unmeasured_inputs_leave_limits_open() -> None:
     assert found.upper < 0.01
 
 
-def test_another_seed_is_not_told_apart(runs: Path) -> None:
+def test_another_seed_makes_no_difference(runs: Path) -> None:
     comparison = compare(runs / "plain", runs / "again")
     assert {q.verdict for q in comparison.quantities.values()} == {"not told apart"}
     assert comparison.quantities["spectral_norm"].surely_more <= 6
@@ -97,7 +97,7 @@ def test_another_seed_is_not_told_apart(runs: Path) -> None:
     assert comparison.answers.same_class == 1.0
 
 
-def test_sharper_logits_are_told_apart_by_lambda_alone(runs: Path) -> None:
+def test_sharper_logits_differ_in_lambda_alone(runs: Path) -> None:
     comparison = compare(runs / "plain", runs / "sharp")
     verdicts = {name: q.verdict for name, q in comparison.quantities.items()}
     assert verdicts["spectral_norm"] != "not told apart"
@@ -176,7 +176,7 @@ def test_correlation_and_changes_of_known_values() -> None:
     np.testing.assert_allclose(ratio - lower, upper - ratio)
 
 
-def test_adversarial_twin_of_a_digits_network_is_told_apart() -> None:
+def test_adversarial_twin_of_a_digits_network_differs() -> None:
     torch = pytest.importorskip("torch")
     from sklearn.datasets import load_digits
 

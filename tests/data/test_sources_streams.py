@@ -158,7 +158,7 @@ def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
         open_data("nothing://bucket/x.npz")
 
 
-def test_counts_can_be_told_beside_the_files(tmp_path: Path) -> None:
+def test_counts_can_be_given_beside_the_files(tmp_path: Path) -> None:
     spec = npy_tar(tmp_path)
     (tmp_path / "sizes.json").write_text(json.dumps({"train-000.tar": 12, "train-001.tar": 11}))
 

@@ -127,7 +127,7 @@ def test_words_that_appear_after_the_start_fail_their_inputs_alone(tmp_path: Pat
     assert "holds values that it did not hold before" in str(rows[8].reason)
 
 
-def test_numbers_alone_are_told_from_the_heads_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_alone_are_distinguished_from_the_heads_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A set of hundreds of gigabytes is not read before its audit starts."""
     for k in range(2):
         pq.write_table(pa.table({"a": RNG.normal(size=50), "n": np.arange(50)}), tmp_path / f"{k}.parquet")

@@ -434,8 +434,7 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.M
         audit(probabilities, np.zeros((3, 6)), engine="ray")
 
 
-def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fimaudit.engines.ray.engine.GRACE", 2.0)
+def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((240, 6))
     y = np.arange(240) % 3
     for k in range(4):
@@ -457,8 +456,9 @@ def test_a_node_lost_in_mid_run_changes_nothing(nodes: Nodes, tmp_path: Path, mo
                 fcntl.flock(locked, fcntl.LOCK_UN)
 
         nodes.ensure()
-        engine: dict[str, Any] = {"engine": "ray", "workers": 2, "progress": progress}
-        ray = audit(answers, data, queries=24, batch=24, name="held", out=tmp_path / "ray", **engine)
+        engine = RayEngine(workers=2, grace=2.0)
+        options: dict[str, Any] = {"queries": 24, "batch": 24, "name": "held", "out": tmp_path / "ray", "progress": progress}
+        ray = audit(answers, data, engine=engine, **options)
     assert lost_at[0] < 240
     same, other = comparable(local), comparable(ray)
     # What the lost node had asked and not handed in is not known, or was asked again: calls may differ, nothing else.

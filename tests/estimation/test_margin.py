@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fimaudit.estimation.margin import peak_with_gaps
+from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.predictable import LEARNING
+from fimaudit.estimation.spectral_norm import Limits
 from tests.cases import CASES, Case, linear, log_softmax, margin_of, normal_inputs
 
 LINEAR = [
@@ -77,6 +80,22 @@ def test_a_tie_is_a_changed_decision_at_distance_zero() -> None:
     assert found is not None
     assert (found.radius.value, found.radius.lower, found.radius.upper) == (0, 0, 0)
     assert found.rival == 1
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.995, False), (0.9995, True)])
+def test_the_spacing_of_numbers_counts_beside_a_near_tie(share: float, counts: bool) -> None:
+    """Elsewhere the spacing of float32 leaves at most 2e-4 of the gap open, which no limit allows for."""
+    base = np.array([[1.0, share, 0.4]]) / (1.4 + share)
+    assert (OutputQuality().view(base, base).error is not None) == counts
+    assert counts or 2 * 2.0**-24 / -np.log(share) < 2e-4
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.2, False), (0.3, True)])
+def test_beside_a_rival_that_may_be_far_away_the_peak_has_no_value(share: float, known: bool) -> None:
+    found = peak_with_gaps(Limits(4.0, 3.0, 5.0), np.array([share, 9.0]), np.zeros(2), np.array([1.0, 9.0]))
+    assert np.isfinite(found.value) == known
+    assert found.lower == (pytest.approx(3.0 * share**2) if known else 0.0)
+    assert found.upper == np.inf
 
 
 def test_classes_that_do_not_move_are_never_the_nearest() -> None:

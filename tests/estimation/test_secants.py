@@ -61,6 +61,11 @@ def test_log_probability_of_a_sure_class_is_not_zero() -> None:
     assert log_probabilities(p, 1)[0, 1] == pytest.approx(-1e-20, rel=1e-12, abs=0)
 
 
+def test_a_class_that_is_not_in_the_row_is_not_taken_for_rounding() -> None:
+    row = np.array([[1 - 1e-7 - 5e-9, 1e-7]])  # of a list that leaves out 5e-9
+    assert log_probabilities(row, 0)[0, 0] == pytest.approx(-1.05e-7, rel=1e-6)
+
+
 def test_classes_that_vanish_somewhere_are_not_visible() -> None:
     p = np.array([[0.5, 0.5, 1e-40], [0.4, 0.6, 1e-3]])
     np.testing.assert_array_equal(visible_classes(p), [True, True, True])  # float64 answers reach far down

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fimaudit.data import arrays
+from fimaudit.data.arrays import MOST_UNPACKED
 from fimaudit.evidence.verification import verify_bundle
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, refused
@@ -88,10 +88,12 @@ def test_evidence_that_unpacks_a_thousandfold_is_refused_before_it_is_unpacked(t
     assert _memory() - memory < 64
 
 
-def test_a_packed_array_that_is_too_large_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "MOST_UNPACKED", 2**20)
-    file = io.BytesIO()
-    np.savez_compressed(file, x=np.zeros((2, 2**20)))
+def test_a_packed_array_that_is_too_large_is_refused_before_it_is_unpacked() -> None:
+    file, array = io.BytesIO(), io.BytesIO()
+    np.save(array, np.zeros((2, 2**20)))
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", array.getvalue())
+        archive.infolist()[0].file_size = MOST_UNPACKED + 1  # what the archive says of itself
     sentence = refused(READERS["npz"], file.getvalue())
     assert sentence is not None
     assert "save it with numpy.savez" in sentence

@@ -147,7 +147,7 @@ def test_predicted_directions_use_the_exact_rows_and_the_past_alone() -> None:
 
 
 def test_value_is_nearly_unbiased_where_the_plain_one_of_the_same_rows_is() -> None:
-    """Half of a fast spectrum caught exactly: bias of the corrected top value below 2 %, uncorrected above it."""
+    """Half of a fast spectrum measured exactly: bias of the corrected top value below 2 %, uncorrected above it."""
     rng = np.random.default_rng(4)
     spectrum = np.sqrt([1.0, 0.8, 0.6, 0.4, 0.2])
     whole = np.diag(spectrum)

@@ -1,4 +1,4 @@
-"""The pilot's questions: all inputs in one go, as few directions as leave no doubt, and one bad input that sinks nothing."""
+"""The pilot's questions: all inputs in one go, as few directions as decide it, and one bad input that sinks nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_input_is_asked_in_one_call() -> None:
     assert steps.share == -(-meter.usage.rows // len(FEW))
 
 
-def test_a_second_pair_only_where_the_first_leaves_a_doubt() -> None:
+def test_a_second_pair_only_where_the_first_does_not_decide() -> None:
     for model, quality, directions in (
         (SMOOTH, None, 2),
         (half, None, 4),

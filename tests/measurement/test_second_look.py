@@ -143,7 +143,7 @@ def test_a_smooth_model_takes_no_second_look(model: Any, x: np.ndarray) -> None:
     assert not {LOOKS, 4 * LOOKS} & set(rows)
 
 
-def test_spread_is_told_from_the_mean_of_all() -> None:
+def test_spread_is_distinguished_from_the_mean_of_all() -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(10), 20)
     roots = np.sqrt(p) - np.sqrt(p).mean(axis=0)
     np.testing.assert_allclose(spread(p), (roots**2).sum(axis=1))

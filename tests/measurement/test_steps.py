@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimaudit.measurement.plateau import PERCENTILE, RUNG, find_plateau, ladder, spread
+from fimaudit.measurement.plateau import DECADES, PERCENTILE, find_plateau, ladder, spread
 
 RUNGS = 10.0 ** np.arange(-6, 0.01, 0.25)
 INPUTS = np.array([1.0, 30.0, 1e-4, 7.0, 2.0])[:, None]  # energies differ between inputs by orders of magnitude
@@ -76,7 +76,7 @@ def test_an_input_that_never_answers_does_not_decide() -> None:
 
 def test_without_a_plateau_the_stillest_pair_is_taken() -> None:
     energy = INPUTS * RUNGS**0.9
-    energy[:, 11:] *= np.exp(-0.9 * np.log(RUNG) * 0.8)  # one step much smaller than the others
+    energy[:, 11:] *= np.exp(-0.9 * np.log(10**DECADES) * 0.8)  # one step much smaller than the others
     found = find_plateau(energy, RUNGS)
     assert found is not None
     assert (found.first, found.last) == (10, 11)
@@ -107,14 +107,14 @@ def test_ladder_spans_six_decades_in_quarters_up_to_the_spread() -> None:
     x = np.random.default_rng(0).standard_normal((20, 50)) * 3
     rungs = ladder(x, 50)
     size, small = spread(x)
-    np.testing.assert_allclose(rungs[1:] / rungs[:-1], RUNG)
+    np.testing.assert_allclose(rungs[1:] / rungs[:-1], 10**DECADES)
     assert rungs[-1] == pytest.approx(size * np.sqrt(50))
     assert rungs[0] == pytest.approx(1e-6 * small * np.sqrt(50), rel=1.0)
     assert size == pytest.approx(3, rel=0.1)
     np.testing.assert_allclose(ladder(x * 255, 50), rungs * 255)
 
 
-def test_ladder_starts_where_the_dtype_can_still_tell() -> None:
+def test_ladder_starts_where_the_dtype_resolves_differences() -> None:
     x = np.random.default_rng(0).standard_normal((20, 50))
     assert ladder(x, 1, finest=1e-3)[0] == pytest.approx(1e-3, rel=0.8)
     assert len(ladder(x, 1, finest=1e9)) >= 4  # never emptied

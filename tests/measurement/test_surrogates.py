@@ -243,11 +243,11 @@ def test_profile_and_witness_go_with_it() -> None:
     for s in report.inputs:
         strongest = np.abs(TARGET.jacobian(INPUTS[s.index])).max()
         assert strongest > 0
-        assert all(0 <= carrier.feature < D for carrier in s.carried_by)
+        assert all(0 <= share.feature < D for share in s.carried_by)
 
 
 def test_derivatives_of_a_torch_surrogate_are_those_of_differences(tmp_path: Path) -> None:
-    """As a module, as an ONNX file and by hand; logits are told from probabilities."""
+    """As a module, as an ONNX file and by hand; logits are distinguished from probabilities."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(D, 10), torch.nn.Tanh(), torch.nn.Linear(10, 4)).eval()

@@ -183,7 +183,7 @@ def test_a_source_file_is_imported_from_its_path(
         np.testing.assert_allclose(model.probabilities(np.zeros((1, 3))), [[0.25, 0.75]])
 
 
-def test_source_files_of_one_name_and_of_a_loaded_module_are_told_apart(
+def test_source_files_of_one_name_and_of_a_loaded_module_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.path", list(sys.path))
@@ -286,13 +286,13 @@ def test_device_is_refused_when_it_is_not_there() -> None:
         ((row for row in [[0.5, 0.5]]), "got generator"),
     ],
 )
-def test_a_function_that_answers_no_array_is_told_so(answer: object, sentence: str) -> None:
+def test_a_function_that_answers_no_array_is_refused(answer: object, sentence: str) -> None:
     with pytest.raises(OutputError, match=sentence):
         open_classifier(lambda batch: answer).probabilities(np.zeros((1, 2)))
 
 
 @pytest.mark.parametrize(("link", "columns"), [("sigmoid", 1), ("softmax", 3)])
-def test_logits_that_look_like_probabilities_raise_a_doubt(link: Any, columns: int) -> None:
+def test_logits_that_look_like_probabilities_give_a_warning(link: Any, columns: int) -> None:
     model = open_classifier(lambda batch: np.full((len(batch), columns), 0.3), link)
     model.probabilities(np.zeros((4, 2)))
     assert any(f"all outputs under --link {link} lie from 0 to 1" in note for note in model.info.notes)

@@ -48,7 +48,7 @@ def test_the_page_says_who_is_first_and_how_sure_that_is(folder: Path) -> None:
     assert f"fimaudit compare {folder / 'far'} " in page
 
 
-def test_what_is_not_told_apart_is_said(folder: Path) -> None:
+def test_what_cannot_be_decided_is_said(folder: Path) -> None:
     page = ranking_html(ranked(folder, "a", "b", "c"), {"fimaudit": "1"})
     assert "Any of them may be the most robust" in page
     assert "0 of 3 places are settled" in page

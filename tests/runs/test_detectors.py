@@ -31,7 +31,7 @@ def asked(order: Any) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("detector", [Blacklight, PerceptualHash])
-def test_near_duplicates_are_told_from_other_images(detector: Any) -> None:
+def test_near_duplicates_are_distinguished_from_other_images(detector: Any) -> None:
     made = Blacklight(576) if detector is Blacklight else PerceptualHash((24, 24))
     assert flagged(made, IMAGES[:60]).mean() <= 0.05
     near = IMAGES[:10] + np.random.default_rng(1).choice([-0.002, 0.002], size=(10, 24, 24))

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.audit_report import Report
 from fimaudit.errors import UsageError
 from fimaudit.results import QUANTITY_NAMES, SCREENED
+from fimaudit.runs.auditing import audit_with_options
+from fimaudit.runs.options import AuditOptions
 from fimaudit.runs.screening import likely_top, read_focus, top_k_result
+from fimaudit.runs.task import RunSizes
 from fimaudit.statistics.columns import Columns, IntervalArray
+from fimaudit.storage.run_folder import read_run
 
 Z = 1.96
 DRAWN = {
@@ -102,29 +107,31 @@ class Switched:
 
 
 @pytest.mark.parametrize("inline", [10_000, 10], ids=["in memory", "in parts"])
-def test_interrupted_at_any_point_and_resumed_it_is_the_same(
-    inline: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fimaudit.runs.auditing.MOST_INLINE", inline)
-    monkeypatch.setattr("fimaudit.storage.result_store.PART_INPUTS", 16)
-    options = {**OPTIONS, "focus": "top:4", "name": "switched"}
-    whole = audit(Switched(10**9), X, out=tmp_path / "whole", **options)
+def test_interrupted_at_any_point_and_resumed_it_is_the_same(inline: int, tmp_path: Path) -> None:
+    sizes = RunSizes(most_inline=inline, part_inputs=16)
+
+    def audited(rows: int, out: Path, *, resume: bool = False) -> Report:
+        options = AuditOptions(**OPTIONS, focus="top:4", name="switched", resume=resume)
+        return audit_with_options(Switched(rows), (X, None, None), options, out, sizes=sizes)
+
+    whole = audited(10**9, tmp_path / "whole")
+    flags = [s.flags for s in read_run(tmp_path / "whole").inputs]
     screened = whole.data["focus"]["screened"] * 32
     for rows in (1500, screened, whole.summary.queries - 900, whole.summary.queries - 1):
         out = tmp_path / str(rows)
         with pytest.raises(KeyboardInterrupt):
-            audit(Switched(rows), X, out=out, **options)
-        again = audit(Switched(10**9), X, out=out, resume=True, **options)
+            audited(rows, out)
+        again = audited(10**9, out, resume=True)
         assert again.data["focus"] == whole.data["focus"]
         assert again.summary.model_copy(update={"queries": 0, "requests": 0}) == whole.summary.model_copy(
             update={"queries": 0, "requests": 0}
         )
         assert again.summary.queries >= whole.summary.queries
-        assert [s.flags for s in again.inputs] == [s.flags for s in whole.inputs]
+        assert [s.flags for s in read_run(out).inputs] == flags
     page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     named = ", ".join(map(str, whole.data["focus"]["named"]))
     assert f"These are named: {named}." in page
-    third = audit(Switched(0), X, out=tmp_path / "whole", resume=True, **options)  # nothing is left to ask
+    third = audited(0, tmp_path / "whole", resume=True)  # nothing is left to ask
     assert third.data["focus"] == whole.data["focus"]
 
 

@@ -71,6 +71,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "workers": ({"workers": 2}, "workers= belongs to engine='ray'"),
     "workers twice": ({"engine": RayEngine(workers=2), "workers": 2}, "expected workers within RayEngine"),
     "no workers": ({"engine": RayEngine(workers=0)}, "expected workers= of at least 1, got 0"),
+    "no patience": ({"engine": RayEngine(grace=-1.0)}, r"expected RayEngine\(grace=...\) of 0 seconds or more, got -1"),
 }
 
 

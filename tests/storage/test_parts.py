@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fimaudit import audit
 from fimaudit.errors import RunFolderError
+from fimaudit.report.page import page_html
 from fimaudit.report.wording import sample_sentences
 from fimaudit.results import Interval, MeasuredInput, Sensitivity, Witness
+from fimaudit.runs.auditing import audit_with_options
+from fimaudit.runs.options import AuditOptions
+from fimaudit.runs.task import RunSizes
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.summary import summarise
 from fimaudit.storage.parts import Parts, pack, unpack
@@ -110,23 +113,20 @@ def linear(x: np.ndarray) -> np.ndarray:
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
-def test_a_large_run_has_a_page_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("fimaudit.runs.auditing", "fimaudit.storage.result_store"):
-        monkeypatch.setattr(f"{place}.MOST_INLINE", 100)
-    monkeypatch.setattr("fimaudit.storage.run_folder.PAGE_SAMPLE", 50)
-    monkeypatch.setattr("fimaudit.storage.run_folder.PAGE_WORST", 10)
+def test_a_large_run_has_a_page_of_a_sample(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((300, 2))
-    report = audit(linear, x, queries=6, out=tmp_path / "run")
+    sizes = RunSizes(most_inline=100)
+    report = audit_with_options(linear, (x, None, None), AuditOptions(queries=6), tmp_path / "run", sizes=sizes)
     assert report.inputs == []
     assert report.data["measured"] == 300
     whole = read_run(tmp_path / "run")
     assert summarise(whole.inputs, 0.95, report.summary.queries, report.summary.requests) == report.summary
-    seen = read_for_page(tmp_path / "run")
+    seen = read_for_page(tmp_path / "run", sample=50, worst=10)
     assert len(seen.inputs) == 50
     assert [s.index for s in seen.inputs][-1] == 299
     smallest = sorted(whole.inputs, key=lambda s: (s.margin_radius.value or np.inf, s.index))[:10]
     assert list(seen.ranked) == smallest
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = page_html(seen)
     assert "50 of them, spread evenly over the data" in page
     assert "The 10 most sensitive of 300 inputs" in page
     assert sample_sentences(300, 300) == []

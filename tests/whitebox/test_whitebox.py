@@ -20,7 +20,6 @@ from fimaudit.models.linearization import Linearizable, RootLinearization, linea
 from fimaudit.models.opening import open_classifier
 from fimaudit.results import Contrast
 from fimaudit.whitebox.fisher_operator import FisherOperator
-from fimaudit.whitebox.gram import measure_gram
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import CROSSOVER, WhiteBox, exact_reference, measure, obstacle
 
@@ -94,17 +93,15 @@ def test_every_input_matches_the_dense_jacobian(style: str, classes: int, dtype:
 @pytest.mark.parametrize("style", STYLES)
 def test_methods_agree_and_count_their_passes(style: str) -> None:
     model = opened(network(style, MANY))
-    gram, lanczos, power = (measure(model, X, method=m, tolerance=1e-5) for m in ("gram", "lanczos", "power"))  # type: ignore[arg-type]
-    for a, b, c in zip(gram, lanczos, power, strict=True):
+    gram, lanczos = measure(model, X, method="gram"), measure(model, X, method="lanczos", tolerance=1e-5)
+    for a, b in zip(gram, lanczos, strict=True):
         assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-4)
-        assert a.spectral_norm == pytest.approx(c.spectral_norm, rel=1e-4)
         assert a.peak_spectral_norm == pytest.approx(b.peak_spectral_norm, rel=1e-4)
         assert a.peak_temperature == pytest.approx(b.peak_temperature, rel=0.02)
         assert a.rival == b.rival
         assert a.contrast == b.contrast
         assert a.effective_rank == pytest.approx(b.effective_rank, rel=0.1)
         assert a.passes == MANY + 1
-    assert sum(one.passes for one in lanczos) <= sum(one.passes for one in power)
 
 
 def test_reference_is_the_dense_jacobian() -> None:
@@ -132,11 +129,10 @@ def test_results_do_not_depend_on_the_batch() -> None:
     assert measure(model, X[:0]) == []
 
 
-@pytest.mark.parametrize("trace", ["auto", "hutchinson"])
-def test_traces_are_unbiased(trace: str) -> None:
+def test_traces_are_unbiased() -> None:
     model = opened(network("vgg", FEW))
     exact = reference("vgg", FEW)[2]["trace"]
-    found = [measure(model, X[2:3], method="lanczos", trace=trace, seed=seed)[0].trace for seed in range(20)]  # type: ignore[arg-type]
+    found = [measure(model, X[2:3], method="lanczos", seed=seed)[0].trace for seed in range(20)]
     assert abs(np.mean(found) - exact) <= 4 * np.std(found, ddof=1) / np.sqrt(20) + 1e-3 * exact
 
 
@@ -361,8 +357,7 @@ def test_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": "arnoldi"}, "expected a method among auto, gram, lanczos, power"),
-        ({"trace": "exact"}, "expected a trace among auto, hutchinson"),
+        ({"method": "arnoldi"}, "expected a method among auto, gram, lanczos"),
         ({"indices": [1, 2]}, "expected one index an input, got 2 for 5 inputs"),
     ],
 )
@@ -404,10 +399,10 @@ def test_on_the_gpu(style: str, classes: int) -> None:
         assert one.spectral_norm == pytest.approx(exact["spectral_norm"], rel=1e-3)
 
 
-def test_gram_is_formed_by_columns_when_its_rows_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = opened(copy.deepcopy(network("vgg", FEW)).double())
-    plain = measure_gram(model.linearize(X[:2]))
-    monkeypatch.setattr("fimaudit_adapters.pytorch.linearization.ROWS_BYTES", 1)
-    for a, b in zip(plain, measure_gram(model.linearize(X[:2])), strict=True):
-        assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-9)
-        assert a.margin_radius == pytest.approx(b.margin_radius, rel=1e-6)
+def test_gram_is_formed_by_columns_when_its_rows_would_not_fit() -> None:
+    at = opened(copy.deepcopy(network("vgg", FEW)).double()).linearize(X[:2])
+    rows = at.gram()
+    before = at.passes
+    columns = at.gram(rows_bytes=1)
+    assert at.passes - before >= FEW  # one product a class
+    np.testing.assert_allclose(columns, rows, rtol=1e-9, atol=1e-9 * np.abs(rows).max())

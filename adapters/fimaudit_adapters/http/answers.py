@@ -14,7 +14,7 @@ from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, output_resolution, to_probabilities
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
 
-__all__ = ["REST", "AnswerReader"]
+__all__ = ["AnswerReader"]
 
 #: Name of the last column where answers hold the top few labels only: all the probability that is not shown.
 REST = "(rest)"

@@ -57,7 +57,7 @@ async def _connect(endpoint: Endpoint) -> tuple[Transport, Discovered]:
 
 
 class EndpointClassifier:
-    """A deployed model behind HTTP. The first question carries the preflight; ``info`` tells more after it."""
+    """A deployed model behind HTTP. The first question carries the preflight; ``info`` holds more after it."""
 
     def __init__(self, found: Discovered, transport: Transport, loop: Loop, link: Link) -> None:
         self.endpoint = found.endpoint

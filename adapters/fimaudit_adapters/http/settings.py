@@ -13,7 +13,7 @@ from fimaudit_adapters.http.credential_settings import Aws, Basic, Google, OAuth
 from fimaudit_adapters.http.protocols.placeholders import places
 from fimaudit_adapters.http.units import Rate, Seconds
 
-__all__ = ["DEFAULT_PATIENCE", "PROTOCOLS", "Endpoint", "Poll"]
+__all__ = ["PROTOCOLS", "Endpoint", "Poll"]
 
 Protocol = Literal["open_inference", "tensorflow_serving", "mlflow", "label_scores", "json"]
 PROTOCOLS: tuple[str, ...] = ("open_inference", "tensorflow_serving", "mlflow", "label_scores", "json")

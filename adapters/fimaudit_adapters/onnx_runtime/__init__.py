@@ -46,8 +46,7 @@ class OnnxClassifier:
     @property
     def info(self) -> ModelInfo:
         """What is known about the model; notes and batch kind may change at the first real rows."""
-        notes = self._logit_check.notes
-        return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
+        return self._logit_check.noted(self._info)
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities.

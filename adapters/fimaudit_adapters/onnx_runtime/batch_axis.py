@@ -23,11 +23,9 @@ __all__ = [
     "BatchAxisVerdict",
     "Batching",
     "agreement",
-    "by_rows",
     "probe_rows",
     "repeatable",
     "same_answers",
-    "whole",
 ]
 
 Ask = Callable[..., NDArray[Any]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,9 +113,8 @@ class TorchClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known about the model without asking it, and a doubt that its answers raise."""
-        notes = self._logit_check.notes
-        return replace(self._info, notes=(*self._info.notes, *notes)) if notes else self._info
+        """What is known about the model without asking it, and a warning that its answers give rise to."""
+        return self._logit_check.noted(self._info)
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities in float64; see ``Classifier``."""

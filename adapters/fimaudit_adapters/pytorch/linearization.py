@@ -127,10 +127,11 @@ class TorchLinearization:
         bits = unpacked_bits(packed, self._shape[1:], like.device)
         return self._pushed(bits.to(like.dtype) * 2 - 1)
 
-    def gram(self) -> Array:
+    def gram(self, rows_bytes: int = ROWS_BYTES) -> Array:
+        """See ``Linearization``; by columns where the rows would take more than ``rows_bytes``."""
         count, classes = self.row_scale.shape
         features = self._products.input[0].numel()
-        if count * classes * features * self._products.input.element_size() > ROWS_BYTES:
+        if count * classes * features * self._products.input.element_size() > rows_bytes:
             columns = [self.product(self._unit(k))[0] for k in range(classes)]
             return np.stack(columns, axis=1) * self.row_scale[:, None, :]
         like, together = self._products.input, max(1, ROWS_TOGETHER // count)

@@ -14,7 +14,7 @@ from fimaudit.errors import DataError, OutputError, TargetError
 from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import HeldPart, Packing
 
-__all__ = ["Argument", "CallPlan", "arguments", "check_input", "plan_call", "select_output"]
+__all__ = ["Argument", "CallPlan", "check_input", "plan_call", "select_output"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from fimaudit.bounds.norms.pooling import Windows, adaptive_windows, average_poo
 __all__ = [
     "adaptive_pool",
     "affine",
-    "along_axis",
     "batch_norm",
     "conv",
     "conv_transpose",

@@ -147,13 +147,8 @@ def _affine(node: Node, peaks: Sequence[float]) -> Effect:
     return Effect((_outward(scale),), peak=(scale * peaks[0] if scale else 0.0) + shift)
 
 
-@_rule("pool")
+@_rule("pool", "reduce")
 def _pool(node: Node, peaks: Sequence[float]) -> Effect:
-    return Effect((_outward(node.attrs["norm"]),), peak=peaks[0] * node.attrs["growth"])
-
-
-@_rule("reduce")
-def _reduce(node: Node, peaks: Sequence[float]) -> Effect:
     return Effect((_outward(node.attrs["norm"]),), peak=peaks[0] * node.attrs["growth"])
 
 

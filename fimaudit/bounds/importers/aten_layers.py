@@ -12,7 +12,7 @@ from fimaudit.bounds.graph import nonlinear_builders as nonlinear
 from fimaudit.bounds.graph.ir import Node, activation, reindex
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
-__all__ = ["FUNCTIONS"]
+__all__: list[str] = []
 
 
 def _axes(call: AtenCall) -> list[int] | None:

@@ -12,7 +12,7 @@ from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph.ir import Node, concat, expand, reindex, reshape
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
-__all__ = ["PADDING_MODES"]
+__all__: list[str] = []
 
 PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -68,7 +68,7 @@ def _slice(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p[place])
 
 
-@on("select")
+@on("select", "index_select")
 def _select(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
@@ -76,11 +76,6 @@ def _select(c: AtenCall) -> Node:
 @on("narrow")
 def _narrow(c: AtenCall) -> Node:
     return reindex(c.x, lambda p: p.take(range(c["start"], c["start"] + c["length"]), axis=c["dim"]))
-
-
-@on("index_select")
-def _index_select(c: AtenCall) -> Node:
-    return reindex(c.x, lambda p: p.take(c["index"], axis=c["dim"]))
 
 
 @on("index")

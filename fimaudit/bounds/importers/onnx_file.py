@@ -103,7 +103,7 @@ class _Reader:
         return fold(proto, named, {entry.domain: entry.version for entry in self.opsets})
 
     def _layer(self, proto: Any) -> str:
-        """The name of the layer: that of its weight where it has one that tells something, else of the node."""
+        """The name of the layer: that of its weight where that says something, else of the node."""
         for name in proto.input[1:]:
             if name in self.weights and "." in name:
                 return str(name.rpartition(".")[0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["MOST_FOLDED", "NotFolded", "fold"]
+__all__ = ["NotFolded", "fold"]
 
 #: Numbers that one operator may make of constants; a large language model's embedding holds as many.
 MOST_FOLDED = 2**29

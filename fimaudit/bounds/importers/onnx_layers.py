@@ -12,7 +12,7 @@ from fimaudit.bounds.graph import nonlinear_builders as nonlinear
 from fimaudit.bounds.graph.ir import Node, activation, reindex, reshape, transpose_last
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
-__all__ = ["FUNCTIONS"]
+__all__: list[str] = []
 
 FUNCTIONS = {
     "Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign", "Mish": "mish",

@@ -11,7 +11,7 @@ from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph.ir import Node, concat, reindex, reshape
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
-__all__ = ["PADDING_MODES"]
+__all__: list[str] = []
 
 PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 

@@ -18,7 +18,7 @@ from fimaudit.errors import UntrustedPickleError
 
 __all__ = ["load_exported"]
 
-#: Makes every ``torch.load`` below refuse all but tensors and plain containers, whatever it was told.
+#: Makes every ``torch.load`` below refuse all but tensors and plain containers, whatever its arguments are.
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 #: What expressions of sizes are made of, as torch writes them with ``sympy.srepr``; they are evaluated as Python.
 _KNOWN = frozenset(

@@ -22,6 +22,8 @@ __all__ = ["Cluster", "Seats", "alive_nodes", "capacity", "connect", "seats"]
 PATIENCE = 5.0
 #: Errors behind one another that are looked through.
 MOST_CAUSES = 10
+#: Seconds that a lost node's workers may wait for room elsewhere before their pieces go to the workers that are left.
+GRACE = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Seats:
     Attributes:
         workers: processes with a model each.
         gpus: of each worker; may be a fraction.
+        grace: seconds that workers of a lost node may wait for room elsewhere.
     """
 
     workers: int
     gpus: float
+    grace: float
 
 
 class Cluster:
@@ -89,12 +93,13 @@ def connect(address: str | None) -> Cluster:
     return Cluster(owned=True)
 
 
-def seats(workers: int | None, gpus_per_worker: float | None) -> Seats:
+def seats(workers: int | None, gpus_per_worker: float | None, grace: float | None) -> Seats:
     """Decide how many workers there are and what each takes.
 
     Args:
         workers: as asked for; ``None`` takes as many as fit.
         gpus_per_worker: likewise; ``None`` is one GPU where the cluster has any.
+        grace: likewise; ``None`` is ``GRACE``.
 
     Raises:
         UsageError: not one worker fits.
@@ -108,7 +113,7 @@ def seats(workers: int | None, gpus_per_worker: float | None) -> Seats:
             f"not one worker fits: each takes 1 CPU and {gpus_per_worker:g} GPUs, and no node of the cluster has them "
             f"({have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all)"
         )
-    return Seats(workers or most, gpus_per_worker)
+    return Seats(workers or most, gpus_per_worker, GRACE if grace is None else grace)
 
 
 def capacity(gpus: float) -> int:

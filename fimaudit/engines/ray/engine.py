@@ -39,8 +39,7 @@ __all__ = ["RayExecutor", "cut", "survey_on_ray"]
 MOST_INPUTS, PIECES_EACH = 256, 8
 #: Pieces handed to a worker ahead of time: the next one is there when one is done.
 AHEAD = 2
-#: Seconds that a lost node's workers may wait for room elsewhere before their pieces go to the workers that are left.
-GRACE = 60.0
+#: Seconds between two looks at which nodes are there.
 LOOK_EVERY = 1.0
 
 
@@ -124,8 +123,8 @@ class RayExecutor:
                 elif answer["index"]:
                     left[piece] = False
                 if answer["index"]:
-                    index = np.frombuffer(answer["index"], dtype=np.int64)
-                    yield Part(answer["data"], index, *(answer[name] for name in ("failed", "rows", "requests")))
+                    index, states = np.frombuffer(answer["index"], np.int64), np.frombuffer(answer["states"], np.int8)
+                    yield Part(answer["data"], index, states, answer["rows"], answer["requests"])
             if stop is not None:
                 raise {"budget": BudgetExhausted, "usage": TargetError}.get(stop[0], ModelFailure)(stop[1])
             if left.all():
@@ -186,7 +185,7 @@ class RayExecutor:
             try:
                 short = capacity(self._seats.gpus) < workers
                 short_since = (clock if short_since is None else short_since) if short else None
-                if short_since is not None and clock - short_since >= GRACE:
+                if short_since is not None and clock - short_since >= self._seats.grace:
                     for lost in ray.get(self._coordinator.homeless.remote([node["NodeID"] for node in alive_nodes()])):
                         ray.kill(lost, no_restart=True)
             except ray.exceptions.RayError:

@@ -115,8 +115,9 @@ class Worker:
         ray.get(self._coordinator.finish.remote("piece", piece))
         kind, message = stop or ("", "")
         cells = {
-            "piece": piece, "data": part.data, "index": part.index.tobytes(), "failed": part.failed, "rows": part.rows,
-            "requests": part.requests, "seconds": seconds, "stop": kind, "message": message, "where": self._where,
+            "piece": piece, "data": part.data, "index": part.index.tobytes(), "states": part.states.tobytes(),
+            "rows": part.rows, "requests": part.requests, "seconds": seconds, "stop": kind, "message": message,
+            "where": self._where,
         }  # fmt: skip
         return pa.table({name: [value] for name, value in cells.items()})
 

@@ -13,16 +13,11 @@ import numpy as np
 import pytest
 
 from fimaudit.audit_report import Report
+from fimaudit.engines.driver import NETWORK_BLOCK
 from tests.command_line import run_command
 
 KEY = "sk-test-12345678"
 INFER = "/v2/models/cancer/infer"
-
-
-@pytest.fixture(autouse=True)
-def two_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs are measured in blocks of two."""
-    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", 2)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -32,7 +27,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def rows(cancer, tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "rows.npy"
-    np.save(path, cancer.rows[:4])  # two blocks of inputs
+    np.save(path, cancer.rows[:4])
+    return path
+
+
+@pytest.fixture(scope="module")
+def two_blocks(cancer, tmp_path_factory):
+    """More inputs than are measured side by side; before the first of them are done, about 115 requests are answered."""
+    path = tmp_path_factory.mktemp("cli") / "many.npy"
+    np.save(path, cancer.rows[: NETWORK_BLOCK + 8])
     return path
 
 
@@ -60,12 +63,12 @@ def test_a_refusal_in_the_preflight_leaves_the_earlier_run_alone(kserve, gateway
             assert "the run to be replaced lies in" in ended.stderr
 
 
-def test_the_command_that_is_shown_resumes(faults, rows, tmp_path):
+def test_the_command_that_is_shown_resumes(faults, two_blocks, tmp_path):
     out = tmp_path / "a run"
-    faults.set(rate=1.0, kinds=["503"], after=14)
+    faults.set(rate=1.0, kinds=["503"], after=90)
     flags = (
         "--data",
-        rows,
+        two_blocks,
         "--out",
         out,
         "--queries",
@@ -91,19 +94,18 @@ def test_the_command_that_is_shown_resumes(faults, rows, tmp_path):
     assert "--overwrite" not in words
     resumed = run_command(*words)
     assert resumed.returncode == 0, resumed.stderr
-    assert len(Report.read(out).inputs) == 4
+    assert len(Report.read(out).inputs) == NETWORK_BLOCK + 8
 
 
-def test_what_the_server_said_is_for_the_terminal_and_not_for_the_report(faults, cancer, tmp_path, caplog):
-    np.save(tmp_path / "rows.npy", cancer.rows[:6])  # three blocks
-    faults.set(rate=1.0, kinds=["503"], after=20)
-    flags = ("--data", tmp_path / "rows.npy", "--out", tmp_path / "run", "--queries", 60, "--batch", 50, "--patience", "0")
+def test_what_the_server_said_is_for_the_terminal_and_not_for_the_report(faults, two_blocks, tmp_path, caplog):
+    faults.set(rate=1.0, kinds=["503"], after=130)
+    flags = ("--data", two_blocks, "--out", tmp_path / "run", "--queries", 60, "--batch", 50, "--patience", "0")
     failed = run_command("audit", faults.url + INFER, *flags, "--set", "attempts=2", "--set", "binary=false")
     assert failed.returncode == 3
     assert "HTTP 503: busy" in caplog.text  # on stderr, where nobody has set up logging
     assert "resume with: fimaudit audit" in failed.stderr
     report = Report.read(tmp_path / "run")
-    assert 0 < len(report.inputs) < 6
+    assert len(report.inputs) == NETWORK_BLOCK
     text = report.to_json()
     assert "in a row were given up; the last: request" in text
     assert "HTTP 503" in text

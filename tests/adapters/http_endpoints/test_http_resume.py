@@ -7,11 +7,16 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fimaudit import audit
+from fimaudit.audit_report import Report
+from fimaudit.runs.auditing import audit_with_options
+from fimaudit.runs.options import AuditOptions
+from fimaudit.runs.task import RunSizes
 from fimaudit.storage.ledger import open_ledger
 
 BUDGET = 20_000
@@ -20,12 +25,20 @@ OPTIONS = {"trust_env": False, "batch": 10, "concurrency": 4, "binary": False, "
 INPUTS, BLOCK = 10, 4
 WORKER = """
     import json, sys, numpy as np
-    import fimaudit.engines.driver
-    from fimaudit import audit
-    fimaudit.engines.driver.NETWORK_BLOCK = 4
+    from pathlib import Path
+    from fimaudit.runs.auditing import audit_with_options
+    from fimaudit.runs.options import AuditOptions
+    from fimaudit.runs.task import RunSizes
     url, rows, out, options = sys.argv[1:5]
-    audit(url, np.load(rows), out=out, queries=40, budget=20000, resume=True, **json.loads(options))
+    options = AuditOptions(queries=40, budget=20000, resume=True, **json.loads(options))
+    audit_with_options(url, (np.load(rows), None, None), options, Path(out), sizes=RunSizes(network_block=4))
 """
+
+
+def audited(url: str, rows: Path, out: Path | None = None, **options: Any) -> Report:
+    """An audit of a few inputs at a time."""
+    chosen = AuditOptions(queries=40, **OPTIONS, **options)
+    return audit_with_options(url, (np.load(rows), None, None), chosen, out, sizes=RunSizes(network_block=BLOCK))
 
 
 def comparable(report):
@@ -45,14 +58,9 @@ def rows(cancer, tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", BLOCK)
-
-
 def test_two_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, tmp_path):
     url = f"{faults.url}/v2/models/cancer/infer"
-    undisturbed = audit(url, np.load(rows), queries=40, budget=BUDGET, out=tmp_path / "calm", **OPTIONS)
+    undisturbed = audited(url, rows, tmp_path / "calm", budget=BUDGET)
     faults.set(rate=0.2, seed=4)
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
@@ -79,15 +87,15 @@ def test_two_kills_and_a_fifth_of_the_requests_failing(faults, cancer, rows, tmp
 def test_swapped_classes_end_as_drift_in_the_report(faults, cancer, rows, tmp_path):
     url = f"{faults.url}/v2/models/cancer/infer"
     faults.set(rate=1.0, kinds=["swap"], after=20)
-    report = audit(url, np.load(rows), queries=40, budget=BUDGET, **OPTIONS)
+    report = audited(url, rows, budget=BUDGET)
     assert any("another order" in sentence for sentence in report.warnings)
 
 
 def test_a_spent_budget_ends_with_a_partial_report(faults, rows, tmp_path):
     url = f"{faults.url}/v2/models/cancer/infer"
-    report = audit(url, np.load(rows), queries=40, budget=300, out=tmp_path / "run", **OPTIONS)
+    report = audited(url, rows, tmp_path / "run", budget=300)
     assert 0 < len(report.inputs) < INPUTS
     assert report.summary.queries <= 300
     assert any("budget of 300" in sentence for sentence in report.warnings)
-    whole = audit(url, np.load(rows), queries=40, budget=BUDGET, out=tmp_path / "run", resume=True, **OPTIONS)
+    whole = audited(url, rows, tmp_path / "run", budget=BUDGET, resume=True)
     assert len(whole.inputs) == INPUTS

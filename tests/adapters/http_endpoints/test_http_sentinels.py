@@ -58,7 +58,7 @@ def test_noise_is_no_drift(plain, digits, connect):
     assert [sentinels.check([0]) for _ in range(20)] == [None] * 20
 
 
-def test_judge_tells_a_permutation_from_another_model():
+def test_judge_distinguishes_a_permutation_from_another_model():
     rng = np.random.default_rng(0)
     reference = rng.dirichlet(np.ones(6), 5)
     order = np.array([1, 2, 0, 3, 5, 4])

@@ -22,7 +22,6 @@ __all__ = [
     "BareBody",
     "as_csv",
     "as_json",
-    "as_levels",
     "as_png",
     "cells",
     "dump",

@@ -89,15 +89,15 @@ def after_status(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     name = str(status)
     if 300 <= status < 400:
         return Fault("settings", name, f"HTTP {status}: the endpoint redirects, which is not followed; give the final URL")
-    spoken = body[:4096].decode("utf-8", "replace")
-    if status == 402 or (status in (401, 403, 429) and _QUOTA.search(spoken) and not _per_minute(spoken)):
+    text = body[:4096].decode("utf-8", "replace")
+    if status == 402 or (status in (401, 403, 429) and _QUOTA.search(text) and not _per_minute(text)):
         return Fault("quota", name, f"{said} (the quota is used up, which no other key or wait of minutes will change)")
-    if status in (400, 403) and _THROTTLED.search(spoken):
+    if status in (400, 403) and _THROTTLED.search(text):
         return Fault("busy", "429", said, wait=retry_after(headers))
     if status == 413:
         return Fault("size", name, said)
     if status in (400, 422):
-        cap = _CAP.search(spoken)
+        cap = _CAP.search(text)
         return Fault("size" if cap else "rejected", name, said, cap=int(cap[1]) if cap else None)
     if status in (429, 503):
         return Fault("busy", name, said, wait=retry_after(headers))

@@ -54,12 +54,10 @@ class GivenUp(ModelFailure):
 class Sender:
     """Sends requests for one endpoint: recall, reserve, post, commit; retries, splits, and the run's deadline."""
 
-    def __init__(
-        self, endpoint: Endpoint, fingerprint: str, transport: Transport, clock: WaitingClock | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, fingerprint: str, transport: Transport) -> None:
         self.endpoint, self._transport = endpoint, transport
         self._fingerprint = fingerprint.encode()
-        self._clock = clock or WaitingClock()
+        self._clock = WaitingClock()
         self._pace = Pace(endpoint.concurrency, endpoint.rate, self._clock)
         self.outages = Outages(endpoint.patience, endpoint.concurrency, self._clock)
         self._poller = None if endpoint.poll is None else Poller(endpoint, endpoint.poll, self._transport.look, self._clock)
