@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,31 +62,12 @@ def measured(
     view, value = main.view, estimate.spectral.value
     partial = ctx.quality.top_k is not None and not view.whole
     radius, peak = interval(None if estimate.margin is None else estimate.margin.radius), interval(estimate.peak)
-    reasons, flags = [], [*_flags(ctx, main, estimate)]
-    kind: Kind = "local"
-    status: Status = "ok"
-    if partial:
-        kind = "lower_bound"
-        reasons.append(PARTIAL)
-    if ctx.step.far_from_common is not None:
-        reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
-    nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
-    if ctx.step.finite is not None:
-        kind = "finite_scale"
-        reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {ctx.step.rho:.3g}")
-    if kind == "local" and view.noise is not None and radius.value is not None and ctx.step.rho > radius.value:
-        kind = "finite_scale"
-        reasons.append(LONGER.format(at=ctx.step.rho))
-    bent = kind == "local" and bends(main.answers)
-    if bent:
-        kind = "finite_scale"
-        reasons.append(BENT.format(at=ctx.step.rho))
+    kind, nonlinear_nearer, reasons = _kind(ctx, main, radius, partial)
+    flags, status = [*_flags(ctx, main, estimate)], cast(Status, "ok")
     if kinked and "kinked" not in flags:
         flags.append("kinked")
-    if main.jumps:
-        kind = "finite_scale"
-        flags += [] if "jumps" in flags else ["jumps"]
-        reasons.append(JUMPED.format(at=ctx.step.rho))
+    if main.jumps and "jumps" not in flags:
+        flags.append("jumps")
     if estimate.rival_hidden and (estimate.margin is None or not partial):
         status = "no_rival_visible"
         reasons.append(RIVAL_HIDDEN)
@@ -95,7 +76,7 @@ def measured(
     if main.jumps or not ctx.step.has_slope:
         radius = Interval()
         reasons.append(NO_SLOPE)
-    elif (bent or nonlinear_nearer) and radius.value is not None and ctx.step.rho > radius.value:
+    elif nonlinear_nearer and radius.value is not None and ctx.step.rho > radius.value:
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)
@@ -121,6 +102,27 @@ def measured(
         witness=witness if isinstance(witness, Witness) else None,
         reason="; ".join(reasons) or None,
     )
+
+
+def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: bool) -> tuple[Kind, bool, list[str]]:
+    """What kind the values are of, whether the answers are known to be nonlinear over shorter displacements, and why."""
+    at, kind, reasons = ctx.step.rho, cast(Kind, "lower_bound" if partial else "local"), [PARTIAL] if partial else []
+    nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
+    if ctx.step.far_from_common is not None:
+        reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
+    if ctx.step.finite is not None:
+        kind = "finite_scale"
+        reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {at:.3g}")
+    if kind == "local" and main.view.noise is not None and radius.value is not None and at > radius.value:
+        kind = "finite_scale"
+        reasons.append(LONGER.format(at=at))
+    if kind == "local" and bends(main.answers):
+        kind, nonlinear_nearer = "finite_scale", True
+        reasons.append(BENT.format(at=at))
+    if main.jumps:
+        kind = "finite_scale"
+        reasons.append(JUMPED.format(at=at))
+    return kind, nonlinear_nearer, reasons
 
 
 def below_detection(
