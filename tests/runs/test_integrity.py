@@ -15,7 +15,7 @@ from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
 from fimaudit.errors import UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS
-from fimaudit.runs.integrity.checks import candidates
+from fimaudit.runs.integrity.drawing import candidates
 from fimaudit.storage.tables import read_inputs_table
 
 Array = NDArray[np.float64]
@@ -234,7 +234,7 @@ def test_a_budget_that_does_not_reach_says_so_and_resume_makes_up_for_it(tmp_pat
     assert kept.integrity == again.integrity
 
 
-@pytest.mark.parametrize("rows", [3, 30, 60, 80])
+@pytest.mark.parametrize("rows", [3, 30, 60, 100, 120, 140, 150])
 def test_killed_within_the_checks_and_resumed_it_finds_the_same(tmp_path: Path, rows: int) -> None:
     model = blended(1e-6)
     whole = audit(model, X, **OPTIONS, name="m")
