@@ -375,6 +375,16 @@ def test_what_integrity_contradicts_is_undecided_in_every_rule(run: RunFolder) -
     assert all("boundary" in d.sentence and d.queries is None for d in verdict.decisions[:3])
 
 
+@pytest.mark.parametrize(
+    ("flag", "outcome"),
+    [("above_threshold", "undecided"), ("below_threshold", "undecided"), ("kinked", "pass"), ("own_step", "pass")],
+)
+def test_a_flag_that_decides_about_a_contradicted_norm_is_undecided(run: RunFolder, flag: str, outcome: str) -> None:
+    rule = f"{{rule: flag, flag: {flag}, at_most: 1}}"
+    assert decide(_checked(run, "ok"), policy_of(rule)).outcome == "pass"
+    assert decide(_checked(run, "contradicted"), policy_of(rule)).outcome == outcome
+
+
 def test_a_ratio_is_undecided_where_either_run_is_contradicted(run: RunFolder) -> None:
     rule = "{rule: ratio, metric: margin_radius, statistic: median, at_least: 0.5}"
     assert decide(run, policy_of(rule), run).outcome == "pass"
