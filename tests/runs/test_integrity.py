@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit import Report, audit
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
-from fimaudit.errors import UsageError
+from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS
 from fimaudit.runs.integrity.drawing import candidates
 from fimaudit.storage.tables import read_inputs_table
@@ -146,6 +146,7 @@ def test_noise_is_not_called_a_contradiction(size: float, each_call: bool) -> No
     for seed in range(3):
         report = audit(Noisy(size, each_call=each_call), X, **OPTIONS, seed=seed)
         assert report.contradicted == [], report.contradicted
+        assert "answers are random)" in report.integrity[0].finding  # which is why a difference is none
 
 
 @pytest.mark.parametrize("reach", [0.1, 0.5, 1.0])
@@ -183,6 +184,30 @@ def test_a_second_version_is_noticed_as_often_as_the_report_says(share: float) -
     seen = (there != back).any(axis=1).mean()
     assert calls > 0
     assert seen == pytest.approx(stated, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_second_version_is_noticed_in_real_runs_as_often_as_stated(share: float) -> None:
+    """It is contradicted, or the answers are said to be random; at most as much is missed as is stated, at three sigma."""
+    runs, missed, stated = 40, 0, []
+    for seed in range(runs):
+        rng = np.random.default_rng(1000 + seed)
+        moved = 0.05 * rng.normal(size=CLASSES)
+
+        def model(batch: Any, rng: np.random.Generator = rng, moved: Array = moved) -> Array:
+            return softmax(logits(batch) + moved * (rng.random() < share))
+
+        try:
+            report = audit(model, X, **{**OPTIONS, "queries": 40}, integrity=True, seed=seed)
+        except ModelFailure:  # no input could be measured
+            continue
+        check = report.integrity[0]
+        stated.append(1 - check.numbers[f"noticed_share_{share}"])
+        random = "answers are random" in check.finding or any("not deterministic" in text for text in report.warnings)
+        missed += not report.contradicted and not random
+    assert len(stated) > 30
+    most = sum(stated) + 3 * np.sqrt(sum(one * (1 - one) for one in stated))
+    assert missed <= most, (missed, sum(stated))
 
 
 def test_slopes_that_do_not_reach_are_found() -> None:

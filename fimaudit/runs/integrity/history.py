@@ -88,14 +88,18 @@ def check_history(
         outcome, finding = "contradicted", _against(walks, plain, both)
     else:
         power = " and ".join(f"{share:.0%} of the calls with probability {noticed(share, pairs):.2f}" for share in SHARES)
+        within = f" (within {both.largest:.2g} in log p{_repeats(both)})" if both.largest else ""
         finding = (
             f"{walks.count} walks of {walks.rows} rows, there and back, and {plain.count} rows asked {TIMES} times of the "
-            "run were answered alike" + (f" (within {both.largest:.2g} in log p)" if both.largest else "")
-        )
-        finding += (
-            f"; a second version that moves log p by more than {least:.2g} would have been noticed here if it took {power}"
+            f"run were answered alike{within}; a second version that moves log p by more than {least:.2g} would have been "
+            f"noticed here, as a contradiction or as answers that are random, if it took {power}"
         )
     return check_result("history", outcome, HISTORY, finding, numbers, asked.rows - before)
+
+
+def _repeats(compared: _Compared) -> str:
+    """What repeats differ by, where that is the reason why a difference is none."""
+    return f", where repeats differ by {compared.noise:.2g}: answers are random" if compared.noise else ""
 
 
 def _against(walks: _Compared, plain: _Compared, both: _Compared) -> str:
