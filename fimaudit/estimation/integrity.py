@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 __all__ = [
+    "ERROR",
     "FAR_WITHIN",
     "HONEST_FAR_WITHIN",
     "HONEST_JUMP",
@@ -19,6 +20,7 @@ __all__ = [
     "SHORT_SLOPE",
     "ahead",
     "apart",
+    "false_alarm",
     "fewest",
     "history_matters",
     "jump_share",
@@ -47,7 +49,7 @@ FAR_WITHIN = 0.7
 #: How often one input of an honest model shows each: above what was seen (0 of 1,180 jumps; 6.5 % short slopes and at most
 #: one in 1,730 refuted radii with the worst of 19 networks).
 HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
-#: A run of an honest model is contradicted by each of them at most so often.
+#: A run of an honest model is contradicted by each of them at most so often; of ``history`` a noisy one.
 ERROR = 0.01
 
 
@@ -62,6 +64,16 @@ def fewest(looked_at: int, honest: float) -> int:
     counts = np.arange(1, looked_at + 1)
     enough = special.betainc(counts, looked_at - counts + 1, honest) <= ERROR
     return int(counts[np.argmax(enough)]) if enough.any() else looked_at + 1
+
+
+def false_alarm(looked_at: int, honest: float) -> float:
+    """Probability that ``fewest`` or more of so many inputs of an honest model show it.
+
+    >>> round(false_alarm(4, HONEST_JUMP), 4), round(false_alarm(8, HONEST_SHORT_SLOPE), 4), false_alarm(0, HONEST_JUMP)
+    (0.0006, 0.001, 0.0)
+    """
+    need = fewest(looked_at, honest)
+    return float(special.betainc(need, looked_at - need + 1, honest)) if need <= looked_at else 0.0
 
 
 def apart(first: Array, second: Array, quantum: float = 0.0, batch_effect: float = 0.0) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import known_answers
 from fimaudit.errors import InputFailed
-from fimaudit.estimation.integrity import apart, history_matters, noticed, threshold
+from fimaudit.estimation.integrity import ERROR, apart, history_matters, noticed, threshold
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
@@ -80,6 +80,7 @@ def check_history(
         "calls_repeated": pairs,
         "noticed_difference": least,
         **{f"noticed_share_{share}": noticed(share, pairs) for share in SHARES},
+        "false_alarm": ERROR if asked.quality.random else 0.0,
     }
     outcome: Any = "ok"
     if not walks.count and not plain.count:

@@ -12,6 +12,7 @@ from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_SHORT_SLOPE,
     SHORT_SLOPE,
+    false_alarm,
     fewest,
     slope_reach,
 )
@@ -54,6 +55,7 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
     short, need = sum(one < SHORT_SLOPE for one in known), fewest(len(known), HONEST_SHORT_SLOPE)
     middle = float(np.median(known)) if known else None
     numbers = {"inputs": len(known), "short": short, "fewest": need, "median": middle}
+    numbers["false_alarm"] = false_alarm(len(known), HONEST_SHORT_SLOPE)
     took = asked.rows - before
     if need > len(known):
         why = "too few inputs have a local radius and a witness"
