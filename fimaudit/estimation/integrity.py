@@ -13,19 +13,24 @@ from scipy import special
 __all__ = [
     "ERROR",
     "FAR_WITHIN",
+    "HONEST_CEILING",
     "HONEST_FAR_WITHIN",
     "HONEST_JUMP",
     "HONEST_SHORT_SLOPE",
     "JUMP",
+    "PILED",
     "SHORT_SLOPE",
     "ahead",
     "apart",
+    "at_ceiling",
+    "ceiling_rounded",
     "false_alarm",
     "fewest",
     "history_matters",
     "jump_share",
     "noticed",
     "noticed_group",
+    "others_move",
     "slope_reach",
     "stays",
     "threshold",
@@ -49,6 +54,13 @@ FAR_WITHIN = 0.7
 #: How often one input of an honest model shows each: above what was seen (0 of 1,180 jumps; 6.5 % short slopes and at most
 #: one in 1,730 refuted radii with the worst of 19 networks).
 HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
+#: Two largest probabilities are one number where they differ by less than this share of what is left beside the largest of
+#: all; of an answer that leaves less than this nothing is said.
+SAME_TOP, LEFT = 1e-4, 1e-4
+#: By how much the second largest number must move, as a share of what is left, to show that a largest one does not.
+PILED = 0.05
+#: How often a run of an honest model shows a ceiling: none of 11,700 draws of 16 inputs did (0.03 % at 95 % confidence).
+HONEST_CEILING = 0.001
 #: A run of an honest model is contradicted by each of them at most so often; of ``history`` a noisy one.
 ERROR = 0.01
 
@@ -183,6 +195,40 @@ def stays(first: float, second: float, left: float, radius: float) -> bool:
     (True, False)
     """
     return first > JUMP and second > JUMP + STEEPER * left / radius and second > REMAINS * first
+
+
+def at_ceiling(tops: Array, largest: float) -> NDArray[np.bool_]:
+    """Which largest probabilities (n,) are the ``largest`` of all, to its last digits.
+
+    >>> at_ceiling(np.array([0.9, 0.9 - 1e-7, 0.89]), 0.9).tolist()
+    [True, True, False]
+    """
+    return np.asarray(tops > largest - SAME_TOP * (1.0 - largest))
+
+
+def ceiling_rounded(tops: Array, quantum: float) -> bool:
+    """Whether the largest of all (n,) may be alike by rounding, or by being 1.
+
+    >>> ceiling_rounded(np.array([0.9]), 0.0), ceiling_rounded(np.array([0.9]), 0.01), ceiling_rounded(np.array([1.0]), 0.0)
+    (False, True, True)
+    """
+    left = 1.0 - float(tops.max(initial=0.0))
+    return left <= LEFT or quantum > SAME_TOP * left
+
+
+def others_move(answers: Array, largest: float) -> float:
+    """By how much the second largest number moves among answers (n, K) at a ceiling, as a share of what is left.
+
+    An honest softmax has a constant largest probability only where the sum of all others is constant: where they all are.
+
+    >>> others_move(np.array([[0.9, 0.09, 0.01], [0.9, 0.06, 0.04], [0.5, 0.5, 0.0]]), 0.9)
+    0.3
+    """
+    piled = answers[at_ceiling(answers.max(axis=1, initial=0.0), largest)] if len(answers) else answers
+    if len(piled) < 2:
+        return 0.0
+    rest = np.sort(piled, axis=1)[:, :-1]
+    return round(float(np.ptp(rest[:, -1] / rest.sum(axis=1))), 6)
 
 
 def slope_reach(

@@ -31,7 +31,7 @@ from fimaudit.storage.run_folder import RunFolder
 __all__ = ["cells_of", "decide_integrity", "decide_ratio", "decide_rule"]
 
 #: Checks whose contradiction says that the numbers do not hold, which an honest model may be the reason of.
-NUMBERS_ONLY = frozenset(("slope", "radius"))
+NUMBERS_ONLY = frozenset(("slope", "radius", "ceiling"))
 
 #: Flags that say which side of a limit a quantity was decided to lie on.
 DECIDED_FLAGS = {"above_threshold": "spectral_norm", "below_threshold": "spectral_norm"}

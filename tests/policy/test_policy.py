@@ -366,6 +366,16 @@ def test_the_integrity_rule(run: RunFolder, outcomes: tuple[str, ...], outcome: 
     assert verdict.decisions[0].name == "honest"
 
 
+def test_a_cap_on_confidence_leaves_rules_on_the_radius_decided(run: RunFolder) -> None:
+    """And the rule on integrity undecided: honest services cut confidence off too."""
+    norms = ["spectral_norm", "peak_spectral_norm"]
+    check = IntegrityCheck(name="ceiling", outcome="contradicted", notices="n", finding="cut off", metrics=norms)
+    capped = RunFolder(run.folder, run.report.model_copy(update={"integrity": [check]}), run.inputs)
+    norm = "{rule: quantile, metric: spectral_norm, statistic: median, at_most: 1.0e+9}"
+    verdict = decide(capped, policy_of(RADIUS % 0.2, norm, "{rule: integrity}"))
+    assert [d.outcome for d in verdict.decisions] == ["pass", "undecided", "undecided"]
+
+
 def test_what_integrity_contradicts_is_undecided_in_every_rule(run: RunFolder) -> None:
     rules = (RADIUS % 0.2, RADIUS % 0.9, "{rule: share_below_radius, radius: 0.001, at_most: 0.5}")
     outcomes = [d.outcome for d in decide(_checked(run, "ok"), policy_of(*rules)).decisions]

@@ -134,7 +134,7 @@ def dumped(report: Report) -> list[dict[str, Any]]:
 )
 def test_honest_models_are_not_accused(model: Model, options: dict[str, Any], seed: int) -> None:
     report = audit(model, X, **{**OPTIONS, **options}, seed=seed)
-    assert [check.name for check in report.integrity] == ["history", "last_digit", "boundary", "slope", "radius"]
+    assert [check.name for check in report.integrity] == ["history", "last_digit", "boundary", "slope", "radius", "ceiling"]
     assert report.contradicted == []
     assert not any("integrity" in warning for warning in report.warnings)
     assert outcomes(report)["history"] == "ok"
@@ -216,6 +216,45 @@ def test_slopes_that_do_not_reach_are_found() -> None:
     assert {s.index for s in report.inputs if "local_radius_overstates" in s.flags}
     for s in report.inputs:  # no limit against its own evidence
         assert s.witness is None or (s.margin_radius.lower or 0) <= s.witness.distance
+
+
+def capped(most: float, model: Model = honest) -> Model:
+    def answer(batch: Any) -> Array:
+        p = np.asarray(model(batch), np.float64)
+        top = p.max(axis=1, keepdims=True)
+        return np.where(top > most, np.where(p == top, most, p * (1 - most) / (1 - top)), p)
+
+    return answer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_confidence_that_is_cut_off_takes_the_norms_away_and_leaves_the_radius(seed: int) -> None:
+    report = audit(capped(0.6), X, **OPTIONS, seed=seed)
+    assert outcomes(report)["ceiling"] == "contradicted"
+    (check,) = report.contradicted
+    assert check.rows == 0
+    assert check.metrics == ["spectral_norm", "peak_spectral_norm"]
+    assert check.numbers["piled"] == sum(
+        s.probability is not None and abs(s.probability - 0.6) < 1e-9 for s in report.inputs
+    )
+    assert any("no rule on spectral_norm, peak_spectral_norm is decided" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("model", "outcome"),
+    [
+        (lambda b: softmax(2 * np.tanh(3 * logits(b))), "ok"),  # saturated: where the largest is constant, all others are
+        (lambda b: softmax(np.clip(logits(b), -1, 1)), "ok"),
+        (lambda b: 0.8 * honest(b) + 0.04, "ok"),
+        (capped(0.6, binary), "not_applicable"),
+        (lambda b: np.round(capped(0.6)(b), 3), "not_applicable"),
+        (Noisy(0.03), "not_applicable"),
+        (lambda b: softmax(200 * logits(b)), "not_applicable"),
+    ],
+    ids=["saturated", "clipped", "smoothed", "two", "rounded", "noisy", "sure"],
+)
+def test_a_bounded_confidence_is_no_ceiling(model: Model, outcome: str) -> None:
+    assert outcomes(audit(model, X, **OPTIONS))["ceiling"] == outcome
 
 
 def test_a_change_on_the_way_to_another_input_cuts_the_radius() -> None:

@@ -14,6 +14,7 @@ from fimaudit.measurement.integrity_cost import SEGMENTS, SLOPES
 from fimaudit.models.meter import Meter
 from fimaudit.results import SCREENED, Sensitivity
 from fimaudit.runs.integrity.boundary import check_boundary
+from fimaudit.runs.integrity.ceiling import check_ceiling
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.drawing import random_numbers
 from fimaudit.runs.integrity.findings import IntegrityFindings
@@ -56,7 +57,8 @@ def check_integrity(meter: Meter, inputs: AuditedInputs, decoys: ChosenDecoys, s
     smooth = len(sloped) >= LOCAL_SHARE * len(measured)
     boundary, changes = check_boundary(asked, followed[:SEGMENTS] if smooth else [])
     radius, revised = check_radii(asked, measured, changes)
-    return IntegrityFindings([history, last_digit, boundary, slope, radius], revised)
+    ceiling = check_ceiling(asked, measured)
+    return IntegrityFindings([history, last_digit, boundary, slope, radius, ceiling], revised)
 
 
 def _has_local_radius(result: Sensitivity) -> bool:

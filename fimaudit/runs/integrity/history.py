@@ -124,6 +124,7 @@ def _walks(asked: AskedRows, walked: Sequence[Walk]) -> _Compared:
         asked.rows += sum(known.shape[0] * known.shape[1] for known in (out, back) if known is not None)
         if out is None or back is None:
             continue
+        asked.seen += list(out[0])
         noise = _farthest_apart(list(back), asked) if len(back) > 1 else 0.0
         rows = walk.out.rows
         found.rows, found.pairs = max(found.rows, len(rows)), found.pairs + asked.calls(rows)
@@ -140,6 +141,7 @@ def _times(asked: AskedRows, decoys: ChosenDecoys, rng: np.random.Generator) -> 
     known = [(row, answers) for row, answers in complete if len(answers) == DECOY_TIMES]
     if not known:
         return found
+    asked.seen += [answers[0] for _, answers in known]
     order = rng.permutation(len(known))
     rows = np.stack([known[i][0] for i in order])
     try:

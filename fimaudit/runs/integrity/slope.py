@@ -46,6 +46,7 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
         if steps[0] > 0:
             ways.append((result.predicted_class, witness.predicted_class, float(steps[0]), distance, x, rows[0]))
     answers = asked.each([row for *_, x, at_step in ways for row in (x, at_step)], "slopes")
+    asked.seen += [answer[0] for answer in answers[::2] if answer is not None]
     reached = [
         slope_reach(at_input, at_step, *way[:4], quantum)
         for way, at_input, at_step in zip(ways, answers[::2], answers[1::2], strict=True)
