@@ -32,7 +32,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from fimaudit.estimation.integrity import PILED, at_ceiling, ceiling_rounded, others_move
+from fimaudit.estimation.integrity import PILED, at_ceiling, ceiling_rounded, others_move, reaches_one
 from fimaudit.models.links import output_resolution
 from fimaudit.runs.integrity.ceiling import LEAST, SHARE
 
@@ -97,9 +97,9 @@ def fitted() -> Iterator[tuple[str, np.ndarray]]:
 def shows(p: np.ndarray) -> bool:
     """Whether ``ceiling`` would be contradicted by answers to these inputs."""
     tops = p.max(axis=1)
-    if p.shape[1] < 3 or ceiling_rounded(tops, output_resolution(p)):
-        return False
     most = float(tops.max())
+    if p.shape[1] < 3 or reaches_one(most) or ceiling_rounded(most, output_resolution(p)):
+        return False
     return at_ceiling(tops, most).sum() >= max(LEAST, SHARE * len(tops)) and others_move(p, most) >= PILED
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "noticed",
     "noticed_group",
     "others_move",
+    "reaches_one",
     "slope_reach",
     "stays",
     "threshold",
@@ -206,14 +207,22 @@ def at_ceiling(tops: Array, largest: float) -> NDArray[np.bool_]:
     return np.asarray(tops > largest - SAME_TOP * (1.0 - largest))
 
 
-def ceiling_rounded(tops: Array, quantum: float) -> bool:
-    """Whether the largest of all (n,) may be alike by rounding, or by being 1.
+def ceiling_rounded(largest: float, quantum: float) -> bool:
+    """Whether several largest probabilities may be the ``largest`` of all by rounding.
 
-    >>> ceiling_rounded(np.array([0.9]), 0.0), ceiling_rounded(np.array([0.9]), 0.01), ceiling_rounded(np.array([1.0]), 0.0)
-    (False, True, True)
+    >>> ceiling_rounded(0.9, 0.0), ceiling_rounded(0.9, 0.01)
+    (False, True)
     """
-    left = 1.0 - float(tops.max(initial=0.0))
-    return left <= LEFT or quantum > SAME_TOP * left
+    return quantum > SAME_TOP * (1.0 - largest)
+
+
+def reaches_one(largest: float) -> bool:
+    """Whether the ``largest`` probability of all leaves too little to speak of a ceiling.
+
+    >>> reaches_one(0.9), reaches_one(0.99995)
+    (False, True)
+    """
+    return 1.0 - largest <= LEFT
 
 
 def others_move(answers: Array, largest: float) -> float:

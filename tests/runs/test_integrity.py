@@ -249,7 +249,7 @@ def test_confidence_that_is_cut_off_takes_the_norms_away_and_leaves_the_radius(s
         (capped(0.6, binary), "not_applicable"),
         (lambda b: np.round(capped(0.6)(b), 3), "not_applicable"),
         (Noisy(0.03), "not_applicable"),
-        (lambda b: softmax(200 * logits(b)), "not_applicable"),
+        (lambda b: softmax(200 * logits(b)), "ok"),
     ],
     ids=["saturated", "clipped", "smoothed", "two", "rounded", "noisy", "sure"],
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fimaudit.audit_report import IntegrityCheck
-from fimaudit.estimation.integrity import HONEST_CEILING, PILED, at_ceiling, ceiling_rounded, others_move
+from fimaudit.estimation.integrity import HONEST_CEILING, PILED, at_ceiling, ceiling_rounded, others_move, reaches_one
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows
 
@@ -30,20 +30,24 @@ def check_ceiling(asked: AskedRows, measured: Sequence[int]) -> IntegrityCheck:
     results, quality = asked.inputs.results, asked.quality
     tops = np.array([p for i in measured if (p := results[i].probability) is not None])
     seen = np.array(asked.seen) if asked.seen else np.empty((0, 2))
+    largest = float(max(tops.max(initial=0.0), seen.max(initial=0.0)))
     why = None
     if quality.random:
         why = "answers are random"
     elif seen.shape[1] < 3:
         why = "of two classes nothing moves beside the largest probability"
-    elif len(tops) < LEAST or ceiling_rounded(tops, quality.quantum):
-        why = "answers are rounded, or too few" if quality.quantum else "nothing is left beside the largest probability"
-    numbers: dict[str, float | int | None] = {"inputs": len(tops), "false_alarm": HONEST_CEILING}
+    elif len(tops) < LEAST:
+        why = "too few inputs"
+    elif ceiling_rounded(largest, quality.quantum) and not reaches_one(largest):
+        why = "answers are rounded"
+    numbers: dict[str, float | int | None] = {"inputs": len(tops), "largest": largest, "false_alarm": HONEST_CEILING}
     if why is not None:
         return check_result("ceiling", "not_applicable", CEILING, why, numbers, 0)
-    largest = float(max(tops.max(), seen.max()))
+    if reaches_one(largest):
+        return check_result("ceiling", "ok", CEILING, "the largest probability of all reaches 1", numbers, 0)
     piled, moves = int(at_ceiling(tops, largest).sum()), others_move(seen, largest)
     fewest = max(LEAST, int(np.ceil(SHARE * len(tops))))
-    numbers |= {"largest": largest, "piled": piled, "fewest": fewest, "others_move": moves}
+    numbers |= {"piled": piled, "fewest": fewest, "others_move": moves}
     if piled >= fewest and moves >= PILED:
         finding = (
             f"the largest probability of {piled} of {len(tops)} inputs is {largest:.6g} to the last digits, where the other "
