@@ -26,8 +26,8 @@ __all__ = ["ChosenDecoys", "choose_decoys"]
 NEAREST, FARTHEST = 0.2, 0.8
 #: Numbers of decoys begin here: smaller ones tell the copies of a row within a block apart, which are no decoys.
 FIRST_NUMBER = 1000
-#: Rounds of the inputs beside it before a decoy is asked, fewer than these: about as many as most inputs take.
-ROUNDS = 8
+#: Rounds of the inputs beside it before a decoy is asked, fewer than these: nine tenths of an input's rows go out in them.
+ROUNDS = 4
 
 
 @dataclass(frozen=True)

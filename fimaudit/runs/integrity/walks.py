@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 RATIO, MOST_RATIO = 1.6, 1.8
 #: Rounds of the inputs beside it that go before the way out, and those before the way back: by then nearly all of an input
 #: measured with it was asked, and some inputs still ask.
-EARLY, LATE = (0, 4), (4, 8)
+EARLY, LATE = (0, 3), (4, 8)
 #: Numbers of walks begin here, and are so far apart: a decoy and its repeats have numbers of their own for each row.
 FIRST_NUMBER, WALK_NUMBERS, WAY_NUMBERS = 10_000, 1000, 500
 
