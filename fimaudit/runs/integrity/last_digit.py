@@ -86,6 +86,7 @@ def check_last_digit(asked: AskedRows, groups: Sequence[Neighbours]) -> Integrit
         "contradicting": found,
         "largest": largest,
         **{f"noticed_share_{share}": noticed_group(share, size, looked) for share in SHARES},
+        "false_alarm": 0.0,
     }
     if not looked:
         why = "answers are random" if quality.random else "no row has a feature whose last digit may change"
