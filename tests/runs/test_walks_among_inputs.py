@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fimaudit import Report, audit
-from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, RUNGS, TYPICAL_ROWS, WALKS
+from fimaudit.measurement.integrity_cost import AMONG_ROWS, BETWEEN, MOST_INTEGRITY_ROWS, PLAIN, RUNGS, TYPICAL_ROWS, WALKS
 from tests.runs.test_integrity import FEATURES, Remembers, dumped, honest
 
 Array = NDArray[np.float64]
@@ -85,6 +85,7 @@ def test_they_cost_what_the_plan_says_and_no_result_depends_on_them() -> None:
     checked, free = run(), run(integrity=False)
     rows = [check.rows for check in checked.integrity]
     assert rows[0] == WALKS * 2 * RUNGS + 24  # there and back, and decoys
+    assert rows[0] + rows[1] - (PLAIN + BETWEEN) == AMONG_ROWS  # all but the decoys' last time
     assert checked.summary.queries - free.summary.queries == sum(rows) <= 1.2 * TYPICAL_ROWS
     assert dumped(checked) == dumped(free)
 
