@@ -45,7 +45,7 @@ class IntegrityCheck(_Data):
     """One check of whether the answers are those of one function whose slopes reach its decisions (``docs/integrity.md``).
 
     Attributes:
-        name: ``history``, ``last_digit``, ``boundary``, ``slope`` or ``radius``.
+        name: ``history``, ``last_digit``, ``boundary``, ``slope``, ``radius`` or ``ceiling``.
         outcome: ``contradicted`` where the answers show that the numbers are not what they claim to be.
         notices: what it can and cannot notice, in words.
         finding: what was found, in words.
@@ -54,7 +54,7 @@ class IntegrityCheck(_Data):
         rows: that it took.
     """
 
-    name: Literal["history", "last_digit", "boundary", "slope", "radius"]
+    name: Literal["history", "last_digit", "boundary", "slope", "radius", "ceiling"]
     outcome: Literal["ok", "contradicted", "not_applicable"]
     notices: str
     finding: Sentence

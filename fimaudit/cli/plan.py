@@ -22,7 +22,7 @@ from fimaudit.data.arrays import Inputs
 from fimaudit.data.dataset import hold_by_input
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import UsageError
-from fimaudit.measurement.integrity_cost import DECOY_ROWS, TYPICAL_ROWS, looks_at_integrity
+from fimaudit.measurement.integrity_cost import AMONG_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.models.classifier import Options
 from fimaudit.runs.cost import Cost, cost_of, per_second
 from fimaudit.runs.planning import Plan
@@ -85,7 +85,9 @@ def plan(
     )
     notes = [] if target is None else [f"An outage of up to {_time(asked.patience)} is waited out (--patience)."]
     if not labels and looks_at_integrity(None, planned.inputs, planned.queries):
-        notes.append(f"About {TYPICAL_ROWS} of the rows check integrity, {DECOY_ROWS} of them decoys (--integrity).")
+        notes.append(
+            f"About {TYPICAL_ROWS} of the rows check integrity, {AMONG_ROWS} of them among the inputs' rows (--integrity)."
+        )
     if planned.within_budget is False:
         notes.append(f"The budget of {budget:,} rows does not reach; the run would end with a partial report.")
     quantity = "margin radius" if labels else "spectral norm"

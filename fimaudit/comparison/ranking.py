@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fimaudit.comparison.two_runs import STREAM, run_names
+from fimaudit.comparison.two_runs import STREAM, contradictions, run_names
 from fimaudit.errors import UsageError
 from fimaudit.results import Interval, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
@@ -111,7 +111,7 @@ def rank_runs(runs: Sequence[RunFolder], metric: Metric = "margin_radius", *, po
         confidence=level,
         inputs=len(common),
         models=models,
-        warnings=_warnings(models, metric),
+        warnings=[*contradictions(runs), *_warnings(models, metric)],
     )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Ratios",
     "check_same",
     "compare_runs",
+    "contradictions",
     "paired",
     "run_names",
 ]
@@ -139,7 +140,7 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         quantities=quantities,
         changed=_changed(pairs, columns, level),
         answers=answers,
-        warnings=_warnings(first, second, quantities, answers, left_out),
+        warnings=[*contradictions([first, second]), *_warnings(first, second, quantities, answers, left_out)],
     )
 
 
@@ -330,6 +331,17 @@ def run_names(runs: Sequence[RunFolder]) -> list[str]:
     """The models' names; where two are alike, each with the name of its folder."""
     names = [str(run.report.model.get("name")) for run in runs]
     return [f"{n} ({run.folder.name})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
+
+
+def contradictions(runs: Sequence[RunFolder]) -> list[str]:
+    """A sentence for each run whose integrity is contradicted: its numbers are not what they claim to be."""
+    out = []
+    for run, name in zip(runs, run_names(runs), strict=True):
+        metrics = sorted({metric for check in run.report.contradicted for metric in check.metrics})
+        if metrics:
+            checks = ", ".join(check.name for check in run.report.contradicted)
+            out.append(f"integrity of {name} is contradicted ({checks}): nothing is told from its {', '.join(metrics)}")
+    return out
 
 
 def _about(run: RunFolder, name: str) -> dict[str, Any]:

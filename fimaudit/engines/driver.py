@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fimaudit.engines.decoys import Decoy, keep_answers
+from fimaudit.engines.decoys import Decoy, DecoyRounds
 from fimaudit.errors import FimauditError, InputFailed, ModelFailure, UsageError
 from fimaudit.measurement.counterexample import STEPPED_ROWS
 from fimaudit.measurement.protocol import BatchedStep, Flow, MeasurementFlow, run_batched
@@ -106,7 +106,7 @@ def run_inputs(
         start: opens an input's flow.
         failed: what an input that failed looks like.
         meter: the door to the model.
-        beside: decoys to ask with the first rows of these inputs.
+        beside: decoys to ask in the rounds of these inputs.
 
     Raises:
         BudgetExhausted: the budget does not allow the next rows.
@@ -115,20 +115,20 @@ def run_inputs(
     took = {index: Usage() for index in block}
     flows = {index: start(index) for index in block}
     results: dict[int, Sensitivity] = {}
-    decoys = [decoy for decoy in beside if meter.note(decoy.name) is None]
+    decoys = DecoyRounds(beside, meter)
     wanted = _advance(flows, dict.fromkeys(block), results)
+    calls = decoys.calls(inputs_left=bool(wanted))
     while wanted:
         order = list(wanted)
         for index, rows in wanted.items():
             took[index].rows += len(rows)
             took[index].requests += meter.calls(rows)
         answers = meter.ask_each(
-            [*wanted.values(), *(decoy.rows for decoy in decoys)],
-            owners=[*order, *(DECOYS for _ in decoys)],
-            again=[*(0 for _ in order), *(decoy.number for decoy in decoys)],
+            [*wanted.values(), *(rows for _, rows in calls)],
+            owners=[*order, *(DECOYS for _ in calls)],
+            again=[*(0 for _ in order), *(number for number, _ in calls)],
         )
-        keep_answers(decoys, answers[len(order) :], meter)
-        decoys = []
+        decoys.take(answers[len(order) :])
         received: dict[int, NDArray[np.float64]] = {}
         for index, answer in zip(order, answers, strict=False):
             if isinstance(answer, InputFailed):
@@ -136,8 +136,16 @@ def run_inputs(
             else:
                 received[index] = answer
         wanted = _advance(flows, received, results)
+        calls = decoys.calls(inputs_left=bool(wanted))
+    stopped: FimauditError | None = None
+    try:
+        decoys.finish(calls)  # before an input is kept: a run that is killed here does the whole block again, in its order
+    except FimauditError as error:
+        stopped = error  # which costs no results
     for index in block:
         yield MeasuredInput(results[index], took[index].rows, took[index].requests)
+    if stopped is not None:
+        raise stopped
 
 
 def _advance(

@@ -11,19 +11,27 @@ from numpy.typing import NDArray
 from scipy import special
 
 __all__ = [
+    "ERROR",
     "FAR_WITHIN",
+    "HONEST_CEILING",
     "HONEST_FAR_WITHIN",
     "HONEST_JUMP",
     "HONEST_SHORT_SLOPE",
     "JUMP",
+    "PILED",
     "SHORT_SLOPE",
     "ahead",
     "apart",
+    "at_ceiling",
+    "ceiling_rounded",
+    "false_alarm",
     "fewest",
     "history_matters",
     "jump_share",
     "noticed",
     "noticed_group",
+    "others_move",
+    "reaches_one",
     "slope_reach",
     "stays",
     "threshold",
@@ -47,7 +55,14 @@ FAR_WITHIN = 0.7
 #: How often one input of an honest model shows each: above what was seen (0 of 1,180 jumps; 6.5 % short slopes and at most
 #: one in 1,730 refuted radii with the worst of 19 networks).
 HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN = 0.01, 0.065, 1 / 1730
-#: A run of an honest model is contradicted by each of them at most so often.
+#: Two largest probabilities are one number where they differ by less than this share of what is left beside the largest of
+#: all; of an answer that leaves less than this nothing is said.
+SAME_TOP, LEFT = 1e-4, 1e-4
+#: By how much the second largest number must move, as a share of what is left, to show that a largest one does not.
+PILED = 0.05
+#: How often a run of an honest model shows a ceiling: none of 11,700 draws of 16 inputs did (0.03 % at 95 % confidence).
+HONEST_CEILING = 0.001
+#: A run of an honest model is contradicted by each of them at most so often; of ``history`` a noisy one.
 ERROR = 0.01
 
 
@@ -62,6 +77,16 @@ def fewest(looked_at: int, honest: float) -> int:
     counts = np.arange(1, looked_at + 1)
     enough = special.betainc(counts, looked_at - counts + 1, honest) <= ERROR
     return int(counts[np.argmax(enough)]) if enough.any() else looked_at + 1
+
+
+def false_alarm(looked_at: int, honest: float) -> float:
+    """Probability that ``fewest`` or more of so many inputs of an honest model show it.
+
+    >>> round(false_alarm(4, HONEST_JUMP), 4), round(false_alarm(8, HONEST_SHORT_SLOPE), 4), false_alarm(0, HONEST_JUMP)
+    (0.0006, 0.001, 0.0)
+    """
+    need = fewest(looked_at, honest)
+    return float(special.betainc(need, looked_at - need + 1, honest)) if need <= looked_at else 0.0
 
 
 def apart(first: Array, second: Array, quantum: float = 0.0, batch_effect: float = 0.0) -> float:
@@ -171,6 +196,48 @@ def stays(first: float, second: float, left: float, radius: float) -> bool:
     (True, False)
     """
     return first > JUMP and second > JUMP + STEEPER * left / radius and second > REMAINS * first
+
+
+def at_ceiling(tops: Array, largest: float) -> NDArray[np.bool_]:
+    """Which largest probabilities (n,) are the ``largest`` of all, to its last digits.
+
+    >>> at_ceiling(np.array([0.9, 0.9 - 1e-7, 0.89]), 0.9).tolist()
+    [True, True, False]
+    """
+    return np.asarray(tops > largest - SAME_TOP * (1.0 - largest))
+
+
+def ceiling_rounded(largest: float, quantum: float) -> bool:
+    """Whether several largest probabilities may be the ``largest`` of all by rounding.
+
+    >>> ceiling_rounded(0.9, 0.0), ceiling_rounded(0.9, 0.01)
+    (False, True)
+    """
+    return quantum > SAME_TOP * (1.0 - largest)
+
+
+def reaches_one(largest: float) -> bool:
+    """Whether the ``largest`` probability of all leaves too little to speak of a ceiling.
+
+    >>> reaches_one(0.9), reaches_one(0.99995)
+    (False, True)
+    """
+    return 1.0 - largest <= LEFT
+
+
+def others_move(answers: Array, largest: float) -> float:
+    """By how much the second largest number moves among answers (n, K) at a ceiling, as a share of what is left.
+
+    An honest softmax has a constant largest probability only where the sum of all others is constant: where they all are.
+
+    >>> others_move(np.array([[0.9, 0.09, 0.01], [0.9, 0.06, 0.04], [0.5, 0.5, 0.0]]), 0.9)
+    0.3
+    """
+    piled = answers[at_ceiling(answers.max(axis=1, initial=0.0), largest)] if len(answers) else answers
+    if len(piled) < 2:
+        return 0.0
+    rest = np.sort(piled, axis=1)[:, :-1]
+    return round(float(np.ptp(rest[:, -1] / rest.sum(axis=1))), 6)
 
 
 def slope_reach(

@@ -6,6 +6,7 @@ from fimaudit.measurement.boundary import CHECK_ROWS
 from fimaudit.measurement.query_split import WITNESS_FROM
 
 __all__ = [
+    "AMONG_ROWS",
     "BACK_AGAIN",
     "BETWEEN",
     "CLOSER",
@@ -48,6 +49,8 @@ MOST_INTEGRITY_ROWS = (
     + BETWEEN * (1 + NUDGES) * 2
 )
 TYPICAL_ROWS = WALKS * RUNGS * 2 + SEGMENTS * (2 + HALVINGS) + SLOPES * 2 + DECOY_ROWS + BETWEEN * (1 + NUDGES)
+#: Those of them that stand among the rows of the inputs.
+AMONG_ROWS = WALKS * RUNGS * 2 + (PLAIN + BETWEEN) * DECOY_TIMES + BETWEEN * (1 + NUDGES)
 #: By default they take no more than this share of a run's rows.
 LARGEST_SHARE = 0.1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,8 @@ def measured(
     partial = ctx.quality.top_k is not None and not view.whole
     radius, peak = interval(None if estimate.margin is None else estimate.margin.radius), interval(estimate.peak)
     kind, nonlinear_nearer, reasons = _kind(ctx, main, radius, partial)
-    flags, status = [*_flags(ctx, main, estimate)], cast(Status, "ok")
+    flags = [*_flags(ctx, main, estimate)]
+    status: Status = "ok"
     if kinked and "kinked" not in flags:
         flags.append("kinked")
     if main.jumps and "jumps" not in flags:
@@ -106,7 +107,8 @@ def measured(
 
 def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: bool) -> tuple[Kind, bool, list[str]]:
     """What kind the values are of, whether the answers are known to be nonlinear over shorter displacements, and why."""
-    at, kind, reasons = ctx.step.rho, cast(Kind, "lower_bound" if partial else "local"), [PARTIAL] if partial else []
+    kind: Kind = "lower_bound" if partial else "local"
+    at, reasons = ctx.step.rho, [PARTIAL] if partial else []
     nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
     if ctx.step.far_from_common is not None:
         reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))

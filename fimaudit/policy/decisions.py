@@ -31,8 +31,10 @@ from fimaudit.storage.run_folder import RunFolder
 __all__ = ["cells_of", "decide_integrity", "decide_ratio", "decide_rule"]
 
 #: Checks whose contradiction says that the numbers do not hold, which an honest model may be the reason of.
-NUMBERS_ONLY = frozenset(("slope", "radius"))
+NUMBERS_ONLY = frozenset(("slope", "radius", "ceiling"))
 
+#: Flags that say which side of a limit a quantity was decided to lie on.
+DECIDED_FLAGS = {"above_threshold": "spectral_norm", "below_threshold": "spectral_norm"}
 QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
 #: A population quantile has finite limits at 95 % from this many inputs on.
 FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
@@ -132,7 +134,7 @@ def decide_rule(
     elif isinstance(rule, AccuracyRule):
         found = _accuracy(asked, rule)
     elif isinstance(rule, FlagRule):
-        found = _flagged(asked, rule)
+        metric, found = DECIDED_FLAGS.get(rule.flag), _flagged(asked, rule)
     else:
         found = _not_ok(asked, rule)
     return _withheld(_decision(rule.rule, asked, found), metric, run)

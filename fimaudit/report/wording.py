@@ -58,6 +58,7 @@ INTEGRITY_WORDS = {
     "boundary": "Ties where decisions change",
     "slope": "Slopes that reach the decisions",
     "radius": "Radius against real changes",
+    "ceiling": "Confidence without a ceiling",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,9 @@ from fimaudit.results import Sensitivity
 from fimaudit.runs.deflation_setup import DeflationSetup, portable, set_up_deflation
 from fimaudit.runs.drift import Sentinels
 from fimaudit.runs.input_passes import InputPasses, Progress
-from fimaudit.runs.integrity.checks import candidates, check_integrity, random_numbers
+from fimaudit.runs.integrity.checks import check_integrity
 from fimaudit.runs.integrity.decoys import ChosenDecoys, choose_decoys
+from fimaudit.runs.integrity.drawing import candidates
 from fimaudit.runs.integrity.findings import IntegrityFindings
 from fimaudit.runs.integrity.rows import AuditedInputs
 from fimaudit.runs.label_setup import LABEL_STEPS
@@ -135,8 +137,9 @@ class Run:
                 self._passes.doubtful = None
             placed = LABEL_STEPS if task.labels else steps
             if task.integrity and steps is not None:
-                fed, rng = task.x.astype(task.space.dtype), random_numbers(task.settings.seed, 2)
-                self._decoys = choose_decoys(fed, task.space, len(task.source), rng)
+                self._decoys = choose_decoys(self._audited(steps), len(task.source), task.settings.seed)
+                if task.focus is None:
+                    self._decoys = self._walking(steps, np.arange(len(task.source)))
             beside = self._decoys.by_input if self._reaches_integrity() else {}
             work = Work(
                 task.source, task.space, task.settings, placed, self._start.exact, self._budget,
@@ -152,7 +155,7 @@ class Run:
                 if self._journal is None or self._journal.focus is None:
                     screen = replace(work, settings=screening(task.settings), structure=None)
                     self._passes.measure(np.flatnonzero(~self._store.done), screen)
-                self._measure_focus(task.focus, work)
+                self._measure_focus(task.focus, work, steps)
             if task.integrity and self._start.exact is None and steps is not None:
                 self._check_integrity(steps)
         except BudgetExhausted as exc:
@@ -258,7 +261,7 @@ class Run:
             self._passes.keep(outcome)
         return replace(work, structure=self._deflation.structure)
 
-    def _measure_focus(self, count: int, work: Work) -> None:
+    def _measure_focus(self, count: int, work: Work, steps: Steps | None) -> None:
         """After the screening: measure in full what may be among the most sensitive, the likeliest first if rows are few."""
         ranked = None if self._journal is None else self._journal.focus
         if ranked is None:
@@ -267,6 +270,9 @@ class Run:
             if self._journal is not None:
                 self._journal.keep_focus(ranked)
         self.focus = np.sort(np.array(ranked, dtype=np.int64))
+        if self._task.integrity and steps is not None:
+            self._decoys = self._walking(steps, self.focus)
+            work = replace(work, decoys=self._decoys.by_input if work.decoys else {})
         self._store.reopen(self.focus)
         missing = np.array([i for i in ranked if not self._store.done[i]], dtype=np.int64)
         affordable = len(missing)
@@ -283,6 +289,15 @@ class Run:
         left = self._budget - self._meter.usage.rows - MOST_INTEGRITY_ROWS
         return afforded(left, self._task.settings) >= int((~self._store.done).sum())
 
+    def _audited(self, steps: Steps, results: Mapping[int, Sensitivity] | None = None) -> AuditedInputs:
+        """What the checks know, before anything was measured or with these results."""
+        task = self._task
+        return AuditedInputs(task.x, task.numbers, task.space, steps.quality, steps.displacement, results or {})
+
+    def _walking(self, steps: Steps, measured: NDArray[np.int64]) -> ChosenDecoys:
+        """The decoys, with walks there and back from some of the inputs that are measured."""
+        return self._decoys.walking(self._audited(steps), measured, self._task.settings.seed)
+
     def _check_integrity(self, steps: Steps) -> None:
         """The checks of the answers themselves, once all inputs are measured; what an earlier process found stands."""
         if self._journal is not None and self._journal.integrity is not None:
@@ -291,14 +306,14 @@ class Run:
             return
         task = self._task
         left = None if self._budget is None else self._budget - self._meter.usage.rows
-        if left is not None and left < MOST_INTEGRITY_ROWS:
+        need = MOST_INTEGRITY_ROWS - self._decoys.rows_asked(self._meter)
+        if left is not None and left < need:
             self._start.notes.append(
-                f"integrity was not checked: that may take {MOST_INTEGRITY_ROWS} rows, and the budget of {self._budget} "
+                f"integrity was not checked: that may take {need} rows, and the budget of {self._budget} "
                 f"leaves {max(0, left)}; go on with --resume and a larger --budget"
             )
             return
-        results = self._store.results(candidates(task.numbers, task.settings.seed))
-        inputs = AuditedInputs(task.x, task.numbers, task.space, steps.quality, steps.displacement, results)
+        inputs = self._audited(steps, self._store.results(candidates(task.numbers, task.settings.seed)))
         try:
             self.integrity = check_integrity(self._meter, inputs, self._decoys, task.settings.seed)
         finally:

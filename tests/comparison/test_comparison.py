@@ -11,6 +11,7 @@ from synthetic_runs import around, made_run, picture_run, pictures, softmax_mode
 from typer.testing import CliRunner
 
 from fimaudit import Report
+from fimaudit.audit_report import IntegrityCheck
 from fimaudit.cli import app
 from fimaudit.comparison.ranking import rank_runs
 from fimaudit.comparison.two_runs import check_same, compare_runs
@@ -115,6 +116,17 @@ def test_models_that_are_not_audited_yet(tmp_path: Path) -> None:
     assert any("accuracy differs" in w for w in comparison.warnings)
     with pytest.raises(UsageError, match="x="):
         compare(softmax_model(0, 144, 5), softmax_model(1, 144, 5))
+
+
+def test_a_run_whose_integrity_is_contradicted_is_warned_of(runs: Path) -> None:
+    plain, again = read_run(runs / "plain"), read_run(runs / "again")
+    check = IntegrityCheck(name="history", outcome="contradicted", notices="n", finding="found", metrics=["margin_radius"])
+    hostile = replace(again, report=again.report.model_copy(update={"integrity": [check]}))
+    for found in (compare_runs(plain, hostile), rank_runs([plain, hostile], "margin_radius")):
+        (said,) = [sentence for sentence in found.warnings if "integrity" in sentence]
+        assert "contradicted (history): nothing is told from its margin_radius" in said
+        assert "again" in said
+    assert not any("integrity" in sentence for sentence in rank_runs([plain, again], "margin_radius").warnings)
 
 
 def test_runs_that_cannot_be_paired(runs: Path, tmp_path: Path) -> None:

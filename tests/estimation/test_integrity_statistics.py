@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fimaudit.estimation.integrity import (
+    ERROR,
     HONEST_FAR_WITHIN,
     HONEST_JUMP,
     HONEST_SHORT_SLOPE,
     ahead,
     apart,
+    false_alarm,
     fewest,
     history_matters,
     jump_share,
@@ -35,6 +37,16 @@ def test_the_fewest_keep_the_error_rate_and_one_less_does_not(honest: float, inp
     k = fewest(inputs, honest)
     assert stats.binom.sf(k - 1, inputs, honest) <= 0.01 or k > inputs
     assert k == 1 or stats.binom.sf(k - 2, inputs, honest) > 0.01
+
+
+@pytest.mark.parametrize(("honest", "inputs"), [(HONEST_JUMP, 4), (HONEST_SHORT_SLOPE, 8), (HONEST_FAR_WITHIN, 16)])
+def test_the_stated_false_alarm_is_how_often_honest_inputs_show_it(honest: float, inputs: int) -> None:
+    shown = np.random.default_rng(0).random((400_000, inputs)) < honest
+    alarms = (shown.sum(axis=1) >= fewest(inputs, honest)).mean()
+    stated = false_alarm(inputs, honest)
+    assert 0 < stated <= ERROR
+    assert alarms == pytest.approx(stated, abs=4 * np.sqrt(stated / 400_000))
+    assert false_alarm(1, HONEST_SHORT_SLOPE) == 0.0  # one input alone accuses nobody
 
 
 def test_equal_answers_are_not_apart_and_rounding_either_way_is_allowed_for() -> None:

@@ -366,6 +366,16 @@ def test_the_integrity_rule(run: RunFolder, outcomes: tuple[str, ...], outcome: 
     assert verdict.decisions[0].name == "honest"
 
 
+def test_a_cap_on_confidence_leaves_rules_on_the_radius_decided(run: RunFolder) -> None:
+    """And the rule on integrity undecided: honest services cut confidence off too."""
+    norms = ["spectral_norm", "peak_spectral_norm"]
+    check = IntegrityCheck(name="ceiling", outcome="contradicted", notices="n", finding="cut off", metrics=norms)
+    capped = RunFolder(run.folder, run.report.model_copy(update={"integrity": [check]}), run.inputs)
+    norm = "{rule: quantile, metric: spectral_norm, statistic: median, at_most: 1.0e+9}"
+    verdict = decide(capped, policy_of(RADIUS % 0.2, norm, "{rule: integrity}"))
+    assert [d.outcome for d in verdict.decisions] == ["pass", "undecided", "undecided"]
+
+
 def test_what_integrity_contradicts_is_undecided_in_every_rule(run: RunFolder) -> None:
     rules = (RADIUS % 0.2, RADIUS % 0.9, "{rule: share_below_radius, radius: 0.001, at_most: 0.5}")
     outcomes = [d.outcome for d in decide(_checked(run, "ok"), policy_of(*rules)).decisions]
@@ -373,6 +383,16 @@ def test_what_integrity_contradicts_is_undecided_in_every_rule(run: RunFolder) -
     verdict = decide(_checked(run, "ok", "contradicted"), policy_of(*rules, "{rule: not_ok, at_most: 1}"))
     assert [d.outcome for d in verdict.decisions] == ["undecided"] * 3 + ["pass"]
     assert all("boundary" in d.sentence and d.queries is None for d in verdict.decisions[:3])
+
+
+@pytest.mark.parametrize(
+    ("flag", "outcome"),
+    [("above_threshold", "undecided"), ("below_threshold", "undecided"), ("kinked", "pass"), ("own_step", "pass")],
+)
+def test_a_flag_that_decides_about_a_contradicted_norm_is_undecided(run: RunFolder, flag: str, outcome: str) -> None:
+    rule = f"{{rule: flag, flag: {flag}, at_most: 1}}"
+    assert decide(_checked(run, "ok"), policy_of(rule)).outcome == "pass"
+    assert decide(_checked(run, "contradicted"), policy_of(rule)).outcome == outcome
 
 
 def test_a_ratio_is_undecided_where_either_run_is_contradicted(run: RunFolder) -> None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fimaudit import Report, audit
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import open_data
-from fimaudit.errors import UsageError
+from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS
-from fimaudit.runs.integrity.checks import candidates
+from fimaudit.runs.integrity.drawing import candidates
 from fimaudit.storage.tables import read_inputs_table
 
 Array = NDArray[np.float64]
@@ -134,7 +134,7 @@ def dumped(report: Report) -> list[dict[str, Any]]:
 )
 def test_honest_models_are_not_accused(model: Model, options: dict[str, Any], seed: int) -> None:
     report = audit(model, X, **{**OPTIONS, **options}, seed=seed)
-    assert [check.name for check in report.integrity] == ["history", "last_digit", "boundary", "slope", "radius"]
+    assert [check.name for check in report.integrity] == ["history", "last_digit", "boundary", "slope", "radius", "ceiling"]
     assert report.contradicted == []
     assert not any("integrity" in warning for warning in report.warnings)
     assert outcomes(report)["history"] == "ok"
@@ -146,6 +146,7 @@ def test_noise_is_not_called_a_contradiction(size: float, each_call: bool) -> No
     for seed in range(3):
         report = audit(Noisy(size, each_call=each_call), X, **OPTIONS, seed=seed)
         assert report.contradicted == [], report.contradicted
+        assert "answers are random)" in report.integrity[0].finding  # which is why a difference is none
 
 
 @pytest.mark.parametrize("reach", [0.1, 0.5, 1.0])
@@ -185,12 +186,75 @@ def test_a_second_version_is_noticed_as_often_as_the_report_says(share: float) -
     assert seen == pytest.approx(stated, abs=0.03)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_second_version_is_noticed_in_real_runs_as_often_as_stated(share: float) -> None:
+    """It is contradicted, or the answers are said to be random; at most as much is missed as is stated, at three sigma."""
+    runs, missed, stated = 40, 0, []
+    for seed in range(runs):
+        rng = np.random.default_rng(1000 + seed)
+        moved = 0.05 * rng.normal(size=CLASSES)
+
+        def model(batch: Any, rng: np.random.Generator = rng, moved: Array = moved) -> Array:
+            return softmax(logits(batch) + moved * (rng.random() < share))
+
+        try:
+            report = audit(model, X, **{**OPTIONS, "queries": 40}, integrity=True, seed=seed)
+        except ModelFailure:  # no input could be measured
+            continue
+        check = report.integrity[0]
+        stated.append(1 - check.numbers[f"noticed_share_{share}"])
+        random = "answers are random" in check.finding or any("not deterministic" in text for text in report.warnings)
+        missed += not report.contradicted and not random
+    assert len(stated) > 30
+    most = sum(stated) + 3 * np.sqrt(sum(one * (1 - one) for one in stated))
+    assert missed <= most, (missed, sum(stated))
+
+
 def test_slopes_that_do_not_reach_are_found() -> None:
     report = audit(flattened, X, **OPTIONS)
     assert outcomes(report)["slope"] == "contradicted"
     assert {s.index for s in report.inputs if "local_radius_overstates" in s.flags}
     for s in report.inputs:  # no limit against its own evidence
         assert s.witness is None or (s.margin_radius.lower or 0) <= s.witness.distance
+
+
+def capped(most: float, model: Model = honest) -> Model:
+    def answer(batch: Any) -> Array:
+        p = np.asarray(model(batch), np.float64)
+        top = p.max(axis=1, keepdims=True)
+        return np.where(top > most, np.where(p == top, most, p * (1 - most) / (1 - top)), p)
+
+    return answer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_confidence_that_is_cut_off_takes_the_norms_away_and_leaves_the_radius(seed: int) -> None:
+    report = audit(capped(0.6), X, **OPTIONS, seed=seed)
+    assert outcomes(report)["ceiling"] == "contradicted"
+    (check,) = report.contradicted
+    assert check.rows == 0
+    assert check.metrics == ["spectral_norm", "peak_spectral_norm"]
+    assert check.numbers["piled"] == sum(
+        s.probability is not None and abs(s.probability - 0.6) < 1e-9 for s in report.inputs
+    )
+    assert any("no rule on spectral_norm, peak_spectral_norm is decided" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("model", "outcome"),
+    [
+        (lambda b: softmax(2 * np.tanh(3 * logits(b))), "ok"),  # saturated: where the largest is constant, all others are
+        (lambda b: softmax(np.clip(logits(b), -1, 1)), "ok"),
+        (lambda b: 0.8 * honest(b) + 0.04, "ok"),
+        (capped(0.6, binary), "not_applicable"),
+        (lambda b: np.round(capped(0.6)(b), 3), "not_applicable"),
+        (Noisy(0.03), "not_applicable"),
+        (lambda b: softmax(200 * logits(b)), "ok"),
+    ],
+    ids=["saturated", "clipped", "smoothed", "two", "rounded", "noisy", "sure"],
+)
+def test_a_bounded_confidence_is_no_ceiling(model: Model, outcome: str) -> None:
+    assert outcomes(audit(model, X, **OPTIONS))["ceiling"] == outcome
 
 
 def test_a_change_on_the_way_to_another_input_cuts_the_radius() -> None:
@@ -234,7 +298,7 @@ def test_a_budget_that_does_not_reach_says_so_and_resume_makes_up_for_it(tmp_pat
     assert kept.integrity == again.integrity
 
 
-@pytest.mark.parametrize("rows", [3, 30, 60, 80])
+@pytest.mark.parametrize("rows", [3, 30, 60, 100, 120, 140, 150])
 def test_killed_within_the_checks_and_resumed_it_finds_the_same(tmp_path: Path, rows: int) -> None:
     model = blended(1e-6)
     whole = audit(model, X, **OPTIONS, name="m")

@@ -128,15 +128,15 @@ class Worker:
             yield from measure_inputs(indices, given.work, meter)
             return
         # A process that held this piece died, perhaps of one of its inputs: find out which, and leave only that one out.
-        size = given.work.block(meter.model)
+        size, work = given.work.block(meter.model), replace(given.work, decoys={})  # perhaps it died of a decoy
         for block, members in groupby(indices, key=lambda index: index // size):
             if ray.get(self._coordinator.begin.remote("block", block)) == 0:
-                yield from measure_inputs(members, given.work, meter)
+                yield from measure_inputs(members, work, meter)
                 ray.get(self._coordinator.finish.remote("block", block))
                 continue
             for index in members:
                 if ray.get(self._coordinator.begin.remote("input", index)) == 0:
-                    yield from measure_inputs([index], given.work, meter)
+                    yield from measure_inputs([index], work, meter)
                     ray.get(self._coordinator.finish.remote("input", index))
                 else:
                     why = "each process that measured this input died on it; look for a crash or too little memory there"

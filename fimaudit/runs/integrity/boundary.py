@@ -14,6 +14,7 @@ from fimaudit.estimation.integrity import (
     HONEST_JUMP,
     JUMP,
     ahead,
+    false_alarm,
     fewest,
     jump_share,
     stays,
@@ -89,6 +90,7 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
         jumps += radius is not None and stays(jump, segment.jump(quantum), left, radius)
     need = fewest(len(segments), HONEST_JUMP)
     numbers = {"inputs": len(segments), "jumps": jumps, "fewest": need, "largest": max(first, default=None)}
+    numbers["false_alarm"] = false_alarm(len(segments), HONEST_JUMP)
     took = asked.rows - before
     if len(segments) < 2:
         why = "too few inputs have a local radius and another decision to walk to"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fimaudit.audit_report import IntegrityCheck
-from fimaudit.results import Sensitivity
+from fimaudit.results import QUANTITY_NAMES, Sensitivity
 
 __all__ = ["IntegrityFindings", "check_result"]
 
@@ -49,6 +49,15 @@ class IntegrityFindings:
 
 
 def check_result(
-    name: Any, outcome: Any, notices: str, finding: str, numbers: Mapping[str, float | int | None], rows: int
+    name: Any,
+    outcome: Any,
+    notices: str,
+    finding: str,
+    numbers: Mapping[str, float | int | None],
+    rows: int,
+    metrics: Sequence[str] = tuple(QUANTITY_NAMES),
 ) -> IntegrityCheck:
-    return IntegrityCheck(name=name, outcome=outcome, notices=notices, finding=finding, numbers=dict(numbers), rows=rows)
+    """One check, with the quantities that it takes away where it is contradicted."""
+    return IntegrityCheck(
+        name=name, outcome=outcome, notices=notices, finding=finding, numbers=dict(numbers), rows=rows, metrics=[*metrics]
+    )

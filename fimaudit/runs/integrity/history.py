@@ -11,23 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.audit_report import IntegrityCheck
-from fimaudit.engines.decoys import ask_decoys, known_answers
+from fimaudit.engines.decoys import known_answers
 from fimaudit.errors import InputFailed
-from fimaudit.estimation.integrity import apart, history_matters, noticed, threshold
-from fimaudit.measurement.counterexample import rows_along
-from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES, RUNGS
+from fimaudit.estimation.integrity import ERROR, apart, history_matters, noticed, threshold
+from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
-from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, scaled_difference
+from fimaudit.runs.integrity.rows import AskedRows
+from fimaudit.runs.integrity.walks import Walk, ways_apart
 
 __all__ = ["check_history"]
 
 Array = NDArray[np.float64]
 
-#: A walk ends in the corner and starts at a displacement, as far as ratios of its steps in this range allow: any below 2
-#: leaves a rung nearer to the next one than to the input, so that a store of earlier rows answers it from that, and on the
-#: way back a displacement is one from another centre.
-RATIO, MOST_RATIO = 1.6, 1.8
 #: Shares of the calls that a second version may take, of which the report says how surely it would have been noticed.
 SHARES = (0.1, 0.5)
 #: How often a decoy is asked in all.
@@ -58,10 +54,19 @@ class _Compared:
             self.largest, self.noise = difference, noise
 
 
-def check_history(asked: AskedRows, chosen: Sequence[int], decoys: ChosenDecoys, rng: np.random.Generator) -> IntegrityCheck:
-    """The same rows outwards from an input to a random corner and in reverse, and plain rows at several times of the run."""
+def check_history(
+    asked: AskedRows, walked: Sequence[Walk], decoys: ChosenDecoys, rng: np.random.Generator
+) -> IntegrityCheck:
+    """The same rows outwards from an input to a random corner and in reverse, and plain rows at several times of the run.
+
+    Args:
+        asked: asks, and knows what was asked.
+        walked: there and back.
+        decoys: the plain rows.
+        rng: of the order in which they are asked once more.
+    """
     before = asked.rows
-    walks, plain = _walks(asked, chosen, rng), _times(asked, decoys, rng)
+    walks, plain = _walks(asked, walked), _times(asked, decoys, rng)
     both = walks if walks.largest >= plain.largest else plain
     least, pairs = threshold(both.noise, asked.quality.batch_effect_logs), walks.pairs + plain.pairs
     numbers = {
@@ -75,6 +80,7 @@ def check_history(asked: AskedRows, chosen: Sequence[int], decoys: ChosenDecoys,
         "calls_repeated": pairs,
         "noticed_difference": least,
         **{f"noticed_share_{share}": noticed(share, pairs) for share in SHARES},
+        "false_alarm": ERROR if asked.quality.random else 0.0,
     }
     outcome: Any = "ok"
     if not walks.count and not plain.count:
@@ -83,14 +89,18 @@ def check_history(asked: AskedRows, chosen: Sequence[int], decoys: ChosenDecoys,
         outcome, finding = "contradicted", _against(walks, plain, both)
     else:
         power = " and ".join(f"{share:.0%} of the calls with probability {noticed(share, pairs):.2f}" for share in SHARES)
+        within = f" (within {both.largest:.2g} in log p{_repeats(both)})" if both.largest else ""
         finding = (
             f"{walks.count} walks of {walks.rows} rows, there and back, and {plain.count} rows asked {TIMES} times of the "
-            "run were answered alike" + (f" (within {both.largest:.2g} in log p)" if both.largest else "")
-        )
-        finding += (
-            f"; a second version that moves log p by more than {least:.2g} would have been noticed here if it took {power}"
+            f"run were answered alike{within}; a second version that moves log p by more than {least:.2g} would have been "
+            f"noticed here, as a contradiction or as answers that are random, if it took {power}"
         )
     return check_result("history", outcome, HISTORY, finding, numbers, asked.rows - before)
+
+
+def _repeats(compared: _Compared) -> str:
+    """What repeats differ by, where that is the reason why a difference is none."""
+    return f", where repeats differ by {compared.noise:.2g}: answers are random" if compared.noise else ""
 
 
 def _against(walks: _Compared, plain: _Compared, both: _Compared) -> str:
@@ -106,34 +116,32 @@ def _against(walks: _Compared, plain: _Compared, both: _Compared) -> str:
     )
 
 
-def _walks(asked: AskedRows, chosen: Sequence[int], rng: np.random.Generator) -> _Compared:
+def _walks(asked: AskedRows, walked: Sequence[Walk]) -> _Compared:
     """There and back."""
     quality, found = asked.quality, _Compared()
-    for n, index in enumerate(chosen):
-        rows = _walk_rows(asked.inputs, index, rng)
-        try:
-            out = asked.walk(rows, f"out {n}")
-            back = [asked.walk(rows[::-1], f"back {n}")[::-1]]
-            difference, noise = apart(out, back[0], quality.quantum, quality.batch_effect), 0.0
-            if history_matters(difference, 0.0, quality.batch_effect_logs):
-                back += [asked.walk(rows[::-1], f"back {n} again {k}")[::-1] for k in range(BACK_AGAIN)]
-                noise = _farthest_apart(back, asked)
-        except InputFailed:
+    for walk in walked:
+        out, back = known_answers(walk.out, asked.meter), known_answers(walk.back, asked.meter)
+        asked.rows += sum(known.shape[0] * known.shape[1] for known in (out, back) if known is not None)
+        if out is None or back is None:
             continue
+        asked.seen += list(out[0])
+        noise = _farthest_apart(list(back), asked) if len(back) > 1 else 0.0
+        rows = walk.out.rows
         found.rows, found.pairs = max(found.rows, len(rows)), found.pairs + asked.calls(rows)
-        found.add(difference, noise, quality.batch_effect_logs)
+        found.add(ways_apart(out[0], back[0], quality), noise, quality.batch_effect_logs)
     return found
 
 
 def _times(asked: AskedRows, decoys: ChosenDecoys, rng: np.random.Generator) -> _Compared:
     """Rows that were asked among those of the inputs, and are once more: together, in another order."""
     quality, found = asked.quality, _Compared()
-    ask_decoys([decoy for of_row in decoys.times for decoy in of_row], asked.meter)
-    kept = [(of_row[0].row, [known_answers(decoy, asked.meter) for decoy in of_row]) for of_row in decoys.times]
+    kept = [(of_row[0].rows[0], [known_answers(decoy, asked.meter) for decoy in of_row]) for of_row in decoys.times]
     asked.rows += sum(len(of_row) for of_row in decoys.times)
-    known = [(row, answers) for row, answers in kept if all(answer is not None for answer in answers)]
+    complete = [(row, [one[0, 0] for one in answers if one is not None]) for row, answers in kept]
+    known = [(row, answers) for row, answers in complete if len(answers) == DECOY_TIMES]
     if not known:
         return found
+    asked.seen += [answers[0] for _, answers in known]
     order = rng.permutation(len(known))
     rows = np.stack([known[i][0] for i in order])
     try:
@@ -156,28 +164,3 @@ def _farthest_apart(answers: Sequence[Array], asked: AskedRows) -> float:
     """The largest difference between any two answers to the same rows."""
     quality = asked.quality
     return max(apart(a, b, quality.quantum, quality.batch_effect) for a, b in combinations(answers, 2))
-
-
-def _walk_rows(inputs: AuditedInputs, index: int, rng: np.random.Generator) -> NDArray[Any]:
-    """The input, and rows at log-spaced lengths towards a corner of the box, or of the data's range where it is open."""
-    space, x = inputs.space, inputs.row(index)
-    low, high = _range(inputs)
-    corner = np.where(rng.integers(0, 2, size=low.shape) == 1, high, low)
-    way = scaled_difference(x, corner, space)
-    length = float(np.linalg.norm(way))
-    if not length > 0:
-        return x[None]
-    displacement = inputs.results[index].displacement or inputs.displacement
-    end, steps = length, RUNGS - 2
-    start = np.clip(displacement, end / MOST_RATIO**steps, end / RATIO**steps)
-    rows, _ = rows_along(x, space, way / length, np.geomspace(start, end, steps + 1))
-    return np.concatenate([x[None], rows])
-
-
-def _range(inputs: AuditedInputs) -> tuple[Array, Array]:
-    """The box; where a feature has no bound, the data's range, or a step of the scale to either side if they agree there."""
-    space, x = inputs.space, inputs.x.astype(np.float64)
-    least, most = x.min(axis=0), x.max(axis=0)
-    same = np.where(most > least, 0.0, space.scale)
-    low = np.where(np.isfinite(space.lower), space.lower, least - same)
-    return low, np.where(np.isfinite(space.upper), space.upper, most + same)

@@ -10,6 +10,7 @@ from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     FAR_WITHIN,
     HONEST_FAR_WITHIN,
+    false_alarm,
     fewest,
 )
 from fimaudit.measurement.radius_evidence import FAR_WITHIN_RADIUS, WITHIN_RADIUS, check_radius
@@ -52,7 +53,8 @@ def check_radii(
     within = sum(WITHIN_RADIUS in r.flags for r in claimed)
     far = sum(FAR_WITHIN_RADIUS in r.flags for r in claimed)
     need = fewest(len(claimed), HONEST_FAR_WITHIN)
-    numbers = {"inputs": len(claimed), "within": within, "far_within": far, "fewest": need}
+    numbers: dict[str, float | int | None] = {"inputs": len(claimed), "within": within, "far_within": far, "fewest": need}
+    numbers["false_alarm"] = false_alarm(len(claimed), HONEST_FAR_WITHIN)
     took = asked.rows - before
     if not claimed:
         why = "no input has a radius and a real change of decision to compare it with"

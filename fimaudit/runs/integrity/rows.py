@@ -49,11 +49,17 @@ class AuditedInputs:
 
 
 class AskedRows:
-    """Asks rows through the meter, each call once under a name of its own, and counts the rows."""
+    """Asks rows through the meter, each call once under a name of its own, and counts the rows.
+
+    Attributes:
+        rows: asked so far.
+        seen: (K,) answers to inputs, and to rows on walks and between inputs.
+    """
 
     def __init__(self, meter: Meter, inputs: AuditedInputs) -> None:
         self.inputs, self.quality = inputs, inputs.quality
         self.meter, self.rows = meter, 0
+        self.seen: list[Array] = []
         self.repeats = REPEATED if inputs.quality.random else 1
 
     def calls(self, rows: NDArray[Any]) -> int:

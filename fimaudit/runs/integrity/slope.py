@@ -12,6 +12,7 @@ from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_SHORT_SLOPE,
     SHORT_SLOPE,
+    false_alarm,
     fewest,
     slope_reach,
 )
@@ -45,6 +46,7 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
         if steps[0] > 0:
             ways.append((result.predicted_class, witness.predicted_class, float(steps[0]), distance, x, rows[0]))
     answers = asked.each([row for *_, x, at_step in ways for row in (x, at_step)], "slopes")
+    asked.seen += [answer[0] for answer in answers[::2] if answer is not None]
     reached = [
         slope_reach(at_input, at_step, *way[:4], quantum)
         for way, at_input, at_step in zip(ways, answers[::2], answers[1::2], strict=True)
@@ -54,6 +56,7 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
     short, need = sum(one < SHORT_SLOPE for one in known), fewest(len(known), HONEST_SHORT_SLOPE)
     middle = float(np.median(known)) if known else None
     numbers = {"inputs": len(known), "short": short, "fewest": need, "median": middle}
+    numbers["false_alarm"] = false_alarm(len(known), HONEST_SHORT_SLOPE)
     took = asked.rows - before
     if need > len(known):
         why = "too few inputs have a local radius and a witness"

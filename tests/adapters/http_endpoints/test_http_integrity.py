@@ -84,7 +84,7 @@ def killed_and_resumed(url, folder, calls, monkeypatch, within="integrity", **ch
 def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path, monkeypatch):
     url = served(honest)
     whole = audit(url, X, **OPTIONS, out=tmp_path / "whole")
-    assert [check.outcome for check in whole.integrity] == ["ok"] * 5
+    assert [check.outcome for check in whole.integrity] == ["ok"] * 6
     for calls in (1, 9):
         again = killed_and_resumed(url, tmp_path / str(calls), calls, monkeypatch)
         assert again.integrity == whole.integrity
@@ -95,26 +95,77 @@ def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path,
 ONE_BY_ONE = {"concurrency": 1, "batch": 12}
 
 
-def test_a_server_with_a_memory_killed_and_resumed_gives_the_same_report(served, tmp_path, monkeypatch):
-    """What was answered comes from the ledger, and the rest is asked in the order in which it would have been."""
+@pytest.mark.parametrize("block", [32, 2])
+def test_a_server_with_a_memory_killed_and_resumed_gives_the_same_report(served, tmp_path, monkeypatch, block):
+    """What was answered comes from the ledger, and the rest is asked in the order in which it would have been.
+
+    With all inputs side by side, and two by two: then walks go out and come back in other blocks.
+    """
+    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", block)
     whole = audit(served(Shrinks()), X, **OPTIONS, **ONE_BY_ONE, out=tmp_path / "whole")
     assert whole.settings["order"] == "interleaved"
     assert whole.contradicted[0].name == "history"
-    for within, calls in (("inputs", 6), ("integrity", 5)):
-        again = killed_and_resumed(served(Shrinks()), tmp_path / within, calls, monkeypatch, within, **ONE_BY_ONE)
+    assert whole.contradicted[0].numbers["contradicting"] == 2
+    for within, calls in (("inputs", 6), ("inputs", 12), ("inputs", 17), ("integrity", 5)):
+        again = killed_and_resumed(
+            served(Shrinks()), tmp_path / f"{within} {calls}", calls, monkeypatch, within, **ONE_BY_ONE
+        )
         assert again.integrity == whole.integrity
         assert again.inputs == whole.inputs
+        assert again.summary.queries - whole.summary.queries in (0, 4)  # sentinels, where inputs are left
+
+
+def test_walks_of_single_rows_killed_between_two_of_them_and_resumed(served, tmp_path, monkeypatch):
+    """An endpoint of one row a request takes a walk in thirteen rounds, some after the last input has asked."""
+    single = {"concurrency": 1, "batch": 1, "queries": 40}
+    whole = audit(served(Shrinks()), X, **{**OPTIONS, **single}, out=tmp_path / "whole")
+    assert whole.integrity[0].numbers["contradicting"] == 2
+    for calls in (10, 20, 30):
+        with monkeypatch.context() as patched:
+            patched.setitem(OPTIONS, "queries", 40)
+            folder = tmp_path / str(calls)
+            again = killed_and_resumed(served(Shrinks()), folder, calls, monkeypatch, "inputs", concurrency=1, batch=1)
+        assert again.integrity == whole.integrity
+        assert again.inputs == whole.inputs
+        assert again.summary.queries - whole.summary.queries in (0, 4)  # sentinels, where inputs are left
 
 
 class Noting:
-    """An honest server that keeps which input each row lies next to."""
+    """An honest server that keeps which input each row is a displacement of; decoys between inputs are none's."""
 
     def __init__(self):
         self.near = []
 
     def __call__(self, rows):
-        self.near += np.linalg.norm(rows[:, None] - X[None], axis=2).argmin(axis=1).tolist()
+        distance = np.linalg.norm(rows[:, None] - X[None], axis=2)
+        self.near += distance.argmin(axis=1)[distance.min(axis=1) < 0.1].tolist()
         return honest(rows)
+
+
+class Corners:
+    """An honest server that keeps of each request how far its rows are from the nearest input at most."""
+
+    def __init__(self):
+        self.far = []
+
+    def __call__(self, rows):
+        self.far.append(np.linalg.norm(rows[:, None] - X[None], axis=2).min(axis=1).max())
+        return honest(rows)
+
+
+def test_walks_go_out_and_come_back_among_the_requests_of_inputs(served, monkeypatch):
+    """A walk ends in a corner, which lies far from any input; what is asked once results are known comes after both."""
+    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", 2)
+    server = Corners()
+    report = audit(served(server), X, **OPTIONS, concurrency=1, batch=64)
+    far = [place for place, distance in enumerate(server.far) if distance > 0.9]
+    assert report.integrity[0].numbers["walks"] == 2
+    assert len(far) >= 4
+    after_inputs = len(server.far) - sum(check.rows for check in report.integrity[2:])
+    ways = [place for place in far if place < after_inputs]
+    assert len(ways) >= 4
+    assert ways[0] > 6
+    assert ways[-1] - ways[0] > len(server.far) / 4
 
 
 def test_rows_of_many_inputs_are_interleaved_unless_told_otherwise(served, tmp_path):
