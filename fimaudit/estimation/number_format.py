@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOAT32_SPACING", "FLOAT64_SPACING", "are_float32_below_range", "number_spacing"]
+__all__ = ["FLOAT32_SPACING", "FLOAT64_SPACING", "are_float32_below_range", "common_step", "number_spacing"]
 
 Array = NDArray[np.float64]
 
@@ -15,8 +15,16 @@ FLOAT32_SPACING, FLOAT64_SPACING = 2.0**-24, 2.0**-53
 FLOAT32_LEAST = 2.0**-149
 #: From here on float64 tells every decimal number from its neighbours.
 MOST_DIGITS = 15
+#: Fewer different numbers have few digits by chance.
+FEW_DIFFERENT = 6
+#: Of fewer numbers all may be multiples of two steps by chance.
+FEW_WITH_A_STEP = 10
 #: Numbers whose digits are looked at.
 MOST_LOOKED_AT = 400
+#: A step is looked for up to so many times between neighbours, and from so many of it in 1 on; fewer are votes.
+MOST_STEPS, FEWEST_STEPS = 8, 16
+#: By how much of a step a multiple of it may seem off while the step is known roughly.
+CLEARLY = 0.2
 #: What a division by a sum of nearly 1 may change a number of float32 by.
 DIVIDED = 2e-6
 
@@ -24,8 +32,8 @@ DIVIDED = 2e-6
 def number_spacing(values: Array) -> float:
     """The distance of neighbouring numbers just below 1 in the format that answers came in.
 
-    float32 has 2^-24, also where its numbers were written as the shortest text that says which they are; s significant
-    digits have 10^-s; else it is float64's 2^-53.
+    float32 has 2^-24, also where its numbers were written as the shortest text that says which they are; b significant bits
+    have 2^-b, s significant digits 10^-s; else it is float64's 2^-53.
 
     Args:
         values: probabilities of any shape.
@@ -34,20 +42,62 @@ def number_spacing(values: Array) -> float:
     True
     >>> number_spacing(np.array([0.33333334, 1.1920929e-07])) == FLOAT32_SPACING
     True
-    >>> number_spacing(np.array([0.3333, 1.192e-07]))
+    >>> number_spacing(np.array([0.3333, 1.192e-07, 0.2, 0.7, 0.4567, 0.8]))
     0.0001
+    >>> float(np.log2(number_spacing(np.random.default_rng(0).random(30).astype(np.float16))))
+    -11.0
     """
     seen = np.unique(values[(values > 0) & (values < 1)])
     seen = seen[:: max(1, len(seen) // MOST_LOOKED_AT)]
     if seen.size == 0:
         return FLOAT64_SPACING
     exact = np.array_equal(seen, seen.astype(np.float32))
+    spacing = FLOAT32_SPACING if exact or _are_float32_text(seen) else FLOAT64_SPACING
+    if seen.size < FEW_DIFFERENT:
+        return spacing
     written = [float(str(np.float32(value))) for value in seen] if exact else [float(value) for value in seen]
     digits = MOST_DIGITS + 1
     while digits > 1 and all(float(f"{value:.{digits - 2}e}") == value for value in written):
         digits -= 1
-    format_spacing = FLOAT32_SPACING if exact or _are_float32_text(seen) else FLOAT64_SPACING
-    return format_spacing if digits > MOST_DIGITS else max(format_spacing, float(f"1e-{digits}"))
+    decimal = 0.0 if digits > MOST_DIGITS else float(f"1e-{digits}")
+    return max(spacing, decimal, _binary_spacing(seen))
+
+
+def _binary_spacing(values: Array) -> float:
+    """2^-b of numbers whose b bits are fewer than those of float64: float32 has 24, float16 11, bfloat16 8."""
+    mantissa, _ = np.frexp(values)
+    bits = next((b for b in range(1, 53) if np.array_equal(mantissa * 2.0**b, np.rint(mantissa * 2.0**b))), 53)
+    return float(2.0**-bits)
+
+
+def common_step(values: NDArray[np.floating]) -> float:
+    """1/N for the least N of which all numbers from 0 to 1 are multiples, to a unit of their own; 0 where none is found.
+
+    Args:
+        values: (n,) sorted and different; the distance of two neighbours is some step, or a few.
+
+    >>> common_step(np.array([3, 8, 21, 33, 40, 77, 95, 120, 121, 250]) / 255) == 1 / 255
+    True
+    >>> common_step(np.sort(np.random.default_rng(0).random(20)))
+    0.0
+    """
+    if values.size < FEW_WITH_A_STEP:
+        return 0.0
+    wide = values.astype(np.float64)
+    least = float(np.diff(wide, prepend=0.0, append=1.0).min())
+    for steps in range(1, MOST_STEPS + 1):
+        step = least / steps
+        for value in wide[:MOST_LOOKED_AT]:  # the larger the number, the better it says how long a step is
+            count = round(value / step)
+            if count == 0 or abs(value / step - count) > CLEARLY:
+                break
+            step = value / count
+        else:
+            whole = round(1.0 / step)
+            near = (np.rint(wide * whole) / whole).astype(values.dtype)
+            if whole >= FEWEST_STEPS and bool((np.abs(values - near) <= np.spacing(near)).all()):
+                return 1.0 / whole
+    return 0.0
 
 
 def are_float32_below_range(values: Array) -> bool:

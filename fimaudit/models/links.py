@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
-from fimaudit.estimation.number_format import number_spacing
+from fimaudit.estimation.number_format import common_step, number_spacing
 from fimaudit.models.labels import label_codes
 
 __all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
@@ -150,9 +150,10 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
 
 
 def output_resolution(values: NDArray[Any]) -> float:
-    """The quantum to which a set of answers is rounded: 10^-t decimals, 2^-10 for half precision, 0 when neither.
+    """The quantum to which a set of answers is rounded: 10^-t decimals, a 1/N, 2^-10 for half precision, 0 when none.
 
-    Answers rounded to t decimals are multiples of 10^-t exactly, or to one unit of float32 or float64.
+    Answers rounded to t decimals are multiples of 10^-t exactly, or to one unit of float32 or float64; those of a quantised
+    model are multiples of 1/256 or 1/255.
 
     >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
     0.01
@@ -174,6 +175,10 @@ def output_resolution(values: NDArray[Any]) -> float:
     if seen.size == 0:
         return 0.0
     for decimals in range(1, MOST_DECIMALS + 1):
+        if decimals == PLAIN_DECIMALS + 1:
+            step = common_step(seen)
+            if step >= number_spacing(seen.astype(np.float64)) and _unlikely(step, seen):
+                return step
         near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
         if np.all(np.abs(seen - near) <= np.spacing(near)):
             quantum = float(f"1e-{decimals}")

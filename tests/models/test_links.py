@@ -77,6 +77,25 @@ def test_rounding_is_found_at_any_number_of_decimals(classes: int, decimals: int
         assert output_resolution(p.round(decimals).astype(dtype)) == pytest.approx(10.0**-decimals)
 
 
+@pytest.mark.parametrize("steps", [100, 255, 256, 300, 1000, 1024, 4096, 65_535, 65_536])
+def test_steps_of_a_quantised_model_are_found(steps: int) -> None:
+    """Seen of k / 256, which have 8 decimals: answers that do not move were taken for known to the last digit."""
+    for seed in range(5):
+        p = np.round(np.random.default_rng(seed).dirichlet(np.full(4, 0.4), size=60) * steps) / steps
+        for dtype in (np.float32, np.float64):
+            assert output_resolution(p.astype(dtype)) == pytest.approx(1 / steps, rel=1e-9)
+
+
+@given(st.sampled_from([np.float16, "bfloat16"]), st.integers(2, 10), st.integers(0, 2**32 - 1))
+def test_numbers_of_half_precision_have_no_step(dtype: Any, classes: int, seed: int) -> None:
+    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.4), size=60).astype(np.float32)
+    if dtype == "bfloat16":
+        half = (p.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    else:
+        half = p.astype(dtype).astype(np.float32)
+    assert output_resolution(half) == 0
+
+
 def test_sure_answers_are_not_taken_for_rounded_ones() -> None:
     """Seen of float32 answers near 0 and 1: taken for rounded to 0.1."""
     for dtype in (np.float32, np.float64):
