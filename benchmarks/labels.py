@@ -11,6 +11,10 @@ rows.
 
 from __future__ import annotations
 
+import sys
+
+sys.path.append(sys.path.pop(0))  # this folder last: its http.py must not hide the standard library's
+
 import argparse
 import json
 from pathlib import Path
@@ -19,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fimaudit import audit, open_classifier, validate
+from fimaudit import InputDomain, audit, open_classifier, validate
 from fimaudit.results import Sensitivity
 
 
@@ -40,7 +44,8 @@ def attacked(folder: Path, name: str, link: str, labels: int, options: argparse.
     """Distances that HopSkipJump reaches with so many rows an input."""
     x = np.load(folder / f"{name}.npz")["x"][: options.inputs]
     path = str(folder / f"{name}.onnx")
-    result = validate(path, x, link=link, attacks=["hopskipjump"], attack_rows=labels, lower=0, upper=1, queries=50)
+    domain = InputDomain(lower=0, upper=1)
+    result = validate(path, x, link=link, attacks=["hopskipjump"], attack_rows=labels, domain=domain, queries=50)
     return [row.attacks.get("hopskipjump") for row in result.inputs]
 
 
