@@ -61,7 +61,7 @@ class Effort:
     rounds: tuple[tuple[int, float], ...]
 
 
-#: Five starts, against one, took the radii that are 1.3 times too long from 23 to 7 % on a network (benchmarks/labels.py).
+#: Five starts, against one, took the radii that are 1.3 times too long from 23 to 10 % on a network (benchmarks/labels.py).
 EFFORTS = (
     Effort(800, 12, 16, ((5, 1.0), (2, 1.5), (1, 3.0), (1, 3.0))),
     Effort(400, 12, 16, ((3, 1.0), (2, 1.0), (1, 2.0))),
