@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-__all__ = ["PlaneRadius", "ProbitSlope", "box_share", "in_box_normal", "plane_radius", "probit_slope", "steepness"]
+__all__ = [
+    "PlaneRadius",
+    "ProbitSlope",
+    "box_share",
+    "curvature",
+    "in_box_normal",
+    "plane_radius",
+    "probit_slope",
+    "steepness",
+]
 
 Array = NDArray[np.float64]
 
@@ -23,10 +32,10 @@ RIDGE = 0.01
 FARTHEST = 5.0
 MOST_ROUNDS, ENOUGH = 50, 1e-8
 LEAST_COSINE = 1e-4
-#: Spread of log(radius / true one) that curvature causes, below and above, and the same after a short walk; from this
-#: cosine on the plane touches near its foot.
-BENT_BELOW, BENT_ABOVE = 0.16, 0.14
-FEW_BELOW, FEW_ABOVE = 0.25, 0.25
+#: Spread of log(radius / true one) that curvature causes, below and above, with so many labels at least: a short walk ends
+#: where the bend is worse (benchmarks/labels.py).
+BENDS = ((1000, 0.135, 0.138), (400, 0.25, 0.25), (0, 0.3, 0.35))
+#: From this cosine on the plane touches near its foot.
 NEAR_FOOT = 0.6
 
 
@@ -158,13 +167,28 @@ class PlaneRadius:
         return (self.upper - self.lower) / (2 * self.value) if self.value > 0 else float("inf")
 
 
+def curvature(labels: int) -> tuple[float, float]:
+    """Standard deviations of log(radius / true one), below and above, that curvature causes with so many labels an input.
+
+    >>> curvature(1000)[0] < curvature(200)[0]
+    True
+    """
+    return next((below, above) for least, below, above in BENDS if labels >= least)
+
+
 def plane_radius(
-    fit: ProbitSlope, length: float, nearest: float, deviations: float, *, in_box: float = 1.0, few: bool = False
+    fit: ProbitSlope,
+    length: float,
+    nearest: float,
+    deviations: float,
+    *,
+    in_box: float = 1.0,
+    bend: tuple[float, float] = BENDS[0][1:],
 ) -> PlaneRadius:
     """r = c L / |n in the box|, with limits that cover sampling and curvature, and a real counterexample above all.
 
-    Limits lie at hypot(sampling, curvature) from c L. What curvature does was seen on real networks, not on this input: the
-    standard deviation of log(r / true) was ``BENT_BELOW`` and ``BENT_ABOVE``. Near the foot of the plane (c >= 0.6) the
+    Limits lie at hypot(sampling, curvature) from c L. What curvature does was seen on real networks, not on this input
+    (``curvature``). Near the foot of the plane (c >= 0.6) the
     boundary's bend decides, and the counterexample alone limits the radius from above.
 
     Args:
@@ -173,7 +197,7 @@ def plane_radius(
         nearest: distance of the nearest row that was decided otherwise.
         deviations: of the confidence, 1.96 for 95 %.
         in_box: |n in the box| (``in_box_normal``).
-        few: whether the walk had so few labels that the boundary point lies where the bend is worse.
+        bend: standard deviations of log(r / true) below and above.
 
     >>> found = plane_radius(ProbitSlope(0.0, 1.0, 0.1), 2.0, 3.0, 1.96)
     >>> found.lower < found.value < found.upper <= 3.0
@@ -182,7 +206,7 @@ def plane_radius(
     cosine = max(fit.cosine, LEAST_COSINE)
     plane = length * cosine
     value = min(plane / in_box, nearest)
-    below, above = (FEW_BELOW, FEW_ABOVE) if few else (BENT_BELOW, BENT_ABOVE)
+    below, above = bend
     low = np.hypot(plane - length * fit.cosine_at(-deviations), deviations * below * plane)
     high = np.hypot(length * fit.cosine_at(deviations) - plane, deviations * above * plane)
     lower = max(0.0, plane - float(low)) / ((1.0 + in_box) / 2)

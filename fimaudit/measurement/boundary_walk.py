@@ -1,5 +1,8 @@
 """From labels alone to a point of the decision boundary, not the nearest one: rays first, then steps along the boundary.
 
+One walk from the shortest ray often ends at another class than the nearest one. So walks start at the shortest ray of
+several classes, and go on from those whose first steps say that the boundary passes nearest.
+
 Points are displacements of one input (``RayPoints``). Every row that is decided otherwise is a real counterexample; the
 nearest one is kept.
 """
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.tangent_plane import NEAR_FOOT
 from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
@@ -21,12 +25,14 @@ __all__ = ["BASE_VOTES", "BoundaryWalk", "Counterexample", "NoOtherLabel"]
 
 Array = NDArray[np.float64]
 
-#: Rays to inputs with another label, random rays, and steps of the walk, by labels at least: few labels find no time.
-EFFORT = ((800, 12, 16, 4), (400, 12, 16, 3), (0, 6, 8, 2))
 #: Share of spatial frequencies of random rays in turn, and of the walk's noise.
 BANDS, WALK_BAND = (0.1, 0.25, 0.5, 1.0), 0.5
 #: Length of the walk's noise in lengths of the boundary point, and halvings of a quarter circle or of a ray.
-NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.1, 9, 8, 8
+NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.2, 9, 8, 6
+#: Labels of so many signs turn noise into a direction as one number without sign would (1 / E|z|^2).
+SIGN_LOSS = np.pi / 2
+#: A ray of a class is looked for up to so many lengths of the shortest ray, and believed up to so many.
+REACH, LONGEST = 2.0, 4.0
 #: A ray that is decided otherwise this much nearer beats the best one.
 SHORTER = 0.8
 #: Without an input of another label: random rays, at so many lengths, each twice the one before.
@@ -37,6 +43,30 @@ VOTES, BASE_VOTES = 5, 25
 MOST_ROUNDS = 60
 #: Nearest counterexamples that are kept to be asked once more alone.
 KEPT = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search may do with so many labels at least.
+
+    Attributes:
+        labels: at least.
+        rays, randoms: rays to inputs with another label, and random rays.
+        rounds: steps of the walk, the number of walks that take it and the share of the labels of each.
+    """
+
+    labels: int
+    rays: int
+    randoms: int
+    rounds: tuple[tuple[int, float], ...]
+
+
+#: Five starts, against one, took the radii that are 1.3 times too long from 23 to 10 % on a network (benchmarks/labels.py).
+EFFORTS = (
+    Effort(800, 12, 16, ((5, 1.0), (2, 1.5), (1, 3.0), (1, 3.0))),
+    Effort(400, 12, 16, ((3, 1.0), (2, 1.0), (1, 2.0))),
+    Effort(0, 6, 8, ((1, 1.0), (1, 2.0))),
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +101,6 @@ class BoundaryWalk:
         random: whether the same row may be answered differently, so that a majority decides and no row is a counterexample.
         lapse: share of labels that are wrong at random.
         found: the nearest rows decided otherwise, the nearest first.
-        lengths: distance of the boundary point after each step.
     """
 
     points: RayPoints
@@ -82,65 +111,96 @@ class BoundaryWalk:
     lapse: float = 0.0
     asked: int = 0
     found: list[Counterexample] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._dither = self.rng.random(len(self.points.origin), dtype=np.float32)
 
+    @property
+    def votes(self) -> int:
+        """How often a row is asked."""
+        return VOTES if self.random else 1
+
     def ask(self, points: Array, dither: NDArray[np.floating[Any]] | None = None) -> Flow[tuple[NDArray[np.bool_], Array]]:
         """Whether each of (m, d) points is decided otherwise, and the points that were really asked."""
-        rows, sent = self.points.rows(points, self._dither if dither is None else dither)
-        answers = yield PlainRows(rows)
-        self.asked += len(rows)
-        other = answers[:, 0] != self.decision
-        self._keep(rows, sent, answers[:, 0], other)
-        return other, sent
+        labels, sent = yield from self._labels(points, dither)
+        return labels != self.decision, sent
 
-    def start(self, others: Sequence[NDArray[Any]]) -> Flow[Array | NoOtherLabel]:
-        """A boundary point on a short ray: towards inputs with another label, or at random.
+    def start(self, others: Sequence[NDArray[Any]]) -> Flow[list[Array] | NoOtherLabel]:
+        """Boundary points on short rays, towards inputs with another label or at random, of different classes.
 
         Args:
-            others: inputs with another label, nearest first.
+            others: inputs with another label, in the order to look at them.
         """
-        rays, randoms, _ = self._effort
-        there = [self.points.towards(other) for other in others[:rays]]
+        effort = self._effort
+        there = [self.points.towards(other) for other in others[: effort.rays]]
         if self.points.space.frozen.any() and there:  # with these features held, they may be decided alike
             beyond = yield from self.vote(np.stack(there))
             there = [point for point, other in zip(there, beyond, strict=True) if other]
         if there:
-            best, others_left = there[0], there[1:]
+            first, others_left = there[0], there[1:]
         else:
             found = yield from self._random_ray()
             if isinstance(found, NoOtherLabel):
                 return found
-            best, others_left = found, []
-        best = yield from self._halved(best, 0.0, RAY_HALVINGS)
+            first, others_left = found, []
+        first = (yield from self.halved([first], 0.0, RAY_HALVINGS))[0]
+        if self.random:  # among many rays some would be believed by chance
+            return [first]
         units = [other / np.linalg.norm(other) for other in others_left]
-        for i in range(randoms):
+        for i in range(effort.randoms):
             ray = self.points.band(self.rng, 1, BANDS[i % len(BANDS)])[0]
             units.append(ray / np.linalg.norm(ray))
-        if not self.random:  # among many rays some would be believed by chance
-            best = yield from self._race(best, np.array(units))
-        self.lengths.append(float(np.linalg.norm(best)))
-        return best
+        nearest = yield from self._race(first, np.array(units), others_left)
+        nearest = sorted(nearest, key=_length)[: effort.rounds[0][0]]
+        nearest = [point for point in nearest if _length(point) <= LONGEST * _length(nearest[0])]
+        return (yield from self.halved(nearest, 0.5, FINE_HALVINGS))
 
-    def walk(self, b: Array, until: int) -> Flow[Array]:
-        """Steps along the boundary, each to the nearest point of a half circle, until so many labels are asked."""
-        steps = self._effort[2]
-        spare = until - self.asked - ARC_HALVINGS * self._votes * steps
-        if len(b) < 2:
-            return b
-        for step in range(steps):
-            share = max(4, int(spare * (step + 1) * 2 / (steps * (steps + 1))))
-            b = yield from self._step(b, share)
-            self.lengths.append(float(np.linalg.norm(b)))
-        return b
+    def walk(self, starts: Sequence[Array], until: int, near_foot: int) -> Flow[Array]:
+        """Steps along the boundary, each to the nearest point of a half circle, until so many labels are asked.
+
+        All starts take the first step, fewer the next: those where the plane of the steps so far passes nearest. Near the
+        foot of the plane few labels tell its distance, and the boundary's bend is what errs: there the walk goes on.
+
+        Args:
+            starts: (d,) boundary points.
+            until: labels asked in all; ``near_foot``: the same where the walk is near the foot.
+        """
+        live = list(starts)
+        if len(live[0]) < 2:
+            return min(live, key=_length)
+        planes: list[float] = []
+        rounds = [(min(kept, len(live)), share) for kept, share in self._effort.rounds]
+        spare = until - self.asked - ARC_HALVINGS * self.votes * sum(kept for kept, _ in rounds)
+        whole = sum(kept * share for kept, share in rounds)
+        for kept, share in rounds:
+            best = np.argsort(planes, kind="stable")[:kept] if planes else range(kept)
+            live, before = [live[i] for i in best], [planes[i] for i in best] if planes else []
+            count = max(4, int(spare * share / whole))
+            after = yield from self._steps(live, count)
+            seen = [self._plane(_length(a), _length(b), count) for a, b in zip(live, after, strict=True)]
+            planes = [float(np.sqrt(a * b)) for a, b in zip(seen, before, strict=True)] if before else seen
+            live = after
+        step = count + ARC_HALVINGS * self.votes
+        while planes[0] >= NEAR_FOOT * _length(live[0]) and self.asked + step <= near_foot:
+            before, live = [_length(live[0])], (yield from self._steps(live[:1], count))
+            planes = [self._plane(before[0], _length(live[0]), count)]
+        return live[0]
 
     def vote(self, points: Array) -> Flow[NDArray[np.bool_]]:
         """Whether each point is decided otherwise, by majority where labels are random."""
-        votes = self._votes
+        votes = self.votes
         other, _ = yield from self.ask(np.repeat(points, votes, axis=0))
         return np.asarray(other.reshape(-1, votes).mean(axis=1) > 0.5)
+
+    def halved(self, far: Sequence[Array], near: float, halvings: int) -> Flow[list[Array]]:
+        """On segments to points that are decided otherwise, the nearest such after so many halvings from a share on."""
+        ends = np.stack(far)
+        low, high = np.full(len(ends), near), np.ones(len(ends))
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            beyond = yield from self.vote(self.points.clipped(middle[:, None] * ends))
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        return list(self.points.clipped(high[:, None] * ends))
 
     def confirmed(self) -> Flow[Counterexample | None]:
         """The nearest row decided otherwise that is so too when it is asked alone, one call a row; at most three."""
@@ -152,68 +212,81 @@ class BoundaryWalk:
         return None
 
     @property
-    def _votes(self) -> int:
-        return VOTES if self.random else 1
+    def _effort(self) -> Effort:
+        return next(effort for effort in EFFORTS if self.labels >= effort.labels)
 
-    @property
-    def _effort(self) -> tuple[int, int, int]:
-        return next(rest for least, *rest in EFFORT if self.labels >= least)  # type: ignore[return-value]
+    def _labels(self, points: Array, dither: NDArray[np.floating[Any]] | None = None) -> Flow[tuple[Array, Array]]:
+        """The labels of (m, d) points, and the points that were really asked."""
+        rows, sent = self.points.rows(points, self._dither if dither is None else dither)
+        answers = yield PlainRows(rows)
+        self.asked += len(rows)
+        labels = answers[:, 0]
+        self._keep(rows, sent, labels, labels != self.decision)
+        return labels, sent
 
-    def _step(self, b: Array, count: int) -> Flow[Array]:
-        length = float(np.linalg.norm(b))
-        v = b / length
-        noise = self.points.band(self.rng, count, WALK_BAND) * (NOISE * length / np.sqrt(len(b)))
+    def _plane(self, before: float, after: float, count: int) -> float:
+        """How far away the boundary's plane is, by a step from one distance to another with so many labels.
+
+        With u the cosine of the step's direction and the normal's part across v, the half circle meets the plane at
+        cos a = after / before, tan a = u tan(angle of v and the normal); u^2 is about m / (m + (pi / 2) k) for m labels of
+        noise in k frequencies.
+        """
+        hit = count / (count + SIGN_LOSS * self.points.band_size(WALK_BAND))
+        turned = (before / min(after, before)) ** 2 - 1.0
+        return float(before * np.sqrt(hit / (hit + turned)))
+
+    def _steps(self, live: Sequence[Array], count: int) -> Flow[list[Array]]:
+        """One step of each of these boundary points, with so many labels each; their rows go out together."""
+        points = np.stack(live)
+        length = np.linalg.norm(points, axis=1)
+        v = points / length[:, None]
+        noise = self.points.band(self.rng, count * len(live), WALK_BAND)
+        noise *= np.repeat(NOISE * length / np.sqrt(points.shape[1]), count)[:, None]
         dither = self.rng.random(noise.shape, dtype=np.float32) if self.points.space.quantised else None
-        other, sent = yield from self.ask(b + noise, dither)
-        sign = np.where(other, 1.0, -1.0)
-        if abs(sign.mean()) < 0.9:
-            sign -= sign.mean()
-        tangent = sign @ (sent - b)
-        tangent -= (tangent @ v) * v
-        size = float(np.linalg.norm(tangent))
-        if not size > 0:
-            return b
-        tangent /= size
-        low, high, best = 0.0, np.pi / 2, b
+        other, sent = yield from self.ask(np.repeat(points, count, axis=0) + noise, dither)
+        tangent = np.zeros_like(points)
+        for i, block in enumerate(np.split(np.arange(len(other)), len(live))):
+            sign = np.where(other[block], 1.0, -1.0)
+            if abs(sign.mean()) < 0.9:
+                sign -= sign.mean()
+            across = sign @ (sent[block] - points[i])
+            across -= (across @ v[i]) * v[i]
+            size = float(np.linalg.norm(across))
+            tangent[i] = across / size if size > 0 else 0.0
+        low, high, best = np.zeros(len(live)), np.full(len(live), np.pi / 2), points.copy()
         for _ in range(ARC_HALVINGS):
             angle = (low + high) / 2
-            at = self.points.clipped(length * np.cos(angle) * (v * np.cos(angle) + tangent * np.sin(angle)))
-            if (yield from self.vote(at[None]))[0]:
-                low, best = angle, at
-            else:
-                high = angle
-        return best
+            along, turn = (np.cos(angle) * length)[:, None], np.sin(angle)[:, None]
+            at = self.points.clipped(along * (v * np.cos(angle)[:, None] + tangent * turn))
+            beyond = yield from self.vote(at)
+            low, high = np.where(beyond, angle, low), np.where(beyond, high, angle)
+            best[beyond] = at[beyond]
+        return list(best)
 
-    def _halved(self, far: Array, near: float, halvings: int) -> Flow[Array]:
-        """On the segment to a point that is decided otherwise, the nearest such after so many halvings from a share on."""
-        low, high = near, 1.0
-        for _ in range(halvings):
-            middle = (low + high) / 2
-            if (yield from self.vote(self.points.clipped(middle * far)[None]))[0]:
-                high = middle
-            else:
-                low = middle
-        return self.points.clipped(high * far)
+    def _race(self, first: Array, units: Array, others: Sequence[Array]) -> Flow[list[Array]]:
+        """The nearest point met of each class: at ever shorter lengths on rays still beyond, then towards the others."""
+        nearest: dict[int, Array] = {}
 
-    def _race(self, best: Array, units: Array) -> Flow[Array]:
-        """The shortest of the best point and rays along these units: at ever shorter lengths, with those still beyond."""
-        length, racing = float(np.linalg.norm(best)), units
-        leader, failed = best, False
+        def met(points: Array) -> Flow[NDArray[np.bool_]]:
+            labels, _ = yield from self._labels(points)
+            for point, label in zip(points, labels, strict=True):
+                if label != self.decision and (label not in nearest or _length(point) < _length(nearest[label])):
+                    nearest[int(label)] = point
+            return np.asarray(labels != self.decision)
+
+        yield from met(first[None])
+        length, racing = _length(first), units
         for _ in range(MOST_ROUNDS):
-            beyond = yield from self.vote(self.points.clipped(length * racing))
+            points = self.points.clipped(length * racing)
+            beyond = yield from met(points)
             if not beyond.any():
                 break
-            racing, failed = racing[beyond], True
-            leader = self.points.clipped(length * racing[0])
+            racing = racing[beyond]
             length *= SHORTER
-        if not failed:
-            return (yield from self._halved(best, 1 - 2.0**-RAY_HALVINGS, FINE_HALVINGS // 2))
-        finalists = [self.points.clipped(length / SHORTER * unit) for unit in racing[:KEPT]]
-        for finalist in finalists:
-            short = yield from self._halved(finalist, SHORTER, 3)
-            if np.linalg.norm(short) < np.linalg.norm(leader):
-                leader = short
-        return (yield from self._halved(leader, SHORTER, FINE_HALVINGS))
+        reach = REACH * min((_length(point) for point in nearest.values()), default=_length(first))
+        if others and self._effort.rounds[0][0] > 1:
+            yield from met(self.points.clipped(np.stack([min(1.0, reach / _length(one)) * one for one in others])))
+        return list(nearest.values()) or [first]
 
     def _random_ray(self) -> Flow[Array | NoOtherLabel]:
         """The end of a random ray that is decided otherwise, at lengths up to the box, or to many times the input."""
@@ -243,3 +316,7 @@ class BoundaryWalk:
                 row = rows[places[place]].copy()
                 self.found.append(Counterexample(row, float(distances[place]), int(labels[places[place]])))
         self.found = sorted(self.found, key=lambda one: one.distance)[:KEPT]
+
+
+def _length(point: Array) -> float:
+    return float(np.linalg.norm(point))

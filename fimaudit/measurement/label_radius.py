@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fimaudit.estimation.tangent_plane import PlaneRadius, plane_radius
+from fimaudit.estimation.tangent_plane import PlaneRadius, curvature, plane_radius
 from fimaudit.measurement.boundary_walk import BASE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
@@ -27,10 +28,10 @@ Array = NDArray[np.float64]
 
 #: Why numbers that need probabilities are missing.
 LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
-#: Labels an input takes at least, and below which the interval allows for a short walk.
-FEWEST_LABELS, FEW_LABELS = 100, 1000
-#: Share of the labels that start and walk take; the rest goes to the plane.
-WALK_SHARE = 0.6
+#: Labels an input takes at least.
+FEWEST_LABELS = 100
+#: Share of the labels that start and walk take, and near the foot of the plane; the rest goes to the plane.
+WALK_SHARE, FOOT_SHARE = 0.55, 0.75
 #: Rows at the end: the nearest counterexamples alone.
 LAST_ROWS = 3
 #: Other inputs that a start may look at.
@@ -39,8 +40,8 @@ MOST_OTHERS = 12
 MOST_LAPSE = 0.4
 #: Stream of the random numbers.
 LABEL_STREAM = 7
-#: With this many features or fewer, the boundary on a ray is the whole answer.
-LINE = 1
+#: With this many features or fewer, the boundary on a ray is the whole answer, found by so many halvings.
+LINE, LINE_HALVINGS = 1, 12
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,19 @@ class KnownLabels:
     random: bool = False
 
     def others(self, x: NDArray[Any], decision: int, space: Space) -> list[NDArray[Any]]:
-        """The nearest inputs with another label, over the features that may change in units of the scale."""
+        """Inputs with another label, the nearest of each label first, over the features that may change."""
         places = np.flatnonzero(self.labels != decision)
         free = ~space.frozen.ravel()
         scale = space.scale.ravel()[free]
         start = x.ravel()[free].astype(np.float64)
         far = [float(np.linalg.norm((self.x[i].ravel()[free].astype(np.float64) - start) / scale)) for i in places]
-        return [self.x[places[i]] for i in np.argsort(far, kind="stable")[:MOST_OTHERS] if far[i] > 0]
+        order = [i for i in np.argsort(far, kind="stable") if far[i] > 0]
+        before: Counter[float] = Counter()
+        turn = {}
+        for i in order:
+            turn[i] = before[self.labels[places[i]]]
+            before[self.labels[places[i]]] += 1
+        return [self.x[places[i]] for i in sorted(order, key=lambda i: turn[i])[:MOST_OTHERS]]
 
 
 def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings, known: KnownLabels) -> MeasurementFlow:
@@ -87,28 +94,29 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     decision, lapse = int(labels[votes.argmax()]), min(MOST_LAPSE, 1.0 - float(votes.max()) / repeats)
     rng = generator(settings.seed, index, LABEL_STREAM)
     walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, lapse, 1 + repeats)
-    start = yield from walk.start(known.others(x, decision, space))
-    if isinstance(start, NoOtherLabel):
-        return _result(index, walk, "no_rival_visible", reason=start.reason)
-    radius = yield from _radius(walk, start, settings)
+    starts = yield from walk.start(known.others(x, decision, space))
+    if isinstance(starts, NoOtherLabel):
+        return _result(index, walk, "no_rival_visible", reason=starts.reason)
+    radius = yield from _radius(walk, starts, settings)
     witness = yield from walk.confirmed()
     return _measured(index, walk, radius, witness)
 
 
-def _radius(walk: BoundaryWalk, b: Array, settings: Settings) -> Flow[PlaneRadius | None]:
-    """The radius and its limits from a first boundary point; ``None`` where the walk left no labels for a plane."""
+def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[PlaneRadius | None]:
+    """The radius and its limits from first boundary points; ``None`` where the walk left no labels for a plane."""
     deviations = float(ndtri(0.5 + settings.confidence / 2))
-    if len(b) <= LINE:
-        at = float(np.linalg.norm(b))
-        return PlaneRadius(at, (1 - 2.0**-8) * at, at)
-    b = yield from walk.walk(b, int(WALK_SHARE * settings.queries))
+    if len(starts[0]) <= LINE:
+        nearest = min(starts, key=lambda b: float(np.linalg.norm(b)))
+        far, at = (float(np.linalg.norm(b)) for b in (nearest, *(yield from walk.halved([nearest], 0.0, LINE_HALVINGS))))
+        return PlaneRadius(at, at - 2.0**-LINE_HALVINGS * far, at)
+    b = yield from walk.walk(starts, int(WALK_SHARE * settings.queries), int(FOOT_SHARE * settings.queries))
 
     def found(plane: PlaneAnswers) -> PlaneRadius:
         fit = plane.fit()
         length = plane.length + plane.intercept(fit)
-        in_box, few = plane.in_box(walk, fit.cosine), settings.queries < FEW_LABELS
         nearest = walk.found[0].distance if walk.found else float("inf")
-        return plane_radius(fit, length, nearest, deviations, in_box=in_box, few=few or walk.random)
+        in_box, labels = plane.in_box(walk, fit.cosine), settings.queries // walk.votes
+        return plane_radius(fit, length, nearest, deviations, in_box=in_box, bend=curvature(labels))
 
     precision = settings.precision
     enough = None if precision is None else lambda plane: found(plane).half_width <= precision

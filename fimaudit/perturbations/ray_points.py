@@ -102,6 +102,10 @@ class RayPoints:
         """(count, d) random directions of low spatial frequency, see ``band_limited``."""
         return band_limited(rng, count, self.x.shape, keep)[:, self.free]
 
+    def band_size(self, keep: float) -> int:
+        """How many independent numbers such a direction has, at most the features that may change."""
+        return min(int(np.prod(_frequencies(self.x.shape, keep))), int(self.free.sum()))
+
     def _of(self, values: NDArray[Any]) -> Array:
         return np.asarray(values.ravel()[self.free], dtype=np.float64)
 
@@ -121,11 +125,19 @@ def band_limited(rng: np.random.Generator, count: int, shape: tuple[int, ...], k
     >>> band_limited(np.random.default_rng(0), 2, (1, 8, 8), 0.25).shape
     (2, 64)
     """
-    axes = [axis for axis, size in enumerate(shape) if size >= PIXELS]
-    if keep >= 1 or len(axes) < 2:
+    low = _frequencies(shape, keep)
+    if low == list(shape):
         return np.asarray(rng.standard_normal((count, *shape), dtype=np.float32).reshape(count, -1), dtype=np.float64)
-    low = [max(1, int(np.ceil(keep * size))) if axis in axes else size for axis, size in enumerate(shape)]
+    axes = [axis for axis, size in enumerate(shape) if size >= PIXELS]
     wide = np.zeros((count, *shape))
     wide[(slice(None), *(slice(n) for n in low))] = rng.standard_normal((count, *low))
     noise = idctn(wide, axes=[axis + 1 for axis in axes], norm="ortho")
     return np.asarray(noise.reshape(count, -1) * np.sqrt(np.prod(shape) / np.prod(low)))
+
+
+def _frequencies(shape: tuple[int, ...], keep: float) -> list[int]:
+    """How many of the lowest frequencies are kept along each axis; all where there are no two axes of pixels."""
+    axes = [axis for axis, size in enumerate(shape) if size >= PIXELS]
+    if keep >= 1 or len(axes) < 2:
+        return list(shape)
+    return [max(1, int(np.ceil(keep * size))) if axis in axes else size for axis, size in enumerate(shape)]

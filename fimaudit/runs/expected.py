@@ -14,8 +14,8 @@ from scipy import special
 from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
-from fimaudit.estimation.tangent_plane import BENT_ABOVE, BENT_BELOW, FEW_ABOVE, FEW_BELOW
-from fimaudit.measurement.label_radius import FEW_LABELS, WALK_SHARE
+from fimaudit.estimation.tangent_plane import curvature
+from fimaudit.measurement.label_radius import WALK_SHARE
 from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.query_split import after_extras, after_finding, looks_for_witness
 from fimaudit.measurement.settings import Settings
@@ -60,10 +60,10 @@ def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
 
     >>> e = expected_from_labels(1000)
     >>> round(e.lower, 2), round(e.upper, 2)
-    (0.66, 1.31)
+    (0.71, 1.3)
     """
     z = float(special.ndtri(0.5 + confidence / 2))
-    below, above = (FEW_BELOW, FEW_ABOVE) if labels < FEW_LABELS else (BENT_BELOW, BENT_ABOVE)
+    below, above = curvature(labels)
     sampling = 1.4 / math.sqrt((1 - WALK_SHARE) * labels)
     lower, upper = 1 - z * math.hypot(sampling, below), 1 + z * math.hypot(sampling, above)
     return Expected(max(0.0, lower), upper, math.hypot(sampling, (below + above) / 2))

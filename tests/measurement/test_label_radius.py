@@ -187,6 +187,34 @@ def test_several_classes_give_the_nearest_boundary_of_all():
     assert held(report, np.array(truth)).mean() >= 0.85
 
 
+def test_the_shortest_ray_to_a_farther_class_does_not_decide():
+    """Of two classes behind planes at distances of 1 and 2.5, the farther has the shortest ray, which ends at its foot."""
+    features, found = 200, []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        near, far, side = np.linalg.qr(rng.standard_normal((features, 3)))[0].T
+
+        def model(rows: np.ndarray, near: np.ndarray = near, far: np.ndarray = far) -> np.ndarray:
+            rows = rows.astype(np.float64)
+            return np.where(rows @ near > 1.0, 1, np.where(rows @ far > 2.5, 2, 0))
+
+        oblique = (near + np.sqrt(4.5**2 - 1) * side) * 1.02
+        x = np.stack([np.zeros(features), 2.6 * far, oblique])
+        assert model(x).tolist() == [0, 2, 1]
+        known = KnownLabels(x, model(x).astype(float))
+        flow = measure_labels(x[0], 0, InputDomain().resolve(x, "float64"), Settings(queries=1000, seed=seed), known)
+        found.append(answered(flow, model).margin_radius.value)
+    assert np.median(np.abs(np.array(found) - 1)) < 0.1
+    assert max(found) < 1.5
+
+
+def test_the_nearest_input_of_each_label_comes_first():
+    x = np.array([[0.0], [1.0], [2.0], [3.0], [9.0]])
+    known = KnownLabels(x, np.array([0.0, 1.0, 1.0, 1.0, 2.0]))
+    order = known.others(x[0], 0, InputDomain().resolve(x, "float64"))
+    assert [float(one[0]) for one in order] == [1.0, 9.0, 2.0, 3.0]
+
+
 def test_random_labels_are_noticed_and_flagged():
     model, rng = Plane(8), np.random.default_rng(0)
     x = np.random.default_rng(1).standard_normal((10, 8))

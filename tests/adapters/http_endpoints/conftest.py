@@ -74,6 +74,15 @@ def _kserve(base: Path, cancer: Known, digits: Known) -> Server:
     return manager.start(command, port, base / "kserve.log", ready="/v2/health/ready")
 
 
+def _of_labels(kind: str, ready: str) -> Callable[[Path, Known, Known], Server]:
+    def start(base: Path, cancer: Known, digits: Known) -> Server:
+        python, port = manager.environment("kserve") / "bin" / "python", manager.free_port()  # FastAPI is in it too
+        command = [str(python), str(SERVERS / "real_label_servers.py"), kind, str(port), str(cancer.path)]
+        return manager.start([*command, str(base / f"{kind}.counted")], port, base / f"{kind}-labels.log", ready=ready)
+
+    return start
+
+
 def _triton(base: Path, cancer: Known, digits: Known) -> Server:
     python, port = manager.environment("pytriton") / "bin" / "python", manager.free_port()
     weights = {
@@ -115,7 +124,14 @@ def _mlflow(function: str) -> Callable[[Path, Known, Known], Server]:
 
 
 #: The environment that each server runs in, where it needs one of its own.
-INSTALLED = {"kserve": "kserve", "triton": "pytriton", "mlflow": "mlflow", "mlflow_labels": "mlflow"}
+INSTALLED = {
+    "kserve": "kserve",
+    "kserve_labels": "kserve",
+    "fastapi_labels": "kserve",
+    "triton": "pytriton",
+    "mlflow": "mlflow",
+    "mlflow_labels": "mlflow",
+}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -132,6 +148,8 @@ def _installed(name: str) -> None:
 
 STARTS: dict[str, Callable[[Path, Known, Known], Server]] = {
     "kserve": _kserve,
+    "kserve_labels": _of_labels("kserve", "/v2/health/ready"),
+    "fastapi_labels": _of_labels("fastapi", "/ready"),
     "mlflow": _mlflow("predict_proba"),
     "mlflow_labels": _mlflow("predict"),
     "triton": _triton,
@@ -179,6 +197,16 @@ def triton(servers: dict[str, Future[Server]]) -> Server:
 def mlflow(servers: dict[str, Future[Server]]) -> Server:
     """Saved with ``pyfunc_predict_fn="predict_proba"``."""
     return _started(servers, "mlflow")
+
+
+@pytest.fixture(scope="session")
+def kserve_labels(servers: dict[str, Future[Server]]) -> Server:
+    return _started(servers, "kserve_labels")
+
+
+@pytest.fixture(scope="session")
+def fastapi_labels(servers: dict[str, Future[Server]]) -> Server:
+    return _started(servers, "fastapi_labels")
 
 
 @pytest.fixture(scope="session")
