@@ -21,8 +21,10 @@ FEW_DIFFERENT = 6
 FEW_WITH_A_STEP = 10
 #: Numbers whose digits are looked at.
 MOST_LOOKED_AT = 400
-#: A step is looked for up to so many times between neighbours, and from so many of it in 1 on; fewer are votes.
-MOST_STEPS, FEWEST_STEPS = 8, 16
+#: A step is looked for up to so many times between neighbours.
+MOST_STEPS = 8
+#: Steps from 0 to 1 that 7 to 16 bits make; of any other number they are votes, whose jumps are the model's own.
+QUANTISED = frozenset(2**bits - less for bits in range(7, 17) for less in (0, 1))
 #: By how much of a step a multiple of it may seem off while the step is known roughly.
 CLEARLY = 0.2
 #: What a division by a sum of nearly 1 may change a number of float32 by.
@@ -71,7 +73,7 @@ def _binary_spacing(values: Array) -> float:
 
 
 def common_step(values: NDArray[np.floating]) -> float:
-    """1/N for the least N of which all numbers from 0 to 1 are multiples, to a unit of their own; 0 where none is found.
+    """1/N where all numbers from 0 to 1 are multiples of it, N as 7 to 16 bits make it (256, 255); 0 where there is none.
 
     Args:
         values: (n,) sorted and different; the distance of two neighbours is some step, or a few.
@@ -95,7 +97,7 @@ def common_step(values: NDArray[np.floating]) -> float:
         else:
             whole = round(1.0 / step)
             near = (np.rint(wide * whole) / whole).astype(values.dtype)
-            if whole >= FEWEST_STEPS and bool((np.abs(values - near) <= np.spacing(near)).all()):
+            if whole in QUANTISED and bool((np.abs(values - near) <= np.spacing(near)).all()):
                 return 1.0 / whole
     return 0.0
 

@@ -100,6 +100,8 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(short, long, FACTOR**2)
         step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)
+        if near.even_share[0] > QUIET_IN_NOISE:  # and nothing was asked between that displacement and the shorter one
+            step = replace(step, finite=HIDDEN, heavy=True, behind_noise=False)
     elif space.quantised:
         step = yield from _own_levels(check, near)
     else:

@@ -82,7 +82,8 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
     if _rough(asked):
         return Surface("rough")
     if not asked.exact:
-        return Surface("rough" if typical > JUMPS and known.sum() >= DECADE else "unknown")
+        everywhere = known.sum() >= 2 and float(shares.min()) > JUMPS
+        return Surface("rough" if everywhere or (typical > JUMPS and known.sum() >= DECADE) else "unknown")
     return Surface("kinked" if typical > asked.most_even else "curved")
 
 

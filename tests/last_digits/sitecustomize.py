@@ -63,9 +63,10 @@ def install(meter) -> None:
         answers, dtype = np.asarray(plain(self, rows, start, stop)), np.dtype(self.model.info.dtype)
         if answers.ndim != 2 or answers.dtype.kind != "f":
             return answers  # no answers, as the meter will say
-        columns = (
-            answers.T if answers.shape[1] == 2 else [answers.ravel()]
-        )  # of two classes one may be what the other leaves
+        if np.array_equal(answers, np.rint(answers)):
+            return answers  # codes of labels, or all classes sure
+        # Of two classes one may be what the other leaves of 1.
+        columns = answers.T if answers.shape[1] == 2 else [answers.ravel()]
         if any(rounded(column) for column in columns):
             return answers  # rounded on their way out, last digits and all
         return moved(answers, float(np.finfo(dtype if dtype.kind == "f" else "float32").eps))

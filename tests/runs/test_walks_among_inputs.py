@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,9 @@ def test_a_model_that_is_suspected_takes_no_more_than_the_plan_allows() -> None:
         assert sum(check.rows for check in suspected.integrity) <= MOST_INTEGRITY_ROWS
 
 
+@pytest.mark.skipif(
+    os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1", reason="this model is to answer each row alike in any company"
+)
 @pytest.mark.parametrize("changes", [{"batch": 1}, {"batch": 5}, {"batch": 64}, {"order": "inputs"}])
 def test_other_calls_lead_to_the_same_report(changes: dict[str, Any]) -> None:
     """But for how many calls of a walk were repeated, from which the power is worked out."""

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.engines.driver import NETWORK_BLOCK
 from fimaudit.models.meter import Meter
+from fimaudit.runs.auditing import audit_with_options
+from fimaudit.runs.options import AuditOptions
+from fimaudit.runs.task import RunSizes
 from tests.servers import vendors
 
 RNG = np.random.default_rng(4)
@@ -62,6 +66,12 @@ def served():
         yield serve
 
 
+def audited(url, block=NETWORK_BLOCK, out=None, **changes):
+    """An audit of so many inputs side by side at most."""
+    chosen = AuditOptions(**{**OPTIONS, **changes})
+    return audit_with_options(url, (X, None, None), chosen, out, sizes=RunSizes(network_block=block))
+
+
 def killed_and_resumed(url, folder, calls, monkeypatch, within="integrity", **changes):
     """Killed before so many-th call of the checks, or of the inputs."""
     asked = Meter.ask_each
@@ -77,8 +87,8 @@ def killed_and_resumed(url, folder, calls, monkeypatch, within="integrity", **ch
     with monkeypatch.context() as patched:
         patched.setattr(Meter, "ask_each", kill)
         with pytest.raises(KeyboardInterrupt):
-            audit(url, X, **OPTIONS, **changes, out=folder)
-    return audit(url, X, **OPTIONS, **changes, out=folder, resume=True)
+            audited(url, **changes, out=folder)
+    return audited(url, **changes, out=folder, resume=True)
 
 
 def test_an_honest_server_killed_within_the_checks_and_resumed(served, tmp_path, monkeypatch):
@@ -101,14 +111,13 @@ def test_a_server_with_a_memory_killed_and_resumed_gives_the_same_report(served,
 
     With all inputs side by side, and two by two: then walks go out and come back in other blocks.
     """
-    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", block)
-    whole = audit(served(Shrinks()), X, **OPTIONS, **ONE_BY_ONE, out=tmp_path / "whole")
+    whole = audited(served(Shrinks()), block, **ONE_BY_ONE, out=tmp_path / "whole")
     assert whole.settings["order"] == "interleaved"
     assert whole.contradicted[0].name == "history"
     assert whole.contradicted[0].numbers["contradicting"] == 2
     for within, calls in (("inputs", 6), ("inputs", 12), ("inputs", 17), ("integrity", 5)):
         again = killed_and_resumed(
-            served(Shrinks()), tmp_path / f"{within} {calls}", calls, monkeypatch, within, **ONE_BY_ONE
+            served(Shrinks()), tmp_path / f"{within} {calls}", calls, monkeypatch, within, block=block, **ONE_BY_ONE
         )
         assert again.integrity == whole.integrity
         assert again.inputs == whole.inputs
@@ -153,11 +162,10 @@ class Corners:
         return honest(rows)
 
 
-def test_walks_go_out_and_come_back_among_the_requests_of_inputs(served, monkeypatch):
+def test_walks_go_out_and_come_back_among_the_requests_of_inputs(served):
     """A walk ends in a corner, which lies far from any input; what is asked once results are known comes after both."""
-    monkeypatch.setattr("fimaudit.engines.driver.NETWORK_BLOCK", 2)
     server = Corners()
-    report = audit(served(server), X, **OPTIONS, concurrency=1, batch=64)
+    report = audited(served(server), 2, concurrency=1, batch=64)
     far = [place for place, distance in enumerate(server.far) if distance > 0.9]
     assert report.integrity[0].numbers["walks"] == 2
     assert len(far) >= 4
