@@ -72,7 +72,6 @@ STEPPED = {
     "seven neighbours": lambda: fitted(KNeighborsClassifier(7), "wine"),
     "forest of 100": lambda: fitted(RandomForestClassifier(100, random_state=0), "wine"),
     "forest of 128": lambda: fitted(RandomForestClassifier(128, random_state=0), "wine"),
-    "extra trees of 256": lambda: fitted(ExtraTreesClassifier(256, random_state=0), "cancer"),
     "forest of 500": lambda: fitted(RandomForestClassifier(500, random_state=0), "cancer"),
 }
 
