@@ -25,6 +25,7 @@ MOST_LOOKED_AT = 400
 MOST_STEPS = 8
 #: Steps from 0 to 1 that 7 to 16 bits make; of any other number they are votes, whose jumps are the model's own.
 QUANTISED = frozenset(2**bits - less for bits in range(7, 17) for less in (0, 1))
+SHORTEST = 2.0**-17
 #: By how much of a step a multiple of it may seem off while the step is known roughly.
 CLEARLY = 0.2
 #: What a division by a sum of nearly 1 may change a number of float32 by.
@@ -89,6 +90,8 @@ def common_step(values: NDArray[np.floating]) -> float:
     least = float(np.diff(wide, prepend=0.0, append=1.0).min())
     for steps in range(1, MOST_STEPS + 1):
         step = least / steps
+        if step < SHORTEST:
+            break
         for value in wide[:MOST_LOOKED_AT]:  # the larger the number, the better it says how long a step is
             count = round(value / step)
             if count == 0 or abs(value / step - count) > CLEARLY:

@@ -227,8 +227,11 @@ def read_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: Out
 
 
 def _spacing(answers: Array, quality: OutputQuality) -> float:
-    """Of the coarser of two classes, of which one may be what the other leaves; of more, each is a number of its own."""
-    if quality.random or answers.shape[1] != 2:
+    """Of the coarser of two classes, of which one may be what the other leaves; of more, each is a number of its own.
+
+    Answers that are surely not rounded (votes, say) have few digits as they are.
+    """
+    if quality.random or quality.exact or answers.shape[1] != 2:
         return FLOAT64_SPACING
     return max(number_spacing(answers[:, 0]), number_spacing(answers[:, 1]))
 
