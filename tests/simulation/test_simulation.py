@@ -12,7 +12,7 @@ from fimaudit.runs.drift import Drift
 from tests.simulation.simulation import simulate
 from tests.simulation.virtual_time import Deadlock, VirtualLoop
 
-SEEDS, BLOCK = 100, 10
+SEEDS, BLOCK = 200, 10
 _simulated = lru_cache(maxsize=None)(simulate)
 
 
