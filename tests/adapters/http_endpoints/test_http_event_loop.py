@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import inspect
+import socket
+import sys
 from asyncio.selector_events import BaseSelectorEventLoop
 
 import pytest
@@ -39,3 +44,23 @@ def test_what_the_work_raises_is_raised() -> None:
     with pytest.raises(TimeoutError, match="the work's own"):
         loop.run(late())
     loop.close()
+
+
+def test_a_loop_that_cannot_be_made_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen at ``socket:socketpair:1:EMFILE``: an error in a sentence, and then the half-made loop's finaliser failed."""
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def work() -> None: ...
+
+    waiting = work()
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            Loop().run(waiting)
+    gc.collect()
+    assert said == []
+    assert inspect.getcoroutinestate(waiting) == inspect.CORO_CLOSED

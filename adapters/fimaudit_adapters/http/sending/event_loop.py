@@ -27,7 +27,12 @@ class Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for ``work``; an interrupt of the caller (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._running())
+        try:
+            loop = self._running()
+        except OSError:
+            work.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return _waited_for(future, self._running())
         except BaseException:
@@ -49,11 +54,25 @@ class Loop:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = _EventLoop()
                 self._loop.set_exception_handler(_noted)
                 self._thread = threading.Thread(target=self._loop.run_forever, name="fimaudit-http", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """One that cannot be made, for want of descriptors, ends without a traceback of its half-made self."""
+
+    _made = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made = True
+
+    def __del__(self) -> None:
+        if self._made:
+            super().__del__()
 
 
 def _waited_for(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
