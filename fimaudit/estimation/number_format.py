@@ -1,11 +1,18 @@
-"""In which numbers answers came: float32, significant decimal digits, or float64; and what each cannot tell apart."""
+"""In which numbers answers came: float32, few digits or bits, steps, or float64; and what each cannot tell apart."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOAT32_SPACING", "FLOAT64_SPACING", "are_float32_below_range", "common_step", "number_spacing"]
+__all__ = [
+    "FEW_DIFFERENT",
+    "FLOAT32_SPACING",
+    "FLOAT64_SPACING",
+    "are_float32_below_range",
+    "common_step",
+    "number_spacing",
+]
 
 Array = NDArray[np.float64]
 
@@ -25,6 +32,7 @@ MOST_LOOKED_AT = 400
 MOST_STEPS = 8
 #: Steps from 0 to 1 that 7 to 16 bits make; of any other number they are votes, whose jumps are the model's own.
 QUANTISED = frozenset(2**bits - less for bits in range(7, 17) for less in (0, 1))
+#: A shorter step is none of theirs.
 SHORTEST = 2.0**-17
 #: By how much of a step a multiple of it may seem off while the step is known roughly.
 CLEARLY = 0.2

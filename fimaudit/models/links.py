@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
-from fimaudit.estimation.number_format import common_step, number_spacing
+from fimaudit.estimation.number_format import FEW_DIFFERENT, common_step, number_spacing
 from fimaudit.models.labels import label_codes
 
 __all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
@@ -25,8 +25,6 @@ NEARLY_ONE = 0.05
 #: Up to so many decimals numbers that are multiples of them are rounded; beyond them a few unrounded ones may look so, and
 #: the chance that all of them do must be less than one in so many powers of ten.
 PLAIN_DECIMALS, MOST_DECIMALS, UNLIKELY = 6, 15, 6.0
-#: And fewer than so many different ones are perhaps the end at which a model cuts its answers off.
-FEW_DIFFERENT = 6
 #: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
 BEFORE_ONE = 4.0
 
@@ -188,7 +186,7 @@ def output_resolution(values: NDArray[Any]) -> float:
 
 def _unlikely(quantum: float, seen: NDArray[np.floating]) -> bool:
     """Whether numbers that were not rounded would hardly all be multiples, within a spacing of theirs to either side."""
-    if seen.size < FEW_DIFFERENT:
+    if seen.size < FEW_DIFFERENT:  # perhaps the ends at which a model cuts its answers off
         return False
     chance = 3.0 * np.spacing(seen).astype(np.float64) / quantum
     return float(np.minimum(np.log10(chance), 0.0).sum()) < -UNLIKELY
