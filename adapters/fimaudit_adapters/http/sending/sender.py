@@ -124,13 +124,19 @@ class Sender:
         lease: Lease,
         read: Callable[[Answer, int], NDArray[np.float64]],
     ) -> NDArray[np.float64]:
-        """Answer the rows with one request, retried but never split; raises ``GivenUp``.
+        """Answer the rows with one request, retried but never split; an outage is waited out; raises ``GivenUp``.
 
         The next request for the same rows takes this answer, with a ledger or without. An answer of an earlier process is
         taken as it was kept: ``read`` does not get to see it.
         """
-        batch = Batch(rows, lease, read)
-        answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
+        batch = Batch(rows, lease, read, outlast=True)
+        try:
+            answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
+        except GivenUp as exc:
+            out = exc.fault.kind in ("transport", "busy") and self.outages.likely
+            if not out or not await self._outlasted(wire, batch, 0, len(rows), exc):
+                raise
+            answers = batch.answers[0]
         self._kept[self._key(wire.encode(rows).identity, batch.times)] = answers
         return answers
 
