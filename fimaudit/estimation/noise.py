@@ -46,6 +46,9 @@ OF_A_MEAN = 2.0
 #: Measured energy over noise energy from which a step is long enough: signal 25 times the noise.
 SIGNAL = 26.0
 
+#: A thousand trees vote in thousandths: from this step on, votes and rounding look alike (tests/measurement/test_surface.py).
+VOTES = 2.0**-10
+
 
 @dataclass(frozen=True)
 class OutputQuality:
@@ -78,6 +81,11 @@ class OutputQuality:
     def repeats(self) -> int:
         """How often the base row is asked."""
         return REPEATS if self.random else 1
+
+    @property
+    def may_be_votes(self) -> bool:
+        """Whether answers come in steps so long that trees or neighbours may have made them by their votes, not rounding."""
+        return self.quantum >= VOTES
 
     def view(self, base: Array, answers: Array) -> VisibleClasses:
         """What can be measured at one input.

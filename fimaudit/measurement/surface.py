@@ -71,10 +71,12 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
     if local:
         jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
         return Surface("smooth_above" if jump > ROUGHNESS and asked.exact else "smooth", jump)
+    # Where nothing but steps is seen, that is all that there is to measure, whatever made them.
+    unknown: SurfaceKind = "piecewise_constant" if asked.quality.may_be_votes and _moved(asked) else "unknown"
     known = np.isfinite(asked.even_share)
     if not known.any():
         silent = asked.exact and asked.raw.any() and _piecewise_constant(asked, dtype)
-        return Surface("piecewise_constant" if silent else "unknown")
+        return Surface("piecewise_constant" if silent else unknown)
     if asked.exact and _piecewise_constant(asked, dtype):
         return Surface("piecewise_constant")
     shares = asked.even_share[known]
@@ -83,7 +85,9 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
         return Surface("rough")
     if not asked.exact:
         everywhere = known.sum() >= 2 and float(shares.min()) > JUMPS
-        return Surface("rough" if everywhere or (typical > JUMPS and known.sum() >= DECADE) else "unknown")
+        if everywhere or (typical > JUMPS and known.sum() >= DECADE):
+            return Surface("rough")
+        return Surface(unknown)
     return Surface("kinked" if typical > asked.most_even else "curved")
 
 
@@ -156,6 +160,11 @@ def _piecewise_constant(asked: PilotLadder, dtype: str) -> bool:
         return True
     same = np.mean([_same(of_input) for of_input in ladders], axis=0)[: len(asked.rungs)]
     return bool((same > SAME_PAIRS).mean() >= SAME_RUNGS)
+
+
+def _moved(asked: PilotLadder) -> bool:
+    """Whether any displacement changed an answer."""
+    return any((of_input.answers != of_input.base[0]).any() for of_input in asked.ladders.values())
 
 
 def _same(of_input: LadderAnswers) -> Array:

@@ -72,6 +72,11 @@ STEPPED = {
     "seven neighbours": lambda: fitted(KNeighborsClassifier(7), "wine"),
     "forest of 100": lambda: fitted(RandomForestClassifier(100, random_state=0), "wine"),
     "forest of 128": lambda: fitted(RandomForestClassifier(128, random_state=0), "wine"),
+    "extra trees of 256": lambda: fitted(ExtraTreesClassifier(256, random_state=0), "wine"),
+    "extra trees of 300 of cancer": lambda: fitted(ExtraTreesClassifier(300, random_state=0), "cancer"),
+    "five neighbours": lambda: fitted(KNeighborsClassifier(5), "cancer"),
+    "three neighbours": lambda: fitted(KNeighborsClassifier(3), "wine"),
+    "ten neighbours": lambda: fitted(KNeighborsClassifier(10), "wine"),
     "forest of 500": lambda: fitted(RandomForestClassifier(500, random_state=0), "cancer"),
 }
 
