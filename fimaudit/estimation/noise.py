@@ -46,7 +46,7 @@ OF_A_MEAN = 2.0
 #: Measured energy over noise energy from which a step is long enough: signal 25 times the noise.
 SIGNAL = 26.0
 
-#: A thousand trees vote in thousandths: from this step on, votes and rounding look alike (tests/measurement/test_surface.py).
+#: A thousand trees vote in thousandths: from this step on votes look like rounding (tests/measurement/test_surface.py).
 VOTES = 2.0**-10
 
 

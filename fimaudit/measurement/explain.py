@@ -10,6 +10,7 @@ from fimaudit.measurement.design import MainAnswers
 
 __all__ = [
     "BENT",
+    "COUNTED",
     "DISAGREE",
     "FAR_STEP",
     "FELL",
@@ -55,6 +56,10 @@ TOGETHER = (
     "there, and neither value is known"
 )
 FAR_STEP = "measured over {times:.2g} times the common displacement, over which this input does not answer linearly"
+COUNTED = (
+    "the answers come in steps of {step:.2g}, which rounding or votes may have made, so nothing between them is local; "
+    "the numbers are those at a displacement of {at:.3g}"
+)
 LONGER = "the displacement of {at:.3g} is longer than the margin radius, so the numbers are not local"
 OVERSTATES = "less than the lower limit of {lower:.3g} that the slope at the input gives, which overstates the distance"
 WALKED = "a displacement of {at:.3g} along the slope changed the decision, " + OVERSTATES

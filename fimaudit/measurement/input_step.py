@@ -44,7 +44,6 @@ OWN_QUIET = 0.10
 #: What it leaves: regime answers_of_3_decimals of benchmarks/regimes.py.
 FAR = 0.3
 HIDDEN = "the noise of the answers hides the local value"
-COUNTED = "the answers come in steps of {step:.2g}, of rounding or of votes, between which nothing is local"
 #: From this ratio of signal to noise on, noise does not choose the displacement.
 NOISE_FREE = 1e3
 
@@ -109,8 +108,6 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         step = yield from _own_step(check, near)
     if view.noise is not None and step.finite is None and step.rho > FAR * ctx.steps.size and not space.quantised:
         step = replace(step, finite=HIDDEN, behind_noise=True, heavy=True)
-    if quality.may_be_votes:
-        step = replace(step, finite=step.finite or COUNTED.format(step=quality.quantum), behind_noise=False, heavy=True)
     return base_answers, replace(step, spent=step.spent + spent, common=rho)
 
 

@@ -16,6 +16,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers, bends
 from fimaudit.measurement.explain import (
     BENT,
+    COUNTED,
     DISAGREE,
     FAR_STEP,
     JUMPED,
@@ -118,6 +119,11 @@ def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: b
     if kind == "local" and main.view.noise is not None and radius.value is not None and at > radius.value:
         kind = "finite_scale"
         reasons.append(LONGER.format(at=at))
+    if ctx.quality.may_be_votes:
+        nonlinear_nearer = True
+        if kind == "local":
+            kind = "finite_scale"
+            reasons.append(COUNTED.format(step=ctx.quality.quantum, at=at))
     if kind == "local" and bends(main.answers):
         kind, nonlinear_nearer = "finite_scale", True
         reasons.append(BENT.format(at=at))
