@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 from fimaudit.errors import MissingExtraError
-from fimaudit.option_names import in_callers_words
+from fimaudit.errors.option_names import in_callers_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,11 +25,11 @@ from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.engines.ray.worker import Pass, Worker, share_turns
 from fimaudit.engines.work import Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError
+from fimaudit.errors.option_names import COMMAND_LINE, caller
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.links import Link
 from fimaudit.models.shipping import ship_model
-from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 

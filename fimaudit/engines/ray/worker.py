@@ -19,11 +19,11 @@ from ray.util import metrics
 from fimaudit.engines.ray.coordinator import SharedLedger
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
+from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.leases import Usage
 from fimaudit.models.meter import Meter
 from fimaudit.models.shipping import ShippedModel
-from fimaudit.option_names import flags_in_messages
 from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import pack
 
