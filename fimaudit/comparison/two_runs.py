@@ -340,7 +340,7 @@ def contradictions(runs: Sequence[RunFolder]) -> list[str]:
         metrics = sorted({metric for check in run.report.contradicted for metric in check.metrics})
         if metrics:
             checks = ", ".join(check.name for check in run.report.contradicted)
-            out.append(f"integrity of {name} is contradicted ({checks}): nothing is told from its {', '.join(metrics)}")
+            out.append(f"integrity of {name} is contradicted ({checks}): nothing is concluded from its {', '.join(metrics)}")
     return out
 
 

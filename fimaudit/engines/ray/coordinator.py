@@ -52,16 +52,16 @@ class Coordinator:
         self._begun: Counter[tuple[str, int]] = Counter()
         self._notes: dict[str, Any] = {}
         self._stopped = False
-        self._homes: dict[str, tuple[Any, str]] = {}
+        self._nodes: dict[str, tuple[Any, str]] = {}
 
-    def move_in(self, name: str, worker: Any, node: str) -> None:
+    def register(self, name: str, worker: Any, node: str) -> None:
         """A worker says where it lives; it says so again when it was restarted elsewhere."""
-        self._homes[name] = (worker, node)
+        self._nodes[name] = (worker, node)
 
-    def homeless(self, alive: list[str]) -> list[Any]:
+    def on_lost_nodes(self, alive: list[str]) -> list[Any]:
         """Handles of the workers whose node is no longer alive; each is named once."""
-        lost = [name for name, (_, node) in self._homes.items() if node not in alive]
-        return [self._homes.pop(name)[0] for name in lost]
+        lost = [name for name, (_, node) in self._nodes.items() if node not in alive]
+        return [self._nodes.pop(name)[0] for name in lost]
 
     def begin(self, what: str, number: int) -> int:
         """How often this piece, block or input was begun before and not finished; -1 once the run has been stopped."""

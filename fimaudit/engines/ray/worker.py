@@ -71,7 +71,7 @@ class Worker:
         self._shared = False
         self._where = socket.gethostname()
         context = ray.get_runtime_context()
-        coordinator.move_in.remote(context.get_actor_id(), context.current_actor, context.get_node_id())
+        coordinator.register.remote(context.get_actor_id(), context.current_actor, context.get_node_id())
         tags = {"node": self._where}
         self._rows = metrics.Counter("fimaudit_rows", "Rows that the model answered", ("node",)).set_default_tags(tags)
         self._inputs = metrics.Counter("fimaudit_inputs", "Inputs measured", ("node",)).set_default_tags(tags)

@@ -197,7 +197,7 @@ class Sender:
                         except GivenUp:
                             continue
                         return False
-                if not self.outages.go_on(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
+                if not self.outages.keep_waiting(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
                     if stop - start == 1 and fault.status not in AT_THE_DOOR:
                         return False
                     raise failure
@@ -268,7 +268,7 @@ class Sender:
             except Fault as fault:
                 sends[fault.kind] += 1
                 status, trouble = fault.status, fault.kind == "busy"
-                self.outages.saw(fault)
+                self.outages.record(fault)
                 raise
             finally:
                 if ticket is not None:
