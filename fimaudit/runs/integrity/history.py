@@ -111,7 +111,7 @@ def _against(walks: _Compared, plain: _Compared, both: _Compared) -> str:
         f"rows asked a second time, in reverse order, were answered otherwise on {walks.otherwise} of {walks.count} walks"
     )
     times = f"{plain.otherwise} of {plain.count} rows asked {TIMES} times of the run, alone and among others, were not alike"
-    parts = [again] * bool(walks.otherwise) + [times] * bool(plain.otherwise)
+    parts = [words for words, compared in ((again, walks), (times, plain)) if compared.otherwise]
     return (
         f"{' and '.join(parts)} (by {both.largest:.2g} in log p, where repeats differ by {both.noise:.2g}): answers "
         "depend on what was asked before, or several models answer"
