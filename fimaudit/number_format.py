@@ -38,7 +38,8 @@ FEW_WITH_A_STEP = 10
 MOST_LOOKED_AT = 400
 #: A step is looked for up to so many times between neighbours.
 MOST_STEPS = 8
-#: Steps from 0 to 1 that 7 to 16 bits make; of any other number they are votes, whose jumps are the model's own.
+#: Steps from 0 to 1 that 7 to 16 bits make (tests/test_number_format.py: test_steps_of_a_quantised_model_are_found); of any
+#: other number they are votes, whose jumps are the model's own (test_votes_have_no_step).
 QUANTISED = frozenset(2**bits - less for bits in range(7, 17) for less in (0, 1))
 #: A shorter step is none of theirs.
 SHORTEST = 2.0**-17

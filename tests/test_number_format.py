@@ -21,13 +21,22 @@ def test_rounding_is_found_at_any_number_of_decimals(classes: int, decimals: int
         assert output_resolution(p.round(decimals).astype(dtype)) == pytest.approx(10.0**-decimals)
 
 
-@pytest.mark.parametrize("steps", [128, 255, 256, 1023, 1024, 4096, 65_535, 65_536])
+@pytest.mark.parametrize("steps", [127, 128, 255, 256, 1023, 1024, 4096, 65_535, 65_536])
 def test_steps_of_a_quantised_model_are_found(steps: int) -> None:
     """Seen of k / 256, which have 8 decimals: answers that do not move were taken for known to the last digit."""
     for seed in range(5):
         p = np.round(np.random.default_rng(seed).dirichlet(np.full(4, 0.4), size=60) * steps) / steps
         for dtype in (np.float32, np.float64):
             assert output_resolution(p.astype(dtype)) == pytest.approx(1 / steps, rel=1e-9)
+
+
+@pytest.mark.parametrize("votes", [63, 90, 130, 300, 1500, 70_000, 131_071])
+def test_votes_have_no_step(votes: int) -> None:
+    """Nor have numbers of fewer or more than 7 to 16 bits."""
+    for seed in range(5):
+        p = np.round(np.random.default_rng(seed).dirichlet(np.full(4, 0.4), size=60) * votes) / votes
+        for dtype in (np.float32, np.float64):
+            assert output_resolution(p.astype(dtype)) == 0
 
 
 @given(st.sampled_from([np.float16, "bfloat16"]), st.integers(2, 10), st.integers(0, 2**32 - 1))

@@ -28,7 +28,8 @@ __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 Array = NDArray[np.float64]
 
 #: A class is drowned where the squared change of its log-odds is less than so many times what noise makes of it. Of a class
-#: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean.
+#: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean
+#: (tests/estimation/test_sketches.py: test_a_class_between_two_rounded_numbers_is_no_rival_and_one_that_moves_is).
 DROWNED = 5.0
 #: Answers of inputs that are worked on together; more leave the cache between two steps.
 TOGETHER_BYTES = 2**20
