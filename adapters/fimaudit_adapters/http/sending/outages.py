@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 
 __all__ = ["Outages"]
 

@@ -22,10 +22,9 @@ from fimaudit.models.leases import is_refused
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
 from fimaudit_adapters.http.sending.batch import RESUME, Batch
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.outages import Outages
-from fimaudit_adapters.http.sending.pacing import Pace
+from fimaudit_adapters.http.sending.pacing import Pace, WaitingClock
 from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport, Turn
 from fimaudit_adapters.http.settings import Endpoint
