@@ -82,7 +82,7 @@ def _opening(own: Sequence[Row], given: Sequence[Row], summary: Mapping[str, Any
 
 **You may conclude**: on small image networks like these {len(own)}, the radius from 200 queries, without derivatives, orders
 the inputs of one network as attacks do (rank correlation {medium} in the median).{beside}
-Robust accuracy at eps is told from radii alone to {off} points in the median of networks held out (5 were wanted).
+Robust accuracy at eps is predicted from radii alone to {off} points in the median of networks held out (5 were wanted).
 Compare networks by the peak norm and the radius: lambda mixes sensitivity with confidence.
 **You may not conclude**: anything about networks of ImageNet's size, deep transformers, text or tables; that a radius is a
 bound (attacks find less than it for {below} of the inputs); that bounds from weights rank trained networks; or that

@@ -33,7 +33,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from fimaudit.estimation.integrity import PILED, at_ceiling, ceiling_rounded, others_move, reaches_one
-from fimaudit.models.links import output_resolution
+from fimaudit.number_format import output_resolution
 from fimaudit.runs.integrity.ceiling import LEAST, SHARE
 
 #: Random numbers of the draws.

@@ -301,7 +301,7 @@ def off_grid(answer: Answer, step: float) -> Answer:
     return f
 
 
-#: Manipulations that the checks were not made for; each is told the audited inputs too.
+#: Manipulations that the checks were not made for; each knows the audited inputs too.
 FURTHER: dict[str, Callable[[Answer, Answer, np.ndarray], Answer]] = {
     "half by another model, by rounded rows": lambda a, o, x: keyed(a, 0.1, 0.5, o),
     "a tenth by another model, by rounded rows": lambda a, o, x: keyed(a, 0.1, 0.1, o),

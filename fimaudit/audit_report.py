@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import PrivateAttr
 
 from fimaudit.errors import UsageError
 from fimaudit.results import (
     QUANTITY_NAMES,
     Interval,
+    PlainData,
     Presented,
     Sensitivity,
     Sentence,
@@ -30,18 +31,14 @@ __all__ = ["IntegrityCheck", "PlotKind", "Report", "StepReport", "Yardstick", "j
 PlotKind = Literal["profile", "distribution", "contrast", "worst", "scale", "groups", "calibration"]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StepReport(_Data):
+class StepReport(PlainData):
     """How the displacement was chosen: typical l2 length, and the pilot's energy on each rung."""
 
     displacement: float | None = None
     profile: list[dict[str, float]] = []
 
 
-class IntegrityCheck(_Data):
+class IntegrityCheck(PlainData):
     """One check of whether the answers are those of one function whose slopes reach its decisions (``docs/integrity.md``).
 
     Attributes:
@@ -63,7 +60,7 @@ class IntegrityCheck(_Data):
     rows: int = 0
 
 
-class Yardstick(_Data):
+class Yardstick(PlainData):
     """Something known, beside which a headline of the report can be read.
 
     Attributes:
@@ -84,7 +81,7 @@ class Yardstick(_Data):
     inputs: int | None = None
 
 
-class Report(Presented, _Data):
+class Report(Presented):
     """A whole audit; ``report.json`` is this, field by field.
 
     ``print(report)`` and a notebook show the answer first. ``accuracy`` is the share of right answers of labelled inputs,
@@ -130,10 +127,6 @@ class Report(Presented, _Data):
     def contradicted(self) -> list[IntegrityCheck]:
         """The integrity checks that the answers contradict."""
         return [check for check in self.integrity if check.outcome == "contradicted"]
-
-    def to_json(self) -> str:
-        """The text of ``report.json``."""
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
     def worst(self, k: int = 8) -> list[Sensitivity]:
         """The most sensitive inputs, the smallest margin radius first; where none is known, the largest spectral norm."""

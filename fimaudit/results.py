@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 from fimaudit.errors import MissingExtraError
-from fimaudit.option_names import in_callers_words
+from fimaudit.errors.option_names import in_callers_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ __all__ = [
     "Interval",
     "Kind",
     "MeasuredInput",
+    "PlainData",
     "Presented",
     "Quantiles",
     "ScaleRung",
@@ -57,7 +58,13 @@ def function_above(module: str, name: str) -> Any:
     return getattr(import_module(f"fimaudit.{module}"), name)
 
 
-class Presented:
+class PlainData(BaseModel):
+    """What a file holds field by field: nothing beside its fields, no change, and no number that is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Presented(PlainData):
     """What ``print`` and a notebook show on one screen, the answer first: by the function named in ``_shown_by``."""
 
     _shown_by: ClassVar[tuple[str, str]] = ("report.screens", "screen_of")
@@ -71,12 +78,12 @@ class Presented:
     def _repr_html_(self) -> str:
         return str(self._screen().html())
 
+    def to_json(self) -> str:
+        """The text of its file (``report.json`` for a report)."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
-
-class Interval(_Data):
+class Interval(PlainData):
     """A value with its confidence limits; what was not measured is ``None``, limits that are known stay."""
 
     value: float | None = None
@@ -90,21 +97,21 @@ class Interval(_Data):
         return f"{number} [{low}, {high}]"
 
 
-class Contrast(_Data):
+class Contrast(PlainData):
     """The two classes that trade most probability along the most sensitive direction, the more probable of them first."""
 
     from_: int = Field(alias="from")
     to: int
 
 
-class FeatureShare(_Data):
+class FeatureShare(PlainData):
     """A feature of a table, by position, and its share of the squared gradient towards the nearest other answer."""
 
     feature: int
     share: float
 
 
-class ScaleRung(_Data):
+class ScaleRung(PlainData):
     """The margin radius at one displacement, and how many random displacements of that length changed the decision.
 
     ``radius`` is ``None`` where it could not be measured; ``flips_upper`` is the Clopper-Pearson limit of the share;
@@ -119,7 +126,7 @@ class ScaleRung(_Data):
     directions: int
 
 
-class Witness(_Data):
+class Witness(PlainData):
     """A displacement that really changed the decision: its l2 length in units of the scale, and the class beyond it.
 
     The input itself is kept in the run folder (``witness.npz``), not in the report.
@@ -146,7 +153,7 @@ class Witness(_Data):
         self._x = x.copy()
 
 
-class Certificate(_Data):
+class Certificate(PlainData):
     """Of the smoothed classifier at an input: its class holds within ``radius`` (l2, in units of the scale) of it.
 
     ``probability_lower`` and ``probability_upper`` are limits of the class's share under Gaussian displacements of standard
@@ -162,7 +169,7 @@ class Certificate(_Data):
     reaches: bool | None = None
 
 
-class Sensitivity(Presented, _Data):
+class Sensitivity(Presented):
     """One input's measurement.
 
     ``spectral_norm`` and ``peak_spectral_norm`` in 1 / unit^2, ``trace`` likewise, ``margin_radius`` and ``displacement``
@@ -229,7 +236,7 @@ def flat_row(result: Sensitivity) -> dict[str, Any]:
     return row
 
 
-class Quantiles(_Data):
+class Quantiles(PlainData):
     """Summary of one quantity over inputs; the low tail matters for the margin radius, the high one for the norms."""
 
     median: Interval = Interval()
@@ -240,7 +247,7 @@ class Quantiles(_Data):
     mean: Interval = Interval()
 
 
-class Summary(_Data):
+class Summary(PlainData):
     """These inputs, the population they are a sample of, and what it cost."""
 
     spectral_norm: Quantiles = Quantiles()

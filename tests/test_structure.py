@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from collections import Counter
 from contextlib import suppress
@@ -62,6 +63,29 @@ def test_no_function_is_longer_than_a_page() -> None:
     ]
     lines = {f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions}
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def test_what_a_comment_names_is_there() -> None:
+    """A constant is only as good as the test or benchmark that its comment names."""
+    code = {path: path.read_text() for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    tests = {name for text in code.values() for name in re.findall(r"def (test_\w+)", text)} | {path.stem for path in code}
+    lost = []
+    for path in FILES:
+        comments = " ".join(line.strip("# :") for line in path.read_text().splitlines() if line.lstrip().startswith("#"))
+        lost += [name for name in re.findall(r"(?:tests|benchmarks)/[\w/]+\.\w+", comments) if not (ROOT / name).exists()]
+        lost += [name for name in re.findall(r"\btest_\w+", comments) if name not in tests]
+    assert lost == []
+
+
+@pytest.mark.parametrize("package", ["estimation", "measurement", "statistics", "runs"])
+def test_every_number_has_its_reason(package: str) -> None:
+    """In a comment above it, or above the block of constants in which it stands."""
+    bare = []
+    for path in sorted((ROOT / "fimaudit" / package).rglob("*.py")):
+        blocks = [block.splitlines() for block in path.read_text().split("\n\n")]
+        for lines in (block for block in blocks if re.match(r"[A-Z][A-Z0-9_, ]+ = .*\d", block[0])):
+            bare.append(f"{path.relative_to(ROOT)}: {lines[0]}")
+    assert bare == []
 
 
 def test_no_test_changes_a_constant_of_the_package() -> None:

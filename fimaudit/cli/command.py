@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from fimaudit.errors import UsageError
-from fimaudit.option_names import flags_in_messages
+from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.runs.options import choice_sentence
 
 __all__ = ["Command", "refusal"]

@@ -137,22 +137,19 @@ def _show_inputs(console: Console, report: Report) -> None:
         console.print(f"the {len(ranked)} inputs with the smallest margin radius", style="dim")
     all_ok = all(s.status == "ok" and not s.flags and s.kind == "local" for s in ranked)
     details = all_ok or console.width >= WIDE  # a status in a column of four letters says less than these two
-    names = ("input", *["prob."] * details, "spectral\nnorm", "", "margin\nradius", "", *["trades"] * details)
-    table = plain_table(None, *names)
+    names = ["spectral\nnorm", "", "margin\nradius", ""]
+    table = plain_table(None, "input", *(["prob.", *names, "trades"] if details else names))
     if not all_ok:
         table.add_column("status", overflow="fold")
     for s in ranked:
-        table.add_row(
-            str(s.index),
-            *["" if s.probability is None else f"{s.probability:.3f}"] * details,
-            number_text(s.spectral_norm.value),
-            limits_text(s.spectral_norm),
-            number_text(s.margin_radius.value),
-            limits_text(s.margin_radius),
-            *["" if s.contrast is None else f"{_named(report, s.contrast.from_)} → {_named(report, s.contrast.to)}"]
-            * details,
-            *([] if all_ok else [_status(s)]),
-        )
+        norm, radius = s.spectral_norm, s.margin_radius
+        row = [number_text(norm.value), limits_text(norm), number_text(radius.value), limits_text(radius)]
+        if details:
+            trades = "" if s.contrast is None else f"{_named(report, s.contrast.from_)} → {_named(report, s.contrast.to)}"
+            row = ["" if s.probability is None else f"{s.probability:.3f}", *row, trades]
+        if not all_ok:
+            row.append(_status(s))
+        table.add_row(str(s.index), *row)
     console.print(table)
     if details and any(s.contrast is not None for s in ranked):
         print_line(console, TRADES, "dim")

@@ -34,7 +34,7 @@ def _refusing(group: TyperGroup) -> Iterator[None]:
             raise
         from fimaudit.cli.command import refusal
         from fimaudit.errors import UsageError
-        from fimaudit.option_names import flags_in_messages
+        from fimaudit.errors.option_names import flags_in_messages
 
         with flags_in_messages():
             sentence = refusal(group, error)

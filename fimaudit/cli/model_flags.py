@@ -77,10 +77,10 @@ class EndpointFlags(FlagBlock):
         """As ``open_classifier`` takes them; nothing where none was given."""
         if self.verbose:
             _log_requests()
-        said = self.said()
-        return {"endpoint": [said]} if said else {}
+        own = self.endpoint_settings()
+        return {"endpoint": [own]} if own else {}
 
-    def said(self) -> dict[str, Any]:
+    def endpoint_settings(self) -> dict[str, Any]:
         """The settings of the endpoint alone, as an endpoint file holds them."""
         out: dict[str, Any] = {}
         for item in self.settings or []:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from fimaudit.comparison.two_runs import STREAM, contradictions, run_names
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Presented, Sensitivity, Sentence
+from fimaudit.results import Interval, PlainData, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
 from fimaudit.storage.run_folder import RunFolder
 
@@ -19,10 +18,8 @@ __all__ = ["RankedModel", "Ranking", "rank_runs"]
 Metric = Literal["spectral_norm", "peak_spectral_norm", "margin_radius"]
 
 
-class RankedModel(BaseModel):
+class RankedModel(PlainData):
     """One model's place, 1 for the least sensitive, and the best and worst place the data allow."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     folder: str
@@ -35,10 +32,9 @@ class RankedModel(BaseModel):
     confidence: float | None
 
 
-class Ranking(Presented, BaseModel):
+class Ranking(Presented):
     """Models by the median of one quantity over the inputs that all of them measured, the least sensitive first."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     _shown_by: ClassVar[tuple[str, str]] = ("report.ranking_page", "ranking_screen")
 
     schema_version: Literal[1] = 1
@@ -49,10 +45,6 @@ class Ranking(Presented, BaseModel):
     inputs: int
     models: list[RankedModel]
     warnings: list[Sentence]
-
-    def to_json(self) -> str:
-        """The text of ``ranking.json``."""
-        return self.model_dump_json(indent=1) + "\n"
 
 
 def rank_runs(runs: Sequence[RunFolder], metric: Metric = "margin_radius", *, population: bool = True) -> Ranking:

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, Presented, Sensitivity, Sentence
+from fimaudit.results import Interval, PlainData, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import Column, changes, column, larger_share, quantile_ratio, rank_correlation
 from fimaudit.storage.run_folder import RunFolder
 
@@ -42,18 +41,14 @@ STREAM = 60
 Difference = Literal["more sensitive", "less sensitive", "not told apart"]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Ratios(_Data):
+class Ratios(PlainData):
     """Ratio second / first of one quantile: of these inputs, and of the population they are a sample of."""
 
     these_inputs: Interval
     population: Interval
 
 
-class QuantityComparison(_Data):
+class QuantityComparison(PlainData):
     """One quantity of both models; ``verdict`` is about the second, from the interval of the ratio of medians.
 
     Attributes:
@@ -71,7 +66,7 @@ class QuantityComparison(_Data):
     spearman: Interval
 
 
-class Change(_Data):
+class Change(PlainData):
     """One input that changed much, by the quantity that changed most clearly."""
 
     index: int
@@ -85,7 +80,7 @@ class Change(_Data):
     group: str | None
 
 
-class Answers(_Data):
+class Answers(PlainData):
     """The two models' decisions; without labels the accuracies are ``None``."""
 
     first_confidence: float | None
@@ -98,7 +93,7 @@ class Answers(_Data):
     accuracy_p_value: float | None
 
 
-class Comparison(Presented, _Data):
+class Comparison(Presented):
     """The second model against the first on the inputs that both answered."""
 
     schema_version: Literal[1] = 1
@@ -112,10 +107,6 @@ class Comparison(Presented, _Data):
     changed: list[Change]
     answers: Answers
     warnings: list[Sentence]
-
-    def to_json(self) -> str:
-        """The text of ``comparison.json``."""
-        return self.model_dump_json(indent=1) + "\n"
 
 
 def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
@@ -340,7 +331,7 @@ def contradictions(runs: Sequence[RunFolder]) -> list[str]:
         metrics = sorted({metric for check in run.report.contradicted for metric in check.metrics})
         if metrics:
             checks = ", ".join(check.name for check in run.report.contradicted)
-            out.append(f"integrity of {name} is contradicted ({checks}): nothing is told from its {', '.join(metrics)}")
+            out.append(f"integrity of {name} is contradicted ({checks}): nothing is concluded from its {', '.join(metrics)}")
     return out
 
 

@@ -96,7 +96,7 @@ class DecoyRounds:
         self._next: dict[int, tuple[int, PlainRows] | None] = {}
 
     @property
-    def going(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether any of them is under way."""
         return bool(self._next)
 
@@ -134,7 +134,7 @@ class DecoyRounds:
         Raises:
             BudgetExhausted, ModelFailure: no more can be asked.
         """
-        while self.going:
+        while self.in_progress:
             owners, numbers = [DECOYS] * len(calls), [number for number, _ in calls]
             self.take(self._meter.ask_each([rows for _, rows in calls], owners=owners, again=numbers) if calls else [])
             calls = self.calls(inputs_left=False)

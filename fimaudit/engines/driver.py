@@ -24,7 +24,7 @@ from fimaudit.models.meter import DECOYS, Meter
 from fimaudit.perturbations.rows import Rows
 from fimaudit.results import MeasuredInput, Sensitivity
 
-__all__ = ["NETWORK_BLOCK", "afforded", "block_size", "drive", "run_inputs"]
+__all__ = ["NETWORK_BLOCK", "affordable_inputs", "block_size", "drive", "run_inputs"]
 
 T = TypeVar("T")
 
@@ -80,10 +80,10 @@ def block_size(model: Classifier, row_bytes: int, rows: int, network_block: int 
     return max(1, min(LOCAL_BLOCK, LOCAL_BYTES // input_bytes))
 
 
-def afforded(rows: int, settings: Settings) -> int:
+def affordable_inputs(rows: int, settings: Settings) -> int:
     """How many inputs so many rows are surely enough for.
 
-    >>> afforded(1000, Settings(200)), afforded(1000, Settings(40))
+    >>> affordable_inputs(1000, Settings(200)), affordable_inputs(1000, Settings(40))
     (4, 10)
     """
     one = settings.queries + most_on_top(settings.queries) + WARY_LOOKS + STEPPED_ROWS * settings.witness

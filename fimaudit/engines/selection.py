@@ -11,7 +11,7 @@ from fimaudit.errors import UsageError
 from fimaudit.models.links import Link
 
 if TYPE_CHECKING:
-    from fimaudit.engines.ray.cluster import Cluster, Seats
+    from fimaudit.engines.ray.cluster import Cluster, WorkerResources
     from fimaudit.engines.ray.engine import RayExecutor
 
 __all__ = ["EngineName", "Place", "RayEngine", "choose_engine"]
@@ -44,8 +44,10 @@ class Place:
         surveyor: looks into the files (``fimaudit.data.streams.open_data``).
     """
 
-    def __init__(self, cluster: Cluster | None = None, seats: Seats | None = None, surveyor: Surveyor | None = None) -> None:
-        self._cluster, self._seats, self.surveyor = cluster, seats, surveyor
+    def __init__(
+        self, cluster: Cluster | None = None, resources: WorkerResources | None = None, surveyor: Surveyor | None = None
+    ) -> None:
+        self._cluster, self._resources, self.surveyor = cluster, resources, surveyor
 
     def engine(
         self, model: object, link: Link, options: Mapping[str, Any], batch: int | None, *, worst_direction: bool
@@ -60,19 +62,19 @@ class Place:
         Raises:
             UsageError: something that workers elsewhere cannot do.
         """
-        if self._seats is None:
+        if self._resources is None:
             return None
         if worst_direction:
             raise UsageError("--worst-direction writes a file for each input from this process; use --engine local")
         from fimaudit.engines.ray.engine import RayExecutor
 
-        return RayExecutor(self._seats, model, link, options, batch)
+        return RayExecutor(self._resources, model, link, options, batch)
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
-        if self._seats is None:
+        if self._resources is None:
             return {"name": "local"}
-        return {"name": "ray", "workers": self._seats.workers, "gpus_per_worker": self._seats.gpus}
+        return {"name": "ray", "workers": self._resources.workers, "gpus_per_worker": self._resources.gpus}
 
     def close(self) -> None:
         """Leave the cluster."""
@@ -107,11 +109,11 @@ def choose_engine(engine: EngineName | RayEngine | None, given: RayEngine) -> Pl
         raise UsageError(f"expected --gpus-per-worker of 0 or more, got {gpus_per_worker:g}")
     if given.grace is not None and given.grace < 0:
         raise UsageError(f"expected RayEngine(grace=...) of 0 seconds or more, got {given.grace:g}")
-    from fimaudit.engines.ray.cluster import connect, seats
+    from fimaudit.engines.ray.cluster import connect, worker_resources
 
     cluster = connect(given.address)
     try:
-        chosen = seats(workers, gpus_per_worker, given.grace)
+        chosen = worker_resources(workers, gpus_per_worker, given.grace)
         from fimaudit.engines.ray.engine import survey_on_ray
 
         return Place(cluster, chosen, survey_on_ray)

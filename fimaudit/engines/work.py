@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import InputSource, Row, fitting
 from fimaudit.engines.decoys import Decoy
-from fimaudit.engines.driver import NETWORK_BLOCK, afforded, block_size, run_inputs
+from fimaudit.engines.driver import NETWORK_BLOCK, affordable_inputs, block_size, run_inputs
 from fimaudit.errors import DataError, FimauditError, InputFailed, ModelFailure
 from fimaudit.measurement.context import InputContext
 from fimaudit.measurement.deflation_trial import DeflationPlan, JacobianLearner
@@ -98,7 +98,7 @@ class Work:
         """
         if self.budget is None:
             return most
-        return max(1, min(most, afforded(self.budget - sent, self.settings) // self.sharing))
+        return max(1, min(most, affordable_inputs(self.budget - sent, self.settings) // self.sharing))
 
 
 class Engine(Protocol):

@@ -24,11 +24,11 @@ __all__ = [
     "apart",
     "at_ceiling",
     "ceiling_rounded",
+    "detection_probability",
     "false_alarm",
     "fewest",
     "history_matters",
     "jump_share",
-    "noticed",
     "noticed_group",
     "others_move",
     "reaches_one",
@@ -120,13 +120,13 @@ def history_matters(difference: float, noise: float, batch_effect_logs: float = 
     return difference > threshold(noise, batch_effect_logs)
 
 
-def noticed(share: float, pairs: int) -> float:
+def detection_probability(share: float, pairs: int) -> float:
     """Probability that a second version, to which a ``share`` of the calls goes at random, answers one of some pair alone.
 
     1 - (1 - 2 s (1 - s))^n over n pairs of calls with the same rows. A version that is chosen by the row answers both calls
     of a pair and is not noticed so.
 
-    >>> round(noticed(0.1, 3), 2), round(noticed(0.5, 3), 3)
+    >>> round(detection_probability(0.1, 3), 2), round(detection_probability(0.5, 3), 3)
     (0.45, 0.875)
     """
     return float(1.0 - (1.0 - 2.0 * share * (1.0 - share)) ** pairs)

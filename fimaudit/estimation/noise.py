@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.number_format import FLOAT64_SPACING
 from fimaudit.estimation.secants import complete, resolution
+from fimaudit.number_format import FLOAT64_SPACING, narrowed
 
 __all__ = [
     "REPEATABLE",
@@ -143,8 +143,7 @@ class OutputQuality:
 
 def _spacing(p: Array) -> Array:
     """How far the numbers lie apart in which probabilities came, float32 where it holds all of them."""
-    narrow = p.astype(np.float32)
-    return np.asarray(np.spacing(narrow if (narrow == p).all() else p), dtype=np.float64)
+    return np.asarray(np.spacing(narrowed(p)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ SQUARINGS, TINY = 4, 1e-300
 #: Bisections of a lower limit: relative precision 2^-40.
 HALVINGS = 40
 #: Above this many classes the predicted direction comes from power steps rather than an eigendecomposition; both sides of
-#: it are tested in tests/test_spectrum.py.
+#: it are tested in tests/estimation/test_spectrum.py.
 DENSE_CLASSES = 24
 #: Power steps for the first of these, and for each of those that start from the one before.
 FIRST_STEPS, RENEWED_STEPS = 4, 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.number_format import FLOAT32_SPACING, are_float32_below_range
+from fimaudit.number_format import FLOAT32_SPACING, are_float32_below_range, narrowed
 
 __all__ = [
     "complete",
@@ -96,7 +96,7 @@ def resolution(p: Array, spacing: float) -> float:
     column = p[:, 1]
     if not np.array_equal(p[:, 0], 1.0 - column):
         return 0.0
-    if np.array_equal(column, column.astype(np.float32)):
+    if narrowed(column).dtype == np.float32:
         spacing = max(spacing, FLOAT32_SPACING)
     quantum = spacing * min(1.0, (10.0 if spacing > FLOAT32_SPACING else 2.0) * float(column.max(initial=0.0)))
     return float(quantum) if quantum >= FLOAT32_SPACING * float(p.min(initial=1.0)) else 0.0

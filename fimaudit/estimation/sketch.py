@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.estimate import Estimate, named_contrast
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
-from fimaudit.estimation.noise import Noise, VisibleClasses
+from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
 from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
 from fimaudit.estimation.spectral_norm import (
@@ -28,7 +28,8 @@ __all__ = ["Exact", "Sketch", "estimate_sketch", "estimate_sketches"]
 Array = NDArray[np.float64]
 
 #: A class is drowned where the squared change of its log-odds is less than so many times what noise makes of it. Of a class
-#: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean.
+#: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean
+#: (tests/estimation/test_sketches.py: test_a_class_between_two_rounded_numbers_is_no_rival_and_one_that_moves_is).
 DROWNED = 5.0
 #: Answers of inputs that are worked on together; more leave the cache between two steps.
 TOGETHER_BYTES = 2**20
@@ -210,65 +211,94 @@ def _halves(rows: Array) -> Array:
 _LogOdds = tuple[Limits | None, Margin | None, bool]
 
 
-def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
-    """Peak and margin of each from its visible classes; those with as many of them are worked on together."""
-    keep = visible_classes(p)
-    for i, sketch in enumerate(sketches):
-        if sketch.view.noise is not None and keep[i, sketch.view.place[0]]:
-            keep[i] = _above_noise(sketch, sketch.view.noise, p[i], keep[i])
-    out: list[_LogOdds] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
+@dataclass(frozen=True)
+class _LogContrasts:
+    """Contrasts of log p of C visible classes of each of n sketches; one with an exact part comes alone."""
 
-    def kind(i: int) -> Hashable:
-        view, count = sketches[i].view, int(keep[i].sum())
-        rivals = count - (view.rest and bool(keep[i, -1]))
-        return (count, rivals, view.noise is None) if keep[i, view.place[0]] and count >= 2 else None
-
-    for places in alike(kind(i) for i in range(len(sketches))):
-        some, seen = [sketches[i] for i in places], keep[places]
-        rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
-        for i, value in zip(places, _of_visible(some, p[places], seen, rivals), strict=True):
-            out[i] = value
-    return out
+    columns: list[NDArray[np.int64]]  #: places of the classes of each
+    top: NDArray[np.int64]  #: (n,) the predicted class among them
+    base: Array  #: (n, C) log p at the inputs
+    slopes: Array  #: (n, m - 1, C) contrasts, over the length of the displacement
+    exact_part: Array | None  #: (q, C) changes along exact directions, over theirs
+    noise: Array | None  #: (n, C) variance that noise gives the slopes
 
 
-def _above_noise(sketch: Sketch, noise: Noise, p: Array, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the classes ``keep`` (C,) change their log-odds by more than the noise of the answers (rows, C) does."""
-    columns = np.flatnonzero(keep)
-    top, m = int(np.searchsorted(columns, sketch.view.place[0])), len(sketch.answers) + 1
-    logs = log_probabilities(p[:, columns], top)
-    slopes = contrasts(logs[1:m] / sketch.length)
-    changes, share = ((slopes[:, [top]] - slopes) ** 2).mean(axis=0), 1.0
-    if sketch.exact is not None:
-        along = _halves(logs[m:]) / (2.0 * sketch.exact.step)
-        changes, share = changes + ((along[:, [top]] - along) ** 2).sum(axis=0), 1.0 + sketch.exact.noise(sketch.length)
-    variance = noise.diagonal[columns] / p[0, columns] / sketch.length**2
-    seen = changes >= DROWNED * share * (variance + variance[top])
-    seen[top] = True
-    kept = keep.copy()
-    kept[columns] = seen
-    return kept
-
-
-def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int) -> list[_LogOdds]:
-    """The same for sketches with as many visible classes, of which the first ``rivals`` may be the nearest."""
+def _log_contrasts(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_]) -> _LogContrasts:
+    """From the answers (n, rows, C), of the classes ``keep`` (n, C), as many of each sketch."""
     first, m = sketches[0], len(sketches[0].answers) + 1
     lengths = np.array([s.length for s in sketches])[:, None, None]
     columns = [np.flatnonzero(kept) for kept in keep]
     top = np.array([int(np.searchsorted(c, s.view.place[0])) for c, s in zip(columns, sketches, strict=True)])
     seen = p if keep.all() else _stacked([one[:, c] for one, c in zip(p, columns, strict=True)])
     logs = log_probabilities(seen, top)
-    slopes = contrasts(logs[:, 1:m] / lengths)
-    exact_part, more = None, 0.0
-    if first.exact is not None:
-        exact_part, more = _halves(logs[0, m:]) / (2.0 * first.exact.step), first.exact.noise(first.length)
+    exact_part = None if first.exact is None else _halves(logs[0, m:]) / (2.0 * first.exact.step)
     noise = None
-    if first.view.noise is not None:  # variance of the slopes of log p
+    if first.view.noise is not None:
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
         noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2
+    return _LogContrasts(columns, top, logs[:, 0], contrasts(logs[:, 1:m] / lengths), exact_part, noise)
+
+
+def _of_all(parts: Sequence[_LogContrasts]) -> _LogContrasts:
+    """Those of several sketches, of as many classes each, together."""
+    if len(parts) == 1:
+        return parts[0]
+    top, base, slopes = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top", "base", "slopes"))
+    noise = np.concatenate([part.noise for part in parts if part.noise is not None])
+    return _LogContrasts([c for part in parts for c in part.columns], top, base, slopes, None, noise)
+
+
+def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
+    """Peak and margin of each from its visible classes; those with as many of them are worked on together."""
+    keep, of_noisy = visible_classes(p), dict[int, _LogContrasts]()
+    for i, sketch in enumerate(sketches):
+        if sketch.view.noise is not None and keep[i, sketch.view.place[0]]:
+            found = _log_contrasts([sketch], p[i : i + 1], keep[i : i + 1])
+            above_noise = _above_noise(sketch, found)
+            if not above_noise.all():  # of fewer classes, log p of the predicted one may be another
+                keep[i, found.columns[0]] = above_noise
+                found = _log_contrasts([sketch], p[i : i + 1], keep[i : i + 1])
+            of_noisy[i] = found
+    out: list[_LogOdds] = [(None, None, not s.view.whole or not k.all()) for s, k in zip(sketches, keep, strict=True)]
+
+    def kind(i: int) -> Hashable:
+        view, count = sketches[i].view, int(keep[i].sum())
+        rivals = count - (view.rest and bool(keep[i, -1]))
+        return (count, rivals, i in of_noisy) if keep[i, view.place[0]] and count >= 2 else None
+
+    for places in alike(kind(i) for i in range(len(sketches))):
+        some, seen = [sketches[i] for i in places], keep[places]
+        rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
+        noisy = [of_noisy[i] for i in places if i in of_noisy]
+        found = _of_all(noisy) if noisy else _log_contrasts(some, p[places], seen)
+        for i, value in zip(places, _of_visible(some, p[places], seen, rivals, found), strict=True):
+            out[i] = value
+    return out
+
+
+def _above_noise(sketch: Sketch, found: _LogContrasts) -> NDArray[np.bool_]:
+    """Which of the classes (C,) change their log-odds by more than the noise of the answers does."""
+    top, slopes, noise = found.top[0], found.slopes[0], found.noise
+    assert noise is not None
+    changes, share = ((slopes[:, [top]] - slopes) ** 2).mean(axis=0), 1.0
+    if sketch.exact is not None and found.exact_part is not None:
+        along = found.exact_part
+        changes, share = changes + ((along[:, [top]] - along) ** 2).sum(axis=0), 1.0 + sketch.exact.noise(sketch.length)
+    above_noise = np.asarray(changes >= DROWNED * share * (noise[0] + noise[0, top]))
+    above_noise[top] = True
+    return above_noise
+
+
+def _of_visible(
+    sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], rivals: int, found: _LogContrasts
+) -> list[_LogOdds]:
+    """The same for sketches with as many visible classes, of which the first ``rivals`` may be the nearest."""
+    first, columns, top, exact_part = sketches[0], found.columns, found.top, found.exact_part
+    more = 0.0 if first.exact is None else first.exact.noise(first.length)
     # What is left of all other classes together is one in the sum of squares, but no rival, and none over temperature.
-    named, base_logs = slopes[..., :rivals], logs[:, 0, :rivals]
+    named, base_logs = found.slopes[..., :rivals], found.base[:, :rivals]
     of_classes = None if exact_part is None else exact_part[:, :rivals]
-    of_noise = None if noise is None else noise[:, :rivals]
+    of_noise = None if found.noise is None else found.noise[:, :rivals]
     margins: list[Margin | None] = [None] * len(sketches)
     each_classes = [s.view.classes[c[:rivals]] for s, c in zip(sketches, columns, strict=True)]
     open_gaps = [s.view.gaps(classes) for s, classes in zip(sketches, each_classes, strict=True)]
@@ -286,7 +316,7 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             open_gaps,
         )
         peaks = _peaks(sketches, named, base_logs, of_noise, of_classes, more)
-    moved = [bool(one.any()) or (exact_part is not None and bool(exact_part.any())) for one in slopes]
+    moved = [bool(one.any()) or (exact_part is not None and bool(exact_part.any())) for one in found.slopes]
     out: list[_LogOdds] = []
     for i, (sketch, margin) in enumerate(zip(sketches, margins, strict=True)):
         view = sketch.view
@@ -299,13 +329,13 @@ def _of_visible(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_], r
             unmeasured = p[i, 0, :known][~keep[i, :known]]
             least = float(least_visible(p[i])) if unmeasured.size else 0.0
             ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
-            ahead = float(logs[i, 0, top[i]] - np.log(ceiling)) if ceiling > 0 else np.inf
+            ahead = float(found.base[i, top[i]] - np.log(ceiling)) if ceiling > 0 else np.inf
             hidden = margin.beaten_by(ahead)
             peaks[i] = peak_with_hidden(peaks[i], margin, len(view.base) - rivals, ahead)
             limits = open_gaps[i]
             if limits is not None:
                 other = np.arange(rivals) != top[i]
-                gaps = np.maximum(logs[i, 0, top[i]] - base_logs[i], 0.0)
+                gaps = np.maximum(found.base[i, top[i]] - base_logs[i], 0.0)
                 peaks[i] = peak_with_gaps(peaks[i], gaps[other], *(side[other] for side in limits))
             out.append((peaks[i], replace(margin, rival=int(view.classes[columns[i][margin.rival]])), hidden))
     return out

@@ -32,7 +32,7 @@ Which = EllipsisType | NDArray[np.bool_]
 Tops = Callable[[Array, Which], Array]
 
 #: For two classes the peak lies where the gap of log p is 2.4 T; more classes move it, up to a factor of a few.
-#: Seven cells, then seven within the best: within 0.5 % of a dense scan (tests/test_temperature.py).
+#: Seven cells, then seven within the best: within 0.5 % of a dense scan (tests/estimation/test_temperature.py).
 TWO_CLASS_GAP = 2.4
 GRID = np.exp(np.linspace(np.log(1 / 8), np.log(8.0), 7))
 FINER = np.exp(np.linspace(np.log(GRID[2]), np.log(GRID[4]), 7))
@@ -45,6 +45,7 @@ class Grid(NamedTuple):
     shift: float
 
 
+#: For random directions, whose sampling error is larger than what smaller cells would find.
 COARSE, FINE = Grid(GRID, float(GRID[-2])), Grid(FINER, float(FINER[-2] / FINER[1]))
 #: Without sampling error, as from derivatives: more cells to begin with, and two more parabolas, the last to rounding.
 WIDE = Grid(np.exp(np.linspace(-2.8, 2.8, 17)), float(np.exp(1.4)))

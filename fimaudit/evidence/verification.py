@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fimaudit.errors import FimauditError, MissingExtraError, UsageError
+from fimaudit.errors.option_names import with_keywords
 from fimaudit.evidence.bundle import (
     BASELINE,
     BUNDLE,
@@ -30,7 +31,6 @@ from fimaudit.evidence.bundle import (
     pre_authentication,
     read_key,
 )
-from fimaudit.option_names import with_keywords
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
 from fimaudit.statistics.summary import summarise

@@ -34,8 +34,9 @@ __all__ = ["MOST_SPENT", "find_step"]
 
 Array = NDArray[np.float64]
 
-CHECK_CHANGE = 0.10
-OWN_RUNGS = 4
+#: An input keeps the common displacement where its energy changes by no more from a third of it to three times it, and else
+#: has a ladder of its own, of so many rungs to either side.
+CHECK_CHANGE, OWN_RUNGS = 0.10, 4
 #: Rows that finding an input's displacement takes at most: the check, and a whole ladder around it.
 MOST_SPENT = 2 * CHECK_PAIRS * (2 + 2 * OWN_RUNGS - 1)
 #: The even share of a rung that an input's own displacement may have.

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
-from fimaudit.estimation.number_format import FLOAT64_SPACING, number_spacing
 from fimaudit.measurement.energy import Answered, Rungs, even_share, read_rungs_each
 from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau
-from fimaudit.models.links import output_resolution
+from fimaudit.number_format import FLOAT64_SPACING, number_spacing, output_resolution
 
 __all__ = ["DWARFS", "JUMPS", "QUIET", "QUIET_IN_NOISE", "LadderAnswers", "PilotLadder", "has_exact_answers", "read_ladder"]
 

@@ -34,8 +34,8 @@ __all__ = ["CHECK_PAIRS", "LEAST_PILOT", "PILOT_INPUTS", "answers_each", "ask_la
 
 Array = NDArray[np.float64]
 
-PILOT_INPUTS = 5
-CHECK_PAIRS = 2
+#: Inputs of the pilot, and pairs of directions at most; a second pair averages what rounding scatters.
+PILOT_INPUTS, CHECK_PAIRS = 5, 2
 #: Rows that a pilot may take however few the queries: one input, two pairs, every other rung of the 16 decades that float64
 #: tells apart and some, and a random model's repeats.
 LEAST_PILOT = 150

@@ -93,7 +93,7 @@ def check_radius(
         words = OUTSIDE if at > farthest else words
         reason = words.format(at=min(at, farthest), lower=radius.lower)
         far = isinstance(witness, Witness) and witness.distance < FAR_WITHIN * radius.lower  # held; a flip was asked once
-        real = [WITHIN_RADIUS] * (at <= farthest) + [FAR_WITHIN_RADIUS] * far
+        real = [flag for flag, is_so in ((WITHIN_RADIUS, at <= farthest), (FAR_WITHIN_RADIUS, far)) if is_so]
         return CheckedRadius(cut, ["local_radius_overstates", *real], [reason])
     nearest = at if np.isfinite(at) else None
     if not radius.value:  # unknown, or tied as far as the answers tell

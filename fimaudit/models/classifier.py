@@ -23,12 +23,25 @@ __all__ = [
     "Lease",
     "ModelInfo",
     "NetworkClassifier",
+    "Notes",
     "Options",
     "OverwritingClassifier",
 ]
 
 
-class Lease(Protocol):
+class Notes(Protocol):
+    """Facts of a run by name, as plain JSON values."""
+
+    def note(self, name: str) -> Any:
+        """A fact that was learned earlier in this run (plain JSON), or ``None``."""
+        ...
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a fact (plain JSON) for the rest of the run, resumed processes included: a batch size, say."""
+        ...
+
+
+class Lease(Notes, Protocol):
     """What a network adapter is handed for one batch: counting, budget and recall live behind it. Thread-safe."""
 
     def recall(self, key: bytes) -> NDArray[np.float64] | None:
@@ -53,14 +66,6 @@ class Lease(Protocol):
             status: ``ok``, an HTTP status or a fault's name.
             bytes: sent and received.
         """
-        ...
-
-    def note(self, name: str) -> Any:
-        """A fact that was learned earlier in this run (plain JSON), or ``None``."""
-        ...
-
-    def remember(self, name: str, value: Any) -> None:
-        """Keep a fact (plain JSON) for the rest of the run, resumed processes included: a batch size, say."""
         ...
 
 

@@ -65,10 +65,12 @@ def arranged(columns: Sequence[TableColumn], wanted: Sequence[str], what: str = 
     if sorted(names) == sorted(wanted):
         return [names.index(name) for name in wanted]
     lacking, beyond = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
-    said = [f"without {_listed(lacking)}"] * bool(lacking) + [f"with {_listed(beyond)} beside"] * bool(beyond)
+    differences = [f"without {_listed(lacking)}"] if lacking else []
+    if beyond:
+        differences.append(f"with {_listed(beyond)} beside")
     raise DataError(
-        f"{what} takes the columns {_listed(wanted)}, but the data has {_listed(names)} ({' and '.join(said)}); rename "
-        "them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too)"
+        f"{what} takes the columns {_listed(wanted)}, but the data has {_listed(names)} ({' and '.join(differences)}); "
+        "rename them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too)"
     )
 
 

@@ -17,7 +17,6 @@ __all__ = [
     "CountingLease",
     "Ledger",
     "MemoryNotes",
-    "Notes",
     "RepeatLease",
     "Usage",
     "is_refused",
@@ -47,35 +46,11 @@ class Usage:
     refused: int = 0
 
 
-class Notes(Protocol):
-    """Facts of a run by name, as plain JSON values."""
-
-    def note(self, name: str) -> Any:
-        """See ``Lease``."""
-        ...
-
-    def remember(self, name: str, value: Any) -> None:
-        """See ``Lease``."""
-        ...
-
-
-class Ledger(Notes, Protocol):
-    """Where a meter keeps what was sent and answered beyond this process (``fimaudit.storage.ledger``)."""
+class Ledger(Lease, Protocol):
+    """Where a meter keeps what was sent and answered beyond this process (``storage.ledger``); the budget is the meter's."""
 
     def usage(self) -> Usage:
         """Rows, requests and bytes of this run so far, earlier processes included."""
-        ...
-
-    def recall(self, key: bytes) -> NDArray[np.float64] | None:
-        """See ``Lease``."""
-        ...
-
-    def reserve(self, rows: int, key: bytes) -> int:
-        """See ``Lease``; the budget is the meter's."""
-        ...
-
-    def commit(self, ticket: int, rows: int, answers: NDArray[np.float64] | None, status: str, bytes: int) -> None:
-        """See ``Lease``."""
         ...
 
     def finish(self, inputs: Iterable[int]) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
-from fimaudit.estimation.number_format import FEW_DIFFERENT, common_step, number_spacing
 from fimaudit.models.labels import label_codes
+from fimaudit.number_format import number_spacing, output_resolution
 
-__all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "output_resolution", "to_probabilities"]
+__all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "to_probabilities"]
 
 Link = Literal["auto", "identity", "softmax", "sigmoid", "labels"]
 LINKS: tuple[str, ...] = get_args(Link)
@@ -22,11 +22,6 @@ ROW_SUM_TOLERANCE = 1e-5
 FEW = 3
 #: Rows that miss 1 by less than this are no several findings but rounded or cut off.
 NEARLY_ONE = 0.05
-#: Up to so many decimals numbers that are multiples of them are rounded; beyond them a few unrounded ones may look so, and
-#: the chance that all of them do must be less than one in so many powers of ten.
-PLAIN_DECIMALS, MOST_DECIMALS, UNLIKELY = 6, 15, 6.0
-#: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
-BEFORE_ONE = 4.0
 
 
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
@@ -145,51 +140,6 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
             "--output-step, one of several outputs with --output"
         )
     return values
-
-
-def output_resolution(values: NDArray[Any]) -> float:
-    """The quantum to which a set of answers is rounded: 10^-t decimals, a 1/N, 2^-10 for half precision, 0 when none.
-
-    Answers rounded to t decimals are multiples of 10^-t exactly, or to one unit of float32 or float64; those of a quantised
-    model are multiples of 1/256 or 1/255.
-
-    >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
-    0.01
-    >>> output_resolution(np.array([[2.0**-24, 1 - 2.0**-24]]))
-    0.0
-    >>> output_resolution(np.array([[0.123456789, 0.876543211], [0.05, 0.95], [0.42, 0.58]]))
-    1e-09
-    """
-    array = np.asarray(values)
-    if array.dtype == np.float16:
-        return 2.0**-10
-    p = array.astype(np.float64)
-    if p.shape[-1] == 2 and p.ndim == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
-        p = p[:, 1:]
-    short = p.astype(np.float32)
-    seen: NDArray[np.floating] = np.unique(short if np.array_equal(short, p) else p)
-    # The last numbers before 1 are those that saturation leaves, next to every decimal.
-    seen = seen[(seen > 0) & (seen < 1 - BEFORE_ONE * np.finfo(seen.dtype).eps)]
-    if seen.size == 0:
-        return 0.0
-    for decimals in range(1, MOST_DECIMALS + 1):
-        if decimals == PLAIN_DECIMALS + 1:
-            step = common_step(seen)
-            if step >= number_spacing(seen.astype(np.float64)) and _unlikely(step, seen):
-                return step
-        near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
-        if np.all(np.abs(seen - near) <= np.spacing(near)):
-            quantum = float(f"1e-{decimals}")
-            return quantum if decimals <= PLAIN_DECIMALS or _unlikely(quantum, seen) else 0.0
-    return 0.0
-
-
-def _unlikely(quantum: float, seen: NDArray[np.floating]) -> bool:
-    """Whether numbers that were not rounded would hardly all be multiples, within a spacing of theirs to either side."""
-    if seen.size < FEW_DIFFERENT:  # perhaps the ends at which a model cuts its answers off
-        return False
-    chance = 3.0 * np.spacing(seen).astype(np.float64) / quantum
-    return float(np.minimum(np.log10(chance), 0.0).sum()) < -UNLIKELY
 
 
 def _refuse_nonfinite(values: NDArray[Any], link: Link) -> None:

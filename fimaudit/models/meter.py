@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
 from fimaudit.foreign_errors import shortened
 from fimaudit.models.call_order import in_turns
-from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, OverwritingClassifier
-from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, Notes, RepeatLease, Usage, is_refused, over_budget
+from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, Notes, OverwritingClassifier
+from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, RepeatLease, Usage, is_refused, over_budget
 from fimaudit.models.network_calls import ask_network
 from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from fimaudit.results import Presented, Sentence
+from fimaudit.results import PlainData, Presented, Sentence
 
 __all__ = ["Decision", "Outcome", "Verdict"]
 
 Outcome = Literal["pass", "fail", "undecided"]
 
 
-class Decision(BaseModel):
+class Decision(PlainData):
     """One rule on one selection of inputs.
 
     Attributes:
@@ -22,8 +20,6 @@ class Decision(BaseModel):
         queries: rows an input that would probably decide an undecided rule; ``None`` where no number of them would.
         sentence: what was asked, found and decided, in words.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rule: str
     name: str
@@ -45,10 +41,8 @@ class Decision(BaseModel):
         return self.name if self.selection == "all inputs" else f"{self.name} ({self.selection})"
 
 
-class Verdict(Presented, BaseModel):
+class Verdict(Presented):
     """All decisions: fail if one fails, else undecided if one is, else pass."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     policy: str
@@ -57,7 +51,3 @@ class Verdict(Presented, BaseModel):
     baseline: dict[str, Any] | None = None
     decisions: list[Decision]
     warnings: list[Sentence] = []
-
-    def to_json(self) -> str:
-        """The text of ``verdict.json``."""
-        return self.model_dump_json(indent=1) + "\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fimaudit.audit_report import Report
-from fimaudit.option_names import COMMAND_LINE, caller, with_keywords
+from fimaudit.errors.option_names import COMMAND_LINE, caller, with_keywords
 from fimaudit.report import wording
 from fimaudit.report.wording import interval_text, number, percent, share_text
 from fimaudit.results import Interval, Sensitivity

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from fimaudit.comparison.two_runs import Comparison, paired
 from fimaudit.errors import RunFolderError
-from fimaudit.option_names import flags_in_messages
+from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Verdict
 from fimaudit.report import charts, tables, wording

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fimaudit.comparison.ranking import RankedModel, Ranking
-from fimaudit.option_names import COMMAND_LINE, caller
+from fimaudit.errors.option_names import COMMAND_LINE, caller
 from fimaudit.report.answer import NextStep
 from fimaudit.report.page import _common, _environment
 from fimaudit.report.screen import Screen, ScreenRow

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from fimaudit.audit_report import Report
 from fimaudit.comparison.two_runs import Comparison
-from fimaudit.option_names import COMMAND_LINE, caller
+from fimaudit.errors.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report import charts

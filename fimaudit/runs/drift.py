@@ -171,7 +171,7 @@ class Sentinels:
         """Whether ``every`` rows went by since the last check."""
         return self._meter.usage.rows - self._checked_at >= self._every
 
-    def owes(self, measured: Sequence[int]) -> bool:
+    def has_unchecked(self, measured: Sequence[int]) -> bool:
         """Whether inputs were measured since the last check, good or not: a kill may come between the two."""
         return not self._good.union(*(drift.inputs for drift in self.drifts)).issuperset(measured)
 

@@ -32,25 +32,22 @@ class Expected:
     standard_error: float
 
 
-def expected_interval(queries: int, confidence: float = 0.95, features: int | None = None) -> Expected:
+def expected_interval(queries: int, confidence: float = 0.95) -> Expected:
     """The interval that one input's lambda will get, as multiples of lambda, where one eigenvalue dominates.
 
-    Upper: m' / chi2_{m', alpha/2}; lower: n / chi2_{n, 1 - alpha/2} over the n predictable terms; with ``features``, the
-    Beta quantiles of orthonormal directions. Nothing but the sampling of directions is covered.
+    Upper: m' / chi2_{m', alpha/2}; lower: n / chi2_{n, 1 - alpha/2} over the n predictable terms. Nothing but the sampling
+    of directions is covered.
 
     >>> e = expected_interval(201)
     >>> round(e.lower, 2), round(e.upper, 2), round(e.standard_error, 2)
     (0.81, 1.26, 0.11)
     """
     terms = contrasts(queries)
-    if features is not None and terms >= features:
-        return Expected(0.999, 1.001, 0.0)
     tail = (1.0 - confidence) / 2
-    upper = terms / energy_quantile(tail, terms, features)
+    upper = terms / energy_quantile(tail, terms, None)
     predicted = terms - LEARNING
-    lower = predicted / energy_quantile(1 - tail, predicted, features) if predicted > 0 else 0.0
-    error = math.sqrt(2.0 / terms * (1.0 - terms / features if features is not None else 1.0))
-    return Expected(lower, upper, error)
+    lower = predicted / energy_quantile(1 - tail, predicted, None) if predicted > 0 else 0.0
+    return Expected(lower, upper, math.sqrt(2.0 / terms))
 
 
 def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:

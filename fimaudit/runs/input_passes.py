@@ -147,7 +147,7 @@ class InputPasses:
                         self._check_sentinels(self._sentinels)
         finally:
             self.count_workers()  # what ends a run is rows that came to no result
-        if self._sentinels is not None and (len(missing) or self._sentinels.owes(self._done())):
+        if self._sentinels is not None and (len(missing) or self._sentinels.has_unchecked(self._done())):
             self._check_sentinels(self._sentinels)
 
     def _answered(self, item: MeasuredInput | Part) -> Sequence[MeasuredInput | Part]:

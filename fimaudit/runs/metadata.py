@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain, spreads_differ
+from fimaudit.errors.option_names import caller
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.settings import Settings
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.columns import coded
 from fimaudit.models.links import Link
-from fimaudit.option_names import caller
 from fimaudit.runs.preflight import Preflight
 from fimaudit.space import Space
 

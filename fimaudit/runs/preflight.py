@@ -12,8 +12,8 @@ from fimaudit.errors import ModelFailure, OutputError, TargetError, UsageError
 from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.labels import are_one_hot
-from fimaudit.models.links import output_resolution
 from fimaudit.models.meter import Meter
+from fimaudit.number_format import output_resolution
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind

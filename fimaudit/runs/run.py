@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.dataset import LabelledStream
-from fimaudit.engines.driver import afforded
+from fimaudit.engines.driver import affordable_inputs
 from fimaudit.engines.work import LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
@@ -277,7 +277,7 @@ class Run:
         missing = np.array([i for i in ranked if not self._store.done[i]], dtype=np.int64)
         affordable = len(missing)
         if self._budget is not None:
-            affordable = afforded(self._budget - self._meter.usage.rows, work.settings)
+            affordable = affordable_inputs(self._budget - self._meter.usage.rows, work.settings)
         for some in (missing[:affordable], missing[affordable:]):
             if len(some):
                 self._passes.measure(np.sort(some), work)
@@ -287,7 +287,7 @@ class Run:
         if self._budget is None:
             return True
         left = self._budget - self._meter.usage.rows - MOST_INTEGRITY_ROWS
-        return afforded(left, self._task.settings) >= int((~self._store.done).sum())
+        return affordable_inputs(left, self._task.settings) >= int((~self._store.done).sum())
 
     def _audited(self, steps: Steps, results: Mapping[int, Sensitivity] | None = None) -> AuditedInputs:
         """What the checks know, before anything was measured or with these results."""

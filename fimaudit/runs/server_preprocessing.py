@@ -16,10 +16,10 @@ __all__ = ["ServerSide", "detect_preprocessing"]
 
 Array = NDArray[np.float64]
 
-INPUTS = 3
+#: Images that are asked, and the stream of their noise: what a server does to all is seen on each.
+INPUTS, STREAM = 3, 7
 #: Energy of the finest pattern over that of noise of the same length, below which detail does not arrive.
 BLURRED = 3e-3
-STREAM = 7
 
 
 @dataclass(frozen=True)

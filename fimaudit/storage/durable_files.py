@@ -50,7 +50,7 @@ def writing(path: Path, refusal: type[FimauditError] = StorageFailure) -> Iterat
     except StorageFailure as exc:
         raise exc if refusal is StorageFailure else refusal(str(exc)) from exc
     except OSError as exc:
-        raise refusal(said("write", path, exc)) from exc
+        raise refusal(os_refusal("write", path, exc)) from exc
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def last_resort() -> Iterator[None]:
         if exc.errno == errno.EPIPE:  # nobody reads what we print
             raise
         place = exc.filename if isinstance(exc.filename, str | os.PathLike) else "a file or connection"
-        raise StorageFailure(said("read or write", Path(place), exc)) from exc
+        raise StorageFailure(os_refusal("read or write", Path(place), exc)) from exc
 
 
 @contextmanager
@@ -81,13 +81,13 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno is None:  # pyarrow says so of what it read and did not understand
             raise
-        raise RunFolderError(said("read", path, exc)) from exc
+        raise RunFolderError(os_refusal("read", path, exc)) from exc
 
 
-def said(verb: str, path: Path, exc: OSError) -> str:
+def os_refusal(verb: str, path: Path, exc: OSError) -> str:
     """The sentence for a refusal of the operating system.
 
-    >>> said("write", Path("run/journal.jsonl"), OSError(errno.ENOSPC, "No space left"))  # doctest: +ELLIPSIS
+    >>> os_refusal("write", Path("run/journal.jsonl"), OSError(errno.ENOSPC, "No space left"))  # doctest: +ELLIPSIS
     'cannot write run/journal.jsonl: No space left; what was kept before is whole: free space on that disk, then type ...
     """
     remedy = _REMEDIES.get(exc.errno or 0, "check that disk")

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, NoReturn
 
 from fimaudit.errors import RunFolderError
-from fimaudit.storage.durable_files import said
+from fimaudit.storage.durable_files import os_refusal
 
 __all__ = ["LOCK_FILE", "FolderLock"]
 
@@ -45,7 +45,7 @@ class FolderLock:
             while self._file is None:
                 self._file = self._made() or self._taken()
         except OSError as exc:
-            raise RunFolderError(said("write", self.path, exc)) from exc
+            raise RunFolderError(os_refusal("write", self.path, exc)) from exc
         _HELD.add(self.path)
 
     def release(self) -> None:

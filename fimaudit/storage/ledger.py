@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, RunFolderError, StorageFailure
 from fimaudit.models.leases import Usage, is_refused
-from fimaudit.storage.durable_files import SYNC_SECONDS, SyncClock, said
+from fimaudit.storage.durable_files import SYNC_SECONDS, SyncClock, os_refusal
 from fimaudit.storage.jsonl import newer
 
 __all__ = ["RequestLedger", "SentRequest", "open_ledger"]
@@ -275,7 +275,7 @@ class RequestLedger:
                 return RunFolderError(f"{self.path} is in use by another process; wait for that run to end")
             full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
             cause = OSError(errno.ENOSPC if full else errno.EIO, str(exc))
-            return (StorageFailure if self._open else RunFolderError)(said("write or read", self.path, cause))
+            return (StorageFailure if self._open else RunFolderError)(os_refusal("write or read", self.path, cause))
         return RunFolderError(f"{self.path} is no ledger or is damaged ({exc}); start anew with --overwrite")
 
 

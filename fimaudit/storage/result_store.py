@@ -98,7 +98,7 @@ class ResultStore(Protocol):
 
 
 class MemoryStore:
-    """All results in memory and, where there is a journal, a line of it for each.
+    """A ``ResultStore`` with all results in memory and, where there is a journal, a line of it for each.
 
     Args:
         inputs: how many there are.
@@ -120,11 +120,9 @@ class MemoryStore:
 
     @property
     def count(self) -> int:
-        """See ``ResultStore``."""
         return len(self._results)
 
     def add(self, item: MeasuredInput | Part) -> None:
-        """See ``ResultStore``."""
         for outcome in unpack(item) if isinstance(item, Part) else (item,):
             if self.done[outcome.result.index]:
                 continue  # it was handed over before
@@ -139,25 +137,20 @@ class MemoryStore:
         """Nothing waits."""
 
     def columns(self) -> Columns:
-        """See ``ResultStore``."""
         return Columns.of([self._results[i] for i in sorted(self._results)])
 
     def reopen(self, indices: NDArray[np.int64]) -> None:
-        """See ``ResultStore``."""
         for index in indices.tolist():
             self.done[index] = SCREENED not in self._results[index].flags
 
     def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
-        """See ``ResultStore``."""
         folder = None if self._journal is None else self._journal.folder
         return {i: _with_witness(self._results[i], folder) for i in sorted(indices) if i in self._results}
 
     def jumps(self) -> tuple[int, int]:
-        """See ``ResultStore``."""
         return _jumps(self._states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
-        """See ``ResultStore``."""
         known = {**self._results, **(revised or {})}
         results = [_flagged(known[i], drifted) for i in sorted(known)]
         if self._journal is not None:
@@ -179,7 +172,7 @@ class MemoryStore:
 
 
 class ParquetStore:
-    """Results in parts on disk; in memory there is one bit for each, and columns at the end; see ``MemoryStore``.
+    """A ``ResultStore`` with results in parts on disk; in memory there is one bit for each, and columns at the end.
 
     Args:
         inputs, journal, kept, most_inline: as of ``MemoryStore``.
@@ -203,21 +196,17 @@ class ParquetStore:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """See ``ResultStore``."""
         return self._parts.done
 
     @property
     def count(self) -> int:
-        """See ``ResultStore``."""
         return self._parts.count + len(self._waiting)
 
     @property
     def failed(self) -> int:
-        """See ``ResultStore``."""
         return self._parts.failed + sum(o.result.status == "failed" for o in self._waiting)
 
     def add(self, item: MeasuredInput | Part) -> None:
-        """See ``ResultStore``."""
         if isinstance(item, Part):
             self._keep(item)
             return
@@ -228,34 +217,28 @@ class ParquetStore:
             self.flush()
 
     def columns(self) -> Columns:
-        """See ``ResultStore``."""
         self.flush()
         return Columns.read(self._parts.files())
 
     def reopen(self, indices: NDArray[np.int64]) -> None:
-        """See ``ResultStore``."""
         self.flush()
         self._parts.reopen(indices)
 
     def flush(self) -> None:
-        """See ``ResultStore``."""
         waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
         if waiting:
             self._keep(pack(waiting))
 
     def results(self, indices: Collection[int]) -> dict[int, Sensitivity]:
-        """See ``ResultStore``."""
         self.flush()
         found = self._parts.results(indices)
         return {i: _with_witness(result, self._journal.folder) for i, result in found.items()}
 
     def jumps(self) -> tuple[int, int]:
-        """See ``ResultStore``."""
         self.flush()
         return _jumps(self._parts.states)
 
     def finish(self, drifted: Collection[int], most: int, revised: Mapping[int, Sensitivity] | None = None) -> Finished:
-        """See ``ResultStore``."""
         self.flush()
         self._journal.begin()
         path = self._journal.folder / INPUTS_FILE

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from fimaudit.results import Interval, Presented, Sentence, frame_of
+from fimaudit.results import Interval, PlainData, Presented, Sentence, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["AttackSummary", "AttackedInput", "CalibrationBin", "Correlation", "Flipped", "Validation"]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class AttackedInput(_Data):
+class AttackedInput(PlainData):
     """One input: what the measurement predicted, what the attacks found.
 
     ``smallest_perturbation`` is an l2 length in the unit of the input domain; ``None`` with the status ``censored`` says
@@ -46,7 +40,7 @@ class AttackedInput(_Data):
     reason: Sentence | None = None
 
 
-class Correlation(_Data):
+class Correlation(PlainData):
     """How a metric follows the smallest perturbation over the inputs that have both.
 
     The norms enter by their reciprocal, so that +1 means that the metric orders the inputs as the attacks do.
@@ -62,7 +56,7 @@ class Correlation(_Data):
     unmeasured: int
 
 
-class Flipped(_Data):
+class Flipped(PlainData):
     """How well a small margin radius predicts that an input was flipped within ``eps``: area under the ROC curve."""
 
     eps: float
@@ -71,7 +65,7 @@ class Flipped(_Data):
     not_flipped: int
 
 
-class CalibrationBin(_Data):
+class CalibrationBin(PlainData):
     """Inputs of similar margin radius: medians of the radius and of what was found, and the quartiles of the latter."""
 
     margin_radius: float
@@ -81,7 +75,7 @@ class CalibrationBin(_Data):
     inputs: int
 
 
-class AttackSummary(_Data):
+class AttackSummary(PlainData):
     """One attack over all inputs: where it succeeded, where it found the smallest, and how far it was from it."""
 
     name: str
@@ -90,7 +84,7 @@ class AttackSummary(_Data):
     median_excess: float | None
 
 
-class Validation(Presented, _Data):
+class Validation(Presented):
     """A whole validation; ``validation.json`` is this, field by field, and ``print`` shows what it says."""
 
     _shown_by: ClassVar[tuple[str, str]] = ("validation.screen", "validation_screen")
@@ -113,10 +107,6 @@ class Validation(Presented, _Data):
     failed: int = 0
     warnings: list[Sentence] = []
     inputs: list[AttackedInput] = []
-
-    def to_json(self) -> str:
-        """The text of ``validation.json``."""
-        return self.model_dump_json(indent=1) + "\n"
 
     def to_frame(self) -> pd.DataFrame:
         """The inputs as a pandas table, each attack's own perturbation in a column ``attack_NAME``.

@@ -144,7 +144,7 @@ def smallest_perturbation(
         return HOLD_ROWS if most is None else most - (passes.forward - forward) - (passes.backward - backward)
 
     def hold(row: NDArray[Any]) -> Held | NotHeld:
-        return _carry(hold_row(x, row, space, asked.decision, min(HOLD_ROWS, left())), passes)
+        return _drive(hold_row(x, row, space, asked.decision, min(HOLD_ROWS, left())), passes)
 
     found, reason = _nearest_that_holds(nearest, distances, unfinished, hold, left)
     counts = passes.forward - forward, passes.backward - backward
@@ -187,12 +187,12 @@ def _reserved(most: int) -> int:
     return min(HOLD_ROWS, most // 3)
 
 
-def _carry(conversation: Generator[Rows, Array, Held | NotHeld], passes: CountedModel) -> Held | NotHeld:
+def _drive(flow: Generator[Rows, Array, Held | NotHeld], passes: CountedModel) -> Held | NotHeld:
     """Ask what it yields, to its end."""
     try:
-        rows = next(conversation)
+        rows = next(flow)
         while True:
-            rows = conversation.send(passes.apart(rows.build(0, len(rows))))
+            rows = flow.send(passes.apart(rows.build(0, len(rows))))
     except StopIteration as end:
         result: Held | NotHeld = end.value
         return result

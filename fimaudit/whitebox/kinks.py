@@ -23,7 +23,7 @@ from fimaudit.space import Space
 from fimaudit.whitebox.result import WhiteBox
 from fimaudit.whitebox.secant_check import arithmetic, as_fed, first_step, in_half
 
-__all__ = ["KINK_ROWS", "KinkCheck", "check_kinks"]
+__all__ = ["KinkCheck", "check_kinks"]
 
 Array = NDArray[np.float64]
 
@@ -38,8 +38,6 @@ QUIET, GROWS, STAYS = 0.1, 3.0, 0.6
 ABOVE_ARITHMETIC, ALTOGETHER = 5.0, 0.2
 #: A step is at least so many spacings of the input's numbers, or rounding alone would make it uneven.
 SPACINGS = 64.0
-#: Most rows that an input takes.
-KINK_ROWS = len(LENGTHS) * (2 * DIRECTIONS + 1)
 
 
 class KinkCheck(NamedTuple):

@@ -23,6 +23,7 @@ __all__ = ["measure_krylov"]
 
 Array = NDArray[np.float64]
 
+#: Ends of three searches, each step of which takes passes of the network; they stop by their residual or bound long before.
 MOST_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 40, 64
 #: Random input directions, which serve the trace and the search for the nearest class.
 DIRECTIONS = 16

@@ -124,7 +124,7 @@ def test_a_run_whose_integrity_is_contradicted_is_warned_of(runs: Path) -> None:
     hostile = replace(again, report=again.report.model_copy(update={"integrity": [check]}))
     for found in (compare_runs(plain, hostile), rank_runs([plain, hostile], "margin_radius")):
         (said,) = [sentence for sentence in found.warnings if "integrity" in sentence]
-        assert "contradicted (history): nothing is told from its margin_radius" in said
+        assert "contradicted (history): nothing is concluded from its margin_radius" in said
         assert "again" in said
     assert not any("integrity" in sentence for sentence in rank_runs([plain, again], "margin_radius").warnings)
 

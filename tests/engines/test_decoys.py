@@ -46,7 +46,7 @@ def played(rounds: DecoyRounds, inputs_ask: int) -> list[list[int]]:
     """The numbers asked in each round, the first so many with inputs."""
     numbers = []
     calls = rounds.calls(inputs_left=inputs_ask > 0)
-    while inputs_ask > 0 or rounds.going:
+    while inputs_ask > 0 or rounds.in_progress:
         numbers.append([number for number, _ in calls])
         rounds.take([np.repeat(call.build(0, len(call)), 2, axis=1) for _, call in calls])
         inputs_ask -= 1

@@ -92,10 +92,10 @@ def test_the_coordinator_knows_what_was_begun_and_not_finished() -> None:
 def test_workers_of_lost_nodes_are_named_once() -> None:
     coordinator = Coordinator(None, Usage(), None)
     for name, node in (("a", "north"), ("b", "south"), ("c", "south")):
-        coordinator.move_in(name, f"handle {name}", node)
-    coordinator.move_in("c", "handle c", "north")  # restarted there
-    assert coordinator.homeless(["north"]) == ["handle b"]
-    assert coordinator.homeless(["north"]) == []
+        coordinator.register(name, f"handle {name}", node)
+    coordinator.register("c", "handle c", "north")  # restarted there
+    assert coordinator.on_lost_nodes(["north"]) == ["handle b"]
+    assert coordinator.on_lost_nodes(["north"]) == []
 
 
 def test_a_model_file_travels_with_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fimaudit.estimation.number_format import FLOAT64_SPACING, number_spacing
 from fimaudit.estimation.secants import complete, contrasts, log_probabilities, resolution, running_sums, visible_classes
+from fimaudit.number_format import FLOAT64_SPACING, number_spacing
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.floats(-5, 5)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fimaudit.estimation.grouping import alike
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
-from fimaudit.estimation.sketch import Sketch, estimate_sketches
+from fimaudit.estimation.sketch import Sketch, estimate_sketch, estimate_sketches
 from fimaudit.measurement.energy import Answered, Rungs, read_rungs_each
 from fimaudit.measurement.protocol import BatchedStep, run_batched
 from fimaudit.measurement.scale_profile import margin_radii
@@ -24,7 +24,7 @@ def answers(rng: np.random.Generator, classes: int, rows: int, kind: str) -> tup
     if kind == "hidden":
         start[rng.integers(classes)] = -200.0
     moves = 0.01 * rng.standard_normal((rows, classes))
-    if kind == "still":
+    if kind == "constant":
         moves[:] = 0.0
     logits = np.concatenate([start[None], start + moves])
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -36,7 +36,7 @@ def answers(rng: np.random.Generator, classes: int, rows: int, kind: str) -> tup
     return p[:1], p[1:]
 
 
-KINDS = st.sampled_from(["plain", "plain", "hidden", "still", "float32", "rounded", "random", "relative"])
+KINDS = st.sampled_from(["plain", "plain", "hidden", "constant", "float32", "rounded", "random", "relative"])
 
 
 def base_answers(kind: str, base: np.ndarray, rng: np.random.Generator) -> BaseAnswers:
@@ -98,3 +98,22 @@ def test_work_is_done_once_for_all_who_want_it() -> None:
     with pytest.raises(ValueError, match="zip"):
         run_batched({0: BatchedStep(lambda parts: [], 1)})  # one result for each, or a fault
     assert alike([]) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_between_two_rounded_numbers_is_no_rival_and_one_that_moves_is(seed: int) -> None:
+    """Class 2 stays at 15.5 quanta and is written as 15 or 16 of them; class 1 moves by about one."""
+    rng, quantum, features = np.random.default_rng(seed), 1e-3, 50
+    p = np.array([0.6045, 0.38, 15.5 * quantum])
+    gradient = rng.standard_normal(features)
+    gradient /= np.linalg.norm(gradient)
+    length = quantum / p[1]
+    z = np.log(p) + (rng.choice([-length, length], (60, features)) @ gradient)[:, None] * np.array([0.0, 1.0, 0.0])
+    rows = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    base, rounded = (np.round(np.atleast_2d(one) / quantum) * quantum for one in (p, rows))
+    view = OutputQuality(quantum=quantum).view(base, rounded)
+    found = estimate_sketch(Sketch(view, rounded, length, 0.95, None))
+    assert found is not None
+    assert found.margin is not None
+    assert found.margin.rival == 1
+    assert found.margin.radius.lower < np.log(p[0] / p[1]) < found.margin.radius.upper

@@ -109,11 +109,11 @@ def on_domain(row: np.ndarray, x: np.ndarray, space: Space) -> bool:
     return bool(within.all() and held.all() and np.allclose(moved, np.round(moved), atol=1e-9))
 
 
-def carry(conversation: Generator[Any, Any, Any], meter: Meter) -> Any:
+def drive(flow: Generator[Any, Any, Any], meter: Meter) -> Any:
     try:
-        rows = next(conversation)
+        rows = next(flow)
         while True:
-            rows = conversation.send(meter.ask([rows])[0])
+            rows = flow.send(meter.ask([rows])[0])
     except StopIteration as end:
         return end.value
 
@@ -150,7 +150,7 @@ def test_a_row_on_the_boundary_is_stepped_out_until_it_holds(name: str, seed: in
     if row is None:
         return
     meter = Meter(classifier)
-    held = carry(hold_row(x, row, space, decision), meter)
+    held = drive(hold_row(x, row, space, decision), meter)
     assert isinstance(held, Held)
     assert holds(model, case.link, held.row, decision)
     assert on_domain(held.row, x, space)
@@ -170,7 +170,7 @@ def test_rows_are_counted_and_capped(rows: int) -> None:
     row = bisected(classifier, x, space, decision, np.random.default_rng(3))
     assert row is not None
     meter = Meter(classifier)
-    held = carry(hold_row(x, row, space, decision, rows), meter)
+    held = drive(hold_row(x, row, space, decision, rows), meter)
     assert 0 < meter.usage.rows <= rows
     assert isinstance(held, Held) == (rows > CHECK_ROWS)
 
@@ -183,7 +183,7 @@ def test_a_row_that_holds_is_left_where_it_is() -> None:
     assert row is not None
     beyond = (x + 1.01 * (row - x)).astype(np.float32)
     meter = Meter(classifier)
-    held = carry(hold_row(x, beyond, space, decision), meter)
+    held = drive(hold_row(x, beyond, space, decision), meter)
     np.testing.assert_array_equal(held.row, beyond)
     assert meter.usage.rows == CHECK_ROWS
 
@@ -200,7 +200,7 @@ def test_levels_move_by_one_the_feature_that_moved_most(scale: float) -> None:
     domain = InputDomain(0.0, [4.0, 9.0, 9.0, 9.0, 9.0], quantum=1.0, frozen=[4], scale=np.full(5, scale))
     space = domain.resolve(x, "float64")
     row = np.array([4.0, 3.0, 2.0, 1.0, 0.0])  # class 1 among others, class 0 alone
-    held = carry(hold_row(x[0], row, space, 0), Meter(open_classifier(answer, "identity")))
+    held = drive(hold_row(x[0], row, space, 0), Meter(open_classifier(answer, "identity")))
     assert held.row.tolist() == [4.0, 4.0, 2.0, 1.0, 0.0]
     assert held.distance == pytest.approx(np.sqrt(16 + 16 + 4 + 1) / scale)
 
@@ -216,7 +216,7 @@ def test_what_never_holds_is_dropped_with_the_reason() -> None:
     x, row = np.zeros(3), np.array([0.2, 0.2, 0.2])
     space = InputDomain().resolve(x[None], "float64")
     meter = Meter(open_classifier(by_parity, "identity"))
-    held = carry(hold_row(x, row, space, 0), meter)
+    held = drive(hold_row(x, row, space, 0), meter)
     assert isinstance(held, NotHeld)
     assert held.reason.startswith("the decision changed at a distance of 0.346, but no row asked from there to 0.353")
     assert meter.usage.rows <= HOLD_ROWS

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -19,7 +17,6 @@ from fimaudit.estimation.noise import QUANTA, OutputQuality
 from fimaudit.estimation.peak_norm import peak_norm
 from fimaudit.measurement.energy import displaced, draw_signs
 from fimaudit.models.classifier import ModelInfo
-from fimaudit.models.links import output_resolution
 from fimaudit.results import Interval
 
 RNG = np.random.default_rng(3)
@@ -65,26 +62,6 @@ def covered(report: Report, pooled: Any = lambda p: None) -> float:
             value = truth(X[s.index], pooled(softmax(X[s.index][None])[0]))
             hits.append(s.spectral_norm.lower <= value <= s.spectral_norm.upper)
     return float(np.mean(hits)) if hits else float("nan")
-
-
-@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=60)
-def test_rounding_is_found_in_either_precision(decimals: int, seed: int, short: bool) -> None:
-    p = np.random.default_rng(seed).dirichlet(np.ones(5), 40)
-    rounded = np.round(p, decimals)
-    kept = rounded.astype(np.float32).astype(float) if short else rounded
-    found = output_resolution(kept)
-    coarsest = next(t for t in range(1, 7) if np.array_equal(np.round(rounded, t), rounded))
-    assert found == pytest.approx(10.0**-coarsest)
-
-
-def test_answers_that_are_not_rounded_are_left_alone() -> None:
-    p = RNG.dirichlet(np.ones(5), 40)
-    assert output_resolution(p) == 0.0
-    assert output_resolution(p.astype(np.float32).astype(float)) == 0.0
-    assert output_resolution(np.array([[1.0, 0.0], [1.0, 0.0]])) == 0.0
-    saturated = np.array([[1 - 1e-12, 1e-12, 0.0], [1 - 3e-12, 3e-12, 0.0]])
-    assert output_resolution(saturated) == 0.0
 
 
 def test_classes_below_ten_quanta_are_pooled_and_the_rest_is_one_minus_the_others() -> None:

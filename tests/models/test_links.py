@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.errors import LinkError, OutputError
-from fimaudit.models.links import as_rows, chosen_step, output_resolution, to_probabilities
+from fimaudit.models.links import as_rows, chosen_step, to_probabilities
+from fimaudit.number_format import output_resolution
 
 FLOATS = st.sampled_from([np.float16, np.float32, np.float64])
 SEVERAL = st.integers(2, 7)
@@ -66,42 +65,6 @@ def test_rounded_rows_pass_and_keep_their_quantum(classes: int, decimals: int, s
     if np.abs(p.sum(1) - 1).max() <= max(1e-5, min(0.5, classes * 10.0**-decimals / 2)):
         np.testing.assert_array_equal(to_probabilities(p, "auto", rows=4), p)
     assert output_resolution(p) in (0.0, *(10.0**-t for t in range(1, decimals + 1)))
-
-
-@given(st.integers(2, 20), st.integers(1, 14), st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
-def test_rounding_is_found_at_any_number_of_decimals(classes: int, decimals: int, dtype: Any, seed: int) -> None:
-    """Seen behind 12 decimals, taken for exact: small classes jump by whole quanta. float32 holds no more than 8."""
-    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), size=30)
-    assert output_resolution(p.astype(dtype)) == 0
-    if decimals <= (6 if dtype is np.float32 else 14):
-        assert output_resolution(p.round(decimals).astype(dtype)) == pytest.approx(10.0**-decimals)
-
-
-@pytest.mark.parametrize("steps", [128, 255, 256, 1023, 1024, 4096, 65_535, 65_536])
-def test_steps_of_a_quantised_model_are_found(steps: int) -> None:
-    """Seen of k / 256, which have 8 decimals: answers that do not move were taken for known to the last digit."""
-    for seed in range(5):
-        p = np.round(np.random.default_rng(seed).dirichlet(np.full(4, 0.4), size=60) * steps) / steps
-        for dtype in (np.float32, np.float64):
-            assert output_resolution(p.astype(dtype)) == pytest.approx(1 / steps, rel=1e-9)
-
-
-@given(st.sampled_from([np.float16, "bfloat16"]), st.integers(2, 10), st.integers(0, 2**32 - 1))
-def test_numbers_of_half_precision_have_no_step(dtype: Any, classes: int, seed: int) -> None:
-    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.4), size=60).astype(np.float32)
-    if dtype == "bfloat16":
-        half = (p.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    else:
-        half = p.astype(dtype).astype(np.float32)
-    assert output_resolution(half) == 0
-
-
-def test_sure_answers_are_not_taken_for_rounded_ones() -> None:
-    """Seen of float32 answers near 0 and 1: taken for rounded to 0.1."""
-    for dtype in (np.float32, np.float64):
-        assert output_resolution(np.array([[1.0, 1e-9], [1.0, 3e-9]], dtype)) == 0
-        assert output_resolution(np.round(np.random.default_rng(0).random((9, 3)), 2).astype(dtype)) == 0.01
-    assert output_resolution(np.array([0.5, 0.25], np.float16)) == 2.0**-10
 
 
 def test_saturated_answers_keep_their_small_probabilities() -> None:

@@ -99,7 +99,8 @@ def test_a_model_that_is_suspected_takes_no_more_than_the_plan_allows() -> None:
 
 
 @pytest.mark.skipif(
-    os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1", reason="this model is to answer each row alike in any company"
+    os.environ.get("FIMAUDIT_TESTS_LAST_DIGITS") == "1",
+    reason="this model is to answer each row alike whatever shares a call with it",
 )
 @pytest.mark.parametrize("changes", [{"batch": 1}, {"batch": 5}, {"batch": 64}, {"order": "inputs"}])
 def test_other_calls_lead_to_the_same_report(changes: dict[str, Any]) -> None:

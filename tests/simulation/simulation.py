@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 from fimaudit_adapters.http import endpoint as endpoint_module
 from fimaudit_adapters.http.sending import faults, sender, tokens, transport
-from fimaudit_adapters.http.sending.clock import WaitingClock
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 
 import fimaudit
 from fimaudit.audit_report import Report

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fimaudit import audit
-from fimaudit.whitebox.kinks import KINK_ROWS
+from fimaudit.whitebox.kinks import DIRECTIONS, LENGTHS
 from fimaudit.whitebox.secant_check import MOST_ROWS
 
 
@@ -56,5 +56,5 @@ def test_bends_at_a_bound_have_one_side_only_and_rows_are_counted() -> None:
     x = half_zero()
     within = audit(Net("relu").eval(), np.abs(x), link="softmax", mode="white-box", scale="raw", lower=0.0)
     assert not any(one.flags for one in within.inputs)
-    assert within.inputs[0].queries <= 5 + 1 + MOST_ROWS + KINK_ROWS
+    assert within.inputs[0].queries <= 5 + 1 + MOST_ROWS + len(LENGTHS) * (2 * DIRECTIONS + 1)
     assert within.summary.queries >= sum(one.queries for one in within.inputs)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, TargetError
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, output_resolution, to_probabilities
+from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, to_probabilities
+from fimaudit.number_format import output_resolution
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
 
 __all__ = ["AnswerReader"]

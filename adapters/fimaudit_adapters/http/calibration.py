@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, LinkError, OutputError, TargetError
 from fimaudit.models.classifier import Lease
-from fimaudit.models.links import output_resolution
+from fimaudit.number_format import output_resolution
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Scores, WireFormat
 from fimaudit_adapters.http.protocols.encoding import BareBody

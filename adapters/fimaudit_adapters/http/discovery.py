@@ -12,9 +12,8 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from pydantic import ValidationError
 
 from fimaudit.errors import OutputError, TargetError
-from fimaudit_adapters.http.protocols.base import Body, Reply
+from fimaudit_adapters.http.protocols.base import Body, Reply, load_json
 from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS, label_outputs
-from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import PROTOCOLS, Endpoint
@@ -195,7 +194,7 @@ async def _json(transport: Transport, url: str, *, post: bool = False) -> Any:
     """A document from the server, or ``None`` where it does not offer it."""
     reply = await _get(transport, url, post=post, whole=True)
     try:
-        return load(reply.content) if reply is not None and reply.content else None
+        return load_json(reply.content) if reply is not None and reply.content else None
     except OutputError:
         return None
 
@@ -206,7 +205,7 @@ async def _get(transport: Transport, url: str, *, post: bool = False, whole: boo
         try:
             reply = await (transport.post(url, Body(b"{}"), 10.0) if post else transport.get(url))
             if whole and "json" in str(reply.headers.get("content-type", "")):
-                load(reply.content)
+                load_json(reply.content)
             return reply
         except Fault as fault:
             if fault.status in ("401", "403", "407", "tls") or fault.status.startswith("3"):

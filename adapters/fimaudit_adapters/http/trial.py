@@ -20,9 +20,9 @@ from fimaudit_adapters.http.discovery import Discovered, discover
 from fimaudit_adapters.http.endpoint_file import read_endpoint
 from fimaudit_adapters.http.protocols.base import Body, Scores, WireFormat
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.event_loop import Loop
 from fimaudit_adapters.http.sending.faults import Fault
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import Endpoint

@@ -16,7 +16,7 @@ from typing import Any
 from fimaudit.errors import MissingExtraError, UsageError
 from fimaudit.foreign_errors import foreign
 
-__all__ = ["Cluster", "Seats", "alive_nodes", "capacity", "connect", "seats"]
+__all__ = ["Cluster", "WorkerResources", "alive_nodes", "capacity", "connect", "worker_resources"]
 
 #: Seconds to wait for a head node to take a connection.
 PATIENCE = 5.0
@@ -27,7 +27,7 @@ GRACE = 60.0
 
 
 @dataclass(frozen=True)
-class Seats:
+class WorkerResources:
     """What a worker takes, and how many workers there are.
 
     Attributes:
@@ -93,7 +93,7 @@ def connect(address: str | None) -> Cluster:
     return Cluster(owned=True)
 
 
-def seats(workers: int | None, gpus_per_worker: float | None, grace: float | None) -> Seats:
+def worker_resources(workers: int | None, gpus_per_worker: float | None, grace: float | None) -> WorkerResources:
     """Decide how many workers there are and what each takes.
 
     Args:
@@ -113,7 +113,7 @@ def seats(workers: int | None, gpus_per_worker: float | None, grace: float | Non
             f"not one worker fits: each takes 1 CPU and {gpus_per_worker:g} GPUs, and no node of the cluster has them "
             f"({have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all)"
         )
-    return Seats(workers or most, gpus_per_worker, GRACE if grace is None else grace)
+    return WorkerResources(workers or most, gpus_per_worker, GRACE if grace is None else grace)
 
 
 def capacity(gpus: float) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError
-from fimaudit.models.leases import Usage, is_refused, over_budget
+from fimaudit.models.classifier import Notes
+from fimaudit.models.leases import MemoryNotes, Usage, is_refused, over_budget
 from fimaudit.storage.answers import AnswerLog
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
@@ -50,18 +51,18 @@ class Coordinator:
         self._gap = 1.0 / rate if rate else 0.0
         self._next_send = 0.0
         self._begun: Counter[tuple[str, int]] = Counter()
-        self._notes: dict[str, Any] = {}
+        self._notes: Notes = MemoryNotes() if self._ledger is None else self._ledger
         self._stopped = False
-        self._homes: dict[str, tuple[Any, str]] = {}
+        self._nodes: dict[str, tuple[Any, str]] = {}
 
-    def move_in(self, name: str, worker: Any, node: str) -> None:
+    def register(self, name: str, worker: Any, node: str) -> None:
         """A worker says where it lives; it says so again when it was restarted elsewhere."""
-        self._homes[name] = (worker, node)
+        self._nodes[name] = (worker, node)
 
-    def homeless(self, alive: list[str]) -> list[Any]:
+    def on_lost_nodes(self, alive: list[str]) -> list[Any]:
         """Handles of the workers whose node is no longer alive; each is named once."""
-        lost = [name for name, (_, node) in self._homes.items() if node not in alive]
-        return [self._homes.pop(name)[0] for name in lost]
+        lost = [name for name, (_, node) in self._nodes.items() if node not in alive]
+        return [self._nodes.pop(name)[0] for name in lost]
 
     def begin(self, what: str, number: int) -> int:
         """How often this piece, block or input was begun before and not finished; -1 once the run has been stopped."""
@@ -124,14 +125,11 @@ class Coordinator:
 
     def note(self, name: str) -> Any:
         """A fact of this run."""
-        return self._ledger.note(name) if self._ledger is not None else self._notes.get(name)
+        return self._notes.note(name)
 
     def remember(self, name: str, value: Any) -> None:
         """Keep a fact of this run."""
-        if self._ledger is not None:
-            self._ledger.remember(name, value)
-        else:
-            self._notes[name] = value
+        self._notes.remember(name, value)
 
     def turn(self) -> float:
         """Take the next place in the common rate: how many seconds from now a send may leave."""

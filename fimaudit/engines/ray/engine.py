@@ -20,16 +20,16 @@ from fimaudit.data.dataset import LabelledStream
 from fimaudit.data.streams import Shard, ShardFacts, Stream, survey
 from fimaudit.data.table_reading import TableReading
 from fimaudit.engines.ray.answering_process import AnsweringProcess, answered_beside
-from fimaudit.engines.ray.cluster import Seats, alive_nodes, capacity
+from fimaudit.engines.ray.cluster import WorkerResources, alive_nodes, capacity
 from fimaudit.engines.ray.coordinator import Coordinator, SharedLedger
 from fimaudit.engines.ray.worker import Pass, Worker, share_turns
 from fimaudit.engines.work import Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, TargetError
+from fimaudit.errors.option_names import COMMAND_LINE, caller
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.links import Link
 from fimaudit.models.shipping import ship_model
-from fimaudit.option_names import COMMAND_LINE, caller
 from fimaudit.results import MeasuredInput
 from fimaudit.storage.parts import Part
 
@@ -54,13 +54,15 @@ class RayExecutor:
     """Runs passes on a cluster; the model travels once.
 
     Args:
-        seats: how many workers there are and what each takes.
+        resources: how many workers there are and what each takes.
         target, link, options: how the workers open the model.
         batch: rows a call.
     """
 
-    def __init__(self, seats: Seats, target: object, link: Link, options: Mapping[str, Any], batch: int | None) -> None:
-        self._seats, self._batch = seats, batch
+    def __init__(
+        self, resources: WorkerResources, target: object, link: Link, options: Mapping[str, Any], batch: int | None
+    ) -> None:
+        self._resources, self._batch = resources, batch
         self._target, self._link, self._options = target, link, options
         self._model: Classifier | None = None
         self._coordinator: Any = None
@@ -87,7 +89,7 @@ class RayExecutor:
         self._shipped = ray.put(ship_model(self._target, self._link, self._options, ray.put, external))
         self._model = model
         if network:
-            share_turns(model, self._coordinator, self._seats.workers + 1)
+            share_turns(model, self._coordinator, self._resources.workers + 1)
         self._shared = network or answers is not None
         return SharedLedger(self._coordinator, ray.get, keeps=self._shared)
 
@@ -109,7 +111,7 @@ class RayExecutor:
         """
         assert self._model is not None, "prepare comes first"
         missing = indices
-        workers = self._seats.workers
+        workers = self._resources.workers
         while len(missing):
             left, work = np.ones(len(missing), dtype=bool), replace(work, sharing=workers)
             stop: tuple[str, str] | None = None
@@ -133,7 +135,7 @@ class RayExecutor:
                     "(/tmp/ray/session_latest/logs on each node); go on with --resume"
                 )
             missing = missing[left]
-            workers = max(1, min(self._seats.workers, capacity(self._seats.gpus)))
+            workers = max(1, min(self._resources.workers, capacity(self._resources.gpus)))
 
     def close(self) -> None:
         """End the shared actor, which lets go of the ledger, and the process that answers; may be called twice."""
@@ -158,7 +160,7 @@ class RayExecutor:
                 size=min(workers, len(pieces)), max_tasks_in_flight_per_actor=AHEAD, max_concurrent_calls_per_actor=1
             ),
             num_cpus=1,
-            num_gpus=self._seats.gpus,
+            num_gpus=self._resources.gpus,
         )
         over = threading.Event()
         watch = threading.Thread(target=self._watch, args=(over, workers), name="fimaudit-nodes", daemon=True)
@@ -183,10 +185,10 @@ class RayExecutor:
         while not over.wait(LOOK_EVERY):
             clock += LOOK_EVERY
             try:
-                short = capacity(self._seats.gpus) < workers
+                short = capacity(self._resources.gpus) < workers
                 short_since = (clock if short_since is None else short_since) if short else None
-                if short_since is not None and clock - short_since >= self._seats.grace:
-                    for lost in ray.get(self._coordinator.homeless.remote([node["NodeID"] for node in alive_nodes()])):
+                if short_since is not None and clock - short_since >= self._resources.grace:
+                    for lost in ray.get(self._coordinator.on_lost_nodes.remote([node["NodeID"] for node in alive_nodes()])):
                         ray.kill(lost, no_restart=True)
             except ray.exceptions.RayError:
                 return

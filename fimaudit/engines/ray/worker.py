@@ -19,11 +19,11 @@ from ray.util import metrics
 from fimaudit.engines.ray.coordinator import SharedLedger
 from fimaudit.engines.work import Work, measure_inputs
 from fimaudit.errors import BudgetExhausted, FimauditError, ModelFailure, UsageError
+from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.models.classifier import NetworkClassifier
 from fimaudit.models.leases import Usage
 from fimaudit.models.meter import Meter
 from fimaudit.models.shipping import ShippedModel
-from fimaudit.option_names import flags_in_messages
 from fimaudit.results import MeasuredInput, Sensitivity
 from fimaudit.storage.parts import pack
 
@@ -71,7 +71,7 @@ class Worker:
         self._shared = False
         self._where = socket.gethostname()
         context = ray.get_runtime_context()
-        coordinator.move_in.remote(context.get_actor_id(), context.current_actor, context.get_node_id())
+        coordinator.register.remote(context.get_actor_id(), context.current_actor, context.get_node_id())
         tags = {"node": self._where}
         self._rows = metrics.Counter("fimaudit_rows", "Rows that the model answered", ("node",)).set_default_tags(tags)
         self._inputs = metrics.Counter("fimaudit_inputs", "Inputs measured", ("node",)).set_default_tags(tags)

@@ -23,7 +23,7 @@ from fimaudit.runs.integrity.last_digit import check_last_digit
 from fimaudit.runs.integrity.radius import check_radii
 from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, witness_row
 from fimaudit.runs.integrity.slope import check_slope
-from fimaudit.runs.integrity.walks import settled_walks
+from fimaudit.runs.integrity.walks import replace_failed_walks
 
 __all__ = ["check_integrity"]
 
@@ -47,7 +47,7 @@ def check_integrity(meter: Meter, inputs: AuditedInputs, decoys: ChosenDecoys, s
     measured = sorted(i for i, r in inputs.results.items() if r.status != "failed" and SCREENED not in r.flags)
     sloped = [i for i in measured if _has_local_radius(inputs.results[i])]
     followed = [int(i) for i in random_numbers(seed, 6).permutation(np.array(sloped, dtype=np.int64))]
-    walks = settled_walks(decoys.walks, inputs, measured, decoys.wanted, seed, meter)
+    walks = replace_failed_walks(decoys.walks, inputs, measured, decoys.wanted, seed, meter)
     ask_decoys([*decoys.asked_once, *(way for walk in walks for way in (walk.out, walk.back))], meter)
     asked = AskedRows(meter, inputs)
     history = check_history(asked, walks, decoys, random_numbers(seed, 7))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import known_answers
 from fimaudit.errors import InputFailed
-from fimaudit.estimation.integrity import ERROR, apart, history_matters, noticed, threshold
+from fimaudit.estimation.integrity import ERROR, apart, detection_probability, history_matters, threshold
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
@@ -79,7 +79,7 @@ def check_history(
         "repeats": both.noise,
         "calls_repeated": pairs,
         "noticed_difference": least,
-        **{f"noticed_share_{share}": noticed(share, pairs) for share in SHARES},
+        **{f"noticed_share_{share}": detection_probability(share, pairs) for share in SHARES},
         "false_alarm": ERROR if asked.quality.random else 0.0,
     }
     outcome: Any = "ok"
@@ -88,7 +88,9 @@ def check_history(
     elif walks.otherwise or plain.otherwise:
         outcome, finding = "contradicted", _against(walks, plain, both)
     else:
-        power = " and ".join(f"{share:.0%} of the calls with probability {noticed(share, pairs):.2f}" for share in SHARES)
+        power = " and ".join(
+            f"{share:.0%} of the calls with probability {detection_probability(share, pairs):.2f}" for share in SHARES
+        )
         within = f" (within {both.largest:.2g} in log p{_repeats(both)})" if both.largest else ""
         finding = (
             f"{walks.count} walks of {walks.rows} rows, there and back, and {plain.count} rows asked {TIMES} times of the "
@@ -109,7 +111,7 @@ def _against(walks: _Compared, plain: _Compared, both: _Compared) -> str:
         f"rows asked a second time, in reverse order, were answered otherwise on {walks.otherwise} of {walks.count} walks"
     )
     times = f"{plain.otherwise} of {plain.count} rows asked {TIMES} times of the run, alone and among others, were not alike"
-    parts = [again] * bool(walks.otherwise) + [times] * bool(plain.otherwise)
+    parts = [words for words, compared in ((again, walks), (times, plain)) if compared.otherwise]
     return (
         f"{' and '.join(parts)} (by {both.largest:.2g} in log p, where repeats differ by {both.noise:.2g}): answers "
         "depend on what was asked before, or several models answer"

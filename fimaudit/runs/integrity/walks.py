@@ -19,7 +19,7 @@ from fimaudit.models.meter import Meter
 from fimaudit.runs.integrity.drawing import candidates, random_numbers
 from fimaudit.runs.integrity.rows import AuditedInputs, scaled_difference
 
-__all__ = ["Walk", "choose_walks", "settled_walks", "ways_apart"]
+__all__ = ["Walk", "choose_walks", "replace_failed_walks", "ways_apart"]
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ FIRST_NUMBER, WALK_NUMBERS, WAY_NUMBERS = 10_000, 1000, 500
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class WayBack(Decoy):
+class ReturnWalk(Decoy):
     """The rows of a way out in reverse, and again where they were answered otherwise."""
 
     out: Decoy
@@ -62,7 +62,7 @@ class Walk:
 
     index: int
     out: Decoy
-    back: WayBack
+    back: ReturnWalk
 
 
 def ways_apart(out: Array, back: Array, quality: OutputQuality) -> float:
@@ -96,7 +96,7 @@ def choose_walks(
     return walks, beside
 
 
-def settled_walks(
+def replace_failed_walks(
     walks: Sequence[Walk], inputs: AuditedInputs, measured: Sequence[int], wanted: NDArray[np.int64], seed: int, meter: Meter
 ) -> list[Walk]:
     """The walks; in place of one from an input that has failed, unless it was answered, one from the next that has not.
@@ -124,7 +124,7 @@ def _walk(inputs: AuditedInputs, index: int, place: int, seed: int) -> Walk:
     rows, number = _rows(inputs, index, rng), FIRST_NUMBER + WALK_NUMBERS * place
     out = Decoy(rows, number, int(rng.integers(*EARLY)))
     wait = int(rng.integers(*LATE))
-    return Walk(index, out, WayBack(rows[::-1], number + WAY_NUMBERS, wait, out=out, quality=inputs.quality))
+    return Walk(index, out, ReturnWalk(rows[::-1], number + WAY_NUMBERS, wait, out=out, quality=inputs.quality))
 
 
 def _rows(inputs: AuditedInputs, index: int, rng: np.random.Generator) -> NDArray[Any]:

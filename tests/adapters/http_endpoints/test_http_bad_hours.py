@@ -10,8 +10,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import after_status
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 
 import fimaudit
 from fimaudit.errors import BudgetExhausted, ModelFailure, OutputError, TargetError

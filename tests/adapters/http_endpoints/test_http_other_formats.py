@@ -165,9 +165,9 @@ def test_scores_in_thousandths_are_called_that(kind):
 def test_what_is_not_spoken_is_refused_in_one_sentence(settings, match, connect, monkeypatch):
     monkeypatch.setenv("SECRET", "secret:1234")
     said = {"request": {"x": "$rows"}, "response": "p", "kind": "probs", **settings}
-    with pytest.raises(TargetError, match=match) as caught:
+    with pytest.raises(TargetError, match=match) as raised:
         connect(said.pop("url", "https://host.example/m"), **said)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def paged(asked):

@@ -16,8 +16,7 @@ import jmespath.functions
 import numpy as np
 
 from fimaudit.errors import OutputError, TargetError
-from fimaudit_adapters.http.protocols.base import Malformed
-from fimaudit_adapters.http.protocols.safe_json import load
+from fimaudit_adapters.http.protocols.base import Malformed, load_json
 
 __all__ = ["by_number", "compile_path", "number", "numbers_of_bytes"]
 
@@ -115,7 +114,7 @@ def _each(change: Callable[[float], float], value: Any) -> Any:
 class _Functions(jmespath.functions.Functions):  # type: ignore[misc]
     @_signature("string")
     def _func_parse_json(self, text: str) -> Any:
-        return load(text.encode(errors="replace"))
+        return load_json(text.encode(errors="replace"))
 
     @_signature("string")
     def _func_base64(self, text: str) -> str:

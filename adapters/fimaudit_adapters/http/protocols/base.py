@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ __all__ = [
     "as_pairs",
     "as_scores",
     "as_tensor",
+    "load_json",
 ]
 
 #: Labels come from the server: their length is bounded, and what they hold is only ever text.
@@ -33,6 +35,30 @@ LONGEST_LABEL = 200
 
 class Malformed(OutputError):
     """An answer that no working server of this protocol sends: garbage, half a body, NaN, absurd sizes or depths."""
+
+
+def load_json(content: bytes) -> object:
+    """Parse an answer, bounded in size by the transport, here in depth and in numbers.
+
+    Bare NaN and Infinity pass (TensorFlow Serving sends them) and are refused with the numbers.
+
+    Raises:
+        Malformed: not JSON, nested beyond the interpreter's depth, or an integer of thousands of digits.
+
+    >>> load_json(b'{"a": [1.5]}')
+    {'a': [1.5]}
+    """
+    try:
+        document: object = json.loads(content)
+    except RecursionError:
+        raise Malformed("expected JSON of a sane depth, got one nested too deeply") from None
+    except json.JSONDecodeError as exc:
+        raise Malformed(f"expected JSON, got something else ({exc.msg} at byte {exc.pos} of {len(content)})") from None
+    except UnicodeDecodeError:
+        raise Malformed(f"expected JSON in UTF-8, got {len(content)} bytes that are not text") from None
+    except ValueError:
+        raise Malformed("expected JSON with numbers of a sane length, got an integer of thousands of digits") from None
+    return document
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores, load_json
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows
-from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["LabelScores"]
@@ -34,7 +33,7 @@ class LabelScores:
         return Body(dump(document))
 
     def decode(self, reply: Reply, rows: int) -> Answer:
-        found = load(reply.content)
+        found = load_json(reply.content)
         if not isinstance(found, list) or not found:
             raise OutputError("expected a list of label and score pairs")
         if self._endpoint.kind == "labels":

@@ -7,9 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Reply
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, load_json
 from fimaudit_adapters.http.protocols.encoding import cells, dump, json_rows, table_columns, table_records
-from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.protocols.tensorflow_serving import read_predictions
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -44,7 +43,7 @@ class MLflow:
         return Body(dump(document))
 
     def decode(self, reply: Reply, rows: int) -> Answer:
-        document = load(reply.content)
+        document = load_json(reply.content)
         if not isinstance(document, dict) or "predictions" not in document:
             raise OutputError("expected 'predictions' in the answer")
         found = document["predictions"]

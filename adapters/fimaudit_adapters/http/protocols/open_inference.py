@@ -14,9 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Malformed, Reply, Scores, Tensor, as_label, as_labels
+from fimaudit_adapters.http.protocols.base import (
+    Answer,
+    Body,
+    Malformed,
+    Reply,
+    Scores,
+    Tensor,
+    as_label,
+    as_labels,
+    load_json,
+)
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows, shaped
-from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["LIKELY_OUTPUTS", "OpenInference", "label_outputs"]
@@ -81,7 +90,7 @@ class OpenInference:
                     f"expected a header length within the {len(content)} bytes of the answer, got {length[:20]!r}"
                 )
             head, tail = content[: int(length)], content[int(length) :]
-        document = load(head)
+        document = load_json(head)
         outputs = document.get("outputs") if isinstance(document, dict) else None
         if not isinstance(outputs, list) or not outputs or not all(isinstance(o, dict) for o in outputs):
             raise OutputError("expected an 'outputs' list with at least one tensor in the answer")

@@ -14,8 +14,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
 from fimaudit_adapters.http.protocols.answer_functions import number, numbers_of_bytes
-from fimaudit_adapters.http.protocols.base import Malformed
-from fimaudit_adapters.http.protocols.safe_json import load
+from fimaudit_adapters.http.protocols.base import Malformed, load_json
 
 __all__ = ["parse"]
 
@@ -33,7 +32,7 @@ def parse(content: bytes, how: str, rows: int, separator: str = ",") -> Any:
         Malformed: it is not written so.
     """
     if how == "json":
-        return load(content)
+        return load_json(content)
     if how == "npy":
         return _array(content)
     if how in ("float32", "float64"):
@@ -47,7 +46,7 @@ def parse(content: bytes, how: str, rows: int, separator: str = ",") -> Any:
     except UnicodeDecodeError:
         raise Malformed(f"expected text in UTF-8, got {len(content)} bytes that are not") from None
     if how == "ndjson":
-        return [load(line.encode()) for line in text.splitlines() if line.strip()]
+        return [load_json(line.encode()) for line in text.splitlines() if line.strip()]
     if how == "csv":
         return _table(text, rows, separator)
     if how == "events":

@@ -7,9 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
-from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores, as_tensor
+from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, Scores, as_labels, as_scores, as_tensor, load_json
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows
-from fimaudit_adapters.http.protocols.safe_json import load
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["TensorFlowServing"]
@@ -39,7 +38,7 @@ class TensorFlowServing:
         return Body(dump(document))
 
     def decode(self, reply: Reply, rows: int) -> Answer:
-        document = load(reply.content)
+        document = load_json(reply.content)
         key = "outputs" if self._endpoint.style == "column" else "predictions"
         if not isinstance(document, dict) or key not in document:
             raise OutputError(f"expected {key!r} in the answer")

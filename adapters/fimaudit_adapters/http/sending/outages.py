@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 
 __all__ = ["Outages"]
 
@@ -54,7 +54,7 @@ class Outages:
         """When the first send failed after the last one that was answered."""
         return self._clock.now() if self._since is None else self._since
 
-    def saw(self, fault: Fault) -> None:
+    def record(self, fault: Fault) -> None:
         """A send ended in a fault: of an outage's kind, or another, which shows that somebody is there."""
         if fault.kind in ("transport", "busy"):
             self.failed(fault.said)
@@ -95,8 +95,8 @@ class Outages:
         """Seconds of patience."""
         return max(0.0, since + self._patience - self._clock.now())
 
-    def go_on(self, since: float, *, alone: bool) -> bool:
-        """Whether to wait on.
+    def keep_waiting(self, since: float, *, alone: bool) -> bool:
+        """Whether to wait further.
 
         Args:
             since: begin of the outage.

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import time
 from collections.abc import Callable
 
-from fimaudit_adapters.http.sending.clock import WaitingClock
-
-__all__ = ["Pace"]
+__all__ = ["Pace", "WaitingClock"]
 
 FIRST = 4
+
+
+class WaitingClock:
+    """The machine's own clock, as requests see it; tests put another one in its place."""
+
+    def now(self) -> float:
+        """Seconds of a clock that only goes forward."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others run for so many seconds."""
+        await asyncio.sleep(seconds)
 
 
 class Pace:

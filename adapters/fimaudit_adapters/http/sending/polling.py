@@ -12,11 +12,10 @@ import httpx
 
 from fimaudit.errors import OutputError
 from fimaudit_adapters.http.protocols.answer_functions import compile_path
-from fimaudit_adapters.http.protocols.base import Reply
+from fimaudit_adapters.http.protocols.base import Reply, load_json
 from fimaudit_adapters.http.protocols.parsing import parse
-from fimaudit_adapters.http.protocols.safe_json import load
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, retry_after
+from fimaudit_adapters.http.sending.pacing import WaitingClock
 from fimaudit_adapters.http.settings import Endpoint, Poll
 
 __all__ = ["Poller"]
@@ -98,7 +97,7 @@ class Poller:
 
     def _document(self, reply: Reply) -> Any:
         with contextlib.suppress(OutputError):
-            return load(reply.content)  # the answer to the request is JSON also where the result is not
+            return load_json(reply.content)  # the answer to the request is JSON also where the result is not
         try:
             return parse(reply.content, self._how, 1) if reply.content else None
         except OutputError as exc:

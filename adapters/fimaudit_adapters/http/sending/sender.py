@@ -22,10 +22,9 @@ from fimaudit.models.leases import is_refused
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.protocols.base import Answer, Body, Reply, WireFormat
 from fimaudit_adapters.http.sending.batch import RESUME, Batch
-from fimaudit_adapters.http.sending.clock import WaitingClock
 from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.outages import Outages
-from fimaudit_adapters.http.sending.pacing import Pace
+from fimaudit_adapters.http.sending.pacing import Pace, WaitingClock
 from fimaudit_adapters.http.sending.polling import Poller
 from fimaudit_adapters.http.sending.transport import Transport, Turn
 from fimaudit_adapters.http.settings import Endpoint
@@ -203,7 +202,7 @@ class Sender:
                         except GivenUp:
                             continue
                         return False
-                if not self.outages.go_on(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
+                if not self.outages.keep_waiting(since, alone=stop - start == 1 and fault.status not in AT_THE_DOOR):
                     if stop - start == 1 and fault.status not in AT_THE_DOOR:
                         return False
                     raise failure
@@ -274,7 +273,7 @@ class Sender:
             except Fault as fault:
                 sends[fault.kind] += 1
                 status, trouble = fault.status, fault.kind == "busy"
-                self.outages.saw(fault)
+                self.outages.record(fault)
                 raise
             finally:
                 if ticket is not None:

@@ -9,7 +9,7 @@ import ssl
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
@@ -18,27 +18,11 @@ from fimaudit_adapters.http.credential_settings import Aws, Google, OAuth
 from fimaudit_adapters.http.sending.faults import Fault, excerpt
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["AwsSigner", "GoogleToken", "OAuthToken", "TokenSource", "token_source", "variable"]
+__all__ = ["AwsSigner", "GoogleToken", "OAuthToken", "token_source", "variable"]
 
 #: A token is renewed when so many seconds of it are left, or a tenth of its time where that is less.
 LEEWAY = 60.0
 ISSUER_SECONDS = 30.0
-
-
-class TokenSource(Protocol):
-    """Where a bearer token comes from."""
-
-    async def token(self) -> str:
-        """One that is valid now.
-
-        Raises:
-            Fault: the issuer refuses, or is not there.
-        """
-        ...
-
-    def forget(self, refused: str) -> None:
-        """The endpoint refused this one: issue another, unless that was done for another request."""
-        ...
 
 
 class OAuthToken:
@@ -76,7 +60,11 @@ class OAuthToken:
         return [one for one in held if one]
 
     async def token(self) -> str:
-        """See ``TokenSource``."""
+        """One that is valid now.
+
+        Raises:
+            Fault: the issuer refuses, or is not there.
+        """
         async with self._renewing:
             if self._token is None or time.time() >= self._until:
                 await self._fetch()
@@ -84,7 +72,7 @@ class OAuthToken:
             return self._token
 
     def forget(self, refused: str) -> None:
-        """See ``TokenSource``."""
+        """The endpoint refused this one: issue another, unless that was done for another request."""
         if self._token == refused:
             self._token = None
 
@@ -140,14 +128,14 @@ class GoogleToken:
         return [self._held.token] if self._held.token else []
 
     async def token(self) -> str:
-        """See ``TokenSource``."""
+        """See ``OAuthToken``."""
         async with self._renewing:
             if not self._held.valid:
                 await asyncio.to_thread(self._refresh)
             return str(self._held.token)
 
     def forget(self, refused: str) -> None:
-        """See ``TokenSource``."""
+        """See ``OAuthToken``."""
         if self._held.token == refused:
             self._held.token = None
 

@@ -120,7 +120,7 @@ class Transport:
         """One answer, after as many requests as the authentication takes."""
         await self._credentials.complete(request)
         if self._credentials.plugin is not None:
-            return await self._conversation(self._credentials.plugin, request, turn)
+            return await self._auth_flow(self._credentials.plugin, request, turn)
         await turn()
         response = await self._http.handle_async_request(request)
         if response.status_code == 401:
@@ -135,7 +135,7 @@ class Transport:
                 return await self._http.handle_async_request(request)
         return response
 
-    async def _conversation(
+    async def _auth_flow(
         self, plugin: httpx.Auth, request: httpx.Request, turn: Callable[[], Awaitable[None]]
     ) -> httpx.Response:
         """The answer that a plug-in ends with."""

@@ -24,7 +24,7 @@ An interruption (Ctrl-C) exits with 130. A sentence says what was expected, what
 
 from __future__ import annotations
 
-from fimaudit.option_names import in_callers_words
+from fimaudit.errors.option_names import in_callers_words
 
 __all__ = [
     "BudgetExhausted",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import fimaudit
 from fimaudit.cli import app, load_command
 from fimaudit.errors import FimauditError, MissingExtraError, ModelFailure, UsageError
-from fimaudit.option_names import KEYWORDS, SWITCHES, flags_in_messages, with_keywords
+from fimaudit.errors.option_names import KEYWORDS, SWITCHES, flags_in_messages, with_keywords
 from fimaudit.report.page import render
 from fimaudit.runs.options import AuditOptions
 

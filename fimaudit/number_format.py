@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "FEW_DIFFERENT",
     "FLOAT32_SPACING",
     "FLOAT64_SPACING",
     "are_float32_below_range",
-    "common_step",
+    "narrowed",
     "number_spacing",
+    "output_resolution",
 ]
 
 Array = NDArray[np.float64]
@@ -22,6 +25,11 @@ FLOAT32_SPACING, FLOAT64_SPACING = 2.0**-24, 2.0**-53
 FLOAT32_LEAST = 2.0**-149
 #: From here on float64 tells every decimal number from its neighbours.
 MOST_DIGITS = 15
+#: Up to so many decimals numbers that are multiples of them are rounded; beyond them a few unrounded ones may look so, and
+#: the chance that all of them do must be less than one in so many powers of ten.
+PLAIN_DECIMALS, UNLIKELY = 6, 6.0
+#: Spacings of the numbers at 1, within which an answer is saturated rather than rounded.
+BEFORE_ONE = 4.0
 #: Fewer different numbers have few digits by chance.
 FEW_DIFFERENT = 6
 #: Of fewer numbers all may be multiples of two steps by chance.
@@ -30,7 +38,8 @@ FEW_WITH_A_STEP = 10
 MOST_LOOKED_AT = 400
 #: A step is looked for up to so many times between neighbours.
 MOST_STEPS = 8
-#: Steps from 0 to 1 that 7 to 16 bits make; of any other number they are votes, whose jumps are the model's own.
+#: Steps from 0 to 1 that 7 to 16 bits make (tests/test_number_format.py: test_steps_of_a_quantised_model_are_found); of any
+#: other number they are votes, whose jumps are the model's own (test_votes_have_no_step).
 QUANTISED = frozenset(2**bits - less for bits in range(7, 17) for less in (0, 1))
 #: A shorter step is none of theirs.
 SHORTEST = 2.0**-17
@@ -40,7 +49,7 @@ CLEARLY = 0.2
 DIVIDED = 2e-6
 
 
-def number_spacing(values: Array) -> float:
+def number_spacing(values: NDArray[np.floating]) -> float:
     """The distance of neighbouring numbers just below 1 in the format that answers came in.
 
     float32 has 2^-24, also where its numbers were written as the shortest text that says which they are; b significant bits
@@ -59,37 +68,81 @@ def number_spacing(values: Array) -> float:
     -11.0
     """
     seen = np.unique(values[(values > 0) & (values < 1)])
-    seen = seen[:: max(1, len(seen) // MOST_LOOKED_AT)]
+    seen = narrowed(seen[:: max(1, len(seen) // MOST_LOOKED_AT)])
     if seen.size == 0:
         return FLOAT64_SPACING
-    exact = np.array_equal(seen, seen.astype(np.float32))
-    spacing = FLOAT32_SPACING if exact or _are_float32_text(seen) else FLOAT64_SPACING
+    spacing = FLOAT32_SPACING if seen.dtype == np.float32 or _are_float32_text(seen) else FLOAT64_SPACING
     if seen.size < FEW_DIFFERENT:
         return spacing
-    written = [float(str(np.float32(value))) for value in seen] if exact else [float(value) for value in seen]
-    digits = MOST_DIGITS + 1
-    while digits > 1 and all(float(f"{value:.{digits - 2}e}") == value for value in written):
-        digits -= 1
-    decimal = 0.0 if digits > MOST_DIGITS else float(f"1e-{digits}")
-    return max(spacing, decimal, _binary_spacing(seen))
-
-
-def _binary_spacing(values: Array) -> float:
-    """2^-b of numbers whose b bits are fewer than those of float64: float32 has 24, float16 11, bfloat16 8."""
-    mantissa, _ = np.frexp(values)
+    digits = max(len(Decimal(str(value)).normalize().as_tuple().digits) for value in seen)
+    mantissa, _ = np.frexp(seen.astype(np.float64))
     bits = next((b for b in range(1, 53) if np.array_equal(mantissa * 2.0**b, np.rint(mantissa * 2.0**b))), 53)
-    return float(2.0**-bits)
+    return max(spacing, 2.0**-bits, float(f"1e-{digits}") if digits <= MOST_DIGITS else 0.0)
 
 
-def common_step(values: NDArray[np.floating]) -> float:
+def output_resolution(values: NDArray[Any]) -> float:
+    """The quantum to which a set of answers is rounded: 10^-t decimals, a 1/N, 2^-10 for half precision, 0 when none.
+
+    Answers rounded to t decimals are multiples of 10^-t exactly, or to one unit of float32 or float64, as a division or a
+    complement leaves them; those of a quantised model are multiples of 1/256 or 1/255.
+
+    >>> output_resolution(np.array([[0.25, 0.75], [0.1, 0.9]]))
+    0.01
+    >>> output_resolution(np.array([[2.0**-24, 1 - 2.0**-24]]))
+    0.0
+    >>> output_resolution(np.array([[0.123456789, 0.876543211], [0.05, 0.95], [0.42, 0.58]]))
+    1e-09
+    """
+    array = np.asarray(values)
+    if array.dtype == np.float16:
+        return 2.0**-10
+    p = array.astype(np.float64)
+    if p.shape[-1] == 2 and p.ndim == 2 and np.array_equal(p[:, 0], 1.0 - p[:, 1]):
+        p = p[:, 1:]
+    seen = np.unique(narrowed(p))
+    # The last numbers before 1 are those that saturation leaves, next to every decimal.
+    seen = seen[(seen > 0) & (seen < 1 - BEFORE_ONE * np.finfo(seen.dtype).eps)]
+    if seen.size == 0:
+        return 0.0
+    for decimals in range(1, MOST_DIGITS + 1):
+        if decimals == PLAIN_DECIMALS + 1:
+            step = _common_step(seen)
+            if step >= number_spacing(seen) and _unlikely(step, seen):
+                return step
+        near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
+        if np.all(np.abs(seen - near) <= np.spacing(near)):
+            quantum = float(f"1e-{decimals}")
+            return quantum if decimals <= PLAIN_DECIMALS or _unlikely(quantum, seen) else 0.0
+    return 0.0
+
+
+def _unlikely(quantum: float, seen: NDArray[np.floating]) -> bool:
+    """Whether numbers that were not rounded would hardly all be multiples, within a spacing of theirs to either side."""
+    if seen.size < FEW_DIFFERENT:  # perhaps the ends at which a model cuts its answers off
+        return False
+    chance = 3.0 * np.spacing(seen).astype(np.float64) / quantum
+    return float(np.minimum(np.log10(chance), 0.0).sum()) < -UNLIKELY
+
+
+def narrowed(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The same numbers, as float32 where it holds all of them.
+
+    >>> narrowed(np.array([0.25, 0.5])).dtype, narrowed(np.array([0.1, 0.5])).dtype
+    (dtype('float32'), dtype('float64'))
+    """
+    short = values.astype(np.float32)
+    return short if np.array_equal(short, values) else values
+
+
+def _common_step(values: NDArray[np.floating]) -> float:
     """1/N where all numbers from 0 to 1 are multiples of it, N as 7 to 16 bits make it (256, 255); 0 where there is none.
 
     Args:
         values: (n,) sorted and different; the distance of two neighbours is some step, or a few.
 
-    >>> common_step(np.array([3, 8, 21, 33, 40, 77, 95, 120, 121, 250]) / 255) == 1 / 255
+    >>> _common_step(np.array([3, 8, 21, 33, 40, 77, 95, 120, 121, 250]) / 255) == 1 / 255
     True
-    >>> common_step(np.sort(np.random.default_rng(0).random(20)))
+    >>> _common_step(np.sort(np.random.default_rng(0).random(20)))
     0.0
     """
     if values.size < FEW_WITH_A_STEP:
@@ -127,6 +180,6 @@ def are_float32_below_range(values: Array) -> bool:
     return _are_float32_text(np.unique(values)[:MOST_LOOKED_AT])
 
 
-def _are_float32_text(values: Array) -> bool:
+def _are_float32_text(values: NDArray[np.floating]) -> bool:
     """Whether each number is what its nearest float32 is written as."""
     return all(float(str(np.float32(value))) == value for value in values)
