@@ -7,6 +7,7 @@ v, lie beyond the plane with probability Phi(o + q t), a probit in t with the sl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 __all__ = [
+    "NEAR_FOOT",
+    "PlacedLabels",
     "PlaneRadius",
     "ProbitSlope",
     "box_share",
+    "common_slopes",
     "curvature",
     "in_box_normal",
     "plane_radius",
@@ -31,7 +35,7 @@ RIDGE = 0.01
 #: Beyond so many standard deviations a label adds nothing.
 FARTHEST = 5.0
 MOST_ROUNDS, ENOUGH = 50, 1e-8
-LEAST_COSINE = 1e-4
+LEAST_COSINE, MOST_COSINE = 1e-4, 0.999
 #: Spread of log(radius / true one) that curvature causes, below and above, with so many labels at least: a short walk ends
 #: where the bend is worse (benchmarks/labels.py).
 BENDS = ((1000, 0.135, 0.138), (400, 0.25, 0.25), (0, 0.3, 0.35))
@@ -81,10 +85,8 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> Pro
     at, information = np.zeros(2), np.eye(2)
     for _ in range(MOST_ROUNDS):
         z = np.clip(design @ at, -FARTHEST, FARTHEST)
-        density = (1 - 2 * lapse) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        p, q = (lapse + (1 - 2 * lapse) * ndtr(side * z) for side in (1.0, -1.0))
-        score = design.T @ (density * (hit / p - (1 - hit) / q)) - RIDGE * at
-        weight = density**2 / (p * q)
+        by_label, weight = _probit_score(z, hit, lapse)
+        score = design.T @ by_label - RIDGE * at
         information = (design * weight[:, None]).T @ design + RIDGE * np.eye(2)
         step = np.linalg.solve(information, score)
         step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12))
@@ -92,6 +94,88 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> Pro
         if np.abs(step).max() < ENOUGH:
             break
     return ProbitSlope(float(at[0]), float(at[1]), float(np.sqrt(np.linalg.inv(information)[1, 1])))
+
+
+@dataclass(frozen=True)
+class PlacedLabels:
+    """Labels around one of several boundary points that one plane touches.
+
+    Attributes:
+        length: L, distance of the point.
+        t: (m,) places along its v, in standard deviations of the noise.
+        beyond: (m,) whether the label is another one there.
+    """
+
+    length: float
+    t: Array
+    beyond: NDArray[np.bool_]
+
+
+def common_slopes(places: Sequence[PlacedLabels], lapse: float = 0.0) -> list[ProbitSlope]:
+    """The probit of labels around several points of one plane: offset and slope at each.
+
+    A plane at the distance r is seen from a point at L under c = r / L, so that one slope says all others; each point has
+    an offset of its own. Where the points' own distances differ by more than their labels explain, the boundary is no plane,
+    and errors are larger by as much.
+
+    Args:
+        places: labels around each point.
+        lapse: share of labels that are wrong at random.
+
+    >>> t = np.repeat([-1.0, 1.0], 500)
+    >>> beyond = np.concatenate([np.arange(500) < 79, np.arange(500) < 421])
+    >>> once = PlacedLabels(1.0, t, beyond)
+    >>> round(common_slopes([once, once])[1].slope, 2)
+    1.0
+    """
+    if len(places) == 1:
+        return [probit_slope(places[0].t, places[0].beyond, lapse)]
+    nearer = np.array([places[-1].length / one.length for one in places])
+    block = np.repeat(np.arange(len(places)), [len(one.t) for one in places])
+    t, hit = np.concatenate([one.t for one in places]), np.concatenate([one.beyond for one in places]).astype(np.float64)
+    at, information = np.zeros(len(places) + 1), np.eye(len(places) + 1)
+    design = np.zeros((len(t), len(at)))
+    design[np.arange(len(t)), block] = 1.0
+    for _ in range(MOST_ROUNDS):
+        slopes, steep = _seen_from(float(at[-1]), nearer)
+        design[:, -1] = steep[block] * t
+        z = np.clip(at[block] + slopes[block] * t, -FARTHEST, FARTHEST)
+        score, weight = _probit_score(z, hit, lapse)
+        pull = RIDGE * at
+        information = (design * weight[:, None]).T @ design + RIDGE * np.eye(len(at))
+        step = np.linalg.solve(information, design.T @ score - pull)
+        step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12))
+        at = at + step
+        if np.abs(step).max() < ENOUGH:
+            break
+    error = float(np.sqrt(np.linalg.inv(information)[-1, -1])) * _disagreement(places, lapse)
+    slopes, steep = _seen_from(float(at[-1]), nearer)
+    return [ProbitSlope(float(o), float(q), float(each * error)) for o, q, each in zip(at, slopes, steep, strict=False)]
+
+
+def _disagreement(places: Sequence[PlacedLabels], lapse: float) -> float:
+    """Root of chi^2 per degree of freedom of the plane's distance from each point alone, at least 1."""
+    fits = [probit_slope(one.t, one.beyond, lapse) for one in places]
+    cosine = np.maximum([fit.cosine for fit in fits], LEAST_COSINE)
+    r = np.array([one.length for one in places]) * cosine
+    error = np.array([one.length * fit.error * (1.0 + fit.slope**2) ** -1.5 for one, fit in zip(places, fits, strict=True)])
+    mean = float((r / error**2).sum() / (1.0 / error**2).sum())
+    return max(1.0, float(np.sqrt((((r - mean) / error) ** 2).sum() / (len(r) - 1))))
+
+
+def _seen_from(slope: float, nearer: Array) -> tuple[Array, Array]:
+    """Slopes at points whose cosines are so many times the last one's (at most about 1), and their derivatives."""
+    c = slope / np.hypot(1.0, slope)
+    seen = np.clip(nearer * c, -MOST_COSINE, MOST_COSINE)
+    rest = 1.0 - seen**2
+    return seen / np.sqrt(rest), nearer * rest**-1.5 * (1.0 + slope**2) ** -1.5
+
+
+def _probit_score(z: Array, hit: Array, lapse: float) -> tuple[Array, Array]:
+    """Derivative of each label's log likelihood by z, and its expected square."""
+    density = (1 - 2 * lapse) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    p, q = (lapse + (1 - 2 * lapse) * ndtr(side * z) for side in (1.0, -1.0))
+    return density * (hit / p - (1 - hit) / q), density**2 / (p * q)
 
 
 def steepness(cosine: float) -> float:

@@ -28,11 +28,16 @@ Array = NDArray[np.float64]
 #: Share of spatial frequencies of random rays in turn, and of the walk's noise.
 BANDS, WALK_BAND = (0.1, 0.25, 0.5, 1.0), 0.5
 #: Length of the walk's noise in lengths of the boundary point, and halvings of a quarter circle or of a ray.
-NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.2, 9, 8, 6
+NOISE, ARC_HALVINGS, RAY_HALVINGS, FINE_HALVINGS = 0.2, 7, 8, 5
+#: A walk that is dropped is joined to those that go on up to so many times the shortest one's length.
+JOINS = 1.5
 #: Labels of so many signs turn noise into a direction as one number without sign would (1 / E|z|^2).
 SIGN_LOSS = np.pi / 2
-#: A ray of a class is looked for up to so many lengths of the shortest ray, and believed up to so many.
-REACH, LONGEST = 2.0, 4.0
+#: A ray of a class is looked for up to so many lengths of the shortest ray, and believed up to so many. A long one costs
+#: little: 1 / L^2 grows by every step, whatever it was at the start, and the nearest class may have no short ray.
+REACH, LONGEST = 4.0, 8.0
+#: No ray meets another label before this share of the shortest one.
+WITHIN = 0.5
 #: A ray that is decided otherwise this much nearer beats the best one.
 SHORTER = 0.8
 #: Without an input of another label: random rays, at so many lengths, each twice the one before.
@@ -62,8 +67,9 @@ class Effort:
 
 
 #: Five starts, against one, took the radii that are 1.3 times too long from 23 to 10 % on a network (benchmarks/labels.py).
+#: A first step says little: of two that went on from there, the nearest one was missing on one input in seven on a network.
 EFFORTS = (
-    Effort(800, 12, 16, ((5, 1.0), (2, 1.5), (1, 3.0), (1, 3.0))),
+    Effort(800, 12, 16, ((5, 1.0), (3, 1.5), (2, 2.0), (1, 4.0))),
     Effort(400, 12, 16, ((3, 1.0), (2, 1.0), (1, 2.0))),
     Effort(0, 6, 8, ((1, 1.0), (1, 2.0))),
 )
@@ -153,7 +159,8 @@ class BoundaryWalk:
         nearest = yield from self._race(first, np.array(units), others_left)
         nearest = sorted(nearest, key=_length)[: effort.rounds[0][0]]
         nearest = [point for point in nearest if _length(point) <= LONGEST * _length(nearest[0])]
-        return (yield from self.halved(nearest, 0.5, FINE_HALVINGS))
+        inside = WITHIN * _length(nearest[0]) / np.array([_length(point) for point in nearest])
+        return (yield from self.halved(nearest, inside, FINE_HALVINGS))
 
     def walk(self, starts: Sequence[Array], until: int, near_foot: int) -> Flow[Array]:
         """Steps along the boundary, each to the nearest point of a half circle, until so many labels are asked.
@@ -170,12 +177,14 @@ class BoundaryWalk:
             return min(live, key=_length)
         planes: list[float] = []
         rounds = [(min(kept, len(live)), share) for kept, share in self._effort.rounds]
-        spare = until - self.asked - ARC_HALVINGS * self.votes * sum(kept for kept, _ in rounds)
-        whole = sum(kept * share for kept, share in rounds)
-        for kept, share in rounds:
-            best = np.argsort(planes, kind="stable")[:kept] if planes else range(kept)
-            live, before = [live[i] for i in best], [planes[i] for i in best] if planes else []
-            count = max(4, int(spare * share / whole))
+        count = 4
+        for number, (kept, share) in enumerate(rounds):
+            best = np.argsort(planes, kind="stable") if planes else np.arange(len(live))
+            dropped = [live[i] for i in best[kept:]]
+            live, before = [live[i] for i in best[:kept]], [planes[i] for i in best[:kept]] if planes else []
+            live = yield from self._joined(live, dropped)
+            spare = until - self.asked - ARC_HALVINGS * self.votes * sum(walks for walks, _ in rounds[number:])
+            count = max(4, int(spare * share / sum(walks * each for walks, each in rounds[number:])))
             after = yield from self._steps(live, count)
             seen = [self._plane(_length(a), _length(b), count) for a, b in zip(live, after, strict=True)]
             planes = [float(np.sqrt(a * b)) for a, b in zip(seen, before, strict=True)] if before else seen
@@ -192,10 +201,10 @@ class BoundaryWalk:
         other, _ = yield from self.ask(np.repeat(points, votes, axis=0))
         return np.asarray(other.reshape(-1, votes).mean(axis=1) > 0.5)
 
-    def halved(self, far: Sequence[Array], near: float, halvings: int) -> Flow[list[Array]]:
+    def halved(self, far: Sequence[Array], near: float | Array, halvings: int) -> Flow[list[Array]]:
         """On segments to points that are decided otherwise, the nearest such after so many halvings from a share on."""
         ends = np.stack(far)
-        low, high = np.full(len(ends), near), np.ones(len(ends))
+        low, high = np.broadcast_to(near, len(ends)), np.ones(len(ends))
         for _ in range(halvings):
             middle = (low + high) / 2
             beyond = yield from self.vote(self.points.clipped(middle[:, None] * ends))
@@ -253,15 +262,44 @@ class BoundaryWalk:
             across -= (across @ v[i]) * v[i]
             size = float(np.linalg.norm(across))
             tangent[i] = across / size if size > 0 else 0.0
-        low, high, best = np.zeros(len(live)), np.full(len(live), np.pi / 2), points.copy()
-        for _ in range(ARC_HALVINGS):
+        return list((yield from self.arcs(points, tangent, ARC_HALVINGS)))
+
+    def _joined(self, live: list[Array], dropped: Sequence[Array]) -> Flow[list[Array]]:
+        """Each walk's nearest point on the half circle towards the ends of walks that end here.
+
+        Points of one plane at L and at M, at a right angle, have a common one at 1 / sqrt(1 / L^2 + 1 / M^2): what was
+        spent on a walk is not lost with it.
+        """
+        for other in sorted(dropped, key=_length):
+            if self.random or _length(other) > JOINS * min(_length(point) for point in live):
+                continue
+            points = np.stack(live)
+            v = points / np.linalg.norm(points, axis=1, keepdims=True)
+            across = other - (v @ other)[:, None] * v
+            size = np.linalg.norm(across, axis=1, keepdims=True)
+            if (size > 0).all():
+                live = list((yield from self.arcs(points, across / size, ARC_HALVINGS)))
+        return live
+
+    def arcs(self, points: Array, tangent: Array, halvings: int) -> Flow[Array]:
+        """The nearest boundary points on half circles over the input and each of (m, d) points, leaving in a direction.
+
+        Args:
+            points: boundary points.
+            tangent: (m, d) unit directions orthogonal to the points.
+            halvings: of a quarter circle.
+        """
+        length = np.linalg.norm(points, axis=1)
+        v = points / length[:, None]
+        low, high, best = np.zeros(len(points)), np.full(len(points), np.pi / 2), points.copy()
+        for _ in range(halvings):
             angle = (low + high) / 2
             along, turn = (np.cos(angle) * length)[:, None], np.sin(angle)[:, None]
             at = self.points.clipped(along * (v * np.cos(angle)[:, None] + tangent * turn))
             beyond = yield from self.vote(at)
             low, high = np.where(beyond, angle, low), np.where(beyond, high, angle)
             best[beyond] = at[beyond]
-        return list(best)
+        return best
 
     def _race(self, first: Array, units: Array, others: Sequence[Array]) -> Flow[list[Array]]:
         """The nearest point met of each class: at ever shorter lengths on rays still beyond, then towards the others."""

@@ -31,7 +31,7 @@ LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
 #: Labels an input takes at least.
 FEWEST_LABELS = 100
 #: Share of the labels that start and walk take, and near the foot of the plane; the rest goes to the plane.
-WALK_SHARE, FOOT_SHARE = 0.55, 0.75
+WALK_SHARE, FOOT_SHARE = 0.6, 0.75
 #: Rows at the end: the nearest counterexamples alone.
 LAST_ROWS = 3
 #: Other inputs that a start may look at.

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.tangent_plane import ProbitSlope, box_share, in_box_normal, probit_slope, steepness
+from fimaudit.estimation.tangent_plane import (
+    NEAR_FOOT,
+    PlacedLabels,
+    ProbitSlope,
+    box_share,
+    common_slopes,
+    in_box_normal,
+    steepness,
+)
 from fimaudit.measurement.boundary_walk import BoundaryWalk
 from fimaudit.measurement.protocol import Flow
 
@@ -36,6 +44,9 @@ EDGE = 0.01
 REACH = 10.0
 #: Most doublings of a step along v, and halvings after, until rows about the moved point fall on both sides.
 DOUBLINGS, HALVINGS = 12, 3
+#: After so many rounds the point moves nearer, by so many halvings, if these take no more than a share of the labels and the
+#: distance falls to a share: the labels so far also say where the boundary leans, and its bend errs less from there.
+MOVES, MOVE_HALVINGS, MOST_COST, ENOUGH_NEARER = (3, 4), 8, 0.04, 0.99
 #: Numbers of one block of rows.
 BLOCK_NUMBERS = 4 * 2**20
 #: The random rounding of features with levels adds this share of a level's square.
@@ -43,66 +54,106 @@ ROUNDING = 1 / 6
 
 
 @dataclass
-class PlaneAnswers:
-    """The labels around a boundary point.
+class _Around:
+    """Labels around one boundary point.
 
     Attributes:
-        b: (d,) the boundary point.
-        lapse: share of labels that are wrong at random.
-        t: place of each row along v, in standard deviations of its noise; beyond: whether it is decided otherwise.
+        b: (d,) the point.
         sigma: standard deviation of the noise of a feature in the last round.
+        t: place of each row along v, in standard deviations of its noise; beyond: whether it is decided otherwise.
         normal: two (d,) sums of noise by label, of even and odd rows: estimates of the normal's direction.
     """
 
     b: Array
-    lapse: float = 0.0
     sigma: float = 0.0
     t: list[Array] = field(default_factory=list)
     beyond: list[NDArray[np.bool_]] = field(default_factory=list)
     normal: list[Array] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.normal = [np.zeros(len(self.b)), np.zeros(len(self.b))]
+
     @property
     def length(self) -> float:
-        """Distance of the boundary point."""
+        """Distance of the point."""
         return float(np.linalg.norm(self.b))
 
+    @property
+    def placed(self) -> PlacedLabels:
+        """Its labels."""
+        return PlacedLabels(self.length, np.concatenate(self.t), np.concatenate(self.beyond))
+
+
+@dataclass
+class PlaneAnswers:
+    """The labels around boundary points that one plane touches, each nearer to the input than the one before.
+
+    Attributes:
+        around: the points, the last one asked about now.
+        lapse: share of labels that are wrong at random.
+    """
+
+    around: list[_Around]
+    lapse: float = 0.0
+
+    @property
+    def last(self) -> _Around:
+        """The point that is asked about."""
+        return self.around[-1]
+
+    @property
+    def t(self) -> list[Array]:
+        """Places along v about the last point."""
+        return self.last.t
+
+    @property
+    def length(self) -> float:
+        """Distance of the last point."""
+        return self.last.length
+
     def fit(self) -> ProbitSlope:
-        """The probit of all labels so far."""
-        return probit_slope(np.concatenate(self.t), np.concatenate(self.beyond), self.lapse)
+        """The probit of all labels so far, at the last point."""
+        return self._fits()[-1]
+
+    def _fits(self) -> list[ProbitSlope]:
+        return common_slopes([one.placed for one in self.around], self.lapse)
 
     def intercept(self, fit: ProbitSlope) -> float:
-        """How far along v the boundary lies beyond ``b`` by the fit, within what was asked."""
+        """How far along v the boundary lies beyond the last point by the fit, within what was asked."""
         if fit.slope < 3 * fit.error:
             return 0.0
         places = np.concatenate(self.t)
-        return self.sigma * float(np.clip(-fit.offset / fit.slope, places.min(), places.max()))
+        return self.last.sigma * float(np.clip(-fit.offset / fit.slope, places.min(), places.max()))
 
     def balanced(self, fit: ProbitSlope, tau: float) -> float:
         """How far along v labels are even by the fit, no farther than the last rows and half of their step."""
         last = self.t[-1]
         even = -fit.offset / max(fit.slope, 0.05)
-        return self.sigma * float(np.clip(even, last.min() - tau / 2, last.max() + tau / 2))
+        return self.last.sigma * float(np.clip(even, last.min() - tau / 2, last.max() + tau / 2))
 
     def add(self, sent: Array, noise: Array, side: Array, beyond: NDArray[np.bool_]) -> None:
         """Take over the answers to (m, d) points, of which ``noise`` is the random part, on one of two sides along v."""
-        v = self.b / self.length
+        last = self.last
+        v = last.b / last.length
         across = (noise**2).sum(axis=1) - (noise @ v) ** 2
-        self.sigma = float(np.sqrt(max(float(across.mean()) / max(len(v) - 1, 1), 1e-300)))
-        self.t.append((sent - self.b) @ v / self.sigma)
-        self.beyond.append(beyond)
+        last.sigma = float(np.sqrt(max(float(across.mean()) / max(len(v) - 1, 1), 1e-300)))
+        last.t.append((sent - last.b) @ v / last.sigma)
+        last.beyond.append(beyond)
         hit = beyond.astype(np.float64)
         for way in (-1.0, 1.0):
             if (side == way).any():
                 hit[side == way] -= hit[side == way].mean()
         for part in (0, 1):
             rows = np.arange(len(hit)) // 2 % 2 == part
-            self.normal[part] += hit[rows] @ noise[rows]
+            last.normal[part] += hit[rows] @ noise[rows]
 
     def _per_normal(self, cosine: float) -> float:
         """What turns sums of noise by label into the rest of the unit normal: E[label w] = phi(o + q t) sigma n."""
-        fit, places = self.fit(), np.concatenate(self.t)
-        seen = float(np.exp(-((fit.offset + fit.slope * places) ** 2) / 2).sum() / np.sqrt(2 * np.pi))
-        return float(np.sqrt(max(0.0, 1.0 - cosine**2))) / max(self.sigma * seen, 1e-300)
+        seen = 0.0
+        for fit, one in zip(self._fits(), self.around, strict=True):
+            places = np.concatenate(one.t)
+            seen += one.sigma * float(np.exp(-((fit.offset + fit.slope * places) ** 2) / 2).sum() / np.sqrt(2 * np.pi))
+        return float(np.sqrt(max(0.0, 1.0 - cosine**2))) / max(seen, 1e-300)
 
     def in_box(self, walk: BoundaryWalk, cosine: float) -> float:
         """Length of the part of the unit normal that the box allows (``in_box_normal``)."""
@@ -114,16 +165,17 @@ class PlaneAnswers:
         edge = (low | high) & np.isfinite(width)
         if not edge.any():
             return 1.0
-        v, inward = self.b / self.length, np.where(low, 1.0, -1.0)[edge]
-        share = box_share(self.normal[0], self.normal[1], edge)
-        drift = float((self.normal[0] + self.normal[1])[edge] @ inward) / edge.sum() * self._per_normal(cosine)
+        v, inward = self.last.b / self.length, np.where(low, 1.0, -1.0)[edge]
+        even, odd = (np.sum([one.normal[part] for one in self.around], axis=0) for part in (0, 1))
+        share = box_share(even, odd, edge)
+        drift = float((even + odd)[edge] @ inward) / edge.sum() * self._per_normal(cosine)
         return in_box_normal(cosine, v[edge] * inward, min(1.0, share), drift)
 
 
 def measure_plane(
     walk: BoundaryWalk, b: Array, labels: int, enough: Callable[[PlaneAnswers], bool] | None = None
 ) -> Flow[PlaneAnswers]:
-    """Ask so many labels around a boundary point; see ``fimaudit.estimation.tangent_plane``.
+    """Ask so many labels around a boundary point, which moves nearer; see ``fimaudit.estimation.tangent_plane``.
 
     Args:
         walk: the search that found it.
@@ -131,17 +183,16 @@ def measure_plane(
         labels: to ask.
         enough: stops after a round.
     """
-    plane = PlaneAnswers(b, walk.lapse, normal=[np.zeros(len(b)), np.zeros(len(b))])
+    plane = PlaneAnswers([_Around(b)], walk.lapse)
     stencil = _Stencil.at(walk, b)
-    before = walk.asked
+    end = walk.asked + labels
     first = max(FIRST_COSINE, float(1 / np.sqrt(1 + len(b) / FEW_FEATURES)))
     tau, centre = steepness(first), (yield from stencil.balance())
-    left = labels - (walk.asked - before)
-    whole = left
+    whole = end - walk.asked
     rounds = FEW_ROUNDS if whole < FEW else ROUNDS
     for number, share in enumerate(rounds):
+        left = end - walk.asked
         count = left if number == len(rounds) - 1 else min(left, int(whole * share))
-        left -= count
         block = max(8, BLOCK_NUMBERS // len(b))
         while count > 0:
             yield from stencil.ask(plane, min(block, count), tau, centre)
@@ -151,10 +202,35 @@ def measure_plane(
         if enough is not None and enough(plane):
             break
         fit = plane.fit()
-        centre = plane.balanced(fit, tau)
         cosine = float(np.clip(fit.cosine, LEAST_COSINE, MOST_COSINE))
+        nearer = None
+        if number + 1 < len(rounds):
+            nearer = yield from _nearer(walk, plane, cosine, number, whole)
+        if nearer is None:
+            centre = plane.balanced(fit, tau)
+        else:
+            cosine = min(MOST_COSINE, cosine * plane.length / float(np.linalg.norm(nearer)))
+            stencil = _Stencil.at(walk, nearer)
+            plane.around.append(_Around(nearer))
+            centre = yield from stencil.balance()
         tau = max(steepness(cosine), SHRINK * tau)
     return plane
+
+
+def _nearer(walk: BoundaryWalk, plane: PlaneAnswers, cosine: float, number: int, whole: int) -> Flow[Array | None]:
+    """A boundary point that is nearer, in the direction in which the labels so far say that the boundary leans."""
+    cost = MOVE_HALVINGS * walk.votes
+    if number + 1 not in MOVES or cosine >= NEAR_FOOT or cost > MOST_COST * whole:
+        return None
+    last = plane.last
+    v = last.b / last.length
+    across = last.normal[0] + last.normal[1]
+    across = across - (across @ v) * v
+    size = float(np.linalg.norm(across))
+    if not size > 0:
+        return None
+    to = (yield from walk.arcs(last.b[None], across[None] / size, MOVE_HALVINGS))[0]
+    return to if float(np.linalg.norm(to)) < last.length * ENOUGH_NEARER else None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ START, SENTINEL = 40, 250
 #: Requests that are not full: at the start, and of each input, which asks so many times at most and shares no request.
 START_REQUESTS = 16
 ASKED: dict[ProfileChoice, int] = {"off": 5, "cheap": 6, "full": 13}
-#: Requests of one input from labels: halvings one by one, and a few blocks; 75 were the most from 1,000 labels.
-LABEL_REQUESTS = 90
+#: Requests of one input from labels: halvings one by one, and a few blocks; 117 were the most from 2,000 labels.
+LABEL_REQUESTS = 120
 #: A JSON number of float64 or widened float32 digits, with its comma.
 JSON_NUMBER = 20
 #: Bytes of a request and its answer that are not numbers.

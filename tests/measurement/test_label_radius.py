@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Report, audit
 from fimaudit.domain import InputDomain
-from fimaudit.estimation.tangent_plane import in_box_normal, plane_radius, probit_slope
+from fimaudit.estimation.tangent_plane import PlacedLabels, common_slopes, in_box_normal, plane_radius, probit_slope
 from fimaudit.measurement.boundary_walk import BoundaryWalk
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
 from fimaudit.measurement.settings import Settings
@@ -130,6 +130,61 @@ def test_probit_of_known_slopes_is_unbiased_with_nominal_errors():
         assert 0.9 <= np.mean(np.abs(values - slope) < 1.96 * errors) <= 0.99
 
 
+def labels_of_a_plane(rng: np.random.Generator, lengths: tuple[float, ...], r: float = 1.0) -> list[PlacedLabels]:
+    """300 labels around points at these distances, of a plane at the distance r."""
+    out = []
+    for length in lengths:
+        q = (r / length) / np.sqrt(1 - (r / length) ** 2)
+        t = np.repeat([-1.0, 1.0], 150) * 1.4 / q
+        out.append(PlacedLabels(length, t, rng.standard_normal(len(t)) < 0.2 + q * t))
+    return out
+
+
+def test_one_plane_from_several_points_is_unbiased_with_nominal_errors():
+    rng = np.random.default_rng(4)
+    fits = [common_slopes(labels_of_a_plane(rng, (6.0, 4.0, 2.0))) for _ in range(150)]
+    values, errors = np.array([f[-1].slope for f in fits]), np.array([f[-1].error for f in fits])
+    slope = 0.5 / np.sqrt(1 - 0.25)
+    assert abs(values.mean() / slope - 1) < 0.02
+    assert 0.9 <= np.mean(np.abs(values - slope) < 1.96 * errors) <= 1.0
+    alone = np.array([probit_slope(one.t, one.beyond).error for one in labels_of_a_plane(rng, (2.0,))])
+    assert np.median(errors) < 0.75 * alone[0]
+    for fit in fits:
+        assert 6.0 * fit[0].cosine == pytest.approx(2.0 * fit[-1].cosine)
+
+
+def test_points_that_disagree_widen_the_interval():
+    rng = np.random.default_rng(5)
+    same, other = labels_of_a_plane(rng, (6.0, 2.0)), labels_of_a_plane(rng, (6.0, 2.0), r=1.5)
+    bent = common_slopes([other[0], same[1]])[-1]
+    flat = common_slopes(same)[-1]
+    assert bent.error > 1.5 * flat.error
+
+
+def test_a_bent_boundary_errs_less_as_the_point_moves_nearer():
+    """The tangent plane at the first point lies at 0.85 to 0.92 of the nearest one; the radius must be nearer the truth."""
+    features, far, bend = 400, 4.0, 0.01
+    first, found = [], []
+    for run in range(40):
+        n, side = np.linalg.qr(np.random.default_rng([9, run]).standard_normal((features, 2)))[0].T
+        along = np.sqrt(far**2 - 1.2)
+        b = (1 + bend / 2 * along**2) * n + along * side
+        normal = n - bend * along * side
+        first.append(b @ normal / np.linalg.norm(normal))
+
+        def model(rows: np.ndarray, n: np.ndarray = n) -> np.ndarray:
+            z = rows.astype(np.float64)
+            return z @ n > 1 + bend / 2 * ((z**2).sum(axis=1) - (z @ n) ** 2)
+
+        x = np.zeros(features)
+        walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 450)
+        plane = answered(measure_plane(walk, b, 450), model)
+        assert plane.length < 0.8 * far
+        fit = plane.fit()
+        found.append((plane.length + plane.intercept(fit)) * fit.cosine)
+    assert abs(np.mean(found) - 1) < 0.65 * abs(np.mean(first) - 1)
+
+
 def test_a_box_takes_off_what_points_out_of_it():
     assert in_box_normal(1.0, np.ones(4) / 2, 0.0) == pytest.approx(1.0, abs=1e-6)
     assert in_box_normal(0.8, np.zeros(500), 1.0) == pytest.approx(np.sqrt(1 - 0.36 / 2), abs=1e-3)
@@ -187,7 +242,8 @@ def test_several_classes_give_the_nearest_boundary_of_all():
     assert held(report, np.array(truth)).mean() >= 0.85
 
 
-def test_the_shortest_ray_to_a_farther_class_does_not_decide():
+@pytest.mark.parametrize("ray", [4.5, 9.0])
+def test_the_shortest_ray_to_a_farther_class_does_not_decide(ray):
     """Of two classes behind planes at distances of 1 and 2.5, the farther has the shortest ray, which ends at its foot."""
     features, found = 200, []
     for seed in range(8):
@@ -198,7 +254,7 @@ def test_the_shortest_ray_to_a_farther_class_does_not_decide():
             rows = rows.astype(np.float64)
             return np.where(rows @ near > 1.0, 1, np.where(rows @ far > 2.5, 2, 0))
 
-        oblique = (near + np.sqrt(4.5**2 - 1) * side) * 1.02
+        oblique = (near + np.sqrt(ray**2 - 1) * side) * 1.02
         x = np.stack([np.zeros(features), 2.6 * far, oblique])
         assert model(x).tolist() == [0, 2, 1]
         known = KnownLabels(x, model(x).astype(float))
@@ -206,6 +262,31 @@ def test_the_shortest_ray_to_a_farther_class_does_not_decide():
         found.append(answered(flow, model).margin_radius.value)
     assert np.median(np.abs(np.array(found) - 1)) < 0.1
     assert max(found) < 1.5
+
+
+def test_starts_lie_on_the_boundary_however_far_the_input_that_they_lead_to():
+    """Class 1 begins at 2 on its ray and class 2 at 3, of inputs at distances of 2.1 and 60."""
+    first, second = np.eye(50)[:2]
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        rows = rows.astype(np.float64)
+        return np.where(rows @ first > 2.0, 1, np.where(rows @ second > 3.0, 2, 0))
+
+    x = np.stack([np.zeros(50), 2.1 * first, 60 * second])
+    walk = BoundaryWalk(RayPoints(x[0], InputDomain().resolve(x, "float64")), 0, generator(1, 0), 1000)
+    starts = answered(walk.start([x[1], x[2]]), model)
+    assert {int(model(point[None])[0]) for point in starts} == {1, 2}
+    assert all(model(0.9 * point[None])[0] == 0 for point in starts)
+
+
+def test_a_walk_that_ends_brings_the_others_nearer():
+    near, one, other = np.eye(30)[:3]
+    points = [near + 5 * one, near + 6 * other]
+    x = np.zeros(30)
+    walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(1, 0), 1000)
+    found = answered(walk._joined(points[:1], points[1:]), lambda rows: (rows @ near > 1.0 - 1e-9).astype(int))[0]
+    between = points[0] + (points[1] - points[0]) * 25 / 61  # nearest to the input on the line through both
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(between), rel=0.02)
 
 
 def test_the_nearest_input_of_each_label_comes_first():
