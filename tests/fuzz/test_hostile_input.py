@@ -7,6 +7,7 @@ import random
 import resource
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -97,6 +98,77 @@ def test_a_packed_array_that_is_too_large_is_refused_before_it_is_unpacked() -> 
     sentence = refused(READERS["npz"], file.getvalue())
     assert sentence is not None
     assert "save it with numpy.savez" in sentence
+
+
+@pytest.mark.parametrize("name", ["npz", "npz_shard"])
+@pytest.mark.parametrize(
+    ("member", "array"),
+    [
+        ("y", np.array([0xFFFFFFFF, 0x61], "<u4").view("<U1")),
+        ("y", np.array([0x110000, 0x61], ">u4").view(">U1")),
+        ("y", np.array([0xD800, 0x61, 0x61, 0x61], "<u4").view("<U2")),
+        ("group", np.array([0xFFFFFFFF, 0x61], "<u4").view("<U1")),
+    ],
+)
+def test_text_of_characters_that_there_are_not_is_refused(name: str, member: str, array: np.ndarray) -> None:
+    sentence = refused(READERS[name], _packed({"x": np.eye(2), member: array}))
+    assert sentence is not None
+    assert "text" in sentence
+
+
+@pytest.mark.parametrize(
+    ("member", "array"),
+    [
+        ("group", np.array([(1, 2), (3, 4)], dtype=[("a", "i4"), ("b", "i4")])),
+        ("group", np.array([1, 2], "<i8").view("<M8")),
+        ("group", np.array([b"\xff", b"a"])),
+        ("y", np.array(["a" * 5000, "b" * 5000])),
+    ],
+)
+def test_labels_and_groups_that_are_none_are_refused(member: str, array: np.ndarray) -> None:
+    sentence = refused(READERS["npz"], _packed({"x": np.eye(2), member: array}))
+    assert sentence is not None
+    assert len(sentence) < 400
+
+
+@pytest.mark.parametrize("name", ["npz", "npz_shard", "evidence_zip"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_an_archive_that_lies_about_its_size_is_not_unpacked(name: str, method: int, tmp_path: Path) -> None:
+    member, file = "report.json" if name == "evidence_zip" else "x.npy", io.BytesIO()
+    array = io.BytesIO()
+    np.save(array, np.zeros((2, 4)))
+    with zipfile.ZipFile(file, "w", method) as archive:
+        with archive.open(member, "w", force_zip64=True) as opened:
+            opened.write(array.getvalue())
+            for _ in range(128):
+                opened.write(bytes(2**20))
+        archive.infolist()[0].file_size = len(array.getvalue())
+    (tmp_path / "evidence.zip").write_bytes(file.getvalue())
+    tracemalloc.start()
+    try:
+        if name == "evidence_zip":
+            assert not verify_bundle(tmp_path / "evidence.zip")[-1].fits
+        else:
+            refused(READERS[name], file.getvalue())
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_is_there_twice_is_refused() -> None:
+    file = io.BytesIO(_packed({"x": np.eye(2)}))
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("x.npy", archive.read("x.npy"))
+    for name in ("npz", "npz_shard"):
+        sentence = refused(READERS[name], file.getvalue())
+        assert sentence is not None
+        assert "'x.npy' twice" in sentence
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def _memory() -> int:
