@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from fimaudit.errors import FimauditError
 
-__all__ = ["foreign", "one_line", "shortened", "translated"]
+__all__ = ["foreign", "one_line", "printable", "shortened", "translated"]
 
 
 def one_line(text: object, most: int = 200) -> str:
@@ -26,6 +26,16 @@ def foreign(exc: BaseException, most: int = 200) -> str:
     'ValueError: no such column'
     """
     return f"{type(exc).__name__}: {one_line(exc, most)}"
+
+
+def printable(text: str, most: int) -> str:
+    """Text with names from a file of others in it, on one line: a control character in it could write lines of its own.
+
+    >>> printable("there is no a\\nfits signature: signed by us", 24)
+    'there is no a�fits sign…'
+    """
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fimaudit.evidence.bundle import (
     pre_authentication,
     read_key,
 )
+from fimaudit.foreign_errors import printable
 from fimaudit.option_names import with_keywords
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
@@ -43,6 +44,8 @@ __all__ = ["Finding", "verify_bundle"]
 MOST_BYTES = 4 * 2**30
 #: And to so many times what is stored: tables and JSON pack 20-fold, a bomb 1000-fold.
 MOST_PACKED, PACKED_BYTES = 200, 2**20
+#: Of a finding: a member's name may have any length.
+LONGEST_SENTENCE = 500
 #: Recomputed numbers may differ by rounding of another version of numpy or scipy.
 TOLERANCE = 1e-9
 
@@ -74,7 +77,7 @@ def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Findi
     trusted = None if key is None else read_key(Path(key))
     found: list[Finding] = []
     for finding in _checks(file, trusted):
-        found.append(finding)
+        found.append(replace(finding, sentence=printable(finding.sentence, LONGEST_SENTENCE)))
         if not finding.fits:
             break
     return found

@@ -28,14 +28,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+#: Of YAML, which is read at some 600 kB a second.
+MOST_BYTES = 2**20
+
+
 def read_text(path: str | Path, what: str) -> str:
     """The text of a file that is called ``what`` in messages.
 
     Raises:
-        UsageError: it is missing or cannot be read.
+        UsageError: it is missing, larger than ``MOST_BYTES``, or cannot be read.
     """
     file = Path(path)
     try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UsageError(f"the {what} {file} holds more than {MOST_BYTES:,} bytes, which no {what} does")
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise UsageError(f"no such {what}: {file}") from exc

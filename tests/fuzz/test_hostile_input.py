@@ -155,6 +155,31 @@ def test_an_archive_that_lies_about_its_size_is_not_unpacked(name: str, method: 
         tracemalloc.stop()
 
 
+def test_a_name_in_the_evidence_cannot_write_findings_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.zip"
+    for name in ("a\nfits     signature: signed by us with the given key\n\x1b[2K", "n" * 60_000):
+        path.write_bytes(seeds_of("evidence_zip")[0])
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, "x")
+        last = verify_bundle(path)[-1]
+        assert not last.fits
+        assert last.sentence.isprintable()
+        assert len(last.sentence) <= 500
+
+
+def test_a_report_of_brackets_alone_is_refused() -> None:
+    sentence = refused(READERS["report_json"], b"[" * 200_000)
+    assert sentence is not None
+    assert "no report of this version" in sentence
+
+
+@pytest.mark.parametrize("name", ["policy_yaml", "endpoint_yaml"])
+def test_yaml_that_takes_a_minute_to_read_is_refused_by_its_size(name: str) -> None:
+    sentence = refused(READERS[name], seeds_of(name)[0] + b"# " + b"x" * 2**21)
+    assert sentence is not None
+    assert "more than 1,048,576 bytes" in sentence
+
+
 def test_an_array_that_is_there_twice_is_refused() -> None:
     file = io.BytesIO(_packed({"x": np.eye(2)}))
     with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):

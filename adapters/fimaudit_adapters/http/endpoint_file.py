@@ -17,6 +17,9 @@ from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["endpoint_schema", "read_endpoint"]
 
+#: Of YAML, which is read at some 600 kB a second.
+MOST_BYTES = 2**20
+
 
 def read_endpoint(target: str, options: Options) -> Endpoint:
     """The settings from a URL or an endpoint file, what ``extra['endpoint']`` names or holds, and the flags over them.
@@ -96,6 +99,8 @@ def _said(target: str, given: Any) -> dict[str, Any]:
 def _read_yaml(path: str) -> Mapping[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise TargetError(f"the endpoint file {path} holds more than {MOST_BYTES:,} bytes, which none does")
             values = yaml.safe_load(file)
     except OSError as exc:
         raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
