@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from fimaudit.errors import UsageError
+from fimaudit.models.shallow_yaml import ShallowLoader
 
 __all__ = ["nearest", "parse_mapping", "read_text"]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(ShallowLoader):
     """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

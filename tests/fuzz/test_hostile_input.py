@@ -180,6 +180,13 @@ def test_yaml_that_takes_a_minute_to_read_is_refused_by_its_size(name: str) -> N
     assert "more than 1,048,576 bytes" in sentence
 
 
+@pytest.mark.parametrize("name", ["policy_yaml", "endpoint_yaml"])
+def test_yaml_of_brackets_in_brackets_is_refused_by_its_levels(name: str) -> None:
+    sentence = refused(READERS[name], b"[" * 2**19)
+    assert sentence is not None
+    assert "more than 64 levels" in sentence
+
+
 def test_an_array_that_is_there_twice_is_refused() -> None:
     file = io.BytesIO(_packed({"x": np.eye(2)}))
     with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
