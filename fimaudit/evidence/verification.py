@@ -30,7 +30,7 @@ from fimaudit.evidence.bundle import (
     pre_authentication,
     read_key,
 )
-from fimaudit.foreign_errors import printable
+from fimaudit.foreign_errors import foreign, printable
 from fimaudit.option_names import with_keywords
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
@@ -76,11 +76,20 @@ def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Findi
         raise UsageError(f"no such evidence file: {file}")
     trusted = None if key is None else read_key(Path(key))
     found: list[Finding] = []
-    for finding in _checks(file, trusted):
+    for finding in _all_checks(file, trusted):
         found.append(replace(finding, sentence=printable(finding.sentence, LONGEST_SENTENCE)))
         if not finding.fits:
             break
     return found
+
+
+def _all_checks(file: Path, trusted: Any) -> Iterator[Finding]:
+    try:
+        yield from _checks(file, trusted)
+    except FimauditError:
+        raise
+    except Exception as exc:  # JSON of any other shape than ours
+        yield Finding("contents", False, f"a member holds what no bundle of ours does: {foreign(exc)}")
 
 
 def _checks(file: Path, trusted: Any) -> Iterator[Finding]:

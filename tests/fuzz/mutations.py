@@ -95,6 +95,8 @@ def _places(document: Any) -> Any:
 
 
 def _wire(data: bytes, rng: random.Random) -> bytes:
+    if data[2:8] == b"\x93NUMPY":
+        return data[:2] + _npy(data[2:], rng)
     return data[:2] + _json(data[2:], rng)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import resource
 import tarfile
@@ -16,7 +17,10 @@ import numpy as np
 import pytest
 
 from fimaudit.data.arrays import MOST_UNPACKED
+from fimaudit.errors import RunFolderError
+from fimaudit.evidence.bundle import STATEMENT
 from fimaudit.evidence.verification import verify_bundle
+from fimaudit.storage.counterexamples import WITNESS_FILE, gathered_witnesses
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, refused
 from tests.fuzz.seeds import seeds_of
@@ -185,6 +189,41 @@ def test_yaml_of_brackets_in_brackets_is_refused_by_its_levels(name: str) -> Non
     sentence = refused(READERS[name], b"[" * 2**19)
     assert sentence is not None
     assert "more than 64 levels" in sentence
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4,\0', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': ',', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '" + "'" * 2,
+        "[" * 3000,
+    ],
+)
+def test_an_answer_that_numpy_cannot_read_is_no_answer(header: str) -> None:
+    answer = b"\x93NUMPY\1\0" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n"
+    sentence = refused(READERS["wire_json"], b"\x0b\0" + answer)
+    assert sentence is not None
+    assert "expected an array of numbers in NumPy's format" in sentence
+
+
+@pytest.mark.parametrize(
+    "subjects", [[{"name": 1.5, "digest": {"sha256": ""}}], 3, [{"name": [], "digest": {"sha256": ""}}]]
+)
+def test_a_statement_of_other_things_than_files_does_not_fit(subjects: object, tmp_path: Path) -> None:
+    path, source = tmp_path / "evidence.zip", zipfile.ZipFile(io.BytesIO(seeds_of("evidence_zip")[0]))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            content = json.dumps({"subject": subjects}).encode() if name == STATEMENT else source.read(name)
+            archive.writestr(name, content)
+    assert not verify_bundle(path)[-1].fits
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\1\0\2\0[\n", b"PK\5\6" + bytes(18)])
+def test_witnesses_of_another_folder_that_are_no_arrays_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / WITNESS_FILE).write_bytes(content)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        gathered_witnesses(tmp_path)
 
 
 def test_an_array_that_is_there_twice_is_refused() -> None:
