@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["foreign", "one_line", "shortened"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fimaudit.errors import FimauditError
+
+__all__ = ["foreign", "one_line", "printable", "shortened", "translated"]
 
 
 def one_line(text: object, most: int = 200) -> str:
@@ -23,7 +28,42 @@ def foreign(exc: BaseException, most: int = 200) -> str:
     return f"{type(exc).__name__}: {one_line(exc, most)}"
 
 
-def shortened(exc: BaseException, most: int) -> str:
+def printable(text: str, most: int) -> str:
+    """Text with names from a file of others in it, on one line: a control character in it could write lines of its own.
+
+    >>> printable("there is no a\\nfits signature: signed by us", 24)
+    'there is no a�fits sign…'
+    """
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@contextmanager
+def translated(ours: type[FimauditError], what: str) -> Iterator[None]:
+    """Whatever another library raises within becomes one sentence: what could not be done, then what it said.
+
+    A library that reads a hostile file raises what it likes: numpy alone ``SystemError``, ``RecursionError``, ``TokenError``
+    and ``zlib.error``. So there is no list of them; our own errors pass.
+
+    Raises:
+        FimauditError: ``ours``, in place of what came.
+
+    >>> from fimaudit.errors import DataError
+    >>> with translated(DataError, "could not read x.npz"):
+    ...     raise SystemError("invalid maximum character")
+    Traceback (most recent call last):
+        ...
+    fimaudit.errors.DataError: could not read x.npz: SystemError: invalid maximum character
+    """
+    try:
+        yield
+    except FimauditError:
+        raise
+    except Exception as exc:
+        raise ours(f"{what}: {foreign(exc)}") from exc
+
+
+def shortened(exc: BaseException | str, most: int) -> str:
     """What it says on one line; where it says more than ``most`` characters, that is seen."""
     text = " ".join(str(exc).split())
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -12,7 +12,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.data.arrays import Row
+from fimaudit.data.arrays import MOST_UNPACKED, Row, real_text
+from fimaudit.data.packed_files import checked_members
+from fimaudit.data.shard_reader import damage
 from fimaudit.data.table_columns import ColumnFacts
 from fimaudit.errors import DataError
 from fimaudit.models.classes import group_name
@@ -36,8 +38,8 @@ class NpyShard:
         for position in positions:
             try:
                 yield Row(self._x.row(position))
-            except DataError as exc:
-                yield Row(None, reason=str(exc))
+            except Exception as exc:
+                yield Row(None, reason=damage(exc))
 
     def close(self) -> None:
         self._file.close()
@@ -49,7 +51,7 @@ class NpzShard:
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._file = file
         self._archive = zipfile.ZipFile(file)
-        members = {info.filename.removesuffix(".npy"): info for info in self._archive.infolist()}
+        members = {info.filename.removesuffix(".npy"): info for info in checked_members(self._archive)}
         if "x" not in members:
             raise DataError(f"{path} holds {', '.join(members)[:200] or 'nothing'}; expected an array called x")
         self._x = _Array(path, self._member(members["x"]), members["x"].file_size)
@@ -68,11 +70,15 @@ class NpzShard:
     def _whole(self, path: str, info: zipfile.ZipInfo | None) -> list[Any] | None:
         if info is None:
             return None
+        if info.file_size > MOST_UNPACKED:
+            raise DataError(
+                f"{info.filename} of {path} unpacks to {info.file_size / 2**30:,.1f} GiB, too much for one a row"
+            )
         with self._archive.open(info) as member:
             values = np.lib.format.read_array(member, allow_pickle=False)
         if values.ndim == 0 or len(values) != self.count:
             raise DataError(f"{path} holds {self.count} inputs, but {values.shape} values in {info.filename}")
-        return list(values.tolist())
+        return list(real_text(values).tolist())
 
     def rows(self, positions: Sequence[int]) -> Iterator[Row]:
         for position in positions:
@@ -80,8 +86,8 @@ class NpzShard:
             group = None if self._group is None else group_name(self._group[position])
             try:
                 yield Row(self._x.row(position), y, group)
-            except (DataError, zipfile.BadZipFile, EOFError) as exc:
-                yield Row(None, y, group, f"the file is damaged here ({exc})")
+            except Exception as exc:  # of zipfile, zlib and numpy
+                yield Row(None, y, group, damage(exc))
 
     def close(self) -> None:
         self._archive.close()

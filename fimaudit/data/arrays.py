@@ -14,21 +14,34 @@ from numpy.typing import NDArray
 
 from fimaudit.data.csv_files import data_suffix
 from fimaudit.data.images import as_model_takes
+from fimaudit.data.packed_files import checked_members
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import Table, arrow_table, read_table, table_of
 from fimaudit.errors import DataError
-from fimaudit.foreign_errors import foreign
+from fimaudit.foreign_errors import translated
 from fimaudit.models.classes import ClassLabels, group_name
 from fimaudit.models.columns import TableColumn
 from fimaudit.models.packing import Packing
 from fimaudit.space import Space
 
-__all__ = ["InputSource", "Inputs", "Row", "check_inputs", "finite_or_missing", "fitting", "read_inputs", "table_inputs"]
+__all__ = [
+    "InputSource",
+    "Inputs",
+    "Row",
+    "check_inputs",
+    "finite_or_missing",
+    "fitting",
+    "read_inputs",
+    "real_text",
+    "table_inputs",
+]
 
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".tsv")
 NUMPY_STARTS = (b"PK", b"\x93NUMPY")
 #: A packed .npz of a few megabytes may unpack to as many gigabytes; one of more than this is read as it is stored, or not.
 MOST_UNPACKED = 4 * 2**30
+#: Of Unicode; those from D800 to DFFF stand in pairs for others, and for nothing alone.
+LAST_CHARACTER = 0x10FFFF
 
 
 def fitting(x: NDArray[Any], space: Space) -> NDArray[Any]:
@@ -158,7 +171,7 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
     suffix = data_suffix(file.name)
     if suffix not in SUFFIXES or file.is_dir():
         raise DataError(f"expected data in {', '.join(SUFFIXES)}, got {'the folder ' if file.is_dir() else ''}{file.name}")
-    try:
+    with translated(DataError, f"could not read {file} as {suffix}"):
         if suffix in (".npz", ".npy"):
             _check_start(file, suffix)
         if suffix == ".npz":
@@ -167,10 +180,6 @@ def read_inputs(path: str | Path, reading: TableReading | None = None) -> Inputs
             return _from_npy(file)
         reading = reading or TableReading()
         return _from_table(read_table(file, reading), reading, str(file))
-    except DataError:
-        raise
-    except Exception as exc:
-        raise DataError(f"could not read {file} as {suffix}: {foreign(exc)}") from exc
 
 
 def _check_start(file: Path, suffix: str) -> None:
@@ -200,7 +209,7 @@ def _from_npz(file: Path) -> Inputs:
                 f"{file} holds {', '.join(archive.files)[:200] or 'nothing'}; expected an array called x (and y, group): "
                 f"numpy.savez({file.name!r}, x=..., y=...)"
             )
-        unpacked = sum(info.file_size for info in archive.zip.infolist())
+        unpacked = sum(info.file_size for info in checked_members(archive.zip))
         if unpacked > MOST_UNPACKED:
             raise DataError(
                 f"{file} unpacks to {unpacked / 2**30:,.1f} GiB, more than the {MOST_UNPACKED // 2**30} that are held; "
@@ -262,16 +271,10 @@ def check_inputs(inputs: Inputs, expected: Sequence[int | None] | None, labels: 
                 f"expected finite inputs, got NaN or infinite values in {len(bad)} of {len(x)} inputs "
                 f"(first: input {bad[0]})"
             )
-    y = _labels(inputs.y, len(x), labels or ClassLabels())
-    try:
-        group = None if inputs.group is None else np.asarray(inputs.group)
-        if group is not None and group.ndim == 1 and group.dtype.kind in "fO":
-            group = np.array([group_name(one) for one in group.tolist()])
-        group = None if group is None else group.astype(str)
-    except UnicodeDecodeError as exc:
-        raise DataError("expected groups that are text, got bytes that are none; save them as str") from exc
-    if group is not None and group.shape != (len(x),):
-        raise DataError(f"expected one group for each of {len(x)} inputs, got shape {group.shape}")
+    with translated(DataError, "the labels y hold what is no label"):
+        y = _labels(inputs.y, len(x), labels or ClassLabels())
+    with translated(DataError, "the groups hold what is no text or number; save them as str"):
+        group = _groups(inputs.group, len(x))
     return replace(inputs, x=x, y=y, group=group)
 
 
@@ -283,4 +286,28 @@ def _labels(y: Any, count: int, classes: ClassLabels) -> NDArray[np.int64] | Non
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != count:
         raise DataError(f"expected one label for each of {count} inputs, got y of shape {labels.shape}")
-    return classes.positions(labels.tolist())
+    return classes.positions(real_text(labels).tolist())
+
+
+def _groups(given: Any, count: int) -> NDArray[np.str_] | None:
+    if given is None:
+        return None
+    group = np.asarray(given)
+    if group.shape != (count,):
+        raise DataError(f"expected one group for each of {count} inputs, got shape {group.shape}")
+    if group.dtype.kind in "fO":
+        group = np.array([group_name(one) for one in group.tolist()])
+    return real_text(group.astype(str))
+
+
+def real_text(values: NDArray[Any]) -> NDArray[Any]:
+    """The values of a file, refused where they are text with characters that there are not: numpy takes any bytes.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
+        codes = np.ascontiguousarray(values).view(values.dtype.byteorder.replace("|", "=") + "u4")
+        if codes.max() > LAST_CHARACTER or bool(((codes >= 0xD800) & (codes <= 0xDFFF)).any()):
+            raise ValueError("it is no Unicode text")
+    return values

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from fimaudit.data.arrays import Row
 from fimaudit.data.filesystems import open_file
 from fimaudit.data.images import IMAGE_SUFFIXES, decode_image
-from fimaudit.data.shard_reader import Decoding, Files
+from fimaudit.data.shard_reader import Decoding, Files, damage
 from fimaudit.data.table_columns import ColumnFacts
 from fimaudit.errors import DataError
+from fimaudit.foreign_errors import translated
 
 __all__ = ["ImageFilesShard", "TarShard"]
 
@@ -52,18 +53,16 @@ class TarShard:
             try:
                 y = self._label(sample)
                 yield Row(self._x(sample), y)
-            except (DataError, ValueError, OSError, EOFError, MemoryError, RecursionError, tarfile.TarError) as exc:
-                name = "" if sample.input is None else f"{sample.input.name}: "
-                yield Row(None, y, reason=f"{name}{exc}")
+            except Exception as exc:  # of tarfile, json, numpy and Pillow
+                name = "" if sample.input is None else f"{sample.input.name[:200]}: "
+                yield Row(None, y, reason=f"{name}{damage(exc)}")
 
     def _x(self, sample: _Sample) -> NDArray[Any]:
         assert sample.input is not None
         data = self._bytes(sample.input)
         if sample.input.name.lower().endswith(".npy"):
-            try:
+            with translated(DataError, "it cannot be read as .npy"):
                 return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-            except Exception as exc:  # numpy reads a header as Python, with every error of that
-                raise DataError(f"it cannot be read as .npy ({type(exc).__name__})") from exc
         return decode_image(data, self._decoding.shape, self._decoding.dtype)
 
     def _label(self, sample: _Sample) -> Any:
@@ -103,8 +102,8 @@ class ImageFilesShard:
                 with open_file(path) as file:
                     data = file.read()
                 yield Row(decode_image(data, self._decoding.shape, self._decoding.dtype), y, group)
-            except (DataError, OSError) as exc:
-                yield Row(None, y, group, f"{path}: {exc}")
+            except Exception as exc:
+                yield Row(None, y, group, f"{path}: {damage(exc)}")
 
     def close(self) -> None:
         """Nothing is held open."""

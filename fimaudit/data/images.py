@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError
-from fimaudit.foreign_errors import foreign
+from fimaudit.foreign_errors import translated
 
 __all__ = ["IMAGE_SUFFIXES", "as_model_takes", "decode_image", "levels", "require_decoder"]
 
@@ -47,16 +47,15 @@ def decode_image(data: bytes, shape: Sequence[int | None] | None, dtype: str) ->
     from PIL import Image
 
     channels = _layout(shape)[1]
-    try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
-            warnings.simplefilter("ignore")  # Pillow's own word on large images, which are refused here
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, of at most {MOST_PIXELS:,}")
-            pixels = levels(image, grey=channels == 1)
-    except DataError:
-        raise
-    except Exception as exc:
-        raise DataError(f"the image cannot be decoded ({foreign(exc, 120)})") from exc
+    with (
+        translated(DataError, "the image cannot be decoded"),
+        warnings.catch_warnings(),
+        Image.open(io.BytesIO(data)) as image,
+    ):
+        warnings.simplefilter("ignore")  # Pillow's own word on large images, which are refused here
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, of at most {MOST_PIXELS:,}")
+        pixels = levels(image, grey=channels == 1)
     return as_model_takes(pixels, shape, dtype)
 
 

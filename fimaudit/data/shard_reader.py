@@ -9,9 +9,16 @@ from typing import Protocol
 from fimaudit.data.arrays import Row
 from fimaudit.data.table_columns import ColumnFacts
 from fimaudit.data.table_reading import TableReading
+from fimaudit.errors import FimauditError
+from fimaudit.foreign_errors import foreign
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["Decoding", "Files", "Reader"]
+__all__ = ["Decoding", "Files", "Reader", "damage"]
+
+
+def damage(exc: Exception) -> str:
+    """Why an input of a file cannot be read: our own sentence, or that the file is damaged and what its reader said."""
+    return str(exc) if isinstance(exc, FimauditError) else f"the file is damaged here ({foreign(exc)})"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fimaudit.data.shard_reader import Decoding, Files, Reader
 from fimaudit.data.table_inputs import TableShard
 from fimaudit.data.table_shards import CsvTable, ParquetTable
 from fimaudit.errors import DataError
-from fimaudit.foreign_errors import foreign
+from fimaudit.foreign_errors import translated
 
 __all__ = ["SHARD_SUFFIXES", "open_shard"]
 
@@ -26,7 +26,7 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
     if files is not None:
         return ImageFilesShard(files, decoding)
     suffix = data_suffix(path)
-    try:
+    with translated(DataError, f"could not read {path} as {suffix}"):
         file = open_file(path)
         try:
             if suffix == ".npz":
@@ -41,7 +41,3 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
         except BaseException:
             file.close()
             raise
-    except DataError:
-        raise
-    except Exception as exc:
-        raise DataError(f"could not read {path} as {suffix}: {foreign(exc)}") from exc

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.data.arrays import Row
 from fimaudit.data.images import decode_image
-from fimaudit.data.shard_reader import Decoding
+from fimaudit.data.shard_reader import Decoding, damage
 from fimaudit.data.table_columns import ColumnFacts, join_columns, table_numbers
 from fimaudit.data.table_shards import RowGroups, table_facts
 from fimaudit.data.tables import labels_and_groups
@@ -71,19 +71,17 @@ class TableShard:
             k = bisect.bisect_right(self._table.starts, position) - 1
             try:
                 x, labels, groups = self._row_group(k)
-            except DataError as exc:
-                yield Row(None, reason=str(exc))
-                continue
             except Exception as exc:  # pyarrow has many for a file that is damaged inside
-                yield Row(None, reason=f"the file is damaged here ({foreign(exc)})")
+                yield Row(None, reason=damage(exc))
                 continue
             at = position - int(self._table.starts[k])
-            y = None if labels is None else labels[at]
-            group = None if groups is None else str(groups[at])
+            y = group = None
             try:
+                y = None if labels is None else labels[at]
+                group = None if groups is None else str(groups[at])
                 yield Row(self._input(x[at]), y, group)
-            except (DataError, ValueError, TypeError) as exc:
-                yield Row(None, y, group, str(exc))
+            except Exception as exc:
+                yield Row(None, y, group, damage(exc))
 
     def _input(self, cell: Any) -> NDArray[Any]:
         if self._cells is None:

@@ -55,7 +55,10 @@ class ParquetTable:
         self._file, self._table = file, pq.ParquetFile(file)
         about = self._table.metadata
         self._groups = [about.row_group(k) for k in range(about.num_row_groups)]
-        self.starts: list[int] = [0, *np.cumsum([group.num_rows for group in self._groups]).tolist()]
+        counts = [group.num_rows for group in self._groups]
+        if min(counts, default=0) < 0:
+            raise DataError(f"a part of this Parquet file says that it holds {min(counts)} rows; copy the file again")
+        self.starts: list[int] = [0, *np.cumsum(counts).tolist()]
         schema = self._table.schema_arrow
         for name in row_names(schema):
             schema = schema.remove(schema.get_field_index(name))

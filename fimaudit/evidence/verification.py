@@ -9,14 +9,14 @@ import json
 import math
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fimaudit.data.packed_files import checked_members, unpacked
 from fimaudit.errors import FimauditError, MissingExtraError, UsageError
 from fimaudit.errors.option_names import with_keywords
 from fimaudit.evidence.bundle import (
@@ -31,6 +31,7 @@ from fimaudit.evidence.bundle import (
     pre_authentication,
     read_key,
 )
+from fimaudit.foreign_errors import foreign, printable
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
 from fimaudit.statistics.summary import summarise
@@ -43,6 +44,8 @@ __all__ = ["Finding", "verify_bundle"]
 MOST_BYTES = 4 * 2**30
 #: And to so many times what is stored: tables and JSON pack 20-fold, a bomb 1000-fold.
 MOST_PACKED, PACKED_BYTES = 200, 2**20
+#: Of a finding: a member's name may have any length.
+LONGEST_SENTENCE = 500
 #: Recomputed numbers may differ by rounding of another version of numpy or scipy.
 TOLERANCE = 1e-9
 
@@ -73,18 +76,27 @@ def verify_bundle(path: str | Path, key: str | Path | None = None) -> list[Findi
         raise UsageError(f"no such evidence file: {file}")
     trusted = None if key is None else read_key(Path(key))
     found: list[Finding] = []
-    for finding in _checks(file, trusted):
-        found.append(finding)
+    for finding in _all_checks(file, trusted):
+        found.append(replace(finding, sentence=printable(finding.sentence, LONGEST_SENTENCE)))
         if not finding.fits:
             break
     return found
 
 
+def _all_checks(file: Path, trusted: Any) -> Iterator[Finding]:
+    try:
+        yield from _checks(file, trusted)
+    except FimauditError:
+        raise
+    except Exception as exc:  # JSON of any other shape than ours
+        yield Finding("contents", False, f"a member holds what no bundle of ours does: {foreign(exc)}")
+
+
 def _checks(file: Path, trusted: Any) -> Iterator[Finding]:
     try:
         members = _members(file)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:
-        yield Finding("archive", False, f"the archive is damaged: {exc}")
+    except Exception as exc:  # of zipfile and zlib
+        yield Finding("archive", False, f"the archive is damaged: {_line(exc) or type(exc).__name__}")
         return
     missing = [name for name in (STATEMENT, BUNDLE, REPORT, INPUTS_FILE) if name not in members]
     if missing:
@@ -114,17 +126,13 @@ def _checks(file: Path, trusted: Any) -> Iterator[Finding]:
 
 def _members(file: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        names = [e.filename for e in entries]
-        if len(set(names)) < len(names):
-            twice = next(n for n in names if names.count(n) > 1)
-            raise ValueError(f"it holds {twice} twice")
+        entries = checked_members(archive)
         if sum(e.file_size for e in entries) > MOST_BYTES:
             raise ValueError("it unpacks to more than 4 GiB")
         bomb = next((e.filename for e in entries if e.file_size > MOST_PACKED * max(e.compress_size, PACKED_BYTES)), None)
         if bomb is not None:
             raise ValueError(f"{bomb[:80]!r} unpacks to more than {MOST_PACKED} times its size")
-        return {e.filename: archive.read(e) for e in entries}
+        return {e.filename: unpacked(archive, e) for e in entries}
 
 
 def _hashes(members: Mapping[str, bytes]) -> Iterator[Finding]:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError, UsageError
+from fimaudit.foreign_errors import shortened
 from fimaudit.models.classifier import ModelInfo
 
 __all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "group_name", "read_classes"]
 
-#: Of classes or labels, so many are shown in a sentence.
 #: Of a model that does not say how many classes it has; beyond this a label is no column.
 MOST_CLASSES = 2**31
-SHOWN = 20
+#: Of classes or labels, so many are shown in a sentence, and of each so many characters.
+SHOWN, SHOWN_CHARACTERS = 20, 80
 
 
 @dataclass(frozen=True)
@@ -218,5 +219,6 @@ def _is_column(value: Any, columns: int | None) -> bool:
 
 def _listed(names: Sequence[Any]) -> str:
     texts = [str(name) for name in names[:SHOWN]]
+    texts = [text if len(text) <= SHOWN_CHARACTERS else shortened(text, SHOWN_CHARACTERS) for text in texts]
     shown = ", ".join(text if text == text.strip() else repr(text) for text in texts)
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

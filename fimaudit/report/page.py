@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from fimaudit.comparison.two_runs import Comparison, paired
 from fimaudit.errors import RunFolderError
 from fimaudit.errors.option_names import flags_in_messages
+from fimaudit.foreign_errors import translated
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Verdict
 from fimaudit.report import charts, tables, wording
@@ -62,7 +63,16 @@ def page_run(folder: str | Path) -> RunFolder:
 
 
 def page_html(run: RunFolder, *, pictures: bool = True, standard: str | None = None) -> str:
-    """The page of a run; the same folder gives the same page."""
+    """The page of a run; the same folder gives the same page.
+
+    Raises:
+        RunFolderError: the report holds numbers that no audit finds.
+    """
+    with translated(RunFolderError, f"the report in {run.folder} holds what cannot be shown"):
+        return _page_html(run, pictures, standard)
+
+
+def _page_html(run: RunFolder, pictures: bool, standard: str | None) -> str:
     report, inputs = run.report, run.inputs
     unit = str(report.domain["unit"])
     verdict = _verdict(run.folder)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError
+from fimaudit.errors import DataError, RunFolderError
+from fimaudit.foreign_errors import translated
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.labels import top_classes
 from fimaudit.models.meter import Meter
@@ -50,7 +51,7 @@ def kept_witness(folder: Path, index: int) -> NDArray[Any] | None:
 
 def _single(folder: Path, index: int) -> NDArray[Any] | None:
     path = folder / FOLDER / f"{index}.npy"
-    with reading(path):
+    with translated(RunFolderError, f"{path} is damaged"), reading(path):
         return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
@@ -59,7 +60,7 @@ def gathered_witnesses(folder: Path) -> dict[int, NDArray[Any]]:
     path = folder / WITNESS_FILE
     if not path.exists():
         return {}
-    with reading(path), np.load(path, allow_pickle=False) as archive:
+    with translated(RunFolderError, f"{path} is damaged"), reading(path), np.load(path, allow_pickle=False) as archive:
         return dict(zip(archive["index"].tolist(), archive["x"], strict=True))
 
 
@@ -118,7 +119,7 @@ def recheck_witnesses(folder: Path, classifier: Classifier) -> Recheck:
     path = folder / WITNESS_FILE
     if not path.exists():
         raise DataError(f"{folder} holds no {WITNESS_FILE}; run the audit with --witness first")
-    with np.load(path, allow_pickle=False) as archive:
+    with translated(RunFolderError, f"{path} is damaged"), reading(path), np.load(path, allow_pickle=False) as archive:
         index, x, before, after = (archive[name] for name in ("index", "x", "before", "after"))
     rows = x.astype(classifier.info.dtype)
     meter = Meter(classifier)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import RunFolderError
+from fimaudit.foreign_errors import translated
 from fimaudit.models.leases import MemoryNotes, Usage
 from fimaudit.results import Sensitivity
 from fimaudit.storage.answers import ANSWERS, AnswerLog
@@ -140,11 +140,9 @@ class Journal:
             RunFolderError: the file is missing or damaged.
         """
         path = self.folder / LEARNED
-        try:
-            with reading(path), np.load(path) as held:
-                return np.asarray(held["directions"], dtype=np.float64)
-        except (ValueError, KeyError, BadZipFile) as exc:
-            raise RunFolderError(f"{path} is damaged; use --overwrite to run again") from exc
+        said = f"{path} is damaged; use --overwrite to run again"
+        with translated(RunFolderError, said), reading(path), np.load(path) as held:
+            return np.asarray(held["directions"], dtype=np.float64)
 
     def keep_focus(self, indices: list[int]) -> None:
         """Keep which inputs are measured in full after all were screened."""

@@ -144,7 +144,7 @@ def _report(folder: str | Path) -> tuple[Path, Report]:
 
 def _schema_version(path: Path) -> int | None:
     """What a report that could not be read says of itself."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return int(json.loads(path.read_bytes())["schema_version"])
     return None
 

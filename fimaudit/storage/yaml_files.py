@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from fimaudit.errors import UsageError
+from fimaudit.models.shallow_yaml import ShallowLoader
 
 __all__ = ["nearest", "parse_mapping", "read_text"]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(ShallowLoader):
     """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -28,14 +29,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+#: Of YAML, which is read at some 600 kB a second.
+MOST_BYTES = 2**20
+
+
 def read_text(path: str | Path, what: str) -> str:
     """The text of a file that is called ``what`` in messages.
 
     Raises:
-        UsageError: it is missing or cannot be read.
+        UsageError: it is missing, larger than ``MOST_BYTES``, or cannot be read.
     """
     file = Path(path)
     try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UsageError(f"the {what} {file} holds more than {MOST_BYTES:,} bytes, which no {what} does")
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise UsageError(f"no such {what}: {file}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 import zipfile
@@ -94,6 +95,8 @@ def _places(document: Any) -> Any:
 
 
 def _wire(data: bytes, rng: random.Random) -> bytes:
+    if data[2:8] == b"\x93NUMPY":
+        return data[:2] + _npy(data[2:], rng)
     return data[:2] + _json(data[2:], rng)
 
 
@@ -185,8 +188,16 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
     return _archive(data, rng, lambda name, content: _npy(content, rng))
 
 
+#: Types of as many bytes as an array holds, whatever they are.
+TYPES = ("<f4 >f8 <f2 <f16 <U1 >U1 <U3 |S1 |S3 <m8[s] <M8 <M8[Y] <M8[as] |V3 <c16 |b1 >i2 <u8").split()  # noqa: SIM905
+
+
 def _npy(data: bytes, rng: random.Random) -> bytes:
-    """The header says another shape or type."""
+    """The header says another shape or type; or an array of another type, whose bytes are any."""
+    if rng.random() < 0.3:
+        header = re.search(rb"'shape': \(([0-9, ]*)\)", data)
+        shape = tuple(int(n) for n in header[1].split(b",") if n.strip()) if header else (4,)
+        return _array(rng.choice(TYPES), shape, rng)
     shapes = "() (0,) (4,0) (-1,3) (4,3,1) (1000000000000,3) (4,4611686018427387904) (4,1e3) (True,3) (4000000,1000) 4"
     shape = rng.choice((*shapes.split(), f"({'1,' * 70})"))
     kind = rng.choice(
@@ -199,6 +210,15 @@ def _npy(data: bytes, rng: random.Random) -> bytes:
         length = int.from_bytes(data[8:10], "little") + len(changed) - len(data)
         changed = changed[:8] + length.to_bytes(2, "little") + changed[10:]
     return changed if changed != data else _bytes(data, rng)
+
+
+def _array(kind: str, shape: tuple[int, ...], rng: random.Random) -> bytes:
+    import numpy as np
+
+    out, size = io.BytesIO(), min(4096, math.prod(shape) * np.dtype(kind).itemsize)
+    np.lib.format.write_array_header_1_0(out, {"descr": kind, "fortran_order": False, "shape": shape})
+    parts = (b"\0", b"\xff", b"\x00\xd8\0\0", b"\0\0\x11\0", b"\x80", b"\x7f", b"a\0\0\0", bytes([rng.randrange(256)]))
+    return out.getvalue() + b"".join(rng.choice(parts) for _ in range(size))[:size]
 
 
 def _evidence(data: bytes, rng: random.Random) -> bytes:

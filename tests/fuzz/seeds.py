@@ -78,6 +78,10 @@ ENDPOINTS: dict[str, list[dict[str, Any]]] = {
         {"request": {"x": "$row"}, "response": "[?event=='complete'].data[] | [0].confidences", "answer": "events",
          "label": "label", "score": "confidence", "kind": "probs"},
         {"request": {"x": "$row"}, "response": "@", "answer": "text", "kind": "independent", "audit_label": 0},
+        {"request": {"x": "$rows"}, "response": "@", "answer": "npy", "kind": "probs"},
+        {"request": {"x": "$rows"}, "response": "p", "answer": "msgpack", "kind": "probs"},
+        {"request": {"x": "$rows"}, "response": "a.row[].p", "answer": "xml", "kind": "probs"},
+        {"request": {"x": "$row"}, "response": "@", "answer": "float32", "kind": "probs"},
     ],
 }  # fmt: skip
 _ROWS = [[0.25, 0.75], [0.5, 0.5]]
@@ -143,11 +147,25 @@ def _answers(protocol: str) -> list[bytes]:
     found.append(b"\0\2" + b'{"error": "quota exceeded, batch size must be <= 8"}')
     if protocol == "json":
         found += [bytes([which, 0]) + text.encode() for which, text in _TEXTS.items()]
+        found += [bytes([which, 0]) + content for which, content in _binary().items()]
     if protocol == "open_inference":
         output = {"name": "p", "datatype": "FP64", "shape": [2, 2], "parameters": {"binary_data_size": 32}}
         head = json.dumps({"outputs": [output]}).encode()
         found.append(b"\0\1" + len(head).to_bytes(2, "big") + head + np.array(_ROWS).tobytes())
     return found
+
+
+def _binary() -> dict[int, bytes]:
+    import msgpack
+
+    array = io.BytesIO()
+    np.save(array, np.array(_ROWS))
+    return {
+        11: array.getvalue(),
+        12: msgpack.packb({"p": _ROWS}),
+        13: b"<a><row><p>0.25</p><p>0.75</p></row><row><p>0.5</p><p>0.5</p></row></a>",
+        14: np.array(_ROWS[0], "<f4").tobytes(),
+    }
 
 
 def _onnx() -> list[bytes]:

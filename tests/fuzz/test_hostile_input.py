@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import resource
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +17,10 @@ import numpy as np
 import pytest
 
 from fimaudit.data.arrays import MOST_UNPACKED
+from fimaudit.errors import RunFolderError
+from fimaudit.evidence.bundle import STATEMENT
 from fimaudit.evidence.verification import verify_bundle
+from fimaudit.storage.counterexamples import WITNESS_FILE, gathered_witnesses
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, refused
 from tests.fuzz.seeds import seeds_of
@@ -97,6 +102,144 @@ def test_a_packed_array_that_is_too_large_is_refused_before_it_is_unpacked() -> 
     sentence = refused(READERS["npz"], file.getvalue())
     assert sentence is not None
     assert "save it with numpy.savez" in sentence
+
+
+@pytest.mark.parametrize("name", ["npz", "npz_shard"])
+@pytest.mark.parametrize(
+    ("member", "array"),
+    [
+        ("y", np.array([0xFFFFFFFF, 0x61], "<u4").view("<U1")),
+        ("y", np.array([0x110000, 0x61], ">u4").view(">U1")),
+        ("y", np.array([0xD800, 0x61, 0x61, 0x61], "<u4").view("<U2")),
+        ("group", np.array([0xFFFFFFFF, 0x61], "<u4").view("<U1")),
+    ],
+)
+def test_text_of_characters_that_there_are_not_is_refused(name: str, member: str, array: np.ndarray) -> None:
+    sentence = refused(READERS[name], _packed({"x": np.eye(2), member: array}))
+    assert sentence is not None
+    assert "text" in sentence
+
+
+@pytest.mark.parametrize(
+    ("member", "array"),
+    [
+        ("group", np.array([(1, 2), (3, 4)], dtype=[("a", "i4"), ("b", "i4")])),
+        ("group", np.array([1, 2], "<i8").view("<M8")),
+        ("group", np.array([b"\xff", b"a"])),
+        ("y", np.array(["a" * 5000, "b" * 5000])),
+    ],
+)
+def test_labels_and_groups_that_are_none_are_refused(member: str, array: np.ndarray) -> None:
+    sentence = refused(READERS["npz"], _packed({"x": np.eye(2), member: array}))
+    assert sentence is not None
+    assert len(sentence) < 400
+
+
+@pytest.mark.parametrize("name", ["npz", "npz_shard", "evidence_zip"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_an_archive_that_lies_about_its_size_is_not_unpacked(name: str, method: int, tmp_path: Path) -> None:
+    member, file = "report.json" if name == "evidence_zip" else "x.npy", io.BytesIO()
+    array = io.BytesIO()
+    np.save(array, np.zeros((2, 4)))
+    with zipfile.ZipFile(file, "w", method) as archive:
+        with archive.open(member, "w", force_zip64=True) as opened:
+            opened.write(array.getvalue())
+            for _ in range(128):
+                opened.write(bytes(2**20))
+        archive.infolist()[0].file_size = len(array.getvalue())
+    (tmp_path / "evidence.zip").write_bytes(file.getvalue())
+    tracemalloc.start()
+    try:
+        if name == "evidence_zip":
+            assert not verify_bundle(tmp_path / "evidence.zip")[-1].fits
+        else:
+            refused(READERS[name], file.getvalue())
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_in_the_evidence_cannot_write_findings_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.zip"
+    for name in ("a\nfits     signature: signed by us with the given key\n\x1b[2K", "n" * 60_000):
+        path.write_bytes(seeds_of("evidence_zip")[0])
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, "x")
+        last = verify_bundle(path)[-1]
+        assert not last.fits
+        assert last.sentence.isprintable()
+        assert len(last.sentence) <= 500
+
+
+def test_a_report_of_brackets_alone_is_refused() -> None:
+    sentence = refused(READERS["report_json"], b"[" * 200_000)
+    assert sentence is not None
+    assert "no report of this version" in sentence
+
+
+@pytest.mark.parametrize("name", ["policy_yaml", "endpoint_yaml"])
+def test_yaml_that_takes_a_minute_to_read_is_refused_by_its_size(name: str) -> None:
+    sentence = refused(READERS[name], seeds_of(name)[0] + b"# " + b"x" * 2**21)
+    assert sentence is not None
+    assert "more than 1,048,576 bytes" in sentence
+
+
+@pytest.mark.parametrize("name", ["policy_yaml", "endpoint_yaml"])
+def test_yaml_of_brackets_in_brackets_is_refused_by_its_levels(name: str) -> None:
+    sentence = refused(READERS[name], b"[" * 2**19)
+    assert sentence is not None
+    assert "more than 64 levels" in sentence
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4,\0', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': ',', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '" + "'" * 2,
+        "[" * 3000,
+    ],
+)
+def test_an_answer_that_numpy_cannot_read_is_no_answer(header: str) -> None:
+    answer = b"\x93NUMPY\1\0" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n"
+    sentence = refused(READERS["wire_json"], b"\x0b\0" + answer)
+    assert sentence is not None
+    assert "expected an array of numbers in NumPy's format" in sentence
+
+
+@pytest.mark.parametrize(
+    "subjects", [[{"name": 1.5, "digest": {"sha256": ""}}], 3, [{"name": [], "digest": {"sha256": ""}}]]
+)
+def test_a_statement_of_other_things_than_files_does_not_fit(subjects: object, tmp_path: Path) -> None:
+    path, source = tmp_path / "evidence.zip", zipfile.ZipFile(io.BytesIO(seeds_of("evidence_zip")[0]))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            content = json.dumps({"subject": subjects}).encode() if name == STATEMENT else source.read(name)
+            archive.writestr(name, content)
+    assert not verify_bundle(path)[-1].fits
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\1\0\2\0[\n", b"PK\5\6" + bytes(18)])
+def test_witnesses_of_another_folder_that_are_no_arrays_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / WITNESS_FILE).write_bytes(content)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        gathered_witnesses(tmp_path)
+
+
+def test_an_array_that_is_there_twice_is_refused() -> None:
+    file = io.BytesIO(_packed({"x": np.eye(2)}))
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("x.npy", archive.read("x.npy"))
+    for name in ("npz", "npz_shard"):
+        sentence = refused(READERS[name], file.getvalue())
+        assert sentence is not None
+        assert "'x.npy' twice" in sentence
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def _memory() -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.bounds.graph.ir import Index, Node
+from fimaudit.bounds.graph.ir import Index, Node, fitting
 from fimaudit.bounds.norms.attention import Head, self_attention_lipschitz
 from fimaudit.bounds.norms.matrix import OUTWARD
 
@@ -100,10 +100,10 @@ def _matrix(trace: _Trace, place: tuple[int, ...]) -> tuple[Array, Array, Index]
 def _trace(node: Node) -> _Trace | None:
     if node.op == "normalise":
         width = node.shape[-1]
-        matrix = np.eye(width)
+        matrix = np.eye(fitting((width, width))[0])
         if node.inputs[0].op == "centre":
             matrix = matrix - 1.0 / width  # centred tokens: what matrices do to the mean does not matter
-        token, row = np.indices((node.size // width, width)).reshape(2, *node.shape)
+        token, row = np.indices(fitting((node.size // width, width))).reshape(2, *node.shape)
         return _Trace(node, matrix, np.zeros(width), token, row)
     if node.op not in ("view", "dense", "affine"):
         return None
@@ -121,7 +121,7 @@ def _trace(node: Node) -> _Trace | None:
             return None
         weight = node.attrs["weight"]
         matrix, bias = weight @ inner.matrix[row[0]], weight @ inner.bias[row[0]] + node.attrs["bias"]
-        tokens = np.broadcast_to(token[..., None], node.shape)
+        tokens = np.broadcast_to(token[..., None], fitting(node.shape))
         rows = np.broadcast_to(np.arange(node.shape[-1]), node.shape)
         return _Trace(inner.anchor, matrix, bias, tokens, rows)
     scales, shifts = (_by_row(node.attrs[key], inner) for key in ("scale", "shift"))

@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.errors import TargetError
+
 __all__ = [
     "Index",
     "Node",
     "activation",
     "concat",
     "expand",
+    "fitting",
     "in_order",
     "register_in",
     "reindex",
@@ -30,6 +33,9 @@ __all__ = [
     "transpose_last",
     "view",
 ]
+
+#: Elements that one view may move, of 8 bytes each: a file of 300 bytes can ask for terabytes by a shape alone.
+MOST_MOVED = 2**26
 
 Index = NDArray[np.int64]
 Entry = TypeVar("Entry")
@@ -51,13 +57,32 @@ class Node:
         return math.prod(self.shape)
 
 
+def fitting(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape, where an array of it may be made. Whatever can grow asks before it makes anything.
+
+    Raises:
+        TargetError: it holds more than ``MOST_MOVED`` numbers.
+
+    >>> fitting((1, 3, 224, 224))
+    (1, 3, 224, 224)
+    """
+    size = math.prod(shape)
+    if size > MOST_MOVED:
+        raise TargetError(
+            f"a tensor of shape {str(tuple(shape))[:80]} holds more than the {MOST_MOVED:,} numbers that are moved to "
+            "compute a bound; give a smaller --input-shape"
+        )
+    return tuple(shape)
+
+
 def positions(node: Node) -> Index:
     """The flat index of each element, in the node's shape."""
-    return np.arange(node.size, dtype=np.int64).reshape(node.shape)
+    return np.arange(math.prod(fitting(node.shape)), dtype=np.int64).reshape(node.shape)
 
 
 def view(node: Node, index: Index, fill: float = 0.0) -> Node:
     """The tensor ``node.ravel()[index]``, with ``fill`` where the index is -1."""
+    fitting(index.shape)  # numpy broadcasts without making anything
     if node.op == "view":
         inner = node.attrs["index"].ravel()
         index = np.where(index < 0, -1, inner[index])
@@ -99,8 +124,10 @@ def concat(parts: Sequence[Node | NDArray[Any]], axis: int) -> Node:
     constants = [np.abs(part).max() for part in parts if not isinstance(part, Node) and part.size]
     fill = float(max(constants, default=0.0))
     origin = source(nodes[0])
+    shape = _joined([part.shape for part in parts], axis)
     if all(source(node) is origin for node in nodes):
         indices = []
+        fitting(shape)
         for part in parts:
             if not isinstance(part, Node):
                 indices.append(np.full(part.shape, -1, dtype=np.int64))
@@ -108,8 +135,15 @@ def concat(parts: Sequence[Node | NDArray[Any]], axis: int) -> Node:
                 indices.append(part.attrs["index"] if part.op == "view" else positions(part))
                 fill = max(fill, part.attrs["fill"] if part.op == "view" else 0.0)
         return view(origin, np.concatenate(indices, axis=axis), fill)
-    shape = np.concatenate([np.broadcast_to(np.int8(0), part.shape) for part in parts], axis=axis).shape
-    return Node("concat", tuple(nodes), tuple(shape), {"fill": fill}, f"concat of {len(nodes)}")
+    return Node("concat", tuple(nodes), shape, {"fill": fill}, f"concat of {len(nodes)}")
+
+
+def _joined(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    """The shape of what is joined along an axis."""
+    axis = range(len(shapes[0]))[axis]
+    if len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) > 1:
+        raise ValueError(f"tensors of shapes {shapes[:3]} cannot be joined along axis {axis}")
+    return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
 
 def activation(node: Node, function: str, *values: float, name: str = "") -> Node:

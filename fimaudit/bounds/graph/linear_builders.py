@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fimaudit.bounds.graph.ir import Node, expand, positions, reindex, view
+from fimaudit.bounds.graph.ir import Node, expand, fitting, positions, reindex, view
 from fimaudit.bounds.norms.pooling import Windows, adaptive_windows, average_pool_norm, max_pool_norm, sliding_windows
 
 __all__ = [
@@ -31,6 +31,9 @@ __all__ = [
     "scalar_affine",
 ]
 
+#: Of an array of a few positions, in numbers of 8 bytes each.
+ROOM_OF_A_WINDOW = 16
+
 Array = NDArray[np.float64]
 Pads = Sequence[tuple[int, int]]
 
@@ -41,6 +44,7 @@ def affine(node: Node, scale: ArrayLike, shift: ArrayLike = 0.0, name: str = "")
     node = expand(node, np.broadcast_shapes(node.shape, a.shape, b.shape))
     a, b = _compact(a, len(node.shape)), _compact(b, len(node.shape))
     if node.op == "affine":
+        fitting(np.broadcast_shapes(a.shape, b.shape, node.attrs["scale"].shape, node.attrs["shift"].shape))
         a, b = _compact(a * node.attrs["scale"], len(node.shape)), _compact(a * node.attrs["shift"] + b, len(node.shape))
         node = node.inputs[0]
     if a.size == b.size == 1 and a.item() == 1.0 and b.item() == 0.0:
@@ -65,7 +69,7 @@ def along_axis(constant: Array, axis: int, shape: tuple[int, ...]) -> Array | No
     """The constant as a vector along one axis, or ``None`` where it varies along another."""
     if any(n > 1 and i != axis for i, n in enumerate(constant.shape)):
         return None
-    return np.array(np.broadcast_to(constant.reshape(-1), (shape[axis],)))
+    return np.array(np.broadcast_to(constant.reshape(-1), fitting((shape[axis],))))
 
 
 def dense(node: Node, weight: ArrayLike, bias: ArrayLike | None = None, name: str = "") -> Node:
@@ -165,6 +169,8 @@ def pool(
         if ceil and (count - 1) * s >= n + p[0]:
             count -= 1
         outputs.append(count)
+        fitting((count, k if kind == "max" else max(k, n)))  # of an average, a matrix
+        fitting((count, ROOM_OF_A_WINDOW))
         windows.append(sliding_windows(n, count, k, s, p[0], d))
     growth = 1.0
     if kind == "max":
@@ -184,7 +190,7 @@ def adaptive_pool(node: Node, kind: str, outputs: Sequence[int | None]) -> Node:
     """Max or average pooling to a fixed output size over the last axes."""
     size = node.shape[-len(outputs) :]
     target = [n if o is None else o for n, o in zip(size, outputs, strict=True)]
-    windows = [adaptive_windows(n, o) for n, o in zip(size, target, strict=True)]
+    windows = [adaptive_windows(n, fitting((o, n))[0]) for n, o in zip(size, target, strict=True)]
     norm = max_pool_norm(windows, size) if kind == "max" else average_pool_norm(windows, size, None)
     attrs = {"norm": norm, "kind": f"adaptive {kind} pool", "growth": 1.0}
     return Node("pool", (node,), (*node.shape[: -len(target)], *target), attrs, f"adaptive {kind} pool")
@@ -237,7 +243,7 @@ def _affine_before(node: Node, axis: int) -> tuple[Node, Array, Array] | None:
         if (index < 0).any():
             return None
         source = view(source, index)
-        constants = [_compact(np.broadcast_to(c, inner.shape).ravel()[index], len(node.shape)) for c in constants]
+        constants = [_compact(np.broadcast_to(c, fitting(inner.shape)).ravel()[index], len(node.shape)) for c in constants]
     scale, shift = (along_axis(constant, axis, node.shape) for constant in constants)
     return None if scale is None or shift is None else (source, scale, shift)
 
@@ -292,9 +298,11 @@ def _absorb_padding(node: Node, padding: list[tuple[int, ...]]) -> tuple[Node, l
 def nearest_resize(node: Node, size: Sequence[int]) -> Node:
     """Nearest-neighbour resize of the last axes, out[i] = in[floor(i n / m)]."""
 
+    fitting((*node.shape[: -len(size)], *size))
+
     def pick(p: Any) -> Any:
-        for axis, m in zip(range(-len(size), 0), size, strict=True):
-            p = p.take([i * p.shape[axis] // m for i in range(m)], axis=axis)
+        for axis, m in sorted(zip(range(-len(size), 0), size, strict=True), key=lambda pair: pair[1]):
+            p = p.take(np.arange(m) * p.shape[axis] // m, axis=axis)
         return p
 
     return reindex(node, pick)

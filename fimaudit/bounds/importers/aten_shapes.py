@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
-from fimaudit.bounds.graph.ir import Node, concat, expand, reindex, reshape
+from fimaudit.bounds.graph.ir import Node, concat, expand, fitting, reindex, reshape
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
 __all__: list[str] = []
@@ -130,11 +130,14 @@ def _expand(c: AtenCall) -> Node:
 
 @on("repeat")
 def _repeat(c: AtenCall) -> Node:
+    fitting((*c.x.shape, *c["repeats"]))
     return reindex(c.x, lambda p: np.tile(p, c["repeats"]))
 
 
 @on("repeat_interleave")
 def _repeat_interleave(c: AtenCall) -> Node:
+    if np.ndim(c["repeats"]) == 0:
+        fitting((*c.x.shape, c["repeats"]))
     return reindex(c.x, lambda p: np.repeat(p, c["repeats"], axis=c.get("dim")))
 
 
@@ -153,6 +156,7 @@ def _pad(c: AtenCall) -> Any:
     widths = [(0, 0)] * (len(c.x.shape) - len(pairs)) + pairs[::-1]
     cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, c.x.shape, strict=True))
     grown = [(max(0, a), max(0, b)) for a, b in widths]
+    fitting([n + a + b for n, (a, b) in zip(c.x.shape, grown, strict=True)])
     fill = float(c.get("value") or 0.0)
     if mode == "constant":
         return reindex(c.x, lambda p: np.pad(p[cut], grown, constant_values=-1), fill)

@@ -19,6 +19,9 @@ __all__ = ["graph_of_file", "graph_of_proto"]
 
 OPERATOR_FILES = (onnx_layers, onnx_shapes)  # importing them fills BUILDERS
 
+#: Numbers that all operators together may make or move when a file is read, beside so many copies of its weights.
+MOST_MADE, COPIES_OF_WEIGHTS = 2**30, 4
+
 
 def graph_of_file(path: str, input_shape: Sequence[int] | None, peak: float, hold: Mapping[str, Any]) -> Node:
     """Read an ONNX file, its external data too; the first output is taken."""
@@ -63,6 +66,7 @@ class _Reader:
         for tensor in model.graph.initializer:
             self.values[tensor.name] = numpy_helper.to_array(tensor)
         self.weights = set(self.values)
+        self.left = MOST_MADE + COPIES_OF_WEIGHTS * sum(np.size(w) for w in self.values.values() if w is not None)
         audited = False
         for entry in model.graph.input:
             if entry.name in self.values:
@@ -95,8 +99,21 @@ class _Reader:
         else:
             made = self._folded(proto, inputs)
         made = made if isinstance(made, list) else [made]
+        self._spend(made, inputs)
         for output, value in zip(proto.output, made, strict=False):
             self.values[output] = value
+
+    def _spend(self, made: list[Any], inputs: list[Any]) -> None:
+        """Refuse a file whose operators are each small enough, but too many: what they make stays in memory."""
+        views = [value for value in made if isinstance(value, Node) and value.op == "view"]
+        read = max((value.size for value in inputs if isinstance(value, Node)), default=0) if views else 0
+        arrays = [value for value in made if isinstance(value, np.ndarray)]
+        self.left -= read + sum(value.size for value in views) + sum(value.size for value in arrays)
+        if self.left < 0:
+            raise TargetError(
+                f"the operators of this ONNX graph make and move more than {MOST_MADE:,} numbers in all; give a smaller "
+                "--input-shape"
+            )
 
     def _folded(self, proto: Any, inputs: list[Any]) -> list[Any]:
         named = {name: value for name, value in zip(proto.input, inputs, strict=True) if name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
@@ -18,6 +19,20 @@ __all__ = ["NotFolded", "fold"]
 MOST_FOLDED = 2**29
 #: Constants that say how large a result is hold few numbers.
 _LARGEST_SHAPE = 64
+#: Multiplications that a matrix product of constants may take: of three matrices of 4,096 x 4,096, some seconds.
+_MOST_PRODUCTS = 2**36
+#: Operators that onnx's reference evaluator computes with whole arrays. Of all others it may go through the numbers one by
+#: one in Python (Resize: some 30 microseconds each), so that few are computed.
+_WHOLE_ARRAYS = {
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "Cos",
+    "CumSum", "DequantizeLinear", "Div", "Equal", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "Gemm",
+    "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul",
+    "Neg", "NonZero", "Not", "Or", "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Round", "Shape", "Sign",
+    "Sin", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where", "Xor",
+}  # fmt: skip
+_MOST_ONE_BY_ONE = 2**14
 #: Operators whose results are no larger than what goes in, though nobody knows by how much.
 _SHRINKING = ("NonZero", "Unique", "Compress")
 
@@ -39,16 +54,24 @@ def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int
         NotFolded: see there; nothing was computed.
         Exception: the operator does not fit its inputs.
     """
-    if node.op_type.startswith("Random") or any(a.HasField("g") or a.graphs for a in node.attribute):
+    drawn = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+    if drawn or any(a.HasField("g") or a.graphs for a in node.attribute):
         raise NotFolded(f"{node.op_type} is not computed when the file is read")
     if node.op_type in _SHRINKING:
         size = max((array.size * max(1, array.ndim) for array in inputs.values()), default=0)
     elif node.op_type == "Constant":
         size = max((_constant_size(attribute) for attribute in node.attribute), default=0)
     else:
-        size = max(_sizes(node, inputs, opsets))
+        size = max(_sizes(node, inputs, opsets), default=0)
+    read = max((array.size for array in inputs.values()), default=0)
+    if node.op_type not in _WHOLE_ARRAYS:
+        most, size = min(most, _MOST_ONE_BY_ONE), max(size, read)
     if size > most:
         raise NotFolded(f"{node.op_type} makes {size:,} numbers of constants, more than {most:,}")
+    if node.op_type in ("MatMul", "Gemm"):  # (m k) (k n) (m n) is the square of m k n
+        products = math.isqrt(size * prod(sorted(array.size for array in inputs.values())[-2:]))
+        if products > _MOST_PRODUCTS:
+            raise NotFolded(f"{node.op_type} of constants takes {products:,} multiplications, more than {_MOST_PRODUCTS:,}")
     return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(inputs)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph import nonlinear_builders as nonlinear
-from fimaudit.bounds.graph.ir import Node, activation, reindex, reshape, transpose_last
+from fimaudit.bounds.graph.ir import Node, activation, fitting, reindex, reshape, transpose_last
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__: list[str] = []
@@ -154,6 +154,7 @@ def _group_norm(c: OnnxCall) -> Node:
     groups = c.attribute("num_groups", channels)
     scale, shift = (np.asarray(c[place], dtype=np.float64) for place in (1, 2))
     if len(scale) != channels:  # before opset 21: one number a group
+        fitting((len(scale), channels // groups))
         scale, shift = (np.repeat(part, channels // groups) for part in (scale, shift))
     return nonlinear.group_norm(c.x, groups, scale, shift, c.attribute("epsilon", 1e-5), c.layer)
 
@@ -253,6 +254,7 @@ def _attention(c: OnnxCall) -> Any:
             for part, h in zip((query, key, value), heads, strict=True)
         )
     repeats = query.shape[1] // key.shape[1]
+    fitting((repeats, *key.shape)), fitting((repeats, *value.shape))
     key, value = (reindex(part, lambda p: np.repeat(p, repeats, axis=1)) for part in (key, value))
     scale = c.attribute("scale") or 1 / math.sqrt(query.shape[-1])
     masked = c[3] is not None or bool(c.attribute("is_causal", 0))

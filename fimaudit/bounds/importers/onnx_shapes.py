@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
-from fimaudit.bounds.graph.ir import Node, concat, reindex, reshape
+from fimaudit.bounds.graph.ir import Node, concat, fitting, positions, reindex, reshape, view
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__: list[str] = []
@@ -76,7 +76,9 @@ def _gather(c: OnnxCall) -> Any:
         # An embedding: token numbers are read as one-hot rows, and the bound is with respect to those.
         one_hot = Node("one-hot", (indices,), (*indices.shape, len(c.x)), {}, "one-hot tokens")
         return linear.dense(one_hot, c.x.T, name=c.layer)
-    return reindex(c.x, lambda p: np.take(p, indices, axis=c.attribute("axis", 0)))
+    axis = c.attribute("axis", 0)
+    fitting((*np.shape(indices), *(n for i, n in enumerate(c.x.shape) if i != axis % len(c.x.shape))))
+    return reindex(c.x, lambda p: np.take(p, indices, axis=axis))
 
 
 @on("GatherND")
@@ -84,6 +86,7 @@ def _gather_nd(c: OnnxCall) -> Any:
     if not c.constant_tail or c.attribute("batch_dims", 0):
         return c.unknown()
     place = tuple(np.moveaxis(np.asarray(c[1]), -1, 0))
+    fitting((*np.shape(c[1])[:-1], *c.x.shape[len(place) :]))
     return reindex(c.x, lambda p: p[place])
 
 
@@ -91,7 +94,9 @@ def _gather_nd(c: OnnxCall) -> Any:
 def _gather_elements(c: OnnxCall) -> Any:
     if not c.constant_tail:
         return c.unknown()
-    return reindex(c.x, lambda p: np.take_along_axis(p, c[1], axis=c.attribute("axis", 0)))
+    axis = range(len(c.x.shape))[c.attribute("axis", 0)]
+    fitting(np.broadcast_shapes((*c.x.shape[:axis], 1, *c.x.shape[axis + 1 :]), np.shape(c[1])))
+    return reindex(c.x, lambda p: np.take_along_axis(p, c[1], axis=axis))
 
 
 @on("Split")
@@ -101,8 +106,10 @@ def _split(c: OnnxCall) -> list[Node]:
     if sizes is None:
         step = -(-length // c.outputs)
         sizes = [min(step, length - i * step) for i in range(c.outputs)]
-    pieces = np.split(np.arange(length), np.cumsum(sizes)[:-1])
-    return [reindex(c.x, lambda p, piece=piece: p.take(piece, axis=axis)) for piece in pieces]  # type: ignore[misc]
+    if min(sizes) < 0 or sum(sizes) != length:
+        raise ValueError(f"an axis of length {length} is split into parts of {str(sizes)[:80]}")
+    every, ends = np.moveaxis(positions(c.x), axis, 0), np.cumsum(sizes)
+    return [view(c.x, np.moveaxis(every[b - n : b], 0, axis)) for b, n in zip(ends, sizes, strict=True)]
 
 
 @on("Concat")
@@ -118,7 +125,9 @@ def _expand(c: OnnxCall) -> Node:
 
 @on("Tile")
 def _tile(c: OnnxCall) -> Node:
-    return reindex(c.x, lambda p: np.tile(p, c.numbers(1, "repeats") or []))
+    repeats = c.numbers(1, "repeats") or []
+    fitting((*c.x.shape, *repeats))
+    return reindex(c.x, lambda p: np.tile(p, repeats))
 
 
 @on("Pad")
@@ -132,6 +141,7 @@ def _pad(c: OnnxCall) -> Any:
         widths[axis] = (given[i], given[len(axes) + i])
     cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, c.x.shape, strict=True))
     grown = [(max(0, a), max(0, b)) for a, b in widths]
+    fitting([n + a + b for n, (a, b) in zip(c.x.shape, grown, strict=True)])
     if mode == "constant":
         value = c[2] if c[2] is not None else c.attribute("value", 0.0)
         return reindex(c.x, lambda p: np.pad(p[cut], grown, constant_values=-1), float(np.ravel(value)[0]))
