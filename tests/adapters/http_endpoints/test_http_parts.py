@@ -237,6 +237,8 @@ def test_wrong_numbers_of_rows_and_kinds():
         '[{"name": "a", "datatype": "BYTES", "shape": [1, 2], "data": ["x", "y"]}]',
         '[{"name": "a", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]',
         '[{"name": "a"}]', "[]", "{}", "null", '[{"name": "a", "datatype": "FP32", "shape": [1, 2], "data": null}]',
+        '[{"name": "a", "datatype": "FP32", "shape": [], "data": [1]}]',
+        '[{"name": "a", "datatype": "FP32", "shape": [true], "data": [1]}]',
         '[{"name": "a", "datatype": "FP32", "shape": [1073741824, 1073741824], "data": []}]',
     ],
 )  # fmt: skip

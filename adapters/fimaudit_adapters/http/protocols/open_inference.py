@@ -102,6 +102,10 @@ class OpenInference:
             return as_labels([values[i] for i in _starts(values, rows)], f"output {name[:80]!r}")
         if isinstance(values, list):
             return Scores([_classification(values[i : i + len(values) // rows]) for i in _starts(values, rows)])
+        if not values.ndim:
+            raise OutputError(
+                f"expected one row of numbers for each of {rows} inputs in output {name[:80]!r}, got one number"
+            )
         return Tensor(values)
 
 
@@ -136,7 +140,7 @@ def _arrays(outputs: Sequence[Mapping[str, Any]], tail: bytes) -> dict[str, NDAr
     offset = 0
     for output in outputs:
         name, datatype, shape = str(output.get("name")), output.get("datatype"), output.get("shape")
-        if not isinstance(shape, list) or not all(isinstance(n, int) and 0 <= n < 2**31 for n in shape):
+        if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):  # JSON's true is an int
             raise OutputError(f"expected a shape of whole numbers for output {name[:80]!r}")
         parameters = output.get("parameters")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
