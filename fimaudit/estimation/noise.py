@@ -64,6 +64,7 @@ class OutputQuality:
         exact: the answers are surely not rounded, whatever they look like.
         spacing: distance of neighbouring numbers just below 1 in the format of the answers.
         batch_effect, batch_effect_logs: largest difference of probability, and of its log, that other rows in a call made.
+        surely_rounded: the pilot saw that rounding made the steps of the answers, not votes.
     """
 
     quantum: float = 0.0
@@ -76,6 +77,7 @@ class OutputQuality:
     batch_effect_logs: float = 0.0
     exact: bool = False
     spacing: float = FLOAT64_SPACING
+    surely_rounded: bool = False
 
     @property
     def repeats(self) -> int:
@@ -85,7 +87,7 @@ class OutputQuality:
     @property
     def may_be_votes(self) -> bool:
         """Whether answers come in steps so long that trees or neighbours may have made them by their votes, not rounding."""
-        return self.quantum >= VOTES
+        return self.quantum >= VOTES and not self.surely_rounded
 
     def view(self, base: Array, answers: Array) -> VisibleClasses:
         """What can be measured at one input.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,6 +33,9 @@ KNOWN_INPUTS = 0.6
 QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
 #: The even share from which the answers on a rung jump, and how many times an energy it must have to count beside it.
 JUMPS, DWARFS = 0.30, 3.0
+#: Steps are of rounding where on some rung the odd parts are that many times what rounding makes of the even ones, and the
+#: even share is no more than this: n votes move an answer unevenly, by 1 / sqrt(n) (tests/measurement/test_surface.py).
+MOVED, EVENLY = (40.0, 1000.0), 0.022
 #: How far a lone jump stands above the plateau, between rungs within this factor of it: regime hash_routing_3 of
 #: benchmarks/regimes.py, and its smooth ones, which show none.
 LONE, BESIDE = 8.0, 2.0
@@ -213,16 +216,27 @@ def read_ladder(rungs: Array, ladders: Mapping[int, LadderAnswers], quality: Out
         quantum_unknown=not inside and not quality.exact,
         spacing=_spacing(every, quality),
     )
-    found = read_rungs_each(
-        [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
-    )
+    asked = [Answered(c.rungs, c.answers.reshape(-1, c.answers.shape[-1]), BaseAnswers(quality, c.base)) for c in seen]
+    found = read_rungs_each(asked)
     some = len(rungs)
     raw, above_noise, even, odd = (
         np.array([getattr(one, name)[:some] for one in found]) for name in ("energy", "above_noise", "even", "odd")
     )
+    quality = replace(quality, surely_rounded=quality.quantum > 0 and _are_rounded(even, odd, asked))
     base = np.array([of_input.base.mean(axis=0) for of_input in seen])
     stretched = np.array([one.energy_above_noise[some:] for one in found])
     return PilotLadder(rungs, raw, above_noise, even, odd, stretched, base, quality, len(every), ladders)
+
+
+def _are_rounded(even: Array, odd: Array, asked: Sequence[Answered]) -> bool:
+    """Whether on some rung the typical input moves far, and as evenly as only a linear function does."""
+    noise = [one.base_answers.view.noise for one in asked]
+    of_rounding = 1.5 * np.array([np.nan if n is None or n.total <= 0 else n.total for n in noise])[:, None]
+    known = np.isfinite(of_rounding[:, 0])
+    if not known.any():
+        return False
+    moved, still = (np.median(part[known] / of_rounding[known], axis=0) for part in (odd, even))
+    return bool(((moved >= MOVED[0]) & (moved <= MOVED[1]) & (still <= EVENLY * moved)).any())
 
 
 def _spacing(answers: Array, quality: OutputQuality) -> float:

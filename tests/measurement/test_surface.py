@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.ensemble import (
     AdaBoostClassifier,
     ExtraTreesClassifier,
@@ -151,6 +151,21 @@ def test_a_model_that_jumps_has_none(name: str, queries: int) -> None:
         assert local(report) == []
         # Nothing is known of shorter displacements than those that were asked.
         assert all(s.margin_radius.value is None or s.margin_radius.value >= s.displacement for s in report.inputs)
+
+
+def test_rounding_is_told_from_votes_where_the_ladder_shows_it() -> None:
+    """Steps of a thousandth: a regression over pixels keeps its local numbers, forests of a thousand trees have none."""
+    x, y = load_digits(return_X_y=True)
+    x = x / 16
+    regression = LogisticRegression(C=0.05, max_iter=500).fit(x[:500], y[:500])
+    models = [
+        lambda rows: regression.predict_proba(rows).round(3),
+        RandomForestClassifier(1000, random_state=0).fit(x[:200], y[:200]).predict_proba,
+        ExtraTreesClassifier(1000, random_state=0).fit(x[:200], y[:200]).predict_proba,
+    ]
+    found = [sum(len(local(audit(m, x[1000:1008], queries=50, seed=s))) for s in range(3)) for m in models]
+    assert found[0] >= 10  # of 24, as many as if no votes were thought of
+    assert found[1:] == [0, 0]
 
 
 @pytest.mark.parametrize("name", STEPPED)
