@@ -142,7 +142,7 @@ def below_detection(
     """An input whose answers did not change measurably: limits, and why there is no value."""
     upper, lower = undetected(main.view, main.answers, ctx.quantum, main.length, ctx.settings.confidence, main.factor)
     unmoved = not moved(main.answers, ctx.base_answers.base, ctx.quantum)
-    smooth = ctx.steps.surface == "smooth"
+    smooth = ctx.steps.surface == "smooth" and not ctx.quality.may_be_votes
     norm, radius = Limits(np.nan, 0.0, upper if smooth else np.inf), Limits(np.nan, lower, np.nan)
     reasons = [undetected_reason(ctx, main, known=smooth)]
     if unmoved or not smooth:
@@ -153,7 +153,7 @@ def below_detection(
         **_common(ctx, main, "below_detection"),
         profile=list(profile),
         witness=witness if isinstance(witness, Witness) else None,
-        kind="finite_scale" if unmoved or ctx.step.finite is not None else "local",
+        kind="finite_scale" if unmoved or ctx.step.finite is not None or ctx.quality.may_be_votes else "local",
         spectral_norm=interval(norm),
         margin_radius=margin,
         flags=_flags(ctx, main),

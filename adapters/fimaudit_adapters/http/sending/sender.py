@@ -133,7 +133,7 @@ class Sender:
             answers = await self._request(wire, batch, 0, len(rows), self.endpoint.attempts)
         except GivenUp as exc:
             out = exc.fault.kind in ("transport", "busy") and self.outages.likely
-            if not out or not await self._outlasted(wire, batch, 0, len(rows), exc):
+            if not out or not await self._outlasted(wire, batch, 0, len(rows), exc, halves=False):
                 raise
             answers = batch.answers[0]
         self._kept[self._key(wire.encode(rows).identity, batch.times)] = answers
@@ -180,8 +180,15 @@ class Sender:
             if batch.stop is None:
                 await self._piece(wire, batch, first, last, min(attempts, SENDS_OF_A_PART), part=True)
 
-    async def _outlasted(self, wire: WireFormat, batch: Batch, start: int, stop: int, failure: GivenUp) -> bool:
+    async def _outlasted(
+        self, wire: WireFormat, batch: Batch, start: int, stop: int, failure: GivenUp, *, halves: bool = True
+    ) -> bool:
         """Wait until the endpoint answers somebody again, then send the same request.
+
+        Args:
+            wire, batch, start, stop: the request.
+            failure: why it was given up.
+            halves: first see whether the halves of it are answered, which tells an outage from rows that are at fault.
 
         Returns:
             whether it was answered; if not, others are, and what is in it is at fault.
@@ -195,7 +202,7 @@ class Sender:
             async with self.outages.probing:
                 if self.outages.answered_since(since):
                     break
-                if stop - start > 1 and fault.status not in AT_THE_DOOR and self.outages.first_look(since):
+                if halves and stop - start > 1 and fault.status not in AT_THE_DOOR and self.outages.first_look(since):
                     for first, last in ((start, (start + stop) // 2), ((start + stop) // 2, stop)):
                         try:
                             batch.answers[first] = await self._request(wire, batch, first, last, SENDS_OF_A_PART)
@@ -222,7 +229,9 @@ class Sender:
             batch.answers[start] = await self._request(wire, batch, start, stop, self.endpoint.attempts)
         except GivenUp as exc:
             if exc.fault.status in AT_THE_DOOR:  # whatever is in it: it was never looked at
-                return await self._outlasted(wire, batch, start, stop, exc)
+                return await self._outlasted(wire, batch, start, stop, exc, halves=halves)
+            if exc.fault.kind in ("deadline", "quota"):
+                raise
             return False
         self._given_up = 0
         return True
