@@ -108,7 +108,7 @@ def run_model(folder: Path, name: str, truth: dict[str, Any], options: argparse.
     meter = Meter(classifier)
     dtype = classifier.info.dtype
     for seed in range(options.seeds):
-        report = audit(classifier, x, queries=options.queries, seed=seed, mode="black-box")
+        report = audit(classifier, x, queries=options.queries, seed=seed, mode="black-box", witness=options.witness)
         rows, nominal = report.summary.queries, len(x) * options.queries
         on_top = max(on_top, rows / nominal - 1)
         for s, t in zip(report.inputs, exact, strict=True):
@@ -168,6 +168,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--peak-inputs", type=int, default=6, help="inputs with an exact peak norm (2 d rows each)")
     parser.add_argument("--only", nargs="*", help="names of models to run")
+    parser.add_argument(
+        "--no-witness", dest="witness", action="store_false", default=None, help="look for no counterexample"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     truth = json.loads((options.folder / "truth.json").read_text())
