@@ -1,4 +1,8 @@
-"""YAML of no more levels than settings have: PyYAML reads a nest of brackets in a time that grows with its square."""
+"""YAML of no more levels than settings have, nor repeated without end: a file of 400 bytes can hold both.
+
+PyYAML reads a nest of brackets in a time that grows with its square, and an alias costs nothing until what it stands for
+is read: nine aliases of nine aliases, seven times, are five million values.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,49 @@ __all__ = ["ShallowLoader"]
 
 #: Levels of a document; those of a request's body are the most, and few.
 MOST_LEVELS = 64
+#: Values that a document's aliases may stand for in all; honest files repeat some lines, an alias bomb millions.
+MOST_REPEATED = 100_000
 
 
 class ShallowLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses deeper documents before it has read them.
+    """PyYAML's safe loader, which refuses deeper documents, and aliases of too much, before it has read them.
 
     >>> yaml.load("{rules: [{rule: integrity}]}", Loader=ShallowLoader)
     {'rules': [{'rule': 'integrity'}]}
     """
 
     _levels = 0
+    _repeated = 0
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._values = 0
+        self._sizes: dict[int, int] = {}  # of the anchored nodes by their identity, written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._values
         self._levels += 1
         try:
             if self._levels > MOST_LEVELS:
-                at = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-                raise yaml.composer.ComposerError(None, None, f"more than {MOST_LEVELS} levels", at)
+                raise _refused(f"more than {MOST_LEVELS} levels", event)
             node: yaml.Node | None = super().compose_node(parent, index)
-            return node
         finally:
             self._levels -= 1
+        if isinstance(event, yaml.AliasEvent):
+            size = self._sizes.get(id(node))
+            if size is None:  # not composed to its end
+                raise _refused("an alias within what it stands for", event)
+            self._repeated += size
+            if self._repeated > MOST_REPEATED:
+                raise _refused(f"aliases that repeat more than {MOST_REPEATED:,} values", event)
+            self._values += size
+        else:
+            self._values += 1
+            if event.anchor is not None:
+                self._sizes[id(node)] = self._values - before
+        return node
+
+
+def _refused(why: str, event: Any) -> yaml.composer.ComposerError:
+    return yaml.composer.ComposerError(None, None, why, event.start_mark)

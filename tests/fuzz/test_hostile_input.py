@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from fimaudit.data.arrays import MOST_UNPACKED
-from fimaudit.errors import RunFolderError
+from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.evidence.bundle import STATEMENT
 from fimaudit.evidence.verification import verify_bundle
+from fimaudit.models.shallow_yaml import ShallowLoader
 from fimaudit.storage.counterexamples import WITNESS_FILE, gathered_witnesses
+from fimaudit.storage.yaml_files import parse_mapping
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, refused
 from tests.fuzz.seeds import seeds_of
@@ -189,6 +192,36 @@ def test_yaml_of_brackets_in_brackets_is_refused_by_its_levels(name: str) -> Non
     sentence = refused(READERS[name], b"[" * 2**19)
     assert sentence is not None
     assert "more than 64 levels" in sentence
+
+
+#: Nine aliases of nine aliases, seven times: 417 bytes that stand for five million values.
+_ALIAS_BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]\n" for i in range(7))
+
+
+@pytest.mark.parametrize("name", ["policy_yaml", "endpoint_yaml"])
+def test_yaml_of_aliases_of_aliases_is_refused_while_it_is_read(name: str) -> None:
+    before = time.process_time()
+    sentence = refused(READERS[name], f"{_ALIAS_BOMB}url: http://a\nheaders: *a6\n".encode())
+    assert sentence is not None
+    assert "aliases that repeat more than 100,000 values" in sentence
+    assert time.process_time() - before < 1
+
+
+def test_yaml_of_an_alias_within_what_it_stands_for_is_refused() -> None:
+    with pytest.raises(UsageError, match="in line 1: an alias within what it stands for"):
+        parse_mapping("a: &a [1, *a]", "audit.yaml", "settings")
+
+
+def test_aliases_and_merges_of_honest_yaml_are_read() -> None:
+    text = "base: &b {queries: 400, seed: 1}\nfirst: {<<: *b, seed: 2}\nagain: [*b, *b]\n"
+    base = {"queries": 400, "seed": 1}
+    first = {"queries": 400, "seed": 2}
+    assert yaml.load(text, Loader=ShallowLoader) == {"base": base, "first": first, "again": [base, base]}
+
+
+def test_aliases_may_stand_for_many_values() -> None:
+    text = f"row: &r [{', '.join(['1'] * 999)}]\nrows: [{', '.join(['*r'] * 100)}]\n"
+    assert len(parse_mapping(text, "audit.yaml", "settings")["rows"]) == 100
 
 
 @pytest.mark.parametrize(
