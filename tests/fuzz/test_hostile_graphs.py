@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fimaudit.bounds.importers.onnx_file import graph_of_proto
-from fimaudit.bounds.importers.onnx_folding import NotFolded, fold
+from fimaudit.bounds.importers.onnx_folding import NotFolded, TimeLeft, fold
 from fimaudit.errors import TargetError
 
 HUGE = 2**31 - 1
@@ -43,6 +43,11 @@ GROWING: list[tuple[str, list[Any], dict[str, Any], tuple[int, ...], int]] = [
 ]
 
 
+def _ones(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of ones in no memory."""
+    return np.broadcast_to(np.float32(1), shape)
+
+
 @pytest.mark.parametrize(("operator", "beside", "attributes", "shape", "outputs"), GROWING)
 def test_what_moves_too_much_is_refused_before_anything_is_made(
     operator: str, beside: Sequence[Any], attributes: dict[str, Any], shape: tuple[int, ...], outputs: int
@@ -69,9 +74,20 @@ def test_many_operators_that_each_make_little_are_refused() -> None:
         ("Pad", [np.ones(1), np.array([0, 2**40])], {}, "numbers of constants"),
         ("EyeLike", [np.ones((2**15, 2**15), np.int8)], {}, "numbers of constants"),
         ("OneHot", [np.zeros(4, np.int64), np.array(2**40), np.array([0.0, 1.0])], {}, "constants"),
-        ("Resize", [np.ones((1, 1, 2, 2), np.float32), np.ones(0, np.float32), np.array([1, 1, 512, 512], np.float32)],
-         {"mode": "linear"}, "numbers of constants"),
-        ("Erf", [np.zeros(2**20, np.float32)], {}, "numbers of constants"),
+        ("Resize", [np.ones((1, 1, 2, 2), np.float32), np.ones(0, np.float32), np.array([1, 1, 2**13, 2**13], np.float32)],
+         {"mode": "linear"}, "268,435,456 numbers of constants"),
+        ("Resize", [_ones((1, 1, 1, 2**18)), np.ones(0, np.float32), np.array([1, 1, 2**18, 2**-18], np.float32)],
+         {"mode": "linear"}, "68,719,476,736 numbers of constants"),
+        ("Erf", [_ones((2**27,))], {}, "numbers of constants"),
+        ("ScatterElements", [_ones((2**25,)), np.broadcast_to(np.int64(0), 2**25), _ones((2**25,))], {},
+         "numbers of constants"),
+        ("ScatterND", [_ones((1, 2**20)), np.zeros((2**14, 1), np.int64), _ones((2**14, 1))], {}, "numbers of constants"),
+        ("ScatterND", [_ones((2**20,)), np.zeros((2**14, 0), np.int64), _ones((2**14,))], {}, "numbers of constants"),
+        ("InstanceNormalization", [_ones((1, 1, 2**17)), *[_ones((2**17,))] * 2], {}, "17,179,869,184 numbers of constants"),
+        ("LayerNormalization", [_ones((2**17, 1)), _ones((1, 2**17))], {}, "17,179,869,184 numbers of constants"),
+        ("Einsum", [_ones((2**20,)), _ones((2**20,))], {"equation": "a,b->"}, "1,099,511,627,776 multiplications"),
+        ("Einsum", [_ones((2**12,))] * 3, {"equation": "a,b,c->"}, "68,719,476,736 numbers of constants"),
+        ("LSTM", [_ones((64, 64, 64)), _ones((1, 4, 64)), _ones((1, 4, 1))], {"hidden_size": 1}, "constants"),
         ("Conv", [np.zeros((1, 1, 64, 64), np.float32), np.zeros((64, 1, 32, 32), np.float32)], {}, "numbers of constants"),
     ],
 )  # fmt: skip
@@ -81,14 +97,32 @@ def test_constants_that_grow_or_take_long_are_not_folded(
     names = [f"c{i}" for i in range(len(arrays))]
     node = helper.make_node(operator, names, ["y"], **attributes)
     with _nothing_made(), pytest.raises(NotFolded, match=why):
-        fold(node, dict(zip(names, arrays, strict=True)), {"": 17})
+        fold(node, dict(zip(names, arrays, strict=True)), {"": 17}, TimeLeft())
 
 
 def test_a_product_of_constants_that_takes_long_is_not_folded() -> None:
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
     square = np.broadcast_to(np.float32(1), (2**13, 2**13))
     with pytest.raises(NotFolded, match="takes 549,755,813,888 multiplications"):
-        fold(node, {"a": square, "b": square}, {"": 17})
+        fold(node, {"a": square, "b": square}, {"": 17}, TimeLeft())
+
+
+def test_what_takes_long_in_many_operators_is_not_folded_either() -> None:
+    node, numbers, left = helper.make_node("Erf", ["a"], ["y"]), np.zeros(2**16, np.float32), TimeLeft(0.05)
+    fold(node, {"a": numbers}, {"": 17}, left)
+    fold(node, {"a": numbers}, {"": 17}, left)
+    with pytest.raises(NotFolded, match="65,536 numbers of constants, too much to compute when the file is read"):
+        fold(node, {"a": numbers}, {"": 17}, left)
+
+
+def test_a_refusal_to_compute_constants_does_not_call_the_file_malformed() -> None:
+    model = _model("Add", [[1.0]], {}, (1, 3), 1)
+    scales = numpy_helper.from_array(np.array([1, 1, 2**13, 2**13], np.float32), "scales")
+    table = numpy_helper.from_array(np.ones((1, 1, 2, 2), np.float32), "table")
+    model.graph.initializer.extend([scales, table])
+    model.graph.node.insert(0, helper.make_node("Resize", ["table", "", "scales"], ["large"], mode="linear"))
+    with pytest.raises(TargetError, match=r"operator Resize \(large\) is not folded: Resize makes .* too much to compute"):
+        graph_of_proto(model, None, 1.0, {})
 
 
 @contextmanager

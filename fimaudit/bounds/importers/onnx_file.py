@@ -11,7 +11,7 @@ from onnx import helper, inliner, numpy_helper
 
 from fimaudit.bounds.graph.ir import Node
 from fimaudit.bounds.importers import onnx_layers, onnx_shapes
-from fimaudit.bounds.importers.onnx_folding import fold
+from fimaudit.bounds.importers.onnx_folding import NotFolded, TimeLeft, fold
 from fimaudit.bounds.importers.onnx_registry import BUILDERS, OnnxCall
 from fimaudit.errors import FimauditError, TargetError
 
@@ -47,9 +47,10 @@ def graph_of_proto(model: Any, input_shape: Sequence[int] | None, peak: float, h
             reader.read(proto)
         except FimauditError:
             raise
+        except NotFolded as exc:
+            raise TargetError(f"operator {proto.op_type} ({_name(proto)}) is not folded: {exc}"[:300]) from exc
         except Exception as exc:
-            name = proto.name or next(iter(proto.output), "without output")
-            raise TargetError(f"operator {proto.op_type} ({name}) is malformed: {exc}"[:300]) from exc
+            raise TargetError(f"operator {proto.op_type} ({_name(proto)}) is malformed: {exc}"[:300]) from exc
     output = reader.values.get(model.graph.output[0].name) if len(model.graph.output) else None
     if not isinstance(output, Node):
         raise TargetError("the first output of this ONNX graph does not depend on its input")
@@ -67,6 +68,7 @@ class _Reader:
             self.values[tensor.name] = numpy_helper.to_array(tensor)
         self.weights = set(self.values)
         self.left = MOST_MADE + COPIES_OF_WEIGHTS * sum(np.size(w) for w in self.values.values() if w is not None)
+        self.time_left = TimeLeft()
         audited = False
         for entry in model.graph.input:
             if entry.name in self.values:
@@ -117,7 +119,7 @@ class _Reader:
 
     def _folded(self, proto: Any, inputs: list[Any]) -> list[Any]:
         named = {name: value for name, value in zip(proto.input, inputs, strict=True) if name}
-        return fold(proto, named, {entry.domain: entry.version for entry in self.opsets})
+        return fold(proto, named, {entry.domain: entry.version for entry in self.opsets}, self.time_left)
 
     def _layer(self, proto: Any) -> str:
         """The name of the layer: that of its weight where that says something, else of the node."""
@@ -125,6 +127,10 @@ class _Reader:
             if name in self.weights and "." in name:
                 return str(name.rpartition(".")[0])
         return str(proto.name or next(iter(proto.output), ""))
+
+
+def _name(proto: Any) -> str:
+    return str(proto.name or next(iter(proto.output), "without output"))
 
 
 def _shape(entry: Any, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["NotFolded", "fold"]
+from fimaudit.bounds.importers.onnx_cost import products_of_einsum, seconds, working_size
+
+__all__ = ["NotFolded", "TimeLeft", "fold"]
 
 #: Numbers that one operator may make of constants; a large language model's embedding holds as many.
 MOST_FOLDED = 2**29
@@ -21,34 +24,31 @@ MOST_FOLDED = 2**29
 _LARGEST_SHAPE = 64
 #: Multiplications that a matrix product of constants may take: of three matrices of 4,096 x 4,096, some seconds.
 _MOST_PRODUCTS = 2**36
-#: Operators that onnx's reference evaluator computes with whole arrays. Of all others it may go through the numbers one by
-#: one in Python (Resize: some 30 microseconds each), so that few are computed.
-_WHOLE_ARRAYS = {
-    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "Cos",
-    "CumSum", "DequantizeLinear", "Div", "Equal", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "Gemm",
-    "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul",
-    "Neg", "NonZero", "Not", "Or", "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2",
-    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Round", "Shape", "Sign",
-    "Sin", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
-    "Unsqueeze", "Where", "Xor",
-}  # fmt: skip
-_MOST_ONE_BY_ONE = 2**14
+#: Seconds that all operators of a file may take which are computed number by number. A test holds honest ones below.
+MOST_SECONDS = 30.0
 #: Operators whose results are no larger than what goes in, though nobody knows by how much.
 _SHRINKING = ("NonZero", "Unique", "Compress")
 
 
 class NotFolded(Exception):
-    """The operator is not computed here: it loops, draws at random, or its result is too large or of unknown size."""
+    """The operator is not computed here: it loops, draws at random, or its result is too large, slow or of unknown size."""
 
 
-def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int], most: int = MOST_FOLDED) -> list[Any]:
+@dataclass
+class TimeLeft:
+    """Seconds that a file's operators on constants may still take, by estimate: a slow computer reads the same files."""
+
+    seconds: float = MOST_SECONDS
+
+
+def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int], left: TimeLeft) -> list[Any]:
     """The outputs of ``node`` for constant inputs.
 
     Args:
         node: a ``NodeProto``.
         inputs: arrays by name; all that the node reads.
         opsets: version of each operator set by its domain.
-        most: numbers that an output may hold.
+        left: what the operators may still take, all together; what this one takes is subtracted.
 
     Raises:
         NotFolded: see there; nothing was computed.
@@ -57,22 +57,46 @@ def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int
     drawn = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
     if drawn or any(a.HasField("g") or a.graphs for a in node.attribute):
         raise NotFolded(f"{node.op_type} is not computed when the file is read")
+    arrays = [inputs[name] for name in node.input if name]
+    shapes: list[tuple[int, ...]]
     if node.op_type in _SHRINKING:
-        size = max((array.size * max(1, array.ndim) for array in inputs.values()), default=0)
+        shapes = [(max((array.size * max(1, array.ndim) for array in arrays), default=0),)]
     elif node.op_type == "Constant":
-        size = max((_constant_size(attribute) for attribute in node.attribute), default=0)
+        shapes = [(max((_constant_size(attribute) for attribute in node.attribute), default=0),)]
     else:
-        size = max(_sizes(node, inputs, opsets), default=0)
-    read = max((array.size for array in inputs.values()), default=0)
-    if node.op_type not in _WHOLE_ARRAYS:
-        most, size = min(most, _MOST_ONE_BY_ONE), max(size, read)
-    if size > most:
-        raise NotFolded(f"{node.op_type} makes {size:,} numbers of constants, more than {most:,}")
-    if node.op_type in ("MatMul", "Gemm"):  # (m k) (k n) (m n) is the square of m k n
-        products = math.isqrt(size * prod(sorted(array.size for array in inputs.values())[-2:]))
-        if products > _MOST_PRODUCTS:
-            raise NotFolded(f"{node.op_type} of constants takes {products:,} multiplications, more than {_MOST_PRODUCTS:,}")
+        shapes = list(_shapes(node, inputs, opsets))
+    _check_cost(node, arrays, shapes, left)
+    if node.op_type == "GatherElements":
+        return [_gathered(node, *arrays)]
     return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(inputs)))
+
+
+def _check_cost(node: Any, arrays: list[NDArray[Any]], shapes: list[tuple[int, ...]], left: TimeLeft) -> None:
+    much = "too much to compute when the file is read"
+    size, products = working_size(node, arrays, shapes), 0
+    if size > MOST_FOLDED:
+        raise NotFolded(f"{node.op_type} makes {size:,} numbers of constants, {much}")
+    if node.op_type in ("MatMul", "Gemm"):  # (m k) (k n) (m n) is the square of m k n
+        products = math.isqrt(size * prod(sorted(array.size for array in arrays)[-2:]))
+    elif node.op_type == "Einsum":
+        products = products_of_einsum(node, arrays)
+    if products > _MOST_PRODUCTS:
+        raise NotFolded(
+            f"{node.op_type} of constants takes {products:,} multiplications, {much}; at most {_MOST_PRODUCTS:,} are"
+        )
+    estimate = seconds(node, arrays, shapes, products)
+    if estimate > left.seconds:
+        size = max([size, *(array.size for array in arrays)])
+        raise NotFolded(f"{node.op_type} makes and reads {size:,} numbers of constants, {much}")
+    left.seconds -= estimate
+
+
+def _gathered(node: Any, data: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+    """GatherElements, which onnx's reference evaluator computes for axes of at most 64 elements alone."""
+    axis = range(data.ndim)[next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)]
+    if np.delete(data.shape, axis).tolist() != np.delete(index.shape, axis).tolist():
+        raise ValueError(f"data of shape {data.shape} and indices of shape {index.shape} differ beside axis {axis}")
+    return np.take_along_axis(data, index.astype(np.int64), axis)
 
 
 def _constant_size(attribute: Any) -> int:
@@ -80,8 +104,8 @@ def _constant_size(attribute: Any) -> int:
     return max(int(prod(attribute.t.dims)), sparse)
 
 
-def _sizes(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int]) -> Iterator[int]:
-    """Numbers in each output, by onnx's own inference from the inputs' shapes and from the values of the short ones."""
+def _shapes(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int]) -> Iterator[tuple[int, ...]]:
+    """The shape of each output, by onnx's own inference from the inputs' shapes and from the values of the short ones."""
     known, shaped = [], []
     for name, array in inputs.items():
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -97,4 +121,4 @@ def _sizes(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, i
         kind = value.type.tensor_type
         if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
             raise NotFolded(f"the size of what {node.op_type} makes of constants is not known beforehand")
-        yield prod(dim.dim_value for dim in kind.shape.dim)
+        yield tuple(dim.dim_value for dim in kind.shape.dim)
