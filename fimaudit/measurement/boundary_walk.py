@@ -221,7 +221,8 @@ class BoundaryWalk:
         lead, counts = 2 * other.reshape(-1, votes).sum(axis=1) - votes, np.full(len(points), votes)
         close = np.flatnonzero(np.abs(lead) == 1) if self.random else np.empty(0, int)
         more = self.most_votes - votes
-        if close.size and self.asked + more * close.size <= self.labels:
+        spare = self.labels - self.asked - RAY_HALVINGS * votes  # a first ray is paid for without
+        if close.size and more * close.size <= spare:
             other, _ = yield from self.ask(np.repeat(points[close], more, axis=0))
             lead[close] += 2 * other.reshape(-1, more).sum(axis=1) - more
             counts[close] += more

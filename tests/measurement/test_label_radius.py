@@ -391,9 +391,9 @@ def test_one_feature_on_levels_has_limits_a_level_wide():
         assert s.margin_radius.upper - s.margin_radius.lower <= 3 / 255
 
 
-@pytest.mark.parametrize(("queries", "seed"), [(100, 0), (400, 3)])
-def test_no_more_labels_than_asked_for(queries, seed):
-    assert max(s.queries for s, _ in linear_radii(30, 5, 25, 0.0, queries, seed)) <= queries
+@pytest.mark.parametrize(("queries", "seed", "classes", "noise"), [(100, 0, 5, 0.0), (400, 3, 5, 0.0), (100, 0, 2, 0.1)])
+def test_no_more_labels_than_asked_for(queries, seed, classes, noise):
+    assert max(s.queries for s, _ in linear_radii(30, classes, 25, noise, queries, seed)) <= queries
 
 
 def test_without_another_label_there_is_a_reason_and_no_number():
