@@ -44,8 +44,14 @@ SHORTER = 0.8
 RANDOM_RAYS, RAY_LENGTHS = 8, 8
 #: Random labels are asked so often, and the majority counts; the input itself so often, which shows how random they are.
 VOTES, BASE_VOTES = 5, 25
-#: A race over many rays ends after so many rounds.
-MOST_ROUNDS = 60
+#: A majority of one vote is wrong too often for a search that never comes back to it: so many votes decide then.
+CLOSE_VOTES = 15
+#: Inputs with another label that are asked again where labels are random: theirs may have been the wrong one.
+DOUBTED = 6
+#: A race over many rays ends after so many rounds, or at this share of the labels.
+MOST_ROUNDS, RACE_SHARE = 60, 0.3
+#: Without an input of another label, random rays take up to this share of the labels.
+RANDOM_RAYS_SHARE = 0.7
 #: Nearest counterexamples that are kept to be asked once more alone.
 KEPT = 3
 
@@ -105,7 +111,7 @@ class BoundaryWalk:
         rng: random numbers of this input.
         labels: most labels to ask in all, of which ``asked`` were.
         random: whether the same row may be answered differently, so that a majority decides and no row is a counterexample.
-        lapse: share of labels that are wrong at random.
+        voted, outvoted: labels of rows that were asked several times, and those that the majority overruled.
         found: the nearest rows decided otherwise, the nearest first.
     """
 
@@ -114,8 +120,9 @@ class BoundaryWalk:
     rng: np.random.Generator
     labels: int
     random: bool = False
-    lapse: float = 0.0
     asked: int = 0
+    voted: int = 0
+    outvoted: int = 0
     found: list[Counterexample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -125,6 +132,16 @@ class BoundaryWalk:
     def votes(self) -> int:
         """How often a row is asked."""
         return VOTES if self.random else 1
+
+    @property
+    def lapse(self) -> float:
+        """Share of labels that are wrong at random."""
+        return self.outvoted / max(self.voted, 1) if self.random else 0.0
+
+    @property
+    def most_votes(self) -> int:
+        """How often a row is asked at most."""
+        return CLOSE_VOTES if self.random else 1
 
     def ask(self, points: Array, dither: NDArray[np.floating[Any]] | None = None) -> Flow[tuple[NDArray[np.bool_], Array]]:
         """Whether each of (m, d) points is decided otherwise, and the points that were really asked."""
@@ -138,8 +155,8 @@ class BoundaryWalk:
             others: inputs with another label, in the order to look at them.
         """
         effort = self._effort
-        there = [self.points.towards(other) for other in others[: effort.rays]]
-        if self.points.space.frozen.any() and there:  # with these features held, they may be decided alike
+        there = [self.points.towards(other) for other in others[: DOUBTED if self.random else effort.rays]]
+        if there and (self.random or self.points.space.frozen.any()):  # with these features held, they may be decided alike
             beyond = yield from self.vote(np.stack(there))
             there = [point for point, other in zip(there, beyond, strict=True) if other]
         if there:
@@ -182,7 +199,9 @@ class BoundaryWalk:
             best = np.argsort(planes, kind="stable") if planes else np.arange(len(live))
             dropped = [live[i] for i in best[kept:]]
             live, before = [live[i] for i in best[:kept]], [planes[i] for i in best[:kept]] if planes else []
-            live = yield from self._joined(live, dropped)
+            live = yield from self._joined(live, dropped, until)
+            if self.asked + len(live) * (4 + ARC_HALVINGS * self.votes) > near_foot:
+                return live[0] if planes else min(live, key=_length)
             spare = until - self.asked - ARC_HALVINGS * self.votes * sum(walks for walks, _ in rounds[number:])
             count = max(4, int(spare * share / sum(walks * each for walks, each in rounds[number:])))
             after = yield from self._steps(live, count)
@@ -199,7 +218,23 @@ class BoundaryWalk:
         """Whether each point is decided otherwise, by majority where labels are random."""
         votes = self.votes
         other, _ = yield from self.ask(np.repeat(points, votes, axis=0))
-        return np.asarray(other.reshape(-1, votes).mean(axis=1) > 0.5)
+        lead, counts = 2 * other.reshape(-1, votes).sum(axis=1) - votes, np.full(len(points), votes)
+        close = np.flatnonzero(np.abs(lead) == 1) if self.random else np.empty(0, int)
+        more = self.most_votes - votes
+        spare = self.labels - self.asked - RAY_HALVINGS * votes  # a first ray is paid for without
+        if close.size and more * close.size <= spare:
+            other, _ = yield from self.ask(np.repeat(points[close], more, axis=0))
+            lead[close] += 2 * other.reshape(-1, more).sum(axis=1) - more
+            counts[close] += more
+        self.voted += int(counts.sum())
+        self.outvoted += int((counts - np.abs(lead)).sum()) // 2
+        return np.asarray(lead > 0)
+
+    def crossed(self, near: Array, far: Array) -> Flow[bool]:
+        """Whether a boundary lies between two points where labels are random, by many votes at each."""
+        other, _ = yield from self.ask(np.repeat(np.stack([near, far]), CLOSE_VOTES, axis=0))
+        inside, outside = other.reshape(2, CLOSE_VOTES).mean(axis=1)
+        return bool(inside < 0.5 < outside)
 
     def halved(self, far: Sequence[Array], near: float | Array, halvings: int) -> Flow[list[Array]]:
         """On segments to points that are decided otherwise, the nearest such after so many halvings from a share on."""
@@ -264,15 +299,17 @@ class BoundaryWalk:
             tangent[i] = across / size if size > 0 else 0.0
         return list((yield from self.arcs(points, tangent, ARC_HALVINGS)))
 
-    def _joined(self, live: list[Array], dropped: Sequence[Array]) -> Flow[list[Array]]:
+    def _joined(self, live: list[Array], dropped: Sequence[Array], until: float = np.inf) -> Flow[list[Array]]:
         """Each walk's nearest point on the half circle towards the ends of walks that end here.
 
         Points of one plane at L and at M, at a right angle, have a common one at 1 / sqrt(1 / L^2 + 1 / M^2): what was
-        spent on a walk is not lost with it.
+        spent on a walk is not lost with it. None is joined where so many labels would be passed.
         """
         for other in sorted(dropped, key=_length):
             if self.random or _length(other) > JOINS * min(_length(point) for point in live):
                 continue
+            if self.asked + ARC_HALVINGS * len(live) > until:
+                break
             points = np.stack(live)
             v = points / np.linalg.norm(points, axis=1, keepdims=True)
             across = other - (v @ other)[:, None] * v
@@ -315,6 +352,8 @@ class BoundaryWalk:
         yield from met(first[None])
         length, racing = _length(first), units
         for _ in range(MOST_ROUNDS):
+            if self.asked + len(racing) > RACE_SHARE * self.labels:
+                break
             points = self.points.clipped(length * racing)
             beyond = yield from met(points)
             if not beyond.any():
@@ -335,6 +374,10 @@ class BoundaryWalk:
         units = np.concatenate([self.points.band(self.rng, 1, BANDS[i % len(BANDS)]) for i in range(RANDOM_RAYS)])
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         for halvings in range(RAY_LENGTHS - 1, -1, -1):
+            if self.asked + len(units) * self.votes > RANDOM_RAYS_SHARE * self.labels:
+                return NoOtherLabel(
+                    "no input of the audit has another label, and random rays took their share of the labels"
+                )
             ends = self.points.clipped(longest * 2.0**-halvings * units)
             beyond = yield from self.vote(ends)
             if beyond.any():

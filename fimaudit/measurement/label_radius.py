@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from fimaudit.estimation.tangent_plane import PlaneRadius, curvature, plane_radius
-from fimaudit.measurement.boundary_walk import BASE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
+from fimaudit.measurement.boundary_walk import BASE_VOTES, CLOSE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import PlaneAnswers, measure_plane
@@ -32,16 +32,20 @@ LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
 FEWEST_LABELS = 100
 #: Share of the labels that start and walk take, and near the foot of the plane; the rest goes to the plane.
 WALK_SHARE, FOOT_SHARE = 0.6, 0.75
-#: Rows at the end: the nearest counterexamples alone.
-LAST_ROWS = 3
+#: Rows at the end: the nearest counterexamples alone; where labels are random, votes on both sides of the last point.
+LAST_ROWS, LAST_VOTES = 3, 2 * CLOSE_VOTES
 #: Other inputs that a start may look at.
 MOST_OTHERS = 12
-#: Random labels are taken for no worse than this.
-MOST_LAPSE = 0.4
+#: More wrong labels than this are refused, of the input itself or of all votes: majorities would be wrong too often.
+FIRST_LAPSE, MOST_LAPSE = 0.25, 0.15
+#: Where labels are random: a slope that is fewer of its standard errors is no slope, and votes are asked this much nearer
+#: and farther than a boundary point.
+CLEAR_SLOPE, EITHER_SIDE = 3.0, 0.1
 #: Stream of the random numbers.
 LABEL_STREAM = 7
-#: With this many features or fewer, the boundary on a ray is the whole answer, found by so many halvings.
-LINE, LINE_HALVINGS = 1, 12
+#: With this many features or fewer, the boundary on a ray is the whole answer, found by so many halvings of the first of so
+#: many steps either way that is decided otherwise.
+LINE, LINE_HALVINGS, LINE_STEPS = 1, 12, 8
 
 
 @dataclass(frozen=True)
@@ -91,25 +95,52 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     repeats = BASE_VOTES if known.random else 1
     base = yield PlainRows(np.repeat(x.astype(space.dtype)[None], repeats, axis=0))
     labels, votes = np.unique(base[:, 0], return_counts=True)
-    decision, lapse = int(labels[votes.argmax()]), min(MOST_LAPSE, 1.0 - float(votes.max()) / repeats)
+    decision, wrong = int(labels[votes.argmax()]), repeats - int(votes.max())
     rng = generator(settings.seed, index, LABEL_STREAM)
-    walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, lapse, 1 + repeats)
+    walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, 1 + repeats, repeats, wrong)
+    if walk.lapse > FIRST_LAPSE:
+        return _result(index, walk, "below_detection", flags=["noisy_labels"], reason=_too_random(walk).reason)
     starts = yield from walk.start(known.others(x, decision, space))
     if isinstance(starts, NoOtherLabel):
         return _result(index, walk, "no_rival_visible", reason=starts.reason)
     radius = yield from _radius(walk, starts, settings)
+    if isinstance(radius, Unconfirmed):
+        return _result(index, walk, "below_detection", flags=["noisy_labels"], reason=radius.reason)
     witness = yield from walk.confirmed()
     return _measured(index, walk, radius, witness)
 
 
-def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[PlaneRadius | None]:
+@dataclass(frozen=True)
+class Unconfirmed:
+    """That random labels do not bear the radius out.
+
+    Attributes:
+        reason: a clause for people.
+    """
+
+    reason: str
+
+
+NOT_CROSSED = Unconfirmed("the labels are random, and more of them do not confirm the boundary that the search ended at")
+NO_SLOPE = Unconfirmed("the labels are random, and around the boundary they do not say how it lies")
+
+
+def _too_random(walk: BoundaryWalk) -> Unconfirmed:
+    return Unconfirmed(
+        f"the labels are too random for a radius: {walk.outvoted} of {walk.voted} differ from most others of the same row, "
+        f"and it takes {MOST_LAPSE:.0%} or less"
+    )
+
+
+def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[PlaneRadius | Unconfirmed | None]:
     """The radius and its limits from first boundary points; ``None`` where the walk left no labels for a plane."""
     deviations = float(ndtri(0.5 + settings.confidence / 2))
     if len(starts[0]) <= LINE:
-        nearest = min(starts, key=lambda b: float(np.linalg.norm(b)))
-        far, at = (float(np.linalg.norm(b)) for b in (nearest, *(yield from walk.halved([nearest], 0.0, LINE_HALVINGS))))
-        return PlaneRadius(at, at - 2.0**-LINE_HALVINGS * far, at)
+        return (yield from _line(walk, min(starts, key=lambda b: float(np.linalg.norm(b)))))
     b = yield from walk.walk(starts, int(WALK_SHARE * settings.queries), int(FOOT_SHARE * settings.queries))
+
+    if walk.lapse > MOST_LAPSE:
+        return _too_random(walk)
 
     def found(plane: PlaneAnswers) -> PlaneRadius:
         fit = plane.fit()
@@ -120,8 +151,54 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
 
     precision = settings.precision
     enough = None if precision is None else lambda plane: found(plane).half_width <= precision
-    plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - LAST_ROWS), enough)
-    return found(plane) if plane.t else None
+    last = LAST_VOTES if walk.random else LAST_ROWS
+    plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - last), enough)
+    if not plane.t:
+        return None
+    if walk.random:
+        fit = plane.fit()
+        if fit.slope < CLEAR_SLOPE * fit.error:
+            return NO_SLOPE
+        end = plane.last.b
+        near, far = (walk.points.clipped(share * end) for share in (1 - EITHER_SIDE, 1 + EITHER_SIDE))
+        if not (yield from walk.crossed(near, far)):
+            return NOT_CROSSED
+    return found(plane)
+
+
+def _line(walk: BoundaryWalk, start: Array) -> Flow[PlaneRadius | Unconfirmed | None]:
+    """The radius where one feature may change: the nearest boundary either way, within a point that is decided otherwise.
+
+    Sides of values that the feature takes are all that labels say: the limits lie a level apart or more. Random labels say
+    on which side a boundary lies by many votes, ``EITHER_SIDE`` apart.
+    """
+    points = walk.points
+    rows = 2 * (LINE_STEPS + LINE_HALVINGS)
+    if walk.asked + rows * walk.votes + (LAST_VOTES if walk.random else LAST_ROWS) > walk.labels:
+        return None
+    share = np.arange(1, LINE_STEPS + 1) / LINE_STEPS
+    ends = np.concatenate([share[:, None] * points.clipped(way * start) for way in (1.0, -1.0)])
+    beyond = (yield from walk.vote(ends)).reshape(2, LINE_STEPS)
+    sides = np.flatnonzero(beyond.any(axis=1))
+    if not sides.size:
+        return NOT_CROSSED if walk.random else None
+    steps = beyond.argmax(axis=1)[sides]
+    far = ends[sides * LINE_STEPS + steps]
+    found = yield from walk.halved(list(far), steps / (steps + 1), LINE_HALVINGS)
+    end, step = min(zip(found, np.abs(far[:, 0]) / (steps + 1), strict=True), key=lambda one: float(np.linalg.norm(one[0])))
+    at = float(np.linalg.norm(end))
+    apart = float(step) * 2.0**-LINE_HALVINGS + float(points.levels.max())
+    if walk.lapse > MOST_LAPSE:
+        return _too_random(walk)
+    if walk.random:
+        if walk.asked + LAST_VOTES > walk.labels:
+            return None
+        apart = max(apart, EITHER_SIDE * at)
+        near, beyond_it = (points.clipped((1 + way * apart / max(at, 1e-300)) * end) for way in (-1.0, 1.0))
+        if not (yield from walk.crossed(near, beyond_it)):
+            return NOT_CROSSED
+        return PlaneRadius(at, max(0.0, at - apart), at + apart)
+    return PlaneRadius(at, max(0.0, at - apart), at + float(points.levels.max()))
 
 
 def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius | None, witness: Counterexample | None) -> Sensitivity:

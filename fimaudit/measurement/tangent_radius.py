@@ -44,6 +44,8 @@ EDGE = 0.01
 REACH = 10.0
 #: Most doublings of a step along v, and halvings after, until rows about the moved point fall on both sides.
 DOUBLINGS, HALVINGS = 12, 3
+#: Rows that this takes at most.
+BALANCE_ROWS = 1 + DOUBLINGS + HALVINGS
 #: After so many rounds the point moves nearer, by so many halvings, if these take no more than a share of the labels and the
 #: distance falls to a share: the labels so far also say where the boundary leans, and its bend errs less from there.
 MOVES, MOVE_HALVINGS, MOST_COST, ENOUGH_NEARER = (3, 4), 8, 0.04, 0.99
@@ -186,6 +188,8 @@ def measure_plane(
     plane = PlaneAnswers([_Around(b)], walk.lapse)
     stencil = _Stencil.at(walk, b)
     end = walk.asked + labels
+    if labels <= BALANCE_ROWS * walk.votes:
+        return plane
     first = max(FIRST_COSINE, float(1 / np.sqrt(1 + len(b) / FEW_FEATURES)))
     tau, centre = steepness(first), (yield from stencil.balance())
     whole = end - walk.asked
@@ -204,7 +208,8 @@ def measure_plane(
         fit = plane.fit()
         cosine = float(np.clip(fit.cosine, LEAST_COSINE, MOST_COSINE))
         nearer = None
-        if number + 1 < len(rounds):
+        spare = end - walk.asked - (MOVE_HALVINGS + BALANCE_ROWS) * walk.most_votes
+        if number + 1 < len(rounds) and spare > 0:
             nearer = yield from _nearer(walk, plane, cosine, number, whole)
         if nearer is None:
             centre = plane.balanced(fit, tau)

@@ -19,6 +19,7 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import measure_plane
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.ray_points import RayPoints, band_limited
+from fimaudit.results import Interval, Sensitivity
 from fimaudit.space import Space
 
 
@@ -316,6 +317,85 @@ def test_random_labels_are_noticed_and_flagged():
     assert np.median([abs(s.margin_radius.value / t - 1) for s, t in zip(measured, truth, strict=True)]) < 0.35
 
 
+def linear_radii(
+    features: int, classes: int, inputs: int, noise: float, queries: int, seed: int = 0
+) -> list[tuple[Sensitivity, float]]:
+    """Radii and true distances for the largest of linear scores, with a share of the labels flipped."""
+    rng = np.random.default_rng([seed, features, classes])
+    w, b = rng.standard_normal((classes, features)), 0.3 * rng.standard_normal(classes)
+    x, coins = rng.standard_normal((inputs, features)), np.random.default_rng(7)
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        labels = (rows.astype(np.float64) @ w.T + b).argmax(axis=1)
+        flipped = coins.random(len(labels)) < noise
+        return np.where(flipped, (labels + 1) % classes, labels)
+
+    known = KnownLabels(x, model(x).astype(float), random=noise > 0)
+    space, out = InputDomain().resolve(x, "float64"), []
+    for i, one in enumerate(x):
+        scores = w @ one + b
+        top = int(scores.argmax())
+        truth = min((scores[top] - scores[k]) / np.linalg.norm(w[top] - w[k]) for k in range(classes) if k != top)
+        out.append((answered(measure_labels(one, i, space, Settings(queries=queries), known), model), float(truth)))
+    return out
+
+
+@pytest.mark.parametrize("features", [1, 5, 30])
+def test_flipped_labels_give_no_limits_that_the_truth_lies_beyond(features):
+    """Seen with one label in ten flipped: a true 1.46 reported as 0.0003 [0, 0.0007] with the status ok."""
+    radii = linear_radii(features, 2, 20, 0.1, 1000)
+    measured = [(s.margin_radius, truth) for s, truth in radii if s.status == "ok"]
+    assert len(measured) >= 12
+    assert all((r.lower or 0) <= truth <= (r.upper or np.inf) for r, truth in measured)
+    assert min(r.value / truth for r, truth in measured) > 0.5
+    for s, _ in radii:
+        assert "noisy_labels" in s.flags
+        if s.status == "below_detection":
+            assert s.margin_radius == Interval()
+            assert "random" in s.reason
+
+
+def test_labels_that_are_mostly_chance_are_refused():
+    for features in (1, 5):
+        for s, _ in linear_radii(features, 2, 10, 0.3, 1000):
+            assert s.status == "below_detection"
+            assert s.margin_radius == Interval()
+            assert s.flags == ["noisy_labels"]
+            assert "random" in s.reason
+
+
+def test_one_feature_is_looked_at_both_ways():
+    """Class 1 where |x| > 1: the other inputs lie on one side, the nearer boundary on the other."""
+    x = np.concatenate([np.linspace(-0.3, 0.3, 7), [2.0]])[:, None]
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        return (np.abs(rows[:, 0]) > 1).astype(int)
+
+    space, known = InputDomain().resolve(x, "float64"), KnownLabels(x, model(x).astype(float))
+    for i in range(7):
+        r = answered(measure_labels(x[i], i, space, Settings(queries=200), known), model).margin_radius
+        assert r.lower <= 1 - abs(x[i, 0]) <= r.upper * (1 + 1e-9)
+        assert r.upper - r.lower < 1e-3
+
+
+def test_one_feature_on_levels_has_limits_a_level_wide():
+    """A step at 0.5017, between two of 256 levels: labels say no more than which levels lie beyond."""
+    x = np.round(np.linspace(0.1, 0.9, 9)[:, None] * 255) / 255
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        return (rows[:, 0] > 0.5017).astype(int)
+
+    report = audit(model, x, link="labels", queries=200, lower=0, upper=1, quantum=1 / 255, dtype="float64")
+    for s, one in zip(report.inputs, x, strict=True):
+        assert s.margin_radius.lower <= abs(one[0] - 0.5017) <= s.margin_radius.upper
+        assert s.margin_radius.upper - s.margin_radius.lower <= 3 / 255
+
+
+@pytest.mark.parametrize(("queries", "seed", "classes", "noise"), [(100, 0, 5, 0.0), (400, 3, 5, 0.0), (100, 0, 2, 0.1)])
+def test_no_more_labels_than_asked_for(queries, seed, classes, noise):
+    assert max(s.queries for s, _ in linear_radii(30, classes, 25, noise, queries, seed)) <= queries
+
+
 def test_without_another_label_there_is_a_reason_and_no_number():
     report = audit(
         lambda b: np.zeros(len(b), int), np.random.default_rng(0).standard_normal((3, 5)), link="labels", queries=300
@@ -402,13 +482,15 @@ class TestSmoothed:
 
 
 def test_where_the_way_to_the_boundary_takes_all_labels_there_are_limits_alone():
-    """Seen at the fewest labels that are allowed: a traceback."""
+    """Seen at 100 labels, the fewest that are allowed, when races took more than their share: a traceback."""
     table = load_breast_cancer()
     x = StandardScaler().fit_transform(table.data)
     model = MLPClassifier((32, 32), max_iter=60, tol=1e-2, random_state=0).fit(x[:284], table.target[:284])
     cut = 0
     for pair in np.split(x[300:340], 20):
-        for s in audit(model.predict, pair, link="labels", queries=100).inputs:
+        known, space = KnownLabels(pair, model.predict(pair).astype(float)), InputDomain().resolve(pair, "float64")
+        for i, one in enumerate(pair):
+            s = answered(measure_labels(one, i, space, Settings(queries=60), known), model.predict)
             assert s.status in ("ok", "below_detection", "no_rival_visible")
             if s.status == "below_detection":
                 cut += 1
