@@ -177,9 +177,9 @@ def _folded(model: Any) -> dict[str, list[int]]:
     """Short integer vectors that are constant, by name: initializers, Constant nodes, and what is computed from them."""
     from onnx import numpy_helper
 
-    from fimaudit.bounds.importers.onnx_folding import fold
+    from fimaudit.bounds.importers.onnx_folding import TimeLeft, fold
 
-    versions = {o.domain: o.version for o in model.opset_import}
+    versions, left = {o.domain: o.version for o in model.opset_import}, TimeLeft()
     small = [t for t in model.graph.initializer if prod(t.dims) <= _LARGEST_SHAPE and not t.data_location]
     found = {t.name: numpy_helper.to_array(t) for t in small}
     for node in model.graph.node:
@@ -188,7 +188,7 @@ def _folded(model: Any) -> dict[str, list[int]]:
         if any(a.t.ByteSize() > 16 * _LARGEST_SHAPE for a in node.attribute):
             continue
         try:
-            value = fold(node, {name: found[name] for name in node.input}, versions, _LARGEST_SHAPE)[0]
+            value = fold(node, {name: found[name] for name in node.input}, versions, left, _LARGEST_SHAPE)[0]
         except Exception:  # too large, or not known to the evaluator: its result is then not known here
             continue
         if getattr(value, "size", _LARGEST_SHAPE + 1) <= _LARGEST_SHAPE:

@@ -41,7 +41,9 @@ class TimeLeft:
     seconds: float = MOST_SECONDS
 
 
-def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int], left: TimeLeft) -> list[Any]:
+def fold(
+    node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int], left: TimeLeft, most: int = MOST_FOLDED
+) -> list[Any]:
     """The outputs of ``node`` for constant inputs.
 
     Args:
@@ -49,6 +51,7 @@ def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int
         inputs: arrays by name; all that the node reads.
         opsets: version of each operator set by its domain.
         left: what the operators may still take, all together; what this one takes is subtracted.
+        most: numbers that it may make.
 
     Raises:
         NotFolded: see there; nothing was computed.
@@ -65,16 +68,16 @@ def fold(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, int
         shapes = [(max((_constant_size(attribute) for attribute in node.attribute), default=0),)]
     else:
         shapes = list(_shapes(node, inputs, opsets))
-    _check_cost(node, arrays, shapes, left)
+    _check_cost(node, arrays, shapes, left, most)
     if node.op_type == "GatherElements":
         return [_gathered(node, *arrays)]
     return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(inputs)))
 
 
-def _check_cost(node: Any, arrays: list[NDArray[Any]], shapes: list[tuple[int, ...]], left: TimeLeft) -> None:
+def _check_cost(node: Any, arrays: list[NDArray[Any]], shapes: list[tuple[int, ...]], left: TimeLeft, most: int) -> None:
     much = "too much to compute when the file is read"
     size, products = working_size(node, arrays, shapes), 0
-    if size > MOST_FOLDED:
+    if size > most:
         raise NotFolded(f"{node.op_type} makes {size:,} numbers of constants, {much}")
     if node.op_type in ("MatMul", "Gemm"):  # (m k) (k n) (m n) is the square of m k n
         products = math.isqrt(size * prod(sorted(array.size for array in arrays)[-2:]))
