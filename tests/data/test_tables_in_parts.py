@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime
 import pickle
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +152,33 @@ def test_a_table_that_is_damaged_inside_is_refused_in_a_sentence(tmp_path: Path)
     (tmp_path / "0.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"0.parquet is damaged inside .*; copy it again"):
         open_data(str(tmp_path / "*.parquet"))
+
+
+def cut_short(footer: bytes) -> bytes:
+    """The largest value of the column of numbers 14, in three bytes of eight."""
+    for place in reversed([i for i in range(len(footer)) if footer[i : i + 8] == struct.pack("<q", 14)]):
+        footer = footer[: place - 1] + b"\x03" + footer[place : place + 3] + footer[place + 8 :]
+    return footer
+
+
+def without_gaps(footer: bytes) -> bytes:
+    """A column that is said to have no gaps, with the histogram of one that may have some."""
+    return footer.replace(b"\x25\x02\x18\x01n", b"\x25\x00\x18\x01n")
+
+
+@pytest.mark.parametrize("damage", [cut_short, without_gaps])
+def test_damaged_statistics_of_a_column_do_not_end_the_process(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """pyarrow ends the process that looks at them; in a process of its own, since the test's would end too."""
+    pq.write_table(pa.table({"a": RNG.normal(size=10), "n": np.arange(5, 15)}), tmp_path / "0.parquet")
+    content = (tmp_path / "0.parquet").read_bytes()
+    (length,) = struct.unpack("<i", content[-8:-4])
+    footer = damage(content[-8 - length : -8])
+    assert footer != content[-8 - length : -8]
+    (tmp_path / "0.parquet").write_bytes(content[: -8 - length] + footer + struct.pack("<i", len(footer)) + b"PAR1")
+    code = "import sys; from fimaudit.data.streams import open_data; open_data(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "*.parquet")], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "0.parquet is damaged inside" in done.stderr
 
 
 def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:
