@@ -10,24 +10,9 @@ from typing import Any
 import yaml
 
 from fimaudit.errors import UsageError
-from fimaudit.models.shallow_yaml import ShallowLoader
+from fimaudit.models.strict_yaml import StrictLoader
 
 __all__ = ["nearest", "parse_mapping", "read_text"]
-
-
-class _Loader(ShallowLoader):
-    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-            if isinstance(key, str | int | float):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
 
 #: Of YAML, which is read at some 600 kB a second.
 MOST_BYTES = 2**20
@@ -66,7 +51,7 @@ def parse_mapping(text: str, source: str, holds: str) -> dict[Any, Any]:
     {'queries': 400}
     """
     try:
-        data = yaml.load(text, Loader=_Loader)
+        data = yaml.load(text, Loader=StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as exc:  # ValueError: a date that is none
         mark = getattr(exc, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""

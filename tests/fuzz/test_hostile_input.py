@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from fimaudit_adapters.http.endpoint_file import read_endpoint
 
 from fimaudit.data.arrays import MOST_UNPACKED
-from fimaudit.errors import RunFolderError, UsageError
+from fimaudit.errors import RunFolderError, TargetError, UsageError
 from fimaudit.evidence.bundle import STATEMENT
 from fimaudit.evidence.verification import verify_bundle
-from fimaudit.models.shallow_yaml import ShallowLoader
+from fimaudit.models.classifier import Options
+from fimaudit.models.strict_yaml import StrictLoader
 from fimaudit.storage.counterexamples import WITNESS_FILE, gathered_witnesses
 from fimaudit.storage.yaml_files import parse_mapping
 from tests.fuzz.mutations import mutated
@@ -216,7 +218,23 @@ def test_aliases_and_merges_of_honest_yaml_are_read() -> None:
     text = "base: &b {queries: 400, seed: 1}\nfirst: {<<: *b, seed: 2}\nagain: [*b, *b]\n"
     base = {"queries": 400, "seed": 1}
     first = {"queries": 400, "seed": 2}
-    assert yaml.load(text, Loader=ShallowLoader) == {"base": base, "first": first, "again": [base, base]}
+    assert yaml.load(text, Loader=StrictLoader) == {"base": base, "first": first, "again": [base, base]}
+
+
+@pytest.mark.parametrize("text", ["url: a\nurl: b\n", "a: {b: 1, b: 2}", "a: [{'b': 1, b: 2}]", "? b\n: 1\n? b\n: 2\n"])
+def test_a_key_that_is_given_twice_is_refused(text: str, tmp_path: Path) -> None:
+    """Of which PyYAML keeps the last: an endpoint's own url, say, far below the one that a reader sees."""
+    with pytest.raises(UsageError, match=r"the key '(url|b)' is given twice"):
+        parse_mapping(text, "audit.yaml", "settings")
+    (tmp_path / "endpoint.yaml").write_text(text)
+    with pytest.raises(TargetError, match=r"the key '(url|b)' is given twice"):
+        read_endpoint(str(tmp_path / "endpoint.yaml"), Options())
+
+
+def test_keys_of_a_merge_may_be_given_again() -> None:
+    text = "base: &base {a: 1, b: 2}\none: {<<: *base, b: 3}\ntwo: {<<: *base, b: 4}\n"
+    found = {"base": {"a": 1, "b": 2}, "one": {"a": 1, "b": 3}, "two": {"a": 1, "b": 4}}
+    assert parse_mapping(text, "policy.yaml", "rules") == found
 
 
 def test_aliases_may_stand_for_many_values() -> None:

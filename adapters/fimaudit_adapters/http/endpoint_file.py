@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fimaudit.errors import TargetError
 from fimaudit.models.classifier import Options
-from fimaudit.models.shallow_yaml import ShallowLoader
+from fimaudit.models.strict_yaml import StrictLoader
 from fimaudit_adapters.http.credential_settings import checked_url
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -102,7 +102,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
         with open(path, encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_size > MOST_BYTES:
                 raise TargetError(f"the endpoint file {path} holds more than {MOST_BYTES:,} bytes, which none does")
-            values = yaml.load(file, Loader=ShallowLoader)
+            values = yaml.load(file, Loader=StrictLoader)
     except OSError as exc:
         raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:

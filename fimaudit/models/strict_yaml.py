@@ -1,7 +1,8 @@
-"""YAML of no more levels than settings have, nor repeated without end: a file of 400 bytes can hold both.
+"""YAML of no more levels than settings have, nor repeated without end, of which no line is passed over in silence.
 
 PyYAML reads a nest of brackets in a time that grows with its square, and an alias costs nothing until what it stands for
-is read: nine aliases of nine aliases, seven times, are five million values.
+is read: nine aliases of nine aliases, seven times, are five million values. Of
+a key that is given twice it silently keeps the last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ShallowLoader"]
+__all__ = ["StrictLoader"]
 
 #: Levels of a document; those of a request's body are the most, and few.
 MOST_LEVELS = 64
@@ -18,10 +19,12 @@ MOST_LEVELS = 64
 MOST_REPEATED = 100_000
 
 
-class ShallowLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses deeper documents, and aliases of too much, before it has read them.
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses deeper documents, aliases of too much and keys that are there twice.
 
-    >>> yaml.load("{rules: [{rule: integrity}]}", Loader=ShallowLoader)
+    A merge (``<<: *defaults``) gives the keys that the mapping itself does not.
+
+    >>> yaml.load("{rules: [{rule: integrity}]}", Loader=StrictLoader)
     {'rules': [{'rule': 'integrity'}]}
     """
 
@@ -55,6 +58,16 @@ class ShallowLoader(yaml.SafeLoader):
             self._values += 1
             if event.anchor is not None:
                 self._sizes[id(node)] = self._values - before
+        return node
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                seen.add((key.tag, key.value))
         return node
 
 
