@@ -26,7 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent / "tests")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo import ResNet, setup  # noqa: E402
+from zoo import ResNet, calibrated  # noqa: E402
 
 from fimaudit.models.opening import open_classifier  # noqa: E402
 from fimaudit.whitebox.measure import WhiteBox, exact_reference, measure  # noqa: E402
@@ -234,7 +234,7 @@ def share_of_forward(network: nn.Module, device: torch.device) -> None:
 
 def _small(classes: int, device: torch.device) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    network = setup(ResNet(classes, width=16, blocks=3), torch.rand(64, 3, 32, 32))
+    network = calibrated(ResNet(classes, width=16, blocks=3), torch.rand(64, 3, 32, 32))
     return network.to(device), torch.rand(BATCH, 3, 32, 32).to(device)
 
 
@@ -262,7 +262,7 @@ def main() -> None:
     if device.type == "cuda":
         print("\nK = 1000, ResNet-50's size, 224 x 224 inputs, relative residual 1e-3")
         torch.manual_seed(0)
-        large = setup(ResNet50().to(device), torch.rand(32, 3, 224, 224, device=device))
+        large = calibrated(ResNet50().to(device), torch.rand(32, 3, 224, 224, device=device))
         compare(large, torch.rand(BATCH, 3, 224, 224, device=device), tolerance=1e-3, repeats=options.repeats)
         share_of_forward(large, device)
     seconds = hundred["seconds"]
