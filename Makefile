@@ -47,6 +47,7 @@ simulate: venv ## Simulate whole audits under faults, kills and resumes: SEEDS=1
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
 fuzz: venv ## Fuzz what reads files and answers: MINUTES=30 of each of READERS (all when left out).
+	$(BIN)/python scripts/hostile_files.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(READERS) --minutes $(or $(MINUTES),30)
 
 advisories: venv ## Ask an index of advisories about every pinned package; says so where none can be reached.

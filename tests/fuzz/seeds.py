@@ -296,7 +296,7 @@ def _tar() -> list[bytes]:
 
 
 @lru_cache(maxsize=1)
-def _run() -> tuple[bytes, bytes]:
+def evidence_run() -> tuple[bytes, bytes]:
     """``report.json`` and an evidence archive of a small audit under ``POLICY``."""
     from fimaudit import audit
     from fimaudit.cli.gate import apply_policy
@@ -319,13 +319,13 @@ def _run() -> tuple[bytes, bytes]:
 
 
 def _report() -> list[bytes]:
-    return [json.dumps(json.loads(_run()[0])).encode()]
+    return [json.dumps(json.loads(evidence_run()[0])).encode()]
 
 
 def _evidence() -> list[bytes]:
     stored = io.BytesIO()  # unpacked, so that a changed byte is a changed member
-    with zipfile.ZipFile(io.BytesIO(_run()[1])) as packed, zipfile.ZipFile(stored, "w") as archive:
+    with zipfile.ZipFile(io.BytesIO(evidence_run()[1])) as packed, zipfile.ZipFile(stored, "w") as archive:
         for name in packed.namelist():
             if name != "report.html":
                 archive.writestr(name, packed.read(name))
-    return [_run()[1], stored.getvalue()]
+    return [evidence_run()[1], stored.getvalue()]
