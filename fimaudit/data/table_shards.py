@@ -10,14 +10,10 @@ import numpy as np
 from fimaudit.data.csv_files import read_csv
 from fimaudit.data.table_columns import ColumnFacts, column_facts, held_as, join_facts, kind_of, pandas_types
 from fimaudit.data.table_reading import TableReading
-from fimaudit.data.tables import row_names
+from fimaudit.data.tables import open_parquet, row_names
 from fimaudit.errors import DataError
 
 __all__ = ["CsvTable", "ParquetTable", "RowGroups", "table_facts"]
-
-
-#: Bytes of a column that are read at once.
-BUFFER = 1 << 20
 
 
 class RowGroups(Protocol):
@@ -54,16 +50,11 @@ class ParquetTable:
     written = False
 
     def __init__(self, file: IO[bytes]) -> None:
-        import pyarrow.parquet as pq
-
-        self._file, self._table = file, pq.ParquetFile(file, buffer_size=BUFFER)
+        self._file, self._table = file, open_parquet(file)
         about = self._table.metadata
         self._places = {about.schema.column(k).path: k for k in range(about.num_columns)}
         self._groups = [about.row_group(k) for k in range(about.num_row_groups)]
-        counts = [group.num_rows for group in self._groups]
-        if min(counts, default=0) < 0:
-            raise DataError(f"a part of this Parquet file says that it holds {min(counts)} rows; copy the file again")
-        self.starts: list[int] = [0, *np.cumsum(counts).tolist()]
+        self.starts: list[int] = [0, *np.cumsum([group.num_rows for group in self._groups]).tolist()]
         schema = self._table.schema_arrow
         for name in row_names(schema):
             schema = schema.remove(schema.get_field_index(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,12 @@ from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import group_name
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "read_table", "row_names", "table_of"]
+__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "open_parquet", "read_table", "row_names", "table_of"]
+
+#: Bytes of a column that are read at once.
+BUFFER = 1 << 20
+#: Rows of a part of a Parquet file: the most that pyarrow writes.
+MOST_GROUP_ROWS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,35 @@ def read_table(file: Path, reading: TableReading) -> Table:
     """
     if data_suffix(file.name) in CSV_SUFFIXES:
         return table_of(read_csv(file.read_bytes(), file.name, reading), reading, file.name, written=True)
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(file)
+    with file.open("rb") as opened:
+        table = open_parquet(opened).read()
     return table_of(table.drop_columns(row_names(table.schema)), reading, file.name)
+
+
+def open_parquet(file: IO[bytes]) -> Any:
+    """A Parquet file whose parts hold as many rows as it says, and no more than can be read at once.
+
+    pyarrow makes room for as many rows as a part says that it has: 600 bytes took minutes and gigabytes.
+
+    Raises:
+        DataError: they do not.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(file, buffer_size=BUFFER)
+    about = table.metadata
+    counts = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != about.num_rows:
+        raise DataError(
+            f"the parts of this Parquet file say that they hold {', '.join(map(str, counts[:3]))} rows, "
+            f"the file that it holds {about.num_rows}; copy it again"
+        )
+    if max(counts, default=0) > MOST_GROUP_ROWS:
+        raise DataError(
+            f"a part of this Parquet file says that it holds {max(counts):,} rows; write parts (row groups) of at most "
+            f"{MOST_GROUP_ROWS:,}"
+        )
+    return table
 
 
 def row_names(schema: Any) -> list[str]:

@@ -154,6 +154,24 @@ def test_a_table_that_is_damaged_inside_is_refused_in_a_sentence(tmp_path: Path)
         open_data(str(tmp_path / "*.parquet"))
 
 
+def varint(number: int) -> bytes:
+    """Thrift's way to write an integer that is not negative."""
+    number, out = 2 * number, b""
+    while number > 127:
+        number, out = number >> 7, out + bytes([number & 127 | 128])
+    return out + bytes([number])
+
+
+def with_footer(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """A Parquet file of columns a and n, ten rows, whose footer is changed."""
+    pq.write_table(pa.table({"a": RNG.normal(size=10), "n": np.arange(5, 15)}), path)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<i", content[-8:-4])
+    footer = change(content[-8 - length : -8])
+    assert footer != content[-8 - length : -8]
+    path.write_bytes(content[: -8 - length] + footer + struct.pack("<i", len(footer)) + b"PAR1")
+
+
 def cut_short(footer: bytes) -> bytes:
     """The largest value of the column of numbers 14, in three bytes of eight."""
     for place in reversed([i for i in range(len(footer)) if footer[i : i + 8] == struct.pack("<q", 14)]):
@@ -169,16 +187,34 @@ def without_gaps(footer: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut_short, without_gaps])
 def test_damaged_statistics_of_a_column_do_not_end_the_process(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """pyarrow ends the process that looks at them; in a process of its own, since the test's would end too."""
-    pq.write_table(pa.table({"a": RNG.normal(size=10), "n": np.arange(5, 15)}), tmp_path / "0.parquet")
-    content = (tmp_path / "0.parquet").read_bytes()
-    (length,) = struct.unpack("<i", content[-8:-4])
-    footer = damage(content[-8 - length : -8])
-    assert footer != content[-8 - length : -8]
-    (tmp_path / "0.parquet").write_bytes(content[: -8 - length] + footer + struct.pack("<i", len(footer)) + b"PAR1")
+    with_footer(tmp_path / "0.parquet", damage)
     code = "import sys; from fimaudit.data.streams import open_data; open_data(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "*.parquet")], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "0.parquet is damaged inside" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["0.parquet", "*.parquet"])
+@pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        (1, r"say that they hold 10\d* rows, the file that it holds 10; copy"),
+        (None, r"holds 60,\d+,\d+,\d+ rows; write parts"),
+    ],
+)
+def test_rows_that_are_not_there_take_no_memory(name: str, count: int | None, sentence: str, tmp_path: Path) -> None:
+    """pyarrow makes room for the rows that a part says it has: minutes and gigabytes for a file of a kilobyte."""
+    ten, rows = b"\x16" + varint(10), b"\x16" + varint(60_779_591_294)
+
+    def more(footer: bytes) -> bytes:
+        if count is None:
+            return footer.replace(ten, rows)  # of the file, its columns and its part
+        place = footer.rindex(ten)
+        return footer[:place] + b"\x16" + varint(1_000_000) + footer[place + len(ten) :]
+
+    with_footer(tmp_path / "0.parquet", more)
+    with pytest.raises(DataError, match=sentence):
+        open_data(str(tmp_path / name))
 
 
 def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:
