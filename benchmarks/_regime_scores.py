@@ -189,7 +189,7 @@ class Scores:
         held: intervals of each quantity, of local values, that hold the exact one; compared: how many were compared.
         factor: by which the worst local spectral norm is off.
         off: local values off by more than ``OFF``, and local values where there is nothing local.
-        clear, refused: inputs of smooth regimes with something to see, and those of them that are not ``ok``, ``local``.
+        measurable, refused: inputs of smooth regimes with something to see, and those of them not ``ok``, ``local``.
         radii: ``ok`` inputs whose radius has a lower limit above 0; overstated: those with a change of decision found below
             it; silent: those of them that no flag marks; far: silent ones where it is at less
             than ``SHORT`` of the limit.
@@ -206,7 +206,7 @@ class Scores:
     compared: Counter[str] = field(default_factory=Counter)
     factor: float = 1.0
     off: int = 0
-    clear: int = 0
+    measurable: int = 0
     refused: int = 0
     radii: int = 0
     overstated: int = 0
@@ -261,7 +261,7 @@ def score_input(regime: Regime, exact: Exact, s: Sensitivity, of: dict[str, Any]
     is_local = s.status == "ok" and s.kind == "local" and norm.value is not None
     found.local = int(is_local)
     if regime.sort == "smooth" and exact.second >= SECOND:
-        found.clear, found.refused = 1, int(not is_local or "kinked" in s.flags)
+        found.measurable, found.refused = 1, int(not is_local or "kinked" in s.flags)
     # At a tie there are several one-sided slopes, and the flag says that the number is one of them.
     tied = regime.sort == "kinked" and "kinked" in s.flags
     if is_local and not tied:

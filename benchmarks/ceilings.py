@@ -32,7 +32,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from fimaudit.estimation.integrity import PILED, at_ceiling, ceiling_rounded, others_move, reaches_one
+from fimaudit.estimation.integrity import PILED, at_ceiling, ceiling_rounded, reaches_one, runner_up_movement
 from fimaudit.number_format import output_resolution
 from fimaudit.runs.integrity.ceiling import LEAST, SHARE
 
@@ -100,7 +100,7 @@ def shows(p: np.ndarray) -> bool:
     most = float(tops.max())
     if p.shape[1] < 3 or reaches_one(most) or ceiling_rounded(most, output_resolution(p)):
         return False
-    return at_ceiling(tops, most).sum() >= max(LEAST, SHARE * len(tops)) and others_move(p, most) >= PILED
+    return at_ceiling(tops, most).sum() >= max(LEAST, SHARE * len(tops)) and runner_up_movement(p, most) >= PILED
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ def shown(name: str, sort: str, by_queries: dict[int, Scores], seconds: float) -
     return (
         f"{name:26} {sort:7} {held:>14} {percent(scores.coverage('peak_spectral_norm'), 6)} "
         f"{percent(scores.coverage('margin_radius'), 6)} {off:>9} {enough.factor:8.3g} "
-        f"{percent(refused, 6)} {percent(elsewhere, 9)} {percent(scores.share('refused', 'clear'), 6)} "
+        f"{percent(refused, 6)} {percent(elsewhere, 9)} {percent(scores.share('refused', 'measurable'), 6)} "
         f"{radius:>11} {scores.silent:6} {scores.far:4} {rows:6.0f} {seconds:5.0f}"
     )
 
@@ -112,7 +112,7 @@ def record(scores: Scores, **more: Any) -> dict[str, Any]:
         "radius_coverage": scores.coverage("margin_radius"),
         "not_ok": 1 - (scores.share("ok", "inputs") or 0.0),
         "not_local": 1 - (scores.share("local", "inputs") or 0.0),
-        "false_alarms": scores.share("refused", "clear"),
+        "false_alarms": scores.share("refused", "measurable"),
         "radius_silent": scores.share("silent", "radii"),
         "radius_far": scores.share("far", "radii"),
     }
@@ -126,7 +126,7 @@ def promises(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     whole = reduce(add, [s for _, s in every])
     covered = [(name, share) for name, s in every if (share := s.coverage()) is not None]
     low = {name: share for name, share in covered if share < EACH}
-    alarms = {name: s.share("refused", "clear") for name, s in every if s.refused > ALARMS * s.clear}
+    alarms = {name: s.share("refused", "measurable") for name, s in every if s.refused > ALARMS * s.measurable}
     return [
         {"promise": f"coverage of all at least {POOLED:.0%}", "found": whole.coverage(), "broken_by": None},
         {"promise": f"coverage of every regime at least {EACH:.0%}", "found": len(low), "broken_by": low},
@@ -137,7 +137,7 @@ def promises(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         },
         {
             "promise": f"false alarms on smooth regimes at most {ALARMS:.0%}",
-            "found": whole.share("refused", "clear"),
+            "found": whole.share("refused", "measurable"),
             "broken_by": alarms,
         },
         {

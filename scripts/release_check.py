@@ -40,13 +40,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--core", action="store_true", help="install the core without extras, and do not run the demo")
     options = parser.parse_args()
-    say(f"version {check_versions()}")
+    print_line(f"version {check_versions()}")
     with tempfile.TemporaryDirectory() as place:
         sdist, wheel = build(Path(place), options.out)
         check_contents(sdist, wheel)
         run([sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel)])
         try_wheel(Path(place), wheel, core=options.core)
-    say(f"ready: {sdist.name}, {wheel.name} in {options.out}")
+    print_line(f"ready: {sdist.name}, {wheel.name} in {options.out}")
     return 0
 
 
@@ -88,7 +88,9 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         problems.append("the wheel lacks the licence")
     if problems:
         sys.exit("; ".join(problems))
-    say(f"wheel: {len(held)} files, {wheel.stat().st_size / 2**20:.1f} MiB; sdist: {sdist.stat().st_size / 2**20:.1f} MiB")
+    print_line(
+        f"wheel: {len(held)} files, {wheel.stat().st_size / 2**20:.1f} MiB; sdist: {sdist.stat().st_size / 2**20:.1f} MiB"
+    )
 
 
 def try_wheel(place: Path, wheel: Path, *, core: bool) -> None:
@@ -134,7 +136,7 @@ def run(command: list[str], cwd: Path = ROOT, *, quiet: bool = False) -> None:
         sys.exit(f"{done.stdout or ''}\nfailed with exit code {done.returncode}: {' '.join(command)}")
 
 
-def say(sentence: str) -> None:
+def print_line(sentence: str) -> None:
     """A line of what was found."""
     print(sentence, flush=True)
 

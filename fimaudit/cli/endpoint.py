@@ -103,22 +103,22 @@ def try_it(
 
 
 def _show(console: Console, facts: dict[str, Any]) -> None:
-    def say(text: str) -> None:
+    def line(text: str) -> None:
         console.print(text, markup=False)
 
-    say(f"request: {facts['request']}")
+    line(f"request: {facts['request']}")
     for name, value in facts["headers"].items():
-        say(f"  {name}: {value}")
+        line(f"  {name}: {value}")
     if facts["sent"]:
-        say(f"  {facts['sent']}")
+        line(f"  {facts['sent']}")
     if facts["came"]:
-        say(f"answer:\n  {facts['came']}")
+        line(f"answer:\n  {facts['came']}")
     for path, found in facts["steps"].items():
         text = found if isinstance(found, str) else json.dumps(found, default=str)
-        say(f"{path}\n  gives {text[:400]}")
+        line(f"{path}\n  gives {text[:400]}")
     if facts["answer"] is not None:
-        say(f"read as: {json.dumps(facts['answer'])[:400]}")
+        line(f"read as: {json.dumps(facts['answer'])[:400]}")
     for name, p in list(facts["probabilities"].items())[:20]:
-        say(f"  {name}: {p:.6g}")
+        line(f"  {name}: {p:.6g}")
     if facts["probabilities"]:
-        say("one row was sent")
+        line("one row was sent")

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import STEEPER, Margin, first_order_radii, peak_with_gaps, peak_with_hidden, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
@@ -204,7 +204,7 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
     (1.0, 1, 0.203)
     """
     out: list[Estimate | None] = [None] * len(measured)
-    for places in alike(one.kind for one in measured):
+    for places in positions_by_kind(one.kind for one in measured):
         for i, (fine, coarse) in zip(places, _exact([measured[i] for i in places]), strict=True):
             out[i] = _estimate_jacobian(measured[i], fine, coarse)
     return out
@@ -248,7 +248,7 @@ def _agreement(fine: float, coarse: float) -> Limits:
 def undetected(
     view: VisibleClasses, rows: Array, quantum: float, length: float, confidence: float, factor: float | None = None
 ) -> tuple[float, float]:
-    """Limits that hold when nothing could be resolved: spectral norm from above, margin radius from below.
+    """Limits that hold when nothing rose above the noise: spectral norm from above, margin radius from below.
 
     Measurable classes: the limit of what was measured, noise included. Every other probability is known to half its
     quantum, so 2 sqrt(p_k) stayed within a range slack_k and its variance is at most slack_k^2 / 4; the two

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-__all__ = ["alike"]
+__all__ = ["positions_by_kind"]
 
 
-def alike(kinds: Iterable[Hashable]) -> list[list[int]]:
+def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
     """Positions of those of one kind, kind by kind; those of kind ``None`` are left out.
 
-    >>> alike(["a", None, "b", "a"])
+    >>> positions_by_kind(["a", None, "b", "a"])
     [[0, 3], [2]]
     """
     places: dict[Hashable, list[int]] = {}

@@ -20,21 +20,21 @@ __all__ = [
     "JUMP",
     "PILED",
     "SHORT_SLOPE",
-    "ahead",
-    "apart",
     "at_ceiling",
     "ceiling_rounded",
     "detection_probability",
     "false_alarm",
-    "fewest",
+    "fewest_findings",
     "history_matters",
+    "history_threshold",
+    "is_jump",
     "jump_share",
+    "log_difference",
+    "log_odds",
     "noticed_group",
-    "others_move",
     "reaches_one",
+    "runner_up_movement",
     "slope_reach",
-    "stays",
-    "threshold",
 ]
 
 Array = NDArray[np.float64]
@@ -66,13 +66,15 @@ HONEST_CEILING = 0.001
 ERROR = 0.01
 
 
-def fewest(looked_at: int, honest: float) -> int:
+def fewest_findings(looked_at: int, honest: float) -> int:
     """The least k for which k or more of so many inputs of an honest model would show it with at most ``ERROR``.
 
     P(Binomial(n, honest) >= k) <= ERROR.
 
-    >>> fewest(8, HONEST_SHORT_SLOPE), fewest(4, HONEST_JUMP), fewest(16, HONEST_FAR_WITHIN), fewest(100, HONEST_FAR_WITHIN)
-    (4, 2, 1, 2)
+    >>> fewest_findings(8, HONEST_SHORT_SLOPE), fewest_findings(4, HONEST_JUMP)
+    (4, 2)
+    >>> fewest_findings(16, HONEST_FAR_WITHIN), fewest_findings(100, HONEST_FAR_WITHIN)
+    (1, 2)
     """
     counts = np.arange(1, looked_at + 1)
     enough = special.betainc(counts, looked_at - counts + 1, honest) <= ERROR
@@ -85,11 +87,11 @@ def false_alarm(looked_at: int, honest: float) -> float:
     >>> round(false_alarm(4, HONEST_JUMP), 4), round(false_alarm(8, HONEST_SHORT_SLOPE), 4), false_alarm(0, HONEST_JUMP)
     (0.0006, 0.001, 0.0)
     """
-    need = fewest(looked_at, honest)
+    need = fewest_findings(looked_at, honest)
     return float(special.betainc(need, looked_at - need + 1, honest)) if need <= looked_at else 0.0
 
 
-def apart(first: Array, second: Array, quantum: float = 0.0, batch_effect: float = 0.0) -> float:
+def log_difference(first: Array, second: Array, quantum: float = 0.0, batch_effect: float = 0.0) -> float:
     """The largest difference of log p between answers (n, K) to the same rows.
 
     Args:
@@ -97,7 +99,7 @@ def apart(first: Array, second: Array, quantum: float = 0.0, batch_effect: float
         quantum: what they are rounded to; one may be rounded the other way.
         batch_effect: difference of probability that the other rows of a call were seen to make.
 
-    >>> round(apart(np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])), 3)
+    >>> round(log_difference(np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])), 3)
     0.693
     """
     allowed = ROUNDINGS * quantum + TIMES_BATCH_EFFECT * batch_effect
@@ -110,14 +112,14 @@ def history_matters(difference: float, noise: float, batch_effect_logs: float = 
     """Whether the same rows were answered otherwise the second time, beyond what repeats differ by.
 
     Args:
-        difference: ``apart`` of the answers on the way out and back.
+        difference: ``log_difference`` of the answers on the way out and back.
         noise: the same of repeats of the way back.
         batch_effect_logs: difference of log p that the other rows of a call were seen to make.
 
     >>> history_matters(0.5, 0.0), history_matters(0.5, 0.2)
     (True, False)
     """
-    return difference > threshold(noise, batch_effect_logs)
+    return difference > history_threshold(noise, batch_effect_logs)
 
 
 def detection_probability(share: float, pairs: int) -> float:
@@ -143,19 +145,19 @@ def noticed_group(share: float, size: int, groups: int) -> float:
     return float(1.0 - (share**size + (1.0 - share) ** size) ** groups) if size else 0.0
 
 
-def threshold(noise: float, batch_effect_logs: float = 0.0) -> float:
+def history_threshold(noise: float, batch_effect_logs: float = 0.0) -> float:
     """Difference of log p from which ``history_matters``.
 
-    >>> threshold(0.0), threshold(0.2)
+    >>> history_threshold(0.0), history_threshold(0.2)
     (0.001, 1.0)
     """
     return max(DIFFERENT, TIMES_NOISE * noise, TIMES_BATCH_EFFECT * batch_effect_logs)
 
 
-def ahead(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
+def log_odds(answers: Array, decision: int, other: int, quantum: float = 0.0) -> tuple[Array, Array]:
     """(log p_decision - log p_other, what rounding may have moved it by) of answers (n, K).
 
-    >>> odds, moved = ahead(np.array([[0.8, 0.2]]), 0, 1, 0.01)
+    >>> odds, moved = log_odds(np.array([[0.8, 0.2]]), 0, 1, 0.01)
     >>> odds.round(3).tolist(), moved.round(4).tolist()
     ([1.386], [0.0625])
     """
@@ -178,13 +180,13 @@ def jump_share(before: Array, after: Array, decision: int, other: int, gap: floa
     >>> round(jump_share(np.array([[0.6, 0.4]]), np.array([[0.4, 0.6]]), 0, 1, 2.0), 3)
     0.405
     """
-    first, moved_first = ahead(before, decision, other, quantum)
-    last, moved_last = ahead(after, decision, other, quantum)
+    first, moved_first = log_odds(before, decision, other, quantum)
+    last, moved_last = log_odds(after, decision, other, quantum)
     noise = np.ptp(first) + np.ptp(last)
     return float((first.min() - last.max() - noise - moved_first.max() - moved_last.max()) / gap)
 
 
-def stays(first: float, second: float, left: float, radius: float) -> bool:
+def is_jump(first: float, second: float, left: float, radius: float) -> bool:
     """Whether a jump is one: large, not taken away by halving the distance, and not explained by the slope at the input.
 
     Args:
@@ -192,7 +194,7 @@ def stays(first: float, second: float, left: float, radius: float) -> bool:
         left: distance of the two rows in the end, in the unit of the radius.
         radius: margin radius of the input.
 
-    >>> stays(0.4, 0.4, 1e-3, 1.0), stays(0.4, 0.01, 1e-3, 1.0)
+    >>> is_jump(0.4, 0.4, 1e-3, 1.0), is_jump(0.4, 0.01, 1e-3, 1.0)
     (True, False)
     """
     return first > JUMP and second > JUMP + STEEPER * left / radius and second > REMAINS * first
@@ -225,12 +227,12 @@ def reaches_one(largest: float) -> bool:
     return 1.0 - largest <= LEFT
 
 
-def others_move(answers: Array, largest: float) -> float:
+def runner_up_movement(answers: Array, largest: float) -> float:
     """By how much the second largest number moves among answers (n, K) at a ceiling, as a share of what is left.
 
     An honest softmax has a constant largest probability only where the sum of all others is constant: where they all are.
 
-    >>> others_move(np.array([[0.9, 0.09, 0.01], [0.9, 0.06, 0.04], [0.5, 0.5, 0.0]]), 0.9)
+    >>> runner_up_movement(np.array([[0.9, 0.09, 0.01], [0.9, 0.06, 0.04], [0.5, 0.5, 0.0]]), 0.9)
     0.3
     """
     piled = answers[at_ceiling(answers.max(axis=1, initial=0.0), largest)] if len(answers) else answers
@@ -263,8 +265,8 @@ def slope_reach(
     """
     if min(at_input[:, [decision, other]].min(), at_step[:, [decision, other]].min()) <= max(quantum / 2, HIDDEN):
         return None
-    start, moved_start = ahead(at_input, decision, other, quantum)
-    end, moved_end = ahead(at_step, decision, other, quantum)
+    start, moved_start = log_odds(at_input, decision, other, quantum)
+    end, moved_end = log_odds(at_step, decision, other, quantum)
     gap = float(start.mean())
     if not gap > 0 or not step > 0:
         return None

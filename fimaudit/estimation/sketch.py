@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
@@ -114,7 +114,7 @@ def estimate_sketches(sketches: Sequence[Sketch], most_bytes: int = TOGETHER_BYT
         return [estimate for part in parts for estimate in estimate_sketches(part, most_bytes)]
     tables = _tables(sketches)
     out: list[Estimate | None] = [None] * len(sketches)
-    for places in alike(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):
+    for places in positions_by_kind(_kind(i, sketch, tables[i]) for i, sketch in enumerate(sketches)):
         rows = _stacked([table for i in places if (table := tables[i]) is not None])
         for i, estimate in zip(places, _estimates([sketches[i] for i in places], rows), strict=True):
             out[i] = estimate
@@ -136,7 +136,7 @@ def _kind(place: int, sketch: Sketch, table: Array | None) -> Hashable:
 def _tables(sketches: Sequence[Sketch]) -> list[Array | None]:
     """All answers to each in measurable columns, (rows, C); ``None`` for an unmeasurable view."""
     out = [s.view.table(np.vstack(s.rows)) if s.alone and not s.view.unmeasurable else None for s in sketches]
-    for places in alike(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
+    for places in positions_by_kind(None if s.alone or s.view.unmeasurable else s.answers.shape for s in sketches):
         rows = _joined([sketches[i] for i in places])
         complete_in_place(rows, np.array([sketches[i].view.top for i in places]))
         for i, table in zip(places, rows, strict=True):
@@ -172,8 +172,8 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
             trace[i] = _less(trace[i], noise.total * share, noise.spread)
         contrast = named_contrast(view, directions[i], p[i, 0])
         heavy = _heaviness(scatter[i], spectral[i])
-        found_here = Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy)
-        out.append(found_here.allowing_for_hidden(view))
+        estimate = Estimate(spectral[i], trace[i], peak, margin, contrast, hidden, heavy)
+        out.append(estimate.allowing_for_hidden(view))
     return out
 
 
@@ -266,7 +266,7 @@ def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
         rivals = count - (view.rest and bool(keep[i, -1]))
         return (count, rivals, i in of_noisy) if keep[i, view.place[0]] and count >= 2 else None
 
-    for places in alike(kind(i) for i in range(len(sketches))):
+    for places in positions_by_kind(kind(i) for i in range(len(sketches))):
         some, seen = [sketches[i] for i in places], keep[places]
         rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
         noisy = [of_noisy[i] for i in places if i in of_noisy]

@@ -52,8 +52,8 @@ WIDE = Grid(np.exp(np.linspace(-2.8, 2.8, 17)), float(np.exp(1.4)))
 SHARPENED = tuple(Grid(np.exp([-step, 0.0, step]), float(np.exp(step))) for step in (0.02, 1e-3))
 #: Many classes: rows, spread over all, from which a coarse grid is placed.
 COARSE_ROWS = 48
-#: Many classes: power steps to place a temperature roughly, to settle on a direction there, and from it at those beside it.
-ROUGH_STEPS, SETTLING, BESIDE = 6, 8, 3
+#: Many classes: power steps to place a temperature roughly, for a direction there, and from it at those beside it.
+ROUGH_STEPS, CENTRE_STEPS, BESIDE_STEPS = 6, 8, 3
 
 
 def peak_temperature(logs: Array, log_p: Array) -> Array:
@@ -218,5 +218,5 @@ class TemperatureSearch:
             gram = self._gram[which]
             return lambda at, some: np.asarray(np.linalg.eigvalsh(tempered_grams(gram[some], log_p[some], at))[..., -1])
         logs = self._logs[which]
-        seed = power_steps(logs, log_p, centre, self._seed[which], SETTLING)[2]
-        return lambda at, some: power_steps(logs[some], log_p[some], at, seed[some], BESIDE)[1]
+        seed = power_steps(logs, log_p, centre, self._seed[which], CENTRE_STEPS)[2]
+        return lambda at, some: power_steps(logs[some], log_p[some], at, seed[some], BESIDE_STEPS)[1]

@@ -41,7 +41,7 @@ class MainAnswers:
         method: its name in reports.
         view: the measurable classes.
         estimate: the numbers; ``None`` when no answer differs from another.
-        answers: (m, K) that limits are drawn from where nothing could be resolved.
+        answers: (m, K) that limits are drawn from where nothing rose above the noise.
         length: root mean square step of one feature, in units of the scale.
         used: rows, the base row included.
         factor: times the largest squared secant that a norm may be, where directions were not random.

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.noise import BaseAnswers
 from fimaudit.estimation.secants import complete
 from fimaudit.measurement.protocol import Flow
@@ -233,7 +233,7 @@ def read_pairs(asked: Answered) -> RungReadings:
 def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
     """``read_pairs`` of each; those of one shape are worked on together."""
     found: list[tuple[Array, Array, Array]] = [(np.empty(0),) * 3] * len(asked)
-    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
+    for places in positions_by_kind(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
         some = [asked[i] for i in places]
         lengths = np.stack([one.rungs.lengths for one in some])
         if some[0].base_answers.plain:

@@ -235,8 +235,8 @@ def _are_rounded(even: Array, odd: Array, asked: Sequence[Answered]) -> bool:
     known = np.isfinite(of_rounding[:, 0])
     if not known.any():
         return False
-    moved, still = (np.median(part[known] / of_rounding[known], axis=0) for part in (odd, even))
-    return bool(((moved >= MOVED[0]) & (moved <= MOVED[1]) & (still <= EVENLY * moved)).any())
+    of_odd, of_even = (np.median(part[known] / of_rounding[known], axis=0) for part in (odd, even))
+    return bool(((of_odd >= MOVED[0]) & (of_odd <= MOVED[1]) & (of_even <= EVENLY * of_odd)).any())
 
 
 def _spacing(answers: Array, quality: OutputQuality) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.predictable import TINY
@@ -132,7 +132,7 @@ def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
     Inputs of one shape are worked on together.
     """
     out: list[list[float | None]] = [[] for _ in answered]
-    for places in alike(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(answered)):
+    for places in positions_by_kind(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(answered)):
         some, (rungs, m, _) = [answered[i] for i in places], answered[places[0]].pieces.shape
         lengths = np.stack([one.rungs.lengths for one in some])
         if some[0].base_answers.plain:

@@ -43,8 +43,8 @@ class InputPasses:
 
     Attributes:
         unanswered: inputs that the server did not answer, with its reason.
-        doubtful: inputs at which derivatives say nothing of the answers, with the reason, where these are measured from
-            probabilities later; ``None`` where a reason is their result.
+        without_derivatives: inputs at which derivatives say nothing of the answers, with the reason, where these are
+            measured from probabilities later; ``None`` where a reason is their result.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class InputPasses:
         self._progress, self._most_failures = progress, most_failures
         self._expected: int | None = None
         self.unanswered: dict[int, str] = {}
-        self.doubtful: dict[int, str] | None = None
+        self.without_derivatives: dict[int, str] | None = None
 
     def measure(self, missing: NDArray[np.int64], work: Work) -> None:
         """One pass over some inputs, and once more over those that the server did not answer.
@@ -84,12 +84,12 @@ class InputPasses:
     def keep(self, item: MeasuredInput | Part) -> None:
         """Keep what is finished; what the server did not answer is not, nor what derivatives say nothing of."""
         for found in self._answered(item):
-            if self.doubtful is None:
+            if self.without_derivatives is None:
                 self._store.add(found)
                 continue
             for outcome in unpack(found) if isinstance(found, Part) else (found,):
                 if outcome.result.method == BY_DERIVATIVES:
-                    self.doubtful[outcome.result.index] = str(outcome.result.reason)
+                    self.without_derivatives[outcome.result.index] = str(outcome.result.reason)
                 else:
                     self._store.add(outcome)
         self.count_workers()

@@ -103,7 +103,7 @@ class Run:
             shared=None if engine is None else counts, progress=progress, most_failures=most_failures,
         )  # fmt: skip
         if task.exact is not None and not task.insist:
-            self._passes.doubtful = {}
+            self._passes.without_derivatives = {}
         self._deflation = DeflationSetup(None, {})
         self._decoys = ChosenDecoys()
         self.integrity = IntegrityFindings()
@@ -134,7 +134,7 @@ class Run:
             preflight, steps = self._start.begin()
             self._passes.check_same_model()
             if self._start.exact is None:
-                self._passes.doubtful = None
+                self._passes.without_derivatives = None
             placed = LABEL_STEPS if task.labels else steps
             if task.integrity and steps is not None:
                 self._decoys = choose_decoys(self._audited(steps), len(task.source), task.settings.seed)
@@ -149,8 +149,8 @@ class Run:
             work = self._set_up_deflation(work)
             if task.focus is None:
                 self._passes.measure(np.flatnonzero(~self._store.done), work)
-                if self._passes.doubtful:
-                    steps = self._measure_doubtful(work, preflight)
+                if self._passes.without_derivatives:
+                    steps = self._measure_from_probabilities(work, preflight)
             else:
                 if self._journal is None or self._journal.focus is None:
                     screen = replace(work, settings=screening(task.settings), structure=None)
@@ -240,13 +240,13 @@ class Run:
         if self._remote is not None:
             self._remote.close()
 
-    def _measure_doubtful(self, work: Work, preflight: Preflight) -> Steps:
+    def _measure_from_probabilities(self, work: Work, preflight: Preflight) -> Steps:
         """From probabilities, the inputs at which derivatives say nothing of the answers."""
-        doubtful, self._passes.doubtful = self._passes.doubtful or {}, None
+        reasons, self._passes.without_derivatives = self._passes.without_derivatives or {}, None
         steps = self._start.pilot(preflight)
-        count, reason = len(doubtful), without_advice(next(iter(doubtful.values())))
+        count, reason = len(reasons), without_advice(next(iter(reasons.values())))
         self._start.notes.append(f"{count} of the inputs measured from probabilities: {reason}")
-        self._passes.measure(np.array(sorted(doubtful), dtype=np.int64), replace(work, steps=steps, exact=None))
+        self._passes.measure(np.array(sorted(reasons), dtype=np.int64), replace(work, steps=steps, exact=None))
         return steps
 
     def _set_up_deflation(self, work: Work) -> Work:

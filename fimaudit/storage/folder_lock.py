@@ -94,13 +94,13 @@ class FolderLock:
                 self._refuse(who)
             if locked is None:
                 self._put_aside(who)
-            elif self._still_there(file):
+            elif self._is_in_place(file):
                 _sign(file)
                 return file
         file.close()
         return None
 
-    def _still_there(self, file: IO[bytes]) -> bool:
+    def _is_in_place(self, file: IO[bytes]) -> bool:
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
         except FileNotFoundError:

@@ -165,16 +165,16 @@ def _check_at_points(
     owners = list(indices)
     _ask(meter, points, owners, [[1.0] for _ in points], x.shape[1:], space)
     floor = arithmetic(meter.model)
-    doubtful = [place for place, point in enumerate(points) if not _agree(point.steps[0], floor)]
-    some = [points[place] for place in doubtful]
+    disagreeing = [place for place, point in enumerate(points) if not _agree(point.steps[0], floor)]
+    some = [points[place] for place in disagreeing]
     further = [[*SHORTER, *(f for f in LONGER if f * point.first <= FARTHEST * point.unit)] for point in some]
-    _ask(meter, some, [owners[place] for place in doubtful], further, x.shape[1:], space)
+    _ask(meter, some, [owners[place] for place in disagreeing], further, x.shape[1:], space)
     out = []
     for place, point in enumerate(points):
         rows, passes = 2 * DIRECTIONS * len(point.steps), len(point.pulled) + 1
         if in_half(meter.model):  # not asked through the meter
             rows, passes = 0, rows + passes
-        reason = _verdict(sorted(point.steps), floor, in_half(meter.model)) if place in doubtful else None
+        reason = _verdict(sorted(point.steps), floor, in_half(meter.model)) if place in disagreeing else None
         out.append(SecantCheck(reason, rows, passes, len(point.steps)))
     return out
 

@@ -12,14 +12,14 @@ from fimaudit.estimation.integrity import (
     HONEST_FAR_WITHIN,
     HONEST_JUMP,
     HONEST_SHORT_SLOPE,
-    ahead,
-    apart,
     false_alarm,
-    fewest,
+    fewest_findings,
     history_matters,
+    is_jump,
     jump_share,
+    log_difference,
+    log_odds,
     slope_reach,
-    stays,
 )
 
 Array = NDArray[np.float64]
@@ -34,7 +34,7 @@ def two(odds: float | Array) -> Array:
 @pytest.mark.parametrize("honest", [HONEST_JUMP, HONEST_SHORT_SLOPE, HONEST_FAR_WITHIN])
 @pytest.mark.parametrize("inputs", [1, 4, 8, 16, 100, 512])
 def test_the_fewest_keep_the_error_rate_and_one_less_does_not(honest: float, inputs: int) -> None:
-    k = fewest(inputs, honest)
+    k = fewest_findings(inputs, honest)
     assert stats.binom.sf(k - 1, inputs, honest) <= 0.01 or k > inputs
     assert k == 1 or stats.binom.sf(k - 2, inputs, honest) > 0.01
 
@@ -42,7 +42,7 @@ def test_the_fewest_keep_the_error_rate_and_one_less_does_not(honest: float, inp
 @pytest.mark.parametrize(("honest", "inputs"), [(HONEST_JUMP, 4), (HONEST_SHORT_SLOPE, 8), (HONEST_FAR_WITHIN, 16)])
 def test_the_stated_false_alarm_is_how_often_honest_inputs_show_it(honest: float, inputs: int) -> None:
     shown = np.random.default_rng(0).random((400_000, inputs)) < honest
-    alarms = (shown.sum(axis=1) >= fewest(inputs, honest)).mean()
+    alarms = (shown.sum(axis=1) >= fewest_findings(inputs, honest)).mean()
     stated = false_alarm(inputs, honest)
     assert 0 < stated <= ERROR
     assert alarms == pytest.approx(stated, abs=4 * np.sqrt(stated / 400_000))
@@ -51,11 +51,11 @@ def test_the_stated_false_alarm_is_how_often_honest_inputs_show_it(honest: float
 
 def test_equal_answers_are_not_apart_and_rounding_either_way_is_allowed_for() -> None:
     first = np.array([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]])
-    assert apart(first, first) == 0
+    assert log_difference(first, first) == 0
     moved = first + np.array([[0.01, -0.01, 0.0], [-0.01, 0.01, 0.0]])
-    assert apart(first, moved) > 0.05
-    assert apart(first, moved, quantum=0.01) == 0
-    assert apart(first, moved, batch_effect=0.01) == 0
+    assert log_difference(first, moved) > 0.05
+    assert log_difference(first, moved, quantum=0.01) == 0
+    assert log_difference(first, moved, batch_effect=0.01) == 0
 
 
 def test_noise_of_any_size_is_not_history() -> None:
@@ -65,8 +65,8 @@ def test_noise_of_any_size_is_not_history() -> None:
         for _ in range(400):  # 13 rows of two classes: few differences, so that the quietest repeats count
             odds = rng.normal(0, 2, 13)
             out, *back = (two(odds + deviation * rng.standard_normal(13)) for _ in range(5))
-            noise = max(apart(back[i], back[j]) for i in range(4) for j in range(i))
-            alarms += history_matters(apart(out, back[0]), noise)
+            noise = max(log_difference(back[i], back[j]) for i in range(4) for j in range(i))
+            alarms += history_matters(log_difference(out, back[0]), noise)
     assert alarms == 0
 
 
@@ -76,8 +76,8 @@ def test_noise_that_a_request_shares_is_seldom_taken_for_history() -> None:
     for _ in range(2000):
         odds = rng.normal(0, 2, 13)
         out, *back = (two(odds + 0.1 * rng.standard_normal()) for _ in range(5))
-        noise = max(apart(back[i], back[j]) for i in range(4) for j in range(i))
-        alarms += history_matters(apart(out, back[0]), noise)
+        noise = max(log_difference(back[i], back[j]) for i in range(4) for j in range(i))
+        alarms += history_matters(log_difference(out, back[0]), noise)
     assert alarms <= 20
 
 
@@ -88,11 +88,11 @@ def test_a_jump_is_what_is_left_beside_rounding_and_noise() -> None:
 
 
 def test_what_the_slope_explains_or_halving_takes_away_is_no_jump() -> None:
-    assert stays(0.5, 0.5, 1e-6, 1.0)
-    assert not stays(0.04, 0.04, 1e-6, 1.0)
-    assert not stays(0.5, 0.5 / 64, 1e-6, 1.0)
-    assert not stays(0.5, 0.12, 1e-6, 1.0)
-    assert not stays(0.5, 0.5, 0.2, 1.0)  # levels leave a fifth of the radius between the rows
+    assert is_jump(0.5, 0.5, 1e-6, 1.0)
+    assert not is_jump(0.04, 0.04, 1e-6, 1.0)
+    assert not is_jump(0.5, 0.5 / 64, 1e-6, 1.0)
+    assert not is_jump(0.5, 0.12, 1e-6, 1.0)
+    assert not is_jump(0.5, 0.5, 0.2, 1.0)  # levels leave a fifth of the radius between the rows
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.25])
@@ -124,6 +124,6 @@ def test_of_a_hidden_class_no_reach_is_claimed() -> None:
 
 
 def test_hidden_classes_have_finite_odds() -> None:
-    odds, moved = ahead(np.array([[1.0, 0.0]]), 0, 1, quantum=0.01)
+    odds, moved = log_odds(np.array([[1.0, 0.0]]), 0, 1, quantum=0.01)
     assert np.isfinite(odds).all()
     assert np.isfinite(moved).all()

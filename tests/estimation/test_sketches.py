@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fimaudit.estimation.grouping import alike
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
 from fimaudit.estimation.sketch import Sketch, estimate_sketch, estimate_sketches
 from fimaudit.measurement.energy import Answered, Rungs, read_rungs_each
@@ -97,7 +97,7 @@ def test_work_is_done_once_for_all_who_want_it() -> None:
     assert calls == [[1, 3]]
     with pytest.raises(ValueError, match="zip"):
         run_batched({0: BatchedStep(lambda parts: [], 1)})  # one result for each, or a fault
-    assert alike([]) == []
+    assert positions_by_kind([]) == []
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -153,7 +153,7 @@ def test_a_model_that_jumps_has_none(name: str, queries: int) -> None:
         assert all(s.margin_radius.value is None or s.margin_radius.value >= s.displacement for s in report.inputs)
 
 
-def test_rounding_is_told_from_votes_where_the_ladder_shows_it() -> None:
+def test_rounding_is_distinguished_from_votes_where_the_ladder_shows_it() -> None:
     """Steps of a thousandth: a regression over pixels keeps its local numbers, forests of a thousand trees have none."""
     x, y = load_digits(return_X_y=True)
     x = x / 16

@@ -43,7 +43,7 @@ class Weather:
         share: of the requests that are spoiled.
         kinds: in which ways.
         outages: begin and end of the times in which nobody is answered, and how.
-        throttled: begin and end of the times in which everybody is told 429, and how they are told to wait.
+        throttled: begin and end of the times in which everybody is answered 429, and how they are asked to wait.
         lifetime: seconds that a token lasts.
         kills: numbers of the requests at which the client is killed, and whether the server had answered by then.
         restarts: numbers of the requests before which the server starts anew and forgets tokens and work.

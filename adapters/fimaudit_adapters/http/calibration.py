@@ -102,11 +102,11 @@ class Calibrator:
                 break
             except GivenUp as exc:
                 fault = exc.fault
-                doubtful = fault.kind in ("rejected", "server") or fault.status in ("503", "unreadable")
-                if fault.kind != "size" and not doubtful:
+                maybe_rows = fault.kind in ("rejected", "server") or fault.status in ("503", "unreadable")
+                if fault.kind != "size" and not maybe_rows:
                     raise _translated(exc) from exc
                 # It may be a row that cannot be answered rather than the size: others of the same number will tell.
-                if doubtful and await self._passes(wire, rows[size : 2 * size], size, lease):
+                if maybe_rows and await self._passes(wire, rows[size : 2 * size], size, lease):
                     break
                 if size <= max(1, learned.tested):
                     raise _translated(exc) from exc

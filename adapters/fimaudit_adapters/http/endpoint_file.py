@@ -33,7 +33,7 @@ def read_endpoint(target: str, options: Options) -> Endpoint:
     _refuse_local(options)
     extra = {key: value for key, value in options.extra.items() if value is not None}
     data_columns = extra.pop("data_columns", None)
-    values = _said(target, extra.pop("endpoint", None)) | extra
+    values = _given_settings(target, extra.pop("endpoint", None)) | extra
     if options.input is not None:
         values["input"] = options.input
     if options.output is not None:
@@ -80,7 +80,7 @@ def _refuse_local(options: Options) -> None:
         )
 
 
-def _said(target: str, given: Any) -> dict[str, Any]:
+def _given_settings(target: str, given: Any) -> dict[str, Any]:
     """Files first, then the target, then mappings."""
     parts = [] if given is None else given if isinstance(given, list | tuple) else [given]
     values: dict[str, Any] = {}

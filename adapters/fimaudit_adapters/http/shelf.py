@@ -33,14 +33,14 @@ class Preset:
     @property
     def page(self) -> str:
         """The public page that describes the format."""
-        return self._said("Page")
+        return self._comment("Page")
 
     @property
     def checked(self) -> str:
         """What the format was compared with."""
-        return self._said("Checked")
+        return self._comment("Checked")
 
-    def _said(self, word: str) -> str:
+    def _comment(self, word: str) -> str:
         return next(line.partition(": ")[2] for line in self.text.splitlines() if line.startswith(f"# {word}: "))
 
 

@@ -42,7 +42,7 @@ def not_smooth(graph: Any, audited: str, output: str) -> str | None:
     for node in reversed(on_the_way):
         if wanted.intersection(node.output):
             wanted.update(_reads(node))
-            found.update(_said(node))
+            found.update(_reasons(node))
     return "; ".join(sorted(found)) or None
 
 
@@ -60,7 +60,7 @@ def _reads(node: Any) -> list[str]:
     return [*node.input, *(name for inner in _inner(node) for one in inner.node for name in _reads(one))]
 
 
-def _said(node: Any) -> Iterable[str]:
+def _reasons(node: Any) -> Iterable[str]:
     name = node.op_type
     if name in _JUMPS:
         yield _JUMPS[name].format(name)
@@ -68,7 +68,7 @@ def _said(node: Any) -> Iterable[str]:
         yield "Cast to whole numbers: values are rounded inside"
     for inner in _inner(node):
         for one in inner.node:
-            yield from _said(one)
+            yield from _reasons(one)
 
 
 def _inner(node: Any) -> list[Any]:

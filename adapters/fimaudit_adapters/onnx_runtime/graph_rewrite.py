@@ -16,7 +16,7 @@ __all__ = ["reshape_target", "with_free_batch"]
 #: Shapes are inferred for this many times the original rows as well; a prime that is no likely length.
 _TIMES = 61
 #: Operators whose output is as long as a number in another tensor says.
-_AS_LONG_AS_SAID = ("ConstantOfShape", "Expand", "Range", "Tile", "OneHot", "Resize", "Pad", "Reshape")
+_LENGTH_FROM_VALUES = ("ConstantOfShape", "Expand", "Range", "Tile", "OneHot", "Resize", "Pad", "Reshape")
 #: onnx passes values on while it infers shapes; where they grow beyond so many, the graph means harm.
 _MOST_PASSED_ON = 2**20
 #: Initializers larger than this hold weights, never a shape.
@@ -267,7 +267,7 @@ def _grows(light: Any) -> bool:
             size = _LARGEST_SHAPE
         else:
             size = 0 if not all(parts) else sum(parts) if node.op_type == "Concat" else max(parts, default=0)
-        if node.op_type in _AS_LONG_AS_SAID:
+        if node.op_type in _LENGTH_FROM_VALUES:
             made.update(node.output)
             size = 0
         joined = [lengths.get(name) for name in node.input if node.op_type == "Concat" and name in made]

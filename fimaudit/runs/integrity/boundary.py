@@ -13,11 +13,11 @@ from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import (
     HONEST_JUMP,
     JUMP,
-    ahead,
     false_alarm,
-    fewest,
+    fewest_findings,
+    is_jump,
     jump_share,
-    stays,
+    log_odds,
 )
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import CLOSER, HALVINGS
@@ -59,7 +59,7 @@ class Segment:
 
     def gap(self, quantum: float) -> float:
         """Log-odds at the input between its class and the one beyond the boundary."""
-        return float(ahead(self.answers, self.decision, self.other, quantum)[0].mean())
+        return float(log_odds(self.answers, self.decision, self.other, quantum)[0].mean())
 
     def jump(self, quantum: float) -> float:
         """See ``jump_share``; 0 where the gap is too small for a measure."""
@@ -87,8 +87,8 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
         _look_again(asked, segment)
         radius = inputs.results[segment.index].margin_radius.value
         left = float(np.linalg.norm(scaled_difference(segment.low[1], segment.high[1], inputs.space)))
-        jumps += radius is not None and stays(jump, segment.jump(quantum), left, radius)
-    need = fewest(len(segments), HONEST_JUMP)
+        jumps += radius is not None and is_jump(jump, segment.jump(quantum), left, radius)
+    need = fewest_findings(len(segments), HONEST_JUMP)
     numbers = {"inputs": len(segments), "jumps": jumps, "fewest": need, "largest": max(first, default=None)}
     numbers["false_alarm"] = false_alarm(len(segments), HONEST_JUMP)
     took = asked.rows - before

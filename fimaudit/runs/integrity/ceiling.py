@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fimaudit.audit_report import IntegrityCheck
-from fimaudit.estimation.integrity import HONEST_CEILING, PILED, at_ceiling, ceiling_rounded, others_move, reaches_one
+from fimaudit.estimation.integrity import HONEST_CEILING, PILED, at_ceiling, ceiling_rounded, reaches_one, runner_up_movement
 from fimaudit.runs.integrity.findings import check_result
 from fimaudit.runs.integrity.rows import AskedRows
 
@@ -45,7 +45,7 @@ def check_ceiling(asked: AskedRows, measured: Sequence[int]) -> IntegrityCheck:
         return check_result("ceiling", "not_applicable", CEILING, why, numbers, 0)
     if reaches_one(largest):
         return check_result("ceiling", "ok", CEILING, "the largest probability of all reaches 1", numbers, 0)
-    piled, moves = int(at_ceiling(tops, largest).sum()), others_move(seen, largest)
+    piled, moves = int(at_ceiling(tops, largest).sum()), runner_up_movement(seen, largest)
     fewest = max(LEAST, int(np.ceil(SHARE * len(tops))))
     numbers |= {"piled": piled, "fewest": fewest, "others_move": moves}
     if piled >= fewest and moves >= PILED:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import known_answers
 from fimaudit.errors import InputFailed
-from fimaudit.estimation.integrity import ERROR, apart, detection_probability, history_matters, threshold
+from fimaudit.estimation.integrity import ERROR, detection_probability, history_matters, history_threshold, log_difference
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES
 from fimaudit.runs.integrity.decoys import ChosenDecoys
 from fimaudit.runs.integrity.findings import check_result
@@ -68,7 +68,7 @@ def check_history(
     before = asked.rows
     walks, plain = _walks(asked, walked), _times(asked, decoys, rng)
     both = walks if walks.largest >= plain.largest else plain
-    least, pairs = threshold(both.noise, asked.quality.batch_effect_logs), walks.pairs + plain.pairs
+    least, pairs = history_threshold(both.noise, asked.quality.batch_effect_logs), walks.pairs + plain.pairs
     numbers = {
         "walks": walks.count,
         "rows_a_walk": walks.rows,
@@ -165,4 +165,4 @@ def _times(asked: AskedRows, decoys: ChosenDecoys, rng: np.random.Generator) -> 
 def _farthest_apart(answers: Sequence[Array], asked: AskedRows) -> float:
     """The largest difference between any two answers to the same rows."""
     quality = asked.quality
-    return max(apart(a, b, quality.quantum, quality.batch_effect) for a, b in combinations(answers, 2))
+    return max(log_difference(a, b, quality.quantum, quality.batch_effect) for a, b in combinations(answers, 2))

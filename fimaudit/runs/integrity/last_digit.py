@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.engines.decoys import Decoy, known_answers
-from fimaudit.estimation.integrity import apart, history_matters, noticed_group
+from fimaudit.estimation.integrity import history_matters, log_difference, noticed_group
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.integrity_cost import NUDGES
 from fimaudit.models.meter import Meter
@@ -76,7 +76,7 @@ def check_last_digit(asked: AskedRows, groups: Sequence[Neighbours]) -> Integrit
             continue
         spread, noise = _spread(answers[0], quality), 0.0
         if len(answers) > 1:
-            noise = apart(answers[0], answers[1], quality.quantum, quality.batch_effect)
+            noise = log_difference(answers[0], answers[1], quality.quantum, quality.batch_effect)
         looked, size, largest = looked + 1, len(group.rows), max(largest, spread)
         took += answers.shape[0] * answers.shape[1]
         found += history_matters(spread, noise, quality.batch_effect_logs)
@@ -109,7 +109,7 @@ def check_last_digit(asked: AskedRows, groups: Sequence[Neighbours]) -> Integrit
 
 def _spread(answers: Answers, quality: OutputQuality) -> float:
     """The largest difference between any two of the answers."""
-    return apart(answers.max(axis=0)[None], answers.min(axis=0)[None], quality.quantum, quality.batch_effect)
+    return log_difference(answers.max(axis=0)[None], answers.min(axis=0)[None], quality.quantum, quality.batch_effect)
 
 
 def _neighbours(row: NDArray[Any], space: Space, rng: np.random.Generator) -> NDArray[Any] | None:

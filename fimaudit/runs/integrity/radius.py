@@ -11,7 +11,7 @@ from fimaudit.estimation.integrity import (
     FAR_WITHIN,
     HONEST_FAR_WITHIN,
     false_alarm,
-    fewest,
+    fewest_findings,
 )
 from fimaudit.measurement.radius_evidence import FAR_WITHIN_RADIUS, WITHIN_RADIUS, check_radius
 from fimaudit.results import Sensitivity, Witness
@@ -52,7 +52,7 @@ def check_radii(
     claimed = [r for r in known if r.margin_radius.value is not None and (r.witness is not None or r.index in _ids(changes))]
     within = sum(WITHIN_RADIUS in r.flags for r in claimed)
     far = sum(FAR_WITHIN_RADIUS in r.flags for r in claimed)
-    need = fewest(len(claimed), HONEST_FAR_WITHIN)
+    need = fewest_findings(len(claimed), HONEST_FAR_WITHIN)
     numbers: dict[str, float | int | None] = {"inputs": len(claimed), "within": within, "far_within": far, "fewest": need}
     numbers["false_alarm"] = false_alarm(len(claimed), HONEST_FAR_WITHIN)
     took = asked.rows - before

@@ -13,7 +13,7 @@ from fimaudit.estimation.integrity import (
     HONEST_SHORT_SLOPE,
     SHORT_SLOPE,
     false_alarm,
-    fewest,
+    fewest_findings,
     slope_reach,
 )
 from fimaudit.measurement.counterexample import rows_along
@@ -53,7 +53,7 @@ def check_slope(asked: AskedRows, chosen: Sequence[int]) -> IntegrityCheck:
         if at_input is not None and at_step is not None
     ]
     known = [one for one in reached if one is not None]
-    short, need = sum(one < SHORT_SLOPE for one in known), fewest(len(known), HONEST_SHORT_SLOPE)
+    short, need = sum(one < SHORT_SLOPE for one in known), fewest_findings(len(known), HONEST_SHORT_SLOPE)
     middle = float(np.median(known)) if known else None
     numbers = {"inputs": len(known), "short": short, "fewest": need, "median": middle}
     numbers["false_alarm"] = false_alarm(len(known), HONEST_SHORT_SLOPE)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.engines.decoys import Decoy, known_answers
-from fimaudit.estimation.integrity import apart, history_matters
+from fimaudit.estimation.integrity import history_matters, log_difference
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, RUNGS, WALKS
@@ -67,7 +67,7 @@ class Walk:
 
 def ways_apart(out: Array, back: Array, quality: OutputQuality) -> float:
     """How far apart the answers on the way out and on the way back are."""
-    return apart(out, back[::-1], quality.quantum, quality.batch_effect)
+    return log_difference(out, back[::-1], quality.quantum, quality.batch_effect)
 
 
 def choose_walks(

@@ -123,7 +123,7 @@ def test_a_wrong_address_is_not_waited_for(clock, server, connect):
     assert clock.now - began < 60
 
 
-def test_a_limit_by_the_minute_is_kept_without_being_told(clock, service, server, connect):
+def test_a_limit_by_the_minute_is_kept_without_being_announced(clock, service, server, connect):
     sent = Counter()
 
     def by_the_minute(asked):
@@ -381,7 +381,7 @@ def test_an_issuer_that_is_out_for_a_moment_is_asked_again(clock, service, token
     assert np.allclose(got, vendors.table(ROWS[:3]))
 
 
-def test_rows_that_were_taken_count_whatever_a_look_for_their_result_is_told(clock, connect):
+def test_rows_that_were_taken_count_whatever_a_look_for_their_result_is_answered(clock, connect):
     taken = []
 
     def forgetful(asked):

@@ -176,7 +176,7 @@ def test_walks_go_out_and_come_back_among_the_requests_of_inputs(served):
     assert ways[-1] - ways[0] > len(server.far) / 4
 
 
-def test_rows_of_many_inputs_are_interleaved_unless_told_otherwise(served, tmp_path):
+def test_rows_of_many_inputs_are_interleaved_unless_asked_otherwise(served, tmp_path):
     servers, options = {"inputs": Noting(), None: Noting()}, {**OPTIONS, "queries": 40}
     reports = {}
     for order, server in servers.items():

@@ -173,7 +173,7 @@ def test_a_hostile_error_body_takes_hardly_more_work_than_another(body):
     assert work(body) < 1000 * min(work(b"no more room " * 5_000) for _ in range(5))
 
 
-def test_excerpts_tell_no_secrets_rows_or_paths():
+def test_excerpts_hold_no_secrets_rows_or_paths():
     body = (
         b'{"error": {"message": "Traceback: bad key sk-abc-123456 for Bearer eyJhbGciOi.x.y in /home/me/app/model.py; '
         b'row [0.1, 0.2, -3e-4, 5]; api_key=hunter22"}}'
