@@ -121,8 +121,8 @@ def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: b
         reasons.append(LONGER.format(at=at))
     if ctx.quality.may_be_votes:
         nonlinear_nearer = True
-        if kind == "local":
-            kind = "finite_scale"
+        if kind != "finite_scale":
+            kind = "finite_scale" if kind == "local" else kind
             reasons.append(COUNTED.format(step=ctx.quality.quantum, at=at))
     if kind == "local" and bends(main.answers):
         kind, nonlinear_nearer = "finite_scale", True

@@ -269,6 +269,23 @@ def test_top_k_answers_give_a_lower_bound(k: int) -> None:
         assert s.status == ("no_rival_visible" if k == 1 else "ok")
 
 
+def test_top_k_answers_in_steps_say_that_nothing_between_them_is_local() -> None:
+    """They stay a lower bound of the norm; that the numbers are those of the displacement has to be said all the same."""
+
+    def shown(p: np.ndarray) -> np.ndarray:
+        out = (200 * p).round() / 200  # as two hundred trees vote
+        np.put_along_axis(out, np.argsort(-p, axis=1)[:, 3:], 0.0, axis=1)
+        return np.hstack([out, np.maximum(1 - out.sum(axis=1, keepdims=True), 0)])
+
+    report = audit(Endpoint(shown, top_k=3), X, queries=200, link="identity")
+    found = [s for s in report.inputs if s.kind == "lower_bound"]
+    assert found
+    for s in found:
+        assert s.reason is not None
+        assert "come in steps of 0.001" in s.reason
+        assert f"at a displacement of {s.displacement:.3g}" in s.reason
+
+
 def test_exact_answers_take_no_noise_path() -> None:
     base = softmax(X[:1])
     view = OutputQuality().view(base, base[:0])
