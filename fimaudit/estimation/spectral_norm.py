@@ -58,6 +58,15 @@ class Limits:
     lower: float
     upper: float
 
+    @property
+    def relative_half_width(self) -> float:
+        """Half of the interval's width over its value.
+
+        >>> Limits(2.0, 1.0, 4.0).relative_half_width
+        0.75
+        """
+        return (self.upper - self.lower) / (2 * self.value) if self.value > 0 else float("inf")
+
 
 class ManyLimits(NamedTuple):
     """The same for as many inputs as the arrays' axes say."""

@@ -17,9 +17,9 @@ from scipy import special
 
 from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING, block_starts, past_directions
-from fimaudit.estimation.spectral_norm import Limits, sample_spectrum
+from fimaudit.estimation.spectral_norm import sample_spectrum
 
-__all__ = ["Decision", "decide_threshold", "half_width", "most_queries", "next_look", "sketch_serves"]
+__all__ = ["Decision", "decide_threshold", "most_queries", "next_look", "sketch_serves"]
 
 Array = NDArray[np.float64]
 Decision = Literal["above", "below"]
@@ -107,15 +107,6 @@ def sketch_serves(precision: float | None, threshold: float | None, confidence: 
 def _one_direction(precision: float, confidence: float) -> float:
     """2 (z / precision)^2: rows at which a spectral norm of one class direction is as precise."""
     return 2.0 * (float(special.ndtri(0.5 + confidence / 2)) / precision) ** 2
-
-
-def half_width(limits: Limits) -> float:
-    """Half of the interval's width over its value.
-
-    >>> half_width(Limits(2.0, 1.0, 4.0))
-    0.75
-    """
-    return (limits.upper - limits.lower) / (2 * limits.value) if limits.value > 0 else float("inf")
 
 
 def next_look(asked: int, most: int, away: float | None = None) -> int:

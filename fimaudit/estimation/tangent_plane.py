@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from fimaudit.estimation.spectral_norm import Limits
+
 __all__ = [
     "NEAR_FOOT",
     "PlacedLabels",
-    "PlaneRadius",
     "ProbitSlope",
     "box_share",
     "common_slopes",
@@ -237,20 +238,6 @@ def in_box_normal(cosine: float, inward: Array, share: float, drift: float = 0.0
     return float(np.sqrt(max(1.0 - float(outward), 0.25)))
 
 
-@dataclass(frozen=True)
-class PlaneRadius:
-    """A radius with its limits, in the unit of the distance that it comes from."""
-
-    value: float
-    lower: float
-    upper: float
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval over the value."""
-        return (self.upper - self.lower) / (2 * self.value) if self.value > 0 else float("inf")
-
-
 def curvature(labels: int) -> tuple[float, float]:
     """Standard deviations of log(radius / true one), below and above, that curvature causes with so many labels an input.
 
@@ -268,7 +255,7 @@ def plane_radius(
     *,
     in_box: float = 1.0,
     bend: tuple[float, float] = BENDS[0][1:],
-) -> PlaneRadius:
+) -> Limits:
     """r = c L / |n in the box|, with limits that cover sampling and curvature, and a real counterexample above all.
 
     Limits lie at hypot(sampling, curvature) from c L. What curvature does was seen on real networks, not on this input
@@ -297,4 +284,4 @@ def plane_radius(
     upper = (plane + float(high)) / max(1.5 * in_box - 0.5, 0.4)
     if cosine >= NEAR_FOOT:
         upper = nearest
-    return PlaneRadius(value, min(lower, value), max(min(upper, nearest), value))
+    return Limits(value, min(lower, value), max(min(upper, nearest), value))

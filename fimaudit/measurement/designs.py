@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch
-from fimaudit.estimation.stopping import half_width, sketch_serves
+from fimaudit.estimation.stopping import sketch_serves
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.deflation import RANDOM, DeflatedRows, deflated_gradient, deflated_rows
 from fimaudit.measurement.design import Design, MainAnswers, some_jump
@@ -108,7 +108,7 @@ class FullJacobian(Design):
         if precision is None or not fits(ctx.space.features, rows - least):
             return (yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows, ctx.view))
         quick = yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, least, ctx.view)
-        if quick.estimate is not None and half_width(quick.estimate.spectral) <= precision:
+        if quick.estimate is not None and quick.estimate.spectral.relative_half_width <= precision:
             return quick
         better = yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows - least, ctx.view)
         return replace(better, rows=better.rows + least)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fimaudit.estimation.tangent_plane import PlaneRadius, curvature, plane_radius
+from fimaudit.estimation.spectral_norm import Limits
+from fimaudit.estimation.tangent_plane import curvature, plane_radius
 from fimaudit.measurement.boundary_walk import BASE_VOTES, CLOSE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
@@ -132,7 +133,7 @@ def _too_random(walk: BoundaryWalk) -> Unconfirmed:
     )
 
 
-def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[PlaneRadius | Unconfirmed | None]:
+def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[Limits | Unconfirmed | None]:
     """The radius and its limits from first boundary points; ``None`` where the walk left no labels for a plane."""
     deviations = float(ndtri(0.5 + settings.confidence / 2))
     if len(starts[0]) <= LINE:
@@ -142,7 +143,7 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
     if walk.lapse > MOST_LAPSE:
         return _too_random(walk)
 
-    def found(plane: PlaneAnswers) -> PlaneRadius:
+    def found(plane: PlaneAnswers) -> Limits:
         fit = plane.fit()
         length = plane.length + plane.intercept(fit)
         nearest = walk.found[0].distance if walk.found else float("inf")
@@ -150,7 +151,7 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
         return plane_radius(fit, length, nearest, deviations, in_box=in_box, bend=curvature(labels))
 
     precision = settings.precision
-    enough = None if precision is None else lambda plane: found(plane).half_width <= precision
+    enough = None if precision is None else lambda plane: found(plane).relative_half_width <= precision
     last = LAST_VOTES if walk.random else LAST_ROWS
     plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - last), enough)
     if not plane.t:
@@ -166,7 +167,7 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
     return found(plane)
 
 
-def _line(walk: BoundaryWalk, start: Array) -> Flow[PlaneRadius | Unconfirmed | None]:
+def _line(walk: BoundaryWalk, start: Array) -> Flow[Limits | Unconfirmed | None]:
     """The radius where one feature may change: the nearest boundary either way, within a point that is decided otherwise.
 
     Sides of values that the feature takes are all that labels say: the limits lie a level apart or more. Random labels say
@@ -197,11 +198,11 @@ def _line(walk: BoundaryWalk, start: Array) -> Flow[PlaneRadius | Unconfirmed | 
         near, beyond_it = (points.clipped((1 + way * apart / max(at, 1e-300)) * end) for way in (-1.0, 1.0))
         if not (yield from walk.crossed(near, beyond_it)):
             return NOT_CROSSED
-        return PlaneRadius(at, max(0.0, at - apart), at + apart)
-    return PlaneRadius(at, max(0.0, at - apart), at + float(points.levels.max()))
+        return Limits(at, max(0.0, at - apart), at + apart)
+    return Limits(at, max(0.0, at - apart), at + float(points.levels.max()))
 
 
-def _measured(index: int, walk: BoundaryWalk, radius: PlaneRadius | None, witness: Counterexample | None) -> Sensitivity:
+def _measured(index: int, walk: BoundaryWalk, radius: Limits | None, witness: Counterexample | None) -> Sensitivity:
     flags, reasons = [], []
     upper, kept = float("inf") if radius is None else radius.upper, None
     if walk.random:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
-from fimaudit.estimation.stopping import Decision, decide_threshold, half_width, next_look
+from fimaudit.estimation.stopping import Decision, decide_threshold, next_look
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.design import Design, MainAnswers, some_jump
 from fimaudit.measurement.energy import MAIN, Rungs, Signs, displaced, displaced_rungs, draw_signs, joined
@@ -116,7 +116,7 @@ class RandomDesign(Design):
             if settings.precision is not None:
                 estimate: Estimate | None = yield BatchedStep(estimate_sketches, sketch)
                 if estimate is not None:
-                    away = half_width(self.ctx.step.widened(estimate).spectral) / settings.precision
+                    away = self.ctx.step.widened(estimate).spectral.relative_half_width / settings.precision
                     if away <= 1.0:
                         return answers, None
             if settings.threshold is not None and not sketch.view.unmeasurable and sketch.length > 0:
