@@ -147,22 +147,25 @@ def _instance_norm(c: AtenCall) -> Any:
     return nonlinear.group_norm(c.x, c.x.shape[1], c["weight"], c["bias"], c["eps"], c.layer)
 
 
+def _window(c: AtenCall) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Kernel, stride (the kernel's own length where none is given) and padding of a pooling layer, one for each axis."""
+    axes = int(c.name[8])  # max_pool2d, avg_pool3d
+    kernel = many(c["kernel_size"], axes)
+    return kernel, many(c["stride"], axes) if c["stride"] else kernel, [(p, p) for p in many(c["padding"], axes)]
+
+
 @on(
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool1d_with_indices", "max_pool3d_with_indices"
 )
 def _max_pool(c: AtenCall) -> Any:
-    axes = int(c.name[8])
-    kernel, pads = many(c["kernel_size"], axes), [(p, p) for p in many(c["padding"], axes)]
-    stride = many(c["stride"], axes) if c["stride"] else kernel
-    node = linear.pool(c.x, "max", kernel, stride, pads, many(c["dilation"], axes), c["ceil_mode"])
+    kernel, stride, pads = _window(c)
+    node = linear.pool(c.x, "max", kernel, stride, pads, many(c["dilation"], len(kernel)), c["ceil_mode"])
     return [node, None] if c.name.endswith("indices") else node
 
 
 @on("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def _avg_pool(c: AtenCall) -> Node:
-    axes = int(c.name[8])
-    kernel, pads = many(c["kernel_size"], axes), [(p, p) for p in many(c["padding"], axes)]
-    stride = many(c["stride"], axes) if c["stride"] else kernel
+    kernel, stride, pads = _window(c)
     divisor = c.get("divisor_override")
     return linear.pool(c.x, "average", kernel, stride, pads, None, c["ceil_mode"], c["count_include_pad"], divisor)
 
