@@ -57,6 +57,7 @@ check: venv ## Lint, format, types, and what may import what.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file scripts/mypy.ini benchmarks scripts
 	$(BIN)/lint-imports --no-cache
 
 fix: venv ## Repair what lint and format can repair.

@@ -64,8 +64,8 @@ def exact_inputs(regime: Regime) -> list[Exact]:
         ends = segment_ends(classifier, regime, k, (others, decisions), scale, local)
         p = np.sort(answers(classifier, x[None].astype(classifier.info.dtype))[0])
         second = float(p[-2]) if local is None else float(np.exp(np.sort(local.log_p)[-2]))
-        norms = (None, None, None) if local is None else exact_numbers(local, scale.ravel())
-        found.append(Exact(*norms, second, nearest_change(classifier, x, ends, scale)))
+        norm, peak, radius = (None, None, None) if local is None else exact_numbers(local, scale.ravel())
+        found.append(Exact(norm, peak, radius, second, nearest_change(classifier, x, ends, scale)))
     classifier.close()
     return found
 
@@ -80,7 +80,7 @@ def exact_numbers(local: Local, scale: Array) -> tuple[float, float, float]:
     """Spectral norm of the visible classes and the rest as one, largest of them over temperature, first-order radius."""
     slopes, p = local.slopes * scale, np.exp(local.log_p)
     if len(slopes) < slopes.shape[1]:  # the same inner products from fewer columns
-        slopes = np.linalg.qr(slopes.T, mode="r").T
+        slopes = np.asarray(np.linalg.qr(slopes.T, mode="r")).T
     rows = [np.sqrt(p[local.visible])[:, None] * slopes[local.visible]]
     hidden = ~local.visible
     if hidden.any():

@@ -745,7 +745,7 @@ def onnx_int8_weights(shop: Workshop) -> Regime:
     net, path = onnx_network(shop), shop.folder / "weights.onnx"
     onnx_mlp(net, path, "int8")
     exact = copy.deepcopy(net)
-    for layer in exact:
+    for layer in exact.modules():
         if isinstance(layer, nn.Linear):
             scale = (layer.weight.detach().abs().amax(1, keepdim=True) / 127).float()
             layer.weight.data = torch.round(layer.weight.detach() / scale) * scale

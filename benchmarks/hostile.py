@@ -330,7 +330,7 @@ FURTHER: dict[str, Callable[[Answer, Answer, np.ndarray], Answer]] = {
 def jpeg(batch: np.ndarray, quality: int = 75) -> np.ndarray:
     out = []
     for row in np.asarray(batch, np.float32):
-        kept, levels = io.BytesIO(), np.uint8(np.round(255 * np.clip(row, 0, 1)))
+        kept, levels = io.BytesIO(), np.round(255 * np.clip(row, 0, 1)).astype(np.uint8)
         Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(kept, "JPEG", quality=quality)
         read = np.asarray(Image.open(kept), np.float32) / 255
         out.append(read[None] if read.ndim == 2 else read.transpose(2, 0, 1))

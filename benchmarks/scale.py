@@ -139,9 +139,9 @@ def simulate_calls(pieces: int) -> dict[str, float]:
     """Ray Data's own share: pieces that do nothing, through a pool of two actors and the shared coordinator."""
     import pyarrow as pa
 
-    from fimaudit.engines.selection import choose_engine
+    from fimaudit.engines.selection import RayEngine, choose_engine
 
-    place = choose_engine("ray", address=None, workers=2, gpus_per_worker=0)
+    place = choose_engine("ray", RayEngine(workers=2))
     try:
         import ray
         import ray.data
