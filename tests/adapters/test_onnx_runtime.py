@@ -15,11 +15,12 @@ import pytest
 from fimaudit_adapters.onnx_runtime import ADAPTER, OnnxClassifier
 from fimaudit_adapters.onnx_runtime import batch_axis as onnx_batch
 from fimaudit_adapters.onnx_runtime import session as onnx_session
-from fimaudit_adapters.onnx_runtime.graph_rewrite import reshape_target
+from fimaudit_adapters.onnx_runtime.graph_rewrite import reshape_target, with_free_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from fimaudit.bounds.importers import onnx_folding
 from fimaudit.errors import DataError, LinkError, MissingExtraError, ModelFailure, OutputError, TargetError
 from fimaudit.models.classifier import Classifier, Options
 from fimaudit.models.meter import Meter
@@ -310,6 +311,47 @@ def test_allowzero() -> None:
 )
 def test_reshape_targets(lengths: Any, axis: Any, target: Any, batch: int, new: Any) -> None:
     assert reshape_target(lengths, axis, target, batch) == new
+
+
+def computed_target(*others: Any) -> Any:
+    """One row of (2, 3) made flat by a target that is the sum of two constants; ``others`` compute from these, too."""
+    nodes = [helper.make_node("Add", ["one", "rest"], ["target"]), helper.make_node("Reshape", ["x", "target"], ["y"])]
+    constants = [constant("one", [1, 0]), constant("rest", [0, 6]), constant("three", [1, 2, 3])]
+    return build([*others, *nodes], [("x", FLOAT, [1, 2, 3])], [("y", FLOAT, [1, 6])], constants)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Nonsense", ["one"], ["z"]),
+        helper.make_node("Add", ["one", "three"], ["z"]),
+        helper.make_node("Concat", ["one"], ["z"]),
+        helper.make_node("Resize", ["one", "", "three"], ["z"]),
+        helper.make_node("Gather", ["one", "three"], ["z"], axis=7),
+        helper.make_node("GatherElements", ["one", "rest"], ["z"], axis=7),
+        helper.make_node("GatherElements", ["one", "rest"], ["z"]),
+        helper.make_node("GatherElements", ["one"], ["z"]),
+        helper.make_node("Einsum", ["one", "three"], ["z"], equation="ij->"),
+        helper.make_node("Einsum", ["one"], ["z"], equation="ij->"),
+        helper.make_node("ConstantOfShape", ["three"], ["z"], value=constant("many", [1, 2])),
+        helper.make_node("RandomNormalLike", ["one"], ["z"]),
+    ],
+)  # fmt: skip
+def test_constants_that_cannot_be_computed_leave_the_others(node: Any) -> None:
+    graph = with_free_batch(computed_target(node), ["x"], 1).graph
+    targets = [numpy_helper.to_array(a.t).tolist() for n in graph.node for a in n.attribute if n.op_type == "Constant"]
+    assert [-1, 6] in targets or [0, 6] in targets
+
+
+def test_an_error_of_ours_while_constants_are_computed_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken for an operator that onnx cannot do, and its graph was silently not rewritten."""
+
+    def broken(*_: Any) -> float:
+        raise AttributeError("an error of ours")
+
+    monkeypatch.setattr(onnx_folding, "seconds", broken)
+    with pytest.raises(AttributeError, match="an error of ours"):
+        with_free_batch(computed_target(), ["x"], 1)
 
 
 def centred(batch: Any) -> Any:

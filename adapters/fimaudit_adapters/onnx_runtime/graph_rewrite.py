@@ -177,7 +177,7 @@ def _folded(model: Any) -> dict[str, list[int]]:
     """Short integer vectors that are constant, by name: initializers, Constant nodes, and what is computed from them."""
     from onnx import numpy_helper
 
-    from fimaudit.bounds.importers.onnx_folding import TimeLeft, fold
+    from fimaudit.bounds.importers.onnx_folding import NotFolded, OperatorRefused, TimeLeft, fold
 
     versions, left = {o.domain: o.version for o in model.opset_import}, TimeLeft()
     small = [t for t in model.graph.initializer if prod(t.dims) <= _LARGEST_SHAPE and not t.data_location]
@@ -189,7 +189,7 @@ def _folded(model: Any) -> dict[str, list[int]]:
             continue
         try:
             value = fold(node, {name: found[name] for name in node.input}, versions, left, _LARGEST_SHAPE)[0]
-        except Exception:  # too large, or not known to the evaluator: its result is then not known here
+        except (NotFolded, OperatorRefused):  # its result is then not known here
             continue
         if getattr(value, "size", _LARGEST_SHAPE + 1) <= _LARGEST_SHAPE:
             found[node.output[0]] = value
@@ -205,7 +205,7 @@ def _inferred(model: Any, constants: dict[str, list[int]], inputs: Sequence[str]
         dim.dim_value = batch
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=values).graph
-    except Exception:  # foreign operators, contradictory shapes: the rewriting falls back on the first axis
+    except Exception:  # onnx has no class for foreign operators, contradictory shapes: fall back on the first axis
         return {}
     return {name: lengths for name, lengths in _lengths(graph).items() if all(n > 0 for n in lengths)}
 
@@ -254,9 +254,10 @@ def _grows(light: Any) -> bool:
     import onnx
 
     try:
-        lengths = _lengths(onnx.shape_inference.infer_shapes(light).graph)
-    except Exception:
+        graph = onnx.shape_inference.infer_shapes(light).graph
+    except Exception:  # as above
         return True
+    lengths = _lengths(graph)
     sizes = {tensor.name: int(prod(tensor.dims)) for tensor in light.graph.initializer}
     made: set[str] = set()
     for node in light.graph.node:

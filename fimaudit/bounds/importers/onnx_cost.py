@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.ops import op_resize
 
-__all__ = ["products_of_einsum", "seconds", "working_size"]
+__all__ = ["OperatorRefused", "products_of_einsum", "seconds", "working_size"]
 
 #: Operators computed with whole arrays, in a time that the numbers they make and read bound well enough.
 _WHOLE_ARRAYS = {
@@ -36,6 +36,10 @@ _PER_CHANNEL = ("BatchNormalization", "InstanceNormalization")
 _LIKE_FACTORS = ("LayerNormalization", "RMSNormalization", "PRelu")
 #: Older versions of onnx go through the whole input for each number that Resize makes.
 _RESIZES_AXIS_BY_AXIS = hasattr(op_resize, "_interpolate_1d_along_axis")
+
+
+class OperatorRefused(Exception):
+    """The operator does not fit its inputs, or onnx does not know it; the message is what onnx or numpy says."""
 
 
 def working_size(node: Any, arrays: Sequence[NDArray[Any]], shapes: Sequence[tuple[int, ...]]) -> int:
@@ -87,13 +91,25 @@ def seconds(node: Any, arrays: Sequence[NDArray[Any]], shapes: Sequence[tuple[in
 
 
 def products_of_einsum(node: Any, arrays: Sequence[NDArray[Any]]) -> int:
-    """Multiplications of a sum over indices: the product of the lengths of all of them, those of an ellipsis too."""
-    equation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"), "")
+    """Multiplications of a sum over indices: the product of the lengths of all of them, those of an ellipsis too.
+
+    Raises:
+        OperatorRefused: the equation has other terms or axes than the arrays.
+    """
+    equation = next(
+        (attribute.s.decode(errors="replace") for attribute in node.attribute if attribute.name == "equation"), ""
+    )
     lengths: dict[Any, int] = {}
-    for term, array in zip(equation.replace(" ", "").split("->")[0].split(","), arrays, strict=True):
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if len(terms) != len(arrays):
+        raise OperatorRefused(f"the equation {equation!r} has {len(terms)} terms for {len(arrays)} inputs")
+    for term, array in zip(terms, arrays, strict=True):
         before, dots, after = term.partition("...")
         hidden = range(array.ndim - len(before) - len(after), 0, -1) if dots else ()
-        for name, length in zip([*before, *hidden, *after], array.shape, strict=True):
+        names = [*before, *hidden, *after]
+        if len(names) != array.ndim:
+            raise OperatorRefused(f"the equation {equation!r} does not fit an input of shape {array.shape}")
+        for name, length in zip(names, array.shape, strict=True):
             lengths[name] = max(lengths.get(name, 1), length)
     return prod(lengths.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from fimaudit.bounds.importers.onnx_cost import products_of_einsum, seconds, working_size
+from fimaudit.bounds.importers.onnx_cost import OperatorRefused, products_of_einsum, seconds, working_size
 
-__all__ = ["NotFolded", "TimeLeft", "fold"]
+__all__ = ["NotFolded", "OperatorRefused", "TimeLeft", "fold"]
 
 #: Numbers that one operator may make of constants; a large language model's embedding holds as many.
 MOST_FOLDED = 2**29
@@ -55,7 +56,7 @@ def fold(
 
     Raises:
         NotFolded: see there; nothing was computed.
-        Exception: the operator does not fit its inputs.
+        OperatorRefused: the operator does not fit its inputs.
     """
     drawn = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
     if drawn or any(a.HasField("g") or a.graphs for a in node.attribute):
@@ -70,8 +71,18 @@ def fold(
         shapes = list(_shapes(node, inputs, opsets))
     _check_cost(node, arrays, shapes, left, most)
     if node.op_type == "GatherElements":
-        return [_gathered(node, *arrays)]
-    return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(inputs)))
+        return [_gathered(node, arrays)]
+    with _refusals_of_onnx():
+        return list(ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(inputs)))
+
+
+@contextmanager
+def _refusals_of_onnx() -> Iterator[None]:
+    """Whatever onnx raises: its evaluator is Python that runs on the file's numbers, with no class for what it refuses."""
+    try:
+        yield
+    except Exception as exc:
+        raise OperatorRefused(str(exc)) from exc
 
 
 def _check_cost(node: Any, arrays: list[NDArray[Any]], shapes: list[tuple[int, ...]], left: TimeLeft, most: int) -> None:
@@ -94,11 +105,20 @@ def _check_cost(node: Any, arrays: list[NDArray[Any]], shapes: list[tuple[int, .
     left.seconds -= estimate
 
 
-def _gathered(node: Any, data: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+def _gathered(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     """GatherElements, which onnx's reference evaluator computes for axes of at most 64 elements alone."""
-    axis = range(data.ndim)[next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)]
+    if len(arrays) != 2:
+        raise OperatorRefused(f"GatherElements takes data and indices, not {len(arrays)} inputs")
+    data, index = arrays
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    if not -data.ndim <= axis < data.ndim:
+        raise OperatorRefused(f"data of shape {data.shape} have no axis {axis}")
+    axis %= data.ndim
     if np.delete(data.shape, axis).tolist() != np.delete(index.shape, axis).tolist():
-        raise ValueError(f"data of shape {data.shape} and indices of shape {index.shape} differ beside axis {axis}")
+        raise OperatorRefused(f"data of shape {data.shape} and indices of shape {index.shape} differ beside axis {axis}")
+    length = data.shape[axis]
+    if index.dtype.kind not in "iu" or (index.size and not -length <= index.min() <= index.max() < length):
+        raise OperatorRefused(f"the indices are no positions on an axis of length {length}")
     return np.take_along_axis(data, index.astype(np.int64), axis)
 
 
@@ -111,15 +131,18 @@ def _shapes(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Mapping[str, 
     """The shape of each output, by onnx's own inference from the inputs' shapes and from the values of the short ones."""
     known, shaped = [], []
     for name, array in inputs.items():
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        if array.size <= _LARGEST_SHAPE and array.dtype != np.dtype(object):
-            known.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-        else:
-            shaped.append(helper.make_tensor_value_info(name, kind, array.shape))
+        short = array.size <= _LARGEST_SHAPE and array.dtype != np.dtype(object)
+        with _refusals_of_onnx():
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            if short:
+                known.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+            else:
+                shaped.append(helper.make_tensor_value_info(name, kind, array.shape))
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     graph = helper.make_graph([node], "constant", shaped, outputs, known)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, v) for domain, v in opsets.items()])
-    inferred = onnx.shape_inference.infer_shapes(model)
+    with _refusals_of_onnx():
+        inferred = onnx.shape_inference.infer_shapes(model)
     for value in inferred.graph.output:
         kind = value.type.tensor_type
         if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
