@@ -316,7 +316,12 @@ def test_reshape_targets(lengths: Any, axis: Any, target: Any, batch: int, new: 
 def computed_target(*others: Any) -> Any:
     """One row of (2, 3) made flat by a target that is the sum of two constants; ``others`` compute from these, too."""
     nodes = [helper.make_node("Add", ["one", "rest"], ["target"]), helper.make_node("Reshape", ["x", "target"], ["y"])]
-    constants = [constant("one", [1, 0]), constant("rest", [0, 6]), constant("three", [1, 2, 3])]
+    constants = [
+        constant("one", [1, 0]),
+        constant("rest", [0, 6]),
+        constant("three", [1, 2, 3]),
+        constant("table", [[1, 2], [3, 4]]),
+    ]
     return build([*others, *nodes], [("x", FLOAT, [1, 2, 3])], [("y", FLOAT, [1, 6])], constants)
 
 
@@ -331,6 +336,8 @@ def computed_target(*others: Any) -> Any:
         helper.make_node("GatherElements", ["one", "rest"], ["z"], axis=7),
         helper.make_node("GatherElements", ["one", "rest"], ["z"]),
         helper.make_node("GatherElements", ["one"], ["z"]),
+        helper.make_node("GatherElements", ["table", "one"], ["z"], axis=1),
+        helper.make_node("Resize", ["one", "", "rest"], [""]),
         helper.make_node("Einsum", ["one", "three"], ["z"], equation="ij->"),
         helper.make_node("Einsum", ["one"], ["z"], equation="ij->"),
         helper.make_node("ConstantOfShape", ["three"], ["z"], value=constant("many", [1, 2])),

@@ -61,6 +61,8 @@ def fold(
     drawn = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
     if drawn or any(a.HasField("g") or a.graphs for a in node.attribute):
         raise NotFolded(f"{node.op_type} is not computed when the file is read")
+    if not any(node.output):
+        return []
     arrays = [inputs[name] for name in node.input if name]
     shapes: list[tuple[int, ...]]
     if node.op_type in _SHRINKING:
@@ -114,7 +116,7 @@ def _gathered(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     if not -data.ndim <= axis < data.ndim:
         raise OperatorRefused(f"data of shape {data.shape} have no axis {axis}")
     axis %= data.ndim
-    if np.delete(data.shape, axis).tolist() != np.delete(index.shape, axis).tolist():
+    if index.ndim != data.ndim or np.delete(data.shape, axis).tolist() != np.delete(index.shape, axis).tolist():
         raise OperatorRefused(f"data of shape {data.shape} and indices of shape {index.shape} differ beside axis {axis}")
     length = data.shape[axis]
     if index.dtype.kind not in "iu" or (index.size and not -length <= index.min() <= index.max() < length):
