@@ -337,7 +337,7 @@ def computed_target(*others: Any) -> Any:
         helper.make_node("GatherElements", ["one", "rest"], ["z"]),
         helper.make_node("GatherElements", ["one"], ["z"]),
         helper.make_node("GatherElements", ["table", "one"], ["z"], axis=1),
-        helper.make_node("Resize", ["one", "", "rest"], [""]),
+        helper.make_node("Neg", ["one"], [""]),
         helper.make_node("Einsum", ["one", "three"], ["z"], equation="ij->"),
         helper.make_node("Einsum", ["one"], ["z"], equation="ij->"),
         helper.make_node("ConstantOfShape", ["three"], ["z"], value=constant("many", [1, 2])),

@@ -183,7 +183,9 @@ def _folded(model: Any) -> dict[str, list[int]]:
     small = [t for t in model.graph.initializer if prod(t.dims) <= _LARGEST_SHAPE and not t.data_location]
     found = {t.name: numpy_helper.to_array(t) for t in small}
     for node in model.graph.node:
-        if node.domain not in _STANDARD or len(node.output) != 1 or not all(name in found for name in node.input):
+        if node.domain not in _STANDARD or len(node.output) != 1 or not node.output[0]:
+            continue
+        if not all(name in found for name in node.input):
             continue
         if any(a.t.ByteSize() > 16 * _LARGEST_SHAPE for a in node.attribute):
             continue
