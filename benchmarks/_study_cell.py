@@ -15,6 +15,7 @@ from benchmarks._study_attacks import autoattack, hop_skip_jump, within_eps
 from benchmarks._study_data import Split
 from benchmarks._study_failures import measure_failures
 from benchmarks._study_stability import measure_stability
+from benchmarks._study_together import run_together
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
 from fimaudit.bounds import lipschitz_bound
@@ -27,7 +28,6 @@ from fimaudit.results import Interval, Sensitivity
 from fimaudit.space import Space
 from fimaudit.validation.art_estimator import quiet
 from fimaudit.validation.correlations import median_ratio, spearman
-from fimaudit.validation.parallel_attacks import run_together
 from fimaudit.validation.smallest_perturbation import AttackResult, choose_attacks, smallest_perturbation
 
 __all__ = [

@@ -99,13 +99,11 @@ class Meter:
         """How many calls a block of rows takes: ceil(rows / batch_rows)."""
         return -(-len(rows) // self.batch_rows(rows.row_bytes))
 
-    def ask(
-        self, questions: Sequence[Rows], *, occasion: str | None = None, owners: Sequence[int] = ()
-    ) -> list[NDArray[np.float64]]:
+    def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
         """Answer each block of rows with (n, K) probabilities, or fail with the first that fails.
 
         Args:
-            questions, occasion, owners: as for ``ask_each``.
+            questions, occasion: as for ``ask_each``.
 
         Raises:
             InputFailed: one of several questions cannot be answered.
@@ -114,7 +112,7 @@ class Meter:
             OutputError: wrong number of rows or columns, or values that are not finite.
         """
         answers: list[NDArray[np.float64]] = []
-        for answer in self.ask_each(questions, occasion=occasion, owners=owners):
+        for answer in self.ask_each(questions, occasion=occasion):
             if isinstance(answer, InputFailed):
                 raise answer.error
             answers.append(answer)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
+from benchmarks._study_together import run_together
 from fimaudit import audit, open_classifier
 from fimaudit.cli import app
 from fimaudit.domain import InputDomain
@@ -25,7 +26,6 @@ from fimaudit.models.meter import Meter
 from fimaudit.space import Space
 from fimaudit.storage.counterexamples import WITNESS_FILE, recheck_witnesses
 from fimaudit.validation import validate
-from fimaudit.validation.parallel_attacks import run_together
 from fimaudit.validation.smallest_perturbation import smallest_perturbation
 
 #: Rows of calls in which a row that holds is asked once more.

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 import fimaudit.cli
+from benchmarks._study_together import run_together
 from fimaudit.domain import InputDomain
 from fimaudit.errors import BudgetExhausted, RunFolderError, UsageError
 from fimaudit.models.counted_passes import CountedModel
 from fimaudit.validation import Validation, validate
-from fimaudit.validation.parallel_attacks import run_together
 
 MODEL = """
 import numpy as np, torch

@@ -74,9 +74,10 @@ def test_one_row_documents_hold_one_row_and_say_so():
     assert sent(ROWS[:1], request={"t": "{a}/{csv}/{row}"}, columns=["a", "b"]) == {"t": "1.5/1.5,2.0/[1.5,2.0]"}
 
 
-def test_columns_may_differ_from_row_to_row():
-    values = RowValues(ROWS, Endpoint(url=URL, columns=("a", "b")), {"site": ["x", "y"]})
-    assert [values.record(i) for i in (0, 1)] == [{"a": 1.5, "b": 2.0, "site": "x"}, {"a": -3.0, "b": 0.25, "site": "y"}]
+def test_a_constant_that_is_a_list_goes_along_whole():
+    """It was taken for one value a row: another one in each row of a call, and an IndexError in a longer call."""
+    values = RowValues(ROWS, Endpoint(url=URL, columns=("a", "b"), constants={"sites": ["x"]}))
+    assert [values.record(i)["sites"] for i in (0, 1)] == [["x"], ["x"]]
 
 
 def test_bodies():

@@ -26,13 +26,12 @@ class RowValues:
 
     Args:
         rows: (B, \\*shape).
-        endpoint: how a row is written.
-        fixed: columns that do not change with the displacement, by name: one value, or a list of B.
+        endpoint: how a row is written, and which columns go along with every one.
     """
 
-    def __init__(self, rows: NDArray[Any], endpoint: Endpoint, fixed: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, rows: NDArray[Any], endpoint: Endpoint) -> None:
         self._rows, self._endpoint = rows, endpoint
-        self._fixed = {**endpoint.constants, **(fixed or {})}
+        self._fixed = endpoint.constants
         self._number: Callable[[Any], Any] = _as_text if endpoint.numbers == "text" else lambda value: value
 
     def __len__(self) -> int:
@@ -55,7 +54,7 @@ class RowValues:
         """One row as ``{column: value}``, fixed columns among them, in the order of ``columns``."""
         names = self.names()
         values = iter(self._number(cells(self._rows[at : at + 1], self._endpoint)[0]))
-        return {name: _one(self._fixed[name], at) if name in self._fixed else next(values) for name in names}
+        return {name: self._fixed[name] if name in self._fixed else next(values) for name in names}
 
     def names(self) -> list[str]:
         """All columns; those of the rows are as many as their features."""
@@ -195,10 +194,6 @@ def _flat(row: Any) -> list[Any]:
     if not isinstance(row, list):
         return [row]
     return [value for part in row for value in (_flat(part) if isinstance(part, list) else [part])]
-
-
-def _one(value: Any, at: int) -> Any:
-    return value[at] if isinstance(value, list | tuple) else value
 
 
 def _as_text(value: Any) -> Any:
