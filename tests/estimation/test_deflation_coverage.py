@@ -18,7 +18,7 @@ from fimaudit.estimation.spectral_norm import spectral_limits, trace_limits
 from fimaudit.measurement.deflation import deflated_rows
 from fimaudit.measurement.surrogates import leading
 from tests.cases import log_softmax, margin_of, truth_of
-from tests.estimation.test_coverage import CONFIDENCE, NOMINAL, class_directions, gradients, spectra
+from tests.estimation.test_coverage import CONFIDENCE, Misses, class_directions, gradients, spectra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +82,7 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
     logits = np.random.default_rng(3).standard_normal(classes) * 2
     log_p = log_softmax(logits)
     top = int(log_p.argmax())
-    pooled: dict[str, list[int]] = {}
+    misses = Misses(plan.repetitions)
     chosen = spectra(classes) if classes > 2 else {"rank one": np.ones(1)}
     x = np.zeros(d)
     space = InputDomain().resolve(x[None], "float64")
@@ -91,7 +91,6 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
         truth = truth_of(A, logits)
         L = A - np.exp(log_p) @ A
         subspace = subspaces(kind, A, plan.q)
-        missed: dict[str, int] = {}
         for index in range(plan.repetitions):
             rows = deflated_rows(x, index, space, np.sqrt(d), plan.m, SEED + number, subspace)
             assert rows is not None
@@ -103,20 +102,9 @@ def test_each_side_of_each_interval_holds(plan: Plan, gradient: str, kind: str) 
             peak, _ = peak_limits(logs, log_p, CONFIDENCE, features, exact_logs)
             margin = margin_of(logs, log_p, top, CONFIDENCE, features, exact_part=exact_logs)
             assert margin is not None
-            for quantity, limits, value in (
-                ("norm", spectral, 1.0),
-                ("trace", trace, spectrum.sum()),
-                ("peak", peak, truth.peak),
-                ("radius", margin.radius, truth.radius),
-            ):
-                tiny = 1e-6 * value  # the scan over temperature
-                missed[f"{quantity} lower"] = missed.get(f"{quantity} lower", 0) + (limits.lower > value + tiny)
-                missed[f"{quantity} upper"] = missed.get(f"{quantity} upper", 0) + (limits.upper < value - 1e2 * tiny)
-        allowed = NOMINAL + 4 * np.sqrt(NOMINAL * (1 - NOMINAL) / plan.repetitions)
-        for side, count in missed.items():
-            assert count / plan.repetitions <= allowed, f"{name}: {side} missed {count} of {plan.repetitions}"
-            pooled.setdefault(side, []).append(count)
-    total = plan.repetitions * len(chosen)
-    allowed = NOMINAL + 3 * np.sqrt(NOMINAL * (1 - NOMINAL) / total)
-    rates = {side: sum(counts) / total for side, counts in pooled.items()}
-    assert max(rates.values()) <= allowed, rates
+            misses.add("norm", spectral, 1.0)
+            misses.add("trace", trace, spectrum.sum())
+            misses.add("peak", peak, truth.peak)
+            misses.add("radius", margin.radius, truth.radius)
+        misses.check_spectrum(name)
+    misses.check_all()
