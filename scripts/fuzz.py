@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="readers (all when left out), or one reader and files to replay")
     parser.add_argument("--minutes", type=float, default=30.0, help="of each reader")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    said = parser.parse_args()
-    if said.in_process:
-        _fuzz(said.names[0], said.minutes)
+    options = parser.parse_args()
+    if options.in_process:
+        _fuzz(options.names[0], options.minutes)
         return
     from tests.fuzz.readers import READERS
 
-    names = [name for name in said.names if name in READERS]
-    files = [Path(name) for name in said.names if name not in READERS]
+    names = [name for name in options.names if name in READERS]
+    files = [Path(name) for name in options.names if name not in READERS]
     unknown = [str(file) for file in files if not file.is_file()]
     if unknown or (files and len(names) != 1):
         parser.error(
@@ -50,7 +50,7 @@ def main() -> None:
         for file in files:
             _replay(names[0], file)
         return
-    found = [name for name in names or READERS if _run(name, said.minutes)]
+    found = [name for name in names or READERS if _run(name, options.minutes)]
     print(f"findings in: {', '.join(found)}" if found else "nothing found")
     sys.exit(bool(found))
 

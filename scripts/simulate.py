@@ -34,16 +34,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, help="this one alone, with its events")
-    said = parser.parse_args()
-    if said.seed is not None:
-        _replay(said.seed)
+    options = parser.parse_args()
+    if options.seed is not None:
+        _replay(options.seed)
         return
     began, seen = time.monotonic(), collections.Counter[str]()
     failed: list[int] = []
     blocks = [
-        range(at, min(at + BLOCK, said.first + said.seeds)) for at in range(said.first, said.first + said.seeds, BLOCK)
+        range(at, min(at + BLOCK, options.first + options.seeds))
+        for at in range(options.first, options.first + options.seeds, BLOCK)
     ]
-    with ProcessPoolExecutor(said.processes) as pool:
+    with ProcessPoolExecutor(options.processes) as pool:
         for done, (counts, failures) in enumerate(pool.map(_block, blocks), start=1):
             seen += counts
             if done % SHOWN == 0:
@@ -52,7 +53,7 @@ def main() -> None:
                 failed.append(seed)
                 print(f"seed {seed} fails; replay it with: python scripts/simulate.py --seed {seed}\n{text}", flush=True)
     print(
-        f"{said.seeds:,} seeds, {len(failed)} failed: {seen['posts']:,} requests, {seen['faults']:,} of them spoiled, "
+        f"{options.seeds:,} seeds, {len(failed)} failed: {seen['posts']:,} requests, {seen['faults']:,} of them spoiled, "
         f"{seen['starts']:,} starts, {seen['drifts']:,} swaps seen, {seen['seconds'] / 3600:,.0f} virtual hours, "
         f"{time.monotonic() - began:,.0f} s"
     )

@@ -180,7 +180,7 @@ def _wire(name: str) -> Reader:
             fault = after_status(
                 400 + how[0], {"Retry-After": body[:30].decode("latin-1")}, body + b" hunter2-hunter2", ("hunter2-hunter2",)
             )
-            assert "hunter2-hunter2" not in fault.said
+            assert "hunter2-hunter2" not in fault.detail
             return
         wire = wire_for(endpoint, endpoint.url, binary=bool(headers))
         rows = wire.most_rows or 2

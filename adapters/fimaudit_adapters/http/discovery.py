@@ -209,10 +209,10 @@ async def _get(transport: Transport, url: str, *, post: bool = False, whole: boo
             return reply
         except Fault as fault:
             if fault.status in ("401", "403", "407", "tls") or fault.status.startswith("3"):
-                raise TargetError(f"the endpoint cannot be opened: {fault.said}") from None
+                raise TargetError(f"the endpoint cannot be opened: {fault.detail}") from None
             if fault.kind in ("settings", "rejected", "size") or attempt + 1 >= most_sends(fault.kind, TRIES):
                 if fault.kind in ("transport", "busy") and fault.status != "503":
-                    raise TargetError(f"the endpoint cannot be opened: {fault.said}") from None
+                    raise TargetError(f"the endpoint cannot be opened: {fault.detail}") from None
                 return None
             await asyncio.sleep(min(0.05 * 2.0**attempt if fault.wait is None else fault.wait, 5.0))
         except OutputError:

@@ -43,8 +43,8 @@ def open_endpoint(target: str, options: Options) -> EndpointClassifier:
     except BaseException:
         loop.close()
         raise
-    said = dataclasses.replace(found, endpoint=found.endpoint.with_table(options.table))
-    return EndpointClassifier(said, transport, loop, options.link)
+    found = dataclasses.replace(found, endpoint=found.endpoint.with_table(options.table))
+    return EndpointClassifier(found, transport, loop, options.link)
 
 
 async def _connect(endpoint: Endpoint) -> tuple[Transport, Discovered]:
@@ -66,14 +66,14 @@ class EndpointClassifier:
         self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
         self._found, self._transport, self._loop = found, transport, loop
         self._sender = Sender(found.endpoint, self.fingerprint, transport)
-        said = found.endpoint
+        endpoint = found.endpoint
         self._reader = AnswerReader(
             link,
-            said.kind,
-            said.class_names,
-            said.top_k,
-            rest=said.other_labels == "rest",
-            hides=said.hidden_below is not None,
+            endpoint.kind,
+            endpoint.class_names,
+            endpoint.top_k,
+            rest=endpoint.other_labels == "rest",
+            hides=endpoint.hidden_below is not None,
         )
         self._preflight = Calibrator(found.endpoint, found.url, self._sender, self._reader)
         self._learned: Learned | None = None
@@ -210,8 +210,8 @@ class EndpointClassifier:
             return None
         if self._learned is not None and self._reader.columns is not None:
             return self._reader.columns
-        said = self.endpoint.labels
-        return tuple(said) if said and self.endpoint.other_labels != "rest" else None
+        labels = self.endpoint.labels
+        return tuple(labels) if labels and self.endpoint.other_labels != "rest" else None
 
     def _notes(self) -> tuple[str, ...]:
         notes, learned = list(self._found.notes), self._learned

@@ -188,8 +188,8 @@ class Endpoint(BaseModel):
     @property
     def all_columns(self) -> tuple[str, ...]:
         """Names of the rows' columns and of those that go along with them."""
-        said = self.columns or ()
-        return (*said, *(name for name in self.constants if name not in said))
+        columns = self.columns or ()
+        return (*columns, *(name for name in self.constants if name not in columns))
 
     @property
     def adjusts_answers(self) -> bool:

@@ -79,21 +79,21 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Row
     transport = Transport(endpoint)
     try:
         found = await discover(endpoint, transport)
-        said = found.endpoint.with_table(options.table)
-        wire = wire_for(said, found.url, binary=said.binary is True)
-        body = wire.encode(np.ascontiguousarray(row, dtype=said.dtype))
+        endpoint = found.endpoint.with_table(options.table)
+        wire = wire_for(endpoint, found.url, binary=endpoint.binary is True)
+        body = wire.encode(np.ascontiguousarray(row, dtype=endpoint.dtype))
         trial = RowTrial()
         await _show_request(trial, transport, found, body)
         try:
-            reply = await transport.post(found.url, body, said.timeout)
-            if said.poll is not None:
-                poller = Poller(said, said.poll, transport.look, WaitingClock())
+            reply = await transport.post(found.url, body, endpoint.timeout)
+            if endpoint.poll is not None:
+                poller = Poller(endpoint, endpoint.poll, transport.look, WaitingClock())
                 reply = await poller.result(found.url, reply, transport.secrets)
         except Fault as fault:
-            trial.error = fault.said
+            trial.error = fault.detail
             return trial
         trial.came = _shown(reply.content, transport.secrets)
-        _read(trial, wire, said, options, reply)
+        _read(trial, wire, endpoint, options, reply)
         return trial
     finally:
         await transport.close()
@@ -109,10 +109,10 @@ async def _show_request(trial: RowTrial, transport: Transport, found: Discovered
     trial.sent = _shown(body.content, secrets)
 
 
-def _read(trial: RowTrial, wire: WireFormat, said: Endpoint, options: Options, reply: Any) -> None:
+def _read(trial: RowTrial, wire: WireFormat, endpoint: Endpoint, options: Options, reply: Any) -> None:
     reader = AnswerReader(
-        options.link, said.kind, said.class_names, said.top_k, rest=said.other_labels == "rest",
-        hides=said.hidden_below is not None,
+        options.link, endpoint.kind, endpoint.class_names, endpoint.top_k, rest=endpoint.other_labels == "rest",
+        hides=endpoint.hidden_below is not None,
     )  # fmt: skip
     try:
         if isinstance(wire, JsonDocument):
@@ -121,8 +121,8 @@ def _read(trial: RowTrial, wire: WireFormat, said: Endpoint, options: Options, r
         trial.answer = dict(answer.rows[0]) if isinstance(answer, Scores) else np.asarray(answer.values).tolist()
         values = reader.probabilities(answer, 1)[0]
         names = reader.columns or tuple(map(str, range(len(values))))
-        if said.audit_label is not None:
-            names = (f"not {said.audit_label}", str(said.audit_label))
+        if endpoint.audit_label is not None:
+            names = (f"not {endpoint.audit_label}", str(endpoint.audit_label))
         trial.probabilities = {name: float(p) for name, p in zip(names, values, strict=True) if name}
     except FimauditError as exc:
         trial.error, trial.failure = str(exc), exc

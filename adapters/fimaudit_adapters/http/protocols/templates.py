@@ -58,11 +58,11 @@ class RowValues:
 
     def names(self) -> list[str]:
         """All columns; those of the rows are as many as their features."""
-        said = self._endpoint.columns
-        free = None if said is None else [name for name in said if name not in self._fixed]
+        columns = self._endpoint.columns
+        free = None if columns is None else [name for name in columns if name not in self._fixed]
         table_columns(self._rows, free)
-        assert said is not None
-        return [*said, *(name for name in self._fixed if name not in said)]
+        assert columns is not None
+        return [*columns, *(name for name in self._fixed if name not in columns)]
 
     def columns(self) -> dict[str, list[Any]]:
         """``{column: values}`` of all rows."""

@@ -46,7 +46,7 @@ class Fault(Exception):
     Attributes:
         kind: what it means for trying again.
         status: short and free of content, for the ledger: ``503``, ``timeout``, ``reset``.
-        said: what came, truncated and redacted; never for the ledger or the report.
+        detail: what came, truncated and redacted; never for the ledger or the report.
         wait: seconds that the server asked for.
         cap: most rows that the server takes, where it says so.
         connected: whether anything answered at all.
@@ -58,7 +58,7 @@ class Fault(Exception):
         self,
         kind: Kind,
         status: str,
-        said: str,
+        detail: str,
         *,
         wait: float | None = None,
         cap: int | None = None,
@@ -66,9 +66,9 @@ class Fault(Exception):
         unreadable: bool = False,
         came: str = "",
     ) -> None:
-        super().__init__(said)
+        super().__init__(detail)
         self.came = came
-        self.kind, self.status, self.said, self.wait, self.cap = kind, status, said, wait, cap
+        self.kind, self.status, self.detail, self.wait, self.cap = kind, status, detail, wait, cap
         self.connected, self.unreadable = connected, unreadable
 
 
@@ -85,29 +85,29 @@ def most_sends(kind: Kind, attempts: int) -> int:
 def after_status(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> Fault:
     """The fault that a status other than 200 stands for."""
     what = excerpt(body, secrets)
-    said = f"HTTP {status}" + (f": {what}" if what else "")
+    detail = f"HTTP {status}" + (f": {what}" if what else "")
     name = str(status)
     if 300 <= status < 400:
         return Fault("settings", name, f"HTTP {status}: the endpoint redirects, which is not followed; give the final URL")
     text = body[:4096].decode("utf-8", "replace")
     if status == 402 or (status in (401, 403, 429) and _QUOTA.search(text) and not _per_minute(text)):
-        return Fault("quota", name, f"{said} (the quota is used up, which no other key or wait of minutes will change)")
+        return Fault("quota", name, f"{detail} (the quota is used up, which no other key or wait of minutes will change)")
     if status in (400, 403) and _THROTTLED.search(text):
-        return Fault("busy", "429", said, wait=retry_after(headers))
+        return Fault("busy", "429", detail, wait=retry_after(headers))
     if status == 413:
-        return Fault("size", name, said)
+        return Fault("size", name, detail)
     if status in (400, 422):
         cap = _CAP.search(text)
-        return Fault("size" if cap else "rejected", name, said, cap=int(cap[1]) if cap else None)
+        return Fault("size" if cap else "rejected", name, detail, cap=int(cap[1]) if cap else None)
     if status in (429, 503):
-        return Fault("busy", name, said, wait=retry_after(headers))
+        return Fault("busy", name, detail, wait=retry_after(headers))
     if status in (408, 502, 504):
-        return Fault("busy" if status == 504 else "transport", name, said, wait=retry_after(headers))
+        return Fault("busy" if status == 504 else "transport", name, detail, wait=retry_after(headers))
     if status in _SETTINGS_HINT:
-        return Fault("settings", name, f"{said} ({_SETTINGS_HINT[status]})")
+        return Fault("settings", name, f"{detail} ({_SETTINGS_HINT[status]})")
     if status >= 500:
-        return Fault("server", name, said)
-    return Fault("settings", name, said)
+        return Fault("server", name, detail)
+    return Fault("settings", name, detail)
 
 
 def _per_minute(text: str) -> bool:

@@ -57,17 +57,17 @@ class Outages:
     def record(self, fault: Fault) -> None:
         """A send ended in a fault: of an outage's kind, or another, which shows that somebody is there."""
         if fault.kind in ("transport", "busy"):
-            self.failed(fault.said)
+            self.failed(fault.detail)
         else:
             self.answered(reply=False)
 
-    def failed(self, said: str) -> None:
+    def failed(self, detail: str) -> None:
         """A send was not answered."""
         self._since = self.since
         self._failures += 1
         if self.likely and not self._warned:
             self._warned = True
-            LOG.warning("the endpoint does not answer (%s); waiting for it, up to %.0f s", said, self._patience)
+            LOG.warning("the endpoint does not answer (%s); waiting for it, up to %.0f s", detail, self._patience)
 
     def answered(self, *, reply: bool = True) -> None:
         """A send was answered, by a reply or at least by a refusal that no outage makes."""

@@ -38,18 +38,18 @@ class Poller:
         TargetError: a path is no JMESPath.
     """
 
-    def __init__(self, endpoint: Endpoint, said: Poll, get: Look, clock: WaitingClock) -> None:
-        self._said, self._get, self._clock = said, get, clock
+    def __init__(self, endpoint: Endpoint, settings: Poll, get: Look, clock: WaitingClock) -> None:
+        self._settings, self._get, self._clock = settings, get, clock
         self._origin = urlsplit(endpoint.url)[:2]
         self._how = endpoint.answer
-        self._done = None if said.done is None else compile_path(said.done, "poll.done")
-        self._failed = None if said.failed is None else compile_path(said.failed, "poll.failed")
+        self._done = None if settings.done is None else compile_path(settings.done, "poll.done")
+        self._failed = None if settings.failed is None else compile_path(settings.failed, "poll.failed")
         self._paths = {
             path: compile_path(path, "poll")
-            for text in (said.url, said.result)
+            for text in (settings.url, settings.result)
             if text is not None
             for path in (_PART.findall(text) if _is_template(text) else [text])
-        } | {path: compile_path(path, "poll.request") for text in _texts(said.request) for path in _PART.findall(text)}
+        } | {path: compile_path(path, "poll.request") for text in _texts(settings.request) for path in _PART.findall(text)}
 
     async def result(self, url: str, reply: Reply, secrets: tuple[str, ...]) -> Reply:
         """The reply that holds the result.
@@ -64,9 +64,13 @@ class Poller:
         """
         if self._done is not None and _true(self._done, self._document(reply)):
             return await self._where_it_lies(url, reply)
-        place = url if self._said.request is not None and self._said.url is None else self._place(url, reply, self._said.url)
-        asked = None if self._said.request is None else self._filled(self._said.request, self._document(reply))
-        until = self._clock.now() + self._said.deadline
+        place = (
+            url
+            if self._settings.request is not None and self._settings.url is None
+            else self._place(url, reply, self._settings.url)
+        )
+        asked = None if self._settings.request is None else self._filled(self._settings.request, self._document(reply))
+        until = self._clock.now() + self._settings.deadline
         while True:
             await self._clock.sleep(min(self._wait(reply), max(0.0, until - self._clock.now())))
             try:
@@ -75,7 +79,7 @@ class Poller:
                 if fault.kind not in ("busy", "transport", "server"):
                     raise
                 if self._clock.now() >= until:
-                    raise Fault("busy", "timeout", f"the result could not be looked for: {fault.said}") from None
+                    raise Fault("busy", "timeout", f"the result could not be looked for: {fault.detail}") from None
                 reply = Reply(202, httpx.Headers([] if fault.wait is None else [("Retry-After", str(fault.wait))]), b"")
                 continue
             if 300 <= reply.status < 400:
@@ -86,14 +90,16 @@ class Poller:
             if reply.status != 202 and (self._done is None or _true(self._done, document)):
                 return await self._where_it_lies(place, reply)
             if self._clock.now() >= until:
-                raise Fault("busy", "timeout", f"no result within {self._said.deadline:g} s (poll.deadline)")
+                raise Fault("busy", "timeout", f"no result within {self._settings.deadline:g} s (poll.deadline)")
 
     async def _where_it_lies(self, url: str, reply: Reply) -> Reply:
-        return reply if self._said.result is None else await self._get(self._place(url, reply, self._said.result), None)
+        return (
+            reply if self._settings.result is None else await self._get(self._place(url, reply, self._settings.result), None)
+        )
 
     def _wait(self, reply: Reply) -> float:
         asked = retry_after(reply.headers)
-        return self._said.interval if asked is None else max(asked, 0.01)
+        return self._settings.interval if asked is None else max(asked, 0.01)
 
     def _document(self, reply: Reply) -> Any:
         with contextlib.suppress(OutputError):
@@ -117,16 +123,16 @@ class Poller:
             raise Fault("settings", "poll", f"expected {missing!r} of poll in the answer, got none")
         return _PART.sub(lambda match: str(parts[match[1]]), part)
 
-    def _place(self, url: str, reply: Reply, said: str | None) -> str:
+    def _place(self, url: str, reply: Reply, path: str | None) -> str:
         """Where to look next: within the endpoint's own origin, since credentials go along."""
-        if said is None:
+        if path is None:
             found: object = next((reply.headers[name] for name in LOCATIONS if name in reply.headers), None)
-        elif _is_template(said):
-            found = self._filled(said, self._document(reply))
+        elif _is_template(path):
+            found = self._filled(path, self._document(reply))
         else:
-            found = self._paths[said](self._document(reply))
+            found = self._paths[path](self._document(reply))
         if not isinstance(found, str):
-            where = "a Location header" if said is None else f"a URL at {said!r}"
+            where = "a Location header" if path is None else f"a URL at {path!r}"
             raise Fault("settings", "poll", f"expected {where} in the answer that says where the result will be, got none")
         place = urljoin(url, found)
         if urlsplit(place)[:2] != self._origin:

@@ -299,7 +299,7 @@ class Sender:
             often = "once" if tries == 1 else f"{tries} times"
             where = f"request {number} (rows {start} to {stop - 1} of this batch, sent {often}) was given up: "
             came = f" (it begins: {fault.came!r})" if fault.came else ""
-            raise GivenUp(f"{where}{fault.said}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
+            raise GivenUp(f"{where}{fault.detail}{came}; {RESUME}", f"{where}{_plainly(fault)}", fault) from None
 
     async def _until_answered(
         self, send: Callable[[], Awaitable[NDArray[np.float64]]], sends: Mapping[str, int], batch: Batch, attempts: int
@@ -387,5 +387,5 @@ class Sender:
 def _plainly(fault: Fault) -> str:
     """The fault without what the server said: reports are read by others. Of an unreadable answer, our own sentence."""
     if fault.kind == "answer":
-        return fault.said
+        return fault.detail
     return f"HTTP {fault.status}" if fault.status.isdecimal() else fault.status

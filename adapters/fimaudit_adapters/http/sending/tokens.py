@@ -29,7 +29,7 @@ class OAuthToken:
     """A token endpoint's tokens, through authlib.
 
     Args:
-        said: the settings.
+        settings: as the endpoint file gives them.
         verify, trust_env: as for the endpoint itself.
 
     Raises:
@@ -37,14 +37,14 @@ class OAuthToken:
         MissingExtraError: authlib is not installed.
     """
 
-    def __init__(self, said: OAuth, verify: ssl.SSLContext | bool, trust_env: bool) -> None:
+    def __init__(self, settings: OAuth, verify: ssl.SSLContext | bool, trust_env: bool) -> None:
         authlib = _library("authlib.integrations.httpx_client", "OAuth2 credentials", "authlib", "http-auth")
         client: Callable[..., Any] = authlib.AsyncOAuth2Client
-        self._said = said
-        self._id = None if said.client_id_env is None else variable(said.client_id_env)
-        self._secret = None if said.client_secret_env is None else variable(said.client_secret_env)
-        self._form = {**said.parameters, **{name: variable(env) for name, env in said.parameters_env.items()}}
-        method = {"basic": "client_secret_basic", "post": "client_secret_post", "none": "none"}[said.client_auth]
+        self._settings = settings
+        self._id = None if settings.client_id_env is None else variable(settings.client_id_env)
+        self._secret = None if settings.client_secret_env is None else variable(settings.client_secret_env)
+        self._form = {**settings.parameters, **{name: variable(env) for name, env in settings.parameters_env.items()}}
+        method = {"basic": "client_secret_basic", "post": "client_secret_post", "none": "none"}[settings.client_auth]
         self._make: Callable[[], Any] = lambda: client(
             self._id, self._secret, token_endpoint_auth_method=method if self._id else "none", verify=verify,
             trust_env=trust_env, timeout=ISSUER_SECONDS,
@@ -56,7 +56,7 @@ class OAuthToken:
     @property
     def secrets(self) -> list[str]:
         """What must not be shown."""
-        held = [self._secret, self._token, *(self._form[name] for name in self._said.parameters_env)]
+        held = [self._secret, self._token, *(self._form[name] for name in self._settings.parameters_env)]
         return [one for one in held if one]
 
     async def token(self) -> str:
@@ -77,18 +77,18 @@ class OAuthToken:
             self._token = None
 
     async def _fetch(self) -> None:
-        form = {**self._form, **({} if self._said.scope is None else {"scope": self._said.scope})}
+        form = {**self._form, **({} if self._settings.scope is None else {"scope": self._settings.scope})}
         try:
             async with self._make() as client:
-                found = await client.fetch_token(self._said.token_url, grant_type=self._said.grant_type, **form)
+                found = await client.fetch_token(self._settings.token_url, grant_type=self._settings.grant_type, **form)
         except Exception as exc:  # authlib tells refusals by classes of its own, and the rest by httpx's or httpx2's
             kinds = {kind.__name__ for kind in type(exc).__mro__}
             if "TransportError" in kinds:
                 raise Fault("transport", "token", f"the token endpoint does not answer ({type(exc).__name__})") from None
             if "HTTPStatusError" in kinds:
                 raise Fault("busy", "token", f"the token endpoint is out ({_first(exc)})") from None
-            said = excerpt(str(exc).encode(), self.secrets)
-            raise Fault("settings", "token", f"the token endpoint gave no token ({said or type(exc).__name__})") from None
+            reason = excerpt(str(exc).encode(), self.secrets)
+            raise Fault("settings", "token", f"the token endpoint gave no token ({reason or type(exc).__name__})") from None
         token = found.get("access_token")
         if not isinstance(token, str) or not token:
             raise Fault("settings", "token", "the token endpoint answered without an access_token")
@@ -106,17 +106,17 @@ class GoogleToken:
         MissingExtraError: google-auth is not installed.
     """
 
-    def __init__(self, said: Google, verify: ssl.SSLContext | bool, trust_env: bool) -> None:
+    def __init__(self, settings: Google, verify: ssl.SSLContext | bool, trust_env: bool) -> None:
         needed = ("Google service accounts", "google-auth", "http-auth")
         service_account = _library("google.oauth2.service_account", *needed)
         self._errors = _library("google.auth.exceptions", *needed)
         self._answer = _library("google.auth.transport", *needed).Response
-        path = variable(said.service_account_env)
+        path = variable(settings.service_account_env)
         try:
-            self._held: Any = service_account.Credentials.from_service_account_file(path, scopes=list(said.scopes))
+            self._held: Any = service_account.Credentials.from_service_account_file(path, scopes=list(settings.scopes))
         except (OSError, ValueError) as exc:
             raise TargetError(
-                f"expected a service account's JSON file in {said.service_account_env}, got one that cannot be used "
+                f"expected a service account's JSON file in {settings.service_account_env}, got one that cannot be used "
                 f"({type(exc).__name__})"
             ) from None
         self._verify, self._trust_env = verify, trust_env
@@ -145,8 +145,8 @@ class GoogleToken:
         except self._errors.TransportError:
             raise Fault("transport", "token", "Google's token endpoint does not answer") from None
         except self._errors.GoogleAuthError as exc:
-            said = excerpt(str(exc).encode(), self.secrets)
-            raise Fault("settings", "token", f"Google gave no token for this service account ({said})") from None
+            reason = excerpt(str(exc).encode(), self.secrets)
+            raise Fault("settings", "token", f"Google gave no token for this service account ({reason})") from None
 
     def _ask(self, url: str, method: str = "GET", body: Any = None, headers: Any = None, **_: Any) -> Any:
         """google-auth's idea of a transport, over httpx."""
@@ -171,18 +171,18 @@ class AwsSigner:
         MissingExtraError: botocore is not installed.
     """
 
-    def __init__(self, said: Aws) -> None:
+    def __init__(self, settings: Aws) -> None:
         needed = ("AWS signatures", "botocore", "aws")
         auth, awsrequest, exceptions, session = (
             _library(f"botocore.{name}", *needed) for name in ("auth", "awsrequest", "exceptions", "session")
         )
         try:
-            found = session.Session(profile=said.profile).get_credentials()
+            found = session.Session(profile=settings.profile).get_credentials()
         except exceptions.BotoCoreError as exc:
             raise TargetError(f"AWS credentials cannot be read: {excerpt(str(exc).encode())}") from None
         if found is None:
             raise TargetError("no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
-        self._found, self._said, self._auth, self._request = found, said, auth, awsrequest
+        self._found, self._settings, self._auth, self._request = found, settings, auth, awsrequest
 
     @property
     def secrets(self) -> list[str]:
@@ -197,7 +197,7 @@ class AwsSigner:
             method=request.method, url=str(request.url), data=request.content or None, headers=signed
         )
         frozen = self._found.get_frozen_credentials()
-        self._auth.SigV4Auth(frozen, self._said.service, self._said.region).add_auth(made)
+        self._auth.SigV4Auth(frozen, self._settings.service, self._settings.region).add_auth(made)
         for name in ("Authorization", "X-Amz-Date", "X-Amz-Security-Token"):
             if name in made.headers:
                 request.headers[name] = made.headers[name]
