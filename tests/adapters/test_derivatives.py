@@ -19,8 +19,8 @@ from zoo import STYLES, zoo_network
 
 from fimaudit.errors import FimauditError, ModelFailure, TargetError
 from fimaudit.models.classifier import Differentiable
-from fimaudit.models.linearization import linearize
 from fimaudit.models.opening import open_classifier
+from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import exact_reference, measure, obstacle
 
@@ -96,7 +96,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "lanczos": lambda m: measure(m, X, method="lanczos", worst_direction=True),
     "vjp": lambda m: m.vjp(torch.from_numpy(X), torch.ones(3, 2, 10)),
     "jvp": lambda m: m.jvp(torch.from_numpy(X), torch.ones(3, 2, 3, 16, 16)),
-    "product": lambda m: linearize(m, X[:1]).fisher_product(np.ones((1, 3, 16, 16))),
+    "operator": lambda m: FisherOperator(m, X[0]) @ np.ones(768),
     "reference": lambda m: exact_reference(m, X),
     "identity": lambda m: check_identity(m, X[:1], tolerance=1e-3),
     "probabilities": lambda m: m.probabilities(X),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import eigsh
 from torch import nn
 from zoo import STYLES, zoo_network
 
@@ -19,6 +19,7 @@ from fimaudit.errors import ModelFailure, TargetError, UsageError
 from fimaudit.models.linearization import Linearizable, RootLinearization, linearize
 from fimaudit.models.opening import open_classifier
 from fimaudit.results import Contrast
+from fimaudit.whitebox.fisher_operator import FisherOperator
 from fimaudit.whitebox.identity import check_identity
 from fimaudit.whitebox.measure import CROSSOVER, WhiteBox, exact_reference, measure, obstacle
 
@@ -296,22 +297,20 @@ def test_products_of_the_root_alone_give_the_same(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_fisher_product(style: str) -> None:
-    """F v of the linearisation against the dense matrix; symmetric, linear, and what scipy makes of it."""
-    at, size = linearize(opened(copy.deepcopy(network(style, FEW)).double()), X[:1]), X[0].size
-
-    def product(v: np.ndarray) -> np.ndarray:
-        return np.asarray(at.fisher_product(v.reshape(X[:1].shape)).ravel())
-
-    operator = LinearOperator((size, size), product, dtype=np.float64)
+def test_fisher_operator(style: str) -> None:
+    model = opened(copy.deepcopy(network(style, FEW)).double())
+    operator = FisherOperator(model, X[0])
     log_p, rows = dense(network(style, FEW), X[:1])[0]
     rng = np.random.default_rng(0)
-    u, v = rng.standard_normal((2, size))
+    u, v = rng.standard_normal((2, operator.shape[0]))
     fisher = rows.T @ (np.exp(log_p)[:, None] * rows)
     np.testing.assert_allclose(operator @ v, fisher @ v, rtol=1e-6, atol=1e-9 * np.abs(fisher @ v).max())
     assert u @ (operator @ v) == pytest.approx(v @ (operator @ u), rel=1e-9)
+    assert u @ (operator.H @ v) == pytest.approx(u @ (operator @ v), rel=1e-12)
     np.testing.assert_allclose(operator @ (2 * u - v), 2 * (operator @ u) - operator @ v, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(operator @ np.stack([u, v], 1), np.stack([operator @ u, operator @ v], 1))
     assert eigsh(operator, k=1, return_eigenvectors=False)[0] == pytest.approx(reference(style, FEW)[0]["spectral_norm"])
+    assert FisherOperator(opened(network(style, FEW)), X[0]).dtype == np.float32
 
 
 @pytest.mark.parametrize("style", STYLES)
