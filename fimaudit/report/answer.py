@@ -138,10 +138,12 @@ def _found(report: Report) -> str:
     if radius.p05.value is not None:
         weakest = f"; for the most fragile 5% of them, {number(radius.p05.value)} or less is enough"
     change = wording.named_change(report)
+    labels = report.settings.get("link") == "labels"
+    how = ", by the plane that touches the decision boundary" if labels else " and to first order"
     alike = f"; as much as {number(radius.median.value / change.length)} {change.times}" if change.times else ""
     return (
         f"Half of these inputs get another answer after a change of total length {number(radius.median.value)} or less "
-        f"(unit: {unit}{alike}), in the worst direction and to first order{weakest}."
+        f"(unit: {unit}{alike}), in the worst direction{how}{weakest}."
     )
 
 
@@ -181,7 +183,7 @@ def _moved(report: Report) -> Headline | None:
     if moved.value is None and moved.upper is None:
         return None
     if moved.value is None:
-        says = "at most, for half of the inputs: the answers did not change measurably"
+        says = "at most, for half of the inputs; more is not known"
         return Headline(title, f"≤ {percent(moved.upper)}", says, of_what, label=SMALL)
     says = f"at most, in the worst direction and to first order; median, interval {share_text(moved)}"
     top = wording.moved_share(norms.p95, change)
@@ -223,9 +225,21 @@ def _unmeasured(report: Report, inputs: Sequence[Sensitivity]) -> list[str]:
     failed = next((s for s in inputs if s.status == "failed"), None)
     if failed is not None:
         out.append(f"input {failed.index} failed: {failed.reason}")
+    out.extend(f"input {s.index} is below detection: {s.reason}" for s in _undetected(inputs))
     if report.accuracy is None and not any(s.label is not None for s in inputs):
         out.append("right answers: the data has no labels")
     return out
+
+
+def _undetected(inputs: Sequence[Sensitivity]) -> Iterator[Sensitivity]:
+    """The first input below detection that has limits and the first that has none: they have different reasons."""
+    seen: set[bool] = set()
+    for s in inputs:
+        if s.status == "below_detection" and s.reason is not None:
+            limited = any(cell.upper is not None or cell.lower for cell in (s.spectral_norm, s.margin_radius))
+            if limited not in seen:
+                seen.add(limited)
+                yield s
 
 
 def _next_steps(report: Report, verdict: Verdict | None, *, page: bool) -> list[NextStep]:

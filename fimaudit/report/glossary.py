@@ -6,7 +6,8 @@ __all__ = ["GLOSSARY", "term_id"]
 
 GLOSSARY = {
     "margin radius": "The estimated distance from an input to the nearest place where the model answers something else. "
-    "Small is fragile. It extends the slope at the input in a straight line (to first order), so it is no guaranteed bound.",
+    "Small is fragile. It extends the slope at the input in a straight line (to first order), or from labels alone the "
+    "decision boundary at one of its points, so it is no guaranteed bound.",
     "worst direction": "Of all the ways in which an input can be changed a little, the one that changes the answer "
     "most. Changes in other directions, such as most noise, change it less.",
     "to first order": "As if the model went on in a straight line from the input. Good for small changes; over large "
@@ -32,7 +33,8 @@ GLOSSARY = {
     "displacement": "The small change that was made to an input in order to see how the answer follows, and its length.",
     "counterexample": "A changed input that was really sent to the model and really got another answer. It proves that "
     "the other answer is at most this far away.",
-    "below detection": "No answer changed measurably, so only an upper limit of the sensitivity is known.",
+    "below detection": "The answers gave no value: they did not change measurably, say, or were too random. Limits are "
+    "known at most; the reason of each input says which.",
     "integrity": "Whether the answers behave like those of one function whose slopes lead to its decisions. A model can "
     "be made to look robust without one decision moving; these checks look for that.",
     "undecided": "The interval reaches over the limit, so the rule is neither shown to be kept nor shown to be broken.",

@@ -121,7 +121,9 @@ def _contrast(run: RunFolder) -> Figure:
 
     pairs = Counter((s.contrast.from_, s.contrast.to) for s in run.inputs if s.contrast is not None)
     if not pairs:
-        raise UsageError("this run holds no contrast: no input's answer changed measurably")
+        raise UsageError(
+            "this run holds no contrast: answers that do not change measurably have none, and labels alone have none"
+        )
     busy = Counter(k for pair, n in pairs.items() for k in pair for _ in range(n))
     classes = sorted(k for k, _ in busy.most_common(MOST_CLASSES))
     matrix = np.array([[pairs.get((a, b), 0) for b in classes] for a in classes])

@@ -33,7 +33,7 @@ GREY_LEVELS = 255
 HUNDREDTH = "a change of one hundredth of one feature's range"
 STATUS_WORDS = {
     "ok": "measured",
-    "below_detection": "below detection: the answers did not change measurably, so only limits are known",
+    "below_detection": "below detection: the answers give no value, and limits at most; the input's reason says why",
     "no_rival_visible": "no rival visible: the answers hide the class that may be nearest, so there is no margin radius",
     "abstained": "abstained: no class is certified under the noise",
     "failed": "failed: no number can be given",
@@ -48,10 +48,22 @@ FLAG_WORDS = {
     "counterexample_within_radius": "its decision really changes nearer than its margin radius said, which was cut to that",
     "counterexample_far_within_radius": "its decision really changes nearer than 0.7 of what its margin radius said",
     "radius_not_checked": "nothing was looked at farther out that could contradict its margin radius",
+    "noisy_labels": "its labels are random: rows were asked several times, and no single row is a counterexample",
+    "unrepeatable": "rows that were answered otherwise are not when they are asked again, so no upper limit comes of them",
     "drift": "measured while the endpoint may have changed its model",
     "above_threshold": "its spectral norm was decided to lie above the threshold",
     "below_threshold": "its spectral norm was decided to lie below the threshold",
 }
+POPULATION = (
+    "“These inputs” speaks of the inputs that were measured, “population” of the population they are a sample of; "
+    "the latter holds only if they were drawn at random from it."
+)
+NO_JUDGEMENT = (
+    "Nothing here says that an answer is right, fair or safe for a use; accuracy is shown only where labels were given."
+)
+BELOW_DETECTION = (
+    "“Below detection” means that the answers gave no value: limits are known at most, and the input's reason says why."
+)
 INTEGRITY_WORDS = {
     "history": "Same rows, there and back",
     "last_digit": "Rows that differ in a last digit",
@@ -242,6 +254,8 @@ def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection
     white = report.settings.get("mode") == "white-box"
     whole = {m for m in methods if m.startswith("basis")}
     fitted = {m for m in methods if m == "least-squares"}
+    if report.settings.get("link") == "labels":
+        return _label_scope(report, level, statuses)
     causes = []
     if set(methods) - whole - fitted - {"none"} and not white:
         causes.append("the random choice of directions")
@@ -253,8 +267,7 @@ def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection
         f"Each {level} interval of one input covers "
         + ("the rounding and iteration error of exact derivatives" if white else " or ".join(causes) or "nothing")
         + ".",
-        "“These inputs” speaks of the inputs that were measured, “population” of the population they are a sample of; "
-        "the latter holds only if they were drawn at random from it.",
+        POPULATION,
         "Intervals do not cover an error of the step, a model that answers differently from call to call, "
         "or inputs unlike those measured.",
     ]
@@ -263,10 +276,35 @@ def scope_sentences(report: Report, statuses: Sequence[str], methods: Collection
         "only a counterexample is certain.",
         "The spectral norm depends on confidence: the same decisions with sharper probabilities read smaller. "
         "The peak norm and the margin radius do not depend on it.",
-        "Nothing here says that an answer is right, fair or safe for a use; accuracy is shown only where labels were given.",
+        NO_JUDGEMENT,
     ]
     if "below_detection" in statuses:
-        silent.append("“Below detection” means that no answer changed measurably: only the upper limit is known.")
+        silent.append(BELOW_DETECTION)
+    return covers, silent
+
+
+def _label_scope(report: Report, level: str, statuses: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``scope_sentences`` where labels alone were read."""
+    none = ["Spectral norm, peak norm and all that follows from them need probabilities.", NO_JUDGEMENT]
+    if report.settings.get("smooth") is not None:
+        certified = (
+            "A certificate is of the classifier that answers by majority under noise, not of the model itself; a class or "
+            f"radius is wrong at an input with a probability of at most 1 − {report.settings['confidence']:g}."
+        )
+        return [certified, POPULATION], none
+    covers = [
+        f"Each {level} interval of one input covers the sampling of labels, and as much curvature of the decision boundary "
+        "as was seen on other networks, not at this input.",
+        POPULATION,
+        "Intervals do not cover another boundary, nearer than the one that the search ended at: a radius may be too long.",
+    ]
+    silent = [
+        "The margin radius is the distance to the plane that touches the decision boundary where the search ended; only a "
+        "counterexample is certain.",
+        *none,
+    ]
+    if "below_detection" in statuses:
+        silent.append(BELOW_DETECTION)
     return covers, silent
 
 

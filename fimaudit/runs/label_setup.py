@@ -45,8 +45,8 @@ class LabelPreflight(Preflight):
         out = [f"{LABELS_ONLY}; the margin radius is measured along the decision boundary (docs/labels.md)"]
         if self.random:
             out.append(
-                "the labels are random: the same row asked twice is answered differently; each search asks its rows three "
-                "times, and intervals do not cover what the randomness itself changes"
+                "the labels are random: the same row asked twice is answered differently; each search asks its rows five "
+                "times, and more often where the vote is close"
             )
         return out
 

@@ -466,7 +466,7 @@ def test_words_for_what_was_not_measured(folder: Path, tmp_path: Path) -> None:
     report = run.report.model_copy(update={"inputs": quiet, "summary": summarise(quiet, 0.95, 0, 0)})
     text = page_html(RunFolder(tmp_path, report, tuple(quiet)))
     assert "≤ 0.5" in text
-    assert "only limits are known" in text
+    assert "limits at most" in text
     assert f"{len(quiet)} of {len(quiet)} inputs: below detection" in text
 
 
