@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import chdtrc, ndtr
 
 from fimaudit.estimation.spectral_norm import Limits
 
@@ -24,6 +24,7 @@ __all__ = [
     "common_slopes",
     "curvature",
     "in_box_normal",
+    "misfit_chance",
     "plane_radius",
     "probit_slope",
     "steepness",
@@ -36,6 +37,8 @@ RIDGE = 0.01
 #: Beyond so many standard deviations a label adds nothing.
 FARTHEST = 5.0
 MOST_ROUNDS, ENOUGH = 50, 1e-8
+#: Labels of one cell whose share beyond is compared with the fit.
+CELL = 25
 LEAST_COSINE, MOST_COSINE = 1e-4, 0.999
 #: Spread of log(radius / true one) that curvature causes, below and above, with so many labels at least: a short walk ends
 #: where the bend is worse (benchmarks/labels.py).
@@ -177,6 +180,30 @@ def _probit_score(z: Array, hit: Array, lapse: float) -> tuple[Array, Array]:
     density = (1 - 2 * lapse) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     p, q = (lapse + (1 - 2 * lapse) * ndtr(side * z) for side in (1.0, -1.0))
     return density * (hit / p - (1 - hit) / q), density**2 / (p * q)
+
+
+def misfit_chance(places: Sequence[PlacedLabels], fits: Sequence[ProbitSlope], lapse: float = 0.0) -> float:
+    """How likely labels of a plane lie so far from their fit: chi^2 of neighbouring places along v, a cell each.
+
+    Of a region thinner than the noise, of the next region behind it or of a corner, labels do not fall as a plane's.
+
+    Args:
+        places: labels around each point, and ``fits``: of them (``common_slopes``).
+        lapse: share of labels that are wrong at random.
+
+    >>> t = np.repeat([-1.0, 0.0, 1.0], 100)
+    >>> pocket = PlacedLabels(1.0, t, np.repeat([False, True, False], 100))
+    >>> misfit_chance([pocket], common_slopes([pocket])) < 1e-9
+    True
+    """
+    square, cells = 0.0, 0
+    for one, fit in zip(places, fits, strict=True):
+        for cell in np.array_split(np.argsort(one.t, kind="stable"), max(1, len(one.t) // CELL)):
+            chance = lapse + (1 - 2 * lapse) * ndtr(fit.offset + fit.slope * one.t[cell])
+            off = float(one.beyond[cell].sum() - chance.sum())
+            square += off**2 / (float((chance * (1 - chance)).sum()) + 0.25)  # few are expected in some cells
+            cells += 1
+    return float(chdtrc(max(1, cells - len(places) - 1), square))
 
 
 def steepness(cosine: float) -> float:

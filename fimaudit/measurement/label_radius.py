@@ -39,9 +39,11 @@ LAST_ROWS, LAST_VOTES = 3, 2 * CLOSE_VOTES
 MOST_OTHERS = 12
 #: More wrong labels than this are refused, of the input itself or of all votes: majorities would be wrong too often.
 FIRST_LAPSE, MOST_LAPSE = 0.25, 0.15
-#: Where labels are random: a slope that is fewer of its standard errors is no slope, and votes are asked this much nearer
-#: and farther than a boundary point.
+#: A slope that is fewer of its standard errors is no slope. Where labels are random, votes are asked this much nearer and
+#: farther than a boundary point.
 CLEAR_SLOPE, EITHER_SIDE = 3.0, 0.1
+#: Labels that a plane would give with a smaller chance are no plane's: on a real network the smallest of 80 was 0.006.
+MISFIT = 1e-6
 #: Stream of the random numbers.
 LABEL_STREAM = 7
 #: With this many features or fewer, the boundary on a ray is the whole answer, found by so many halvings of the first of so
@@ -105,7 +107,7 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     if isinstance(starts, NoOtherLabel):
         return _result(index, walk, "no_rival_visible", reason=starts.reason)
     radius = yield from _radius(walk, starts, settings)
-    if isinstance(radius, Unconfirmed):
+    if isinstance(radius, Unconfirmed) and walk.random:
         return _result(index, walk, "below_detection", flags=["noisy_labels"], reason=radius.reason)
     witness = yield from walk.confirmed()
     return _measured(index, walk, radius, witness)
@@ -124,6 +126,10 @@ class Unconfirmed:
 
 NOT_CROSSED = Unconfirmed("the labels are random, and more of them do not confirm the boundary that the search ended at")
 NO_SLOPE = Unconfirmed("the labels are random, and around the boundary they do not say how it lies")
+NO_PLANE = Unconfirmed(
+    "around the boundary point that the search ended at, labels do not fall as they do around a plane: the region of the "
+    "other class may be thin or small there, or have a corner"
+)
 
 
 def _too_random(walk: BoundaryWalk) -> Unconfirmed:
@@ -156,14 +162,16 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
     plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - last), enough)
     if not plane.t:
         return None
+    fit = plane.fit()
+    if fit.slope < CLEAR_SLOPE * fit.error:
+        return NO_SLOPE if walk.random else NO_PLANE
     if walk.random:
-        fit = plane.fit()
-        if fit.slope < CLEAR_SLOPE * fit.error:
-            return NO_SLOPE
         end = plane.last.b
         near, far = (walk.points.clipped(share * end) for share in (1 - EITHER_SIDE, 1 + EITHER_SIDE))
         if not (yield from walk.crossed(near, far)):
             return NOT_CROSSED
+    elif plane.misfit() < MISFIT:
+        return NO_PLANE
     return found(plane)
 
 
@@ -202,9 +210,11 @@ def _line(walk: BoundaryWalk, start: Array) -> Flow[Limits | Unconfirmed | None]
     return Limits(at, max(0.0, at - apart), at + float(points.levels.max()))
 
 
-def _measured(index: int, walk: BoundaryWalk, radius: Limits | None, witness: Counterexample | None) -> Sensitivity:
+def _measured(
+    index: int, walk: BoundaryWalk, radius: Limits | Unconfirmed | None, witness: Counterexample | None
+) -> Sensitivity:
     flags, reasons = [], []
-    upper, kept = float("inf") if radius is None else radius.upper, None
+    upper, kept = radius.upper if isinstance(radius, Limits) else float("inf"), None
     if walk.random:
         reasons.append("the labels are random, so no single row is a counterexample")
         flags.append("noisy_labels")
@@ -216,8 +226,9 @@ def _measured(index: int, walk: BoundaryWalk, radius: Limits | None, witness: Co
         upper = min(upper, witness.distance)
         kept = Witness(distance=witness.distance, predicted_class=witness.label)
         kept.keep(witness.row)
-    if radius is None:
-        reasons.append("the way to the decision boundary took all labels; raise --queries")
+    if not isinstance(radius, Limits):
+        took = "the way to the decision boundary took all labels; raise --queries"
+        reasons.append(took if radius is None else radius.reason)
         limits = Interval(upper=upper if np.isfinite(upper) else None)
         return _result(index, walk, "below_detection", limits, kept, flags, "; ".join(reasons))
     interval = Interval(

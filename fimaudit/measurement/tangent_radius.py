@@ -15,6 +15,7 @@ from fimaudit.estimation.tangent_plane import (
     box_share,
     common_slopes,
     in_box_normal,
+    misfit_chance,
     steepness,
 )
 from fimaudit.measurement.boundary_walk import BoundaryWalk
@@ -119,6 +120,10 @@ class PlaneAnswers:
 
     def _fits(self) -> list[ProbitSlope]:
         return common_slopes([one.placed for one in self.around], self.lapse)
+
+    def misfit(self) -> float:
+        """How likely a plane's labels lie so far from the fit (``misfit_chance``)."""
+        return misfit_chance([one.placed for one in self.around], self._fits(), self.lapse)
 
     def intercept(self, fit: ProbitSlope) -> float:
         """How far along v the boundary lies beyond the last point by the fit, within what was asked."""

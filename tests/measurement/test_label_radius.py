@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Report, audit
 from fimaudit.domain import InputDomain
-from fimaudit.estimation.tangent_plane import PlacedLabels, common_slopes, in_box_normal, plane_radius, probit_slope
+from fimaudit.estimation.tangent_plane import (
+    PlacedLabels,
+    common_slopes,
+    in_box_normal,
+    misfit_chance,
+    plane_radius,
+    probit_slope,
+)
 from fimaudit.measurement.boundary_walk import BoundaryWalk
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
 from fimaudit.measurement.settings import Settings
@@ -355,6 +363,14 @@ def test_flipped_labels_give_no_limits_that_the_truth_lies_beyond(features):
             assert "random" in s.reason
 
 
+@pytest.mark.parametrize("features", [1, 5, 30])
+def test_one_label_in_five_flipped_is_refused_next_to_everywhere(features):
+    radii = linear_radii(features, 2, 20, 0.2, 1000)
+    measured = [(s.margin_radius, truth) for s, truth in radii if s.status == "ok"]
+    assert len(measured) <= 2
+    assert all((r.lower or 0) <= truth <= (r.upper or np.inf) for r, truth in measured)
+
+
 def test_labels_that_are_mostly_chance_are_refused():
     for features in (1, 5):
         for s, _ in linear_radii(features, 2, 10, 0.3, 1000):
@@ -394,6 +410,53 @@ def test_one_feature_on_levels_has_limits_a_level_wide():
 @pytest.mark.parametrize(("queries", "seed", "classes", "noise"), [(100, 0, 5, 0.0), (400, 3, 5, 0.0), (100, 0, 2, 0.1)])
 def test_no_more_labels_than_asked_for(queries, seed, classes, noise):
     assert max(s.queries for s, _ in linear_radii(30, classes, 25, noise, queries, seed)) <= queries
+
+
+def thin(features: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Class 1 between two planes 0.02 apart."""
+    w = Plane(features, seed=1).w
+    x = np.random.default_rng(2).standard_normal((12, features))
+    x += np.outer(np.append(np.linspace(-0.5, 0.9, 10), [1.01, 1.01]) - x @ w, w)
+    return lambda z: (np.abs(z @ w - 1.01) < 0.01).astype(int), x, np.abs(np.abs(x @ w - 1.01) - 0.01)
+
+
+def small(features: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Class 1 within a ball of radius 0.5."""
+    x = np.random.default_rng(2).standard_normal((12, features))
+    x[10:] *= 0.01
+    return lambda z: (np.linalg.norm(z, axis=1) < 0.5).astype(int), x, np.abs(np.linalg.norm(x, axis=1) - 0.5)
+
+
+def chance(features: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """A class that the bytes of a row decide: the same each time, and another one everywhere."""
+    x = np.random.default_rng(2).standard_normal((12, features))
+    return lambda z: np.array([zlib.crc32(one.tobytes()) % 2 for one in z]), x, np.zeros(12)
+
+
+@pytest.mark.parametrize("features", [5, 60])
+@pytest.mark.parametrize("kind", [thin, small, chance])
+def test_regions_smaller_than_the_noise_have_no_radius_but_their_counterexample(kind, features):
+    """Seen between two planes 0.02 apart: a true 1.5 as 0.0002 [0, 0.008]; outside of a ball: 7.3 as 0.0007 [0, 0.28]."""
+    model, x, truth = kind(features)
+    known, space = KnownLabels(x, model(x).astype(float)), InputDomain().resolve(x, "float64")
+    for i, one in enumerate(x):
+        s = answered(measure_labels(one, i, space, Settings(queries=1000), known), model)
+        assert s.margin_radius.upper >= truth[i] * (1 - 1e-9)
+        if s.status == "below_detection":
+            assert (s.margin_radius.value, s.margin_radius.lower) == (None, None)
+            assert s.margin_radius.upper == s.witness.distance
+            assert "do not fall as they do around a plane" in s.reason
+        else:
+            assert s.margin_radius.lower <= truth[i]
+
+
+def test_labels_of_a_plane_fit_it():
+    rng, chances = np.random.default_rng(6), []
+    for _ in range(60):
+        places = labels_of_a_plane(rng, (6.0, 2.0))
+        chances.append(misfit_chance(places, common_slopes(places)))
+    assert min(chances) > 1e-4
+    assert np.mean(np.array(chances) < 0.05) < 0.15
 
 
 def test_without_another_label_there_is_a_reason_and_no_number():
@@ -493,8 +556,8 @@ def test_where_the_way_to_the_boundary_takes_all_labels_there_are_limits_alone()
             s = answered(measure_labels(one, i, space, Settings(queries=60), known), model.predict)
             assert s.status in ("ok", "below_detection", "no_rival_visible")
             if s.status == "below_detection":
-                cut += 1
+                cut += "took all labels" in s.reason
                 assert (s.margin_radius.value, s.margin_radius.lower) == (None, None)
                 assert s.margin_radius.upper == s.witness.distance
-                assert "took all labels" in s.reason
+                assert "took all labels" in s.reason or "around a plane" in s.reason
     assert cut > 0
