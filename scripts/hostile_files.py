@@ -168,7 +168,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # zipfile's, of the name that is there twice
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         sys.exit(_run(folder))
 

@@ -15,6 +15,9 @@ from fimaudit.errors import DataError
 
 __all__ = ["CsvTable", "ParquetTable", "RowGroups", "table_facts"]
 
+#: Bytes of a column that are read at once for its first row.
+BUFFER = 1 << 16
+
 
 class RowGroups(Protocol):
     """An open file of a table, read some rows at a time.
@@ -50,8 +53,12 @@ class ParquetTable:
     written = False
 
     def __init__(self, file: IO[bytes]) -> None:
+        import pyarrow.parquet as pq
+
         self._file, self._table = file, open_parquet(file)
         about = self._table.metadata
+        self._first_rows = pq.ParquetFile(file, metadata=about, buffer_size=BUFFER, pre_buffer=False)
+        self._rows_read: set[int] = set()
         self._places = {about.schema.column(k).path: k for k in range(about.num_columns)}
         self._groups = [about.row_group(k) for k in range(about.num_row_groups)]
         self.starts: list[int] = [0, *np.cumsum([group.num_rows for group in self._groups]).tolist()]
@@ -79,18 +86,26 @@ class ParquetTable:
         self._file.close()
 
     def _statistics(self, column: str) -> list[Any]:
-        """What the file says of a column, group by group, after a first row was read of each.
-
-        Reading raises an error where what the file says is damaged; the look itself would end the process there, since
-        pyarrow does not catch what its C++ code throws at it (tests/data/test_tables_in_parts.py).
-        """
+        """What the file says of a column, group by group, after a first row was read of each."""
         found = []
         for k, group in enumerate(self._groups if column in self._places else ()):
-            next(self._table.iter_batches(1, row_groups=[k], columns=[column]), None)
+            self._read_first_row(k)
             statistics = group.column(self._places[column]).statistics
             if statistics is not None:
                 found.append(statistics)
         return found
+
+    def _read_first_row(self, group: int) -> None:
+        """Read the first row of a group's numbers, once, a page of each in the order in which they lie in the file.
+
+        Reading raises an error where what the file says is damaged; a look at the statistics would end the process there,
+        since pyarrow does not catch what its C++ code throws at it (tests/data/test_tables_in_parts.py).
+        """
+        if group not in self._rows_read:
+            fields = [self.schema.field(k) for k in range(len(self.schema))]
+            numbers = [field.name for field in fields if kind_of(field.type) in ("whole", "truth", "number")]
+            next(self._first_rows.iter_batches(1, row_groups=[group], columns=numbers, use_threads=False), None)
+            self._rows_read.add(group)
 
 
 class CsvTable:

@@ -21,8 +21,6 @@ from fimaudit.models.columns import TableColumn
 
 __all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "open_parquet", "read_table", "row_names", "table_of"]
 
-#: Bytes of a column that are read at once.
-BUFFER = 1 << 20
 #: Rows of a part of a Parquet file: the most that pyarrow writes.
 MOST_GROUP_ROWS = 1 << 26
 
@@ -83,8 +81,15 @@ def read_table(file: Path, reading: TableReading) -> Table:
     """
     if data_suffix(file.name) in CSV_SUFFIXES:
         return table_of(read_csv(file.read_bytes(), file.name, reading), reading, file.name, written=True)
+    import pyarrow as pa
+
     with file.open("rb") as opened:
-        table = open_parquet(opened).read()
+        parquet, parts = open_parquet(opened), []
+        for k in range(parquet.num_row_groups):  # one by one: room is made for the rows of as many as are read at once
+            parts.append(parquet.read_row_group(k))
+            if len(parts[-1]) != (stated := parquet.metadata.row_group(k).num_rows):
+                raise DataError(f"{file.name} holds {len(parts[-1])} rows where it says {stated}; copy it again")
+        table = pa.concat_tables(parts or [parquet.schema_arrow.empty_table()])
     return table_of(table.drop_columns(row_names(table.schema)), reading, file.name)
 
 
@@ -98,7 +103,7 @@ def open_parquet(file: IO[bytes]) -> Any:
     """
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(file, buffer_size=BUFFER)
+    table = pq.ParquetFile(file)
     about = table.metadata
     counts = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != about.num_rows:

@@ -1,8 +1,8 @@
 """YAML of no more levels than settings have, nor repeated without end, of which no line is passed over in silence.
 
 PyYAML reads a nest of brackets in a time that grows with its square, and an alias costs nothing until what it stands for
-is read: nine aliases of nine aliases, seven times, are five million values. Of
-a key that is given twice it silently keeps the last.
+is read: nine aliases of nine aliases, seven times, are five million values. Of a key that is given twice it silently keeps
+the last.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = ["StrictLoader"]
 MOST_LEVELS = 64
 #: Values that a document's aliases may stand for in all; honest files repeat some lines, an alias bomb millions.
 MOST_REPEATED = 100_000
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -62,12 +63,14 @@ class StrictLoader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
+        seen: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
+                plain = key.tag in (_TEXT, _MERGE)  # others are one key however they are written: yes and True, 16 and 0x10
+                value = key.value if plain else self.construct_object(key)
+                if (plain, value) in seen:
                     raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
-                seen.add((key.tag, key.value))
+                seen.add((plain, value))
         return node
 
 

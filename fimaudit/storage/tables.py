@@ -106,10 +106,21 @@ def write_inputs(path: Path, results: Sequence[Sensitivity]) -> None:
 
 
 def read_inputs_table(path: Path) -> list[Sensitivity]:
-    """The inputs of a Parquet file written by ``write_inputs``."""
+    """The inputs of a Parquet file written by ``write_inputs``, some rows at a time.
+
+    Others may have made the file: all at once, pyarrow makes room for as many rows as it says that it holds.
+
+    Raises:
+        ValueError: it holds fewer.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return from_table(pq.read_table(path))
+    with pq.ParquetFile(path) as file:
+        table, stated = pa.Table.from_batches(file.iter_batches(), file.schema_arrow), file.metadata.num_rows
+    if len(table) != stated:
+        raise ValueError(f"it holds {len(table)} rows where it says {stated}")
+    return from_table(table)
 
 
 def rows_at(path: Path, indices: list[int]) -> list[Sensitivity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import pickle
 import struct
 import subprocess
@@ -29,8 +30,10 @@ from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, open_data
 from fimaudit.data.table_reading import TableReading
+from fimaudit.data.table_shards import ParquetTable, table_facts
 from fimaudit.errors import DataError
 from tests.data.test_brought_tables import CELLS as BROUGHT_CELLS
+from tests.parquet_footers import thrift_integer, with_footer
 
 RNG = np.random.default_rng(0)
 COUNT = 60
@@ -154,22 +157,11 @@ def test_a_table_that_is_damaged_inside_is_refused_in_a_sentence(tmp_path: Path)
         open_data(str(tmp_path / "*.parquet"))
 
 
-def varint(number: int) -> bytes:
-    """Thrift's way to write an integer that is not negative."""
-    number, out = 2 * number, b""
-    while number > 127:
-        number, out = number >> 7, out + bytes([number & 127 | 128])
-    return out + bytes([number])
-
-
-def with_footer(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """A Parquet file of columns a and n, ten rows, whose footer is changed."""
-    pq.write_table(pa.table({"a": RNG.normal(size=10), "n": np.arange(5, 15)}), path)
-    content = path.read_bytes()
-    (length,) = struct.unpack("<i", content[-8:-4])
-    footer = change(content[-8 - length : -8])
-    assert footer != content[-8 - length : -8]
-    path.write_bytes(content[: -8 - length] + footer + struct.pack("<i", len(footer)) + b"PAR1")
+def damaged(path: Path, change: Callable[[bytes], bytes], groups: int = 1) -> None:
+    """A Parquet file of columns a and n, ten rows in each group, whose footer is changed."""
+    table = pa.table({"a": RNG.normal(size=10), "n": np.arange(5, 15)})
+    pq.write_table(pa.concat_tables([table] * groups), path, row_group_size=10)
+    path.write_bytes(with_footer(path.read_bytes(), change))
 
 
 def cut_short(footer: bytes) -> bytes:
@@ -187,7 +179,7 @@ def without_gaps(footer: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut_short, without_gaps])
 def test_damaged_statistics_of_a_column_do_not_end_the_process(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """pyarrow ends the process that looks at them; in a process of its own, since the test's would end too."""
-    with_footer(tmp_path / "0.parquet", damage)
+    damaged(tmp_path / "0.parquet", damage)
     code = "import sys; from fimaudit.data.streams import open_data; open_data(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "*.parquet")], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
@@ -204,17 +196,58 @@ def test_damaged_statistics_of_a_column_do_not_end_the_process(damage: Callable[
 )
 def test_rows_that_are_not_there_take_no_memory(name: str, count: int | None, sentence: str, tmp_path: Path) -> None:
     """pyarrow makes room for the rows that a part says it has: minutes and gigabytes for a file of a kilobyte."""
-    ten, rows = b"\x16" + varint(10), b"\x16" + varint(60_779_591_294)
+    ten, rows = thrift_integer(10), thrift_integer(60_779_591_294)
 
     def more(footer: bytes) -> bytes:
         if count is None:
             return footer.replace(ten, rows)  # of the file, its columns and its part
         place = footer.rindex(ten)
-        return footer[:place] + b"\x16" + varint(1_000_000) + footer[place + len(ten) :]
+        return footer[:place] + thrift_integer(1_000_000) + footer[place + len(ten) :]
 
-    with_footer(tmp_path / "0.parquet", more)
+    damaged(tmp_path / "0.parquet", more)
     with pytest.raises(DataError, match=sentence):
         open_data(str(tmp_path / name))
+
+
+def test_many_parts_of_rows_that_are_not_there_take_no_memory(tmp_path: Path) -> None:
+    """Each may say as many as it can hold: all at once, pyarrow made room for their sum."""
+    most = 1 << 26
+
+    def more(footer: bytes) -> bytes:
+        footer = footer.replace(thrift_integer(400), thrift_integer(40 * most), 1)
+        return footer.replace(thrift_integer(10), thrift_integer(most))
+
+    damaged(tmp_path / "0.parquet", more, groups=40)
+    with pytest.raises(DataError, match=r"0\.parquet holds 10 rows where it says 67108864; copy it again"):
+        open_data(str(tmp_path / "0.parquet"))
+
+
+class Watched(io.FileIO):
+    """A file that keeps where and how much was read of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.reads: list[tuple[int, int]] = []
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        place = self.tell()
+        content = super().read(size)
+        self.reads.append((place, len(content)))
+        return content
+
+
+def test_columns_are_looked_at_without_reading_the_file(tmp_path: Path) -> None:
+    """Each group was read whole, a column at a time and twice: of data that need not fit in memory, behind a network."""
+    rows = pa.table({f"c{k}": RNG.normal(size=100_000) for k in range(4)})
+    pq.write_table(rows, tmp_path / "0.parquet", row_group_size=50_000, data_page_size=2**14, use_dictionary=False)
+    file = Watched(tmp_path / "0.parquet")
+    table = ParquetTable(file)
+    file.reads.clear()
+    assert [one.whole for one in table_facts(table, TableReading(), "0.parquet")] == [False] * 4
+    assert len(file.reads) <= 2 * 4 * 2
+    assert sum(length for _, length in file.reads) < (tmp_path / "0.parquet").stat().st_size / 4
+    assert file.reads == sorted(file.reads)
+    table.close()
 
 
 def test_arrays_in_one_parquet_file_are_inputs(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from fimaudit.report.standards import filled_table
 from fimaudit.report.wording import interval_text, number
 from fimaudit.storage.run_folder import read_run
 from fimaudit.storage.tables import write_inputs
+from tests.parquet_footers import thrift_integer, with_footer
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 POLICY = """
@@ -191,6 +192,19 @@ def test_contents_that_contradict_each_other_are_noticed(unsigned: Path, tmp_pat
         found = mismatch(packed(tmp_path / "x.zip", resealed(members, **changes)))
         assert found is not None, says
         assert found.startswith(says), found
+
+
+def test_inputs_that_are_not_there_take_no_memory(unsigned: Path, tmp_path: Path, folder: Path) -> None:
+    """Of a file that says it holds 60 billion inputs pyarrow made room for as many: minutes, or no memory."""
+    members, inputs = members_of(unsigned), len(read_run(folder / "run").inputs)
+
+    def more(footer: bytes) -> bytes:
+        return footer.replace(thrift_integer(inputs), thrift_integer(60_000_000_000))
+
+    changed = with_footer(members["inputs.parquet"], more)
+    found = mismatch(packed(tmp_path / "x.zip", resealed(members, **{"inputs.parquet": changed})))
+    assert found is not None
+    assert f"it holds {inputs} rows where it says 60000000000" in found
 
 
 def test_members_that_come_go_or_double_are_noticed(signed: Path, tmp_path: Path) -> None:

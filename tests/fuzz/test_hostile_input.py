@@ -231,6 +231,13 @@ def test_a_key_that_is_given_twice_is_refused(text: str, tmp_path: Path) -> None
         read_endpoint(str(tmp_path / "endpoint.yaml"), Options())
 
 
+@pytest.mark.parametrize("text", ["{yes: 1, True: 2}", "{16: 1, 0x10: 2}", "{1: 1, 1.0: 2}", "{~: 1, null: 2}"])
+def test_a_key_that_is_written_in_two_ways_is_one(text: str) -> None:
+    with pytest.raises(UsageError, match="is given twice"):
+        parse_mapping(text, "audit.yaml", "settings")
+    assert parse_mapping("{1: 1, '1': 2, no: 3, 'no': 4}", "audit.yaml", "settings") == {1: 1, "1": 2, False: 3, "no": 4}
+
+
 def test_keys_of_a_merge_may_be_given_again() -> None:
     text = "base: &base {a: 1, b: 2}\none: {<<: *base, b: 3}\ntwo: {<<: *base, b: 4}\n"
     found = {"base": {"a": 1, "b": 2}, "one": {"a": 1, "b": 3}, "two": {"a": 1, "b": 4}}
