@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,11 @@ class TableReading:
         """The columns that are features, in their order.
 
         Raises:
-            DataError: a column that was named is not there, or nothing is left.
+            DataError: a column that was named is not there, two of one name, or nothing is left.
         """
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        if twice:
+            raise DataError(f"{source} has two columns called {min(twice)!r}; give each a name of its own")
         named = [(self.label, "--label"), (self.group, "--group"), (self.index, "--index")]
         named += [(name, "--drop") for name in self.drop] + [(name, "--categorical") for name in self.categorical]
         for name, flag in named:

@@ -11,7 +11,6 @@ from fimaudit.data.csv_files import read_csv
 from fimaudit.data.table_columns import ColumnFacts, column_facts, held_as, join_facts, kind_of, pandas_types
 from fimaudit.data.table_reading import TableReading
 from fimaudit.data.tables import open_parquet, row_names
-from fimaudit.errors import DataError
 
 __all__ = ["CsvTable", "ParquetTable", "RowGroups", "table_facts"]
 
@@ -140,9 +139,6 @@ def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[Col
     Raises:
         DataError: no features, or cells that no model takes.
     """
-    twice = {name for name in table.schema.names if table.schema.names.count(name) > 1}
-    if twice:
-        raise DataError(f"{path} has two columns called {min(twice)!r}; give each a name of its own")
     features = reading.features(list(table.schema.names), path)
     types = pandas_types(table.schema)
     kinds = {name: kind_of(table.schema.field(name).type) for name in features}
