@@ -42,6 +42,7 @@ __all__ = [
     "measure_network",
     "metrics_of",
     "shorter",
+    "witnesses_of",
 ]
 
 #: The rule by which a cell is set aside, fixed before the study was run for the first time: more than this share of its
@@ -167,7 +168,7 @@ def measure_network(
         "status": [s.status for s in report.inputs],
         "limits": [(s.margin_radius.lower, s.margin_radius.upper) for s in report.inputs],
         "readings": readings,
-        "witnesses": {"margin_radius": _witnesses(report.inputs), LABELS: walked_to},
+        "witnesses": {"margin_radius": witnesses_of(report.inputs), LABELS: walked_to},
         "costs": costs,
         "attacks": truth,
         "within_eps": within,
@@ -244,10 +245,11 @@ def _from_labels(
     few = x[: sizes.labelled]
     report = audit(open_classifier(network, "labels"), few, domain=domain, link="labels", queries=sizes.labels, seed=seed)
     found = [_value(s.margin_radius) for s in report.inputs]
-    return found + [None] * (len(x) - len(few)), (report.summary.queries / len(few), 0.0), _witnesses(report.inputs)
+    return found + [None] * (len(x) - len(few)), (report.summary.queries / len(few), 0.0), witnesses_of(report.inputs)
 
 
-def _witnesses(inputs: Sequence[Sensitivity]) -> list[float | None]:
+def witnesses_of(inputs: Sequence[Sensitivity]) -> list[float | None]:
+    """How far each input's counterexample lies, ``None`` where there is none."""
     return [s.witness.distance if s.witness else None for s in inputs]
 
 

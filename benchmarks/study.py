@@ -202,6 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [*jobs[:FIRST], *given, *jobs[FIRST:]]
     wanted = [job for job in jobs if not options.only or any(part in job[0] for part in options.only)]
     done = [found for job in wanted if (found := _measured(options.out, *job, sizes, options.tables_only)) is not None]
+    for cell in done:
+        cell.setdefault("features", splits[cell["dataset"]].x[0].size)
     rows = [row for cell in done for row in metrics_of(cell)]
     summary = summarise(done, rows)
     command = "python benchmarks/study.py " + " ".join(_shown(options))
