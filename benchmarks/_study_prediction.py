@@ -150,11 +150,16 @@ def _aside(summary: Summary) -> str:
     names = summary["calibration_aside_networks"]
     if not names:
         return "No network is flagged and set aside, and none of others' was measured."
-    lines = []
+    lines, others = [], [i for i, name in enumerate(names) if name.startswith("given ")]
     for place, name in enumerate(names):
         errors = [summary["calibration_aside"][metric][place] for metric in LEADING]
         lines.append((name, *("-" if e is None else f"{e['points']:.1f}, {e['fixed']:.1f}" for e in errors)))
-    return (
+    medians = []
+    for metric in LEADING:
+        known = [e["points"] for i in others if (e := summary["calibration_aside"][metric][i]) is not None]
+        medians.append(f"{ROWS_OF[metric]} {_quantile(known, 0.5):.1f}")
+    middle = f"In the median of the {len(others)} networks of others, at deciles: {'; '.join(medians)}. " if others else ""
+    return middle + (
         "Networks on which nothing was fitted: flagged ones, set aside above, and those that others trained (whether they "
         "are right is not asked of these). Error in points at deciles, and at fixed eps, by what all unflagged "
         "networks say:\n\n" + table(("network", *(ROWS_OF[name] for name in LEADING)), lines)

@@ -28,7 +28,7 @@ from benchmarks._study_calibration import (
 )
 from benchmarks._study_cell import FLAG, METRICS, as_length, is_flagged, metrics_of
 from benchmarks._study_check import compare_with_page, read_page
-from benchmarks._study_data import CIFAR_RECORD, Split, balanced_part, cifar10, digits, medmnist, resized
+from benchmarks._study_data import CIFAR_RECORD, Split, balanced_part, cifar10, digits, features_of, medmnist, resized
 from benchmarks._study_failures import VARIANTS, Variant
 from benchmarks._study_families import family_orders, partial_correlation, with_bound
 from benchmarks._study_folder import folder_models
@@ -453,6 +453,11 @@ def test_cifar_and_medmnist_are_read_from_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=1)
     with pytest.raises(DataError, match="MedMNIST"):
         medmnist(tmp_path / "other.npz")
+
+
+def test_given_networks_say_their_features_themselves() -> None:
+    assert features_of({"dataset": "digits"}, {"digits": digits()}) == 784
+    assert features_of({"dataset": "given", "features": 3072}, {}) == 3072
 
 
 def test_a_folder_of_models_needs_its_truth(tmp_path: Path) -> None:
