@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks._study_calibration import LABELLED
 from benchmarks._study_cell import FLAG, FLAGGED_SHARE
 from benchmarks._study_pictures import draw_pictures
-from benchmarks._study_prediction import LEADING, WANTED, reached
+from benchmarks._study_prediction import HELD_OUT_DATA, LEADING, WANTED, reached
 from benchmarks._study_sections import SECTIONS
 from benchmarks._study_tables import name_of
 from benchmarks._study_words import FOLDER, WORDS, interval, median_of, spread_of, table
@@ -71,6 +71,8 @@ def _opening(own: Sequence[Row], given: Sequence[Row], summary: Mapping[str, Any
     """What a reader may conclude and what not: the first ten lines."""
     radius = summary["headline"]["margin_radius"]
     alone, walked, scaled, labels = (_against_wanted(*reached(summary)[name]) for name in LEADING)
+    whole = reached(summary, HELD_OUT_DATA)
+    apart = ", ".join("-" if np.isnan(whole[name][0]) else f"{whole[name][0]:.1f}" for name in LEADING)
     nearer = [
         found < at
         for cell in own
@@ -87,7 +89,7 @@ def _opening(own: Sequence[Row], given: Sequence[Row], summary: Mapping[str, Any
 the inputs of one network as attacks do (rank correlation {medium} in the median).{beside}
 Robust accuracy without an attack, at the deciles of a network's radii (at fixed eps), {WANTED:g} points wanted in the median
 of networks held out: from radii alone {alone}; with the same audit's counterexamples {walked};
-with labels of {LABELLED} inputs too {scaled}; from radii from labels {labels}.
+with labels of {LABELLED} inputs too {scaled}; from radii from labels {labels}. A data set held out: {apart}.
 Compare networks by the peak norm and the radius: lambda mixes sensitivity with confidence.
 **You may not conclude**: anything about networks of ImageNet's size, deep transformers, text or tables; that a radius is a
 bound (attacks find less than it for {below} of the inputs); that bounds from weights rank trained networks; or that
