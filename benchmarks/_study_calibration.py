@@ -263,11 +263,10 @@ def _errors(points: Points, lengths: Array, curve: Array | None) -> dict[str, fl
     of = points.taken(slice(None), lengths)
     signed = np.array([predicted_accuracy(of, e, curve) - robust_accuracy(of, e) for e in levels])
     fixed = [predicted_accuracy(of, e, curve) - robust_accuracy(of, e) for e in FIXED]
-    rng = np.random.default_rng(0)
-    drawn = []
-    for rows in rng.integers(0, len(lengths), (RESAMPLES, len(lengths))):
-        again = of.taken(rows)
-        drawn.append(np.mean([predicted_accuracy(again, e, curve) - robust_accuracy(again, e) for e in levels]))
+    # What each input adds to the signed mean: a resample of the inputs is a resample of these.
+    each = [[predicted_accuracy(o, e, curve) - robust_accuracy(o, e) for e in levels] for o in map(of.taken, _singles(of))]
+    rows = np.random.default_rng(0).integers(0, len(lengths), (RESAMPLES, len(lengths)))
+    drawn = np.mean(each, axis=1)[rows].mean(axis=1)
     lower, upper = np.quantile(drawn, [0.025, 0.975])
     return {
         "points": 100 * float(np.abs(signed).mean()),
@@ -277,6 +276,10 @@ def _errors(points: Points, lengths: Array, curve: Array | None) -> dict[str, fl
         "lower": 100 * float(lower),
         "upper": 100 * float(upper),
     }
+
+
+def _singles(points: Points) -> list[slice]:
+    return [slice(i, i + 1) for i in range(len(points.radius))]
 
 
 def _unmeasured(cells: Sequence[Cell], predictor: Predictor) -> int:
