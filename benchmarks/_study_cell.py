@@ -42,6 +42,7 @@ __all__ = [
     "measure_network",
     "metrics_of",
     "shorter",
+    "witnesses_of",
 ]
 
 #: The rule by which a cell is set aside, fixed before the study was run for the first time: more than this share of its
@@ -77,13 +78,13 @@ class Sizes:
         steps: rows that it may take for each.
     """
 
-    inputs: int = 50
+    inputs: int = 100
     queries: int = 200
     clever: int = 12
     attacked: int = 2
     automatic: int = 16
-    labelled: int = 10
-    labels: int = 500
+    labelled: int = 50
+    labels: int = 1000
     repeated: int = 12
     walked: int = 1
     steps: int = 2000
@@ -133,7 +134,7 @@ def measure_network(
     clock.lap("margin_radius", len(x))
     readings, costs = _ours(classifier, x, domain, report.inputs, report.summary.queries, seed)
     clock.lap("margin_radius_white", len(x))
-    readings[LABELS], costs[LABELS] = _from_labels(network, x, domain, sizes, seed)
+    readings[LABELS], costs[LABELS], walked_to = _from_labels(network, x, domain, sizes, seed)
     clock.lap(LABELS, min(sizes.labelled, len(x)))
     for name in BASELINES:
         count = min(sizes.clever, len(x)) if name == "clever" else len(x)
@@ -167,6 +168,7 @@ def measure_network(
         "status": [s.status for s in report.inputs],
         "limits": [(s.margin_radius.lower, s.margin_radius.upper) for s in report.inputs],
         "readings": readings,
+        "witnesses": {"margin_radius": witnesses_of(report.inputs), LABELS: walked_to},
         "costs": costs,
         "attacks": truth,
         "within_eps": within,
@@ -238,12 +240,17 @@ def _value(cell: Interval | float | None) -> float | None:
 
 def _from_labels(
     network: nn.Module, x: np.ndarray, domain: InputDomain, sizes: Sizes, seed: int
-) -> tuple[list[float | None], tuple[float, float]]:
-    """The distance from labels alone at the first inputs, and rows an input."""
+) -> tuple[list[float | None], tuple[float, float], list[float | None]]:
+    """The distance from labels alone at the first inputs, rows an input, and how far the counterexamples lie."""
     few = x[: sizes.labelled]
     report = audit(open_classifier(network, "labels"), few, domain=domain, link="labels", queries=sizes.labels, seed=seed)
     found = [_value(s.margin_radius) for s in report.inputs]
-    return found + [None] * (len(x) - len(few)), (report.summary.queries / len(few), 0.0)
+    return found + [None] * (len(x) - len(few)), (report.summary.queries / len(few), 0.0), witnesses_of(report.inputs)
+
+
+def witnesses_of(inputs: Sequence[Sensitivity]) -> list[float | None]:
+    """How far each input's counterexample lies, ``None`` where there is none."""
+    return [s.witness.distance if s.witness else None for s in inputs]
 
 
 def _bound(network: nn.Module, shape: tuple[int, ...]) -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,18 @@ from torch import nn
 
 from fimaudit.errors import DataError
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "Split", "balanced_part", "breast_cancer", "cifar10", "digits", "medmnist", "resized"]
+__all__ = [
+    "CIFAR_MEAN",
+    "CIFAR_STD",
+    "Split",
+    "balanced_part",
+    "breast_cancer",
+    "cifar10",
+    "digits",
+    "features_of",
+    "medmnist",
+    "resized",
+]
 
 #: Channel statistics of CIFAR-10's training images: the networks are fed normalised pixels, as is usual there.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -122,6 +135,12 @@ def balanced_part(split: Split, most: int, times: int = 2) -> Split:
     each = min(times * int(counts.min()), max(most // split.classes, 1))
     rows = np.sort(np.concatenate([np.flatnonzero(split.y == k)[:each] for k in range(split.classes)]))
     return replace(split, x=split.x[rows], y=split.y[rows])
+
+
+def features_of(cell: Mapping[str, Any], splits: Mapping[str, Split]) -> int:
+    """Features of one input: given networks say it themselves, the others' is that of their data set."""
+    found: int = cell["features"] if "features" in cell else splits[cell["dataset"]].x[0].size
+    return found
 
 
 def _planes(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._study_cell import LABELS, Sizes, is_flagged, shorter
+from benchmarks._study_cell import LABELS, Sizes, is_flagged, shorter, witnesses_of
 from benchmarks._study_stability import measure_stability
 from fimaudit import audit, open_classifier
 from fimaudit.baselines import BASELINES, Question, measure_baseline
@@ -94,7 +94,9 @@ def measure_folder_model(folder: Path, name: str, truth: dict[str, Any], sizes: 
         "limits": [(s.margin_radius.lower, s.margin_radius.upper) for s in report.inputs],
         "stability": repeated,
         "flagged": is_flagged([s.flags for s in report.inputs]),
+        "features": x[0].size,
         "readings": readings,
+        "witnesses": {"margin_radius": witnesses_of(report.inputs), LABELS: witnesses_of(seen.inputs)},
         "costs": costs,
         "attacks": {"names": ["given"], "distance": distances, "by": ["given"] * len(x), "each": {}, "rows": [0, 0]},
         "black_box_ratio": ratios,

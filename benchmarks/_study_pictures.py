@@ -140,18 +140,23 @@ def _curve(axes: Axes, cells: Sequence[Row]) -> None:
 
 
 def _errors(axes: Axes, calibration: Row) -> None:
-    """Errors in points of every network by what was held out."""
-    schemes = calibration["margin_radius"]["schemes"]
-    for place, errors in enumerate(schemes.values()):
-        points = np.array([e["points"] for e in errors])
+    """Errors in points of every network by what it is predicted from, one network held out at a time."""
+    names = {
+        "margin_radius": "radius",
+        "radius_and_counterexample": "and counter-\nexample",
+        "radius_counterexample_and_labels": "and\nlabels",
+        "label_radius": "labels\nalone",
+    }
+    for place, name in enumerate(names):
+        points = np.array([e["points"] for e in calibration[name]["schemes"].get("one network", [])])
         if not len(points):
             continue
         shift = np.linspace(-0.25, 0.25, len(points)) if len(points) > 1 else np.zeros(1)
         axes.plot(place + shift, points, "o", color="#0969da", markersize=2.5, alpha=0.6)
         axes.plot([place - 0.3, place + 0.3], [np.median(points)] * 2, color="black", linewidth=2)
     axes.axhline(5.0, color="#bc4c00", linewidth=1, linestyle="--")
-    axes.set_xticks(range(len(schemes)), [name.split(":")[0].replace(" ", "\n") for name in schemes])
-    axes.set(xlabel="held out", ylabel="error of robust accuracy, points")
+    axes.set_xticks(range(len(names)), list(names.values()))
+    axes.set(xlabel="predicted from", ylabel="error of robust accuracy, points")
 
 
 def _bound(axes: Axes, cells: Sequence[Row], metric: str | None) -> None:

@@ -92,7 +92,7 @@ def failures(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         for key in ("ok", "local", "flagged", "said"):
             row[key] = float(np.mean([f[key] for f in found]))
         row["silent"] = sum(not f["said"] and f["ratio"] is not None and not 0.75 < f["ratio"] < 4 / 3 for f in found)
-        row["warnings"] = sorted({warning for f in found for warning in f["warnings"]}, key=len)[:1]
+        row["warnings"] = sorted({warning for f in found for warning in f["warnings"]}, key=lambda one: (len(one), one))[:1]
         out.append(row)
     return out
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from benchmarks._study_calibration import FIXED
 from benchmarks._study_failures import VARIANTS
-from benchmarks._study_repeats import spread
+from benchmarks._study_prediction import predicts_accuracy
 from benchmarks._study_tables import FAILED_FIT, LOW, TARGETS
-from benchmarks._study_words import WORDS, cost, interval, median_of, spread_of, table
+from benchmarks._study_words import WORDS, cost, interval, median_of, picture, spread_of, table
 from fimaudit.baselines.clever import BATCHES, POOL, RADIUS, SAMPLES
 
-__all__ = ["FOLDER", "SECTIONS"]
+__all__ = ["SECTIONS"]
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]
-FOLDER = "study"
-
-
-def _picture(name: str, words: str) -> str:
-    return f"![{words}]({FOLDER}/{name}.svg)"
 
 
 def orders_inputs(summary: Summary) -> str:
@@ -84,7 +76,7 @@ def orders_inputs(summary: Summary) -> str:
         "Rank correlation with the smallest perturbation over the inputs of "
         f"one network, norms by their reciprocal, over the networks that learned and are not flagged "
         f"({count['flagged']} of {count['cells']} are flagged).\n\n{table(head, rows)}\n\n{clever}\n\n"
-        f"{_picture('correlations', 'rank correlation of every network')}"
+        f"{picture('correlations', 'rank correlation of every network')}"
     )
 
 
@@ -93,7 +85,7 @@ def orders_networks(summary: Summary) -> str:
     across = summary["across_networks"]
     if not across:
         few = "Too few networks of one data set."
-        return f"## Does it order networks?\n\n{few}\n\n{_picture('networks', 'inputs: perturbation against radius')}"
+        return f"## Does it order networks?\n\n{few}\n\n{picture('networks', 'inputs: perturbation against radius')}"
     against = [
         f"{WORDS[a['metric']]} on {a['dataset']} ({a['smallest_perturbation_median'][0]:.2f})"
         for a in across
@@ -111,87 +103,7 @@ def orders_networks(summary: Summary) -> str:
         "Rank correlation of a metric's median over inputs with what attacks leave of "
         "the network, with a bootstrap interval over networks. Robust accuracy: right, and no attack changed the decision "
         "within the data set's eps; AutoAttack ran on fewer inputs.\n\n"
-        f"{table(head, rows)}\n\n{_picture('networks', 'inputs and networks: perturbation against radius')}"
-    )
-
-
-#: What was asked of the method before the study was run: error in points in the median of networks held out.
-WANTED = 5.0
-PREDICTORS = {
-    "margin_radius": "radius, 200 queries",
-    "smallest_radius": "shortest of the profile",
-    "margin_radius_white": "radius, derivatives",
-    "label_radius": "radius from labels, first inputs",
-}
-
-
-def predicts_accuracy(summary: Summary) -> str:
-    """The calibration curve, its errors on networks held out, by radius."""
-    lines = [
-        (PREDICTORS[metric], name, *_errors_of(errors))
-        for metric, found in summary["calibration"].items()
-        for name, errors in found["schemes"].items()
-    ]
-    head = (
-        "from",
-        "held out",
-        "error in points: median (95 % over networks)",
-        "90 % of networks below",
-        f"at eps {', '.join(f'{e:g}' for e in FIXED)}: median",
-        "signed, median",
-        "networks whose bias is resolved over inputs",
-    )
-    whole = summary["calibration"]["margin_radius"]
-    errors = whole["schemes"].get("one network", [])
-    names = [summary["calibration_networks"][i] for i in whole["networks"]]
-    largest = sorted(zip(errors, names, strict=False), key=lambda pair: -pair[0]["points"])[:5]
-    worst = table(
-        ("network", "error", "signed [95 % over inputs]"),
-        [(name, f"{e['points']:.1f}", f"{e['signed']:+.1f} [{e['lower']:+.1f}, {e['upper']:+.1f}]") for e, name in largest],
-    )
-    shares = [f"{v:.0%}" for v in whole["curve"].values()]
-    curve = table(("eps / radius", *whole["curve"]), [("share not changed", *shares)])
-    middle = _quantile([e["points"] for e in errors], 0.5)
-    word = _quantile([e["points"] for e in whole["schemes"]["none: the radius at its word"]], 0.5)
-    verdict = (
-        f"**Within {WANTED:g} points in the median was wanted and is not met**: {middle:.1f} from the radius of 200 queries."
-        if not middle <= WANTED
-        else f"Wanted: within {WANTED:g} points in the median. Found: {middle:.1f} from the radius of 200 queries."
-    )
-    aside = f" Flagged and set aside: {', '.join(summary['flagged'])}." if summary["flagged"] else ""
-    return f"""## How is robust accuracy at eps predicted from the radius alone?
-
-{verdict}
-Without a curve, the radius at its word, it is {word:.1f}. The ratio of perturbation to radius differs from network to
-network, and that no radius tells.
-
-The five networks with the largest errors, each with the curve of all others:
-
-{worst}
-
-Predicted: the mean over inputs of (right) x S(eps / radius), S(q) the share of inputs of *other* networks whose smallest
-perturbation is more than q radii. eps are the nine deciles of a network's own radii: known without an attack, and nowhere is
-the answer trivially 0 or 1. The error is the mean over these eps of |predicted - found| in points; beside it the same at
-fixed eps, where many answers are 0 or all that are right. {whole["unmeasured"]} inputs without a radius are left out.{aside}
-
-{table(head, lines)}
-
-The curve over all networks:
-
-{curve}
-
-{_picture("calibration", "calibration curve, and errors by what was held out")}"""
-
-
-def _errors_of(errors: Sequence[Row]) -> tuple[str, ...]:
-    points = [e["points"] for e in errors]
-    apart = sum(e["lower"] > 0 or e["upper"] < 0 for e in errors)
-    return (
-        spread_of(spread(points), ".1f"),
-        f"{_quantile(points, 0.9):.1f}",
-        f"{_quantile([e['fixed'] for e in errors], 0.5):.1f}",
-        f"{_quantile([e['signed'] for e in errors], 0.5):+.1f}",
-        f"{apart} of {len(errors)}",
+        f"{table(head, rows)}\n\n{picture('networks', 'inputs and networks: perturbation against radius')}"
     )
 
 
@@ -251,7 +163,7 @@ Rank correlation over networks with the smallest perturbation (+1: a large bound
 
 {table(("data", "bound", "bound, within families", "radius", "bound, given the radius", "networks"), bounds)}
 
-{_picture("bounds", "bound against measured lambda and against the smallest perturbation")}"""
+{picture("bounds", "bound against measured lambda and against the smallest perturbation")}"""
 
 
 def stable(summary: Summary) -> str:
@@ -293,7 +205,7 @@ Steps: forward differences of one fixed displacement, in multiples of the one th
 
 {table(("multiple", *head), rows("steps"))}
 
-{_picture("stability", "error by queries and by step")}"""
+{picture("stability", "error by queries and by step")}"""
 
 
 def costs(summary: Summary) -> str:
@@ -307,7 +219,7 @@ so much of the time of metrics of few rows is their own arithmetic; for a model 
 
 {table(head, rows)}
 
-{_picture("costs", "rank correlation against CPU time")}"""
+{picture("costs", "rank correlation against CPU time")}"""
 
 
 def where_it_fails(summary: Summary) -> str:
@@ -361,11 +273,7 @@ The warnings:
 
 {warned or "- none"}
 
-{_picture("failures", "radius over perturbation on each surface")}"""
+{picture("failures", "radius over perturbation on each surface")}"""
 
 
 SECTIONS = (orders_inputs, orders_networks, predicts_accuracy, families, stable, costs, where_it_fails)
-
-
-def _quantile(values: Sequence[float], at: float) -> float:
-    return float(np.quantile(values, at)) if values else float("nan")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks._study_calibration import calibrate
+from benchmarks._study_calibration import PREDICTORS, calibrate, errors_aside
 from benchmarks._study_cell import METRICS, as_length
 from benchmarks._study_families import family_orders, with_bound
 from benchmarks._study_repeats import costs, failures, seed_stability, stability
@@ -37,9 +37,8 @@ FAILED_FIT = 1e-3
 LOW = 0.8
 #: The middle half of the distances hardly differs below this factor: half an error of the radius changes the order.
 NARROW = 1.25
-#: What attacks leave of a network, and the radii from which robust accuracy is predicted.
+#: What attacks leave of a network.
 TARGETS = ("smallest_perturbation_median", "robust_accuracy", "autoattack_accuracy")
-CALIBRATED = ("margin_radius", "smallest_radius", "margin_radius_white", "label_radius")
 #: From here on a difference of two rank correlations is worth explaining by more than rounding.
 SAME = 1e-9
 
@@ -52,12 +51,13 @@ def name_of(cell: Cell) -> str:
 def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
     """Everything that the page shows and the JSON holds beside the cells.
 
-    Medians and networks are over the networks that learned, calibration over those of them that are not flagged; the
-    others are named.
+    Medians and networks are over the networks that learned, calibration over those of them that are not flagged; flagged
+    and given networks are predicted with what these say.
     """
     own = [cell for cell in cells if cell["dataset"] != "given"]
     good = [cell for cell in own if learned(cell)]
     calm = [cell for cell in good if not cell["flagged"]]
+    aside = [cell for cell in cells if cell["dataset"] == "given" or (cell["flagged"] and learned(cell))]
     networks = [network_row(cell) for cell in own]
     return {
         "flagged": [name_of(cell) for cell in good if cell["flagged"]],
@@ -69,8 +69,11 @@ def summarise(cells: Sequence[Cell], rows: Sequence[Cell]) -> dict[str, Any]:
         "networks": networks,
         "attacks": _attacks(own),
         "worse": [found for cell in good if (found := compare_with_clever(cell)) is not None],
-        "calibration": {metric: calibrate(calm, metric) for metric in CALIBRATED},
+        "calibration": {name: calibrate(calm, predictor) for name, predictor in PREDICTORS.items()},
         "calibration_networks": [name_of(cell) for cell in calm],
+        "calibration_aside": {name: errors_aside(calm, aside, predictor) for name, predictor in PREDICTORS.items()},
+        "calibration_aside_networks": [name_of(cell) for cell in aside],
+        "calibration_label_rows": float(np.mean([cell["costs"]["label_radius"][0] for cell in own])) if own else 0.0,
         "families": family_orders(good),
         "bounds": with_bound(good),
         "stability": stability(good),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["WORDS", "cost", "interval", "median_of", "spread_of", "table"]
+__all__ = ["FOLDER", "WORDS", "cost", "interval", "median_of", "picture", "spread_of", "table"]
+
+#: Of the pictures, beside the page.
+FOLDER = "study"
 
 WORDS = {
     "margin_radius": "margin radius",
@@ -60,3 +63,8 @@ def median_of(row: Mapping[str, Any] | None, form: str = ".2f") -> str:
 def cost(row: Mapping[str, Any]) -> str:
     """Rows an input: ``200 + 0``."""
     return "-" if row["forward"] is None else f"{row['forward']:,.0f} + {row['backward'] or 0:,.0f}"
+
+
+def picture(name: str, words: str) -> str:
+    """A picture of the page, with words for those who do not see it."""
+    return f"![{words}]({FOLDER}/{name}.svg)"

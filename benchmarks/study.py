@@ -40,7 +40,7 @@ import torch
 
 from benchmarks._study_cell import Sizes, is_flagged, measure_network, metrics_of
 from benchmarks._study_check import CHECKED, compare_with_page, read_page
-from benchmarks._study_data import Split, balanced_part, breast_cancer, cifar10, digits, medmnist, resized
+from benchmarks._study_data import Split, balanced_part, breast_cancer, cifar10, digits, features_of, medmnist, resized
 from benchmarks._study_folder import folder_models, measure_folder_model
 from benchmarks._study_page import write_page
 from benchmarks._study_tables import summarise
@@ -202,6 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [*jobs[:FIRST], *given, *jobs[FIRST:]]
     wanted = [job for job in jobs if not options.only or any(part in job[0] for part in options.only)]
     done = [found for job in wanted if (found := _measured(options.out, *job, sizes, options.tables_only)) is not None]
+    for cell in done:
+        cell["features"] = features_of(cell, splits)
     rows = [row for cell in done for row in metrics_of(cell)]
     summary = summarise(done, rows)
     command = "python benchmarks/study.py " + " ".join(_shown(options))

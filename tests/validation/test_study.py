@@ -14,10 +14,21 @@ import pytest
 
 from benchmarks._ddn import ddn
 from benchmarks._study_attacks import autoattack, within_eps
-from benchmarks._study_calibration import calibrate, calibration_curve, points_of, predicted_accuracy, robust_accuracy
+from benchmarks._study_calibration import (
+    LABELLED,
+    LARGEST_BEND,
+    PREDICTORS,
+    Predictor,
+    calibrate,
+    calibration_curve,
+    errors_aside,
+    points_of,
+    predicted_accuracy,
+    robust_accuracy,
+)
 from benchmarks._study_cell import FLAG, METRICS, as_length, is_flagged, metrics_of
 from benchmarks._study_check import compare_with_page, read_page
-from benchmarks._study_data import CIFAR_RECORD, Split, balanced_part, cifar10, digits, medmnist, resized
+from benchmarks._study_data import CIFAR_RECORD, Split, balanced_part, cifar10, digits, features_of, medmnist, resized
 from benchmarks._study_failures import VARIANTS, Variant
 from benchmarks._study_families import family_orders, partial_correlation, with_bound
 from benchmarks._study_folder import folder_models
@@ -191,6 +202,73 @@ def test_robust_accuracy_is_predicted_from_other_networks() -> None:
     assert "a data set" not in found["schemes"]  # one data set: none to hold out
     wrong = points_of(network(radius, [None] * 10, right=False))
     assert (robust_accuracy(wrong, 1.0), robust_accuracy(points_of(network(radius, [None] * 10)), 1.0)) == (0.0, 1.0)
+
+
+def bent_networks(bend_of_ratio: float, labels: bool = True) -> list[dict[str, Any]]:
+    """Networks whose decisions change at another share of the radius each.
+
+    Their counterexamples lie where ``ratio = 1.2 - bend_of_ratio * bend`` puts them; labels of the first inputs, where there
+    are some, say the truth.
+    """
+    cells = []
+    for seed, ratio in enumerate((0.5, 0.7, 0.9, 1.1)):
+        radius = np.exp(np.random.default_rng(seed).normal(0.0, 0.5, 80))
+        found = (ratio * radius).tolist()
+        bend = (np.log(1.2) - np.log(ratio)) / bend_of_ratio
+        one = network(radius.tolist(), found, seed=seed, features=600, settings={"queries": 200})
+        one["witnesses"] = {"margin_radius": (radius * np.sqrt(800 / 200) / np.sqrt(bend)).tolist()}
+        one["readings"]["label_radius"] = [d if labels and i < 50 else None for i, d in enumerate(found)]
+        cells.append(one)
+    return cells
+
+
+def worst_of(cells: list[dict[str, Any]], predictor: Predictor) -> float:
+    return max(e["points"] for e in calibrate(cells, predictor)["schemes"]["one network"])
+
+
+def test_counterexamples_of_the_audit_say_how_near_another_decision_is() -> None:
+    cells = bent_networks(0.3)
+    assert worst_of(cells, PREDICTORS["margin_radius"]) > 15
+    assert worst_of(cells, PREDICTORS["radius_and_counterexample"]) < 1e-6
+    np.testing.assert_allclose(
+        calibrate(cells, PREDICTORS["radius_and_counterexample"])["line"], [np.log(1.2), -0.3, 0.0], atol=1e-9
+    )
+    (aside,) = errors_aside(cells[:3], cells[3:], PREDICTORS["radius_and_counterexample"])
+    assert aside is not None
+    assert aside["points"] < 1e-6
+    assert errors_aside([], cells[3:], PREDICTORS["margin_radius"]) == [None]
+
+
+def test_a_bend_is_one_on_a_plane_and_nothing_where_no_counterexample_was_found() -> None:
+    (one, *_) = bent_networks(0.3)
+    one["readings"]["margin_radius"] = [1.0, 2.0, 3.0, 4.0]
+    one["attacks"]["distance"], one["predicted"], one["labels"] = [1.0] * 4, [0] * 4, [0] * 4
+    one["witnesses"] = {"margin_radius": [2.0, 8.0, None, 1e-3]}  # cosine 1/2: a plane puts them at twice the radius
+    terms = points_of(one, Predictor(terms=("bend",))).terms
+    assert terms is not None
+    assert terms[:, 0].tolist() == pytest.approx([1.0, 0.25, 0.0, LARGEST_BEND])
+
+
+def test_far_boundaries_come_nearer_than_their_radii_say() -> None:
+    """A power of the radius below 1, the same in every network, is found from the others."""
+    cells = []
+    for seed, size in enumerate((0.2, 1.0, 5.0)):
+        radius = size * np.exp(np.random.default_rng(seed).normal(0.0, 0.8, 80))
+        middle = float(np.median(radius))
+        cells.append(network(radius.tolist(), (middle * (radius / middle) ** 0.7).tolist(), seed=seed))
+    assert worst_of(cells, Predictor()) > 5
+    assert worst_of(cells, Predictor(terms=("place",))) < 1e-6
+
+
+def test_labels_of_a_few_inputs_scale_a_network() -> None:
+    cells = bent_networks(0.3)
+    scaled = Predictor(labelled=LABELLED)
+    assert worst_of(cells, scaled) < worst_of(cells, Predictor()) / 3
+    seen = points_of(cells[0], scaled).labels
+    assert seen is not None
+    assert np.isfinite(seen).sum() == LABELLED
+    without = bent_networks(0.3, labels=False)
+    assert worst_of(without, scaled) == pytest.approx(worst_of(without, Predictor()))
 
 
 def test_families_and_the_bound_beside_the_measured_values() -> None:
@@ -375,6 +453,11 @@ def test_cifar_and_medmnist_are_read_from_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=1)
     with pytest.raises(DataError, match="MedMNIST"):
         medmnist(tmp_path / "other.npz")
+
+
+def test_given_networks_say_their_features_themselves() -> None:
+    assert features_of({"dataset": "digits"}, {"digits": digits()}) == 784
+    assert features_of({"dataset": "given", "features": 3072}, {}) == 3072
 
 
 def test_a_folder_of_models_needs_its_truth(tmp_path: Path) -> None:
