@@ -164,8 +164,8 @@ def class_name(report: Report, index: int | None) -> str:
     if index is None:
         return "–"
     details = report.model.get("details", {})
-    texts = details.get("label_texts") or {}
-    if str(index) in texts:
+    texts = details.get("label_texts")
+    if isinstance(texts, dict) and str(index) in texts:
         return str(texts[str(index)])
     known = (report.model.get("class_names"), *(details.get(k) for k in ("class_names", "labels", "classes")))
     names = next((found for found in known if isinstance(found, list)), None)

@@ -18,10 +18,32 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class _Preflight(_Section):
+    repeat_difference: Finite | None = None
+    batch_difference: Finite | None = None
+
+
+class _Model(_Section):
+    name: str
+    adapter: str
+    class_names: list[Any] | None = None
+    details: dict[str, Any] = {}
+    preflight: _Preflight | None = None
+
+
+class _Surrogate(_Section):
+    directions: Count | None = None
+    models: list[dict[str, Any]] = []
+    caught: Finite | None = None
+
+
 class _Settings(_Section):
     confidence: Annotated[float, Field(gt=0, lt=1)]
     queries: Count
     mode: str
+    budget: Count | None = None
+    smooth: Finite | None = None
+    surrogate: _Surrogate | None = None
 
 
 class _Domain(_Section):
@@ -30,10 +52,20 @@ class _Domain(_Section):
     features: Count
 
 
+class _Focus(_Section):
+    named: list[Count]
+    measured: Count
+    chosen: Count
+    top: Count
+    expected_right: Finite
+    confidence: Finite
+
+
 class _Data(_Section):
     inputs: Count
     measured: Count
     feature_names: list[Any] | None = None
+    focus: _Focus | None = None
 
 
 class _Environment(_Section):
@@ -52,6 +84,7 @@ class _Step(_Section):
 
 
 class _Sections(_Section):
+    model: _Model
     settings: _Settings
     domain: _Domain
     data: _Data
@@ -61,4 +94,4 @@ class _Sections(_Section):
 
 def check_sections(report: Report) -> None:
     """Raises ``pydantic.ValidationError`` where a section lacks what pages, gates and comparisons read in it."""
-    _Sections.model_validate(report.model_dump(include={"settings", "domain", "data", "environment", "step"}))
+    _Sections.model_validate(report.model_dump(include={"model", "settings", "domain", "data", "environment", "step"}))
