@@ -1,6 +1,6 @@
 """Audit a folder of real ONNX models from their labels alone, and compare with the smallest perturbation that is known.
 
-    python benchmarks/labels.py DIR [--labels 200 500 1000 2000] [--seeds 3] [--inputs 20] [--only NAME ...] [--attack 1000]
+    python benchmarks/labels.py DIR [--labels 200 500 1000 2000] [--seeds 3] [--inputs N] [--only NAME ...] [--attack 1000]
         [--json FILE]
 
 DIR as for ``benchmarks/realmodels.py``; models whose truth holds ``adversarial_l2`` are measured, within [0, 1]. The truth
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", type=int, nargs="*", default=[200, 500, 1000, 2000])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--inputs", type=int, default=20)
+    parser.add_argument("--inputs", type=int, help="of each model, all when left out")
     parser.add_argument("--only", nargs="*", help="names of models to run")
     parser.add_argument("--attack", type=int, nargs="*", help="HopSkipJump of ART beside these numbers of labels; all")
     parser.add_argument("--json", type=Path)
