@@ -240,7 +240,7 @@ def _measured(both: tuple[Column, Column]) -> bool:
 def _called(classes: NDArray[np.int64], names: Sequence[Sequence[str] | None]) -> list[list[Any]]:
     """The two models' decisions, by name where both name the same classes, in whatever order; else by column."""
     first, second = names
-    if first is None or second is None or sorted(first) != sorted(second):
+    if first is None or second is None or sorted(first) != sorted(second) or classes.max() >= len(first):
         return [column.tolist() for column in classes.T]
     both = zip(classes.T, (first, second), strict=True)
     return [[called[k] if k >= 0 else None for k in column] for column, called in both]

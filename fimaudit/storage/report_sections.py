@@ -26,7 +26,7 @@ class _Preflight(_Section):
 class _Model(_Section):
     name: str
     adapter: str
-    class_names: list[Any] | None = None
+    class_names: list[str] | None = None
     details: dict[str, Any] = {}
     preflight: _Preflight | None = None
 
