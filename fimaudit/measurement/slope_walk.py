@@ -7,7 +7,9 @@ less. Where the log-odds bend either way, the boundary bends too, and lies neare
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import WALK_ROWS
 from fimaudit.perturbations.rows import PlainRows
 
-__all__ = ["SlopeWalk", "how_far", "walk_slope"]
+__all__ = ["SlopeWalk", "first_even", "how_far", "walk_slope"]
 
 Array = NDArray[np.float64]
 
@@ -97,19 +99,56 @@ def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
     >>> round(reach, 2), round(bend, 2)
     (0.77, 0.4)
     """
-    from scipy.interpolate import PchipInterpolator  # takes as long to load as all else
-
     slope = float(odds[0] - odds[1]) / float(lengths[0])
     if not slope > 0 or not odds[0] > 0:
         return None
     straight = float(odds[0]) / slope
-    places = np.concatenate([[0.0], lengths])
-    roots = PchipInterpolator(places, odds).solve(0.0, extrapolate=False)
-    if roots.size:
-        even = float(roots.min())
-    else:
+    even = first_even([0.0, *lengths.tolist()], odds.tolist())
+    if even is None:
         fall = float(odds[-2] - odds[-1]) / float(lengths[-1] - lengths[-2])
         even = float(lengths[-1] + odds[-1] / fall) if fall > 0 else np.inf
     falls = slope * lengths[1:]
     bend = float(np.abs(odds[0] - odds[2:] - falls).max() / falls[-1])
     return even / straight, bend
+
+
+def first_even(places: Sequence[float], odds: Sequence[float]) -> float | None:
+    """Where log-odds that begin above 0 first meet 0, between their places by monotone cubics; ``None`` where they do not.
+
+    The cubics are those of Fritsch and Butland (1984), which rise or fall with the values that they join, so that each has
+    one root at most, and none where its values have one sign.
+
+    Args:
+        places: at least three, rising.
+        odds: there.
+
+    >>> first_even([0.0, 1.0, 2.0], [3.0, 1.0, -1.0]), first_even([0.0, 1.0, 2.0], [3.0, 2.0, 1.0])
+    (1.5, None)
+    """
+    last = next((k for k, value in enumerate(odds) if value <= 0), None)
+    if last is None:
+        return None
+    widths = [b - a for a, b in pairwise(places)]
+    rises = [(b - a) / width for (a, b), width in zip(pairwise(odds), widths, strict=True)]
+    width, begin, end = widths[last - 1], odds[last - 1], odds[last]
+    steep, flat = (_cubic_slope(widths, rises, k) * width for k in (last - 1, last))
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        rest = 1.0 - middle
+        near, far = begin * (1.0 + 2.0 * middle) + steep * middle, end * (1.0 + 2.0 * rest) - flat * rest
+        low, high = (middle, high) if near * rest**2 + far * middle**2 > 0 else (low, middle)
+    return places[last - 1] + high * width
+
+
+def _cubic_slope(widths: Sequence[float], rises: Sequence[float], k: int) -> float:
+    """The slope of the monotone cubics at place k, from the widths and the mean slopes of the pieces."""
+    if 0 < k < len(rises):
+        one, two, before, after = widths[k - 1], widths[k], rises[k - 1], rises[k]
+        if before * after <= 0:
+            return 0.0
+        return 3.0 * (one + two) / ((2.0 * two + one) / before + (two + 2.0 * one) / after)
+    (own, beside), (rise, further) = (part[:2] if k == 0 else part[:-3:-1] for part in (widths, rises))
+    slope = ((2.0 * own + beside) * rise - own * further) / (own + beside)
+    if slope * rise <= 0:
+        return 0.0
+    return 3.0 * rise if rise * further <= 0 and abs(slope) > 3.0 * abs(rise) else slope

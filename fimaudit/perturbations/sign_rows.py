@@ -29,6 +29,8 @@ __all__ = [
 #: Elements of a block of rows that stays in the cache while it is built. That blocks join without a seam:
 #: test_directions.test_wide_rows_are_chosen_by_their_bits_across_blocks.
 BLOCK_ELEMENTS = 2**17
+#: The same of signs that are only summed.
+SUMMED_ELEMENTS = 2**16
 
 
 def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -150,11 +152,12 @@ def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: np.floating, into: 
 def _signed_sum(packed: NDArray[np.uint8], weights: NDArray[np.float64], features: int) -> NDArray[np.float32]:
     """sum_t w_t s_t over (m, ceil(d / 8)) packed signs, (d,)."""
     table, short = _byte_signs(np.dtype(np.float32)), weights.astype(np.float32)
-    total = np.zeros(8 * packed.shape[1], np.float32)
-    height = max(1, BLOCK_ELEMENTS // total.size)
-    for start in range(0, len(packed), height):
-        signs = np.take(table, packed[start : start + height], axis=0, mode="clip").reshape(-1, total.size)
-        total += short[start : start + height] @ signs
+    total = np.empty(8 * packed.shape[1], np.float32)
+    width = max(1, SUMMED_ELEMENTS // max(1, 8 * len(packed)))
+    for start in range(0, packed.shape[1], width):  # all directions of a few features: one product each
+        part = packed[:, start : start + width]
+        signs = np.take(table, part, axis=0, mode="clip").reshape(len(part), 8 * part.shape[1])
+        np.matmul(short, signs, out=total[8 * start : 8 * (start + width)])
     return total[:features]
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
 
 from fimaudit import Interval, audit
 from fimaudit.measurement.counterexample import RowsAlong
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.radius_evidence import check_radius
-from fimaudit.measurement.slope_walk import SlopeWalk, how_far
+from fimaudit.measurement.slope_walk import SlopeWalk, first_even, how_far
 
 Array = np.ndarray
 LENGTHS = np.array([0.1, 2.0, 3.0, 4.0])
@@ -63,6 +64,16 @@ def test_log_odds_that_fall_faster_reach_less_far_and_those_that_do_not_fall_say
     beyond, _ = how_far(LENGTHS, 8 - places) or (np.nan, 0.0)
     assert beyond == pytest.approx(1.0)
     assert (how_far(LENGTHS, 4 - np.tanh(places)) or (0.0, 0.0))[0] > 10
+
+
+@given(st.lists(st.floats(0.05, 5), min_size=2, max_size=6), st.data())
+def test_log_odds_are_even_where_the_monotone_cubics_of_scipy_are(widths: list[float], data: st.DataObject) -> None:
+    count = len(widths)
+    further = st.lists(st.floats(-4, 4).filter(lambda value: abs(value) > 1e-3), min_size=count, max_size=count)
+    places, odds = np.cumsum([0.0, *widths]), [data.draw(st.floats(0.01, 4)), *data.draw(further)]
+    roots = PchipInterpolator(places, odds).solve(0.0, extrapolate=False)
+    found = first_even(places.tolist(), odds)
+    assert found == (pytest.approx(roots.min(), rel=1e-9) if roots.size else None)
 
 
 def test_the_lower_limit_gives_way_to_a_bend_and_to_a_short_reach() -> None:

@@ -135,6 +135,14 @@ def test_wide_rows_are_chosen_by_their_bits_across_blocks(dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("count", [0, 2, 40])
+def test_a_weighted_sum_of_wide_rows_needs_none_of_them(count: int) -> None:
+    features = BLOCK_ELEMENTS // 3 + 13
+    packed, weights = packed_signs(generator(0, 0), 40, features), np.linspace(-1, 1, count)
+    rows = DisplacedRows(np.linspace(-1, 1, features), packed, np.full(features, 0.125), everywhere(features), "float64")
+    np.testing.assert_allclose(rows.combined(weights), weights @ rows.build(0, count), atol=1e-5)
+
+
 def test_at_the_edge_the_base_moves_inward_and_the_width_is_kept() -> None:
     low, high = displaced_bounds(np.array([0.0, 0.5, 1.0]), np.full(3, 0.1), box((3,), 0.0, 1.0), "float64")
     np.testing.assert_allclose(low, [0.0, 0.4, 0.8])
