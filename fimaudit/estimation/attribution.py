@@ -65,10 +65,11 @@ def feature_shares(
         floor = max(noise, float(np.median(energy)) / MEDIAN)  # noise of the answers comes on top
         least = floor * float(special.ndtri(1 - FALSE / (2 * d))) ** 2
         total -= d * noise
-    order = np.argsort(-energy, kind="stable")[:KEPT]
+    above = np.flatnonzero(energy > least)
+    order = above[np.argsort(-energy[above], kind="stable")[:KEPT]]
     shares = np.clip((energy[order] - noise) / total, 0.0, 1.0)
     return [
         FeatureShare(feature=int(features[j]), share=round(float(share), 4))
         for j, share in zip(order, shares, strict=True)
-        if energy[j] > least and share >= LEAST
+        if share >= LEAST
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,6 +188,7 @@ def _own_directions(ctx: DisplacedContext) -> Redisplaced:
     return rungs_at
 
 
+@lru_cache(maxsize=1024)
 def flips_upper(flips: int, directions: int, confidence: float) -> float:
     """Clopper-Pearson upper limit of the share of random displacements that change the decision.
 

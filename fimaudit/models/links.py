@@ -54,8 +54,10 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     if link == "labels":
         return label_codes(output, rows)
     values = as_rows(output, rows)
-    _refuse_nonfinite(values, link)
     z = values.astype(np.float64)
+    if link in ("auto", "identity") and _are_distributions(z):
+        return z  # nearly always; what is wrong, or how far the answers are rounded, takes longer to say
+    _refuse_nonfinite(values, link)
     if link == "softmax":
         if z.shape[1] < 2:
             raise LinkError("link softmax needs at least two columns, got one; use --link sigmoid for a single logit")
@@ -159,6 +161,13 @@ def describe_nonfinite(values: NDArray[Any]) -> str:
     return f"{int(np.isnan(values).sum())} NaN and {int(np.isinf(values).sum())} infinite among {values.size}"
 
 
+def _are_distributions(p: NDArray[np.float64]) -> bool:
+    """Whether rows of two classes or more hold numbers from 0 to 1 that add up to 1; none of them is NaN then."""
+    if p.shape[1] < 2 or not p.size or not p.min() >= 0 or not p.max() <= 1:
+        return False
+    return bool(np.abs(p.sum(axis=1) - 1.0).max() <= ROW_SUM_TOLERANCE)
+
+
 def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> NDArray[np.float64]:
     if p.shape[1] == 1:
         if link == "auto":
@@ -177,8 +186,6 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
     low, high = float(p.min()), float(p.max())
     sums = p.sum(axis=1)
     worst = float(sums[np.argmax(np.abs(sums - 1.0))])
-    if low >= 0 and high <= 1 and abs(worst - 1.0) <= ROW_SUM_TOLERANCE:
-        return p  # nearly always; how far the answers are rounded, which decides what else may pass, takes a sort
     rounded = max(output_resolution(p.astype(dtype)), number_spacing(p))
     tolerance = max(ROW_SUM_TOLERANCE, min(0.5, p.shape[1] * rounded / 2))
     if low >= 0 and np.abs(sums / 100.0 - 1.0).max() <= tolerance:

@@ -92,8 +92,9 @@ class Meter:
         ``batch``, else the model's preference, else as many as fit its ``call_bytes`` or ``BATCH_BYTES``, from 1 to
         ``MOST_ROWS``.
         """
-        chosen = self.batch or self.model.info.preferred_batch
-        return chosen or max(1, min(MOST_ROWS, (self.model.info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
+        info = self.model.info
+        chosen = self.batch or info.preferred_batch
+        return chosen or max(1, min(MOST_ROWS, (info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
     def calls(self, rows: Rows) -> int:
         """How many calls a block of rows takes: ceil(rows / batch_rows)."""
