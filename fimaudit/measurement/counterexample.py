@@ -16,6 +16,7 @@ from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.rows import PlainRows, RandomRows
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 from fimaudit.results import Witness
 from fimaudit.space import Space
 
@@ -153,16 +154,18 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
     """
     place, scale, quantum, low, high, plain = space.free
     start = x.astype(space.dtype).ravel()
-    base, moved = start[place].astype(np.float64), np.multiply.outer(lengths, unit)
-    if not plain:
-        moved *= scale
-        moved = np.where(quantum > 0, np.round(moved / np.where(quantum > 0, quantum, 1.0)) * quantum, moved)
-    moved += base
-    if not plain:
-        np.clip(moved, low, high, out=moved)
-    rows = np.repeat(start[None], len(lengths), axis=0)
-    rows[:, place] = moved
-    moved = np.subtract(rows[:, place], base, dtype=np.float64)
-    if not plain:
-        moved /= scale
-    return rows.reshape(len(lengths), *x.shape), np.sqrt(np.einsum("ij,ij->i", moved, moved))
+    base, rows = start[place].astype(np.float64), np.repeat(start[None], len(lengths), axis=0)
+    squares, count = np.empty(len(lengths)), max(1, BLOCK_ELEMENTS // len(base))
+    for first in range(0, len(lengths), count):  # of wide rows one at a time
+        some = rows[first : first + count]
+        moved = np.multiply.outer(lengths[first : first + count], unit)
+        if not plain:
+            moved *= scale
+            moved = np.where(quantum > 0, np.round(moved / np.where(quantum > 0, quantum, 1.0)) * quantum, moved)
+        moved += base
+        some[:, place] = moved if plain else np.clip(moved, low, high, out=moved)
+        np.subtract(some[:, place], base, out=moved)
+        if not plain:
+            moved /= scale
+        squares[first : first + count] = np.vecdot(moved, moved)
+    return rows.reshape(len(lengths), *x.shape), np.sqrt(squares)

@@ -123,13 +123,14 @@ def _another_class(x: NDArray[Any], classes: NDArray[np.int64], space: Space, of
     x, classes = x[classes >= 0], classes[classes >= 0]
     if len(np.unique(classes)) < 2:
         return None
-    free = ~space.frozen.ravel()
-    kept = evenly_spread(len(x), max(2, MOST_NUMBERS // max(1, int(free.sum()))))
-    scaled = x[kept][:, free].astype(np.float64) / space.scale.ravel()[free]
+    free = space.free
+    kept = evenly_spread(len(x), max(2, MOST_NUMBERS // max(1, space.features)))
+    scaled = x[kept][:, free.place].astype(np.float64)
+    scaled /= free.scale
     scaled -= scaled.mean(axis=0)
     size, classes = (scaled**2).sum(axis=1), classes[kept]
     looked = evenly_spread(len(kept), MOST_LOOKED_AT)
-    squared = size[looked][:, None] + size[None] - 2 * scaled[looked] @ scaled.T
+    squared = size[looked][:, None] + size[None] - 2 * (scaled[looked] @ scaled.T)
     squared[classes[looked][:, None] == classes[None]] = np.inf
     nearest = np.sqrt(np.maximum(squared.min(axis=1), 0.0))
     distance = float(np.median(nearest[np.isfinite(nearest)]))
