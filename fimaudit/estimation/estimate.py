@@ -51,15 +51,21 @@ class Estimate:
     rival_hidden: bool = False
     heaviness: float = 0.0
 
-    def widened(self, change: float) -> Estimate:
-        """The same values with limits that also allow for a relative error ``change`` of the norms from the step."""
+    def widened(self, change: float, of_logs: float | None = None) -> Estimate:
+        """The same values with limits that also allow for a relative error from the step.
+
+        Args:
+            change: of the norms.
+            of_logs: of what comes from log p, the peak and the squared radius; the same where it is left out.
+        """
         up = float(np.exp(min(change, 1.0)))
+        of_odds = up if of_logs is None else float(np.exp(min(of_logs, 1.0)))
 
         def wide(limits: Limits, by: float) -> Limits:
             return Limits(limits.value, limits.lower / by, limits.upper * by)
 
-        margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, up**0.5))
-        peak = self.peak and wide(self.peak, up)
+        margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, of_odds**0.5))
+        peak = self.peak and wide(self.peak, of_odds)
         return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
 
     def allowing_for_hidden(self, view: VisibleClasses) -> Estimate:

@@ -49,6 +49,8 @@ class InputStep:
         surface: what the answers are around the input.
         common: the common displacement.
         behind_noise: whether it is at a finite scale because noise hides what shorter displacements show.
+        bend: of log energy, what the pilot says that a step of this length bends it by at most; of an input that answers as
+            linearly as those do.
     """
 
     rho: float
@@ -62,6 +64,7 @@ class InputStep:
     surface: SurfaceKind = "smooth"
     common: float | None = None
     behind_noise: bool = False
+    bend: float | None = None
 
     @property
     def far_from_common(self) -> float | None:
@@ -79,6 +82,18 @@ class InputStep:
         """Relative error that the step leaves: what a plateau may move, half to either side, and what the check saw."""
         return FLAT / 2 + self.change
 
+    @property
+    def norm_error(self) -> float:
+        """The same of the norms alone, whose energy pilot and check both looked at.
+
+        Each of the two limits the whole of it, so the larger one will do: the check compares a ninefold range of lengths,
+        and what bends in proportion to the length, or faster, bends by less than 3/8 of that at the displacement itself.
+
+        >>> InputStep(0.1, change=0.01, bend=0.005).norm_error, InputStep(0.1, change=0.01).norm_error
+        (0.01, 0.025)
+        """
+        return self.error if self.bend is None else min(self.error, max(self.bend, self.change))
+
     def widened(self, estimate: Estimate, *, exact: bool = False) -> Estimate:
         """Limits that also allow for the step's error, and for heavy scatter where there may be some.
 
@@ -86,7 +101,10 @@ class InputStep:
             estimate: from answers at this displacement.
             exact: whether it comes from a second step of its own, as a whole Jacobian does.
         """
-        return estimate.widened((self.change if exact else self.error) + self.heavy * estimate.heaviness)
+        if exact:
+            return estimate.widened(self.change + self.heavy * estimate.heaviness)
+        heavy = self.heavy * estimate.heaviness
+        return estimate.widened(self.norm_error + heavy, self.error + heavy)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     elif change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE) and not (
         near.even_share[0] > (QUIET if view.noise is None else QUIET_IN_NOISE)
     ):
-        step = InputStep(rho, change, energy=float(energy.mean()))
+        plain = view.noise is None and not space.quantised
+        step = InputStep(rho, change, energy=float(energy.mean()), bend=ctx.steps.bend if plain else None)
     elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(short, long, FACTOR**2)
         step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)

@@ -12,7 +12,7 @@ from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.energy import FACTOR
 from fimaudit.measurement.ladder import PilotLadder
 from fimaudit.measurement.ladder_questions import ask_ladder
-from fimaudit.measurement.plateau import find_plateau, spread
+from fimaudit.measurement.plateau import FLAT, find_plateau, spread
 from fimaudit.measurement.second_look import look_again
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surface import FALLS, JUMPING, SurfaceKind, classify
@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 
 #: The linear range ends where the energy has left the plateau by more than this.
 LINEAR = 0.10
+#: What a displacement is taken to bend the energy by at least: between the median, 0.002, and the 90th percentile, 0.008,
+#: of what it does to the norm on seven image networks (tests/measurement/test_step_error.py: on small ones).
+LEAST_BEND = 0.005
 #: With levels: the same directions at three times the length may change their energy by this much.
 LEVEL_CHANGE = 0.20
 #: The arithmetic's own noise is taken into account from this share of the signal on.
@@ -84,6 +87,19 @@ class Steps:
     why: str | None = None
     size: float = float("inf")
     decided: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def bend(self) -> float:
+        """Of log energy, what a step of the common displacement bends it by at most at inputs like the pilot's.
+
+        Up to ``reach`` the energy leaves its plateau by ``LINEAR`` at most, and by in proportion less over shorter
+        displacements, as kinks do, or faster, as curvature does. Twice that, since inputs differ; at most half of ``FLAT``.
+
+        >>> Steps(0.01, [], 1, reach=0.11).bend, Steps(0.01, [], 1, reach=0.41).bend, Steps(0.01, [], 1, reach=9.0).bend
+        (0.015, 0.005, 0.005)
+        """
+        beyond = self.reach / self.displacement - 1.0 if np.isfinite(self.reach) else 0.0
+        return float(np.clip(2 * LINEAR / beyond, LEAST_BEND, FLAT / 2)) if beyond > 0 else FLAT / 2
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, dict):  # as read from a journal
