@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 # ruff: noqa: E402
 import argparse
 import json
+import math
 import platform
 import subprocess
 import time
@@ -212,7 +213,16 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         figures = {"cells": rows, **summary, "machine": _machine()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(_with_nulls(figures), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _with_nulls(value: Any) -> Any:
+    """What cannot be said, as the order of networks of which one has no value, is null: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _measured(
