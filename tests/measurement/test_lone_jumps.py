@@ -26,7 +26,7 @@ def test_one_rung_far_above_its_plateau_is_a_lone_jump_and_steep_curvature_is_no
 
 
 def test_a_long_rung_between_curved_ones_is_curvature() -> None:
-    """Far beyond the plateau no rung is a linear function's: so answered a network of 64 x 64 images, the fourth from the end."""
+    """Far beyond the plateau no rung is a linear function's: so answered a network of 64 x 64 images."""
     energy = [1, 1, 1, 1, 1, 1.1, 1.4, 1.7, 1.1, 0.9, 1.1, 1.9, 9.3, 0.7, 0.2, 0.1]
     share = [0, 0, 0, 0, 0.01, 0.04, 0.1, 0.2, 0.7, 0.9, 0.96, 0.98, 0.98, 1.0, 1.0, 1.0]
     assert ladder(energy, share).lone_jumps == 0
