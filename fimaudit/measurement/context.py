@@ -87,7 +87,7 @@ class InputStep:
         """The same of the norms alone, whose energy pilot and check both looked at.
 
         Each of the two limits the whole of it, so the larger one will do: the check compares a ninefold range of lengths,
-        and what bends in proportion to the length, or faster, bends by less than 3/8 of that at the displacement itself.
+        and what bends with the length to any power from 0.44 on bends by no more than that at the displacement itself.
 
         >>> InputStep(0.1, change=0.01, bend=0.005).norm_error, InputStep(0.1, change=0.01).norm_error
         (0.01, 0.025)

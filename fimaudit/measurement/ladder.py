@@ -152,17 +152,17 @@ class PilotLadder:
         """Times that one rung of an input stands far above its plateau while the rungs beside it do not.
 
         A share of the rows is answered by something else, so rare that most displacements do not meet it: by another
-        version, or across a cell's boundary. Where the rungs beside it are no linear function's either, the model is
-        curved there, far beyond the plateau as a rule, and one rung of it may be longer than the next.
+        version, or across a cell's boundary. Where the shorter rung beside it is no linear function's either, the
+        model is curved there, far beyond the plateau as a rule, and one rung of it may stand above the next.
         """
         if self.plateau is None:
             return 0
         level = np.median(self.energy[:, self.plateau.first : self.plateau.last + 1], axis=1, keepdims=True)
         over = self.energy / np.where(level > 0, level, np.inf)
         share = even_share(self.even, self.odd, self.above_noise)
-        alike = (over > 1 / BESIDE) & (over < BESIDE) & ~(share >= JUMPS)
+        alike = (over > 1 / BESIDE) & (over < BESIDE)
         lone = (over > LONE) & (share >= JUMPS)
-        return int((lone[:, 1:-1] & alike[:, :-2] & alike[:, 2:]).sum())
+        return int((lone[:, 1:-1] & (alike & ~(share >= JUMPS))[:, :-2] & alike[:, 2:]).sum())
 
     @cached_property
     def jumps_beyond(self) -> bool:

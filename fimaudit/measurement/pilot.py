@@ -28,8 +28,7 @@ Array = NDArray[np.float64]
 
 #: The linear range ends where the energy has left the plateau by more than this.
 LINEAR = 0.10
-#: What a displacement is taken to bend the energy by at least: between the median, 0.002, and the 90th percentile, 0.008,
-#: of what it does to the norm on seven image networks (tests/measurement/test_step_error.py: on small ones).
+#: What a displacement is taken to bend the energy by at least (tests/measurement/test_step_error.py).
 LEAST_BEND = 0.005
 #: With levels: the same directions at three times the length may change their energy by this much.
 LEVEL_CHANGE = 0.20
@@ -73,6 +72,7 @@ class Steps:
         why: a clause that says why no local value exists; ``None`` where it may.
         size: l2 length over which all features vary by their typical spread in the data.
         decided: positions in the data of inputs whose class was seen, and the class.
+        wavers: whether the plateau moves by more than a flat one does.
     """
 
     displacement: float
@@ -87,18 +87,20 @@ class Steps:
     why: str | None = None
     size: float = float("inf")
     decided: tuple[tuple[int, int], ...] = ()
+    wavers: bool = False
 
     @property
     def bend(self) -> float:
         """Of log energy, what a step of the common displacement bends it by at most at inputs like the pilot's.
 
         Up to ``reach`` the energy leaves its plateau by ``LINEAR`` at most, and by in proportion less over shorter
-        displacements, as kinks do, or faster, as curvature does. Twice that, since inputs differ; at most half of ``FLAT``.
+        displacements, as kinks do, or faster, as curvature does. Twice that, since inputs differ; at most half of ``FLAT``,
+        and that much where the plateau itself is not flat.
 
         >>> Steps(0.01, [], 1, reach=0.11).bend, Steps(0.01, [], 1, reach=0.41).bend, Steps(0.01, [], 1, reach=9.0).bend
         (0.015, 0.005, 0.005)
         """
-        beyond = self.reach / self.displacement - 1.0 if np.isfinite(self.reach) else 0.0
+        beyond = self.reach / self.displacement - 1.0 if np.isfinite(self.reach) and not self.wavers else 0.0
         return float(np.clip(2 * LINEAR / beyond, LEAST_BEND, FLAT / 2)) if beyond > 0 else FLAT / 2
 
     def __post_init__(self) -> None:
@@ -177,7 +179,8 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
         below = BELOW.format(first=float(rungs[plateau.first]), jump=surface.jump)
         why = REASONS.get(surface.kind, below) if kind == "finite_scale" else None
         known = replace(quality, relative=relative)
-        return Steps(plateau.displacement, [], 0, reach, kind, quality=known, surface=surface.kind, why=why)
+        wavers = plateau.change > FLAT
+        return Steps(plateau.displacement, [], 0, reach, kind, quality=known, surface=surface.kind, why=why, wavers=wavers)
     if surface.kind == "unknown":
         return Steps(_shortest_above_noise(asked.energy, rungs), [], 0, 0.0, quality=quality, surface="unknown")
     rho = FINITE_SHARE * size

@@ -31,6 +31,8 @@ def test_a_long_rung_between_curved_ones_is_curvature() -> None:
     share = [0, 0, 0, 0, 0.01, 0.04, 0.1, 0.2, 0.7, 0.9, 0.96, 0.98, 0.98, 1.0, 1.0, 1.0]
     assert ladder(energy, share).lone_jumps == 0
     assert ladder([*energy[:3], 9.3, *energy[4:]], [*share[:3], 0.98, *share[4:]]).lone_jumps == 1
+    at_the_end_of_the_linear_range = [*energy[:6], 22.3, 1.1, *energy[8:]], [*share[:6], 0.5, 0.4, *share[8:]]
+    assert ladder(*at_the_end_of_the_linear_range).lone_jumps == 1
 
 
 def test_a_short_plateau_below_jumps_may_be_the_inside_of_a_cell() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from fimaudit import audit
 from fimaudit.estimation.estimate import Estimate
+from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.secants import contrasts
+from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.context import InputStep
 from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.plateau import FLAT
@@ -89,9 +91,22 @@ def test_what_a_step_does_to_the_norm_is_within_what_is_allowed_for_it(
 def test_the_nearer_the_end_of_the_linear_range_the_more_is_allowed_for() -> None:
     bends = [Steps(1.0, [], 1, reach=reach).bend for reach in (0.0, 1.0, 5.0, 21.0, 31.0, 1e3, np.inf)]
     assert bends == pytest.approx([FLAT / 2, FLAT / 2, FLAT / 2, 0.01, 0.2 / 30, 0.005, FLAT / 2])
+    assert Steps(1.0, [], 1, reach=1e3, wavers=True).bend == FLAT / 2
 
 
 def test_an_input_that_found_a_step_of_its_own_or_is_behind_noise_is_given_all_that_a_plateau_may_move() -> None:
     assert InputStep(0.1, change=0.02).norm_error == InputStep(0.1, change=0.02).error == FLAT / 2 + 0.02
     assert InputStep(0.1, change=0.02, bend=0.005).norm_error == 0.02
     assert InputStep(0.1, change=0.02, bend=0.005).error == FLAT / 2 + 0.02
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_norm_and_trace_widen_by_the_error_of_norms_and_what_comes_from_log_p_by_all_of_it(exact: bool) -> None:
+    step, one = InputStep(0.1, change=0.02, bend=0.005), Limits(1.0, 0.8, 1.25)
+    wide = step.widened(Estimate(one, one, one, Margin(one, 1), None), exact=exact)
+    of_norms, of_odds = (0.02, 0.02) if exact else (0.02, FLAT / 2 + 0.02)
+    assert wide.peak is not None
+    assert wide.margin is not None
+    found = [wide.spectral, wide.trace, wide.peak, wide.margin.radius]
+    for limits, by in zip(found, [of_norms, of_norms, of_odds, of_odds / 2], strict=True):
+        assert (limits.value, limits.lower, limits.upper) == pytest.approx((1.0, 0.8 * np.exp(-by), 1.25 * np.exp(by)))
