@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def _setting(cells: Sequence[Row], command: str, planned: Sequence[str], summary
     failed = summary.get("not_learned", [])
     if failed:
         count += f" Left out of all but the table of every network, since they did not learn: {', '.join(failed)}."
-    products = sorted({cell["product"] for cell in cells})
+    products = Counter(cell["product"] for cell in cells).most_common()
+    by = ", ".join(name if len(products) == 1 else f"{name} ({count_of} networks)" for name, count_of in products)
     data = sorted({cell["dataset"] for cell in own})
     source = (
         "PneumoniaMNIST: MedMNIST v2, Yang et al. 2023, doi:10.1038/s41597-022-01721-8, chest X-rays of Kermany et al.\n"
@@ -134,7 +136,7 @@ def _setting(cells: Sequence[Row], command: str, planned: Sequence[str], summary
     {command}
     make study-check    # a small part again, compared with this page
 
-Written by the first command, measured with the product at commit {", ".join(products) or "-"}.
+Written by the first command, measured with the product at commit {by or "-"}.
 Data: {", ".join(data) or "-"}.
 {source}Families VGG, ResNet, DenseNet and ViT of `fimaudit.bounds.families`, sized to train in seconds (`--full` takes
 torchvision's vgg16, resnet18, densenet121 and vit_b_16 at 224 x 224, 500 inputs and four seeds, for a GPU); trained plainly,
