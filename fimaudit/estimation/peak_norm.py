@@ -80,8 +80,8 @@ def peak_norm(rows: Array, log_p: Array, around: float | None = None) -> tuple[f
         return 0.0, 1.0
 
     def tops_at(temperatures: Array, which: Which = ...) -> Array:
-        tops = [sample_spectrum(temper(rows, log_p, t), 1)[0] for t in temperatures.ravel()]
-        return np.array(tops).reshape(temperatures.shape)
+        tops = sample_spectrum(temper(rows, log_p, temperatures.ravel()), 1)[:, 0]
+        return tops.reshape(temperatures.shape)
 
     start, grid = (start_temperature(log_p), WIDE) if around is None else (np.array(around), FINE)
     found = float(highest_peak(tops_at, lambda centre, which: tops_at, start, grid, (FINE, *SHARPENED)))

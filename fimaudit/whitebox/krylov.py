@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,13 @@ from fimaudit.whitebox.result import WhiteBox, contrasts_and_cotangents, margin_
 __all__ = ["measure_krylov"]
 
 Array = NDArray[np.float64]
+T = TypeVar("T", np.float64, np.uint8)
 
 #: Ends of three searches, each step of which takes passes of the network; they stop by their residual or bound long before.
 MOST_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 40, 64
-#: Random input directions, which serve the trace and the search for the nearest class.
-DIRECTIONS = 16
+#: Random input directions, which serve the trace and the search for the nearest class: the first of them, and all where
+#: the trace's standard error is more than this share of it after those.
+FIRST_DIRECTIONS, DIRECTIONS, TRACE_ERROR = 8, 16, 0.02
 #: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
 PEAK_SLACK, MOST_PEAK_RESIDUAL = 30.0, 1e-2
 #: Streams of the generator that no black-box measurement uses.
@@ -47,7 +49,6 @@ def measure_krylov(
     batch = _Batch(model, x, at)
     log_p = at.log_probabilities
     roots = np.exp(log_p / 2)
-    pushed = np.zeros((0, *roots.shape)) if norm_only else _random_images(batch, keys)
     start = np.concatenate([random_start(roots[i : i + 1], generator(*key, START_STREAM)) for i, key in enumerate(keys)])
     found = lanczos_top(batch.product, roots, start, tolerance=tolerance, most=MOST_STEPS)
     contrasts, cotangents = contrasts_and_cotangents(roots, found.vector)
@@ -57,8 +58,9 @@ def measure_krylov(
         partial = [dict(_NOTHING) for _ in keys]
     else:
         bases, partial = _peaks(batch, found, log_p, min(PEAK_SLACK * tolerance, MOST_PEAK_RESIDUAL))
-        _add_traces(partial, bases, pushed, roots)
-        _add_margins(partial, batch, bases, pushed, log_p)
+        outside = _outside(batch, bases, log_p, keys)
+        _add_traces(partial, bases, outside, roots)
+        _add_margins(partial, batch, bases, outside, log_p)
     return [
         WhiteBox(
             probabilities=np.exp(log_p[i]),
@@ -110,33 +112,71 @@ class _Batch:
         self._count()
         return squared[place]
 
-    def push_signs(self, packed: NDArray[np.uint8]) -> Array:
-        """J_L z for all inputs."""
-        before = self.whole.passes
-        images = self.whole.push_signs(packed)
-        self.passes += self.whole.passes - before
-        return images
+    @property
+    def features(self) -> int:
+        """Numbers of one input."""
+        return int(self._x[0].size)
 
-    def _placed(self, active: NDArray[np.intp], cotangents: Array) -> tuple[NDArray[np.intp], Array]:
+    def push_signs(self, packed: NDArray[np.uint8], active: NDArray[np.intp]) -> Array:
+        """J_L z."""
+        place, full = self._placed(active, packed)
+        images = self._at.push_signs(full)
+        self._count()
+        return images[place]
+
+    def _placed(self, active: NDArray[np.intp], rows: NDArray[T]) -> tuple[NDArray[np.intp], NDArray[T]]:
         if not np.isin(active, self._members).all():
             self._at, self._members = self.whole, np.arange(len(self._x))
         self._before = self._at.passes
         if 2 * len(active) <= len(self._members):
             self._at, self._members, self._before = linearize(self._model, self._x[active]), active, 0
         place = np.searchsorted(self._members, active)
-        full = np.zeros((len(self._members), cotangents.shape[1]))
-        full[place] = cotangents
+        full = np.zeros((len(self._members), rows.shape[1]), dtype=rows.dtype)
+        full[place] = rows
         return place, full
 
     def _count(self) -> None:
         self.passes[self._members] += self._at.passes - self._before
 
 
-def _random_images(batch: _Batch, keys: Sequence[tuple[int, int]]) -> Array:
-    """(m, B, K) images J_L z of random sign vectors."""
-    features = batch._x[0].size
-    packed = [packed_signs(generator(*key, DIRECTION_STREAM), DIRECTIONS, features) for key in keys]
-    return np.stack([batch.push_signs(np.stack([bits[r] for bits in packed])) for r in range(DIRECTIONS)])
+def _outside(batch: _Batch, bases: list[InputBasis], log_p: Array, keys: Sequence[tuple[int, int]]) -> list[Array]:
+    """(m, K) images J_L z for each input, of random sign vectors without their part in its basis.
+
+    How many an input takes is its own affair, whatever the batch.
+    """
+    packed = np.stack([packed_signs(generator(*key, DIRECTION_STREAM), DIRECTIONS, batch.features) for key in keys])
+    found: list[Array] = [np.zeros((0, log_p.shape[1]))] * len(keys)
+    active = np.arange(len(keys))
+    for first, last in ((0, FIRST_DIRECTIONS), (FIRST_DIRECTIONS, DIRECTIONS)):
+        images = np.stack([batch.push_signs(packed[active, r], active) for r in range(first, last)], axis=1)
+        for i, of in zip(active.tolist(), images, strict=True):
+            found[i] = np.vstack([found[i], bases[i].outside(of)])
+        active = active[[_rough(bases[i], found[i], log_p[i]) for i in active]]
+        if len(active) == 0:
+            break
+    return found
+
+
+def _trace(basis: InputBasis, outside: Array, roots: Array) -> tuple[float, float]:
+    """The trace and its standard error: exact on the subspace of the products, by Hutchinson's estimator outside it."""
+    inside = float(((roots * basis.images) ** 2).sum())
+    terms = ((roots * outside) ** 2).sum(axis=1)
+    return inside + float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
+
+
+def _rough(basis: InputBasis, outside: Array, log_p: Array) -> bool:
+    """Whether more directions pay: for the trace, or since more classes may be the nearest than there are directions."""
+    trace, error = _trace(basis, outside, np.exp(log_p / 2))
+    estimate, lower = _radii(basis, outside, log_p)
+    return bool(error > TRACE_ERROR * trace or np.count_nonzero(lower < estimate.min()) > len(outside))
+
+
+def _radii(basis: InputBasis, outside: Array, log_p: Array) -> tuple[Array, Array]:
+    """(K,) first-order radii toward every class, estimated, and their lower limits; infinite for the top class."""
+    top = log_p.argmax()
+    estimate, lower = (first_order_radii(log_p[top] - log_p, norms) for norms in margin_candidates(basis, outside, log_p))
+    estimate[top] = lower[top] = np.inf
+    return estimate, lower
 
 
 def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tuple[list[InputBasis], list[dict[str, Any]]]:
@@ -171,26 +211,22 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
     return bases, partial
 
 
-def _add_traces(partial: list[dict[str, Any]], bases: list[InputBasis], pushed: Array, roots: Array) -> None:
-    """The trace: exact on the subspace of the products, by Hutchinson's estimator outside it."""
+def _add_traces(partial: list[dict[str, Any]], bases: list[InputBasis], outside: list[Array], roots: Array) -> None:
     for i, basis in enumerate(bases):
-        inside = float(((roots[i] * basis.images) ** 2).sum())
-        terms = ((roots[i] * basis.outside(pushed[:, i])) ** 2).sum(axis=1)
-        error = float(terms.std(ddof=1) / np.sqrt(len(terms)))
-        partial[i].update(trace=inside + float(terms.mean()), trace_error=error)
+        trace, error = _trace(basis, outside[i], roots[i])
+        partial[i].update(trace=trace, trace_error=error)
 
 
-def _add_margins(partial: list[dict[str, Any]], batch: _Batch, bases: list[InputBasis], pushed: Array, log_p: Array) -> None:
+def _add_margins(
+    partial: list[dict[str, Any]], batch: _Batch, bases: list[InputBasis], outside: list[Array], log_p: Array
+) -> None:
     """Norms of the log-odds gradients by backward passes, nearest candidates first, until no class can be nearer."""
     count, classes = log_p.shape
     tops = log_p.argmax(axis=1)
     gaps = log_p[np.arange(count), tops][:, None] - log_p
     norms, lower, estimate = np.zeros((count, classes)), np.empty((count, classes)), np.empty((count, classes))
     for i, basis in enumerate(bases):
-        guess, highest = margin_candidates(basis, basis.outside(pushed[:, i]), log_p[i])
-        for radii, sizes in ((estimate, guess), (lower, highest)):
-            radii[i] = first_order_radii(gaps[i], sizes)
-            radii[i, tops[i]] = np.inf
+        estimate[i], lower[i] = _radii(basis, outside[i], log_p[i])
     active = np.flatnonzero(np.isfinite(lower).any(axis=1))
     best = np.full(count, np.inf)
     for _ in range(MOST_RIVALS):

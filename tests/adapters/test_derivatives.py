@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fimaudit_adapters.pytorch.derivatives import _MEMORY_BOUND
 from fimaudit_adapters.pytorch.jacobian_products import JacobianProducts, forward_products
 from fimaudit_adapters.pytorch.linearization import LinkDerivative
 from fimaudit_adapters.pytorch.numerics import exact_numerics, module_untouched
@@ -282,6 +283,70 @@ def test_rewritten_operators_have_torch_s_values_and_derivatives(case: str) -> N
     several = torch.stack([w, 2 * w, w + 1])
     torch.testing.assert_close(a.pull(several), b.pull(several))
     torch.testing.assert_close(b.pull(several)[2], b.pull(w + 1))
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_channels_last_change_nothing_but_the_order(case: str) -> None:
+    module, shape = CONVOLUTIONS[case]
+    module = copy.deepcopy(module).eval().requires_grad_(False)
+    x = torch.randn(shape)
+
+    def rewritten(v: torch.Tensor) -> torch.Tensor:
+        with CheaperDerivatives(channels_last=True):
+            return torch.sin(module(v)).flatten(1)
+
+    a, b = JacobianProducts(lambda v: torch.sin(module(v)).flatten(1), x), JacobianProducts(rewritten, x)
+    torch.testing.assert_close(a.output, b.output)
+    w, v = torch.randn_like(a.output), torch.randn_like(x)
+    torch.testing.assert_close(a.pull(w), b.pull(w))
+    torch.testing.assert_close(a.push(v), b.push(v))
+    assert b.pull(w).shape == x.shape
+
+
+class ByMemory(nn.Module):
+    """Reads the map of a convolution in a way that depends on its place in memory."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.convolution, self.linear = how, nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.relu(self.convolution(x))
+        if self.how == "view":
+            flat = maps.view(len(x), -1)
+        elif self.how == "as_strided":
+            flat = maps.as_strided((len(x), 4 * 36), (4 * 36, 1))
+        else:
+            flat = maps.flatten(1)
+        return self.linear(flat)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["view", "as_strided", "flatten"])
+def test_networks_that_depend_on_the_order_of_channels_keep_theirs(how: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    module = ByMemory(how)
+    model: Any = open_classifier(module, "softmax", device="cpu")
+    for _ in range(2):
+        for one, exact in zip(measure(model, rows, method="lanczos"), exact_reference(model, rows), strict=True):
+            assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
+    assert (module in _MEMORY_BOUND) == (how != "flatten")
+
+
+def test_a_product_is_its_own_check_of_the_double_vjp() -> None:
+    x = torch.randn(2, 6)
+    weight = torch.randn(6, 5)
+    told, untold = (JacobianProducts(lambda v: torch.sin(v @ weight), x) for _ in range(2))
+    w = torch.randn(2, 5)
+    torch.testing.assert_close(told.push(told.pull(w), w), untold.push(untold.pull(w)))
+    assert untold.passes == told.passes + 2
+    halves = JacobianProducts(lambda v: branched(v @ weight), x)
+    torch.testing.assert_close(halves.push(halves.pull(w), w), told.push(told.pull(w)))
+    assert halves.fallback == "forward mode"
+    rounding = JacobianProducts(lambda v: torch.sin(v @ weight), x)  # a w that J^T brings to next to nothing
+    null = 1e-12 * torch.linalg.svd(weight.T * torch.cos(x @ weight)[0][:, None])[0][:, -1]
+    rounding.push(rounding.pull(null.expand(2, 5)), null.expand(2, 5))
+    assert rounding.fallback is None
 
 
 def test_rewritten_operators_record_the_cheaper_graph() -> None:

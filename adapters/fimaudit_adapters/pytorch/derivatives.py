@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ __all__ = ["TorchModel", "derivative_rows", "linearize", "model_failure", "raw_f
 CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
 #: Memory that the recorded graphs take, in inputs; a ResNet-50 takes about 400.
 GRAPH_INPUTS = 500
+#: Networks that did not run with channels last in memory.
+_MEMORY_BOUND: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 class TorchModel(Protocol):
@@ -90,14 +92,27 @@ def linearize(model: TorchModel, batch: NDArray[Any], dtype: torch.dtype | None 
 def raw_function(model: TorchModel, dtype: torch.dtype, *, rewritten: bool = False) -> Function:
     """The network's raw output (B, M) as a function of the audited input, in ``dtype``, its parameters held constant.
 
-    Call it within ``module_untouched``. ``rewritten`` records the cheaper derivatives of ``torch_rewrites``.
+    Call it within ``module_untouched``. ``rewritten`` records the cheaper derivatives of ``operator_rewrites``.
     """
     runner = _runner(model.module, dtype, model.dtype)
 
+    def called(x: torch.Tensor) -> torch.Tensor:
+        if not rewritten:
+            return model.call(runner, model.filled(x))
+        if model.module not in _MEMORY_BOUND:
+            try:
+                with CheaperDerivatives(channels_last=True):
+                    return model.call(runner, model.filled(x))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # a view that this order of channels does not allow, or the network's own
+                _MEMORY_BOUND.add(model.module)
+        with CheaperDerivatives():
+            return model.call(runner, model.filled(x))
+
     def function(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
-        with CheaperDerivatives() if rewritten else nullcontext():
-            output = model.call(runner, model.filled(x))
+        output = called(x)
         flat = output.reshape(len(output), -1) if output.ndim == 1 or output[0].numel() == output.shape[1] else output
         return flat[:rows]
 
@@ -123,11 +138,13 @@ def _linearized(model: TorchModel, batch: NDArray[Any], dtype: torch.dtype) -> T
 
 
 def _runner(module: torch.nn.Module, dtype: torch.dtype, native: torch.dtype) -> Callable[..., Any]:
-    """The module with its parameters detached and, where ``dtype`` is not its own, converted copies of them."""
+    """The module, with converted copies of its parameters where ``dtype`` is not its own."""
+    if dtype == native:
+        return module
     if isinstance(module, torch.jit.ScriptModule):
-        return module if dtype == native else copy.deepcopy(module).to(dtype)
+        return copy.deepcopy(module).to(dtype)
     state = {
-        name: value.detach().to(dtype) if value.is_floating_point() and dtype != native else value.detach()
+        name: value.detach().to(dtype) if value.is_floating_point() else value.detach()
         for name, value in (*module.named_parameters(), *module.named_buffers())
     }
 

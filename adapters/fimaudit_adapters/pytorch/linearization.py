@@ -111,15 +111,15 @@ class TorchLinearization:
         return self._products.fallback
 
     def product(self, cotangents: Array) -> tuple[Array, Array]:
-        back, scale = self._pulled(cotangents)
-        return self._pushed(back) * scale[:, None], _squared(back) * scale**2
+        back, scale, raw = self._pulled(cotangents)
+        return self._pushed(back, raw) * scale[:, None], _squared(back) * scale**2
 
     def squared_norms(self, cotangents: Array) -> Array:
-        back, scale = self._pulled(cotangents)
+        back, scale, _ = self._pulled(cotangents)
         return _squared(back) * scale**2
 
     def pull(self, cotangents: Array) -> Array:
-        back, scale = self._pulled(cotangents)
+        back, scale, _ = self._pulled(cotangents)
         return on_host(back) * scale.reshape(-1, *(1,) * (back.ndim - 1))
 
     def push_signs(self, packed: NDArray[np.uint8]) -> Array:
@@ -148,13 +148,13 @@ class TorchLinearization:
         return self.pull(self.link.probabilities * self._pushed(v))
 
     def direction(self, cotangents: Array) -> NDArray[Any]:
-        back, _ = self._pulled(cotangents)
+        back, *_ = self._pulled(cotangents)
         size = back.flatten(1).norm(dim=1).view(-1, *(1,) * (back.ndim - 1))
         return np.asarray(torch.where(size > 0, back / size, torch.zeros_like(back)).cpu().numpy())
 
     def root_pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         """J_s^T w for (B, K) cotangents of s = sqrt(p)."""
-        back, scale = self._pulled(0.5 * np.sqrt(self.link.probabilities) * on_host(cotangents))
+        back, scale, _ = self._pulled(0.5 * np.sqrt(self.link.probabilities) * on_host(cotangents))
         return back * torch.tensor(scale, dtype=back.dtype, device=back.device).view(-1, *(1,) * (back.ndim - 1))
 
     def root_push(self, tangents: torch.Tensor) -> torch.Tensor:
@@ -167,16 +167,18 @@ class TorchLinearization:
         unit[:, k] = self.row_scale[:, k]
         return unit
 
-    def _pulled(self, cotangents: Array) -> tuple[torch.Tensor, Array]:
-        """J_L^T of cotangents brought to ordinary size, and their sizes: float32 holds neither 1e-45 nor 1e39."""
+    def _pulled(self, cotangents: Array) -> tuple[torch.Tensor, Array, torch.Tensor]:
+        """J_L^T of cotangents brought to ordinary size, their sizes (float32 holds neither 1e-45 nor 1e39), and the raw
+        output's cotangents behind it."""
         raw = self.link.pull(cotangents)
         # A network that ends in probabilities multiplies by them on the way back.
         scale = np.maximum(np.abs(raw * self.link.shrinkage).max(axis=1), np.abs(raw).max(axis=1) / MOST_FLOAT32)
         scale[scale == 0] = 1.0
-        return self._products.pull(self._as_raw(raw / scale[:, None])), scale
+        brought = self._as_raw(raw / scale[:, None])
+        return self._products.pull(brought), scale, brought
 
-    def _pushed(self, tangents: torch.Tensor) -> Array:
-        return self.link.push(on_host(self._products.push(tangents)))
+    def _pushed(self, tangents: torch.Tensor, cotangents: torch.Tensor | None = None) -> Array:
+        return self.link.push(on_host(self._products.push(tangents, cotangents)))
 
     def _as_raw(self, raw: Array) -> torch.Tensor:
         like = self._products.output

@@ -1,13 +1,14 @@
 """Two operators written so that their derivatives cost what they should.
 
-Both give torch's values; what changes is the graph that is recorded for derivatives:
+Both give torch's values, to rounding; what changes is the graph that is recorded for derivatives:
 
 - batch norm in eval mode is one multiply-add, so its derivative is one multiplication (torch's backward kernel recomputes
   sums that nobody asked for, its double backward is a dozen operators);
-- the double backward of a convolution is one convolution (torch's also forms the gradient of the weight, wanted or not).
+- the double backward of a convolution is one convolution (torch's also forms the gradient of the weight, wanted or not);
+- on a CPU, 2-d convolutions in float32 run with channels last, which spares the reordering around each one.
 
 Measured on a residual network of 32 x 32 inputs, one core, ms an input beside a forward pass of 1.12: J^T w 1.30 to 1.27,
-J v 3.50 to 1.12 (by forward mode 5.27).
+J v 3.50 to 1.12 (by forward mode 5.27); with channels last both take about 0.85 of that.
 """
 
 from __future__ import annotations
@@ -22,17 +23,30 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["CheaperDerivatives"]
 
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+#: What reads a tensor by its place in memory, so that its values depend on the order of the channels.
+_BY_MEMORY: set[Any] = {torch.as_strided, torch.Tensor.as_strided, torch.Tensor.stride, torch.Tensor.data_ptr}
 
 
 class CheaperDerivatives(TorchFunctionMode):
-    """While entered, batch norm and convolutions with frozen weights record the cheaper derivative."""
+    """While entered, batch norm and convolutions with frozen weights record the cheaper derivative.
+
+    Args:
+        channels_last: whether 2-d convolutions in float32 on a CPU may give their channels last in memory. A network that
+            asks for a view which that order does not allow, or that reads memory by place, raises a RuntimeError then.
+    """
+
+    def __init__(self, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels_last = channels_last
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
-            return _convolution(func, *args, **kwargs)
+            return _convolution(func, self.channels_last, *args, **kwargs)
+        if self.channels_last and func in _BY_MEMORY:
+            raise RuntimeError("a tensor is read by its place in memory")
         if func is functional.batch_norm:
             return _batch_norm(*args, **kwargs)
         if func is torch.batch_norm and not kwargs:
@@ -61,6 +75,7 @@ def _batch_norm(
 
 def _convolution(
     func: Callable[..., torch.Tensor],
+    channels_last: bool,
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -73,8 +88,10 @@ def _convolution(
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     if isinstance(padding, str) or not frozen or input.ndim != rank + 2:
         return func(input, weight, bias, stride, padding, dilation, groups)
+    channels_last &= rank == 2 and input.device.type == "cpu" and input.dtype == torch.float32
+    order = torch.channels_last if channels_last else torch.contiguous_format
     sizes = (_tuple(stride, rank), _tuple(padding, rank), _tuple(dilation, rank))
-    result: torch.Tensor = _Convolution.apply(input, weight, bias, *sizes, groups)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Convolution.apply(input, weight, bias, *sizes, groups, order)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -97,7 +114,9 @@ class _Convolution(torch.autograd.Function):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
         groups: int,
+        order: torch.memory_format,
     ) -> torch.Tensor:
+        x, weight = x.contiguous(memory_format=order), weight.contiguous(memory_format=order)
         ctx.weight, ctx.sizes, ctx.groups, ctx.inner = weight, (stride, padding, dilation), groups, x.shape[2:]
         none = (0,) * len(stride)
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
@@ -113,4 +132,4 @@ class _Convolution(torch.autograd.Function):
             for n, g, s, p, d, k in zip(ctx.inner, grad.shape[2:], stride, padding, dilation, kernel, strict=True)
         )
         back = torch.convolution(grad, ctx.weight, None, stride, padding, dilation, True, rest, ctx.groups)
-        return back, None, None, None, None, None, None
+        return back, None, None, None, None, None, None, None
