@@ -21,6 +21,7 @@ from fimaudit.results import Witness
 from fimaudit.space import Space
 
 __all__ = [
+    "ASKED",
     "ROUNDS",
     "STEPPED_ROWS",
     "WHOLE_WAY",

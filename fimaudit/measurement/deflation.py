@@ -231,7 +231,7 @@ def deflated_rows(
         count = min(count, left - 1)
         open_box = np.full(left, np.inf)
         inner = OrthonormalRows(
-            np.zeros(left), *orthonormal_signs(rng, count, left), np.ones(left), Box(-open_box, open_box), "float64"
+            np.zeros(left), *orthonormal_signs(rng, count, left), np.ones(left), Box(-open_box, open_box), "float64", seed
         )
         rows = DeflatedRows(x, subspace, None, lift(inner.build(0, count), subspace), size, space)
     else:

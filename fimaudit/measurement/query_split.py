@@ -7,12 +7,13 @@ keeps half at either step, so that few queries may become more.
 
 from __future__ import annotations
 
-from fimaudit.measurement.counterexample import WITNESS_ROWS
+from fimaudit.measurement.counterexample import ASKED, WITNESS_ROWS
 from fimaudit.measurement.settings import Settings
 
 __all__ = [
     "ON_TOP",
     "OWN_RUNGS",
+    "PROFILE_DIRECTIONS",
     "PROFILE_RUNGS",
     "WALK_ROWS",
     "WITNESS_FROM",
@@ -21,6 +22,7 @@ __all__ = [
     "extra_rows",
     "looks_for_witness",
     "most_on_top",
+    "own_rungs",
     "profile_directions",
 ]
 
@@ -40,7 +42,7 @@ ENOUGH = 48
 #: Rows along the slope, which show how far it holds. The cheap profile gives them: it takes a quarter fewer directions
 #: where there is a radius to check.
 WALK_ROWS = 4
-#: Its l2 displacements in margin radii of the input: there the radius can be checked.
+#: Its l2 displacements in margin radii of the input: there the radius can be checked (``own_rungs``).
 OWN_RUNGS = (0.5, 1.0)
 #: And in ranges of one feature: what 0.3 to 8 is for images in [0, 1]. The cheap profile takes them only where there is no
 #: radius.
@@ -90,12 +92,19 @@ def after_extras(queries: int, settings: Settings, separate: bool) -> int:
 def extra_rows(queries: int, settings: Settings, separate: bool) -> int:
     """Rows that profile and witness take out of an input's queries, as for ``after_extras``.
 
+    The profile's walk along the slope is the witness's first round, where there is one.
+
     >>> extra_rows(191, Settings(), True), extra_rows(191, Settings(witness=True), False), extra_rows(45, Settings(), False)
-    (24, 33, 4)
+    (24, 24, 4)
     """
     directions = profile_directions(queries, settings, separate)
     profile = directions * _rungs(settings, separate) or WALK_ROWS * (settings.profile != "off")
-    return profile + WITNESS_ROWS if settings.witness else profile
+    if not settings.witness:
+        return profile
+    if separate or not profile:
+        return profile + WITNESS_ROWS
+    spared = len(OWN_RUNGS) - len(own_rungs(settings))
+    return profile + WITNESS_ROWS - ASKED - spared * max(0, directions - WALK_ROWS // len(OWN_RUNGS))
 
 
 def profile_directions(queries: int, settings: Settings, separate: bool) -> int:
@@ -110,6 +119,18 @@ def _rungs(settings: Settings, separate: bool) -> int:
     if settings.profile == "off":
         return 0
     return len(PROFILE_RUNGS[settings.profile]) + (len(OWN_RUNGS) if settings.profile == "full" else 0) + separate
+
+
+def own_rungs(settings: Settings) -> tuple[float, ...]:
+    """Displacements of the profile in margin radii of the input, where it has one.
+
+    The cheap profile beside a witness spares the one at half: the walk along the slope stops there too, and what it walks
+    towards is a real change.
+
+    >>> own_rungs(Settings()), own_rungs(Settings(witness=True)), own_rungs(Settings(witness=True, profile="full"))
+    ((0.5, 1.0), (1.0,), (0.5, 1.0))
+    """
+    return OWN_RUNGS[1:] if settings.witness and settings.profile == "cheap" else OWN_RUNGS
 
 
 def looks_for_witness(asked: bool | None, queries: int) -> bool:

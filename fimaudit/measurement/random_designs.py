@@ -153,13 +153,13 @@ class Orthonormal(RandomDesign):
         return d - 1 if short else super().count
 
     @cached_property
-    def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         rng = generator(self.ctx.settings.seed, self.ctx.index, MAIN)
         return orthonormal_signs(rng, self.count, self.ctx.space.features)
 
     def rows_at(self, rho: float) -> OrthonormalRows:
-        space = self.ctx.space
-        return OrthonormalRows(self.ctx.x, *self._drawn, space.step(rho), space.box, space.dtype)
+        space, seed = self.ctx.space, self.ctx.settings.seed
+        return OrthonormalRows(self.ctx.x, *self._drawn, space.step(rho), space.box, space.dtype, seed)
 
     def first_at(self, rhos: Sequence[float], count: int) -> Rungs:
         return joined(self.ctx.space, [self.rows_at(rho).first(count) for rho in rhos])

@@ -24,7 +24,7 @@ from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
 from fimaudit.measurement.protocol import BatchedStep, Flow
-from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS
+from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS, own_rungs
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
@@ -59,8 +59,8 @@ class Profile:
 def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     """Radius and flips over longer displacements; none where none is wanted.
 
-    The rungs lie at half and at all of the input's own radius, where it can be checked, and where there is none, or with the
-    full profile, at sizes of the domain.
+    The rungs lie at the input's own radius, and at half of it (``own_rungs``), where it can be checked, and where there is
+    none, or with the full profile, at sizes of the domain.
 
     Args:
         ctx: the input.
@@ -77,7 +77,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     rungs_at, known = _own_directions(ctx), main.answers[:0]
     if isinstance(main.design, RandomDesign):
         rungs_at, known = main.design.first_at, main.answers[:count]
-    own = [] if margin is None else [factor * margin.radius.value for factor in OWN_RUNGS]
+    own = [] if margin is None else [factor * margin.radius.value for factor in own_rungs(ctx.settings)]
     longer = own if own and choice == "cheap" else [*own, *(factor * ctx.steps.span for factor in PROFILE_RUNGS[choice])]
     rhos = [rho, *sorted(one for one in longer if one > rho)]
     ahead = len(rhos) if choice == "cheap" else 1  # the full profile stops asking where the answers flip

@@ -121,6 +121,7 @@ PLANS = [
     Plan("orthonormal", 10, 60, 300, 100),
     Plan("orthonormal", 10, 16, 100, 120),
     Plan("orthonormal", 40, 60, 300, 40),
+    Plan("orthonormal", 10, 40, 900, 100),
 ]
 
 

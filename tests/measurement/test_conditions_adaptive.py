@@ -81,7 +81,7 @@ def test_behind_noise_the_interval_that_is_reported_is_the_narrow_one() -> None:
     assert all(half_width(s) <= 0.25 for s in stopped)
 
 
-@pytest.mark.parametrize("precision", [0.1, 0.35])
+@pytest.mark.parametrize("precision", [0.1, 0.45])
 def test_queries_auto_takes_what_the_precision_takes(precision: float) -> None:
     x = np.random.default_rng(3).standard_normal((4, 400))
     report = audit(answer, x, input_shape=(400,), queries="auto", precision=precision, profile="off")

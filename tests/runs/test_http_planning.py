@@ -11,7 +11,7 @@ import pytest
 from fimaudit import audit
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.counterexample import ROUNDS, STEPPED_ROWS, WITNESS_REQUESTS
-from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
+from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS, TYPICAL_ROWS, looks_at_integrity
 from fimaudit.measurement.query_split import WITNESS_FROM, most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.runs.cost import START, cost_of, per_second, rows_of
@@ -187,7 +187,8 @@ def test_a_run_takes_no_more_rows_than_planned(model, inputs, queries, features)
     assert report.summary.queries <= rows_of(inputs, queries) - START
     if queries >= 100 and inputs >= 20:
         rare = inputs * WARY_LOOKS * (1.0 if model == "random now and then" else 0.2)  # else few answers are looked at twice
-        assert report.summary.queries <= inputs * (queries + most_on_top(queries)) + rare + 8  # rows of preflight
+        checks = TYPICAL_ROWS * looks_at_integrity(None, inputs, queries)
+        assert report.summary.queries <= inputs * (queries + most_on_top(queries)) + rare + checks + 8  # rows of preflight
 
 
 @pytest.mark.parametrize("profile", ["off", "full"])
