@@ -76,7 +76,8 @@ def number_spacing(values: NDArray[np.floating]) -> float:
         return spacing
     digits = max(len(Decimal(str(value)).normalize().as_tuple().digits) for value in seen)
     mantissa, _ = np.frexp(seen.astype(np.float64))
-    bits = next((b for b in range(1, 53) if np.array_equal(mantissa * 2.0**b, np.rint(mantissa * 2.0**b))), 53)
+    used = int(np.bitwise_or.reduce((mantissa * 2.0**53).astype(np.int64)))
+    bits = 54 - (used & -used).bit_length()  # the last one that any of them has
     return max(spacing, 2.0**-bits, float(f"1e-{digits}") if digits <= MOST_DIGITS else 0.0)
 
 

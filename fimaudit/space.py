@@ -190,7 +190,7 @@ class Space:
     def lengths(self, sent: Array) -> Array:
         r"""``length`` of each of (n, \*shape)."""
         moved = sent.reshape(len(sent), -1) if self._plain else (sent / self.scale)[:, ~self.frozen]
-        return np.asarray(np.sqrt((moved[:, None, :] @ moved[:, :, None])[:, 0, 0] / moved.shape[1]))
+        return np.asarray(np.sqrt(np.vecdot(moved, moved) / moved.shape[1]))
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs within the bounds: float error is clipped, anything beyond is refused.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fimaudit.estimation.median import median
 from fimaudit.results import FeatureShare
 
 __all__ = ["MOST_SKETCHED", "feature_shares", "listed"]
@@ -53,7 +56,7 @@ def feature_shares(
     >>> feature_shares(np.array([0.0, 2.0, 1.0]), np.array([0, 1, 4]), None)
     [FeatureShare(feature=1, share=0.8), FeatureShare(feature=4, share=0.2)]
     """
-    energy = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0) ** 2
+    energy = np.where(np.isfinite(gradient), gradient, 0.0) ** 2
     total, d = float(energy.sum()), len(energy)
     if not total > 0:
         return []
@@ -62,8 +65,8 @@ def feature_shares(
         # sum of the squares: |g|^2 (1 + d / m) of independent directions, |g|^2 d / m of orthogonal ones
         m = min(directions, d)
         noise = total * (1 / d - m / d**2) if orthogonal else total / (directions + d)
-        floor = max(noise, float(np.median(energy)) / MEDIAN)  # noise of the answers comes on top
-        least = floor * float(special.ndtri(1 - FALSE / (2 * d))) ** 2
+        floor = max(noise, median(energy) / MEDIAN)  # noise of the answers comes on top
+        least = floor * _deviations(d) ** 2
         total -= d * noise
     above = np.flatnonzero(energy > least)
     order = above[np.argsort(-energy[above], kind="stable")[:KEPT]]
@@ -73,3 +76,9 @@ def feature_shares(
         for j, share in zip(order, shares, strict=True)
         if share >= LEAST
     ]
+
+
+@lru_cache(maxsize=64)
+def _deviations(features: int) -> float:
+    """Standard deviations that noise exceeds at any of so many features with probability ``FALSE``."""
+    return float(special.ndtri(1 - FALSE / (2 * features)))

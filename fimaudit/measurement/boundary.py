@@ -139,8 +139,10 @@ def _check(
         answers = np.concatenate([answers, (yield PlainRows(row[None]))])
     classes = answers.argmax(axis=1)
     p = np.maximum(answers, np.finfo(np.float64).tiny)
-    ahead = np.log(np.delete(p, decision, axis=1).max(axis=1) / p[:, decision])
-    moved = max(moved, float(np.ptp(ahead)))
+    others_of_p = p.copy()
+    others_of_p[:, decision] = 0.0
+    ahead = np.log(others_of_p.max(axis=1) / p[:, decision])
+    moved = max(moved, float(ahead.max() - ahead.min()))
     held = bool((classes != decision).all())
     return _Check(held, held and float(ahead.min()) >= max(LEAD, BEYOND * moved), moved, int(classes[-1]))
 
@@ -193,20 +195,28 @@ class _Line:
 
     def steps(self, count: int) -> list[_Step]:
         """At most so many rows, each farther out than the one before, to the end of the allowance."""
-        free = self.space.free
-        moves = (self.end - self.start) / free.scale
         if count < 1 or not self.distance > 0:
             return []
+        steps = self._steps_with_levels(count) if self.space.quantised else self._smooth_steps(count)
+        before = [self.row, *(step.row for step in steps)]
+        return [step for step, last in zip(steps, before, strict=False) if not np.array_equal(step.row, last)]
+
+    def _smooth_steps(self, count: int) -> list[_Step]:
+        """So many rows along the features without levels, each a constant factor farther out than the one before."""
+        rounding = FLOAT32 * float(np.linalg.norm(self.end / self.space.free.scale))
+        least = max(LEAST * self.distance, rounding)
+        most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
+        shorter = [least * (most / least) ** (i / (count - 1)) for i in range(count - 1)]
+        return [self.beyond(length) for length in (*shorter, most)]
+
+    def _steps_with_levels(self, count: int) -> list[_Step]:
+        """First along the features without levels, then ever more of the others by one level each."""
+        free = self.space.free
+        moves = (self.end - self.start) / free.scale
         levels = self._movable(moves)
         smooth = bool((moves[free.quantum == 0] != 0).any())
         by_levels = min(LEVEL_STEPS, count - smooth) if levels.size else 0
-        steps: list[_Step] = []
-        if smooth:
-            rounding = FLOAT32 * float(np.linalg.norm(self.end / free.scale))
-            least = max(LEAST * self.distance, rounding)
-            most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
-            lengths = np.geomspace(least, most, count - by_levels) if count - by_levels > 1 else [most]
-            steps = [self.beyond(float(length)) for length in lengths]
+        steps = self._smooth_steps(count - by_levels) if smooth else []
         at = steps[-1].row.ravel()[free.place].astype(np.float64) if steps else self.end
         farthest = (1.0 + ALLOWANCE) * (self._away(steps[-1].row) if steps else self.distance)
         for power in range(by_levels):
@@ -217,8 +227,7 @@ class _Line:
             if power and self._away(step.row) > farthest:
                 break
             steps.append(step)
-        before = [self.row, *(step.row for step in steps)]
-        return [step for step, last in zip(steps, before, strict=False) if not np.array_equal(step.row, last)]
+        return steps
 
     def _movable(self, moves: Array) -> NDArray[np.int64]:
         """Features with levels that moved and can move one level more, those that moved most first."""

@@ -132,13 +132,13 @@ def _nearest_change(
             rows, distances = rows_along(x, space, unit, lengths)
             answers = yield PlainRows(rows)
             asked = RowsAlong(lengths, distances, (answers.argmax(axis=1) != top) & (distances > 0), rows)
-        changed = np.flatnonzero(asked.changed)
-        first = int(changed[np.argmin(asked.distances[changed])]) if changed.size else -1
-        if changed.size and asked.distances[first] < nearest:
-            found, nearest, high = asked.rows[first].copy(), float(asked.distances[first]), float(asked.lengths[first])
-            low = max(low, float(asked.lengths[first - 1]) if first else low)
+        away, along = asked.distances.tolist(), asked.lengths.tolist()
+        first = min((i for i, other in enumerate(asked.changed.tolist()) if other), key=away.__getitem__, default=None)
+        if first is not None and away[first] < nearest:
+            found, nearest, high = asked.rows[first].copy(), away[first], along[first]
+            low = max(low, along[first - 1] if first else low)
         else:
-            low = float(asked.lengths[-1])
+            low = along[-1]
         between = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
         lengths, asked = (low * np.array(FARTHER) if found is None else between), None
     return found
@@ -155,7 +155,14 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
     """
     place, scale, quantum, low, high, plain = space.free
     start = x.astype(space.dtype).ravel()
-    base, rows = start[place].astype(np.float64), np.repeat(start[None], len(lengths), axis=0)
+    base = start[place].astype(np.float64)
+    if plain and len(lengths) * len(base) <= BLOCK_ELEMENTS:
+        moved = np.multiply.outer(lengths, unit)
+        moved += base
+        rows = moved.astype(space.dtype)
+        np.subtract(rows, base, out=moved)
+        return rows.reshape(len(lengths), *x.shape), np.sqrt(np.vecdot(moved, moved))
+    rows = np.repeat(start[None], len(lengths), axis=0)
     squares, count = np.empty(len(lengths)), max(1, BLOCK_ELEMENTS // len(base))
     for first in range(0, len(lengths), count):  # of wide rows one at a time
         some = rows[first : first + count]

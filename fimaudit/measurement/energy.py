@@ -130,7 +130,7 @@ class Rungs:
 def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | OrthonormalRows]) -> Rungs:
     """Blocks of rows as rungs; levels are sent in full."""
     lengths = np.array([space.length(block.sent()) for block in blocks])
-    wanted = np.array([space.length(block.step) for block in blocks])
+    wanted = np.array([space.length(block.step) for block in blocks]) if space.bounded else lengths
     centred = not space.quantised or not space.bounded  # at an edge a feature with levels moves one way
     full = (lengths >= REALLY_SENT * wanted) | space.quantised
     return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred))

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.median import median
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality
 from fimaudit.measurement.energy import Answered, Rungs, even_share, read_rungs_each
 from fimaudit.measurement.plateau import FLAT, Plateau, find_plateau
@@ -109,7 +110,7 @@ class PilotLadder:
         each = even_share(self.even, self.odd, self.above_noise)
         known = np.isfinite(each)
         enough = known.mean(axis=0) >= KNOWN_INPUTS
-        return np.array([np.median(e[k]) if e_ok else np.nan for e, k, e_ok in zip(each.T, known.T, enough, strict=True)])
+        return np.array([median(e[k]) if e_ok else np.nan for e, k, e_ok in zip(each.T, known.T, enough, strict=True)])
 
     @cached_property
     def quiet(self) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.median import median
 from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, OutputQuality
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
@@ -106,7 +107,7 @@ class OutlierRecheck:
         distances = squared_distances(answers, base)
         places = [int(distances.argmax())]
         if isinstance(rows, CoordinateRows):
-            self._alone |= bool(distances.max() > FAR_ALONE * np.median(distances))
+            self._alone |= bool(distances.max() > FAR_ALONE * median(distances))
         if isinstance(rows, CoordinateRows) and rows.both_ways:
             roots = np.sqrt(np.maximum(answers, 0.0))
             uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)

@@ -74,9 +74,9 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
         return Profile()
     if choice == "cheap" and margin is not None:
         count -= WALK_ROWS // len(OWN_RUNGS)
-    rungs_at, known = _own_directions(ctx), main.answers[:0]
-    if isinstance(main.design, RandomDesign):
-        rungs_at, known = main.design.first_at, main.answers[:count]
+    drawn = main.design if isinstance(main.design, RandomDesign) else None
+    rungs_at: Redisplaced = _own_directions(ctx) if drawn is None else drawn.first_at
+    known = main.answers[:0] if drawn is None else main.answers[:count]
     own = [] if margin is None else [factor * margin.radius.value for factor in own_rungs(ctx.settings)]
     longer = own if own and choice == "cheap" else [*own, *(factor * ctx.steps.span for factor in PROFILE_RUNGS[choice])]
     rhos = [rho, *sorted(one for one in longer if one > rho)]

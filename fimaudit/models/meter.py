@@ -203,7 +203,7 @@ class Meter:
         pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
         failures: dict[int, InputFailed] = {}
         calls = [[(i, start, stop) for start, stop in self._cuts(rows)] for i, rows in enumerate(questions)]
-        asked = np.array([*owners, *map(len, questions)]).tobytes()
+        asked = b"" if self._turns is None else np.array([*owners, *map(len, questions)]).tobytes()
         for i, start, stop in in_turns(calls, self._turns, asked):
             if i in failures:
                 continue
@@ -217,7 +217,8 @@ class Meter:
 
     def _cuts(self, rows: Rows) -> list[tuple[int, int]]:
         """Where the calls of a block begin and end."""
-        count, calls = len(rows), self.calls(rows)
+        count = len(rows)
+        calls = -(-count // self.batch_rows(rows.row_bytes))
         return [(count * i // calls, count * (i + 1) // calls) for i in range(calls)]
 
     def _call(self, rows: Rows, start: int, stop: int, owner: int, occasion: str) -> NDArray[np.float64]:

@@ -154,12 +154,16 @@ class OrthonormalRows(OneInputRows):
         """The same rows, of the first ``count`` directions only."""
         return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])
 
-    def free(self) -> NDArray[np.bool_]:
-        """Whether each feature of the flattened input moves."""
+    def free(self) -> NDArray[np.bool_] | slice:
+        """Which features of the flattened input move."""
+        if len(self.per_feature) == self.x.size:
+            return slice(None)
         return np.asarray(np.broadcast_to(self.step, self.x.shape).ravel() != 0)
 
     def sent(self) -> NDArray[np.float64]:
         """Root mean square displacement of each feature as the box allows it, in the input's unit, shape \\*shape."""
+        if self.box.boundless:
+            return self.step if self.step.shape == self.x.shape else np.broadcast_to(self.step, self.x.shape)
         low, high = self._bounds
         return np.asarray((high - low) / np.sqrt(8.0))
 
@@ -172,6 +176,8 @@ class OrthonormalRows(OneInputRows):
     def _frame(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Middle of all features, and signed amplitude of those that move."""
         work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
+        if self.box.boundless:
+            return self.x.ravel().astype(work), (self.sent().ravel()[self.free()] * self.per_feature).astype(work)
         low, high = self._bounds
         amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
         return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)

@@ -5,10 +5,22 @@ They are the same on every device, engine and worker count, and in any order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["generator", "packed_signs"]
+
+
+class _Unseeded(np.random.bit_generator.ISeedSequence):
+    """Seeds a bit generator whose state is set anyway: one that is given a key alone asks the system for a seed first."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        return np.zeros(n_words, dtype)
+
+
+_UNSEEDED: Any = _Unseeded()
 
 
 def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
@@ -22,8 +34,17 @@ def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
     >>> generator(7, 3).integers(0, 100, 3).tolist() == generator(7 - 2**64, 3).integers(0, 100, 3).tolist()
     True
     """
-    key = np.array([seed % 2**64, index % 2**64], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+    bits = np.random.Philox(_UNSEEDED)
+    counter, key = (np.array(words, dtype=np.uint64) for words in ((0, 0, 0, stream), (seed % 2**64, index % 2**64)))
+    bits.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": counter, "key": key},
+        "buffer": np.zeros(4, np.uint64),
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return np.random.Generator(bits)
 
 
 def packed_signs(rng: np.random.Generator, count: int, features: int) -> NDArray[np.uint8]:

@@ -168,7 +168,7 @@ def builds_anew(rows: Rows) -> bool:
         return builds_anew(rows.rows)
     if isinstance(rows, JoinedRows):
         return all(builds_anew(block) for block in rows.blocks)
-    return isinstance(rows, RungRows | CoordinateRows | RandomRows)
+    return isinstance(rows, OneInputRows)
 
 
 def _write(rows: Rows, start: int, stop: int, into: NDArray[Any]) -> None:

@@ -108,16 +108,15 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
 def _segments(asked: AskedRows, chosen: Sequence[int]) -> list[Segment]:
     """Those of the inputs that have another decision to walk to, with the answers at both ends."""
     inputs, space = asked.inputs, asked.inputs.space
+    decided = [(r.predicted_class, i) for i, r in sorted(inputs.results.items()) if r.predicted_class is not None]
+    places = {int(number): place for place, number in enumerate(inputs.numbers)}
     open_ways: list[tuple[int, NDArray[Any], Array, NDArray[Any]]] = []
     for index in chosen:
         x, mine = inputs.row(index), inputs.results[index].predicted_class
-        others = [
-            i for i, r in sorted(inputs.results.items()) if r.predicted_class is not None and r.predicted_class != mine
-        ]
-        ways = [way for i in others if np.linalg.norm(way := scaled_difference(x, inputs.row(i), space)) > 0]
-        if ways:
-            way = min(ways, key=lambda one: float(np.linalg.norm(one)))
-            length = float(np.linalg.norm(way))
+        others = (inputs.x[places[i]].astype(space.dtype, copy=False) for decision, i in decided if decision != mine)
+        ways = ((float(np.linalg.norm(way)), way) for way in (scaled_difference(x, one, space) for one in others))
+        length, way = min((one for one in ways if one[0] > 0), key=lambda one: one[0], default=(0.0, None))
+        if way is not None:
             open_ways.append((index, x, way, rows_along(x, space, way / length, np.array([length]))[0][0]))
     answers = asked.each([row for _, x, _, end in open_ways for row in (x, end)], "ends")
     segments = []
