@@ -74,7 +74,11 @@ def number_spacing(values: NDArray[np.floating]) -> float:
     spacing = FLOAT32_SPACING if seen.dtype == np.float32 or _are_float32_text(seen) else FLOAT64_SPACING
     if seen.size < FEW_DIFFERENT:
         return spacing
-    digits = max(len(Decimal(str(value)).normalize().as_tuple().digits) for value in seen)
+    digits = 0
+    for value in seen:
+        digits = max(digits, len(Decimal(str(value)).normalize().as_tuple().digits))
+        if digits > MOST_DIGITS:  # as of nearly all numbers that were not rounded
+            break
     mantissa, _ = np.frexp(seen.astype(np.float64))
     used = int(np.bitwise_or.reduce((mantissa * 2.0**53).astype(np.int64)))
     bits = 54 - (used & -used).bit_length()  # the last one that any of them has

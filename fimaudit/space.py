@@ -180,6 +180,8 @@ class Space:
 
     def farthest(self, x: NDArray[Any]) -> float:
         """The largest displacement of x within the bounds, in units of the scale; infinite where there is no bound."""
+        if not self.bounded:
+            return np.inf
         room = np.maximum(x - self.lower, self.upper - x) / self.scale
         return float(np.linalg.norm(room[~self.frozen]))
 

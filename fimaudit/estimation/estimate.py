@@ -58,6 +58,8 @@ class Estimate:
             change: of the norms.
             of_logs: of what comes from log p, the peak and the squared radius; the same where it is left out.
         """
+        if change == 0 and not of_logs:
+            return self
         up = float(np.exp(min(change, 1.0)))
         of_odds = up if of_logs is None else float(np.exp(min(of_logs, 1.0)))
 

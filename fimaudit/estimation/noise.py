@@ -272,7 +272,7 @@ class VisibleClasses:
     @cached_property
     def place(self) -> NDArray[np.int64]:
         """Where the predicted class stands among the columns of ``table``; empty when it is hidden."""
-        return np.flatnonzero(self.classes == self.top)
+        return np.array([self.top]) if self.whole else np.flatnonzero(self.classes == self.top)
 
     def table(self, answers: Array) -> Array:
         """(m, K) answers to (m, C) measurable columns."""

@@ -71,8 +71,16 @@ def _place(top: int | NDArray[np.int64]) -> Any:
 
 def _without(p: Array, top: int | NDArray[np.int64]) -> Array:
     """Sum over the classes but class ``top``; the whole sum less that one would cancel."""
+    if np.ndim(top) == 0:
+        return np.asarray((p @ _all_but(p.shape[-1], int(top)))[..., 0])
     counted = np.arange(p.shape[-1]) != np.asarray(top)[..., None]
     return np.asarray((p @ counted.astype(np.float64)[..., None])[..., 0])
+
+
+@lru_cache(maxsize=1024)
+def _all_but(classes: int, top: int) -> Array:
+    """(K, 1) ones, and 0 for class ``top``."""
+    return np.asarray((np.arange(classes) != top).astype(np.float64)[:, None])
 
 
 def resolution(p: Array, spacing: float) -> float:

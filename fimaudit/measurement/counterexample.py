@@ -66,7 +66,8 @@ class Slope:
     @classmethod
     def of_rows(cls, rows: RandomRows, space: Space, view: VisibleClasses, answers: Array, margin: Margin) -> Slope:
         """From the secants of the main rows: sum_t l_t v_t."""
-        kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (margin.rival, view.top)]
+        columns = (margin.rival, view.top)
+        kept = list(columns) if view.whole else [int(np.flatnonzero(view.classes == k)[0]) for k in columns]
         p = np.maximum(view.table(answers)[:, kept], 1e-300)
         odds = np.log(p[:, 0] / p[:, 1])
         gradient = rows.combined(odds - odds.mean())[space.free.place] / space.free.scale
@@ -154,7 +155,7 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
         lengths: (n,) along it.
     """
     place, scale, quantum, low, high, plain = space.free
-    start = x.astype(space.dtype).ravel()
+    start = x.astype(space.dtype, copy=False).ravel()
     base = start[place].astype(np.float64)
     if plain and len(lengths) * len(base) <= BLOCK_ELEMENTS:
         moved = np.multiply.outer(lengths, unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -235,5 +236,5 @@ def interval(limits: Limits | None) -> Interval:
     """As plain data; what is not finite is left open."""
     if limits is None:
         return Interval()
-    value, lower, upper = (float(v) if np.isfinite(v) else None for v in (limits.value, limits.lower, limits.upper))
+    value, lower, upper = (float(v) if math.isfinite(v) else None for v in (limits.value, limits.lower, limits.upper))
     return Interval(value=value, lower=lower, upper=upper)

@@ -157,12 +157,13 @@ class Orthonormal(RandomDesign):
         rng = generator(self.ctx.settings.seed, self.ctx.index, MAIN)
         return orthonormal_signs(rng, self.count, self.ctx.space.features)
 
-    def rows_at(self, rho: float) -> OrthonormalRows:
-        space, seed = self.ctx.space, self.ctx.settings.seed
-        return OrthonormalRows(self.ctx.x, *self._drawn, space.step(rho), space.box, space.dtype, seed)
+    def rows_at(self, rho: float, count: int | None = None) -> OrthonormalRows:
+        space, (chosen, per_feature, per_row) = self.ctx.space, self._drawn
+        drawn = (chosen[:count], per_feature, per_row[:count])
+        return OrthonormalRows(self.ctx.x, *drawn, space.step(rho), space.box, space.dtype, self.ctx.settings.seed)
 
     def first_at(self, rhos: Sequence[float], count: int) -> Rungs:
-        return joined(self.ctx.space, [self.rows_at(rho).first(count) for rho in rhos])
+        return joined(self.ctx.space, [self.rows_at(rho, count) for rho in rhos])
 
 
 class Rademacher(RandomDesign):

@@ -48,12 +48,18 @@ MOVED, BEYOND, BEYOND_NOISE = 0.25, 10.0, 4.0
 
 @dataclass(frozen=True)
 class _Suspect:
-    """A row, its answer, the squared distance from what that should be near, and how far it stands out."""
+    """A row of a block, its answer, the squared distance from what that should be near, and how far it stands out."""
 
-    row: NDArray[Any]
+    rows: Rows
+    place: int
     answer: Array
     distance: float
     ratio: float
+
+    @property
+    def row(self) -> NDArray[Any]:
+        """(1, \\*shape); few are ever built."""
+        return self.rows.build(self.place, self.place + 1)
 
 
 class OutlierRecheck:
@@ -72,7 +78,7 @@ class OutlierRecheck:
         unsteady = ctx.step.finite is not None and ctx.steps.surface != "piecewise_constant"
         self._wary = rare or (unsteady and not ctx.quality.random)
         self._drawn: _Suspect | None = None
-        self._chosen = [_Suspect(ctx.repeated(1), base[0], 0.0, 0.0)]
+        self._chosen = [_Suspect(PlainRows(ctx.repeated(1)), 0, base[0], 0.0, 0.0)]
         self._alone = False
 
     def record(self, flow: Flow[T]) -> Flow[T]:
@@ -99,7 +105,7 @@ class OutlierRecheck:
         elif len(answers) >= FEWEST:
             place, distance, ratio = self._farthest(answers)
             if ratio > (0.0 if self._drawn is None else self._drawn.ratio):
-                self._drawn = _Suspect(rows.build(place, place + 1), answers[place], distance, ratio)
+                self._drawn = _Suspect(rows, place, answers[place], distance, ratio)
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
         """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
@@ -113,7 +119,7 @@ class OutlierRecheck:
             uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)
             worst = int(uneven.argmax())
             places, distances = [worst, half + worst], np.tile(uneven, 2)
-        return [_Suspect(rows.build(i, i + 1), answers[i], float(distances[i]), 0.0) for i in places]
+        return [_Suspect(rows, i, answers[i], float(distances[i]), 0.0) for i in places]
 
     def _farthest(self, answers: Array) -> tuple[int, float, float]:
         """The row farthest from the others, its squared distance, and a ratio above 0 where that stands out."""

@@ -264,7 +264,7 @@ class Meter:
             self.classes = array.shape[1]
         if array.shape[1] != self.classes:
             raise OutputError(f"expected {self.classes} classes in every answer, got {array.shape[1]}")
-        if not np.isfinite(array).all():
+        if not np.isfinite(array.sum()) and not np.isfinite(array).all():  # a sum of finite ones takes a third of the time
             raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
         return array
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -150,10 +150,6 @@ class OrthonormalRows(OneInputRows):
         whole[self.free()] = along
         return whole
 
-    def first(self, count: int) -> OrthonormalRows:
-        """The same rows, of the first ``count`` directions only."""
-        return replace(self, chosen=self.chosen[:count], per_row=self.per_row[:count])
-
     def free(self) -> NDArray[np.bool_] | slice:
         """Which features of the flattened input move."""
         if len(self.per_feature) == self.x.size:
@@ -177,7 +173,9 @@ class OrthonormalRows(OneInputRows):
         """Middle of all features, and signed amplitude of those that move."""
         work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
         if self.box.boundless:
-            return self.x.ravel().astype(work), (self.sent().ravel()[self.free()] * self.per_feature).astype(work)
+            return self.x.ravel().astype(work, copy=False), (self.sent().ravel()[self.free()] * self.per_feature).astype(
+                work
+            )
         low, high = self._bounds
         amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
         return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)
