@@ -114,11 +114,17 @@ def output_resolution(values: NDArray[Any]) -> float:
             step = _common_step(seen)
             if step >= number_spacing(seen) and _unlikely(step, seen):
                 return step
-        near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
-        if np.all(np.abs(seen - near) <= np.spacing(near)):
+        # A few of numbers that were not rounded show that already.
+        if _have_decimals(seen[:FEW_DIFFERENT], decimals) and _have_decimals(seen, decimals):
             quantum = float(f"1e-{decimals}")
             return quantum if decimals <= PLAIN_DECIMALS or _unlikely(quantum, seen) else 0.0
     return 0.0
+
+
+def _have_decimals(seen: NDArray[np.floating], decimals: int) -> bool:
+    """Whether all numbers are multiples of 10^-decimals, within a spacing of theirs."""
+    near = np.round(seen.astype(np.float64), decimals).astype(seen.dtype)
+    return bool(np.all(np.abs(seen - near) <= np.spacing(near)))
 
 
 def _unlikely(quantum: float, seen: NDArray[np.floating]) -> bool:
