@@ -173,9 +173,8 @@ class OrthonormalRows(OneInputRows):
         """Middle of all features, and signed amplitude of those that move."""
         work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
         if self.box.boundless:
-            return self.x.ravel().astype(work, copy=False), (self.sent().ravel()[self.free()] * self.per_feature).astype(
-                work
-            )
+            amplitude = self.sent().ravel()[self.free()] * self.per_feature
+            return self.x.ravel().astype(work, copy=False), amplitude.astype(work)
         low, high = self._bounds
         amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
         return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)
