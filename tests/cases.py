@@ -151,7 +151,7 @@ CASES = [
     ),
     Case("tanh K=10 d=300 orthonormal", tanh_network(10, 10, 300), normal_inputs(10, 4, 300)),
     Case("tanh K=4 d=600 image in a box", tanh_network(11, 4, 600, gain=3.0), box_inputs(11, 4, 3, 10, 20), 0.0, 1.0),
-    Case("linear K=30 d=3000", linear(12, 30, 3000, 5.0), normal_inputs(12, 3, 3000)),
+    Case("linear K=30 d=5000", linear(12, 30, 5000, 5.0), normal_inputs(12, 3, 5000)),
     Case(
         "tanh K=3 d=3000 float32", tanh_network(13, 3, 3000, answers="float32"), normal_inputs(13, 3, 3000), dtype="float32"
     ),

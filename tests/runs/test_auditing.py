@@ -101,7 +101,8 @@ def test_methods_follow_the_number_of_features(audited: dict[str, Report]) -> No
     assert methods["tanh K=3 d=70, central once"] == {"basis-central"}
     assert methods["tanh K=3 d=150, forward"] == {"basis-forward"}
     assert methods["tanh K=10 d=300 orthonormal"] == {"orthonormal"}
-    assert methods["linear K=30 d=3000"] == {"rademacher"}
+    assert methods["linear K=30 d=5000"] == {"rademacher"}
+    assert methods["tanh K=3 d=3000 float32"] == {"orthonormal"}
 
 
 @pytest.mark.parametrize("model", [QUICK, WIDE], ids=["whole Jacobian", "random directions"])
