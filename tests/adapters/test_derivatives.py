@@ -212,7 +212,9 @@ def test_training_mode_switched_on_meanwhile_does_not_matter() -> None:
 
 def test_backward_hooks_of_the_user_do_no_harm() -> None:
     module = zoo_network("resnet")
-    plain = measure(open_classifier(copy.deepcopy(module), "softmax", device="cpu"), X)  # type: ignore[arg-type]
+    same_order = copy.deepcopy(module)
+    _MEMORY_BOUND.add(same_order)  # as where a hook may ask for a view
+    plain = measure(open_classifier(same_order, "softmax", device="cpu"), X)  # type: ignore[arg-type]
     fired: list[int] = []
     module.stem.register_full_backward_hook(lambda *_: fired.append(1))  # type: ignore[union-attr, operator]
     for a, b in zip(measure(open_classifier(module, "softmax", device="cpu"), X), plain, strict=True):  # type: ignore[arg-type]
@@ -303,6 +305,25 @@ def test_channels_last_change_nothing_but_the_order(case: str) -> None:
     assert b.pull(w).shape == x.shape
 
 
+def only_contiguous(maps: torch.Tensor) -> torch.Tensor:
+    try:
+        return maps.view(maps.shape[0] * maps.shape[1], *maps.shape[2:]).view(maps.shape)
+    except RuntimeError:
+        raise AssertionError("not contiguous") from None
+
+
+class BackwardByView(torch.autograd.Function):
+    """Twice its input; its backward asks for a view of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: torch.Tensor) -> torch.Tensor:
+        return 2 * maps
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return (2 * grads[0].view(len(grads[0]), -1)).view(grads[0].shape)
+
+
 class ByMemory(nn.Module):
     """Reads the map of a convolution in a way that depends on its place in memory."""
 
@@ -310,6 +331,7 @@ class ByMemory(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.how, self.convolution, self.linear = how, nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 40)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = torch.relu(self.convolution(x))
@@ -317,12 +339,22 @@ class ByMemory(nn.Module):
             flat = maps.view(len(x), -1)
         elif self.how == "as_strided":
             flat = maps.as_strided((len(x), 4 * 36), (4 * 36, 1))
+        elif self.how == "branch":
+            flat = (maps if maps.is_contiguous() else 3 * maps).flatten(1)
+        elif self.how == "refusal":
+            flat = only_contiguous(maps).flatten(1)
+        elif self.how == "backward":
+            flat = self.second(BackwardByView.apply(maps)).flatten(1)
+        elif self.how == "hook":
+            if maps.requires_grad:
+                maps.register_hook(lambda grad: grad.view(len(grad), -1).clone().view(grad.shape))
+            flat = self.second(maps).flatten(1)
         else:
             flat = maps.flatten(1)
         return self.linear(flat)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("how", ["view", "as_strided", "flatten"])
+@pytest.mark.parametrize("how", ["view", "as_strided", "flatten", "branch", "refusal", "backward", "hook"])
 def test_networks_that_depend_on_the_order_of_channels_keep_theirs(how: str) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
     module = ByMemory(how)
@@ -331,6 +363,39 @@ def test_networks_that_depend_on_the_order_of_channels_keep_theirs(how: str) -> 
         for one, exact in zip(measure(model, rows, method="lanczos"), exact_reference(model, rows), strict=True):
             assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
     assert (module in _MEMORY_BOUND) == (how != "flatten")
+
+
+class ChannelsLast(nn.Module):
+    """Keeps its channels last itself, and asks for a view that only this order allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.convolution(x.contiguous(memory_format=torch.channels_last))
+        return self.linear(maps.permute(0, 2, 3, 1).view(len(x), -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_with_channels_last_keeps_that_order(dtype: torch.dtype) -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(str(dtype).removeprefix("torch."))
+    model: Any = open_classifier(ChannelsLast().to(dtype), "softmax", device="cpu")
+    for one, exact in zip(measure(model, rows, method="lanczos"), exact_reference(model, rows), strict=True):
+        assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["whole", "convolution"])
+def test_a_compiled_network_is_differentiated_as_it_was_written(part: str) -> None:
+    """A compiled backward serves once, and has no second one."""
+    rows = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    module = ByMemory("flatten")
+    (module if part == "whole" else module.convolution).compile(backend="aot_eager")
+    model: Any = open_classifier(module, "softmax", device="cpu")
+    plain: Any = open_classifier(ByMemory("flatten"), "softmax", device="cpu")
+    for one, exact in zip(measure(model, rows, method="lanczos"), measure(plain, rows, method="lanczos"), strict=True):
+        assert one.spectral_norm == exact.spectral_norm
 
 
 def test_a_product_is_its_own_check_of_the_double_vjp() -> None:

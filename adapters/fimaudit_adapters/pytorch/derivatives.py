@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from fimaudit.models.links import Link
 from fimaudit_adapters.pytorch.jacobian_products import Function, JacobianProducts
 from fimaudit_adapters.pytorch.linearization import LinkDerivative, TorchLinearization, on_host
 from fimaudit_adapters.pytorch.numerics import module_untouched
-from fimaudit_adapters.pytorch.operator_rewrites import CheaperDerivatives
+from fimaudit_adapters.pytorch.operator_rewrites import CheaperDerivatives, goes_back_by_code
 
 __all__ = ["TorchModel", "derivative_rows", "linearize", "model_failure", "raw_function", "root_jvp", "root_vjp"]
 
@@ -100,19 +102,25 @@ def raw_function(model: TorchModel, dtype: torch.dtype, *, rewritten: bool = Fal
         if not rewritten:
             return model.call(runner, model.filled(x))
         if model.module not in _MEMORY_BOUND:
+            derivatives = CheaperDerivatives(channels_last=True)
             try:
-                with CheaperDerivatives(channels_last=True):
-                    return model.call(runner, model.filled(x))
+                with derivatives:
+                    output = model.call(runner, model.filled(x))
+                if not derivatives.reordered or not goes_back_by_code(output):
+                    return output
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # a view that this order of channels does not allow, or the network's own
-                _MEMORY_BOUND.add(model.module)
+            except Exception:
+                if not derivatives.reordered:  # the network's own
+                    raise
+            _MEMORY_BOUND.add(model.module)  # a view that this order does not allow, or an assertion
         with CheaperDerivatives():
             return model.call(runner, model.filled(x))
 
     def function(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
-        output = called(x)
+        with _as_written():
+            output = called(x)
         flat = output.reshape(len(output), -1) if output.ndim == 1 or output[0].numel() == output.shape[1] else output
         return flat[:rows]
 
@@ -152,6 +160,13 @@ def _runner(module: torch.nn.Module, dtype: torch.dtype, native: torch.dtype) ->
         return torch.func.functional_call(module, state, args, kwargs)
 
     return run
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """Parts that were compiled run as they were written: a compiled backward serves once, and has no second one."""
+    if "torch._dynamo" not in sys.modules:  # then nothing was compiled, and setting a stance would load it
+        return nullcontext()
+    return cast(AbstractContextManager[Any], torch.compiler.set_stance("force_eager"))
 
 
 def model_failure(exc: Exception) -> ModelFailure:

@@ -20,11 +20,19 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["CheaperDerivatives"]
+__all__ = ["CheaperDerivatives", "goes_back_by_code"]
 
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-#: What reads a tensor by its place in memory, so that its values depend on the order of the channels.
-_BY_MEMORY: set[Any] = {torch.as_strided, torch.Tensor.as_strided, torch.Tensor.stride, torch.Tensor.data_ptr}
+#: What reads a tensor by its place in memory, so that its values depend on the order of the channels, and a hook, whose
+#: gradient comes in that order.
+_BY_MEMORY: set[Any] = {
+    torch.as_strided,
+    torch.Tensor.as_strided,
+    torch.Tensor.stride,
+    torch.Tensor.data_ptr,
+    torch.Tensor.is_contiguous,
+    torch.Tensor.register_hook,
+}
 
 
 class CheaperDerivatives(TorchFunctionMode):
@@ -33,19 +41,24 @@ class CheaperDerivatives(TorchFunctionMode):
     Args:
         channels_last: whether 2-d convolutions in float32 on a CPU may give their channels last in memory. A network that
             asks for a view which that order does not allow, or that reads memory by place, raises a RuntimeError then.
+
+    Attributes:
+        reordered: whether a convolution gave its channels last for that.
     """
 
     def __init__(self, channels_last: bool = False) -> None:
         super().__init__()
-        self.channels_last = channels_last
+        self.channels_last, self.reordered = channels_last, False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
-            return _convolution(func, self.channels_last, *args, **kwargs)
-        if self.channels_last and func in _BY_MEMORY:
+            reorders = self.channels_last and _convolution_reorders(func, *args, **kwargs)
+            self.reordered |= reorders
+            return _convolution(func, reorders, *args, **kwargs)
+        if self.reordered and func in _BY_MEMORY:
             raise RuntimeError("a tensor is read by its place in memory")
         if func is functional.batch_norm:
             return _batch_norm(*args, **kwargs)
@@ -73,6 +86,10 @@ def _batch_norm(
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
+def _convolution_reorders(func: Any, input: torch.Tensor, *_: Any, **__: Any) -> bool:
+    return _CONVOLUTIONS[func] == 2 and input.device.type == "cpu" and input.dtype == torch.float32
+
+
 def _convolution(
     func: Callable[..., torch.Tensor],
     channels_last: bool,
@@ -88,8 +105,7 @@ def _convolution(
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     if isinstance(padding, str) or not frozen or input.ndim != rank + 2:
         return func(input, weight, bias, stride, padding, dilation, groups)
-    channels_last &= rank == 2 and input.device.type == "cpu" and input.dtype == torch.float32
-    order = torch.channels_last if channels_last else torch.contiguous_format
+    order = torch.channels_last if channels_last else torch.preserve_format
     sizes = (_tuple(stride, rank), _tuple(padding, rank), _tuple(dilation, rank))
     result: torch.Tensor = _Convolution.apply(input, weight, bias, *sizes, groups, order)  # type: ignore[no-untyped-call]
     return result
@@ -116,7 +132,8 @@ class _Convolution(torch.autograd.Function):
         groups: int,
         order: torch.memory_format,
     ) -> torch.Tensor:
-        x, weight = x.contiguous(memory_format=order), weight.contiguous(memory_format=order)
+        if order == torch.channels_last:
+            x, weight = x.contiguous(memory_format=order), weight.contiguous(memory_format=order)
         ctx.weight, ctx.sizes, ctx.groups, ctx.inner = weight, (stride, padding, dilation), groups, x.shape[2:]
         none = (0,) * len(stride)
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
@@ -133,3 +150,29 @@ class _Convolution(torch.autograd.Function):
         )
         back = torch.convolution(grad, ctx.weight, None, stride, padding, dilation, True, rest, ctx.groups)
         return back, None, None, None, None, None, None, None
+
+
+def goes_back_by_code(output: torch.Tensor) -> bool:
+    """Whether a gradient of ``output`` passes through a backward written in Python that is not ours.
+
+    Such a one may ask for a view of its gradient, which only the order of channels that its author knew allows.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> goes_back_by_code(x.exp())
+    False
+    """
+    seen: set[Any] = set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and not isinstance(node, _OURS):
+            return True
+        ahead.extend(back for back, _ in node.next_functions)
+    return False
+
+
+#: The node that torch makes for ``_Convolution``.
+_OURS: Any = _Convolution._backward_cls
