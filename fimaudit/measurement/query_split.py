@@ -103,7 +103,7 @@ def extra_rows(queries: int, settings: Settings, separate: bool) -> int:
         return profile
     if separate or not profile:
         return profile + WITNESS_ROWS
-    spared = len(OWN_RUNGS) - len(own_rungs(settings))
+    spared = len(OWN_RUNGS) - len(own_rungs(settings, separate))
     return profile + WITNESS_ROWS - ASKED - spared * max(0, directions - WALK_ROWS // len(OWN_RUNGS))
 
 
@@ -121,16 +121,21 @@ def _rungs(settings: Settings, separate: bool) -> int:
     return len(PROFILE_RUNGS[settings.profile]) + (len(OWN_RUNGS) if settings.profile == "full" else 0) + separate
 
 
-def own_rungs(settings: Settings) -> tuple[float, ...]:
+def own_rungs(settings: Settings, separate: bool) -> tuple[float, ...]:
     """Displacements of the profile in margin radii of the input, where it has one.
 
     The cheap profile beside a witness spares the one at half: the walk along the slope stops there too, and what it walks
-    towards is a real change.
+    towards is a real change. Where the profile has rows of its own, as beside a whole Jacobian, they would serve nothing
+    else: without this rung, 288 inputs of stepped models of 30 features are marked 130 times instead of 141.
 
-    >>> own_rungs(Settings()), own_rungs(Settings(witness=True)), own_rungs(Settings(witness=True, profile="full"))
+    Args:
+        settings, separate: as for ``after_extras``.
+
+    >>> own_rungs(Settings(), False), own_rungs(Settings(witness=True), False), own_rungs(Settings(witness=True), True)
     ((0.5, 1.0), (1.0,), (0.5, 1.0))
     """
-    return OWN_RUNGS[1:] if settings.witness and settings.profile == "cheap" else OWN_RUNGS
+    spares = settings.witness and settings.profile == "cheap" and not separate
+    return OWN_RUNGS[1:] if spares else OWN_RUNGS
 
 
 def looks_for_witness(asked: bool | None, queries: int) -> bool:

@@ -77,7 +77,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     drawn = main.design if isinstance(main.design, RandomDesign) else None
     rungs_at: Redisplaced = _own_directions(ctx) if drawn is None else drawn.first_at
     known = main.answers[:0] if drawn is None else main.answers[:count]
-    own = [] if margin is None else [factor * margin.radius.value for factor in own_rungs(ctx.settings)]
+    own = [] if margin is None else [factor * margin.radius.value for factor in own_rungs(ctx.settings, drawn is None)]
     longer = own if own and choice == "cheap" else [*own, *(factor * ctx.steps.span for factor in PROFILE_RUNGS[choice])]
     rhos = [rho, *sorted(one for one in longer if one > rho)]
     ahead = len(rhos) if choice == "cheap" else 1  # the full profile stops asking where the answers flip

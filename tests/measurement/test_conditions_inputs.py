@@ -258,6 +258,19 @@ def test_the_profile_comes_out_of_the_queries() -> None:
             assert bool(report.inputs[0].profile) == (profile != "off")
 
 
+@pytest.mark.parametrize(("features", "rungs"), [(30, 3), (300, 2)])
+def test_the_rung_at_half_the_radius_is_spared_only_for_main_directions(features: int, rungs: int) -> None:
+    """Beside a whole Jacobian its rows would serve nothing else."""
+    answer, _ = regression(features)
+    x = np.random.default_rng(1).standard_normal((3, features))
+    with_witness, without = (
+        audit(answer, x, input_shape=(features,), queries=200, integrity=False, witness=witness).inputs
+        for witness in (True, False)
+    )
+    assert [len(one.profile) for one in with_witness] == [rungs] * 3
+    assert [len(one.profile) for one in without] == [3] * 3
+
+
 def test_flips_have_their_clopper_pearson_limit() -> None:
     assert flips_upper(0, 16, 0.95) == pytest.approx(1 - 0.05 ** (1 / 16))
     assert flips_upper(16, 16, 0.95) == 1.0
