@@ -475,6 +475,27 @@ def branched(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+class Unlikely(nn.Module):
+    """Half of its classes are unlikely, steep, and have no second derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.likely, self.unlikely = nn.Linear(20, 20), nn.Linear(20, 20)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steep = 30 * OnceDifferentiable.apply(self.unlikely(x)) - 35  # type: ignore[no-untyped-call]
+        return torch.cat([self.likely(x), steep], dim=1)
+
+
+def test_a_branch_to_unlikely_classes_is_not_dropped_unseen() -> None:
+    model: Any = open_classifier(Unlikely(), "softmax", device="cpu")
+    rows = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
+    exact = measure(model, rows, method="gram")
+    for one, whole in zip(measure(model, rows, method="lanczos"), exact, strict=True):
+        assert one.peak_spectral_norm == pytest.approx(whole.peak_spectral_norm, rel=1e-3)
+
+
 class Waves(nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()
