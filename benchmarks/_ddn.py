@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["ddn"]
+__all__ = ["FIRST", "ddn"]
 
 #: Length of the first ball, in input units.
 FIRST = 0.5
@@ -24,19 +24,21 @@ def ddn(
     gamma: float = 0.05,
     starts: int = 1,
     seed: int = 0,
+    away: np.ndarray | None = None,
+    first: float | np.ndarray = FIRST,
 ) -> np.ndarray:
     """Smallest l2 length at which the decision changes, for each of (n, *shape) inputs; ``inf`` where it never did.
 
-    From the input itself and, beyond the first, from random displacements: they find basins that gradients at the input do
-    not point to.
+    From the input itself with a first ball of the length ``first``, or displaced by ``away``, and, beyond the first, from
+    random displacements: they find basins that gradients at the input do not point to.
     """
     best = np.full(len(x), np.inf)
     for start in range(starts):
-        away = torch.zeros(x.shape)
+        moved = torch.zeros(x.shape) if away is None else torch.tensor(away)
         if start:
-            away = torch.randn(x.shape, generator=torch.Generator().manual_seed(1000 * seed + start))
-            away *= FIRST / away.flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))
-        best = np.minimum(best, _descend(network, torch.tensor(x), away, _edge(lower), _edge(upper), steps, gamma))
+            moved = torch.randn(x.shape, generator=torch.Generator().manual_seed(1000 * seed + start))
+            moved *= FIRST / moved.flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))
+        best = np.minimum(best, _descend(network, torch.tensor(x), moved, _edge(lower), _edge(upper), steps, gamma, first))
     return best
 
 
@@ -52,12 +54,14 @@ def _descend(
     upper: torch.Tensor | None,
     steps: int,
     gamma: float,
+    first: float | np.ndarray,
 ) -> np.ndarray:
     x = origin
     shape = (-1, *(1,) * (x.ndim - 1))
     with torch.no_grad():
         decision = network(origin).argmax(1)
-    length = torch.full((len(x),), FIRST)
+    length = moved.flatten(1).norm(dim=1)
+    length = torch.where(length > 0, length, torch.as_tensor(first, dtype=torch.float32))
     best = torch.full((len(x),), torch.inf)
     for step in range(steps):
         point = (origin + moved).requires_grad_(True)

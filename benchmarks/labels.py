@@ -1,10 +1,11 @@
 """Audit a folder of real ONNX models from their labels alone, and compare with the smallest perturbation that is known.
 
     python benchmarks/labels.py DIR [--labels 200 500 1000 2000] [--seeds 3] [--inputs N] [--only NAME ...] [--attack 1000]
-        [--json FILE]
+        [--search FILE] [--json FILE]
 
 DIR as for ``benchmarks/realmodels.py``; models whose truth holds ``adversarial_l2`` are measured, within [0, 1]. The truth
-is the smaller one of that and the nearest witness of any run here. Columns: median |error|, Spearman, median ratio and
+is the smallest one of that, the nearest witness of any run here and, with --search, what a long search with derivatives
+finds (``benchmarks/_nearest.py``): FILE keeps that for the next run. Columns: median |error|, Spearman, median ratio and
 its 10 to 90 % range, share of inputs whose truth lies in [lower, upper], median width below and above, inputs without a
 value, and the median ratio of the end of the walk (the witness) and, with --attack, of ART's HopSkipJump with as many
 rows.
@@ -13,12 +14,15 @@ rows.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-sys.path.append(sys.path.pop(0))  # this folder last: its http.py must not hide the standard library's
+# The root instead of this folder, whose http.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+# ruff: noqa: E402
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -81,6 +85,36 @@ def _rank(inputs: list[Sensitivity], truth: np.ndarray) -> float:
     return float(stats.spearmanr(*np.array(pairs).T).statistic)
 
 
+def searched(folder: Path, name: str, kept: Path) -> np.ndarray:
+    """(n,) distances of the nearest counterexamples that a search with derivatives finds, or found and kept."""
+    from benchmarks._nearest import nearest_counterexamples
+    from benchmarks._onnx_network import OnnxNetwork
+
+    known = dict(np.load(kept)) if kept.exists() else {}
+    if name not in known:
+        x = np.load(folder / f"{name}.npz")["x"].astype(np.float32)
+        known[name] = nearest_counterexamples(OnnxNetwork(folder / f"{name}.onnx").eval(), x)
+        np.savez(kept, **known)
+    return np.asarray(known[name])
+
+
+def nearest_known(
+    folder: Path, name: str, given: list[float], runs: Iterable[list[Sensitivity]], options: argparse.Namespace
+) -> np.ndarray:
+    """The truth: the nearest counterexample of each input that anything found."""
+    truth = np.array(given)
+    if options.search is not None:
+        truth = np.minimum(truth, searched(folder, name, options.search))
+        share = truth / given
+        print(f"{name}: the nearest found lie at {np.median(share):.2f} of adversarial_l2, at {share.min():.2f} at least")
+    truth = truth[: options.inputs]
+    for inputs in runs:
+        for s in inputs:
+            if s.witness is not None:
+                truth[s.index] = min(truth[s.index], s.witness.distance)
+    return truth
+
+
 def main() -> None:
     """Print a line a model and number of labels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,6 +124,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, help="of each model, all when left out")
     parser.add_argument("--only", nargs="*", help="names of models to run")
     parser.add_argument("--attack", type=int, nargs="*", help="HopSkipJump of ART beside these numbers of labels; all")
+    parser.add_argument("--search", type=Path, help="search with derivatives for nearer ones; .npz that keeps them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     known = json.loads((options.folder / "truth.json").read_text())
@@ -97,11 +132,8 @@ def main() -> None:
     models: dict[str, Any] = {}
     for name in options.only or with_truth:
         found = run_model(options.folder, name, known[name]["link"], options)
-        truth = np.array([i["adversarial_l2"] for i in known[name]["inputs"]])[: options.inputs]
-        for inputs in found.values():
-            for s in inputs:
-                if s.witness is not None:
-                    truth[s.index] = min(truth[s.index], s.witness.distance)
+        given = [i["adversarial_l2"] for i in known[name]["inputs"]]
+        truth = nearest_known(options.folder, name, given, found.values(), options)
         models[name] = {}
         for labels in options.labels:
             of = figures([found[labels, seed] for seed in range(options.seeds)], truth)
