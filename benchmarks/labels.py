@@ -105,8 +105,8 @@ def nearest_known(
     truth = np.array(given)
     if options.search is not None:
         truth = np.minimum(truth, searched(folder, name, options.search))
-        share = truth / given
-        print(f"{name}: the nearest found lie at {np.median(share):.2f} of adversarial_l2, at {share.min():.2f} at least")
+        share, rank = truth / given, stats.spearmanr(truth, given).statistic
+        print(f"{name}: nearest {np.median(share):.2f} of adversarial_l2, {share.min():.2f} at least, Spearman {rank:.2f}")
     truth = truth[: options.inputs]
     for inputs in runs:
         for s in inputs:

@@ -47,7 +47,7 @@ OWN_RUNGS = (0.5, 1.0)
 #: And in ranges of one feature: what 0.3 to 8 is for images in [0, 1]. The cheap profile takes them only where there is no
 #: radius.
 PROFILE_RUNGS: dict[str, tuple[float, ...]] = {"off": (), "cheap": (1.0, 4.0), "full": (0.3, 1.0, 2.0, 4.0, 8.0)}
-#: Queries from which a real change of decision is looked for unless it is refused: a tenth of them.
+#: Queries from which a real change of decision is looked for unless it is refused.
 WITNESS_FROM = 170
 
 

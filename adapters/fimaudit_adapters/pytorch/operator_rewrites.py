@@ -1,6 +1,6 @@
-"""Two operators written so that their derivatives cost what they should.
+"""Operators written so that their derivatives cost what they should.
 
-Both give torch's values, to rounding; what changes is the graph that is recorded for derivatives:
+All give torch's values, to rounding; what changes is the graph that is recorded for derivatives:
 
 - batch norm in eval mode is one multiply-add, so its derivative is one multiplication (torch's backward kernel recomputes
   sums that nobody asked for, its double backward is a dozen operators);
