@@ -45,8 +45,8 @@ def _cosines(features: int, columns: int) -> NDArray[np.float32]:
 
     Without it rows of neighbouring frequencies are nearly alike on neighbouring features: past directions would predict the
     next, and the predictable lower limit would fail (8 % misses at nominal 2.5 %, flat spectrum on 39 neighbours of 300).
-    One order for all inputs of an audit is random enough, since each draws rows and signs of its own, and spares the time
-    that an order for each takes, which was that of all else about its rows.
+    One order for all inputs of an audit is random enough, since each draws rows and signs of its own, and rows of the table
+    are copied as they stand.
     """
     i = generator(columns, features, COLUMNS).permutation(features)
     table = np.empty((features, features), dtype=np.float32)
