@@ -414,6 +414,21 @@ def test_a_product_is_its_own_check_of_the_double_vjp() -> None:
     assert rounding.fallback is None
 
 
+def test_a_pull_records_what_the_pushes_need() -> None:
+    x, weight = torch.randn(2, 6), torch.randn(6, 5)
+    w, v = torch.randn(2, 5), torch.randn(2, 6)
+    on_the_way, apart = (JacobianProducts(lambda v: torch.sin(v @ weight), x) for _ in range(2))
+    back = on_the_way.pull_recorded(w)
+    torch.testing.assert_close(back, apart.pull(w))
+    assert not back.requires_grad
+    torch.testing.assert_close(on_the_way.push(back, w), apart.push(back, w))
+    torch.testing.assert_close(on_the_way.push(v), apart.push(v))
+    assert on_the_way.passes == apart.passes - 1
+    by_code = JacobianProducts(lambda v: NoForwardMode.apply(v @ weight), x)  # may not be linear: recorded at 0
+    by_code.push(by_code.pull_recorded(w), w)
+    assert not by_code._seed.any()  # type: ignore[union-attr]
+
+
 def test_rewritten_operators_record_the_cheaper_graph() -> None:
     x = torch.randn(2, 3, 5, 5, requires_grad=True)
     norm, convolution = nn.BatchNorm2d(3).eval().requires_grad_(False), nn.Conv2d(3, 4, 3).requires_grad_(False)

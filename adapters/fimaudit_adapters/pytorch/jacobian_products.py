@@ -83,12 +83,40 @@ class JacobianProducts:
                 self._together = False
         return torch.stack([self._pull(cotangent, several=False) for cotangent in cotangents])
 
-    def _pull(self, cotangents: torch.Tensor, *, several: bool) -> torch.Tensor:
+    def pull_recorded(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """J^T w for (B, M) cotangents, recorded where no pass has been yet, so that pushes need no pass of their own for it.
+
+        A backward written in Python, which may not be linear in w, is recorded at w = 0, by ``push``.
+        """
+        if self._back is not None or self.fallback is not None or goes_back_by_code(self._y):
+            return self.pull(cotangents)
+        try:
+            back = self._record(cotangents)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # no graph of the backward pass, as ``push`` will find; the pass itself may be had
+            return self.pull(cotangents)
+        return back.detach()
+
+    def _record(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """J^T w as a function of w; being linear, it has one derivative at every w."""
+        self._seed = cotangents.detach().clone().requires_grad_(True)
+        self._back = self._pull(self._seed, several=False, recorded=True)
+        self.passes += 1
+        return self._back
+
+    def _pull(self, cotangents: torch.Tensor, *, several: bool, recorded: bool = False) -> torch.Tensor:
         with exact_numerics(self._x.device), warnings.catch_warnings():
             warnings.filterwarnings("error", _UNREGISTERED)
             try:
                 (back,) = torch.autograd.grad(
-                    self._y, self._x, cotangents, retain_graph=True, is_grads_batched=several, materialize_grads=True
+                    self._y,
+                    self._x,
+                    cotangents,
+                    retain_graph=True,
+                    create_graph=recorded,
+                    is_grads_batched=several,
+                    materialize_grads=True,
                 )
             except UserWarning as exc:
                 operator = str(exc).partition(": an autograd")[0]
@@ -124,9 +152,9 @@ class JacobianProducts:
     def _push_twice(self, tangents: torch.Tensor) -> torch.Tensor:
         with exact_numerics(self._x.device):
             if self._back is None or self._seed is None:
-                self._seed = torch.zeros_like(self._y, requires_grad=True)
-                (self._back,) = torch.autograd.grad(self._y, self._x, self._seed, create_graph=True, materialize_grads=True)
-                self.passes += 1
+                self._record(torch.zeros_like(self._y))
+            assert self._back is not None
+            assert self._seed is not None
             if not self._back.requires_grad:
                 raise RuntimeError("double backward not implemented")
             (along,) = torch.autograd.grad(self._back, self._seed, tangents, retain_graph=True, materialize_grads=True)

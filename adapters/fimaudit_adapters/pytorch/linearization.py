@@ -11,6 +11,7 @@ nothing of nearly equal size: with c the top class,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class TorchLinearization:
         return self._products.fallback
 
     def product(self, cotangents: Array) -> tuple[Array, Array]:
-        back, scale, raw = self._pulled(cotangents)
+        back, scale, raw = self._pulled(cotangents, self._products.pull_recorded)
         return self._pushed(back, raw) * scale[:, None], _squared(back) * scale**2
 
     def squared_norms(self, cotangents: Array) -> Array:
@@ -167,7 +168,9 @@ class TorchLinearization:
         unit[:, k] = self.row_scale[:, k]
         return unit
 
-    def _pulled(self, cotangents: Array) -> tuple[torch.Tensor, Array, torch.Tensor]:
+    def _pulled(
+        self, cotangents: Array, pull: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, Array, torch.Tensor]:
         """J_L^T of cotangents brought to ordinary size, their sizes (float32 holds neither 1e-45 nor 1e39), and the raw
         output's cotangents behind it."""
         raw = self.link.pull(cotangents)
@@ -175,7 +178,7 @@ class TorchLinearization:
         scale = np.maximum(np.abs(raw * self.link.shrinkage).max(axis=1), np.abs(raw).max(axis=1) / MOST_FLOAT32)
         scale[scale == 0] = 1.0
         brought = self._as_raw(raw / scale[:, None])
-        return self._products.pull(brought), scale, brought
+        return (pull or self._products.pull)(brought), scale, brought
 
     def _pushed(self, tangents: torch.Tensor, cotangents: torch.Tensor | None = None) -> Array:
         return self.link.push(on_host(self._products.push(tangents, cotangents)))
