@@ -10,7 +10,7 @@ At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ __all__ = ["peak_limits", "peak_norm"]
 
 Array = NDArray[np.float64]
 
+#: Up to so many rows, their moments at every temperature cost less than the rows themselves.
+MOMENT_ROWS = 24
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
 
@@ -79,13 +81,39 @@ def peak_norm(rows: Array, log_p: Array, around: float | None = None) -> tuple[f
     if len(log_p) < 2 or not rows.any():
         return 0.0, 1.0
 
+    small = len(rows) <= MOMENT_ROWS and len(rows) < len(log_p)
+    grams_at = _moment_grams(rows, log_p) if small else None
+
     def tops_at(temperatures: Array, which: Which = ...) -> Array:
-        tops = sample_spectrum(temper(rows, log_p, temperatures.ravel()), 1)[:, 0]
-        return tops.reshape(temperatures.shape)
+        flat = temperatures.ravel()
+        if grams_at is not None and len(flat) > 1:
+            tops = np.maximum(np.linalg.eigvalsh(grams_at(flat))[:, -1], 0.0)
+        else:
+            tops = sample_spectrum(temper(rows, log_p, flat), 1)[:, 0]
+        return np.asarray(tops).reshape(temperatures.shape)
 
     start, grid = (start_temperature(log_p), WIDE) if around is None else (np.array(around), FINE)
     found = float(highest_peak(tops_at, lambda centre, which: tops_at, start, grid, (FINE, *SHARPENED)))
     return float(tops_at(np.array(found))), found
+
+
+def _moment_grams(rows: Array, log_p: Array) -> Callable[[Array], Array]:
+    """Z Z^T at temperatures (t,) of (n, K) rows, as their covariance under q_T: (t, n, n).
+
+    Rows count from the top class, which is the most probable at every T: what the square of the mean takes off then
+    leaves at least the share q_T(top) >= 1 / K of the second moment, so little is lost to rounding.
+    """
+    rows = rows - rows[:, [int(log_p.argmax())]]
+    count, classes = rows.shape
+    products = (rows[:, None] * rows).reshape(-1, classes).T
+
+    def grams_at(temperatures: Array) -> Array:
+        q = tempered(log_p, temperatures)[0]
+        mean = q @ rows.T
+        second = (q @ products).reshape(-1, count, count)
+        return np.asarray((second - mean[:, :, None] * mean[:, None]) / temperatures[:, None, None] ** 2)
+
+    return grams_at
 
 
 def peak_limits(

@@ -116,6 +116,20 @@ def test_peak_is_the_maximum_over_a_fine_scan_and_ignores_the_scale_of_logits() 
     assert peak_norm(np.column_stack([rows, np.ones(12)]), hidden)[0] == pytest.approx(value, rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_peak_of_few_rows_and_many_classes_is_the_maximum_over_a_scan(scale: float) -> None:
+    """Few rows go by their moments under q_T, with the mean taken off."""
+    rng = np.random.default_rng(8)
+    for offset in (0.0, 1e3):  # a gradient that all classes share changes nothing
+        rows = rng.standard_normal((3, 300)) + offset
+        z = rng.standard_normal(300) * scale
+        log_p = z - z.max() - np.log(np.exp(z - z.max()).sum())
+        value, temperature = peak_norm(rows, log_p)
+        scan = sample_spectrum(temper(rows, log_p, temperature * np.exp(np.linspace(-6, 6, 2001))), 1)[:, 0]
+        assert value == pytest.approx(scan.max(), rel=1e-4)
+        assert value >= scan.max() * (1 - 1e-9)
+
+
 def test_margin_limits_hold_and_are_exact_inside_the_basis() -> None:
     rng = np.random.default_rng(5)
     jacobian = rng.standard_normal((9, 200)) * rng.uniform(0.1, 3, (9, 1))
