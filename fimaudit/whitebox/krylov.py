@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,9 +27,10 @@ T = TypeVar("T", np.float64, np.uint8)
 
 #: Ends of three searches, each step of which takes passes of the network; they stop by their residual or bound long before.
 MOST_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 40, 64
-#: Random input directions, which serve the trace and the search for the nearest class: the first of them, and all where
-#: the trace's standard error is more than this share of it after those.
-FIRST_DIRECTIONS, DIRECTIONS, TRACE_ERROR = 8, 16, 0.02
+#: Random input directions, which serve the trace and the search for the nearest class: the first of them, more where the
+#: trace's standard error is more than this share of it after those, and all where more classes may be the nearest than
+#: there are directions.
+DIRECTIONS, TRACE_ERROR = (8, 12, 16), 0.02
 #: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
 PEAK_SLACK, MOST_PEAK_RESIDUAL = 30.0, 1e-2
 #: Streams of the generator that no black-box measurement uses.
@@ -91,10 +93,14 @@ _NOTHING: dict[str, Any] = {
 
 
 class _Batch:
-    """Products for some inputs of a batch; linearised anew without those that are done once half of them are."""
+    """Products for some inputs of a batch; linearised anew without those that are done once half of them are.
+
+    Such a part is kept beside the whole, until there is a smaller one or another.
+    """
 
     def __init__(self, model: Differentiable, x: NDArray[Any], at: Linearization) -> None:
-        self._model, self._x, self.whole = model, x, at
+        self._model, self._x = model, x
+        self._whole = self._part = (np.arange(len(x)), at)
         self._at, self._members, self._before = at, np.arange(len(x)), at.passes
         self.passes = np.full(len(x), at.passes)
 
@@ -125,13 +131,15 @@ class _Batch:
         return images[place]
 
     def _placed(self, active: NDArray[np.intp], rows: NDArray[T]) -> tuple[NDArray[np.intp], NDArray[T]]:
-        if not np.isin(active, self._members).all():
-            self._at, self._members = self.whole, np.arange(len(self._x))
-        self._before = self._at.passes
-        if 2 * len(active) <= len(self._members):
-            self._at, self._members, self._before = linearize(self._model, self._x[active]), active, 0
-        place = np.searchsorted(self._members, active)
-        full = np.zeros((len(self._members), rows.shape[1]), dtype=rows.dtype)
+        members, at = self._part if np.isin(active, self._part[0]).all() else self._whole
+        before = at.passes
+        if 2 * len(active) <= len(members):
+            self._part = self._whole  # frees what it recorded
+            members, at = self._part = active, linearize(self._model, self._x[active])
+            before = 0
+        self._members, self._at, self._before = members, at, before
+        place = np.searchsorted(members, active)
+        full = np.zeros((len(members), rows.shape[1]), dtype=rows.dtype)
         full[place] = rows
         return place, full
 
@@ -144,14 +152,15 @@ def _outside(batch: _Batch, bases: list[InputBasis], log_p: Array, keys: Sequenc
 
     How many an input takes is its own affair, whatever the batch.
     """
-    packed = np.stack([packed_signs(generator(*key, DIRECTION_STREAM), DIRECTIONS, batch.features) for key in keys])
+    most = DIRECTIONS[-1]
+    packed = np.stack([packed_signs(generator(*key, DIRECTION_STREAM), most, batch.features) for key in keys])
     found: list[Array] = [np.zeros((0, log_p.shape[1]))] * len(keys)
     active = np.arange(len(keys))
-    for first, last in ((0, FIRST_DIRECTIONS), (FIRST_DIRECTIONS, DIRECTIONS)):
+    for first, last in pairwise((0, *DIRECTIONS)):
         images = np.stack([batch.push_signs(packed[active, r], active) for r in range(first, last)], axis=1)
         for i, of in zip(active.tolist(), images, strict=True):
             found[i] = np.vstack([found[i], bases[i].outside(of)])
-        active = active[[_rough(bases[i], found[i], log_p[i]) for i in active]]
+        active = active[[_more_pay(bases[i], found[i], log_p[i]) for i in active]]
         if len(active) == 0:
             break
     return found
@@ -164,11 +173,12 @@ def _trace(basis: InputBasis, outside: Array, roots: Array) -> tuple[float, floa
     return inside + float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
 
 
-def _rough(basis: InputBasis, outside: Array, log_p: Array) -> bool:
-    """Whether more directions pay: for the trace, or since more classes may be the nearest than there are directions."""
+def _more_pay(basis: InputBasis, outside: Array, log_p: Array) -> bool:
+    """Whether more pay: after the first for the trace, and while more classes may be the nearest than there are of them."""
     trace, error = _trace(basis, outside, np.exp(log_p / 2))
     estimate, lower = _radii(basis, outside, log_p)
-    return bool(error > TRACE_ERROR * trace or np.count_nonzero(lower < estimate.min()) > len(outside))
+    rough = len(outside) == DIRECTIONS[0] and error > TRACE_ERROR * trace
+    return bool(rough or np.count_nonzero(lower < estimate.min()) > len(outside))
 
 
 def _radii(basis: InputBasis, outside: Array, log_p: Array) -> tuple[Array, Array]:

@@ -19,6 +19,11 @@ Array = NDArray[np.float64]
 ClassProduct = Callable[[Array, NDArray[np.intp]], tuple[Array, Array]]
 
 
+#: Length of a start's random part, that of the exchange being 1: the less, the sooner an input is done, and the logarithm
+#: of it counts where the exchange has nothing of the top eigenvector.
+RANDOM_SHARE = 0.1
+
+
 @dataclass(frozen=True)
 class Krylov:
     """What the iteration found, and the products that it paid for, which the peak norm and the trace use again.
@@ -43,14 +48,16 @@ class Krylov:
 
 
 def random_start(roots: Array, rng: np.random.Generator) -> Array:
-    """A start for each input: half the exchange between the top class and the others, half random.
+    """A start for each input: the exchange between the top class and the others, and a little of a random vector.
 
-    The random half is what the convergence theory needs (Kuczynski & Wozniakowski 1992, doi 10.1137/0613066).
+    The random part is what the convergence theory needs (Kuczynski & Wozniakowski 1992, doi 10.1137/0613066).
     """
     count, classes = roots.shape
     guess = -roots * roots.max(axis=1, keepdims=True)
     guess[np.arange(count), roots.argmax(axis=1)] += 1.0
-    return _unit(_unit(_without(guess, roots)) + _unit(_without(rng.standard_normal((count, classes)), roots)))
+    return _unit(
+        _unit(_without(guess, roots)) + RANDOM_SHARE * _unit(_without(rng.standard_normal((count, classes)), roots))
+    )
 
 
 def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: float, most: int) -> Krylov:
