@@ -53,12 +53,13 @@ from fimaudit.estimation.temperature_search import (
 )
 from fimaudit.estimation.tempering import linear_forms, power_steps, temper, tempered, tempered_grams
 
-__all__ = ["peak_limits", "peak_norm"]
+__all__ = ["peak_limits", "peak_norm", "peak_norms"]
 
 Array = NDArray[np.float64]
 
-#: Up to so many rows, their moments at every temperature cost less than the rows themselves.
-MOMENT_ROWS = 24
+#: Up to so many rows, their moments at every temperature cost less than the rows themselves; of all inputs that go together
+#: these are so many numbers at most.
+MOMENT_ROWS, MOMENT_NUMBERS = 24, 2**21
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
 
@@ -81,39 +82,90 @@ def peak_norm(rows: Array, log_p: Array, around: float | None = None) -> tuple[f
     if len(log_p) < 2 or not rows.any():
         return 0.0, 1.0
 
-    small = len(rows) <= MOMENT_ROWS and len(rows) < len(log_p)
-    grams_at = _moment_grams(rows, log_p) if small else None
+    if _go_by_moments(len(rows), len(log_p)):
+        values, temperatures = _by_moments([rows], log_p[None], None if around is None else np.array([around]))
+        return float(values[0]), float(temperatures[0])
 
     def tops_at(temperatures: Array, which: Which = ...) -> Array:
-        flat = temperatures.ravel()
-        if grams_at is not None and len(flat) > 1:
-            tops = np.maximum(np.linalg.eigvalsh(grams_at(flat))[:, -1], 0.0)
-        else:
-            tops = sample_spectrum(temper(rows, log_p, flat), 1)[:, 0]
-        return np.asarray(tops).reshape(temperatures.shape)
+        tops = sample_spectrum(temper(rows, log_p, temperatures.ravel()), 1)[:, 0]
+        return tops.reshape(temperatures.shape)
 
     start, grid = (start_temperature(log_p), WIDE) if around is None else (np.array(around), FINE)
     found = float(highest_peak(tops_at, lambda centre, which: tops_at, start, grid, (FINE, *SHARPENED)))
     return float(tops_at(np.array(found))), found
 
 
-def _moment_grams(rows: Array, log_p: Array) -> Callable[[Array], Array]:
-    """Z Z^T at temperatures (t,) of (n, K) rows, as their covariance under q_T: (t, n, n).
+def peak_norms(rows: Sequence[Array], log_p: Array, around: Array | None = None) -> tuple[Array, Array]:
+    """``peak_norm`` of several inputs, few rows of many classes each: values and temperatures, (B,).
+
+    Args:
+        rows: (n, K) of each input, n its own.
+        log_p: (B, K) log probabilities.
+        around: (B,) temperatures near the peaks, in place of the coarse grid.
+
+    >>> log_p = -np.logaddexp(0.0, [[-2.0, 2.0], [-1.0, 1.0]])
+    >>> peak_norms([np.array([[0.5, -0.5]])] * 2, log_p)[1].round(3).tolist()
+    [0.834, 0.417]
+    """
+    values, temperatures = np.zeros(len(rows)), np.ones(len(rows))
+    classes, most = log_p.shape[1], max(1, *(len(of) for of in rows))
+    few = _go_by_moments(most, classes)
+    joint = np.flatnonzero([few and bool(np.isfinite(p).all() and of.any()) for p, of in zip(log_p, rows, strict=True)])
+    for one in np.setdiff1d(np.arange(len(rows)), joint).tolist():
+        values[one], temperatures[one] = peak_norm(rows[one], log_p[one], None if around is None else float(around[one]))
+    together = max(1, MOMENT_NUMBERS // (classes * most**2))
+    for first in range(0, len(joint), together):
+        some = joint[first : first + together]
+        values[some], temperatures[some] = _by_moments(
+            [rows[one] for one in some], log_p[some], None if around is None else around[some]
+        )
+    return values, temperatures
+
+
+def _go_by_moments(count: int, classes: int) -> bool:
+    return count <= MOMENT_ROWS and count < classes and classes * count**2 <= MOMENT_NUMBERS
+
+
+def _by_moments(rows: Sequence[Array], log_p: Array, around: Array | None) -> tuple[Array, Array]:
+    padded = np.zeros((len(rows), max(len(of) for of in rows), log_p.shape[1]))
+    for place, of in enumerate(rows):
+        padded[place, : len(of)] = of
+    moments = _Moments(padded, log_p)
+    start, grid = (start_temperature(log_p), WIDE) if around is None else (around, FINE)
+    found = highest_peak(moments, moments.beside, start, grid, (FINE, *SHARPENED))
+    values = [sample_spectrum(temper(*one), 1)[0] for one in zip(rows, log_p, found, strict=True)]
+    return np.array(values), found
+
+
+class _Moments:
+    """lambda_T at temperatures (B, t) of (B, n, K) rows: the top eigenvalue of their covariance under q_T, (B, t).
 
     Rows count from the top class, which is the most probable at every T: what the square of the mean takes off then
     leaves at least the share q_T(top) >= 1 / K of the second moment, so little is lost to rounding.
     """
-    rows = rows - rows[:, [int(log_p.argmax())]]
-    count, classes = rows.shape
-    products = (rows[:, None] * rows).reshape(-1, classes).T
 
-    def grams_at(temperatures: Array) -> Array:
-        q = tempered(log_p, temperatures)[0]
-        mean = q @ rows.T
-        second = (q @ products).reshape(-1, count, count)
-        return np.asarray((second - mean[:, :, None] * mean[:, None]) / temperatures[:, None, None] ** 2)
+    def __init__(self, rows: Array, log_p: Array) -> None:
+        top = log_p.argmax(axis=1)
+        self._log_p = log_p
+        self._rows = rows - rows[np.arange(len(rows)), :, top][:, :, None]
+        count, size, classes = rows.shape
+        self._products = (self._rows[:, :, None] * self._rows[:, None]).reshape(count, size * size, classes)
 
-    return grams_at
+    def __call__(self, temperatures: Array, which: Which = ...) -> Array:
+        return self.beside(temperatures, ...)(temperatures, which)
+
+    def beside(self, centre: Array, which: Which) -> Callable[[Array, Which], Array]:
+        """The same of inputs ``which`` alone."""
+        rows, products, log_p = self._rows[which], self._products[which], self._log_p[which]
+
+        def tops_at(temperatures: Array, some: Which) -> Array:
+            q = tempered(log_p[some], temperatures)[0]
+            mean = q @ np.swapaxes(rows[some], -1, -2)
+            second = (q @ np.swapaxes(products[some], -1, -2)).reshape(*mean.shape, mean.shape[-1])
+            grams = second - mean[..., :, None] * mean[..., None, :]
+            return np.asarray(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0) / temperatures**2)
+
+        return tops_at
 
 
 def peak_limits(

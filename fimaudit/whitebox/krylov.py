@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.margin import first_order_radii
-from fimaudit.estimation.peak_norm import peak_norm
+from fimaudit.estimation.peak_norm import peak_norms
 from fimaudit.estimation.spectral_norm import top_pair
 from fimaudit.estimation.tempering import temper, tempered_cotangent
 from fimaudit.models.classifier import Differentiable
@@ -30,7 +30,7 @@ MOST_STEPS, MOST_PEAK_STEPS, MOST_RIVALS = 300, 40, 64
 #: Random input directions, which serve the trace and the search for the nearest class: the first of them, more where the
 #: trace's standard error is more than this share of it after those, and all where more classes may be the nearest than
 #: there are directions.
-DIRECTIONS, TRACE_ERROR = (8, 12, 16), 0.02
+DIRECTIONS, TRACE_ERROR = (8, 14, 20), 0.02
 #: The eigenvalue's error is of second order in the residual, so the peak can stop earlier than the norm.
 PEAK_SLACK, MOST_PEAK_RESIDUAL = 30.0, 1e-2
 #: Streams of the generator that no black-box measurement uses.
@@ -196,14 +196,13 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
     bases = [input_basis(*one) for one in zip(found.cotangents, found.images, found.squared, strict=True)]
     partial = [dict(_NOTHING, peak_spectral_norm=0.0, peak_temperature=1.0, peak_residual=0.0) for _ in range(count)]
     active = np.flatnonzero(found.value > 0)
-    best: list[float | None] = [None] * count
+    best: Array | None = None
     for _ in range(MOST_PEAK_STEPS):
         if len(active) == 0:
             break
         steps = []
-        for i in active.tolist():
-            _, temperature = peak_norm(bases[i].images, log_p[i], best[i])
-            best[i] = temperature
+        best = peak_norms([bases[i].images for i in active], log_p[active], best)[1]
+        for i, temperature in zip(active.tolist(), best.tolist(), strict=True):
             z = top_pair(temper(bases[i].images, log_p[i], temperature))[1]
             steps.append((i, temperature, z, *bases[i].split(tempered_cotangent(z, log_p[i], temperature))))
         answers, squared = batch.product(np.array([outside for *_, outside, _ in steps]), active)
@@ -217,6 +216,7 @@ def _peaks(batch: _Batch, found: Krylov, log_p: Array, tolerance: float) -> tupl
             if residual > tolerance and larger is not bases[i]:
                 going.append(i)
             bases[i] = larger
+        best = best[np.isin(active, going)]
         active = np.array(going, dtype=np.intp)
     return bases, partial
 

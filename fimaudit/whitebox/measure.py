@@ -82,7 +82,7 @@ def measure(
         raise UsageError(f"expected one index an input, got {len(keys)} for {len(x)} inputs")
     if not len(x):
         return []
-    classes = _classes(model, x)
+    classes, first = _linearized_first(model, x, together or len(x))
     if method == "auto":
         method = "gram" if classes <= CROSSOVER else "lanczos"
     results: list[WhiteBox] = []
@@ -90,7 +90,8 @@ def measure(
     while len(results) < len(x):
         part = slice(len(results), len(results) + rows)
         try:
-            at = linearize(model, x[part])
+            at = first if first is not None and len(first.row_scale) == len(x[part]) else linearize(model, x[part])
+            first = None
             if method == "gram":
                 results += measure_gram(at, worst_direction=worst_direction)
             else:
@@ -162,6 +163,19 @@ def inputs_together(model: Differentiable, x: NDArray[Any]) -> int:
     if isinstance(model, Linearizable):
         return model.derivative_rows(int(x[0].size * np.dtype(model.info.dtype).itemsize))
     return min(16, model.info.preferred_batch or 16)
+
+
+def _linearized_first(model: Differentiable, x: NDArray[Any], most: int) -> tuple[int, Linearization | None]:
+    """The number of classes, and the first inputs linearised where it takes that to know it."""
+    if model.info.classes is not None:
+        return model.info.classes, None
+    rows = min(inputs_together(model, x), most)
+    while True:
+        try:
+            first = linearize(model, x[:rows])
+            return first.row_scale.shape[1], first
+        except Exception as exc:
+            rows = _fewer(rows, exc)
 
 
 def _classes(model: Differentiable, x: NDArray[Any]) -> int:

@@ -93,8 +93,8 @@ class Raises(nn.Module):
 
 
 USES: dict[str, Callable[[Any], object]] = {
-    "gram": lambda m: measure(m, X, method="gram", worst_direction=True),
-    "lanczos": lambda m: measure(m, X, method="lanczos", worst_direction=True),
+    "gram": lambda m: measure(m, X, method="gram", worst_direction=True, together=2),
+    "lanczos": lambda m: measure(m, X, method="lanczos", worst_direction=True, together=2),
     "vjp": lambda m: m.vjp(torch.from_numpy(X), torch.ones(3, 2, 10)),
     "jvp": lambda m: m.jvp(torch.from_numpy(X), torch.ones(3, 2, 3, 16, 16)),
     "operator": lambda m: FisherOperator(m, X[0]) @ np.ones(768),

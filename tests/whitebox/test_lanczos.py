@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fimaudit.estimation.peak_norm import peak_norm
+from fimaudit.estimation.peak_norm import peak_norm, peak_norms
 from fimaudit.estimation.spectral_norm import sample_spectrum
 from fimaudit.estimation.tempering import temper
 from fimaudit.whitebox.krylov_basis import input_basis, margin_candidates
@@ -128,6 +128,22 @@ def test_peak_of_few_rows_and_many_classes_is_the_maximum_over_a_scan(scale: flo
         scan = sample_spectrum(temper(rows, log_p, temperature * np.exp(np.linspace(-6, 6, 2001))), 1)[:, 0]
         assert value == pytest.approx(scan.max(), rel=1e-4)
         assert value >= scan.max() * (1 - 1e-9)
+
+
+def test_peaks_of_several_inputs_are_those_of_each() -> None:
+    rng = np.random.default_rng(9)
+    rows = [rng.standard_normal((count, 60)) for count in (3, 7, 1, 30, 4)]
+    rows[2] = 0 * rows[2]
+    z = rng.standard_normal((5, 60)) * np.array([1.0, 5.0, 1.0, 2.0, 0.1])[:, None]
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    log_p[4, 3] = -np.inf
+    for some in (np.arange(5), np.array([0, 1, 4]), np.array([1])):
+        values, temperatures = peak_norms([rows[one] for one in some], log_p[some])
+        each = [peak_norm(rows[one], log_p[one]) for one in some]
+        np.testing.assert_allclose(values, [value for value, _ in each], rtol=1e-12)
+        np.testing.assert_allclose(temperatures, [temperature for _, temperature in each], rtol=1e-6)
+        around = peak_norms([rows[one] for one in some], log_p[some], 1.2 * temperatures)
+        np.testing.assert_allclose(around[0], values, rtol=1e-9)
 
 
 def test_margin_limits_hold_and_are_exact_inside_the_basis() -> None:

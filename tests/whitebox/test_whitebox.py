@@ -104,6 +104,16 @@ def test_methods_agree_and_count_their_passes(style: str) -> None:
         assert a.passes == MANY + 1
 
 
+def test_to_know_the_number_of_classes_takes_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(network("vgg", FEW))
+    assert model.info.classes is None
+    rows: list[int] = []
+    linearized = type(model).linearize
+    monkeypatch.setattr(type(model), "linearize", lambda self, x, **k: rows.append(len(x)) or linearized(self, x, **k))
+    measure(model, X, together=2)
+    assert rows == [2, 2, 1]
+
+
 def test_reference_is_the_dense_jacobian() -> None:
     for one, exact in zip(exact_reference(opened(network("vit", FEW)), X), reference("vit", FEW), strict=True):
         assert one.spectral_norm == pytest.approx(exact["spectral_norm"], rel=1e-9)
