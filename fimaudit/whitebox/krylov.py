@@ -134,7 +134,7 @@ class _Batch:
         members, at = self._part if np.isin(active, self._part[0]).all() else self._whole
         before = at.passes
         if 2 * len(active) <= len(members):
-            self._part = self._whole  # frees what it recorded
+            self._part, self._at, at = self._whole, self._whole[1], self._whole[1]  # frees what the part recorded
             members, at = self._part = active, linearize(self._model, self._x[active])
             before = 0
         self._members, self._at, self._before = members, at, before

@@ -19,9 +19,9 @@ Array = NDArray[np.float64]
 ClassProduct = Callable[[Array, NDArray[np.intp]], tuple[Array, Array]]
 
 
-#: Length of a start's random part, that of the exchange being 1: the less, the sooner an input is done, and the logarithm
-#: of it counts where the exchange has nothing of the top eigenvector.
-RANDOM_SHARE = 0.1
+#: Length of a start's random part, that of the exchange being 1, and steps that are taken at least: where the exchange is
+#: nearly an eigenvector, and not the top one, the residual is small before the random part has grown.
+RANDOM_SHARE, LEAST_STEPS = 0.1, 4
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
         for _ in range(2):
             rest = rest - ((rest[:, None] @ known.mT) @ known)[:, 0]
         length = np.linalg.norm(rest, axis=1)
-        going = (residual[active] > tolerance) & (length > 1e-13 * value[active])
+        early = done_steps < LEAST_STEPS
+        going = ((residual[active] > tolerance) | early) & (length > 1e-13 * value[active])
         active, u = active[going], rest[going] / length[going, None]
         if len(active) == 0:
             break

@@ -87,10 +87,14 @@ def measure(
         method = "gram" if classes <= CROSSOVER else "lanczos"
     results: list[WhiteBox] = []
     rows = min(_rows_together(model, x, classes, method), together or len(x))
+    if first is not None:
+        rows = min(rows, len(first.row_scale))
+        if len(first.row_scale) > rows:  # freed before another is made
+            first = None
     while len(results) < len(x):
         part = slice(len(results), len(results) + rows)
         try:
-            at = first if first is not None and len(first.row_scale) == len(x[part]) else linearize(model, x[part])
+            at = first if first is not None else linearize(model, x[part])
             first = None
             if method == "gram":
                 results += measure_gram(at, worst_direction=worst_direction)

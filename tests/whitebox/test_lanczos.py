@@ -55,6 +55,28 @@ def test_top_eigenpair(spectrum: str) -> None:
     np.testing.assert_allclose(applied, found.value[:, None] * found.vector, atol=2e-6 * max(exact.max(), 1e-9))
 
 
+@pytest.mark.parametrize(("classes", "ratio"), [(100, 3.0), (1000, 1.1), (1000, 1.5)])
+def test_an_exchange_that_is_an_eigenvector_does_not_end_the_search(classes: int, ratio: float) -> None:
+    """Its residual is small at once, and the top eigenvector has only what is random of the start."""
+    rng = np.random.default_rng(0)
+    p = np.exp(3.0 * rng.standard_normal(classes))
+    roots = np.sqrt(p / p.sum())
+    exchange = -roots * roots.max()
+    exchange[roots.argmax()] += 1.0
+    vectors = np.linalg.qr(np.stack([roots, exchange, *rng.standard_normal((6, classes))], axis=1))[0][:, 1:]
+    values = np.array([1.0, ratio, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+    def product(w: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        across = vectors / roots[:, None]
+        image = ((w @ across) * values) @ across.T
+        return image, (w * image).sum(1)
+
+    start = random_start(np.tile(roots, (100, 1)), np.random.default_rng(1))
+    for tolerance in (1e-4, 1e-2):
+        found = lanczos_top(product, np.tile(roots, (100, 1)), start, tolerance=tolerance, most=300)
+        assert found.value.min() > ratio * (1 - 1e-2)
+
+
 def test_start_is_orthogonal_to_the_roots_and_of_unit_length() -> None:
     _, roots = gram_case("flat")
     start = random_start(roots, np.random.default_rng(0))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import resource
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from fimaudit_adapters.pytorch.jacobian_products import JacobianProducts
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from zoo import STYLES, zoo_network
@@ -398,6 +400,24 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
     assert all(isinstance(one, WhiteBox) for one in together)
     with pytest.raises(ModelFailure, match="a single input do not fit the memory"):
         measure(opened(Tight(0)), rows)
+
+
+def test_smaller_pieces_are_not_linearised_beside_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for as many inputs as the first piece has, in all that is alive: the rows of 400 classes go in pieces of less."""
+    alive: weakref.WeakSet[JacobianProducts] = weakref.WeakSet()
+    made = JacobianProducts.__init__
+
+    def within(self: JacobianProducts, function: Any, x: torch.Tensor, *rest: Any, **options: Any) -> None:
+        if len(x) + sum(len(one.input) for one in alive) > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        made(self, function, x, *rest, **options)
+        alive.add(self)
+
+    monkeypatch.setattr(JacobianProducts, "__init__", within)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6000, 4), nn.Tanh(), nn.Linear(4, 400)).eval()
+    rows = np.random.default_rng(0).standard_normal((16, 6000)).astype(np.float32)
+    assert len(measure(opened(net), rows, method="gram")) == 16
 
 
 @pytest.mark.gpu
