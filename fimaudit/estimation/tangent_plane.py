@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtr
+from scipy.special import chdtrc, expit, ndtr
 
 from fimaudit.estimation.spectral_norm import Limits
 
@@ -36,13 +36,14 @@ Array = NDArray[np.float64]
 RIDGE = 0.01
 #: Beyond so many standard deviations a label adds nothing.
 FARTHEST = 5.0
-MOST_ROUNDS, ENOUGH = 50, 1e-8
+#: Rounds of the fit, whose steps are halved after so many each, since they may go to and fro where labels are random.
+MOST_ROUNDS, HALVED_AFTER, ENOUGH = 50, 10, 1e-8
 #: Labels of one cell whose share beyond is compared with the fit.
 CELL = 25
 LEAST_COSINE, MOST_COSINE = 1e-4, 0.999
 #: Spread of log(radius / true one) that curvature causes, below and above, with so many labels at least: a short walk ends
 #: where the bend is worse (benchmarks/labels.py).
-BENDS = ((1000, 0.135, 0.135), (400, 0.25, 0.25), (0, 0.3, 0.35))
+BENDS = ((1000, 0.138, 0.134), (400, 0.25, 0.25), (0, 0.3, 0.45))
 #: From this cosine on the plane touches near its foot.
 NEAR_FOOT = 0.6
 
@@ -53,12 +54,15 @@ class ProbitSlope:
 
     Attributes:
         offset, slope: o and q.
-        error: standard error of the slope.
+        error: standard error of the slope, no less as a share than that of maximum likelihood, which is without bound where
+            labels separate: they say only that the slope is no smaller.
+        own_error: that of the fit itself, which tells labels that separate from a slope that is not to be seen.
     """
 
     offset: float
     slope: float
     error: float
+    own_error: float = 0.0
 
     @property
     def cosine(self) -> float:
@@ -66,13 +70,14 @@ class ProbitSlope:
         return float(self.slope / np.hypot(1.0, self.slope))
 
     def cosine_at(self, deviations: float) -> float:
-        """c for a slope so many standard errors away, no less than 0."""
-        slope = self.slope + deviations * self.error
-        return float(max(0.0, slope / np.hypot(1.0, slope)))
+        """c for a slope so many standard errors away on its logarithm, whose error is nearly symmetric; 0 for none."""
+        if self.slope <= 0:
+            return 0.0
+        return float(np.sqrt(expit(2 * (np.log(self.slope) + deviations * self.error / self.slope))))
 
 
 def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> ProbitSlope:
-    """Penalised maximum likelihood of P(beyond) = e + (1 - 2 e) Phi(o + q t), by Fisher scoring.
+    """Fit of P(beyond) = e + (1 - 2 e) Phi(o + q t) without the bias of maximum likelihood, too steep for few labels.
 
     Args:
         t: (m,) places along v, in standard deviations of the noise.
@@ -84,20 +89,7 @@ def probit_slope(t: Array, beyond: NDArray[np.bool_], lapse: float = 0.0) -> Pro
     >>> round(probit_slope(t, beyond).slope, 2)
     1.0
     """
-    design = np.stack([np.ones(len(t)), t], axis=1)
-    hit = beyond.astype(np.float64)
-    at, information = np.zeros(2), np.eye(2)
-    for _ in range(MOST_ROUNDS):
-        z = np.clip(design @ at, -FARTHEST, FARTHEST)
-        by_label, weight = _probit_score(z, hit, lapse)
-        score = design.T @ by_label - RIDGE * at
-        information = (design * weight[:, None]).T @ design + RIDGE * np.eye(2)
-        step = np.linalg.solve(information, score)
-        step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12))
-        at = at + step
-        if np.abs(step).max() < ENOUGH:
-            break
-    return ProbitSlope(float(at[0]), float(at[1]), float(np.sqrt(np.linalg.inv(information)[1, 1])))
+    return common_slopes([PlacedLabels(1.0, t, beyond)], lapse)[0]
 
 
 @dataclass(frozen=True)
@@ -132,29 +124,47 @@ def common_slopes(places: Sequence[PlacedLabels], lapse: float = 0.0) -> list[Pr
     >>> round(common_slopes([once, once])[1].slope, 2)
     1.0
     """
-    if len(places) == 1:
-        return [probit_slope(places[0].t, places[0].beyond, lapse)]
     nearer = np.array([places[-1].length / one.length for one in places])
+    at, own = _fitted(places, nearer, lapse, adjusted=True)
+    likely, wide = _fitted(places, nearer, lapse, adjusted=False)
+    slope = float(at[-1])
+    error = max(own, wide, slope * wide / max(float(likely[-1]), 1e-12))
+    if len(places) > 1:
+        error *= _disagreement(places, lapse)
+    slopes, steep = _seen_from(slope, nearer)
+    return [
+        ProbitSlope(float(o), float(q), float(each * error), float(each * own))
+        for o, q, each in zip(at, slopes, steep, strict=False)
+    ]
+
+
+def _fitted(places: Sequence[PlacedLabels], nearer: Array, lapse: float, *, adjusted: bool) -> tuple[Array, float]:
+    """Offsets at each point and the slope at the last one, by Fisher scoring, and the slope's standard error.
+
+    Adjusted as in Firth, "Bias reduction of maximum likelihood estimates", Biometrika 80 (1993): w z x' I^-1 x / 2 is taken
+    off each label's score, and with it the bias of order 1 / m (but for what it owes to slopes at other points, which are
+    not linear in the last one's).
+    """
     block = np.repeat(np.arange(len(places)), [len(one.t) for one in places])
     t, hit = np.concatenate([one.t for one in places]), np.concatenate([one.beyond for one in places]).astype(np.float64)
     at, information = np.zeros(len(places) + 1), np.eye(len(places) + 1)
     design = np.zeros((len(t), len(at)))
     design[np.arange(len(t)), block] = 1.0
-    for _ in range(MOST_ROUNDS):
+    for number in range(MOST_ROUNDS):
         slopes, steep = _seen_from(float(at[-1]), nearer)
         design[:, -1] = steep[block] * t
         z = np.clip(at[block] + slopes[block] * t, -FARTHEST, FARTHEST)
         score, weight = _probit_score(z, hit, lapse)
-        pull = RIDGE * at
         information = (design * weight[:, None]).T @ design + RIDGE * np.eye(len(at))
-        step = np.linalg.solve(information, design.T @ score - pull)
-        step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12))
+        if adjusted:
+            leverage = ((design @ np.linalg.inv(information)) * design).sum(axis=1)
+            score = score - weight * z * leverage / 2
+        step = np.linalg.solve(information, design.T @ score - RIDGE * at)
+        step *= min(1.0, 2.0 / max(float(np.abs(design @ step).max()), 1e-12)) * 0.5 ** (number // HALVED_AFTER)
         at = at + step
         if np.abs(step).max() < ENOUGH:
             break
-    error = float(np.sqrt(np.linalg.inv(information)[-1, -1])) * _disagreement(places, lapse)
-    slopes, steep = _seen_from(float(at[-1]), nearer)
-    return [ProbitSlope(float(o), float(q), float(each * error)) for o, q, each in zip(at, slopes, steep, strict=False)]
+    return at, float(np.sqrt(np.linalg.inv(information)[-1, -1]))
 
 
 def _disagreement(places: Sequence[PlacedLabels], lapse: float) -> float:

@@ -21,7 +21,7 @@ from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.ray_points import RayPoints
 from fimaudit.perturbations.rows import PlainRows
 
-__all__ = ["BASE_VOTES", "BoundaryWalk", "Counterexample", "NoOtherLabel"]
+__all__ = ["BASE_VOTES", "BoundaryWalk", "Counterexample", "NoOtherLabel", "effort"]
 
 Array = NDArray[np.float64]
 
@@ -44,6 +44,8 @@ SHORTER = 0.8
 RANDOM_RAYS, RAY_LENGTHS = 8, 8
 #: Random labels are asked so often, and the majority counts; the input itself so often, which shows how random they are.
 VOTES, BASE_VOTES = 5, 25
+#: Share of the labels that start and walk take near the foot of the plane.
+FOOT_SHARE = 0.75
 #: A majority of one vote is wrong too often for a search that never comes back to it: so many votes decide then.
 CLOSE_VOTES = 15
 #: Inputs with another label that are asked again where labels are random: theirs may have been the wrong one.
@@ -63,22 +65,36 @@ class Effort:
     Attributes:
         labels: at least.
         rays, randoms: rays to inputs with another label, and random rays.
+        share: of the labels, for start and walk; the rest goes to the plane where the walk ends.
         rounds: steps of the walk, the number of walks that take it and the share of the labels of each.
     """
 
     labels: int
     rays: int
     randoms: int
+    share: float
     rounds: tuple[tuple[int, float], ...]
 
 
 #: Five starts, against one, took the radii that are 1.3 times too long from 23 to 10 % on a network (benchmarks/labels.py).
 #: A first step says little: of two that went on from there, the nearest one was missing on one input in seven on a network.
+#: Of 1,000 labels the step of the last walk alone would take 100 that say more about its plane; of 500 the walk would end
+#: too far away without it, and with 2,000 there are enough for both.
 EFFORTS = (
-    Effort(800, 12, 16, ((5, 1.0), (3, 1.5), (2, 2.0), (1, 4.0))),
-    Effort(400, 12, 16, ((3, 1.0), (2, 1.0), (1, 2.0))),
-    Effort(0, 6, 8, ((1, 1.0), (1, 2.0))),
+    Effort(1600, 12, 16, 0.6, ((5, 1.0), (3, 1.5), (2, 2.0), (1, 4.0))),
+    Effort(800, 12, 16, 0.5, ((5, 1.0), (3, 1.5), (2, 2.0))),
+    Effort(400, 12, 16, 0.6, ((3, 1.0), (2, 1.0), (1, 2.0))),
+    Effort(0, 6, 8, 0.6, ((1, 1.0), (1, 2.0))),
 )
+
+
+def effort(labels: int) -> Effort:
+    """What a search may do with so many labels.
+
+    >>> effort(1000).share
+    0.5
+    """
+    return next(one for one in EFFORTS if labels >= one.labels)
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,7 @@ class BoundaryWalk:
     found: list[Counterexample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._effort = effort(self.labels)
         self._dither = self.rng.random(len(self.points.origin), dtype=np.float32)
 
     @property
@@ -154,8 +171,8 @@ class BoundaryWalk:
         Args:
             others: inputs with another label, in the order to look at them.
         """
-        effort = self._effort
-        there = [self.points.towards(other) for other in others[: DOUBTED if self.random else effort.rays]]
+        may = self._effort
+        there = [self.points.towards(other) for other in others[: DOUBTED if self.random else may.rays]]
         if there and (self.random or self.points.space.frozen.any()):  # with these features held, they may be decided alike
             beyond = yield from self.vote(np.stack(there))
             there = [point for point, other in zip(there, beyond, strict=True) if other]
@@ -170,25 +187,25 @@ class BoundaryWalk:
         if self.random:  # among many rays some would be believed by chance
             return [first]
         units = [other / np.linalg.norm(other) for other in others_left]
-        for i in range(effort.randoms):
+        for i in range(may.randoms):
             ray = self.points.band(self.rng, 1, BANDS[i % len(BANDS)])[0]
             units.append(ray / np.linalg.norm(ray))
         nearest = yield from self._race(first, np.array(units), others_left)
-        nearest = sorted(nearest, key=_length)[: effort.rounds[0][0]]
+        nearest = sorted(nearest, key=_length)[: may.rounds[0][0]]
         nearest = [point for point in nearest if _length(point) <= LONGEST * _length(nearest[0])]
         inside = WITHIN * _length(nearest[0]) / np.array([_length(point) for point in nearest])
         return (yield from self.halved(nearest, inside, FINE_HALVINGS))
 
-    def walk(self, starts: Sequence[Array], until: int, near_foot: int) -> Flow[Array]:
-        """Steps along the boundary, each to the nearest point of a half circle, until so many labels are asked.
+    def walk(self, starts: Sequence[Array]) -> Flow[Array]:
+        """Steps along the boundary, each to the nearest point of a half circle, until their share of the labels is asked.
 
         All starts take the first step, fewer the next: those where the plane of the steps so far passes nearest. Near the
         foot of the plane few labels tell its distance, and the boundary's bend is what errs: there the walk goes on.
 
         Args:
             starts: (d,) boundary points.
-            until: labels asked in all; ``near_foot``: the same where the walk is near the foot.
         """
+        until, near_foot = int(self._effort.share * self.labels), int(FOOT_SHARE * self.labels)
         live = list(starts)
         if len(live[0]) < 2:
             return min(live, key=_length)
@@ -197,9 +214,8 @@ class BoundaryWalk:
         count = 4
         for number, (kept, share) in enumerate(rounds):
             best = np.argsort(planes, kind="stable") if planes else np.arange(len(live))
-            dropped = [live[i] for i in best[kept:]]
-            live, before = [live[i] for i in best[:kept]], [planes[i] for i in best[:kept]] if planes else []
-            live = yield from self._joined(live, dropped, until)
+            before = [planes[i] for i in best[:kept]] if planes else []
+            live = yield from self._joined([live[i] for i in best[:kept]], [live[i] for i in best[kept:]], until)
             if self.asked + len(live) * (4 + ARC_HALVINGS * self.votes) > near_foot:
                 return live[0] if planes else min(live, key=_length)
             spare = until - self.asked - ARC_HALVINGS * self.votes * sum(walks for walks, _ in rounds[number:])
@@ -208,6 +224,9 @@ class BoundaryWalk:
             seen = [self._plane(_length(a), _length(b), count) for a, b in zip(live, after, strict=True)]
             planes = [float(np.sqrt(a * b)) for a, b in zip(seen, before, strict=True)] if before else seen
             live = after
+        best = np.argsort(planes, kind="stable")
+        planes = [planes[best[0]]]
+        live = yield from self._joined([live[best[0]]], [live[i] for i in best[1:]], near_foot)
         step = count + ARC_HALVINGS * self.votes
         while planes[0] >= NEAR_FOOT * _length(live[0]) and self.asked + step <= near_foot:
             before, live = [_length(live[0])], (yield from self._steps(live[:1], count))
@@ -254,10 +273,6 @@ class BoundaryWalk:
             if answers[0, 0] != self.decision:
                 return Counterexample(candidate.row, candidate.distance, int(answers[0, 0]))
         return None
-
-    @property
-    def _effort(self) -> Effort:
-        return next(effort for effort in EFFORTS if self.labels >= effort.labels)
 
     def _labels(self, points: Array, dither: NDArray[np.floating[Any]] | None = None) -> Flow[tuple[Array, Array]]:
         """The labels of (m, d) points, and the points that were really asked."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from fimaudit.estimation.spectral_norm import Limits
-from fimaudit.estimation.tangent_plane import curvature, plane_radius
+from fimaudit.estimation.tangent_plane import ProbitSlope, curvature, plane_radius
 from fimaudit.measurement.boundary_walk import BASE_VOTES, CLOSE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
@@ -31,8 +31,6 @@ Array = NDArray[np.float64]
 LABELS_ONLY = "labels only: spectral norm, peak and trace need probabilities"
 #: Labels an input takes at least.
 FEWEST_LABELS = 100
-#: Share of the labels that start and walk take, and near the foot of the plane; the rest goes to the plane.
-WALK_SHARE, FOOT_SHARE = 0.6, 0.75
 #: Rows at the end: the nearest counterexamples alone; where labels are random, votes on both sides of the last point.
 LAST_ROWS, LAST_VOTES = 3, 2 * CLOSE_VOTES
 #: Other inputs that a start may look at.
@@ -144,10 +142,13 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
     deviations = float(ndtri(0.5 + settings.confidence / 2))
     if len(starts[0]) <= LINE:
         return (yield from _line(walk, min(starts, key=lambda b: float(np.linalg.norm(b)))))
-    b = yield from walk.walk(starts, int(WALK_SHARE * settings.queries), int(FOOT_SHARE * settings.queries))
+    b = yield from walk.walk(starts)
 
     if walk.lapse > MOST_LAPSE:
         return _too_random(walk)
+
+    def clear(fit: ProbitSlope) -> bool:
+        return fit.slope >= CLEAR_SLOPE * fit.error
 
     def found(plane: PlaneAnswers) -> Limits:
         fit = plane.fit()
@@ -157,13 +158,15 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
         return plane_radius(fit, length, nearest, deviations, in_box=in_box, bend=curvature(labels))
 
     precision = settings.precision
-    enough = None if precision is None else lambda plane: found(plane).relative_half_width <= precision
+    enough = (
+        None if precision is None else lambda plane: clear(plane.fit()) and found(plane).relative_half_width <= precision
+    )
     last = LAST_VOTES if walk.random else LAST_ROWS
     plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - last), enough)
     if not plane.t:
         return None
     fit = plane.fit()
-    if fit.slope < CLEAR_SLOPE * fit.error:
+    if not clear(fit):
         return NO_SLOPE if walk.random else NO_PLANE
     if walk.random:
         end = plane.last.b

@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 
 #: Shares of the labels in rounds: each places its rows by what those before showed.
 ROUNDS, FEW_ROUNDS = (0.06, 0.08, 0.12, 0.24, 0.5), (0.15, 0.25, 0.6)
+#: The next round is placed for a slope so many standard errors above the fit's: labels that separate say only that the step
+#: along v was long, and one that is too short costs less. Where a slope is fewer of its errors than that, it was short.
+STEEPER, CLEAR = 1.5, 2.0
 #: Labels below which there are fewer rounds.
 FEW = 250
 #: A round's step along v is no shorter than this share of the one before: labels that separate say only that it was long.
@@ -49,7 +52,7 @@ DOUBLINGS, HALVINGS = 12, 3
 BALANCE_ROWS = 1 + DOUBLINGS + HALVINGS
 #: After so many rounds the point moves nearer, by so many halvings, if these take no more than a share of the labels and the
 #: distance falls to a share: the labels so far also say where the boundary leans, and its bend errs less from there.
-MOVES, MOVE_HALVINGS, MOST_COST, ENOUGH_NEARER = (3, 4), 8, 0.04, 0.99
+MOVES, MOVE_HALVINGS, MOST_COST, ENOUGH_NEARER = (2, 3, 4), 8, 0.04, 0.99
 #: Numbers of one block of rows.
 BLOCK_NUMBERS = 4 * 2**20
 #: The random rounding of features with levels adds this share of a level's square.
@@ -64,7 +67,7 @@ class _Around:
         b: (d,) the point.
         sigma: standard deviation of the noise of a feature in the last round.
         t: place of each row along v, in standard deviations of its noise; beyond: whether it is decided otherwise.
-        normal: two (d,) sums of noise by label, of even and odd rows: estimates of the normal's direction.
+        normal: two (d,) sums of noise by label, of even and odd fours of rows: estimates of the normal's direction.
     """
 
     b: Array
@@ -151,7 +154,7 @@ class PlaneAnswers:
             if (side == way).any():
                 hit[side == way] -= hit[side == way].mean()
         for part in (0, 1):
-            rows = np.arange(len(hit)) // 2 % 2 == part
+            rows = np.arange(len(hit)) // 4 % 2 == part  # noise and its negative in one half
             last.normal[part] += hit[rows] @ noise[rows]
 
     def _per_normal(self, cosine: float) -> float:
@@ -211,7 +214,8 @@ def measure_plane(
         if enough is not None and enough(plane):
             break
         fit = plane.fit()
-        cosine = float(np.clip(fit.cosine, LEAST_COSINE, MOST_COSINE))
+        steeper = STEEPER if fit.slope > CLEAR * fit.own_error else 0.0
+        cosine = float(np.clip(fit.cosine_at(steeper), LEAST_COSINE, MOST_COSINE))
         nearer = None
         spare = end - walk.asked - (MOVE_HALVINGS + BALANCE_ROWS) * walk.most_votes
         if number + 1 < len(rounds) and spare > 0:
@@ -306,10 +310,16 @@ class _Stencil:
         return (known + other) / 2
 
     def ask(self, plane: PlaneAnswers, count: int, tau: float, centre: float) -> Flow[None]:
-        """Rows with white noise orthogonal to v, half of them tau deviations nearer, half farther, about ``centre``."""
+        """Rows with white noise orthogonal to v, half of them tau deviations nearer, half farther, about ``centre``.
+
+        On either side each noise comes with its negative: of such a pair at most one row is beyond where few are, so that
+        their number varies less.
+        """
         b, v, rng = self.b, self.v, self.walk.rng
         side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
         noise: Array = rng.standard_normal((count, len(b)), dtype=np.float32) * np.float64(self.delta)
+        pairs = count // 4 * 4
+        noise[2:pairs:4], noise[3:pairs:4] = -noise[0:pairs:4], -noise[1:pairs:4]
         if self.tight.any():
             noise[:, self.tight] = np.copysign(self.delta, noise[:, self.tight])
         noise -= np.outer(noise @ v, v)

@@ -15,7 +15,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.estimation.tangent_plane import curvature
-from fimaudit.measurement.label_radius import WALK_SHARE
+from fimaudit.measurement.boundary_walk import effort
 from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.query_split import after_extras, after_finding, looks_for_witness
 from fimaudit.measurement.settings import Settings
@@ -53,16 +53,18 @@ def expected_interval(queries: int, confidence: float = 0.95) -> Expected:
 def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
     """The interval of one input's margin radius from labels, as multiples of it, far from the foot of the boundary.
 
-    Sampling: about 1.4 / sqrt(labels of the plane); curvature as ``fimaudit.estimation.tangent_plane`` allows for it.
+    Sampling: about 1.4 / sqrt(labels of the plane) on the logarithm; curvature as ``fimaudit.estimation.tangent_plane``
+    allows for it.
 
     >>> e = expected_from_labels(1000)
     >>> round(e.lower, 2), round(e.upper, 2)
-    (0.7, 1.3)
+    (0.7, 1.29)
     """
     z = float(special.ndtri(0.5 + confidence / 2))
     below, above = curvature(labels)
-    sampling = 1.4 / math.sqrt((1 - WALK_SHARE) * labels)
-    lower, upper = 1 - z * math.hypot(sampling, below), 1 + z * math.hypot(sampling, above)
+    sampling = 1.4 / math.sqrt((1 - effort(labels).share) * labels)
+    lower = 1 - math.hypot(1 - math.exp(-z * sampling), z * below)
+    upper = 1 + math.hypot(math.exp(z * sampling) - 1, z * above)
     return Expected(max(0.0, lower), upper, math.hypot(sampling, (below + above) / 2))
 
 

@@ -119,6 +119,24 @@ def test_the_plane_is_found_however_far_its_point(far):
     assert found.std() < 0.12
 
 
+def test_noise_comes_with_its_negative_on_either_side():
+    features, seen = 50, []
+    n = np.eye(features)[0]
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        seen.append(rows.astype(np.float64))
+        return seen[-1] @ n > 1.0
+
+    x = np.zeros(features)
+    walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, 0), 400)
+    b = n + np.sqrt(3.0) * np.eye(features)[1]
+    answered(measure_plane(walk, b, 400), model)
+    last = seen[-1][: len(seen[-1]) // 4 * 4].reshape(-1, 2, 2, features)
+    apart = last - last.mean(axis=(0, 1))
+    assert np.allclose(apart[:, 0], -apart[:, 1], atol=1e-9)
+    assert np.abs(apart).max() > 0.01
+
+
 def test_levels_of_eight_bits_leave_it_unbiased():
     found = plane_runs(3000, 3.0, 30, 300, quantum=4 * 3.0 / 255)
     assert abs(found.mean() - 1) < 0.02 + 2 * found.std() / np.sqrt(len(found))
@@ -137,6 +155,57 @@ def test_probit_of_known_slopes_is_unbiased_with_nominal_errors():
         values, errors = np.array([f.slope for f in fits]), np.array([f.error for f in fits])
         assert abs(values.mean() / slope - 1) < 0.03
         assert 0.9 <= np.mean(np.abs(values - slope) < 1.96 * errors) <= 0.99
+
+
+@pytest.mark.parametrize("count", [40, 100])
+@pytest.mark.parametrize("offset", [0.0, 0.4])
+def test_a_probit_of_few_labels_is_not_too_steep(count, offset):
+    """Maximum likelihood is: by 27 % of 40 labels, by 5 % of 100, by 11 % where the point lies off the boundary."""
+    rng = np.random.default_rng([count, int(10 * offset)])
+    for slope in (0.1, 0.5):
+        t = np.repeat([-1.0, 1.0], count // 2) * 1.4 / slope
+
+        def some(t: np.ndarray, slope: float = slope) -> np.ndarray:
+            return rng.standard_normal(len(t)) < offset + slope * t
+
+        one = np.array([probit_slope(t, some(t)).slope for _ in range(400)]) / slope
+        half = t[::2]
+        two = [common_slopes([PlacedLabels(4.0, half, some(half)), PlacedLabels(4.0, half, some(half))]) for _ in range(200)]
+        both = np.array([fits[-1].slope for fits in two]) / slope
+        for found in (one, both):
+            assert abs(found.mean() - 1) < (0.04 if count < 100 else 0.015) + 2 * found.std() / np.sqrt(len(found))
+
+
+@pytest.mark.parametrize("lapse", [0.0, 0.05])
+def test_labels_that_separate_say_no_slope(lapse):
+    t = np.repeat([-1.0, 1.0], 10) * 9.23
+    one = PlacedLabels(4.0, t, t > 0)
+    for fit in (probit_slope(t, t > 0, lapse), common_slopes([one, one], lapse)[-1]):
+        assert fit.slope < 3 * fit.error
+        assert fit.cosine_at(1.96) > 0.9
+
+
+def test_steps_that_are_too_long_leave_the_slope_within_its_limits():
+    """Nearly all labels separate at tau q = 4: what is left of the slope is a lower limit."""
+    rng = np.random.default_rng(8)
+    t = np.repeat([-1.0, 1.0], 60) * 4.0 / 0.3
+    fits = [probit_slope(t, rng.standard_normal(len(t)) < 0.3 * t) for _ in range(100)]
+    true = 0.3 / np.hypot(1.0, 0.3)
+    assert np.mean([f.cosine_at(-1.96) <= true <= f.cosine_at(1.96) for f in fits]) > 0.95
+
+
+def test_the_two_estimates_of_the_normal_are_independent():
+    """Along features that the boundary does not turn on they must not agree, or the box takes off the wrong part."""
+    features, together = 400, []
+    n = np.eye(features)[0]
+    for run in range(6):
+        x = np.zeros(features)
+        walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 400)
+        b = n + np.sqrt(3.0) * np.eye(features)[1]
+        plane = answered(measure_plane(walk, b, 400), lambda rows: rows.astype(np.float64) @ n > 1.0)
+        even, odd = (part[2:] for part in plane.last.normal)
+        together.append(even @ odd / np.sqrt((even @ even) * (odd @ odd)))
+    assert abs(np.mean(together)) < 3 / np.sqrt(6 * features)
 
 
 def labels_of_a_plane(rng: np.random.Generator, lengths: tuple[float, ...], r: float = 1.0) -> list[PlacedLabels]:
