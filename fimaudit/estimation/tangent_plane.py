@@ -43,7 +43,7 @@ CELL = 25
 LEAST_COSINE, MOST_COSINE = 1e-4, 0.999
 #: Spread of log(radius / true one) that curvature causes, below and above, with so many labels at least: a short walk ends
 #: where the bend is worse (benchmarks/labels.py).
-BENDS = ((1000, 0.138, 0.134), (400, 0.25, 0.25), (0, 0.3, 0.45))
+BENDS = ((1000, 0.138, 0.1335), (400, 0.25, 0.25), (0, 0.3, 0.45))
 #: From this cosine on the plane touches near its foot.
 NEAR_FOOT = 0.6
 
