@@ -58,7 +58,7 @@ def expected_from_labels(labels: int, confidence: float = 0.95) -> Expected:
 
     >>> e = expected_from_labels(1000)
     >>> round(e.lower, 2), round(e.upper, 2)
-    (0.7, 1.29)
+    (0.71, 1.29)
     """
     z = float(special.ndtri(0.5 + confidence / 2))
     below, above = curvature(labels)
