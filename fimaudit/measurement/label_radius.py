@@ -13,7 +13,9 @@ from scipy.special import ndtri
 
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.estimation.tangent_plane import ProbitSlope, curvature, plane_radius
-from fimaudit.measurement.boundary_walk import BASE_VOTES, CLOSE_VOTES, BoundaryWalk, Counterexample, NoOtherLabel
+from fimaudit.measurement.boundary_starts import NoOtherLabel, find_starts
+from fimaudit.measurement.boundary_walk import walk_boundary
+from fimaudit.measurement.label_search import BASE_VOTES, CLOSE_VOTES, Counterexample, LabelSearch
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import PlaneAnswers, measure_plane
@@ -98,17 +100,17 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     labels, votes = np.unique(base[:, 0], return_counts=True)
     decision, wrong = int(labels[votes.argmax()]), repeats - int(votes.max())
     rng = generator(settings.seed, index, LABEL_STREAM)
-    walk = BoundaryWalk(points, decision, rng, settings.queries, known.random, 1 + repeats, repeats, wrong)
-    if walk.lapse > FIRST_LAPSE:
-        return _result(index, walk, "below_detection", flags=["noisy_labels"], reason=_too_random(walk).reason)
-    starts = yield from walk.start(known.others(x, decision, space))
+    search = LabelSearch(points, decision, rng, settings.queries, known.random, 1 + repeats, repeats, wrong)
+    if search.lapse > FIRST_LAPSE:
+        return _result(index, search, "below_detection", flags=["noisy_labels"], reason=_too_random(search).reason)
+    starts = yield from find_starts(search, known.others(x, decision, space))
     if isinstance(starts, NoOtherLabel):
-        return _result(index, walk, "no_rival_visible", reason=starts.reason)
-    radius = yield from _radius(walk, starts, settings)
-    if isinstance(radius, Unconfirmed) and walk.random:
-        return _result(index, walk, "below_detection", flags=["noisy_labels"], reason=radius.reason)
-    witness = yield from walk.confirmed()
-    return _measured(index, walk, radius, witness)
+        return _result(index, search, "no_rival_visible", reason=starts.reason)
+    radius = yield from _radius(search, starts, settings)
+    if isinstance(radius, Unconfirmed) and search.random:
+        return _result(index, search, "below_detection", flags=["noisy_labels"], reason=radius.reason)
+    witness = yield from search.confirmed()
+    return _measured(index, search, radius, witness)
 
 
 @dataclass(frozen=True)
@@ -130,22 +132,21 @@ NO_PLANE = Unconfirmed(
 )
 
 
-def _too_random(walk: BoundaryWalk) -> Unconfirmed:
+def _too_random(search: LabelSearch) -> Unconfirmed:
     return Unconfirmed(
-        f"the labels are too random for a radius: {walk.outvoted} of {walk.voted} differ from most others of the same row, "
-        f"and it takes {MOST_LAPSE:.0%} or less"
+        f"the labels are too random for a radius: {search.outvoted} of {search.voted} differ from most others of the same "
+        f"row, and it takes {MOST_LAPSE:.0%} or less"
     )
 
 
-def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow[Limits | Unconfirmed | None]:
+def _radius(search: LabelSearch, starts: list[Array], settings: Settings) -> Flow[Limits | Unconfirmed | None]:
     """The radius and its limits from first boundary points; ``None`` where the walk left no labels for a plane."""
     deviations = float(ndtri(0.5 + settings.confidence / 2))
     if len(starts[0]) <= LINE:
-        return (yield from _line(walk, min(starts, key=lambda b: float(np.linalg.norm(b)))))
-    b = yield from walk.walk(starts)
-
-    if walk.lapse > MOST_LAPSE:
-        return _too_random(walk)
+        return (yield from _line(search, min(starts, key=lambda b: float(np.linalg.norm(b)))))
+    b = yield from walk_boundary(search, starts)
+    if search.lapse > MOST_LAPSE:
+        return _too_random(search)
 
     def clear(fit: ProbitSlope) -> bool:
         return fit.slope >= CLEAR_SLOPE * fit.error
@@ -153,72 +154,72 @@ def _radius(walk: BoundaryWalk, starts: list[Array], settings: Settings) -> Flow
     def found(plane: PlaneAnswers) -> Limits:
         fit = plane.fit()
         length = plane.length + plane.intercept(fit)
-        nearest = walk.found[0].distance if walk.found else float("inf")
-        in_box, labels = plane.in_box(walk, fit.cosine), settings.queries // walk.votes
+        nearest = search.found[0].distance if search.found else float("inf")
+        in_box, labels = plane.in_box(search, fit.cosine), settings.queries // search.votes
         return plane_radius(fit, length, nearest, deviations, in_box=in_box, bend=curvature(labels))
 
     precision = settings.precision
     enough = (
         None if precision is None else lambda plane: clear(plane.fit()) and found(plane).relative_half_width <= precision
     )
-    last = LAST_VOTES if walk.random else LAST_ROWS
-    plane = yield from measure_plane(walk, b, max(0, settings.queries - walk.asked - last), enough)
+    last = LAST_VOTES if search.random else LAST_ROWS
+    plane = yield from measure_plane(search, b, max(0, settings.queries - search.asked - last), enough)
     if not plane.t:
         return None
     fit = plane.fit()
     if not clear(fit):
-        return NO_SLOPE if walk.random else NO_PLANE
-    if walk.random:
+        return NO_SLOPE if search.random else NO_PLANE
+    if search.random:
         end = plane.last.b
-        near, far = (walk.points.clipped(share * end) for share in (1 - EITHER_SIDE, 1 + EITHER_SIDE))
-        if not (yield from walk.crossed(near, far)):
+        near, far = (search.points.clipped(share * end) for share in (1 - EITHER_SIDE, 1 + EITHER_SIDE))
+        if not (yield from search.crossed(near, far)):
             return NOT_CROSSED
     elif plane.misfit() < MISFIT:
         return NO_PLANE
     return found(plane)
 
 
-def _line(walk: BoundaryWalk, start: Array) -> Flow[Limits | Unconfirmed | None]:
+def _line(search: LabelSearch, start: Array) -> Flow[Limits | Unconfirmed | None]:
     """The radius where one feature may change: the nearest boundary either way, within a point that is decided otherwise.
 
     Sides of values that the feature takes are all that labels say: the limits lie a level apart or more. Random labels say
     on which side a boundary lies by many votes, ``EITHER_SIDE`` apart.
     """
-    points = walk.points
+    points = search.points
     rows = 2 * (LINE_STEPS + LINE_HALVINGS)
-    if walk.asked + rows * walk.votes + (LAST_VOTES if walk.random else LAST_ROWS) > walk.labels:
+    if search.asked + rows * search.votes + (LAST_VOTES if search.random else LAST_ROWS) > search.labels:
         return None
     share = np.arange(1, LINE_STEPS + 1) / LINE_STEPS
     ends = np.concatenate([share[:, None] * points.clipped(way * start) for way in (1.0, -1.0)])
-    beyond = (yield from walk.vote(ends)).reshape(2, LINE_STEPS)
+    beyond = (yield from search.vote(ends)).reshape(2, LINE_STEPS)
     sides = np.flatnonzero(beyond.any(axis=1))
     if not sides.size:
-        return NOT_CROSSED if walk.random else None
+        return NOT_CROSSED if search.random else None
     steps = beyond.argmax(axis=1)[sides]
     far = ends[sides * LINE_STEPS + steps]
-    found = yield from walk.halved(list(far), steps / (steps + 1), LINE_HALVINGS)
+    found = yield from search.halved(list(far), steps / (steps + 1), LINE_HALVINGS)
     end, step = min(zip(found, np.abs(far[:, 0]) / (steps + 1), strict=True), key=lambda one: float(np.linalg.norm(one[0])))
     at = float(np.linalg.norm(end))
     apart = float(step) * 2.0**-LINE_HALVINGS + float(points.levels.max())
-    if walk.lapse > MOST_LAPSE:
-        return _too_random(walk)
-    if walk.random:
-        if walk.asked + LAST_VOTES > walk.labels:
+    if search.lapse > MOST_LAPSE:
+        return _too_random(search)
+    if search.random:
+        if search.asked + LAST_VOTES > search.labels:
             return None
         apart = max(apart, EITHER_SIDE * at)
         near, beyond_it = (points.clipped((1 + way * apart / max(at, 1e-300)) * end) for way in (-1.0, 1.0))
-        if not (yield from walk.crossed(near, beyond_it)):
+        if not (yield from search.crossed(near, beyond_it)):
             return NOT_CROSSED
         return Limits(at, max(0.0, at - apart), at + apart)
     return Limits(at, max(0.0, at - apart), at + float(points.levels.max()))
 
 
 def _measured(
-    index: int, walk: BoundaryWalk, radius: Limits | Unconfirmed | None, witness: Counterexample | None
+    index: int, search: LabelSearch, radius: Limits | Unconfirmed | None, witness: Counterexample | None
 ) -> Sensitivity:
     flags, reasons = [], []
     upper, kept = radius.upper if isinstance(radius, Limits) else float("inf"), None
-    if walk.random:
+    if search.random:
         reasons.append("the labels are random, so no single row is a counterexample")
         flags.append("noisy_labels")
     elif witness is None:
@@ -233,16 +234,16 @@ def _measured(
         took = "the way to the decision boundary took all labels; raise --queries"
         reasons.append(took if radius is None else radius.reason)
         limits = Interval(upper=upper if np.isfinite(upper) else None)
-        return _result(index, walk, "below_detection", limits, kept, flags, "; ".join(reasons))
+        return _result(index, search, "below_detection", limits, kept, flags, "; ".join(reasons))
     interval = Interval(
         value=min(radius.value, upper), lower=min(radius.lower, upper), upper=upper if np.isfinite(upper) else None
     )
-    return _result(index, walk, "ok", interval, kept, flags, "; ".join(reasons) or None)
+    return _result(index, search, "ok", interval, kept, flags, "; ".join(reasons) or None)
 
 
 def _result(
     index: int,
-    walk: BoundaryWalk,
+    search: LabelSearch,
     status: Status,
     radius: Interval | None = None,
     witness: Witness | None = None,
@@ -253,8 +254,8 @@ def _result(
         index=index,
         status=status,
         method="labels",
-        predicted_class=walk.decision,
-        queries=walk.asked,
+        predicted_class=search.decision,
+        queries=search.asked,
         margin_radius=radius or Interval(),
         witness=witness,
         flags=list(flags),

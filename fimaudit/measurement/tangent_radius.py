@@ -18,7 +18,7 @@ from fimaudit.estimation.tangent_plane import (
     misfit_chance,
     steepness,
 )
-from fimaudit.measurement.boundary_walk import BoundaryWalk
+from fimaudit.measurement.label_search import LabelSearch
 from fimaudit.measurement.protocol import Flow
 
 __all__ = ["PlaneAnswers", "measure_plane"]
@@ -165,9 +165,9 @@ class PlaneAnswers:
             seen += one.sigma * float(np.exp(-((fit.offset + fit.slope * places) ** 2) / 2).sum() / np.sqrt(2 * np.pi))
         return float(np.sqrt(max(0.0, 1.0 - cosine**2))) / max(seen, 1e-300)
 
-    def in_box(self, walk: BoundaryWalk, cosine: float) -> float:
+    def in_box(self, search: LabelSearch, cosine: float) -> float:
         """Length of the part of the unit normal that the box allows (``in_box_normal``)."""
-        points = walk.points
+        points = search.points
         if not points.space.bounded:
             return 1.0
         width = np.where(np.isfinite(points.upper - points.lower), points.upper - points.lower, np.inf)
@@ -183,27 +183,27 @@ class PlaneAnswers:
 
 
 def measure_plane(
-    walk: BoundaryWalk, b: Array, labels: int, enough: Callable[[PlaneAnswers], bool] | None = None
+    search: LabelSearch, b: Array, labels: int, enough: Callable[[PlaneAnswers], bool] | None = None
 ) -> Flow[PlaneAnswers]:
     """Ask so many labels around a boundary point, which moves nearer; see ``fimaudit.estimation.tangent_plane``.
 
     Args:
-        walk: the search that found it.
+        search: the search that found it.
         b: (d,) the boundary point.
         labels: to ask.
         enough: stops after a round.
     """
-    plane = PlaneAnswers([_Around(b)], walk.lapse)
-    stencil = _Stencil.at(walk, b)
-    end = walk.asked + labels
-    if labels <= BALANCE_ROWS * walk.votes:
+    plane = PlaneAnswers([_Around(b)], search.lapse)
+    stencil = _Stencil.at(search, b)
+    end = search.asked + labels
+    if labels <= BALANCE_ROWS * search.votes:
         return plane
     first = max(FIRST_COSINE, float(1 / np.sqrt(1 + len(b) / FEW_FEATURES)))
     tau, centre = steepness(first), (yield from stencil.balance())
-    whole = end - walk.asked
+    whole = end - search.asked
     rounds = FEW_ROUNDS if whole < FEW else ROUNDS
     for number, share in enumerate(rounds):
-        left = end - walk.asked
+        left = end - search.asked
         count = left if number == len(rounds) - 1 else min(left, int(whole * share))
         block = max(8, BLOCK_NUMBERS // len(b))
         while count > 0:
@@ -217,23 +217,23 @@ def measure_plane(
         steeper = STEEPER if fit.slope > CLEAR * fit.own_error else 0.0
         cosine = float(np.clip(fit.cosine_at(steeper), LEAST_COSINE, MOST_COSINE))
         nearer = None
-        spare = end - walk.asked - (MOVE_HALVINGS + BALANCE_ROWS) * walk.most_votes
+        spare = end - search.asked - (MOVE_HALVINGS + BALANCE_ROWS) * search.most_votes
         if number + 1 < len(rounds) and spare > 0:
-            nearer = yield from _nearer(walk, plane, cosine, number, whole)
+            nearer = yield from _nearer(search, plane, cosine, number, whole)
         if nearer is None:
             centre = plane.balanced(fit, tau)
         else:
             cosine = min(MOST_COSINE, cosine * plane.length / float(np.linalg.norm(nearer)))
-            stencil = _Stencil.at(walk, nearer)
+            stencil = _Stencil.at(search, nearer)
             plane.around.append(_Around(nearer))
             centre = yield from stencil.balance()
         tau = max(steepness(cosine), SHRINK * tau)
     return plane
 
 
-def _nearer(walk: BoundaryWalk, plane: PlaneAnswers, cosine: float, number: int, whole: int) -> Flow[Array | None]:
+def _nearer(search: LabelSearch, plane: PlaneAnswers, cosine: float, number: int, whole: int) -> Flow[Array | None]:
     """A boundary point that is nearer, in the direction in which the labels so far say that the boundary leans."""
-    cost = MOVE_HALVINGS * walk.votes
+    cost = MOVE_HALVINGS * search.votes
     if number + 1 not in MOVES or cosine >= NEAR_FOOT or cost > MOST_COST * whole:
         return None
     last = plane.last
@@ -243,7 +243,7 @@ def _nearer(walk: BoundaryWalk, plane: PlaneAnswers, cosine: float, number: int,
     size = float(np.linalg.norm(across))
     if not size > 0:
         return None
-    to = (yield from walk.arcs(last.b[None], across[None] / size, MOVE_HALVINGS))[0]
+    to = (yield from search.arcs(last.b[None], across[None] / size, MOVE_HALVINGS))[0]
     return to if float(np.linalg.norm(to)) < last.length * ENOUGH_NEARER else None
 
 
@@ -252,14 +252,14 @@ class _Stencil:
     """How rows lie about a boundary point.
 
     Attributes:
-        walk: asks.
+        search: asks.
         b, v: the boundary point and its direction.
         delta: standard deviation of a feature's noise; sigma: with the rounding to levels.
         tight: which features have room for one standard deviation either way only.
         lower, upper: between which these features' means lie.
     """
 
-    walk: BoundaryWalk
+    search: LabelSearch
     b: Array
     v: Array
     delta: float
@@ -269,9 +269,9 @@ class _Stencil:
     upper: Array
 
     @classmethod
-    def at(cls, walk: BoundaryWalk, b: Array) -> _Stencil:
+    def at(cls, search: LabelSearch, b: Array) -> _Stencil:
         """About a boundary point."""
-        points, length = walk.points, float(np.linalg.norm(b))
+        points, length = search.points, float(np.linalg.norm(b))
         v = b / length
         delta = NOISE * length / np.sqrt(len(b))
         sigma = float(np.sqrt(delta**2 + ROUNDING * (points.levels**2).mean()))
@@ -280,7 +280,7 @@ class _Stencil:
         tight = (b - lower < ROOM * delta) | (upper - b < ROOM * delta)
         narrow = upper < lower
         half = (np.where(narrow, lower, 0.0) + np.where(narrow, upper, 0.0)) / 2
-        return cls(walk, b, v, delta, sigma, tight, np.where(narrow, half, lower), np.where(narrow, half, upper))
+        return cls(search, b, v, delta, sigma, tight, np.where(narrow, half, lower), np.where(narrow, half, upper))
 
     def mean(self, centre: float) -> Array:
         """The point so far along v from ``b``, with tight features moved inward."""
@@ -291,11 +291,11 @@ class _Stencil:
         """How far along v rows about the mean fall on both sides, where moving features inward left the boundary."""
         if not self.tight.any():
             return 0.0
-        far = (yield from self.walk.vote(self.mean(0.0)[None]))[0]
+        far = (yield from self.search.vote(self.mean(0.0)[None]))[0]
         way, step, known, other = (-1.0 if far else 1.0), 2 * self.sigma, 0.0, None
         for _ in range(DOUBLINGS):
             at = known + way * step
-            if (yield from self.walk.vote(self.mean(at)[None]))[0] != far:
+            if (yield from self.search.vote(self.mean(at)[None]))[0] != far:
                 other = at
                 break
             known, step = at, 2 * step
@@ -303,7 +303,7 @@ class _Stencil:
             return 0.0
         for _ in range(HALVINGS):
             at = (known + other) / 2
-            if (yield from self.walk.vote(self.mean(at)[None]))[0] != far:
+            if (yield from self.search.vote(self.mean(at)[None]))[0] != far:
                 other = at
             else:
                 known = at
@@ -315,7 +315,7 @@ class _Stencil:
         On either side each noise comes with its negative: of such a pair at most one row is beyond where few are, so that
         their number varies less.
         """
-        b, v, rng = self.b, self.v, self.walk.rng
+        b, v, rng = self.b, self.v, self.search.rng
         side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
         noise: Array = rng.standard_normal((count, len(b)), dtype=np.float32) * np.float64(self.delta)
         pairs = count // 4 * 4
@@ -324,6 +324,6 @@ class _Stencil:
             noise[:, self.tight] = np.copysign(self.delta, noise[:, self.tight])
         noise -= np.outer(noise @ v, v)
         mean = self.mean(centre) + np.outer(side * tau * self.sigma, v)
-        dither = rng.random(noise.shape, dtype=np.float32) if self.walk.points.space.quantised else None
-        other, sent = yield from self.walk.ask(mean + noise, dither)
+        dither = rng.random(noise.shape, dtype=np.float32) if self.search.points.space.quantised else None
+        other, sent = yield from self.search.ask(mean + noise, dither)
         plane.add(sent, sent - mean, side, other)

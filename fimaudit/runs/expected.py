@@ -15,7 +15,7 @@ from fimaudit.errors import UsageError
 from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile
 from fimaudit.estimation.tangent_plane import curvature
-from fimaudit.measurement.boundary_walk import effort
+from fimaudit.measurement.label_effort import effort
 from fimaudit.measurement.ladder_questions import CHECK_PAIRS
 from fimaudit.measurement.query_split import after_extras, after_finding, looks_for_witness
 from fimaudit.measurement.settings import Settings

@@ -21,8 +21,10 @@ from fimaudit.estimation.tangent_plane import (
     plane_radius,
     probit_slope,
 )
-from fimaudit.measurement.boundary_walk import BoundaryWalk
+from fimaudit.measurement.boundary_starts import find_starts
+from fimaudit.measurement.boundary_walk import joined
 from fimaudit.measurement.label_radius import KnownLabels, measure_labels
+from fimaudit.measurement.label_search import LabelSearch
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import measure_plane
 from fimaudit.perturbations.random_signs import generator
@@ -103,8 +105,8 @@ def plane_runs(features: int, far: float, runs: int, labels: int, quantum: float
         b = n + np.sqrt(far**2 - 1) * side / np.linalg.norm(side)
         x = np.zeros(features, np.float32)
         space = InputDomain(quantum=quantum or None).resolve(x[None], "float32")
-        walk = BoundaryWalk(RayPoints(x, space), 0, generator(5, run), labels)
-        plane = answered(measure_plane(walk, b, labels), lambda rows, n=n: rows.astype(np.float64) @ n > 1.0)
+        search = LabelSearch(RayPoints(x, space), 0, generator(5, run), labels)
+        plane = answered(measure_plane(search, b, labels), lambda rows, n=n: rows.astype(np.float64) @ n > 1.0)
         fit = plane.fit()
         found.append((plane.length + plane.intercept(fit)) * fit.cosine)
         low = plane_radius(fit, plane.length, np.inf, 1.96)
@@ -128,9 +130,9 @@ def test_noise_comes_with_its_negative_on_either_side():
         return seen[-1] @ n > 1.0
 
     x = np.zeros(features)
-    walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, 0), 400)
+    search = LabelSearch(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, 0), 400)
     b = n + np.sqrt(3.0) * np.eye(features)[1]
-    answered(measure_plane(walk, b, 400), model)
+    answered(measure_plane(search, b, 400), model)
     last = seen[-1][: len(seen[-1]) // 4 * 4].reshape(-1, 2, 2, features)
     apart = last - last.mean(axis=(0, 1))
     assert np.allclose(apart[:, 0], -apart[:, 1], atol=1e-9)
@@ -200,9 +202,9 @@ def test_the_two_estimates_of_the_normal_are_independent():
     n = np.eye(features)[0]
     for run in range(6):
         x = np.zeros(features)
-        walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 400)
+        search = LabelSearch(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 400)
         b = n + np.sqrt(3.0) * np.eye(features)[1]
-        plane = answered(measure_plane(walk, b, 400), lambda rows: rows.astype(np.float64) @ n > 1.0)
+        plane = answered(measure_plane(search, b, 400), lambda rows: rows.astype(np.float64) @ n > 1.0)
         even, odd = (part[2:] for part in plane.last.normal)
         together.append(even @ odd / np.sqrt((even @ even) * (odd @ odd)))
     assert abs(np.mean(together)) < 3 / np.sqrt(6 * features)
@@ -255,8 +257,8 @@ def test_a_bent_boundary_errs_less_as_the_point_moves_nearer():
             return z @ n > 1 + bend / 2 * ((z**2).sum(axis=1) - (z @ n) ** 2)
 
         x = np.zeros(features)
-        walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 450)
-        plane = answered(measure_plane(walk, b, 450), model)
+        search = LabelSearch(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(5, run), 450)
+        plane = answered(measure_plane(search, b, 450), model)
         assert plane.length < 0.8 * far
         fit = plane.fit()
         found.append((plane.length + plane.intercept(fit)) * fit.cosine)
@@ -351,8 +353,8 @@ def test_starts_lie_on_the_boundary_however_far_the_input_that_they_lead_to():
         return np.where(rows @ first > 2.0, 1, np.where(rows @ second > 3.0, 2, 0))
 
     x = np.stack([np.zeros(50), 2.1 * first, 60 * second])
-    walk = BoundaryWalk(RayPoints(x[0], InputDomain().resolve(x, "float64")), 0, generator(1, 0), 1000)
-    starts = answered(walk.start([x[1], x[2]]), model)
+    search = LabelSearch(RayPoints(x[0], InputDomain().resolve(x, "float64")), 0, generator(1, 0), 1000)
+    starts = answered(find_starts(search, [x[1], x[2]]), model)
     assert {int(model(point[None])[0]) for point in starts} == {1, 2}
     assert all(model(0.9 * point[None])[0] == 0 for point in starts)
 
@@ -361,8 +363,8 @@ def test_a_walk_that_ends_brings_the_others_nearer():
     near, one, other = np.eye(30)[:3]
     points = [near + 5 * one, near + 6 * other]
     x = np.zeros(30)
-    walk = BoundaryWalk(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(1, 0), 1000)
-    found = answered(walk._joined(points[:1], points[1:]), lambda rows: (rows @ near > 1.0 - 1e-9).astype(int))[0]
+    search = LabelSearch(RayPoints(x, InputDomain().resolve(x[None], "float64")), 0, generator(1, 0), 1000)
+    found = answered(joined(search, points[:1], points[1:]), lambda rows: (rows @ near > 1.0 - 1e-9).astype(int))[0]
     between = points[0] + (points[1] - points[0]) * 25 / 61  # nearest to the input on the line through both
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(between), rel=0.02)
 
