@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.predictable import LEARNING, least_norm
-from fimaudit.estimation.secants import running_sums
+from fimaudit.estimation.predictable import LEARNING, block_starts, least_norm
 from fimaudit.estimation.spectral_norm import Limits, ManyLimits, energy_quantile, upper_factor
 
 __all__ = [
@@ -31,6 +31,8 @@ TWO_CLASS_PEAK = 0.4392
 TIED = 0.25
 #: A hidden class is taken to be at most this much steeper than the steepest visible one.
 STEEPER = 1.25
+#: Far more than what sums in another order differ by.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ def margin_limits(
     i = np.arange(n)
     other = np.arange(logs.shape[-1]) != top[:, None]
     gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
-    odds2 = (np.take_along_axis(logs, top[:, None, None], axis=2) - logs) ** 2
-    energy = odds2.sum(axis=1)
+    odds2 = np.take_along_axis(logs, top[:, None, None], axis=2) - logs
+    odds2 *= odds2
+    sums = _sums(odds2)
+    energy = sums[:, -1]
     least, most = gaps, gaps
     if gap_limits is not None:
         open_ones = [(g, g) if limits is None else limits for g, limits in zip(gaps, gap_limits, strict=True)]
@@ -138,7 +142,7 @@ def margin_limits(
             norms2 = norms2 + exact
     radii = first_order_radii(gaps, np.sqrt(norms2))
     lowers = first_order_radii(least, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
-    uppers = np.maximum(_upper(odds2, most, tail, features, added, exact), lowers)
+    uppers = np.maximum(_upper(odds2, sums, most, tail, features, added, exact), lowers)
     nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
     limits = ManyLimits(radii[i, nearest], lowers, uppers).each()
     return [
@@ -193,25 +197,39 @@ def radius_with_gap(radius: Limits, gap: float, least: float, most: float) -> Li
     return Limits(radius.value, radius.lower * least / gap, radius.upper * most / gap)
 
 
-def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None) -> Array:
+def _sums(odds2: Array) -> Array:
+    """Sums of (n, m, K) rows up to the end of each of a few growing blocks, (n, blocks, K); the first holds ``LEARNING``."""
+    ends = (*(start for start in block_starts(odds2.shape[1]) if start < odds2.shape[1]), odds2.shape[1])
+    sums = np.stack([odds2[:, first:last].sum(axis=1) for first, last in itertools.pairwise((0, *ends))], axis=1)
+    return np.cumsum(sums, axis=1)
+
+
+def _upper(
+    odds2: Array, sums: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None
+) -> Array:
     """The upper limits (n,); a tie is a changed decision at distance 0."""
     learning = LEARNING if exact is None else 0
     n = odds2.shape[1] - learning
     tied = (gaps == 0).any(axis=1)
     if n <= 0:
         return np.where(tied, 0.0, np.inf)
-    gaps = np.where(tied[:, None], np.inf, gaps)
-    scaled = odds2 / gaps[:, None] ** 2
-    past = running_sums(scaled)[:, learning - 1 : -1] if exact is None else _past(scaled, exact / gaps**2)
-    chosen = past.argmax(axis=2)
-    terms = np.take_along_axis(scaled[:, learning:], chosen[:, :, None], axis=2)[:, :, 0]
-    noise = np.take_along_axis(added / gaps**2, chosen, axis=1).sum(axis=1)
+    weights = np.where(tied[:, None], 0.0, 1.0 / np.where(gaps > 0, gaps, 1.0) ** 2)
+    columns = (
+        _candidates(sums * weights[:, None]) if exact is None else np.broadcast_to(np.arange(gaps.shape[1]), gaps.shape)
+    )
+    scaled = np.stack([one[:, places] for one, places in zip(odds2, columns, strict=True)])
+    scaled *= np.take_along_axis(weights, columns, axis=1)[:, None]
+    past = np.cumsum(scaled, axis=1)[:, learning - 1 : -1] if exact is None else _past(scaled, exact * weights)
+    place = past.argmax(axis=2)
+    terms = np.take_along_axis(scaled[:, learning:], place[:, :, None], axis=2)[:, :, 0]
+    chosen = np.take_along_axis(columns, place, axis=1)
+    noise = np.take_along_axis(added * weights, chosen, axis=1).sum(axis=1)
     total = terms.sum(axis=1) - noise
     quantile = energy_quantile(1.0 - tail, n, features)
     if exact is None:
         inverse2 = total / quantile
     else:
-        known = exact / gaps**2
+        known = exact * weights
         share = np.maximum(total, 0.0) / np.where(total + noise > 0, total + noise, np.inf)  # of the sum that is no noise
         inverse2 = np.array(
             [
@@ -223,7 +241,17 @@ def _upper(odds2: Array, gaps: Array, tail: float, features: int | None, added: 
     return np.where(tied, 0.0, np.where(inverse2 > 0, found, np.inf))
 
 
+def _candidates(sums: Array) -> NDArray[np.intp]:
+    """The classes (n, c) with the largest of all sums at any place, in order, from ``_sums``, and some others beside them.
+
+    Sums only grow, so that a class that is largest within a block is, at its end, above every one at its beginning.
+    """
+    least = (1.0 - ROUNDING) * sums[:, :-1].max(axis=2)
+    possible = (sums[:, 1:] >= least[:, :, None]).any(axis=1)
+    return np.argsort(~possible, axis=1, kind="stable")[:, : int(possible.sum(axis=1).max())]
+
+
 def _past(scaled: Array, known: Array) -> Array:
     """The score of each class before each term: the exact part, and the mean of the terms so far."""
-    before = np.concatenate([np.zeros_like(known)[:, None], running_sums(scaled)[:, :-1]], axis=1)
+    before = np.concatenate([np.zeros_like(known)[:, None], np.cumsum(scaled, axis=1)[:, :-1]], axis=1)
     return np.asarray(known[:, None] + before / np.maximum(np.arange(scaled.shape[1]), 1)[:, None])

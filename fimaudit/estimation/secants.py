@@ -14,10 +14,10 @@ __all__ = [
     "complete",
     "complete_in_place",
     "contrasts",
+    "contrasts_in_place",
     "least_visible",
     "log_probabilities",
     "resolution",
-    "running_sums",
     "visible_classes",
 ]
 
@@ -31,8 +31,8 @@ FEW_DIGITS = 1e-40
 #: Up to this, a class is what the others leave of 1, as ``complete`` made it: far above the rounding of a sum, and below
 #: what classes that are not in the row hold (test_secants.test_a_class_that_is_not_in_the_row_is_not_taken_for_rounding).
 COMPLETE = 1e-9
-#: Numbers in a row from which rows are added one by one, and contrasts are matrix products of so many rows each.
-LONG_ROW, BLOCK_ROWS = 400, 16
+#: Contrasts are matrix products of so many rows each.
+BLOCK_ROWS = 16
 
 
 def complete(p: Array, top: int | NDArray[np.int64]) -> Array:
@@ -176,56 +176,37 @@ def contrasts(secants: Array) -> Array:
     >>> contrasts(np.array([[1.0], [3.0]]))
     array([[1.41421356]])
     """
-    ahead, behind = _helmert(secants.shape[-2])
-    moved = secants - secants[..., :1, :]  # a class that all but stands still would leave the rounding of its own size
-    if secants.shape[-1] < LONG_ROW:
-        out = running_sums(moved[..., :-1, :])
-        out *= -behind
-        out += ahead * moved[..., 1:, :]
-        return out
-    out = np.empty((*moved.shape[:-2], moved.shape[-2] - 1, moved.shape[-1]))
-    before = np.zeros(out[..., :1, :].shape)
-    for first, last, weights in _helmert_blocks(moved.shape[-2]):
-        block = out[..., first:last, :]
-        np.matmul(weights, moved[..., first : last + 1, :], out=block)
-        if first:
-            block -= behind[first:last] * before
-        before += moved[..., first:last, :].sum(axis=-2, keepdims=True)
-    return out
+    return contrasts_in_place(secants.copy())
 
 
-def running_sums(rows: Array) -> Array:
-    """Sums of (..., m, K) rows from the first on, as ``cumsum``, which takes four times as long on long rows.
+def contrasts_in_place(secants: Array) -> Array:
+    """``contrasts``, written over the secants: the result is a view of them.
 
-    >>> running_sums(np.array([[1.0, 2.0], [3.0, 4.0]]))
-    array([[1., 2.],
-           [4., 6.]])
+    >>> rows = np.array([[1.0], [3.0]])
+    >>> contrasts_in_place(rows), rows
+    (array([[1.41421356]]), array([[1.41421356],
+           [2.        ]]))
     """
-    if rows.size < LONG_ROW * rows.shape[-2] or not rows.size:
-        return np.asarray(np.cumsum(rows, axis=-2))
-    out = np.empty(rows.shape)
-    out[..., 0, :] = rows[..., 0, :]
-    for t in range(1, rows.shape[-2]):
-        np.add(out[..., t - 1, :], rows[..., t, :], out=out[..., t, :])
-    return out
-
-
-@lru_cache(maxsize=64)
-def _helmert(m: int) -> tuple[Array, Array]:
-    """Weights of the newest secant and of the sum of those before it, (m - 1, 1) each."""
-    t = np.arange(1, m, dtype=np.float64)[:, None]
-    root = np.sqrt(t * (t + 1))
-    return t / root, 1.0 / root
+    secants -= secants[..., :1, :].copy()  # a class that all but stands still would leave the rounding of its own size
+    before = np.zeros(secants[..., :1, :].shape)
+    for first, last, behind, weights in _helmert_blocks(secants.shape[-2]):
+        block = weights @ secants[..., first : last + 1, :]
+        if first:
+            block -= behind * before
+        before += secants[..., first:last, :].sum(axis=-2, keepdims=True)
+        secants[..., first:last, :] = block
+    return secants[..., :-1, :]
 
 
 @lru_cache(maxsize=16)
-def _helmert_blocks(m: int) -> list[tuple[int, int, Array]]:
-    """Contrasts first:last, and their weights of the secants first:last + 1; those before have one weight a contrast."""
-    ahead, behind = _helmert(m)
+def _helmert_blocks(m: int) -> list[tuple[int, int, Array, Array]]:
+    """Contrasts first:last, their one weight of all secants before, and their weights of the secants first:last + 1."""
     blocks = []
     for first in range(0, m - 1, BLOCK_ROWS):
         last = min(first + BLOCK_ROWS, m - 1)
-        weights = np.tril(np.broadcast_to(-behind[first:last], (last - first, last - first + 1)))
-        np.fill_diagonal(weights[:, 1:], ahead[first:last, 0])
-        blocks.append((first, last, np.ascontiguousarray(weights)))
+        t = np.arange(first + 1, last + 1, dtype=np.float64)[:, None]
+        behind = 1.0 / np.sqrt(t * (t + 1))
+        weights = np.tril(np.broadcast_to(-behind, (last - first, last - first + 1)))
+        np.fill_diagonal(weights[:, 1:], t * behind)
+        blocks.append((first, last, behind, np.ascontiguousarray(weights)))
     return blocks

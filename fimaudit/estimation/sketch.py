@@ -13,7 +13,13 @@ from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
-from fimaudit.estimation.secants import complete_in_place, contrasts, least_visible, log_probabilities, visible_classes
+from fimaudit.estimation.secants import (
+    complete_in_place,
+    contrasts_in_place,
+    least_visible,
+    log_probabilities,
+    visible_classes,
+)
 from fimaudit.estimation.spectral_norm import (
     Limits,
     joint_rows,
@@ -157,7 +163,8 @@ def _estimates(sketches: Sequence[Sketch], p: Array) -> list[Estimate]:
     """Of sketches of one shape, with their answers (n, rows, C); exact ones come alone."""
     first, m = sketches[0], len(sketches[0].answers) + 1
     lengths = np.array([s.length for s in sketches])[:, None, None]
-    y = contrasts(np.sqrt(p[:, 1:m]) * (2.0 / lengths))
+    y = contrasts_in_place(np.sqrt(p[:, 1:m]))
+    y *= 2.0 / lengths
     known = np.stack([np.sqrt(p[:, 0, 1]), -np.sqrt(p[:, 0, 0])], axis=1) if p.shape[2] == 2 else None
     exact_part = None if first.exact is None else _halves(np.sqrt(p[0, m:])) / first.exact.step
     found, directions = spectral_limits(y, first.confidence, first.features, known, exact_part)
@@ -232,11 +239,12 @@ def _log_contrasts(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_]
     seen = p if keep.all() else _stacked([one[:, c] for one, c in zip(p, columns, strict=True)])
     logs = log_probabilities(seen, top)
     exact_part = None if first.exact is None else _halves(logs[0, m:]) / (2.0 * first.exact.step)
-    noise = None
+    base, slopes, noise = logs[:, 0].copy(), contrasts_in_place(logs[:, 1:m]), None
+    slopes /= lengths
     if first.view.noise is not None:
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
         noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2
-    return _LogContrasts(columns, top, logs[:, 0], contrasts(logs[:, 1:m] / lengths), exact_part, noise)
+    return _LogContrasts(columns, top, base, slopes, exact_part, noise)
 
 
 def _of_all(parts: Sequence[_LogContrasts]) -> _LogContrasts:

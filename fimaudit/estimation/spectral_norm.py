@@ -374,7 +374,7 @@ def trace_limits(y: Array, confidence: float, features: int | None = None, exact
     """
     terms, tail = y.shape[-2], (1.0 - confidence) / 2
     known = 0.0 if exact_part is None else float((exact_part**2).sum())
-    total = (y * y).sum(axis=(-2, -1))
+    total = np.vecdot(y, y).sum(axis=-1)
     lower = total / energy_quantile(1.0 - tail, terms, features)
     upper = _times(total / terms, upper_factor(tail, terms, features))
     return ManyLimits(known + total / terms, known + lower, known + upper)

@@ -8,7 +8,7 @@ import pytest
 from fimaudit.estimation.margin import peak_with_gaps
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.estimation.predictable import LEARNING
-from fimaudit.estimation.spectral_norm import Limits
+from fimaudit.estimation.spectral_norm import Limits, energy_quantile
 from tests.cases import CASES, Case, linear, log_softmax, margin_of, normal_inputs
 
 LINEAR = [
@@ -114,3 +114,17 @@ def test_too_few_contrasts_leave_the_upper_limit_open() -> None:
     assert found is not None
     assert found.radius.upper == np.inf
     assert found.radius.lower == 0  # few sign vectors: no upper limit of any norm
+
+
+@pytest.mark.parametrize("classes", [12, 70])
+def test_the_upper_limit_follows_the_class_that_was_nearest_before_each_term(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    logs = rng.standard_normal((60, classes)) * (1.0 + 30.0 * np.linspace(0, 1, 60)[:, None] * rng.random(classes))
+    log_p = np.append(-1.0, -2.0 - 0.1 * rng.random(classes - 1))
+    margin = margin_of(logs, log_p, 0, 0.95)
+    scaled = ((logs[:, :1] - logs[:, 1:]) / (log_p[0] - log_p[1:])) ** 2
+    nearest = np.cumsum(scaled, axis=0)[LEARNING - 1 : -1].argmax(axis=1)
+    assert len(set(nearest.tolist())) > 1
+    total = scaled[np.arange(LEARNING, 60), nearest].sum()
+    assert margin is not None
+    assert margin.radius.upper == pytest.approx(np.sqrt(energy_quantile(0.975, 60 - LEARNING, None) / total), rel=1e-12)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fimaudit.estimation.secants import complete, contrasts, log_probabilities, resolution, running_sums, visible_classes
+from fimaudit.estimation.secants import complete, contrasts, log_probabilities, resolution, visible_classes
 from fimaudit.number_format import FLOAT64_SPACING, number_spacing
 
 
@@ -21,12 +21,6 @@ def test_contrasts_are_an_orthonormal_transform_of_the_centred_secants(y: np.nda
     np.testing.assert_allclose(contrasts(y + 7.0), c, atol=1e-9)  # the base point drops out
     for t in range(1, len(y)):  # predictable: contrast t uses the first t + 1 secants only
         np.testing.assert_allclose(contrasts(y[: t + 1]), c[:t], atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(9, 3), (9, 500), (2, 7, 900), (1, 600), (0, 600), (3, 0)])
-def test_running_sums_are_cumulative_sums_bit_for_bit(shape: tuple[int, ...]) -> None:
-    rows = np.random.default_rng(0).standard_normal(shape)
-    np.testing.assert_array_equal(running_sums(rows), np.cumsum(rows, axis=-2))
 
 
 def test_helmert_rows_are_orthonormal_and_sum_to_nothing() -> None:

@@ -154,6 +154,26 @@ def test_pilot_and_checks_cost_at_most_a_tenth(count: int, features: int) -> Non
     assert min(s.queries for s in report.inputs) >= (100 if features > 2 else 8)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of the C library of Linux")
+def test_arrays_of_megabytes_are_not_fetched_page_by_page() -> None:
+    code = """
+import resource
+import numpy as np
+from fimaudit import audit
+rng = np.random.default_rng(0)
+model = lambda x: np.stack([1 / (1 + np.exp(-x[:, 0])), 1 / (1 + np.exp(x[:, 0]))], axis=1)
+audit(model, rng.standard_normal((2, 30)), queries=50, name="m")
+faults = [0]
+for _ in range(11):
+    some = [np.ones(2**18) for _ in range(6)]
+    del some
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[1])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout.split()[-1]) < 600  # 30,000 where each page is new each time
+
+
 def test_a_million_features_in_bounded_memory() -> None:
     """One float64 row is 8 MB; 200 of them would be 1.6 GB."""
     d = 1_000_000
