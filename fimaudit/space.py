@@ -93,10 +93,15 @@ class Space:
         return int((~self.frozen).sum())
 
     @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """(d,) where the features that may change stand in a flat input."""
+        return np.flatnonzero(~self.frozen)
+
+    @cached_property
     def free(self) -> FreeFeatures:
         """The features that may change."""
         frozen = self.frozen.ravel()
-        place = np.flatnonzero(~frozen) if frozen.any() else slice(None)
+        place = self.positions if frozen.any() else slice(None)
         scale, quantum, lower, upper = (of.ravel()[place] for of in (self.scale, self.quantum, self.lower, self.upper))
         plain = self._plain and not self.quantised and not self.bounded
         return FreeFeatures(place, scale, quantum, lower, upper, plain)

@@ -145,7 +145,7 @@ class MeasuredJacobian:
     @cached_property
     def base(self) -> Array:
         """(C,) probabilities at the input."""
-        return np.asarray(self.view.table(self.view.base[None])[0])
+        return self.view.columns
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ information (data processing), so what is measured on pooled answers is a lower 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +27,7 @@ __all__ = [
     "Noise",
     "OutputQuality",
     "VisibleClasses",
+    "tables_of_each",
 ]
 
 Array = NDArray[np.float64]
@@ -167,7 +169,7 @@ class BaseAnswers:
     @cached_property
     def plain(self) -> bool:
         """Whether every class can be measured, so that the columns are those of the completed answers."""
-        return self.quality.top_k is None and self.view.whole and not self.view.noisy and not self.view.unmeasurable
+        return self.quality.top_k is None and self.view.plain
 
     @cached_property
     def view(self) -> VisibleClasses:
@@ -274,6 +276,16 @@ class VisibleClasses:
         """Where the predicted class stands among the columns of ``table``; empty when it is hidden."""
         return np.array([self.top]) if self.whole else np.flatnonzero(self.classes == self.top)
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the measurable columns are those of the completed answers."""
+        return self.whole and not self.noisy and not self.unmeasurable
+
+    @cached_property
+    def columns(self) -> Array:
+        """(C,) measurable columns of the input."""
+        return np.asarray(self.table(self.base[None])[0])
+
     def table(self, answers: Array) -> Array:
         """(m, K) answers to (m, C) measurable columns."""
         if self.whole:
@@ -299,3 +311,15 @@ class VisibleClasses:
     def above_noise(self, energy: float, step: float) -> bool:
         """Whether the energy of secants over ``step`` (of one feature) stands out from the noise."""
         return energy > 0 and (self.noise is None or energy * step**2 >= SIGNAL * self.noise.cautious)
+
+
+def tables_of_each(views: Sequence[VisibleClasses], answers: Sequence[Array]) -> Array:
+    """(n, m, C) measurable columns of n inputs' answers (m, K): of ``plain`` views, or of one.
+
+    >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.arange(2))
+    >>> tables_of_each([view, view], [np.array([[0.5, 0.25]])] * 2).tolist()
+    [[[0.75, 0.25]], [[0.75, 0.25]]]
+    """
+    if views[0].plain:
+        return complete(np.stack(answers), np.array([view.top for view in views]))
+    return np.stack([view.table(one) for view, one in zip(views, answers, strict=True)])

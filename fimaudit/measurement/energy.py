@@ -239,7 +239,7 @@ def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
         if some[0].base_answers.plain:
             top = np.array([one.base_answers.view.top for one in some])
             tables = complete(np.stack([one.answers for one in some]), top)
-            base = np.stack([one.base_answers.view.table(one.base_answers.view.base[None])[0] for one in some])
+            base = np.stack([one.base_answers.view.columns for one in some])
             pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
             centred = np.stack([one.rungs.centred for one in some])
             numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], centred))
@@ -261,7 +261,7 @@ def _of_rung(one: Answered, rung: int) -> tuple[float, float, float]:
     if view.unmeasurable:
         return 0.0, 0.0, 0.0
     table = view.table(piece)
-    even, odd = _parts(table, view.table(view.base[None])[0], one.rungs.centred[rung])
+    even, odd = _parts(table, view.columns, one.rungs.centred[rung])
     return float(energy(table, one.rungs.lengths[rung])), float(even), float(odd)
 
 

@@ -7,6 +7,7 @@ error of a norm is the error of the Jacobian along its own top direction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
+from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import first_order_radii
-from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.estimation.temperature_search import peak_temperature
 from fimaudit.estimation.tempering import temper
@@ -86,52 +88,64 @@ def whole_jacobian(
         view: the measurable classes at x.
     """
     d = space.features
-    coarse_step, fine_step = _steps(space, rho)
+    steps = _steps(space, rho)
+    method, more = "basis-central", 0
     if 4 * d <= rows:
-        second, used = yield from _central(x, space, coarse_step, view)
-        first, more = yield from _central(x, space, fine_step, view)
-        method = "basis-central"
+        (second, first), used = yield from _central(x, space, steps, view)
     else:
         if 2 * d + 2 * DECISIVE <= rows:
-            first, used = yield from _central(x, space, coarse_step, view)
-            method = "basis-central"
+            (first,), used = yield from _central(x, space, steps[:1], view)
         else:
-            first, used = yield from _forward(x, space, coarse_step, view)
+            first, used = yield from _forward(x, space, steps[0], view)
             method = "basis-forward"
         shorter = 1.0 if space.quantised else SHORTER[method]
         corrected, more = yield from _along(x, space, rho / shorter, first, view)
         first, second = corrected, first
     measured = MeasuredJacobian(view, _halves(first), _halves(second))
     estimate: Estimate | None = yield BatchedStep(estimate_jacobians, measured)
-    length = space.length(coarse_step)
+    length = space.length(steps[0])
     return WholeJacobian(method, estimate, 1 + used + more, length, _halves(first)[0], _descent(first, estimate, view))
 
 
-def _steps(space: Space, rho: float) -> tuple[Array, Array]:
-    """Coarse and fine step of each feature, in whole levels where it has any."""
+def _steps(space: Space, rho: float) -> Array:
+    """(2, \\*shape) coarse and fine step of each feature, in whole levels where it has any."""
     coarse = space.step(rho)
     fine = coarse / 2
     if not space.quantised:
-        return coarse, fine
+        return np.array([coarse, fine])
     stepped = (space.quantum > 0) & ~space.frozen
     unit = np.where(stepped, space.quantum, 1.0)
     levels = np.maximum(np.round(coarse / unit), 2.0)
-    return (
-        np.where(stepped, levels * unit, coarse),
-        np.where(stepped, np.floor(levels / 2) * unit, fine),
+    return np.array(
+        [np.where(stepped, levels * unit, coarse), np.where(stepped, np.floor(levels / 2) * unit, fine)],
     )
 
 
-def _features(p: Array, view: VisibleClasses, visible: NDArray[np.bool_]) -> Array:
-    """(m, 2 C): 2 sqrt(p) of the measurable columns beside log p, NaN where a class is not visible."""
-    logs = np.full_like(p, np.nan)
-    place = int(view.place[0])
-    if visible[place]:
-        classes = np.flatnonzero(visible)
-        logs[:, classes] = log_probabilities(p[:, classes], int(np.searchsorted(classes, place)))
-    if view.rest:
-        logs[:, -1] = np.nan
-    return np.hstack([2.0 * np.sqrt(p), logs])
+def _features(p: Array, view: VisibleClasses) -> Array:
+    """(m, 2 C): 2 sqrt(p) of the measurable columns (m, C) beside log p, NaN where a class is not visible."""
+    return np.asarray(_features_of_each(p[None], [view])[0])
+
+
+def _features_of_each(p: Array, views: Sequence[VisibleClasses]) -> Array:
+    """The same for each of (n, m, C)."""
+    n, m, columns = p.shape
+    out = np.full((n, m, 2 * columns), np.nan)
+    np.sqrt(p, out=out[:, :, :columns])
+    out[:, :, :columns] *= 2.0
+    visible = visible_classes(p)
+    tops = np.array([int(view.place[0]) for view in views])
+    whole = visible.all(axis=1)
+    if whole.all():
+        out[:, :, columns:] = log_probabilities(p, tops)
+    else:
+        for i in np.flatnonzero(visible[np.arange(n), tops]).tolist():
+            classes = np.flatnonzero(visible[i])
+            place = np.searchsorted(classes, tops[i : i + 1])
+            out[i][:, columns + classes] = log_probabilities(p[i : i + 1, :, classes], place)[0]
+    for i, view in enumerate(views):
+        if view.rest:
+            out[i, :, -1] = np.nan
+    return out
 
 
 def _halves(jacobian: Array) -> tuple[Array, Array]:
@@ -147,31 +161,58 @@ def _descent(jacobian: Array, estimate: Estimate | None, view: VisibleClasses) -
     return np.asarray(logs[:, rival] - logs[:, int(view.place[0])])
 
 
-def _ends(x: NDArray[np.floating], space: Space, step: Array) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-    """Positions (d,) of the features that may change, and their values a step down and a step up, within the box."""
-    low, high = displaced_bounds(x, step, space.box, space.dtype)
-    free = np.flatnonzero(~space.frozen.ravel())
-    return free, low.ravel()[free], high.ravel()[free]
+def _ends(x: NDArray[np.floating], space: Space, steps: Array) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Values (s, d) of the features that may change a step down and a step up, for each of ``steps``, within the box."""
+    low, high = displaced_bounds(x, steps, space.box, space.dtype)
+    return low.reshape(len(steps), -1)[:, space.free.place], high.reshape(len(steps), -1)[:, space.free.place]
 
 
-def _central(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
-    """(d, 2 C) central differences of ``_features``, one feature at a time, in units of the scale; and the rows asked."""
-    free, low, high = _ends(x, space, step)
-    answers = view.table((yield CoordinateRows(x, np.tile(free, 2), np.concatenate([low, high]), space.dtype)))
-    table = _features(answers, view, visible_classes(answers))
-    sent = (high.astype(np.float64) - low.astype(np.float64)) / space.scale.ravel()[free]
-    return (table[len(free) :] - table[: len(free)]) / np.where(sent == 0, np.inf, sent)[:, None], 2 * len(free)
+@dataclass(frozen=True)
+class _BothWays:
+    """Answers (2 s d, K) to each feature a step down, then a step up, at s steps; and how far apart (s, d) the ends are."""
+
+    view: VisibleClasses
+    answers: Array
+    apart: Array
+
+
+def _central(x: NDArray[np.floating], space: Space, steps: Array, view: VisibleClasses) -> Flow[tuple[Sequence[Array], int]]:
+    """(d, 2 C) central differences of ``_features`` at each step, in units of the scale; and the rows asked."""
+    low, high = _ends(x, space, steps)
+    values = np.concatenate([low, high], axis=1)
+    asked = CoordinateRows(x, np.concatenate([space.positions] * (2 * len(steps))), values.ravel(), space.dtype, len(steps))
+    apart = (high.astype(np.float64) - low.astype(np.float64)) / space.free.scale
+    differences: Sequence[Array] = yield BatchedStep(_differences, _BothWays(view, (yield asked), apart))
+    return differences, values.size
+
+
+def _differences(asked: Sequence[_BothWays]) -> list[Array]:
+    """Central differences (s, d, 2 C) of each."""
+    out: list[Array] = [np.empty(0)] * len(asked)
+    for places in positions_by_kind(
+        (one.apart.shape, one.answers.shape, one.view.plain or i) for i, one in enumerate(asked)
+    ):
+        some = [asked[i] for i in places]
+        views, apart = [one.view for one in some], np.stack([one.apart for one in some])
+        tables = tables_of_each(views, [one.answers for one in some])
+        s, d = apart.shape[1:]
+        features = _features_of_each(tables.reshape(len(some) * s, 2 * d, -1), [view for view in views for _ in range(s)])
+        ends = features.reshape(len(some), s, 2, d, -1)
+        found = (ends[:, :, 1] - ends[:, :, 0]) / np.where(apart == 0, np.inf, apart)[..., None]
+        for i, one in zip(places, found, strict=True):
+            out[i] = one
+    return out
 
 
 def _forward(x: NDArray[np.floating], space: Space, step: Array, view: VisibleClasses) -> Flow[tuple[Array, int]]:
     """The same by forward differences towards the end that lies farther, with half the rows."""
-    free, low, high = _ends(x, space, step)
+    free, (low, high) = space.positions, (end[0] for end in _ends(x, space, step[None]))
     base = x.astype(space.dtype).ravel()[free].astype(np.float64)
     far = np.where(np.abs(high.astype(np.float64) - base) >= np.abs(low.astype(np.float64) - base), high, low)
     answers = yield CoordinateRows(x, free, far, space.dtype)
     both = view.table(np.vstack([view.base[None], answers]))
-    table = _features(both, view, visible_classes(both))
-    sent = (far.astype(np.float64) - base) / space.scale.ravel()[free]
+    table = _features(both, view)
+    sent = (far.astype(np.float64) - base) / space.free.scale
     return (table[1:] - table[0]) / np.where(sent == 0, np.inf, sent)[:, None], len(free)
 
 
@@ -195,7 +236,7 @@ def _along(x: NDArray[np.floating], space: Space, rho: float, first: Array, view
         rows[:, free] = np.clip(base + sign * move, lower, upper).astype(space.dtype)
         ends.append(rows)
     answers = view.table((yield PlainRows(np.concatenate(ends).reshape(2 * len(unit), *x.shape))))
-    table = _features(answers, view, visible_classes(answers))
+    table = _features(answers, view)
     sent = (ends[1][:, free].astype(np.float64) - ends[0][:, free].astype(np.float64)) / scale
     miss = (table[len(unit) :] - table[: len(unit)]) - sent @ first
     return first + np.linalg.pinv(sent) @ miss, 2 * len(unit)
@@ -205,7 +246,7 @@ def _decisive(jacobian: Array, view: VisibleClasses) -> Array:
     """Unit input directions, in units of the scale: top of the Fisher information, of its peak, and the nearest margin."""
     roots, logs = _halves(jacobian)
     found = [np.linalg.svd(roots, full_matrices=False)[0][:, 0]]
-    base = view.table(view.base[None])[0]
+    base = view.columns
     classes = np.flatnonzero(np.isfinite(logs).all(axis=0) & (base > 0))  # a class may be nought at the input alone
     top = int(view.place[0])
     if len(classes) >= 2 and top in classes and logs[:, classes].any():

@@ -96,7 +96,7 @@ def estimate_pairs(
     count = len(pairs.moved)
     z = float(special.stdtrit(count - pairs.moved.shape[1], 0.5 + confidence / 2))
     table = view.table(answers)
-    base = view.table(view.base[None])[0]
+    base = view.columns
     roots = _fit(pairs, np.sqrt(table[:count]) - np.sqrt(table[count:]))
     if not roots.jacobian.any():
         return None, None

@@ -78,7 +78,7 @@ class OutlierRecheck:
         unsteady = ctx.step.finite is not None and ctx.steps.surface != "piecewise_constant"
         self._wary = rare or (unsteady and not ctx.quality.random)
         self._drawn: _Suspect | None = None
-        self._chosen = [_Suspect(PlainRows(ctx.repeated(1)), 0, base[0], 0.0, 0.0)]
+        self._chosen: list[tuple[CoordinateRows | PlainRows, Array]] = []
         self._alone = False
 
     def record(self, flow: Flow[T]) -> Flow[T]:
@@ -101,25 +101,33 @@ class OutlierRecheck:
                 self._take(block, answers[first : first + len(block)])
                 first += len(block)
         elif isinstance(rows, CoordinateRows | PlainRows):
-            self._chosen += self._suspects(rows, answers)
+            self._chosen.append((rows, answers))
+            self._alone |= isinstance(rows, CoordinateRows) and self._far_alone(rows, answers)
         elif len(answers) >= FEWEST:
             place, distance, ratio = self._farthest(answers)
             if ratio > (0.0 if self._drawn is None else self._drawn.ratio):
                 self._drawn = _Suspect(rows, place, answers[place], distance, ratio)
 
+    def _far_alone(self, rows: CoordinateRows, answers: Array) -> bool:
+        """Whether an answer along a single feature lies much farther out than others at the same step."""
+        distances = squared_distances(answers, self._ctx.base_answers.base[0])
+        return any(float(some.max()) > FAR_ALONE * median(some) for some in np.split(distances, max(1, rows.steps)))
+
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
-        """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
-        base, half = self._ctx.base_answers.base[0], len(answers) // 2
-        distances = squared_distances(answers, base)
-        places = [int(distances.argmax())]
-        if isinstance(rows, CoordinateRows):
-            self._alone |= bool(distances.max() > FAR_ALONE * median(distances))
-        if isinstance(rows, CoordinateRows) and rows.both_ways:
-            roots = np.sqrt(np.maximum(answers, 0.0))
-            uneven = ((roots[:half] + roots[half:] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)
-            worst = int(uneven.argmax())
-            places, distances = [worst, half + worst], np.tile(uneven, 2)
-        return [_Suspect(rows, i, answers[i], float(distances[i]), 0.0) for i in places]
+        """Of rows along chosen directions, at each step the two that cancel least; else the farthest."""
+        base = self._ctx.base_answers.base[0]
+        if isinstance(rows, PlainRows) or not rows.steps:
+            distances = squared_distances(answers, base)
+            places = [int(distances.argmax())]
+            return [_Suspect(rows, i, answers[i], float(distances[i]), 0.0) for i in places]
+        roots = np.sqrt(np.maximum(answers, 0.0)).reshape(rows.steps, 2, -1, len(base))
+        uneven = ((roots[:, 0] + roots[:, 1] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=2)
+        features, found = uneven.shape[1], []
+        for step, worst in enumerate(uneven.argmax(axis=1).tolist()):
+            for way in (0, 1):
+                place = (2 * step + way) * features + worst
+                found.append(_Suspect(rows, place, answers[place], float(uneven[step, worst]), 0.0))
+        return found
 
     def _farthest(self, answers: Array) -> tuple[int, float, float]:
         """The row farthest from the others, its squared distance, and a ratio above 0 where that stands out."""
@@ -150,7 +158,9 @@ class OutlierRecheck:
         suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
         if main.steps_disagree or self._alone or self._wary:
             left = max(0, self._ctx.queries - main.used)
-            suspects += self._chosen[-min(SUSPECTED, 1 + left // looks) :]
+            itself = _Suspect(PlainRows(self._ctx.repeated(1)), 0, self._ctx.base_answers.base[0], 0.0, 0.0)
+            chosen = [itself, *(one for block in self._chosen for one in self._suspects(*block))]
+            suspects += chosen[-min(SUSPECTED, 1 + left // looks) :]
         if not suspects:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))

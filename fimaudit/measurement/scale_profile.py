@@ -155,7 +155,7 @@ def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
 def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     """Radii (n, rungs), infinite for none, from measurable columns (n, rungs, m, C) at ``lengths`` (n, rungs)."""
     n, rungs, m, _ = p.shape
-    base = np.concatenate([view.table(view.base[None]) for view in views])
+    base = np.stack([view.columns for view in views])
     top = np.array([int(view.place[0]) for view in views])
     i = np.arange(n)
     keep = visible_classes(np.concatenate([p, np.broadcast_to(base[:, None, None], (n, rungs, 1, base.shape[1]))], axis=2))

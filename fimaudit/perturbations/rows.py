@@ -66,6 +66,8 @@ class CoordinateRows(OneInputRows):
         feature: (n,) positions in the flattened input.
         value: (n,) in the input's unit.
         dtype: what the model is fed.
+        steps: how often the same features are replaced both ways, one after the other, all a step down and then all a step
+            up; 0 where they are replaced one way.
 
     >>> CoordinateRows(np.zeros(3), np.array([2, 0]), np.array([0.5, -0.5]), "float32").build(0, 2).tolist()
     [[0.0, 0.0, 0.5], [-0.5, 0.0, 0.0]]
@@ -75,12 +77,7 @@ class CoordinateRows(OneInputRows):
     feature: NDArray[np.int64]
     value: NDArray[Any]
     dtype: str
-
-    @property
-    def both_ways(self) -> bool:
-        """Whether the second half of the rows replaces the features of the first once more."""
-        half = len(self.feature) // 2
-        return np.array_equal(self.feature[:half], self.feature[half:])
+    steps: int = 0
 
     def __len__(self) -> int:
         return len(self.feature)
