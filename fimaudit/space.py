@@ -171,6 +171,12 @@ class Space:
         return np.where(self.frozen, 0.0, self.scale)
 
     @cached_property
+    def even_step(self) -> Array:
+        """The same as one number, of as many axes as an input, where all features have the same."""
+        unit = self.unit_step
+        return unit.ravel()[:1].reshape([1] * unit.ndim) if (unit == unit.ravel()[0]).all() else unit
+
+    @cached_property
     def _plain(self) -> bool:
         """Whether every feature may change and counts as it is."""
         return not self.frozen.any() and bool((self.scale == 1.0).all())

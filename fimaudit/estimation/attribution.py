@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -56,8 +57,11 @@ def feature_shares(
     >>> feature_shares(np.array([0.0, 2.0, 1.0]), np.array([0, 1, 4]), None)
     [FeatureShare(feature=1, share=0.8), FeatureShare(feature=4, share=0.2)]
     """
-    energy = np.where(np.isfinite(gradient), gradient, 0.0) ** 2
+    energy = gradient * gradient
     total, d = float(energy.sum()), len(energy)
+    if not math.isfinite(total):
+        energy = np.where(np.isfinite(energy), energy, 0.0)
+        total = float(energy.sum())
     if not total > 0:
         return []
     noise = least = 0.0
@@ -68,14 +72,10 @@ def feature_shares(
         floor = max(noise, median(energy) / MEDIAN)  # noise of the answers comes on top
         least = floor * _deviations(d) ** 2
         total -= d * noise
-    above = np.flatnonzero(energy > least)
-    order = above[np.argsort(-energy[above], kind="stable")[:KEPT]]
-    shares = np.clip((energy[order] - noise) / total, 0.0, 1.0)
-    return [
-        FeatureShare(feature=int(features[j]), share=round(float(share), 4))
-        for j, share in zip(order, shares, strict=True)
-        if share >= LEAST
-    ]
+    order = (-energy).argsort(kind="stable")[:KEPT]
+    each = zip(features[order].tolist(), energy[order].tolist(), strict=True)
+    shares = [(feature, min(max((own - noise) / total, 0.0), 1.0)) for feature, own in each if own > least]
+    return [FeatureShare(feature=feature, share=round(share, 4)) for feature, share in shares if share >= LEAST]
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,15 +61,17 @@ class Estimate:
         """
         if change == 0 and not of_logs:
             return self
-        up = float(np.exp(min(change, 1.0)))
-        of_odds = up if of_logs is None else float(np.exp(min(of_logs, 1.0)))
+        up = math.exp(min(change, 1.0))
+        of_odds = up if of_logs is None else math.exp(min(of_logs, 1.0))
 
         def wide(limits: Limits, by: float) -> Limits:
             return Limits(limits.value, limits.lower / by, limits.upper * by)
 
-        margin = self.margin and replace(self.margin, radius=wide(self.margin.radius, of_odds**0.5))
-        peak = self.peak and wide(self.peak, of_odds)
-        return replace(self, spectral=wide(self.spectral, up), trace=wide(self.trace, up), peak=peak, margin=margin)
+        margin, peak = self.margin, self.peak and wide(self.peak, of_odds)
+        if margin is not None:
+            margin = Margin(wide(margin.radius, of_odds**0.5), margin.rival, margin.steepest)
+        norms = wide(self.spectral, up), wide(self.trace, up)
+        return Estimate(*norms, peak, margin, self.contrast, self.rival_hidden, self.heaviness)
 
     def allowing_for_hidden(self, view: VisibleClasses) -> Estimate:
         """Upper limits of norm and trace that hold if no class that is seen with others only is steeper than ``STEEPER``.
@@ -117,12 +120,18 @@ def class_contrast(direction: Array, p: Array) -> Contrast:
     return Contrast(from_=first, to=second) if p[first] >= p[second] else Contrast(from_=second, to=first)
 
 
-@dataclass(frozen=True)
-class _Exact:
-    spectral: float
-    trace: float
-    peak: float | None
-    radius: float | None
+class _Exact(NamedTuple):
+    """One input's numbers at the smaller and at the larger step; ``peak`` and ``radius`` are NaN where there is none.
+
+    Attributes:
+        spectral, trace, peak, radius: (2,) each.
+        rival, steepest, direction: at the smaller step.
+    """
+
+    spectral: list[float]
+    trace: list[float]
+    peak: list[float]
+    radius: list[float]
     rival: int
     steepest: float
     direction: Array
@@ -142,60 +151,58 @@ class MeasuredJacobian:
     fine: tuple[Array, Array]
     coarse: tuple[Array, Array]
 
-    @cached_property
+    @property
     def base(self) -> Array:
         """(C,) probabilities at the input."""
         return self.view.columns
 
-    @cached_property
-    def seen(self) -> NDArray[np.bool_]:
-        """(C,) whether both steps saw the class's logarithm."""
-        finite = np.isfinite(self.fine[1]).all(axis=0) & np.isfinite(self.coarse[1]).all(axis=0)
-        return np.asarray(finite & (self.base > 0))
 
-    @property
-    def kind(self) -> Hashable:
-        """What Jacobians that are worked on together have in common; ``None`` where no answer differed."""
-        if not self.fine[0].any() and not self.coarse[0].any():
-            return None
-        return (*self.fine[0].shape, int(self.seen.sum()), bool(self.seen[self.view.place[0]]))
+def _exact(measured: Sequence[MeasuredJacobian], slopes: Array, seen: NDArray[np.bool_]) -> list[_Exact]:
+    """Of n Jacobians of one kind, whose slopes of 2 sqrt(p) are (n, 2, d, C).
+
+    Args:
+        measured: the Jacobians.
+        slopes: at the smaller and at the larger step.
+        seen: (n, C) whether both steps saw a class's logarithm: as many classes of each.
+    """
+    n, tops = len(measured), np.array([int(one.view.place[0]) for one in measured])
+    values, vectors = np.linalg.eigh(np.swapaxes(slopes, 2, 3) @ slopes)
+    traces = (slopes * slopes).sum(axis=(2, 3))
+    peaks, radii = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
+    rivals, steepest = tops, np.zeros(n)
+    classes = np.nonzero(seen)[1].reshape(n, -1)
+    if classes.shape[1] >= 2 and seen[0, tops[0]]:
+        logs = np.stack([step[1] for one in measured for step in (one.fine, one.coarse)])
+        if not seen.all():
+            logs = np.take_along_axis(logs, classes.repeat(2, axis=0)[:, None], axis=2)
+        base = np.take_along_axis(np.stack([one.base for one in measured]), classes, axis=1)
+        places = (classes == tops[:, None]).argmax(axis=1)
+        moved = logs.any(axis=(1, 2)).reshape(n, 2)
+        found, of_odds, norms = _log_odds(logs, log_probabilities(base[:, None], places)[:, 0], places)
+        peaks = np.where(moved, found, np.nan)
+        radii = np.where(moved & norms.any(axis=2), of_odds.min(axis=2), np.nan)
+        rivals = np.take_along_axis(classes, of_odds[:, 0].argmin(axis=1)[:, None], axis=1)[:, 0]
+        steepest = norms[:, 0].max(axis=1)
+    numbers = (values[..., -1], traces, peaks, radii, rivals, steepest)
+    each = zip(*(one.tolist() for one in numbers), vectors[:, 0, :, -1], strict=True)
+    return [_Exact(*one) for one in each]
 
 
-def _exact(measured: Sequence[MeasuredJacobian]) -> list[list[_Exact]]:
-    """Of Jacobians of one kind, at the smaller and at the larger step of each."""
-    slopes = np.stack([step[0] for one in measured for step in (one.fine, one.coarse)])
-    values, vectors = np.linalg.eigh(np.swapaxes(slopes, 1, 2) @ slopes)
-    traces, tops = (slopes**2).sum(axis=(1, 2)), np.array([int(one.view.place[0]) for one in measured])
-    found = [
-        _Exact(float(value[-1]), float(trace), None, None, int(top), 0.0, vector[:, -1])
-        for value, trace, top, vector in zip(values, traces, tops.repeat(2), vectors, strict=True)
-    ]
-    classes = np.stack([np.flatnonzero(one.seen) for one in measured])
-    if classes.shape[1] >= 2 and measured[0].seen[tops[0]]:
-        _add_log_odds(found, measured, classes, (classes == tops[:, None]).argmax(axis=1))
-    return [found[i : i + 2] for i in range(0, len(found), 2)]
+def _log_odds(logs: Array, log_p: Array, places: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Peaks (n, 2), radii (n, 2, V), infinite of the class itself, and norms (n, 2, V) of the gradients of the log-odds.
 
-
-def _add_log_odds(
-    found: list[_Exact],
-    measured: Sequence[MeasuredJacobian],
-    classes: NDArray[np.int64],
-    places: NDArray[np.int64],
-) -> None:
-    """Peak and radius, where any logarithm moved; ``classes`` (n, V) are visible, the predicted ones at ``places``."""
-    each = zip(measured, classes, strict=True)
-    logs = np.stack([step[1][:, seen] for one, seen in each for step in (one.fine, one.coarse)])
-    base = np.stack([one.base[seen] for one, seen in zip(measured, classes, strict=True)])
-    log_p, place = log_probabilities(base[:, None], places)[:, 0].repeat(2, axis=0), places.repeat(2)[:, None]
-    z = temper(logs, log_p, peak_temperature(logs, log_p))
+    Args:
+        logs: (2 n, d, V) slopes of log p of the visible classes, the two steps of each of n inputs.
+        log_p: (n, V) at the input.
+        places: (n,) of the predicted class among the V.
+    """
+    n, visible = log_p.shape
+    twice, place = log_p.repeat(2, axis=0), places.repeat(2)[:, None]
+    z = temper(logs, twice, peak_temperature(logs, twice))
     peaks = np.linalg.eigvalsh(np.swapaxes(z, 1, 2) @ z)[:, -1]
-    norms = np.linalg.norm(np.take_along_axis(logs, place[:, None], axis=2) - logs, axis=1)
-    radii = first_order_radii(np.take_along_axis(log_p, place, axis=1) - log_p, norms)  # infinite of the class itself
-    for i in np.flatnonzero(logs.any(axis=(1, 2))):
-        found[i] = replace(found[i], peak=float(peaks[i]))
-        if norms[i].any():
-            rival = int(classes[i // 2][int(radii[i].argmin())])
-            found[i] = replace(found[i], radius=float(radii[i].min()), rival=rival, steepest=float(norms[i].max()))
+    norms = np.asarray(np.linalg.norm(np.take_along_axis(logs, place[:, None], axis=2) - logs, axis=1), np.float64)
+    radii = first_order_radii(np.take_along_axis(twice, place, axis=1) - twice, norms)
+    return np.asarray(peaks, np.float64).reshape(n, 2), radii.reshape(n, 2, visible), norms.reshape(n, 2, visible)
 
 
 def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | None]:
@@ -212,43 +219,62 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
     (1.0, 1, 0.203)
     """
     out: list[Estimate | None] = [None] * len(measured)
-    for places in positions_by_kind(one.kind for one in measured):
-        for i, (fine, coarse) in zip(places, _exact([measured[i] for i in places]), strict=True):
-            out[i] = _estimate_jacobian(measured[i], fine, coarse)
+    for alike in positions_by_kind(one.fine[0].shape for one in measured):
+        some = [measured[i] for i in alike]
+        slopes = np.stack([step[0] for one in some for step in (one.fine, one.coarse)]).reshape(
+            len(some), 2, *some[0].fine[0].shape
+        )
+        finite = np.isfinite(np.stack([step[1] for one in some for step in (one.fine, one.coarse)])).all(axis=1)
+        seen = finite.reshape(len(some), 2, -1).all(axis=1) & (np.stack([one.base for one in some]) > 0)
+        kinds = zip(np.any(slopes, axis=(1, 2, 3)).tolist(), seen.sum(axis=1).tolist(), _own(seen, some), strict=True)
+        for chosen in positions_by_kind((number, own) if moved else None for moved, number, own in kinds):
+            exact = _exact([some[j] for j in chosen], slopes[chosen], seen[chosen])
+            for j, numbers in zip(chosen, exact, strict=True):
+                out[alike[j]] = _estimate_jacobian(some[j], seen[j], numbers)
     return out
 
 
-def _estimate_jacobian(measured: MeasuredJacobian, one: _Exact, two: _Exact) -> Estimate:
+def _own(seen: NDArray[np.bool_], measured: Sequence[MeasuredJacobian]) -> list[bool]:
+    """Whether the predicted class is among the visible ones (n, C) of each."""
+    return [bool(visible[one.view.place[0]]) for visible, one in zip(seen, measured, strict=True)]
+
+
+def _estimate_jacobian(measured: MeasuredJacobian, seen: NDArray[np.bool_], exact: _Exact) -> Estimate:
     view, base, top = measured.view, measured.base, int(measured.view.place[0])
-    margin, ahead = None, np.inf
+    margin, ahead = None, math.inf
     hidden = not view.whole
-    if one.radius is not None and two.radius is not None:
-        margin = Margin(_agreement(one.radius, two.radius), int(view.classes[one.rival]), one.steepest)
-        unmeasured = base[: len(view.classes)][~measured.seen[: len(view.classes)]]
-        least = float(least_visible(base[None])) if unmeasured.size else 0.0
-        ceiling = max(view.ceiling, least, float(unmeasured.max(initial=0.0)))
-        ahead = float(np.log(base[top]) - np.log(ceiling)) if ceiling > 0 else np.inf
+    visible = seen[: len(view.classes)]
+    unmeasured = len(visible) - int(np.count_nonzero(visible))
+    if not any(map(math.isnan, exact.radius)):
+        margin = Margin(_agreement(exact.radius), int(view.classes[exact.rival]), exact.steepest)
+        ceiling = view.ceiling
+        if unmeasured:
+            ceiling = max(ceiling, float(least_visible(base[None])), float(base[: len(visible)][~visible].max()))
+        ahead = float(np.log(base[top]) - np.log(ceiling)) if ceiling > 0 else math.inf
         hidden = margin.beaten_by(ahead)
-    peak = _agreement(one.peak, two.peak) if one.peak is not None and two.peak is not None else None
+    peak = None if any(map(math.isnan, exact.peak)) else _agreement(exact.peak)
     if peak is not None and margin is not None:
-        peak = peak_with_hidden(peak, margin, len(view.base) - int(measured.seen[: len(view.classes)].sum()), ahead)
-    rivals = [k for k in np.flatnonzero(measured.seen[: len(view.classes)]).tolist() if k != top]
-    limits = None if margin is None else view.gaps(view.classes[rivals])
-    if margin is not None and limits is not None:
-        gaps, nearest = np.maximum(np.log(base[top] / base[rivals]), 0.0), rivals.index(one.rival)
+        peak = peak_with_hidden(peak, margin, len(view.base) - len(visible) + unmeasured, ahead)
+    if margin is not None and view.error is not None:
+        rivals = [k for k in np.flatnonzero(visible).tolist() if k != top]
+        limits = view.gaps(view.classes[rivals])
+        assert limits is not None
+        gaps, nearest = np.maximum(np.log(base[top] / base[rivals]), 0.0), rivals.index(exact.rival)
         peak = peak and peak_with_gaps(peak, gaps, *limits)
         margin = replace(margin, radius=radius_with_gap(margin.radius, *(float(side[nearest]) for side in (gaps, *limits))))
     return Estimate(
-        _agreement(one.spectral, two.spectral),
-        _agreement(one.trace, two.trace),
+        _agreement(exact.spectral),
+        _agreement(exact.trace),
         peak,
         margin,
-        named_contrast(view, one.direction, base),
+        named_contrast(view, exact.direction, base),
         hidden,
     ).allowing_for_hidden(view)
 
 
-def _agreement(fine: float, coarse: float) -> Limits:
+def _agreement(both: Sequence[float]) -> Limits:
+    """From a number at the smaller and at the larger step."""
+    fine, coarse = both
     half = 3.0 * abs(fine - coarse) + 1e-3 * fine
     return Limits(fine, max(0.0, fine - half), fine + half)
 

@@ -282,6 +282,11 @@ class VisibleClasses:
         return self.whole and not self.noisy and not self.unmeasurable
 
     @cached_property
+    def kind(self) -> tuple[int, bool, bool]:
+        """What views whose columns are worked on together have in common."""
+        return len(self.classes) + self.rest, self.plain, self.unmeasurable
+
+    @cached_property
     def columns(self) -> Array:
         """(C,) measurable columns of the input."""
         return np.asarray(self.table(self.base[None])[0])
@@ -314,7 +319,7 @@ class VisibleClasses:
 
 
 def tables_of_each(views: Sequence[VisibleClasses], answers: Sequence[Array]) -> Array:
-    """(n, m, C) measurable columns of n inputs' answers (m, K): of ``plain`` views, or of one.
+    """(n, m, C) measurable columns of n inputs' answers (m, K): of views of one ``kind``.
 
     >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.arange(2))
     >>> tables_of_each([view, view], [np.array([[0.5, 0.25]])] * 2).tolist()

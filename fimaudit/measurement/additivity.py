@@ -8,14 +8,18 @@ any further rows, where the profile asks them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.noise import tables_of_each
 from fimaudit.measurement.energy import Answered
 from fimaudit.space import Space
 
-__all__ = ["KINKED", "norm_error", "unexplained_share"]
+__all__ = ["KINKED", "Joint", "norm_error", "unexplained_shares"]
 
 #: The unexplained share from which slopes are those of a kink; pooled and ReLU networks whose kinks lie between the input
 #: and its displacements stay below (regimes cnn_max_pool and residual of benchmarks/regimes.py), those with equal values at
@@ -27,26 +31,45 @@ PER_ROOT = 0.5
 LEAST_VARIED = 0.1
 
 
-def unexplained_share(space: Space, joint: Answered, jacobian: NDArray[np.float64]) -> float:
+@dataclass(frozen=True)
+class Joint:
+    """Displacements of all features at once, and what single features did.
+
+    Attributes:
+        space: the domain.
+        answered: the displacements; those of the first rung count.
+        jacobian: (d, C) of 2 sqrt(p), from one feature at a time, in units of the scale.
+    """
+
+    space: Space
+    answered: Answered
+    jacobian: NDArray[np.float64]
+
+
+def unexplained_shares(asked: Sequence[Joint]) -> list[float]:
     """Share of the squared differences between joint displacements' answers that single features do not explain.
 
     sum |(s_t - s) - (v_t - v) J|^2 / sum |s_t - s|^2 over displacements v_t with answers s_t = 2 sqrt(p), less their means.
-
-    Args:
-        space: the domain.
-        joint: answers to displacements of all features at once; those of the first rung count.
-        jacobian: (d, C) of 2 sqrt(p), from one feature at a time, in units of the scale.
     """
-    piece = joint.pieces[0]
-    free = ~space.frozen.ravel()
-    rows = joint.rungs.rows.build(0, len(piece)).reshape(len(piece), -1)[:, free].astype(np.float64)
-    moves = (rows - rows.mean(axis=0)) / space.scale.ravel()[free]
-    roots = 2.0 * np.sqrt(joint.base_answers.view.table(piece))
-    roots -= roots.mean(axis=0)
-    total, sent = float((roots**2).sum()), len(piece) * moves.shape[1] * float(joint.rungs.lengths[0]) ** 2
-    if not total > 0 or (moves**2).sum() < LEAST_VARIED * sent:
-        return 0.0
-    return float(((roots - moves @ jacobian) ** 2).sum()) / total
+    out = [0.0] * len(asked)
+    for places in positions_by_kind((one.jacobian.shape, one.answered.kind) for one in asked):
+        some = [asked[i] for i in places]
+        pieces = [one.answered.pieces[0] for one in some]
+        m = len(pieces[0])
+        rows = [one.answered.rungs.rows.build(0, m).reshape(m, -1)[:, one.space.free.place] for one in some]
+        moves = np.stack(rows).astype(np.float64)
+        moves -= moves.mean(axis=1, keepdims=True)
+        moves /= np.stack([one.space.free.scale for one in some])[:, None]
+        roots = np.sqrt(tables_of_each([one.answered.base_answers.view for one in some], pieces))
+        roots *= 2.0
+        roots -= roots.mean(axis=1, keepdims=True)
+        left = roots - moves @ np.stack([one.jacobian for one in some])
+        totals, lefts, varied = ((part * part).sum(axis=(1, 2)).tolist() for part in (roots, left, moves))
+        for place, i in enumerate(places):
+            sent = moves[0].size * float(some[place].answered.rungs.lengths[0]) ** 2
+            if totals[place] > 0 and varied[place] >= LEAST_VARIED * sent:
+                out[i] = lefts[place] / totals[place]
+    return out
 
 
 def norm_error(share: float) -> float:

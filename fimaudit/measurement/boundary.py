@@ -7,15 +7,17 @@ move is not, and its distance is a little longer, and true.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.perturbations.rows import PlainRows, Rows
-from fimaudit.space import Space
+from fimaudit.space import FreeFeatures, Space
 
 __all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "Held", "NotHeld", "hold_row"]
 
@@ -35,7 +37,7 @@ ALLOWANCE, ROUNDINGS = 0.02, 64
 LEAST = 1e-6
 #: What is longer by less than this share of the distance is not halved.
 SHORT = 1e-3
-FLOAT32 = float(np.finfo(np.float32).eps)
+FLOAT32, TINY = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).tiny)
 #: How far, in log-odds, the other class leads in every call: 32 roundings, or so many times of what these calls moved.
 LEAD, BEYOND = 2.0**-18, 8.0
 
@@ -83,10 +85,10 @@ def hold_row(
     """
     line = _Line.through(x, row, space)
     left = max(1, rows // CHECK_ROWS)
-    steps = [_Step(row, 0.0), *line.steps(min(STEPS, left - 1))]
-    others = (line.x, steps[-1].row)
+    farthest, steps = line.steps(min(STEPS, left - 1))
+    others = (line.x, farthest)
     moved, failed, plain = 0.0, 0.0, []
-    for step in steps:
+    for step in chain([_Step(row, 0.0)], steps):
         left -= 1
         check = yield from _check(step.row, others, decision, moved)
         moved = check.moved
@@ -97,7 +99,7 @@ def hold_row(
         failed = step.excess
     else:
         # Rounded or random answers may show no such lead. What holds, holds; the second one that does lies behind the first.
-        return plain[min(1, len(plain) - 1)] if plain else NotHeld(line.refusal(steps[-1].row))
+        return plain[min(1, len(plain) - 1)] if plain else NotHeld(line.refusal(farthest))
     found = line.held(step, check)
     for _ in range(min(HALVINGS, left)):
         if step.excess - failed <= SHORT * line.distance:
@@ -134,17 +136,20 @@ def _check(
     row: NDArray[Any], others: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
 ) -> Generator[Rows, Array, _Check]:
     """Ask a row twice among others, and alone if that was not in vain."""
-    answers = (yield PlainRows(np.stack([others[0], row, others[1], row])))[[1, 3]]
-    if (answers.argmax(axis=1) != decision).all():
-        answers = np.concatenate([answers, (yield PlainRows(row[None]))])
-    classes = answers.argmax(axis=1)
-    p = np.maximum(answers, np.finfo(np.float64).tiny)
-    others_of_p = p.copy()
-    others_of_p[:, decision] = 0.0
-    ahead = np.log(others_of_p.max(axis=1) / p[:, decision])
-    moved = max(moved, float(ahead.max() - ahead.min()))
-    held = bool((classes != decision).all())
-    return _Check(held, held and float(ahead.min()) >= max(LEAD, BEYOND * moved), moved, int(classes[-1]))
+    leads, classes = _leads((yield PlainRows(np.stack([others[0], row, others[1], row])))[1::2], decision)
+    if decision not in classes:
+        more, alone = _leads((yield PlainRows(row[None])), decision)
+        leads, classes = leads + more, classes + alone
+    moved, held = max(moved, max(leads) - min(leads)), decision not in classes
+    return _Check(held, held and min(leads) >= max(LEAD, BEYOND * moved), moved, classes[-1])
+
+
+def _leads(answers: Array, decision: int) -> tuple[list[float], list[int]]:
+    """How far, in log-odds, another class leads the decision in each of (n, K) answers, and the classes."""
+    others = answers.copy()
+    others[:, decision] = 0.0
+    both = zip(others.max(axis=1).tolist(), answers[:, decision].tolist(), strict=True)
+    return [math.log(max(other, TINY) / max(own, TINY)) for other, own in both], answers.argmax(axis=1).tolist()
 
 
 @dataclass(frozen=True)
@@ -169,10 +174,9 @@ class _Line:
     @classmethod
     def through(cls, x: NDArray[Any], row: NDArray[Any], space: Space) -> _Line:
         """From x through the row."""
-        x = x.astype(space.dtype)
-        start, end = (one.ravel()[space.free.place].astype(np.float64) for one in (x, row))
-        distance = float(np.linalg.norm((end - start) / space.free.scale))
-        return cls(x, row, space, start, end, distance)
+        x, free = x.astype(space.dtype), space.free
+        start, end = (one.ravel()[free.place].astype(np.float64) for one in (x, row))
+        return cls(x, row, space, start, end, _length(end - start, free))
 
     def held(self, step: _Step, check: _Check) -> Held:
         """What was found."""
@@ -193,21 +197,31 @@ class _Line:
             moved = np.where(self.space.free.quantum > 0, self.end, moved)
         return _Step(self._row(moved), excess)
 
-    def steps(self, count: int) -> list[_Step]:
-        """At most so many rows, each farther out than the one before, to the end of the allowance."""
+    def steps(self, count: int) -> tuple[NDArray[Any], Iterator[_Step]]:
+        """The farthest of at most so many rows, to the end of the allowance, and all of them, each farther out."""
         if count < 1 or not self.distance > 0:
-            return []
-        steps = self._steps_with_levels(count) if self.space.quantised else self._smooth_steps(count)
-        before = [self.row, *(step.row for step in steps)]
-        return [step for step, last in zip(steps, before, strict=False) if not np.array_equal(step.row, last)]
+            return self.row, iter(())
+        if self.space.quantised:
+            steps = self._steps_with_levels(count)
+            return (steps[-1].row if steps else self.row), self._differing(steps)
+        *shorter, most = self._excesses(count)
+        last = self.beyond(most)
+        return last.row, self._differing(chain(map(self.beyond, shorter), [last]))
 
-    def _smooth_steps(self, count: int) -> list[_Step]:
-        """So many rows along the features without levels, each a constant factor farther out than the one before."""
-        rounding = FLOAT32 * float(np.linalg.norm(self.end / self.space.free.scale))
+    def _differing(self, steps: Iterable[_Step]) -> Iterator[_Step]:
+        """Those of rows, the found one before them, that are not the one before once more."""
+        before = self.row
+        for step in steps:
+            if not np.array_equal(step.row, before):
+                yield step
+            before = step.row
+
+    def _excesses(self, count: int) -> list[float]:
+        """How much farther out so many rows lie along the features without levels, each by a constant factor more."""
+        rounding = FLOAT32 * _length(self.end, self.space.free)
         least = max(LEAST * self.distance, rounding)
         most = max(ALLOWANCE * self.distance, ROUNDINGS * rounding)
-        shorter = [least * (most / least) ** (i / (count - 1)) for i in range(count - 1)]
-        return [self.beyond(length) for length in (*shorter, most)]
+        return [*(least * (most / least) ** (i / (count - 1)) for i in range(count - 1)), most]
 
     def _steps_with_levels(self, count: int) -> list[_Step]:
         """First along the features without levels, then ever more of the others by one level each."""
@@ -216,7 +230,7 @@ class _Line:
         levels = self._movable(moves)
         smooth = bool((moves[free.quantum == 0] != 0).any())
         by_levels = min(LEVEL_STEPS, count - smooth) if levels.size else 0
-        steps = self._smooth_steps(count - by_levels) if smooth else []
+        steps = [self.beyond(one) for one in self._excesses(count - by_levels)] if smooth else []
         at = steps[-1].row.ravel()[free.place].astype(np.float64) if steps else self.end
         farthest = (1.0 + ALLOWANCE) * (self._away(steps[-1].row) if steps else self.distance)
         for power in range(by_levels):
@@ -247,5 +261,11 @@ class _Line:
 
     def _away(self, row: NDArray[Any]) -> float:
         """Its distance from the input, in units of the scale."""
-        moved = row.ravel()[self.space.free.place].astype(np.float64) - self.start
-        return float(np.linalg.norm(moved if self.space.free.plain else moved / self.space.free.scale))
+        free = self.space.free
+        return _length(row.ravel()[free.place].astype(np.float64) - self.start, free)
+
+
+def _length(moved: Array, free: FreeFeatures) -> float:
+    """The l2 length of a displacement (d,) of the features that may change, in units of the scale."""
+    moved = moved if free.plain else moved / free.scale
+    return math.sqrt(moved.dot(moved))

@@ -47,7 +47,6 @@ class InputStep:
         heavy: whether secants may scatter more than those of a linear function.
         flags: what was out of the ordinary.
         surface: what the answers are around the input.
-        common: the common displacement.
         behind_noise: whether it is at a finite scale because noise hides what shorter displacements show.
         bend: of log energy, what the pilot says that a step of this length bends it by at most; of an input that answers as
             linearly as those do.
@@ -62,15 +61,8 @@ class InputStep:
     heavy: bool = False
     flags: tuple[str, ...] = ()
     surface: SurfaceKind = "smooth"
-    common: float | None = None
     behind_noise: bool = False
     bend: float | None = None
-
-    @property
-    def far_from_common(self) -> float | None:
-        """How many times the common displacement it is, where it is more than three times away from it either way."""
-        times = 1.0 if self.common is None else self.rho / self.common
-        return None if 1 / MUCH < times < MUCH else times
 
     @property
     def has_slope(self) -> bool:
@@ -150,14 +142,16 @@ class InputContext:
     def at(self, base_answers: BaseAnswers, step: InputStep) -> DisplacedContext:
         """The same with its displacement, and with the queries that are left when profile and witness have theirs."""
         queries = after_finding(self.settings.queries, self.steps.share + step.spent, base_answers.quality.repeats)
-        facts = (self.x, self.index, self.space, self.steps, self.settings, self.subspace, self.decided)
-        placed = DisplacedContext(*facts, base_answers=base_answers, step=step, queries=queries)
         whole = fits(self.space.features, after_extras(queries, self.settings, separate=True) - 1)
         linear = step.above_noise and step.finite is None and step.energy > 0
-        subspace = self.subspace if linear and placed.by_class and not whole else None
+        by_class = self.quality.top_k is None and not base_answers.view.unmeasurable
+        subspace = self.subspace if linear and by_class and not whole else None
         split = (queries, self.settings, whole or subspace is not None or not step.has_slope)
-        left, profiled = after_extras(*split), profile_directions(*split)
-        return replace(placed, subspace=subspace, queries=left, whole=whole, profiled=profiled)
+        return DisplacedContext(
+            self.x, self.index, self.space, self.steps, self.settings, subspace, self.decided,
+            base_answers=base_answers, step=step, queries=after_extras(*split), by_class=by_class,
+            whole=whole, profiled=profile_directions(*split),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +162,7 @@ class DisplacedContext(InputContext):
         base_answers: the answers to the input itself.
         step: its displacement.
         queries: rows for its main directions, the base row included.
+        by_class: whether each answer shows the same measurable classes, so that there is a Jacobian to measure.
         whole: whether they suffice for the whole Jacobian and its check, beside a profile.
         profiled: directions of a rung of its profile; 0 for none.
     """
@@ -175,8 +170,9 @@ class DisplacedContext(InputContext):
     base_answers: BaseAnswers
     step: InputStep
     queries: int
-    whole: bool = False
-    profiled: int = 0
+    by_class: bool
+    whole: bool
+    profiled: int
 
     @property
     def rows(self) -> int:
@@ -189,9 +185,10 @@ class DisplacedContext(InputContext):
         return self.base_answers.view
 
     @property
-    def by_class(self) -> bool:
-        """Whether each answer shows the same measurable classes, so that there is a Jacobian to measure."""
-        return self.quality.top_k is None and not self.view.unmeasurable
+    def far_from_common(self) -> float | None:
+        """How many times the common displacement its own is, where it is more than three times away from it either way."""
+        times = self.step.rho / self.steps.displacement
+        return None if 1 / MUCH < times < MUCH else times
 
     @property
     def quantum(self) -> float:

@@ -6,7 +6,10 @@ directions it has cos^2 ~ m / (m + d) with the true one, so the walk starts at t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,7 @@ __all__ = [
     "WITNESS_ROWS",
     "RowsAlong",
     "Slope",
+    "ask_along",
     "find_witness",
     "rows_along",
 ]
@@ -63,6 +67,21 @@ class Slope:
     gradient: Array
     expected: float
 
+    @cached_property
+    def length(self) -> float:
+        """Of the gradient."""
+        return math.sqrt(self.gradient.dot(self.gradient))
+
+    @cached_property
+    def unit(self) -> Array:
+        """The direction."""
+        return self.gradient / self.length
+
+    @property
+    def leads_somewhere(self) -> bool:
+        """Whether it can be walked along."""
+        return self.length > 0 and math.isfinite(self.expected) and self.expected > 0
+
     @classmethod
     def of_rows(cls, rows: RandomRows, space: Space, view: VisibleClasses, answers: Array, margin: Margin) -> Slope:
         """From the secants of the main rows: sum_t l_t v_t."""
@@ -86,10 +105,27 @@ class RowsAlong:
         rows: (n, \\*shape) as the model was sent them.
     """
 
-    lengths: Array
-    distances: Array
-    changed: NDArray[np.bool_]
+    lengths: Sequence[float]
+    distances: Sequence[float]
+    changed: Sequence[bool]
     rows: NDArray[np.generic]
+
+    @property
+    def nearest(self) -> int | None:
+        """Which of the rows that changed the decision lies nearest; ``None`` for none."""
+        changed = [i for i, other in enumerate(self.changed) if other]
+        return min(changed, key=self.distances.__getitem__, default=None)
+
+
+def ask_along(
+    x: NDArray[np.floating], space: Space, slope: Slope, top: int, lengths: Sequence[float]
+) -> Flow[tuple[RowsAlong, Array]]:
+    """Ask rows at these lengths along a slope: what changed the decision ``top``, and the answers."""
+    rows, distances = rows_along(x, space, slope.unit, np.array(lengths))
+    answers: Array = yield PlainRows(rows)
+    away = distances.tolist()
+    each = zip(answers.argmax(axis=1).tolist(), away, strict=True)
+    return RowsAlong(lengths, away, [other != top and far > 0 for other, far in each], rows), answers
 
 
 def find_witness(
@@ -106,8 +142,7 @@ def find_witness(
         top: the predicted class.
         asked: a first round along this slope.
     """
-    length = float(np.linalg.norm(slope.gradient))
-    if not length > 0 or not np.isfinite(slope.expected) or slope.expected <= 0:
+    if not slope.leads_somewhere:
         return None
     found = yield from _nearest_change(x, space, slope, top, asked)
     if found is None:
@@ -124,25 +159,24 @@ def _nearest_change(
     x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: RowsAlong | None
 ) -> Flow[NDArray[np.generic] | None]:
     """The nearest row along the slope with another decision, by halving where one is known and going on where none is."""
-    unit = slope.gradient / float(np.linalg.norm(slope.gradient))
-    low, high, nearest = 0.0, np.inf, np.inf
+    low, high, nearest = 0.0, math.inf, math.inf
     found: NDArray[np.generic] | None = None
-    lengths = slope.expected * np.array(BRACKET)
+    lengths = [slope.expected * factor for factor in BRACKET]
     for _ in range(ROUNDS):
         if asked is None:
-            rows, distances = rows_along(x, space, unit, lengths)
-            answers = yield PlainRows(rows)
-            asked = RowsAlong(lengths, distances, (answers.argmax(axis=1) != top) & (distances > 0), rows)
-        away, along = asked.distances.tolist(), asked.lengths.tolist()
-        first = min((i for i, other in enumerate(asked.changed.tolist()) if other), key=away.__getitem__, default=None)
-        if first is not None and away[first] < nearest:
-            found, nearest, high = asked.rows[first].copy(), away[first], along[first]
-            low = max(low, along[first - 1] if first else low)
+            asked, _answers = yield from ask_along(x, space, slope, top, lengths)
+        first = asked.nearest
+        if first is not None and asked.distances[first] < nearest:
+            found, nearest, high = asked.rows[first], asked.distances[first], asked.lengths[first]
+            low = max(low, asked.lengths[first - 1] if first else low)
         else:
-            low = along[-1]
-        between = low + (high - low) * np.arange(1, ASKED + 1) / (ASKED + 1)
-        lengths, asked = (low * np.array(FARTHER) if found is None else between), None
-    return found
+            low = asked.lengths[-1]
+        if found is None:
+            lengths = [low * factor for factor in FARTHER]
+        else:
+            lengths = [low + (high - low) * i / (ASKED + 1) for i in range(1, ASKED + 1)]
+        asked = None
+    return None if found is None else found.copy()
 
 
 def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:

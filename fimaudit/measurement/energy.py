@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.grouping import positions_by_kind
-from fimaudit.estimation.noise import BaseAnswers
-from fimaudit.estimation.secants import complete
+from fimaudit.estimation.noise import BaseAnswers, tables_of_each
 from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
 from fimaudit.perturbations.quantised_rows import LevelRows
@@ -141,9 +141,11 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
     if space.quantised:
         return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
     sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
-    rows = RungRows(x, signs.packed, space.unit_step, sizes, space.box, space.dtype)
+    rows = RungRows(x, signs.packed, space.even_step, sizes, space.box, space.dtype)
     lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
-    centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
+    centred = np.ones(len(sizes), dtype=np.bool_)
+    if space.bounded:
+        centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
     return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, centred)
 
 
@@ -182,6 +184,13 @@ class Answered:
     base_answers: BaseAnswers
 
     @property
+    def kind(self) -> Hashable:
+        """What inputs that are worked on together have in common; ``None`` where labels may drop out on some rungs."""
+        if self.base_answers.quality.top_k is not None:
+            return None
+        return len(self.rungs.lengths), self.answers.shape, self.base_answers.view.kind
+
+    @property
     def pieces(self) -> Array:
         """(rungs, m, K) answers."""
         return self.answers.reshape(len(self.rungs.lengths), -1, self.answers.shape[1])
@@ -213,6 +222,12 @@ class RungReadings:
         """(rungs,) |e|^2 over |e|^2 + |o|^2, NaN in noise: rho^2 of a smooth model, 1/2 of a jump, 3/4 of noise."""
         return even_share(self.even, self.odd, self.above_noise)
 
+    @property
+    def shortest_even_share(self) -> float:
+        """That of the first rung."""
+        total = float(self.even[0] + self.odd[0])
+        return float(self.even[0]) / total if self.above_noise[0] and total > 0 else math.nan
+
 
 def even_share(even: Array, odd: Array, above_noise: NDArray[np.bool_]) -> Array:
     """|e|^2 / (|e|^2 + |o|^2) where something stands out from the noise, NaN elsewhere.
@@ -232,26 +247,25 @@ def read_pairs(asked: Answered) -> RungReadings:
 
 def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
     """``read_pairs`` of each; those of one shape are worked on together."""
-    found: list[tuple[Array, Array, Array]] = [(np.empty(0),) * 3] * len(asked)
-    for places in positions_by_kind(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(asked)):
+    found: list[RungReadings | None] = [None] * len(asked)
+    for places in positions_by_kind(one.kind or i for i, one in enumerate(asked)):
         some = [asked[i] for i in places]
-        lengths = np.stack([one.rungs.lengths for one in some])
-        if some[0].base_answers.plain:
-            top = np.array([one.base_answers.view.top for one in some])
-            tables = complete(np.stack([one.answers for one in some]), top)
-            base = np.stack([one.base_answers.view.columns for one in some])
-            pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
-            centred = np.stack([one.rungs.centred for one in some])
-            numbers = (energy(pieces, lengths), *_parts(pieces, base[:, None], centred))
+        lengths, full = np.stack([one.rungs.lengths for one in some]), np.stack([one.rungs.full for one in some])
+        views = [one.base_answers.view for one in some]
+        if some[0].kind is None:
+            each = np.array([_of_rung(some[0], rung) for rung in range(len(full[0]))])
+            energies, even, odd = each.T[:, None]
+        elif views[0].unmeasurable:
+            energies, even, odd = np.zeros((3, *lengths.shape))
         else:
-            each = [[_of_rung(one, rung) for rung in range(len(one.pieces))] for one in some]
-            numbers = tuple(np.array([[rung[i] for rung in rungs] for rungs in each]) for i in range(3))  # type: ignore[assignment]
+            tables = tables_of_each(views, [one.answers for one in some])
+            pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
+            base, centred = np.stack([view.columns for view in views]), np.stack([one.rungs.centred for one in some])
+            energies, (even, odd) = energy(pieces, lengths), _parts(pieces, base[:, None], centred)
+        above = full & _above_noise(some, energies, lengths)
         for place, i in enumerate(places):
-            found[i] = (numbers[0][place], numbers[1][place], numbers[2][place])
-    return [
-        RungReadings(numbers[0], one.rungs.full & _above_noise(one, numbers[0]), *numbers[1:])
-        for one, numbers in zip(asked, found, strict=True)
-    ]
+            found[i] = RungReadings(energies[place], above[place], even[place], odd[place])
+    return [one for one in found if one is not None]
 
 
 def _of_rung(one: Answered, rung: int) -> tuple[float, float, float]:
@@ -285,11 +299,14 @@ def _parts(tables: Array, base: Array, centred: NDArray[np.bool_]) -> tuple[Arra
     return np.where(centred, even, apart), odd
 
 
-def _above_noise(one: Answered, found: Array) -> NDArray[np.bool_]:
-    """Which rungs' energy stands out from the noise."""
-    lengths = one.rungs.lengths.tolist()
-    each = zip(one.pieces, found.tolist(), lengths, strict=True)
-    return np.array([one.base_answers.view_of(piece).above_noise(e, length) for piece, e, length in each])
+def _above_noise(some: Sequence[Answered], found: Array, lengths: Array) -> NDArray[np.bool_]:
+    """Which energies (n, rungs) stand out from the noise."""
+    above = found > 0
+    for place, one in enumerate(some):
+        if one.kind is None or one.base_answers.view.noise is not None:
+            each = zip(one.pieces, found[place].tolist(), lengths[place].tolist(), strict=True)
+            above[place] = [one.base_answers.view_of(piece).above_noise(e, length) for piece, e, length in each]
+    return above
 
 
 def energy(tables: Array, lengths: Array) -> Array:

@@ -189,9 +189,7 @@ def _central(x: NDArray[np.floating], space: Space, steps: Array, view: VisibleC
 def _differences(asked: Sequence[_BothWays]) -> list[Array]:
     """Central differences (s, d, 2 C) of each."""
     out: list[Array] = [np.empty(0)] * len(asked)
-    for places in positions_by_kind(
-        (one.apart.shape, one.answers.shape, one.view.plain or i) for i, one in enumerate(asked)
-    ):
+    for places in positions_by_kind((one.apart.shape, one.answers.shape, one.view.kind) for one in asked):
         some = [asked[i] for i in places]
         views, apart = [one.view for one in some], np.stack([one.apart for one in some])
         tables = tables_of_each(views, [one.answers for one in some])

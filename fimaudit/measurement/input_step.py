@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,17 +93,18 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     spent = 2 * len(signs)
     short, long = float(energy[0]), float(energy[1])
     check, view, change = _Check(ctx, signs, base_answers), base_answers.view_of(around_it), _change(short, long)
+    even_share = near.shortest_even_share
     if view.noise is not None and not above_noise[0]:
         step = yield from _step_above_noise(check, view, long, bool(above_noise[1]))
     elif change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE) and not (
-        near.even_share[0] > (QUIET if view.noise is None else QUIET_IN_NOISE)
+        even_share > (QUIET if view.noise is None else QUIET_IN_NOISE)
     ):
         plain = view.noise is None and not space.quantised
-        step = InputStep(rho, change, energy=float(energy.mean()), bend=ctx.steps.bend if plain else None)
+        step = InputStep(rho, change, energy=(short + long) / 2, bend=ctx.steps.bend if plain else None)
     elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(short, long, FACTOR**2)
         step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)
-        if near.even_share[0] > QUIET_IN_NOISE:  # and nothing was asked between that displacement and the shorter one
+        if even_share > QUIET_IN_NOISE:  # and nothing was asked between that displacement and the shorter one
             step = replace(step, finite=HIDDEN, heavy=True, behind_noise=False)
     elif space.quantised:
         step = yield from _own_levels(check, near)
@@ -110,7 +112,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         step = yield from _own_step(check, near)
     if view.noise is not None and step.finite is None and step.rho > FAR * ctx.steps.size and not space.quantised:
         step = replace(step, finite=HIDDEN, behind_noise=True, heavy=True)
-    return base_answers, replace(step, spent=step.spent + spent, common=rho)
+    return base_answers, replace(step, spent=step.spent + spent)
 
 
 def _own_levels(check: _Check, found: RungReadings) -> Flow[InputStep]:
@@ -124,7 +126,7 @@ def _own_levels(check: _Check, found: RungReadings) -> Flow[InputStep]:
         found = read_pairs(Answered(rungs, answers, check.base_answers))
         spent = len(answers)
     energy, change = float(found.energy[0]), _change(*found.energy_above_noise)
-    if change <= 2 * LEVEL_CHANGE and not found.even_share[0] > QUIET:
+    if change <= 2 * LEVEL_CHANGE and not found.shortest_even_share > QUIET:
         return InputStep(rho, change, spent=spent, energy=energy, flags=("own_step",))
     why = "the shortest displacement that the input's levels allow is past the linear range"
     return InputStep(rho, 0.0, why, spent, energy, heavy=True)
@@ -192,14 +194,14 @@ def _least(
 
 def _growth(short: float, long: float, factor: float) -> float:
     """The power of the displacement with which the energy rises over such a factor; 0 where it falls, or is not known."""
-    return max(0.0, float(np.log(long / short) / np.log(factor))) if short > 0 and long > 0 else 0.0
+    return max(0.0, math.log(long / short) / math.log(factor)) if short > 0 and long > 0 else 0.0
 
 
 def _change(short: float, long: float) -> float:
     """|log| of the ratio of the energies at a third and at three times the displacement."""
     if short == 0 or long == 0:
-        return 0.0 if short == long else float("inf")
-    return abs(float(np.log(short / long)))
+        return 0.0 if short == long else math.inf
+    return abs(math.log(short / long))
 
 
 def _own_step(check: _Check, near: RungReadings) -> Flow[InputStep]:

@@ -6,7 +6,7 @@ decides what runs beside it; no call holds rows of two inputs.
 
 from __future__ import annotations
 
-from fimaudit.measurement.additivity import KINKED, norm_error, unexplained_share
+from fimaudit.measurement.additivity import KINKED, Joint, norm_error, unexplained_shares
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext, InputContext
 from fimaudit.measurement.counterexample import find_witness
@@ -16,7 +16,7 @@ from fimaudit.measurement.designs import DESIGNS
 from fimaudit.measurement.explain import TOGETHER
 from fimaudit.measurement.input_step import find_step
 from fimaudit.measurement.outcome import below_detection, measured, steps_disagree, unrepeatable
-from fimaudit.measurement.protocol import Flow, MeasurementFlow
+from fimaudit.measurement.protocol import BatchedStep, Flow, MeasurementFlow, side_by_side
 from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.measurement.recheck import OutlierRecheck
 from fimaudit.measurement.scale_profile import Profile, measure_profile
@@ -57,20 +57,22 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
         return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)))
     if learner is not None and isinstance(main.design, RandomDesign):
         learner.take(ctx.index, main.design.rows, ctx.space, main.view, main.answers, main.length)
-    profile = yield from measure_profile(ctx, main)
-    if (share := _unexplained(ctx, main, profile)) > UNEXPLAINED:
+    walks = ctx.settings.profile != "off" or ctx.settings.witness
+    profile, *walked = yield from side_by_side([measure_profile(ctx, main), *([walk_slope(ctx, main)] * walks)])
+    if (share := (yield from _unexplained(ctx, main, profile))) > UNEXPLAINED:
         return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)), TOGETHER)
-    walk = (yield from walk_slope(ctx, main)) if ctx.settings.profile != "off" or ctx.settings.witness else None
+    walk = walked[0] if walked else None
     witness = yield from _find_counterexample(ctx, main, walk)
     estimate = step.widened(main.estimate, exact=main.design.exact)
     return measured(ctx, main, estimate.widened(norm_error(share)), profile.rungs, walk, witness, kinked=share >= KINKED)
 
 
-def _unexplained(ctx: DisplacedContext, main: MainAnswers, profile: Profile) -> float:
+def _unexplained(ctx: DisplacedContext, main: MainAnswers, profile: Profile) -> Flow[float]:
     """Share of joint displacements' answers that single features do not explain; 0 where nothing can be said."""
     if main.jacobian is None or profile.first is None or main.view.noise is not None or ctx.space.quantised:
         return 0.0
-    return unexplained_share(ctx.space, profile.first, main.jacobian)
+    share: float = yield BatchedStep(unexplained_shares, Joint(ctx.space, profile.first, main.jacobian))
+    return share
 
 
 def _find_counterexample(

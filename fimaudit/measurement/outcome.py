@@ -112,8 +112,8 @@ def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: b
     kind: Kind = "lower_bound" if partial else "local"
     at, reasons = ctx.step.rho, [PARTIAL] if partial else []
     nonlinear_nearer = ctx.step.finite is not None and not ctx.step.behind_noise
-    if ctx.step.far_from_common is not None:
-        reasons.append(FAR_STEP.format(times=ctx.step.far_from_common))
+    if ctx.far_from_common is not None:
+        reasons.append(FAR_STEP.format(times=ctx.far_from_common))
     if ctx.step.finite is not None:
         kind = "finite_scale"
         reasons.append(f"{ctx.step.finite}; the numbers are those at a displacement of {at:.3g}")
@@ -216,7 +216,7 @@ def _carried_by(ctx: DisplacedContext, main: MainAnswers) -> list[FeatureShare]:
         return []
     gradient, directions = main.gradient
     orthogonal = isinstance(main.design, RandomDesign) and main.design.orthogonal
-    return feature_shares(gradient, np.flatnonzero(~ctx.space.frozen), directions, orthogonal=orthogonal)
+    return feature_shares(gradient, ctx.space.positions, directions, orthogonal=orthogonal)
 
 
 def _common(ctx: DisplacedContext, main: MainAnswers, status: Status) -> dict[str, Any]:
@@ -236,5 +236,9 @@ def interval(limits: Limits | None) -> Interval:
     """As plain data; what is not finite is left open."""
     if limits is None:
         return Interval()
-    value, lower, upper = (float(v) if math.isfinite(v) else None for v in (limits.value, limits.lower, limits.upper))
-    return Interval(value=value, lower=lower, upper=upper)
+    return Interval(value=_known(limits.value), lower=_known(limits.lower), upper=_known(limits.upper))
+
+
+def _known(number: float) -> float | None:
+    """A finite number, else nothing."""
+    return float(number) if math.isfinite(number) else None

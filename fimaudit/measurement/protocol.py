@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from fimaudit.perturbations.rows import Rows
+from fimaudit.perturbations.rows import JoinedRows, Rows
 from fimaudit.results import Sensitivity
 
-__all__ = ["BatchedStep", "Flow", "MeasurementFlow", "run_batched"]
+__all__ = ["BatchedStep", "Flow", "MeasurementFlow", "run_batched", "side_by_side"]
 
 T = TypeVar("T")
 
@@ -39,3 +39,39 @@ def run_batched(steps: Mapping[int, BatchedStep]) -> dict[int, Any]:
         inputs = [index for index, step in steps.items() if step.function == function]
         out.update(zip(inputs, function([steps[index].argument for index in inputs]), strict=True))
     return out
+
+
+def side_by_side(flows: Sequence[Flow[Any]]) -> Flow[list[Any]]:
+    """What each of several flows returns; rows that they want at the same time are asked as one block.
+
+    >>> def ask(row):
+    ...     return (yield PlainRows(np.array([[row]])))
+    >>> both = side_by_side([ask(1), ask(2)])
+    >>> rows = next(both)
+    >>> rows.build(0, 2).tolist()
+    [[1], [2]]
+    >>> both.send(np.array([[0.25], [0.75]]))
+    Traceback (most recent call last):
+    StopIteration: [array([[0.25]]), array([[0.75]])]
+    """
+    results: list[Any] = [None] * len(flows)
+    replies: dict[int, Any] = dict.fromkeys(range(len(flows)))
+    while True:
+        wanted: dict[int, Rows] = {}
+        for i, reply in replies.items():
+            try:
+                next_one = flows[i].send(reply)
+                while isinstance(next_one, BatchedStep):
+                    next_one = flows[i].send((yield next_one))
+            except StopIteration as end:
+                results[i] = end.value
+                continue
+            wanted[i] = next_one
+        if not wanted:
+            return results
+        blocks, first = list(wanted.values()), 0
+        answers = yield blocks[0] if len(blocks) == 1 else JoinedRows(blocks)
+        for i, block in wanted.items():
+            replies[i] = answers[first : first + len(block)]
+            first += len(block)
+        replies = {i: replies[i] for i in wanted}

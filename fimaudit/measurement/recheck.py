@@ -110,8 +110,10 @@ class OutlierRecheck:
 
     def _far_alone(self, rows: CoordinateRows, answers: Array) -> bool:
         """Whether an answer along a single feature lies much farther out than others at the same step."""
-        distances = squared_distances(answers, self._ctx.base_answers.base[0])
-        return any(float(some.max()) > FAR_ALONE * median(some) for some in np.split(distances, max(1, rows.steps)))
+        distances = squared_distances(answers, self._ctx.base_answers.base[0]).reshape(max(1, rows.steps), -1)
+        return any(
+            distances[i, place] > FAR_ALONE * median(distances[i]) for i, place in enumerate(distances.argmax(axis=1))
+        )
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
         """Of rows along chosen directions, at each step the two that cancel least; else the farthest."""

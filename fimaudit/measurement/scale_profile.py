@@ -17,9 +17,9 @@ from scipy import special
 
 from fimaudit.estimation.grouping import positions_by_kind
 from fimaudit.estimation.margin import first_order_radii
-from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.predictable import TINY
-from fimaudit.estimation.secants import complete, log_probabilities, visible_classes
+from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
@@ -105,22 +105,24 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
 
 def _read(ctx: DisplacedContext, answered: Answered, radii: list[float | None]) -> list[ScaleRung]:
     """Radius and flips of each rung."""
-    space, lengths, pieces = ctx.space, answered.rungs.lengths, answered.pieces
-    flipped = pieces.argmax(axis=2) != answered.base_answers.view.top
+    space, pieces = ctx.space, answered.pieces
+    changed = pieces.argmax(axis=2) != answered.base_answers.view.top
+    directions, confidence = changed.shape[1], ctx.settings.confidence
+    displacements = (answered.rungs.lengths * math.sqrt(space.features)).tolist()
     out = []
-    for place, (length, radius, changed) in enumerate(zip(lengths, radii, flipped, strict=True)):
-        flips, directions, nearest = int(changed.sum()), len(changed), None
+    for place, (at, radius, flips) in enumerate(zip(displacements, radii, changed.sum(axis=1).tolist(), strict=True)):
+        nearest = None
         if flips:
-            rows = answered.rungs.rows.build(place * directions, (place + 1) * directions)[changed]
+            rows = answered.rungs.rows.build(place * directions, (place + 1) * directions)[changed[place]]
             moved = (rows.astype(np.float64) - ctx.x) / space.scale
             nearest = float(np.linalg.norm(moved[:, ~space.frozen], axis=1).min())
         out.append(
             ScaleRung(
-                displacement=float(length) * math.sqrt(space.features),
+                displacement=at,
                 radius=radius,
                 flips=flips,
                 nearest_flip=nearest,
-                flips_upper=flips_upper(flips, directions, ctx.settings.confidence),
+                flips_upper=flips_upper(flips, directions, confidence),
                 directions=directions,
             )
         )
@@ -133,22 +135,24 @@ def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
     Inputs of one shape are worked on together.
     """
     out: list[list[float | None]] = [[] for _ in answered]
-    for places in positions_by_kind(one.answers.shape if one.base_answers.plain else i for i, one in enumerate(answered)):
+    for places in positions_by_kind(one.kind or i for i, one in enumerate(answered)):
         some, (rungs, m, _) = [answered[i] for i in places], answered[places[0]].pieces.shape
         lengths = np.stack([one.rungs.lengths for one in some])
-        if some[0].base_answers.plain:
-            views = [one.base_answers.view for one in some]
-            table = complete(np.stack([one.answers for one in some]), np.array([view.top for view in views]))
-            radii = _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
-        else:  # labels may drop out of the list on some rungs
-            each = [(one.base_answers.view_of(piece), piece) for one in some for piece in one.pieces]
+        views = [one.base_answers.view for one in some]
+        if some[0].kind is None:  # labels may drop out of the list on some rungs
+            each = [(some[0].base_answers.view_of(piece), piece) for piece in some[0].pieces]
             by_rung = [
                 _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.unmeasurable else np.inf
                 for rung, (view, piece) in enumerate(each)
             ]
             radii = np.array([by_rung])
-        for i, row in zip(places, radii, strict=True):
-            out[i] = [float(radius) if np.isfinite(radius) else None for radius in row]
+        elif views[0].unmeasurable:
+            radii = np.full(lengths.shape, np.inf)
+        else:
+            table = tables_of_each(views, [one.answers for one in some])
+            radii = _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
+        for i, row in zip(places, radii.tolist(), strict=True):
+            out[i] = [radius if math.isfinite(radius) else None for radius in row]
     return out
 
 

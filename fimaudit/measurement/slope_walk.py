@@ -7,24 +7,19 @@ less. Where the log-odds bend either way, the boundary bends too, and lies neare
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.counterexample import RowsAlong, rows_along
+from fimaudit.measurement.counterexample import RowsAlong, ask_along
 from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import WALK_ROWS
-from fimaudit.perturbations.rows import PlainRows
 
 __all__ = ["SlopeWalk", "first_even", "how_far", "walk_slope"]
-
-Array = NDArray[np.float64]
 
 #: Lengths in expected distances of the boundary, after a short one that shows the slope along the way itself.
 LENGTHS = (0.5, 0.75, 1.0)
@@ -49,7 +44,8 @@ class SlopeWalk:
     @property
     def changed_at(self) -> float | None:
         """The shortest displacement asked that changed the decision; ``None`` for none."""
-        return float(self.asked.distances[self.asked.changed].min()) if self.asked.changed.any() else None
+        nearest = self.asked.nearest
+        return None if nearest is None else self.asked.distances[nearest]
 
 
 def walk_slope(ctx: DisplacedContext, main: MainAnswers) -> Flow[SlopeWalk | None]:
@@ -64,24 +60,24 @@ def walk_slope(ctx: DisplacedContext, main: MainAnswers) -> Flow[SlopeWalk | Non
     slope, estimate = main.slope, main.estimate
     if slope is None or estimate is None or estimate.margin is None or not ctx.step.has_slope or not ctx.by_class:
         return None
-    length, expected = float(np.linalg.norm(slope.gradient)), slope.expected
-    if not length > 0 or not np.isfinite(expected) or expected <= 0:
+    if not slope.leads_somewhere:
         return None
-    short = float(np.clip(ctx.step.rho, SHORTEST * expected, LONGEST * expected))
-    lengths = np.array([short, *(expected * np.array(LENGTHS))])
+    expected = slope.expected
+    short = min(max(ctx.step.rho, SHORTEST * expected), LONGEST * expected)
+    lengths = [short, *(expected * share for share in LENGTHS)]
     assert len(lengths) == WALK_ROWS
-    rows, distances = rows_along(ctx.x, ctx.space, slope.gradient / length, lengths)
-    answers = yield PlainRows(rows)
-    asked = RowsAlong(lengths, distances, (answers.argmax(axis=1) != main.view.top) & (distances > 0), rows)
+    asked, answers = yield from ask_along(ctx.x, ctx.space, slope, main.view.top, lengths)
     if main.view.noise is not None or ctx.space.quantised or ctx.quality.random:
         return SlopeWalk(asked)
-    columns = [main.view.top, estimate.margin.rival]
-    p = np.maximum(np.concatenate([main.view.base[None], answers])[:, columns], TINY)
-    reach, bend = how_far(lengths, np.log(p[:, 0] / p[:, 1])) or (None, None)
+    own, other = (
+        [max(p, TINY) for p in (float(main.view.base[k]), *answers[:, k].tolist())]
+        for k in (main.view.top, estimate.margin.rival)
+    )
+    reach, bend = how_far(lengths, [math.log(a / b) for a, b in zip(own, other, strict=True)]) or (None, None)
     return SlopeWalk(asked, reach, bend)
 
 
-def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
+def how_far(lengths: Sequence[float], odds: Sequence[float]) -> tuple[float, float] | None:
     """(reach, bend) of log-odds: where they are even over where a linear function would be, and how far they are from it.
 
     Args:
@@ -91,25 +87,24 @@ def how_far(lengths: Array, odds: Array) -> tuple[float, float] | None:
     Returns:
         ``None`` where they do not begin to fall.
 
-    >>> lengths = np.array([0.1, 1.0, 1.5, 2.0])
-    >>> reach, bend = how_far(lengths, 2 - np.array([0.0, *lengths]))
+    >>> lengths = [0.1, 1.0, 1.5, 2.0]
+    >>> reach, bend = how_far(lengths, [2.0, *(2 - length for length in lengths)])
     >>> round(reach, 9), round(bend, 9)
     (1.0, 0.0)
-    >>> reach, bend = how_far(lengths, 2 - np.array([0.0, 0.1, 1.2, 1.95, 2.8]))
+    >>> reach, bend = how_far(lengths, [2.0, 1.9, 0.8, 0.05, -0.8])
     >>> round(reach, 2), round(bend, 2)
     (0.77, 0.4)
     """
-    slope = float(odds[0] - odds[1]) / float(lengths[0])
+    slope = (odds[0] - odds[1]) / lengths[0]
     if not slope > 0 or not odds[0] > 0:
         return None
-    straight = float(odds[0]) / slope
-    even = first_even([0.0, *lengths.tolist()], odds.tolist())
+    straight = odds[0] / slope
+    even = first_even([0.0, *lengths], odds)
     if even is None:
-        fall = float(odds[-2] - odds[-1]) / float(lengths[-1] - lengths[-2])
-        even = float(lengths[-1] + odds[-1] / fall) if fall > 0 else np.inf
-    falls = slope * lengths[1:]
-    bend = float(np.abs(odds[0] - odds[2:] - falls).max() / falls[-1])
-    return even / straight, bend
+        fall = (odds[-2] - odds[-1]) / (lengths[-1] - lengths[-2])
+        even = lengths[-1] + odds[-1] / fall if fall > 0 else math.inf
+    apart = (abs(odds[0] - there - slope * length) for there, length in zip(odds[2:], lengths[1:], strict=True))
+    return even / straight, max(apart) / (slope * lengths[-1])
 
 
 def first_even(places: Sequence[float], odds: Sequence[float]) -> float | None:

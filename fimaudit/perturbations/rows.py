@@ -136,16 +136,16 @@ class JoinedRows:
         return sum(len(block) for block in self.blocks)
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start:stop`` of all blocks, (stop - start, \\*shape); at least one row."""
+        """Rows ``start:stop`` of all blocks, (stop - start, \\*shape), that nobody else has; at least one row."""
         parts, first = [], 0
         for block in self.blocks:
-            low, high = max(start - first, 0), min(stop - first, len(block))
-            if low < high:
-                parts.append((block, low, high))
-            first += len(block)
+            last = first + len(block)
+            if first < stop and start < last:
+                parts.append((block, max(start - first, 0), min(stop, last) - first))
+            first = last
         whole = parts[0][0].build(*parts[0][1:])
         if len(parts) == 1:
-            return whole
+            return whole if builds_anew(parts[0][0]) else whole.copy()
         rows, done = np.empty((stop - start, *whole.shape[1:]), whole.dtype), len(whole)
         rows[:done] = whole
         for block, low, high in parts[1:]:
@@ -163,9 +163,7 @@ def builds_anew(rows: Rows) -> bool:
     """
     if isinstance(rows, RowRange):
         return builds_anew(rows.rows)
-    if isinstance(rows, JoinedRows):
-        return all(builds_anew(block) for block in rows.blocks)
-    return isinstance(rows, OneInputRows)
+    return isinstance(rows, OneInputRows | JoinedRows)
 
 
 def _write(rows: Rows, start: int, stop: int, into: NDArray[Any]) -> None:

@@ -56,7 +56,7 @@ def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) 
     """
     if box.boundless:
         own = np.asarray(step, dtype)
-        if x.dtype == own.dtype and np.array_equal(own, step):
+        if x.dtype == own.dtype and (own == step).all():
             return x - own, x + own
         wide, shape = x.astype(np.float64), np.broadcast_shapes(x.shape, np.shape(step))
         low, high = np.empty(shape, dtype), np.empty(shape, dtype)  # one pass each: float64 sums, cast as they are stored
@@ -246,7 +246,7 @@ class RungRows(OneInputRows):
     Attributes:
         x: one input, shape \\*shape, d features.
         packed: (m, ceil(d / 8)) bits, most significant first, 1 for +.
-        step: in the input's unit, shape \\*shape, 0 where a feature is held.
+        step: in the input's unit, shape \\*shape or what broadcasts to it, 0 where a feature is held.
         sizes: (n,) multiples of the step; n m rows in all.
         box: bounds.
         dtype: what the model is fed.
@@ -339,7 +339,7 @@ class RungRows(OneInputRows):
     @cached_property
     def _even(self) -> bool:
         """Whether all features have the same step."""
-        return bool((self.step == self.step.ravel()[0]).all())
+        return self.step.size == 1 or bool((self.step == self.step.ravel()[0]).all())
 
     @cached_property
     def _one_step(self) -> bool:
