@@ -22,6 +22,9 @@ ORTHONORMAL_SHARE, ORTHONORMAL_FEATURES = 0.04, 4096
 ORTHONORMAL_LEAST = 16
 #: Stream of the random numbers that order the columns.
 COLUMNS = 8
+#: Elements of a block of rows, so that what goes into it stays in the cache with it.
+BLOCK_ELEMENTS = 2**16
+_SIGNS = np.array([-1.0, 1.0], np.float32)
 
 
 def orthonormal_fits(count: int, features: int) -> bool:
@@ -76,8 +79,7 @@ def orthonormal_signs(
     [(4,), (16,), (4,)]
     """
     chosen = rng.permutation(features)[:count]
-    per_feature = np.where(rng.integers(0, 2, features, dtype=np.uint8), 1, -1).astype(np.float32)
-    per_row = np.where(rng.integers(0, 2, count, dtype=np.uint8), 1, -1).astype(np.float32)
+    per_feature, per_row = (_SIGNS.take(rng.integers(0, 2, size, dtype=np.uint8)) for size in (features, count))
     return chosen, per_feature, per_row
 
 
@@ -121,21 +123,26 @@ class OrthonormalRows(OneInputRows):
     def build(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop``, (stop - start, \\*shape), inside the box."""
         middle, amplitude = self._frame
-        count = len(self.per_feature)
-        moved = _cosines(count, self.columns)[self.chosen[start:stop]]
-        moved *= self.per_row[start:stop, None]
-        if np.dtype(self.dtype).itemsize > 4:
-            moved = moved.astype(np.float64)
-        moved *= amplitude
-        if count == self.x.size:
-            rows = moved
-            rows += middle
-        else:
-            rows = np.repeat(middle[None], stop - start, axis=0)
-            rows[:, self.free()] += moved
-        rows = rows.astype(self.dtype, copy=False)
-        if not self.box.boundless:  # rounding may step over the edge
-            np.clip(rows, self.box.lower.ravel().astype(self.dtype), self.box.upper.ravel().astype(self.dtype), out=rows)
+        rows, free = np.empty((stop - start, self.x.size), self.dtype), self.free()
+        signed, flipped = np.stack([amplitude, -amplitude]), (self.per_row[start:stop] < 0).astype(np.intp)
+        height = max(1, min(len(rows), BLOCK_ELEMENTS // self.x.size))
+        # As wide as a block: numpy would copy a single row that goes with each of several, piece by piece.
+        wide_middle = np.tile(middle, (height, 1))
+        edges = [(inward, np.tile(edge, (height, 1))) for inward, edge in self._edges]
+        table = _cosines(len(amplitude), self.columns)
+        for first in range(0, len(rows), height):
+            here = slice(first, first + height)
+            part, chosen = rows[here], self.chosen[start:stop][here]
+            moved = signed.take(flipped[here], axis=0)
+            moved *= table.take(chosen, axis=0)
+            if len(amplitude) == self.x.size:
+                np.add(moved, wide_middle[: len(part)], out=part, casting="same_kind")
+            else:
+                whole = wide_middle[: len(part)].copy()
+                whole[:, free] += moved
+                part[...] = whole
+            for inward, edge in edges:  # rounding may step over the edge
+                inward(part, edge[: len(part)], out=part)
         return rows.reshape(stop - start, *self.x.shape)
 
     def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,3 +185,11 @@ class OrthonormalRows(OneInputRows):
         low, high = self._bounds
         amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
         return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)
+
+    @cached_property
+    def _edges(self) -> tuple[tuple[np.ufunc, NDArray[Any]], ...]:
+        """What keeps a feature within each bound, and the bounds; none where there are none."""
+        if self.box.boundless:
+            return ()
+        lower, upper = (bound.ravel().astype(self.dtype) for bound in (self.box.lower, self.box.upper))
+        return (np.maximum, lower), (np.minimum, upper)

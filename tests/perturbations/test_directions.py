@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fimaudit.estimation.secants import contrasts
-from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, orthonormal_signs
+from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, _cosines, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, DisplacedRows, RungRows, displaced_bounds, displaced_rows
@@ -164,6 +164,22 @@ def test_orthonormal_rows_are_orthogonal_of_length_root_d(features: int) -> None
     # all d of them: trace and Gram are exact, whatever the signs
     J = np.random.default_rng(0).standard_normal((3, features))
     np.testing.assert_allclose((V @ J.T).T @ (V @ J.T) / features, J @ J.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bounds", [OPEN, (0.0, 1.0)])
+@pytest.mark.parametrize("held", [0, 5])
+def test_blocks_of_orthonormal_rows_are_the_rows_that_the_table_gives(bounds: tuple[float, float], held: int) -> None:
+    features, count = 2000, 80  # more than one block, and the last one shorter
+    x, step = np.random.default_rng(0).random(features), np.where(np.arange(features) < held, 0.0, 0.3)
+    rows = orthonormal(x, count, step, bounds, "float32")
+    v = _cosines(features - held, 0)[rows.chosen] * rows.per_row[:, None] * rows.per_feature
+    built = rows.build(0, count)
+    low, high = displaced_bounds(x, step * np.sqrt(2.0), box(x.shape, *bounds), "float64")
+    moved = ((low + high) / 2)[held:] + ((high - low) / np.sqrt(8.0))[held:] * v
+    np.testing.assert_allclose(built[:, held:], np.clip(moved, *bounds), atol=1e-6)
+    np.testing.assert_array_equal(built[:, :held], np.tile(x[:held].astype(np.float32), (count, 1)))
+    for start, stop in ((0, 0), (31, 80), (79, 80)):
+        np.testing.assert_array_equal(rows.build(start, stop), built[start:stop])
 
 
 def test_orthonormal_rows_carry_a_sign_a_feature_and_a_sign_a_direction() -> None:
