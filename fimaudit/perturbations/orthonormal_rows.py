@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import idct
 
 from fimaudit.perturbations.random_signs import generator
 from fimaudit.perturbations.sign_rows import OneInputRows, displaced_bounds
@@ -43,6 +44,12 @@ def orthonormal_fits(count: int, features: int) -> bool:
 
 
 @lru_cache(maxsize=2)
+def _column_order(features: int, columns: int) -> NDArray[np.int64]:
+    """Which column of the DCT each feature has."""
+    return generator(columns, features, COLUMNS).permutation(features)
+
+
+@lru_cache(maxsize=2)
 def _cosines(features: int, columns: int) -> NDArray[np.float32]:
     """The orthonormal DCT-II matrix times sqrt(features), rows of unit mean square, its columns in an order of their own.
 
@@ -51,7 +58,7 @@ def _cosines(features: int, columns: int) -> NDArray[np.float32]:
     One order for all inputs of an audit is random enough, since each draws rows and signs of its own, and rows of the table
     are copied as they stand.
     """
-    i = generator(columns, features, COLUMNS).permutation(features)
+    i = _column_order(features, columns)
     table = np.empty((features, features), dtype=np.float32)
     period = np.cos(np.pi * np.arange(4 * features) / (2 * features)) * np.sqrt(2.0)
     for k in range(features):
@@ -146,13 +153,15 @@ class OrthonormalRows(OneInputRows):
         return rows.reshape(stop - start, *self.x.shape)
 
     def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0: to float32's precision, no row built.
+        """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0; no row is built.
 
-        The middle drops out, and what is left is each feature's amplitude times a weighted sum of rows of C.
+        The middle drops out, and what is left is each feature's amplitude times an inverse DCT of the weights.
         """
         _, amplitude = self._frame
-        signed = (weights * self.per_row[: len(weights)]).astype(np.float32)
-        along = (signed @ _cosines(len(self.per_feature), self.columns)[self.chosen[: len(weights)]]) * amplitude
+        count = len(self.per_feature)
+        spectrum = np.zeros(count)
+        spectrum[self.chosen[: len(weights)]] = weights * self.per_row[: len(weights)]
+        along = idct(spectrum, norm="ortho")[_column_order(count, self.columns)] * (amplitude * np.sqrt(count))
         whole = np.zeros(self.x.size)
         whole[self.free()] = along
         return whole

@@ -182,6 +182,14 @@ def test_blocks_of_orthonormal_rows_are_the_rows_that_the_table_gives(bounds: tu
         np.testing.assert_array_equal(rows.build(start, stop), built[start:stop])
 
 
+@pytest.mark.parametrize(("features", "count"), [(40, 40), (41, 17)])
+def test_a_weighted_sum_of_orthonormal_rows_needs_none_of_them(features: int, count: int) -> None:
+    step = np.linspace(0.5, 1.5, features) * (np.arange(features) != 3)
+    rows = orthonormal(np.linspace(-1, 1, features), min(count, features - 1), step, OPEN, "float64")
+    weights = np.linspace(-1, 1, len(rows)) ** 3  # odd, so that they add up to 0
+    np.testing.assert_allclose(rows.combined(weights), weights @ rows.build(0, len(rows)), atol=1e-5)
+
+
 def test_orthonormal_rows_carry_a_sign_a_feature_and_a_sign_a_direction() -> None:
     V = np.array([orthonormal_rows(seed, 6, 16) for seed in range(400)])
     assert abs(V.mean(axis=0)).max() < 5 / np.sqrt(400) * np.sqrt(2)  # every entry is as often + as -
