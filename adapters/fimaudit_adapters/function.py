@@ -56,6 +56,7 @@ class FunctionClassifier:
         except TypeError as exc:
             raise TargetError(f"expected the name of a numpy dtype, got dtype={extra['dtype']!r}") from exc
         shape = extra.get("input_shape")
+        self._dtype = dtype
         self._function, self._normalise, self._logit_check = function, options.normalise, LogitCheck(options.link)
         self._columns = options.table if options.data == "table" or coded(options.table) else ()
         self._link, self._step = options.link, options.output_step
@@ -83,11 +84,11 @@ class FunctionClassifier:
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
-        return self.overwrite(np.array(batch, dtype=self._info.dtype, order="C"))
+        return self.overwrite(np.array(batch, dtype=self._dtype, order="C"))
 
     def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """The same for rows that nobody else has: the function gets them as they are."""
-        rows = np.ascontiguousarray(batch, dtype=self._info.dtype)
+        rows = np.ascontiguousarray(batch, dtype=self._dtype)
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         rows = rows if self._normalise is None else self._normalise(rows)

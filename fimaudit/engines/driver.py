@@ -133,9 +133,9 @@ def run_inputs(
     calls = decoys.calls(inputs_left=bool(wanted))
     while wanted:
         order = list(wanted)
-        for index, rows in wanted.items():
+        for (index, rows), requests in zip(wanted.items(), meter.calls([*wanted.values()]), strict=True):
             took[index].rows += len(rows)
-            took[index].requests += meter.calls(rows)
+            took[index].requests += requests
         answers = meter.ask_each(
             [*wanted.values(), *(rows for _, rows in calls)],
             owners=[*order, *(DECOYS for _ in calls)],

@@ -29,9 +29,10 @@ def in_turns(parts: Sequence[Sequence[T]], seed: int | None = None, asked: bytes
     >>> in_turns(["abc", "de"], seed=1)
     ['d', 'e', 'a', 'b', 'c']
     """
+    if seed is None or len(parts) < 2:
+        return [item for part in parts for item in part]
     order = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    if seed is not None and len(parts) > 1:
-        key = hashlib.blake2b(asked, digest_size=16, key=(seed % 2**64).to_bytes(8, "little")).digest()
-        order = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64))).permutation(order)
+    key = hashlib.blake2b(asked, digest_size=16, key=(seed % 2**64).to_bytes(8, "little")).digest()
+    order = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64))).permutation(order)
     rests = [iter(part) for part in parts]
     return [next(rests[k]) for k in order]

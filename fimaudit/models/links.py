@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +19,8 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
+#: Matrices of fewer numbers are multiplied on one thread by BLAS, whatever else runs (OpenBLAS: interface/gemv.c).
+SMALL = 9000
 #: Fewer rows than these lie from 0 to 1 by chance.
 FEW = 3
 #: Rows that miss 1 by less than this are no several findings but rounded or cut off.
@@ -115,18 +118,22 @@ def chosen_finding(output: Any, finding: int | None) -> Any:
 def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
     """Bring (N,), (N, 1), (N, K) or (N, K, 1, ...) to (N, K); anything else is refused."""
     values = np.asarray(output)
+    if values.dtype.kind == "f":
+        return _one_row_each(values, rows)
     if values.dtype.kind in "US" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.ravel()[:1])):
         raise OutputError(
             "expected numbers from the model, got text, which looks like class labels; name the output that holds "
             "probabilities with --output, or audit the labels alone with --link labels"
         )
-    if values.dtype.kind not in "fiub":
+    if values.dtype.kind not in "iub":
         raise OutputError(f"expected numbers from the model, got dtype {values.dtype}")
-    if values.dtype.kind in "iub":
-        raise OutputError(
-            f"expected probabilities or logits, got {values.dtype} values, which look like class labels; "
-            "name the output that holds probabilities with --output, or audit the labels alone with --link labels"
-        )
+    raise OutputError(
+        f"expected probabilities or logits, got {values.dtype} values, which look like class labels; "
+        "name the output that holds probabilities with --output, or audit the labels alone with --link labels"
+    )
+
+
+def _one_row_each(values: NDArray[Any], rows: int) -> NDArray[Any]:
     if values.ndim == 0 or values.shape[0] != rows:
         raise OutputError(
             f"expected {rows} rows of output for {rows} inputs, got an array of shape {values.shape}; "
@@ -165,7 +172,13 @@ def _are_distributions(p: NDArray[np.float64]) -> bool:
     """Whether rows of two classes or more hold numbers from 0 to 1 that add up to 1; none of them is NaN then."""
     if p.shape[1] < 2 or not p.size or not p.min() >= 0 or not p.max() <= 1:
         return False
-    return bool(np.abs(p.sum(axis=1) - 1.0).max() <= ROW_SUM_TOLERANCE)
+    off = (p.dot(_ones(p.shape[1])) if p.size < SMALL else p.sum(axis=1)) - 1.0  # a product takes a tenth of the time
+    return bool(off.dot(off) <= ROW_SUM_TOLERANCE**2 or np.abs(off).max() <= ROW_SUM_TOLERANCE)
+
+
+@lru_cache(maxsize=8)
+def _ones(count: int) -> NDArray[np.float64]:
+    return np.ones(count)
 
 
 def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> NDArray[np.float64]:

@@ -96,9 +96,11 @@ class Meter:
         chosen = self.batch or info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
-    def calls(self, rows: Rows) -> int:
-        """How many calls a block of rows takes: ceil(rows / batch_rows)."""
-        return -(-len(rows) // self.batch_rows(rows.row_bytes))
+    def calls(self, questions: Sequence[Rows]) -> list[int]:
+        """How many calls each block of rows takes: ceil(rows / batch_rows)."""
+        widths = [rows.row_bytes for rows in questions]
+        sizes = {width: self.batch_rows(width) for width in set(widths)}
+        return [-(-len(rows) // sizes[width]) for rows, width in zip(questions, widths, strict=True)]
 
     def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
         """Answer each block of rows with (n, K) probabilities, or fail with the first that fails.
@@ -180,7 +182,7 @@ class Meter:
         """See ``Lease``."""
         with self._lock:
             self.usage.bytes += bytes
-            if is_refused(status):
+            if status != "ok" and is_refused(status):
                 self.usage.refused += rows
                 self.usage.rows -= 0 if self._count_refused else rows
             if self._ledger is not None:
@@ -202,7 +204,10 @@ class Meter:
         """Each block's calls in their order; the blocks one after the other, or in turns."""
         pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
         failures: dict[int, InputFailed] = {}
-        calls = [[(i, start, stop) for start, stop in self._cuts(rows)] for i, rows in enumerate(questions)]
+        calls = [
+            [(i, len(rows) * k // n, len(rows) * (k + 1) // n) for k in range(n)]
+            for i, (rows, n) in enumerate(zip(questions, self.calls(questions), strict=True))
+        ]
         asked = b"" if self._turns is None else np.array([*owners, *map(len, questions)]).tobytes()
         for i, start, stop in in_turns(calls, self._turns, asked):
             if i in failures:
@@ -214,12 +219,6 @@ class Meter:
         return [
             failures.get(i) or (found[0] if len(found) == 1 else np.concatenate(found)) for i, found in enumerate(pieces)
         ]
-
-    def _cuts(self, rows: Rows) -> list[tuple[int, int]]:
-        """Where the calls of a block begin and end."""
-        count = len(rows)
-        calls = -(-count // self.batch_rows(rows.row_bytes))
-        return [(count * i // calls, count * (i + 1) // calls) for i in range(calls)]
 
     def _call(self, rows: Rows, start: int, stop: int, owner: int, occasion: str) -> NDArray[np.float64]:
         count = stop - start
