@@ -28,10 +28,10 @@ __all__ = ["NETWORK_BLOCK", "affordable_inputs", "block_size", "drive", "run_inp
 
 T = TypeVar("T")
 
-#: Inputs that are measured side by side, and most bytes of their rows: behind a network, whose requests are many at a time,
-#: and on this machine, where only arithmetic is done at once.
+#: Inputs that are measured side by side, and most bytes of their rows, or of the answers: behind a network, whose requests
+#: are many at a time, and on this machine, where only arithmetic is done at once.
 NETWORK_BLOCK, NETWORK_BYTES = 32, 128 * 2**20
-LOCAL_BLOCK, LOCAL_BYTES = 16, 48 * 2**20
+LOCAL_BLOCK, LOCAL_BYTES = 48, 48 * 2**20
 #: The largest array whose release teaches the C library of Linux anything (``_keep_freed_memory``): at most 32 MiB.
 FREED_BYTES = 31 * 2**20
 #: With fewer queries an input may take up to about so many times as many rows.
@@ -81,8 +81,8 @@ def block_size(model: Classifier, row_bytes: int, rows: int, network_block: int 
     """How many inputs may be measured side by side, as their bytes allow.
 
     Args:
-        model: behind a network more inputs are.
-        row_bytes: bytes of a row.
+        model: behind a network other limits hold.
+        row_bytes: bytes of a row, or of its answer where that is longer.
         rows: of one input.
         network_block: how many inputs at most behind a network.
     """

@@ -23,7 +23,7 @@ from fimaudit.measurement.pilot import Steps
 from fimaudit.measurement.protocol import MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.smoothing import measure_smoothed
-from fimaudit.models.classifier import Classifier
+from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.meter import Meter
 from fimaudit.results import UNANSWERED, MeasuredInput, Sensitivity
@@ -36,6 +36,8 @@ __all__ = ["Derivatives", "Engine", "LocalEngine", "RemoteEngine", "Work", "meas
 
 #: Rows of one input that adaptive measurement, which asks bit by bit, is taken to ask at once.
 AT_ONCE = 64
+#: Inputs of which a process is given whole multiples, where it asks a model of its own.
+PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,24 @@ class Work:
     decoys: Mapping[int, Sequence[Decoy]] = field(default_factory=dict)
     network_block: int = NETWORK_BLOCK
 
-    def block(self, model: Classifier) -> int:
-        """How many inputs are measured side by side at most; by derivatives, how many, fixed by index, share passes."""
+    def block(self, model: Classifier, classes: int | None = None) -> int:
+        """How many inputs are measured side by side at most; by derivatives, how many, fixed by index, share passes.
+
+        Args:
+            model: see ``block_size``.
+            classes: K, where it is known.
+        """
         if self.steps is None:
             return BLOCK
-        row = self.space.lower.size * np.dtype(self.space.dtype).itemsize
+        row = max(self.space.lower.size * np.dtype(self.space.dtype).itemsize, 8 * (classes or 0))
         queries = self.settings.queries
         bit_by_bit = self.settings.adaptive or self.labels is not None
         return block_size(model, row, min(queries, AT_ONCE) if bit_by_bit else queries, self.network_block)
+
+    def piece(self, model: Classifier) -> int:
+        """How many inputs, fixed by index, one process is given at least: few, so that each has a share of a small run."""
+        block = self.block(model)
+        return block if self.steps is None or isinstance(model, NetworkClassifier) else min(PIECE, block)
 
     def window(self, most: int, sent: int) -> int:
         """How many inputs are measured side by side: at most as many as what is left of the budget surely finishes.
@@ -176,7 +188,7 @@ def measure_inputs(
         return
     if work.interleaved:
         meter.interleave(work.settings.seed)
-    most, left = work.block(meter.model), listed
+    most, left = work.block(meter.model, meter.classes), listed
     decided = _decided(work, work.steps)
     rows = work.source.rows(listed)  # one after the other: a large file is passed through once
     while left:

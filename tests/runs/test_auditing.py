@@ -393,7 +393,7 @@ def asked(batch):
         os.kill(os.getpid(), signal.SIGKILL)
     return model(batch)
 
-audit(asked, normal_inputs(1, 20, 400), queries=60, name="m", out=folder, resume=True)
+audit(asked, normal_inputs(1, 56, 400), queries=60, name="m", out=folder, resume=True)
 """
 
 
@@ -407,10 +407,10 @@ def run_script(folder: Path, kill_after: int) -> int:
 def test_a_killed_run_goes_on_to_the_same_report(tmp_path: Path) -> None:
     assert run_script(tmp_path / "whole", 0) == 0
     whole = Report.read(tmp_path / "whole")
-    for kill_after in (1200, 100):  # within the second block of inputs, and within it again
+    for kill_after in (3200, 100):  # within the second block of inputs, and within it again
         assert run_script(tmp_path / "killed", kill_after) == -signal.SIGKILL
     kept = (tmp_path / "killed" / JOURNAL).read_text().count('"input": ')
-    assert 0 < kept < 20
+    assert 0 < kept < 56
     assert not (tmp_path / "killed" / REPORT).exists()
     assert run_script(tmp_path / "killed", 0) == 0
     again = Report.read(tmp_path / "killed")

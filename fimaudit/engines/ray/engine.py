@@ -115,7 +115,7 @@ class RayExecutor:
         while len(missing):
             left, work = np.ones(len(missing), dtype=bool), replace(work, sharing=workers)
             stop: tuple[str, str] | None = None
-            cuts = cut(missing, work.block(self._model), work.source, workers)
+            cuts = cut(missing, work.piece(self._model), work.source, workers)
             shared, flags = self._shared or work.budget is not None, caller() == COMMAND_LINE
             for answer in self._round(Pass(work, missing, cuts, self._batch, workers, shared, flags), workers):
                 piece = slice(int(cuts[answer["piece"]]), int(cuts[answer["piece"] + 1]))
