@@ -145,8 +145,16 @@ def test_public_names_are_these_and_exist() -> None:
 
 #: What takes long to load; a part of the package stands for all that it draws in.
 SLOW = (
-    "numpy scipy pydantic yaml pyarrow jinja2 matplotlib torch ray sklearn onnxruntime pandas fimaudit.results fimaudit.runs"
+    "numpy scipy scipy.interpolate scipy.stats pydantic yaml pyarrow jinja2 matplotlib torch ray sklearn onnxruntime pandas "
+    "fimaudit.results fimaudit.runs fimaudit.report.page"
 )
+#: Of these, what only some calls need.
+LATER = (
+    "scipy.interpolate scipy.stats scipy.optimize jinja2 pyarrow matplotlib torch ray sklearn onnxruntime pandas "
+    "fimaudit.report.page"
+)
+#: An audit that keeps no folder.
+AUDIT = "import fimaudit, numpy as np; fimaudit.audit(lambda x: np.full((len(x), 2), 0.5), np.eye(3, 4), queries=30)"
 
 
 def loaded(code: str, names: str) -> str:
@@ -174,15 +182,17 @@ def test_the_package_and_its_help_load_nothing_slow(code: str) -> None:
 
 @pytest.mark.parametrize("name", ["audit", "compare", "gate", "plan", "inspect", "report"])
 def test_a_command_loads_what_only_others_need_later(name: str) -> None:
-    others = "scipy.stats scipy.optimize jinja2 pyarrow matplotlib torch ray sklearn onnxruntime pandas fimaudit.report.page"
     code = f"import sys, fimaudit.cli; sys.argv[1:] = ['{name}', '--help']; fimaudit.cli.main()"
-    assert loaded(code, others) == ""
+    assert loaded(code, LATER) == ""
 
 
 @pytest.mark.parametrize("name", ["audit", "compare", "gate", "open_classifier", "plan", "sensitivity", "validate"])
 def test_a_public_function_loads_what_only_some_calls_need_later(name: str) -> None:
-    others = "scipy.stats scipy.optimize jinja2 pyarrow matplotlib torch ray sklearn onnxruntime pandas fimaudit.report.page"
-    assert loaded(f"import fimaudit; fimaudit.{name}", others) == ""
+    assert loaded(f"import fimaudit; fimaudit.{name}", LATER) == ""
+
+
+def test_an_audit_without_a_folder_loads_neither_tables_nor_a_page() -> None:
+    assert loaded(AUDIT, f"{LATER} numpy") == "numpy"
 
 
 def test_versions_agree() -> None:
