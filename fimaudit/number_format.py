@@ -77,7 +77,7 @@ def number_spacing(values: NDArray[np.floating]) -> float:
     digits = 0
     for value in seen:
         digits = max(digits, len(Decimal(str(value)).normalize().as_tuple().digits))
-        if digits > MOST_DIGITS:  # as of nearly all numbers that were not rounded
+        if 10.0**-digits <= spacing:  # as of nearly all numbers that were not rounded: more digits would say no more
             break
     mantissa, _ = np.frexp(seen.astype(np.float64))
     used = int(np.bitwise_or.reduce((mantissa * 2.0**53).astype(np.int64)))

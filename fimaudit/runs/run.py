@@ -306,7 +306,7 @@ class Run:
             return
         task = self._task
         left = None if self._budget is None else self._budget - self._meter.usage.rows
-        need = MOST_INTEGRITY_ROWS - self._decoys.rows_asked(self._meter)
+        need = 0 if left is None else MOST_INTEGRITY_ROWS - self._decoys.rows_asked(self._meter)
         if left is not None and left < need:
             self._start.notes.append(
                 f"integrity was not checked: that may take {need} rows, and the budget of {self._budget} "

@@ -270,7 +270,7 @@ def _jumps(states: NDArray[np.int8]) -> tuple[int, int]:
 
 def _with_witness(result: Sensitivity, folder: Path | None) -> Sensitivity:
     """The result with its witness's displaced input, as far as that is kept."""
-    if result.witness is not None and result.witness.x is None and folder is not None:
+    if folder is not None and result.witness is not None and result.witness.x is None:
         kept = kept_witness(folder, result.index)
         if kept is not None:
             result.witness.keep(kept)

@@ -21,8 +21,9 @@ from fimaudit.estimation.integrity import (
 )
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import CLOSER, HALVINGS
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 from fimaudit.runs.integrity.findings import check_result
-from fimaudit.runs.integrity.rows import AskedRows, decision_of, scaled_difference
+from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, decision_of, scaled_difference
 from fimaudit.space import Space
 
 __all__ = ["Segment", "check_boundary"]
@@ -55,7 +56,7 @@ class Segment:
         """The row halfway between; ``None`` where levels leave none."""
         at = (self.low[0] + self.high[0]) / 2
         row = rows_along(self.x, space, self.way / self.length, np.array([at]))[0][0]
-        return None if any(np.array_equal(row, end[1]) for end in (self.low, self.high)) else (at, row)
+        return None if (row == self.low[1]).all() or (row == self.high[1]).all() else (at, row)
 
     def gap(self, quantum: float) -> float:
         """Log-odds at the input between its class and the one beyond the boundary."""
@@ -108,15 +109,14 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
 def _segments(asked: AskedRows, chosen: Sequence[int]) -> list[Segment]:
     """Those of the inputs that have another decision to walk to, with the answers at both ends."""
     inputs, space = asked.inputs, asked.inputs.space
-    decided = [(r.predicted_class, i) for i, r in sorted(inputs.results.items()) if r.predicted_class is not None]
-    places = {int(number): place for place, number in enumerate(inputs.numbers)}
+    known = {int(number): place for place, number in enumerate(inputs.numbers)}
+    decided = [(r.predicted_class, known[i]) for i, r in sorted(inputs.results.items()) if r.predicted_class is not None]
     open_ways: list[tuple[int, NDArray[Any], Array, NDArray[Any]]] = []
     for index in chosen:
         x, mine = inputs.row(index), inputs.results[index].predicted_class
-        others = (inputs.x[places[i]].astype(space.dtype, copy=False) for decision, i in decided if decision != mine)
-        ways = ((float(np.linalg.norm(way)), way) for way in (scaled_difference(x, one, space) for one in others))
-        length, way = min((one for one in ways if one[0] > 0), key=lambda one: one[0], default=(0.0, None))
+        way = _way_to_nearest(x, inputs, [place for decision, place in decided if decision != mine])
         if way is not None:
+            length = float(np.linalg.norm(way))
             open_ways.append((index, x, way, rows_along(x, space, way / length, np.array([length]))[0][0]))
     answers = asked.each([row for _, x, _, end in open_ways for row in (x, end)], "ends")
     segments = []
@@ -128,6 +128,19 @@ def _segments(asked: AskedRows, chosen: Sequence[int]) -> list[Segment]:
             length = float(np.linalg.norm(way))
             segments.append(Segment(index, x, way, length, decision, near, (0.0, x, near), (length, end, far)))
     return segments
+
+
+def _way_to_nearest(x: NDArray[Any], inputs: AuditedInputs, places: Sequence[int]) -> Array | None:
+    """(d,) from an input to the nearest of others that lie elsewhere, of inputs of one distance to the first."""
+    nearest, found, count = np.inf, None, max(1, BLOCK_ELEMENTS // x.size)
+    for first in range(0, len(places), count):
+        others = inputs.x[places[first : first + count]].astype(inputs.space.dtype, copy=False)
+        ways = scaled_difference(x, others, inputs.space)
+        lengths = np.sqrt(np.vecdot(ways, ways))
+        best = int(np.where(lengths > 0, lengths, np.inf).argmin())
+        if 0 < lengths[best] < nearest:
+            nearest, found = lengths[best], ways[best]
+    return found
 
 
 def _halve(asked: AskedRows, segments: Sequence[Segment], times: int, name: str) -> None:

@@ -111,12 +111,12 @@ class AskedRows:
 
 
 def scaled_difference(start: NDArray[Any], end: NDArray[Any], space: Space) -> Array:
-    """(d,) from one input to another over the features that may change, in units of the scale."""
-    return np.asarray(((end.astype(np.float64) - start.astype(np.float64)) / space.scale)[~space.frozen])
+    r"""(d,) from one input to another over the features that may change, in units of the scale; (n, d) to (n, \*shape)."""
+    return np.ascontiguousarray(((end.astype(np.float64) - start.astype(np.float64)) / space.scale)[..., ~space.frozen])
 
 
 def decision_of(answers: Array) -> int:
-    return int(answers.mean(axis=0).argmax())
+    return int((answers[0] if len(answers) == 1 else answers.mean(axis=0)).argmax())
 
 
 def witness_row(result: Sensitivity) -> NDArray[Any] | None:
