@@ -50,6 +50,7 @@ class MainAnswers:
         jacobian: (d, C) of 2 sqrt(p), in units of the scale, where single features were asked.
         threshold: on which side of it the spectral norm was decided to lie.
         jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
+        unsure: relative error of the norms that the limits do not hold yet.
     """
 
     design: Design
@@ -65,6 +66,7 @@ class MainAnswers:
     jacobian: Array | None = None
     threshold: Decision | None = None
     jumps: bool = False
+    unsure: float = 0.0
 
     @property
     def steps_disagree(self) -> bool:

@@ -99,7 +99,8 @@ class FullJacobian(Design):
         gradient = None if slope is None else (slope.gradient, None)
         base, factor = ctx.base_answers.base, 4.0 * ctx.space.features
         numbers = (found.estimate, base, found.length, found.rows, factor, slope, gradient)
-        return MainAnswers(self, found.method, ctx.view, *numbers, jacobian=found.roots)
+        unsure = found.rounding_error(ctx.view)
+        return MainAnswers(self, found.method, ctx.view, *numbers, jacobian=found.roots, unsure=unsure)
 
     def _jacobian(self) -> Flow[WholeJacobian]:
         """As well as the rows allow; with a precision, from as few as serve it."""

@@ -35,6 +35,8 @@ DECISIVE = 3
 #: How much shorter those steps are than the first: an error of the step must not be common to both. (At the same length the
 #: intervals of curved networks missed in 9-13 % of cases; a quarter of it, none in 150, and the value errs a fifth as much.)
 SHORTER = {"basis-central": 4.0, "basis-forward": 2.0}
+#: Standard deviations of the answers' noise that limits allow for.
+DEVIATIONS = 2.0
 #: Levels that the largest feature moves along such a direction, so that rounding to levels keeps the direction.
 LEVELS = 3.0
 
@@ -48,6 +50,7 @@ class WholeJacobian:
         estimate: the numbers; ``None`` when no answer differed.
         rows: rows used, the base row included.
         length: typical step of one feature, in units of the scale.
+        finest: the shorter of the two lengths at which the decisive directions were measured, likewise.
         roots: (d, C) Jacobian of 2 sqrt(p), in units of the scale.
         descent: (d,) gradient of log(p_rival / p_predicted) over free features, in units of the scale; ``None`` unknown.
     """
@@ -56,8 +59,19 @@ class WholeJacobian:
     estimate: Estimate | None
     rows: int
     length: float
+    finest: float
     roots: Array
     descent: Array | None
+
+    def rounding_error(self, view: VisibleClasses) -> float:
+        """Relative error of the norms that the noise of the answers leaves, which two steps may agree in by chance.
+
+        The top direction's change of 2 sqrt(p) is a difference of two answers over twice the step: with N the noise of one
+        answer the square of that slope, the norm, has a variance of 2 N norm / step^2.
+        """
+        if view.noise is None or self.estimate is None or self.estimate.spectral.value <= 0:
+            return 0.0
+        return DEVIATIONS * float(np.sqrt(2.0 * view.noise.total / self.estimate.spectral.value)) / self.finest
 
 
 def fewest_rows(features: int) -> int:
@@ -92,6 +106,7 @@ def whole_jacobian(
     method, more = "basis-central", 0
     if 4 * d <= rows:
         (second, first), used = yield from _central(x, space, steps, view)
+        shorter = 2.0
     else:
         if 2 * d + 2 * DECISIVE <= rows:
             (first,), used = yield from _central(x, space, steps[:1], view)
@@ -103,8 +118,9 @@ def whole_jacobian(
         first, second = corrected, first
     measured = MeasuredJacobian(view, _halves(first), _halves(second))
     estimate: Estimate | None = yield BatchedStep(estimate_jacobians, measured)
-    length = space.length(steps[0])
-    return WholeJacobian(method, estimate, 1 + used + more, length, _halves(first)[0], _descent(first, estimate, view))
+    length, rows = space.length(steps[0]), 1 + used + more
+    roots, descent = _halves(first)[0], _descent(first, estimate, view)
+    return WholeJacobian(method, estimate, rows, length, length / shorter, roots, descent)
 
 
 def _steps(space: Space, rho: float) -> Array:

@@ -29,7 +29,6 @@ from fimaudit.measurement.pilot import BELOW, LEVEL_CHANGE, REASONS
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.measurement.surface import FALLS, JUMPING, ROUGHNESS, SurfaceKind, jump_variance, slope_of
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
-from fimaudit.space import Space
 
 __all__ = ["MOST_SPENT", "find_step"]
 
@@ -46,6 +45,9 @@ OWN_QUIET = 0.10
 #: What it leaves: regime answers_of_3_decimals of benchmarks/regimes.py.
 FAR = 0.3
 HIDDEN = "the noise of the answers hides the local value"
+#: Signal over noise that is enough for each row that has the signs of another: m rows of d features leave m / 2^d, rounding
+#: then adds 1 / sqrt(m) to the relative error of the norm, and sampling has sqrt(2 / m).
+ROUNDED_ALIKE = 8.0
 #: From this ratio of signal to noise on, noise does not choose the displacement.
 NOISE_FREE = 1e3
 
@@ -67,6 +69,16 @@ class _Check:
     def read(self, rungs: Array) -> Flow[RungReadings]:
         """Ask along these directions at each displacement."""
         return read_rungs(self.ctx.x, self.ctx.space, self.signs, rungs, self.base_answers)
+
+    @property
+    def alike(self) -> float:
+        """Times the noise that the signal must rise above, where directions have the same signs: their rounding is the same.
+
+        Of few features many rows are the same but for their number, and no number of them averages their rounding out.
+        """
+        ctx = self.ctx
+        same = 0.0 if ctx.quality.random else ctx.settings.queries / 2.0 ** min(ctx.space.features, 64)
+        return max(1.0, ROUNDED_ALIKE * same / SIGNAL)
 
     @property
     def mixed(self) -> float:
@@ -103,7 +115,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         step = InputStep(rho, change, energy=(short + long) / 2, bend=ctx.steps.bend if plain else None)
     elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(short, long, FACTOR**2)
-        step = _least(view, float(rungs.lengths[0]), space, (short, long), growth, ctx.steps.finest)
+        step = _least(check, view, float(rungs.lengths[0]), (short, long), growth, ctx.steps.finest)
         if even_share > QUIET_IN_NOISE:  # and nothing was asked between that displacement and the shorter one
             step = replace(step, finite=HIDDEN, heavy=True, behind_noise=False)
     elif space.quantised:
@@ -165,13 +177,13 @@ def _step_above_noise(check: _Check, view: VisibleClasses, energy: float, above_
         return InputStep(far, spent=spent, above_noise=False)
     h = float(displaced_rungs(ctx.x, ctx.space, check.signs, [at]).lengths[0])
     growth = max(_growth(energy, following, FACTOR), _growth(before, energy, FACTOR))
-    return replace(_least(view, h, ctx.space, (energy, following), growth, shortest, reach), spent=spent)
+    return replace(_least(check, view, h, (energy, following), growth, shortest, reach), spent=spent)
 
 
 def _least(
+    check: _Check,
     view: VisibleClasses,
     h: float,
-    space: Space,
     energy: tuple[float, float],
     growth: float,
     shortest: float,
@@ -183,8 +195,8 @@ def _least(
     to ``reach``, where the two energies differ little.
     """
     assert view.noise is not None
-    at = h * float(np.sqrt(space.features))
-    own = max(shortest, at * float((SIGNAL * view.noise.cautious / (energy[0] * h**2)) ** (1.0 / (2.0 + growth))))
+    at, noise = h * float(np.sqrt(check.ctx.space.features)), check.alike * view.noise.cautious
+    own = max(shortest, at * float((SIGNAL * noise / (energy[0] * h**2)) ** (1.0 / (2.0 + growth))))
     # From ``at`` to the longer displacement the energy changes by this much; what is left of it at ``own``:
     bend = _change(*energy) / 2 * min(1.0, own / at)
     if bend <= CHECK_CHANGE and own <= reach:

@@ -27,7 +27,8 @@ from fimaudit.estimation.temperature_search import peak_temperature
 from fimaudit.estimation.tempering import temper
 from fimaudit.measurement.energy import MAIN, Signs, displaced
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.perturbations.rows import Rows
+from fimaudit.perturbations.rows import PlainRows, Rows
+from fimaudit.perturbations.sign_rows import displaced_bounds
 from fimaudit.space import Space
 
 __all__ = ["Pairs", "antipodal_pairs", "estimate_pairs"]
@@ -36,6 +37,9 @@ Array = NDArray[np.float64]
 
 #: Pairs beyond the number of features, from which the noise is known, at least and as a share of the features.
 SPARE, SPARE_SHARE = 12, 0.25
+#: Where pairs outnumber the signs that there are, each has a length of its own, from this share of the displacement on:
+#: rounding is off by the same for rows that are the same, which no residual shows and no number of rows averages out.
+SHORTEST = 0.5
 #: Directions that move some feature this much less than others in the root mean square do not determine it.
 DETERMINED = 0.1
 #: Relative half-width that is added for what is not noise, as for one feature at a time.
@@ -60,7 +64,7 @@ class Pairs:
 
 
 def antipodal_pairs(x: NDArray[np.floating], index: int, space: Space, rho: float, rows: int, seed: int) -> Pairs | None:
-    """As many pairs as ``rows`` allow; ``None`` where they are too few, or do not determine every feature.
+    """As many pairs as ``rows`` allow; ``None`` where too few of them differ, or they do not determine every feature.
 
     Args:
         x, index, space, seed: as for ``InputContext``.
@@ -68,18 +72,34 @@ def antipodal_pairs(x: NDArray[np.floating], index: int, space: Space, rho: floa
         rows: displaced rows allowed.
     """
     d, count = space.features, rows // 2
-    if count < d + max(SPARE, int(SPARE_SHARE * d)):
+    least = d + max(SPARE, int(SPARE_SHARE * d))
+    if count < least:
         return None
-    half, phase = packed_signs(generator(seed, index, MAIN), count, x.size), np.arange(count)
-    signs = Signs(np.concatenate([half, ~half]), np.tile(phase, 2), (seed, index))
-    asked = displaced(x, space, signs, rho)
+    rng = generator(seed, index, MAIN)
+    half, phase = packed_signs(rng, count, x.size), np.arange(count)
+    repeating = 2.0 ** (d - 1) < count
+    asked: Rows
+    length: float | None = None
+    if repeating and not space.quantised:
+        step = np.multiply.outer(rng.uniform(SHORTEST, 1.0, count), space.step(rho))
+        low, high = displaced_bounds(x, step, space.box, space.dtype)
+        up = np.unpackbits(half, axis=1, count=x.size).reshape(high.shape).astype(np.bool_)
+        asked = PlainRows(np.concatenate([np.where(up, high, low), np.where(up, low, high)]))
+    else:
+        signs = Signs(np.concatenate([half, ~half]), np.tile(phase, 2), (seed, index))
+        asked = drawn = displaced(x, space, signs, rho)
+        length = space.length(drawn.sent())
     free = ~space.frozen.ravel()
     built = asked.build(0, 2 * count).reshape(2 * count, -1)[:, free].astype(np.float64) / space.scale.ravel()[free]
     moved = (built[:count] - built[count:]) / 2
+    if repeating and len(np.unique(moved * np.sign(moved[:, :1]), axis=0)) < least:
+        return None
     values, vectors = np.linalg.eigh(moved.T @ moved)
     if values[0] <= DETERMINED**2 * float(values.mean()):
         return None
-    return Pairs(asked, space.length(asked.sent()), moved, (vectors / values) @ vectors.T)
+    return Pairs(
+        asked, float(np.sqrt((moved**2).mean())) if length is None else length, moved, (vectors / values) @ vectors.T
+    )
 
 
 def estimate_pairs(

@@ -63,8 +63,8 @@ def measure_input(ctx: InputContext, learner: JacobianLearner | None = None) -> 
         return steps_disagree(ctx, main, (yield from _find_counterexample(ctx, main)), TOGETHER)
     walk = walked[0] if walked else None
     witness = yield from _find_counterexample(ctx, main, walk)
-    estimate = step.widened(main.estimate, exact=main.design.exact)
-    return measured(ctx, main, estimate.widened(norm_error(share)), profile.rungs, walk, witness, kinked=share >= KINKED)
+    estimate = step.widened(main.estimate, exact=main.design.exact).widened(norm_error(share) + main.unsure)
+    return measured(ctx, main, estimate, profile.rungs, walk, witness, kinked=share >= KINKED)
 
 
 def _unexplained(ctx: DisplacedContext, main: MainAnswers, profile: Profile) -> Flow[float]:
