@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
-__all__ = ["positions_by_kind"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["chosen", "positions_by_kind"]
 
 
 def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
@@ -18,3 +22,17 @@ def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
         if kind is not None:
             places.setdefault(kind, []).append(place)
     return list(places.values())
+
+
+def chosen(rows: NDArray[Any], places: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    """Some of the things along the first axis, in order; not copied where these are all.
+
+    Args:
+        rows: (n, ...).
+        places: positions, rising, or a mask (n,).
+
+    >>> chosen(np.array([1.0, 2.0, 3.0]), [0, 2])
+    array([1., 3.])
+    """
+    count = int(np.count_nonzero(places)) if isinstance(places, np.ndarray) and places.dtype == np.bool_ else len(places)
+    return rows if count == len(rows) else rows[places]

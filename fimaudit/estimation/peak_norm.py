@@ -10,11 +10,12 @@ At two classes the peak equals 0.439 / r^2 with r the first-order margin radius.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.grouping import chosen
 from fimaudit.estimation.predictable import (
     DENSE_CLASSES,
     FIRST_STEPS,
@@ -44,6 +45,7 @@ from fimaudit.estimation.temperature_search import (
     GRID,
     SHARPENED,
     WIDE,
+    RowMoments,
     TemperatureSearch,
     Which,
     highest_peak,
@@ -60,6 +62,8 @@ Array = NDArray[np.float64]
 #: Up to so many rows, their moments at every temperature cost less than the rows themselves; of all inputs that go together
 #: these are so many numbers at most.
 MOMENT_ROWS, MOMENT_NUMBERS = 24, 2**21
+#: Classes that add no more than this share to the trace, all together, are left out.
+LEFT_OUT = 1e-10
 #: The predicted temperature is renewed when the past holds this many contrasts.
 RENEWALS = (16, 64)
 
@@ -130,42 +134,11 @@ def _by_moments(rows: Sequence[Array], log_p: Array, around: Array | None) -> tu
     padded = np.zeros((len(rows), max(len(of) for of in rows), log_p.shape[1]))
     for place, of in enumerate(rows):
         padded[place, : len(of)] = of
-    moments = _Moments(padded, log_p)
+    moments = RowMoments(padded, log_p)
     start, grid = (start_temperature(log_p), WIDE) if around is None else (around, FINE)
     found = highest_peak(moments, moments.beside, start, grid, (FINE, *SHARPENED))
     values = [sample_spectrum(temper(*one), 1)[0] for one in zip(rows, log_p, found, strict=True)]
     return np.array(values), found
-
-
-class _Moments:
-    """lambda_T at temperatures (B, t) of (B, n, K) rows: the top eigenvalue of their covariance under q_T, (B, t).
-
-    Rows count from the top class, which is the most probable at every T: what the square of the mean takes off then
-    leaves at least the share q_T(top) >= 1 / K of the second moment, so little is lost to rounding.
-    """
-
-    def __init__(self, rows: Array, log_p: Array) -> None:
-        top = log_p.argmax(axis=1)
-        self._log_p = log_p
-        self._rows = rows - rows[np.arange(len(rows)), :, top][:, :, None]
-        count, size, classes = rows.shape
-        self._products = (self._rows[:, :, None] * self._rows[:, None]).reshape(count, size * size, classes)
-
-    def __call__(self, temperatures: Array, which: Which = ...) -> Array:
-        return self.beside(temperatures, ...)(temperatures, which)
-
-    def beside(self, centre: Array, which: Which) -> Callable[[Array, Which], Array]:
-        """The same of inputs ``which`` alone."""
-        rows, products, log_p = self._rows[which], self._products[which], self._log_p[which]
-
-        def tops_at(temperatures: Array, some: Which) -> Array:
-            q = tempered(log_p[some], temperatures)[0]
-            mean = q @ np.swapaxes(rows[some], -1, -2)
-            second = (q @ np.swapaxes(products[some], -1, -2)).reshape(*mean.shape, mean.shape[-1])
-            grams = second - mean[..., :, None] * mean[..., None, :]
-            return np.asarray(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0) / temperatures**2)
-
-        return tops_at
 
 
 def peak_limits(
@@ -198,11 +171,34 @@ def peak_limits(
         limits, temperature = _joint_peak(*one, exact_part, factor, 1.0 - tail, features)
         return ManyLimits.of_one(limits, logs.shape[:-2]), np.full(logs.shape[:-2], temperature)
     temperatures = peak_temperature(logs, log_p)
-    values = sample_spectrum(temper(logs, log_p, temperatures))
     each, each_p = logs.reshape(-1, *logs.shape[-2:]), log_p.reshape(-1, log_p.shape[-1])
-    values = values.reshape(len(each), -1)
-    found = sketch_limits(values, lambda which: _predicted_peak(each[which], each_p[which]), terms, tail, features)
+    values = _spectra(each, each_p, temperatures.reshape(-1))
+
+    def predict(which: NDArray[np.bool_]) -> tuple[Array, int]:
+        return _predicted_peak(chosen(each, which), chosen(each_p, which))
+
+    found = sketch_limits(values, predict, terms, tail, features)
     return ManyLimits(*(of.reshape(logs.shape[:-2]) for of in found)), temperatures
+
+
+def _spectra(logs: Array, log_p: Array, temperatures: Array) -> Array:
+    """``sample_spectrum`` (n, r) of (n, m, K) contrasts, each at a temperature; of many classes those that hardly count go.
+
+    sum_k q_k |L_k - L q|^2 bounds what classes add to any eigenvalue; |L_k - L q| is at most |L_k| + |L q|.
+    """
+    if logs.shape[-1] <= DENSE_CLASSES:
+        return sample_spectrum(temper(logs, log_p, temperatures))
+    out = np.zeros((len(logs), min(logs.shape[-2:])))
+    for values, rows, p, temperature in zip(out, logs, log_p, temperatures, strict=True):
+        q, root = (of[0] for of in tempered(p, temperature[None]))
+        mean, squares = rows @ q, np.einsum("mk,mk->k", rows, rows)
+        total = max(0.0, float(q @ squares - mean @ mean))
+        most = q * (np.sqrt(squares) + np.linalg.norm(mean)) ** 2
+        order = np.argsort(most)
+        kept = np.sort(order[np.searchsorted(np.cumsum(most[order]), LEFT_OUT * total, side="right") :])
+        found = sample_spectrum((rows[:, kept] - mean[:, None]) * root[kept])
+        values[: len(found)] = found
+    return out
 
 
 def _joint_peak(

@@ -211,7 +211,7 @@ def longest_row(rows: Array) -> Array:
     >>> longest_row(np.array([[1.0, 1.0], [0.0, 2.0]]))
     array([0., 2.])
     """
-    longest = (rows * rows).sum(axis=-1).argmax(axis=-1)
+    longest = np.vecdot(rows, rows).argmax(axis=-1)
     return np.asarray(np.take_along_axis(rows, longest[..., None, None], axis=-2)[..., 0, :])
 
 
@@ -244,7 +244,7 @@ def unit_vectors(vectors: Array) -> Array:
     array([[0.6, 0.8],
            [0. , 0. ]])
     """
-    lengths = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
+    lengths = np.sqrt(np.vecdot(vectors, vectors))[..., None]
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
 
 

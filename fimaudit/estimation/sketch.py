@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, named_contrast
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import chosen, positions_by_kind
 from fimaudit.estimation.margin import Margin, margin_limits, peak_with_gaps, peak_with_hidden
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.peak_norm import peak_limits
@@ -275,11 +275,11 @@ def _log_odds(sketches: Sequence[Sketch], p: Array) -> list[_LogOdds]:
         return (count, rivals, i in of_noisy) if keep[i, view.place[0]] and count >= 2 else None
 
     for places in positions_by_kind(kind(i) for i in range(len(sketches))):
-        some, seen = [sketches[i] for i in places], keep[places]
+        some, seen, rows = [sketches[i] for i in places], keep[places], chosen(p, places)
         rivals = int(seen[0].sum()) - (some[0].view.rest and bool(seen[0, -1]))
         noisy = [of_noisy[i] for i in places if i in of_noisy]
-        found = _of_all(noisy) if noisy else _log_contrasts(some, p[places], seen)
-        for i, value in zip(places, _of_visible(some, p[places], seen, rivals, found), strict=True):
+        found = _of_all(noisy) if noisy else _log_contrasts(some, rows, seen)
+        for i, value in zip(places, _of_visible(some, rows, seen, rivals, found), strict=True):
             out[i] = value
     return out
 

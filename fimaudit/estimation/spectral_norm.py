@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fimaudit.estimation.grouping import chosen
 from fimaudit.estimation.predictable import (
     DENSE_CLASSES,
     joint_starts,
@@ -290,7 +291,7 @@ def spectral_limits(
     each_known = None if known is None else np.broadcast_to(known, (*y.shape[:-2], classes)).reshape(-1, classes)
 
     def predict(which: NDArray[np.bool_]) -> tuple[Array, int]:
-        return predicted_energy(each[which], None if each_known is None else each_known[which])
+        return predicted_energy(chosen(each, which), None if each_known is None else chosen(each_known, which))
 
     found = sketch_limits(values.reshape(len(each), -1), predict, m, tail, features)
     return ManyLimits(*(of.reshape(y.shape[:-2]) for of in found)), directions

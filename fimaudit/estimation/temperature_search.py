@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.predictable import DENSE_CLASSES, TINY, longest_row
-from fimaudit.estimation.tempering import power_steps, tempered_grams
+from fimaudit.estimation.tempering import power_steps, tempered, tempered_grams
 
 __all__ = [
     "FINE",
     "GRID",
     "SHARPENED",
     "WIDE",
+    "RowMoments",
     "TemperatureSearch",
     "Which",
     "highest_peak",
@@ -52,8 +53,8 @@ WIDE = Grid(np.exp(np.linspace(-2.8, 2.8, 17)), float(np.exp(1.4)))
 SHARPENED = tuple(Grid(np.exp([-step, 0.0, step]), float(np.exp(step))) for step in (0.02, 1e-3))
 #: Many classes: rows, spread over all, from which a coarse grid is placed.
 COARSE_ROWS = 48
-#: Many classes: power steps to place a temperature roughly, for a direction there, and from it at those beside it.
-ROUGH_STEPS, CENTRE_STEPS, BESIDE_STEPS = 6, 8, 3
+#: Many classes: power steps to place a temperature roughly, and for the direction from which those beside it are found.
+ROUGH_STEPS, CENTRE_STEPS = 6, 3
 
 
 def peak_temperature(logs: Array, log_p: Array) -> Array:
@@ -212,11 +213,50 @@ class TemperatureSearch:
         return np.asarray(size * (power * power).sum(axis=(-2, -1)) ** 0.125)
 
     def beside(self, centre: Array, which: Which) -> Tops:
-        """The same, of inputs ``which``, as precisely as a parabola needs it, at temperatures near (..., 1) others."""
+        """The same, of inputs ``which``, as precisely as a parabola needs it, at temperatures near (..., 1) others.
+
+        Many classes: Ritz values, from the few sums of rows that one power step gives at each temperature of a fine grid.
+        """
         log_p = self._log_p[which]
         if self._gram is not None:
             gram = self._gram[which]
             return lambda at, some: np.asarray(np.linalg.eigvalsh(tempered_grams(gram[some], log_p[some], at))[..., -1])
         logs = self._logs[which]
         seed = power_steps(logs, log_p, centre, self._seed[which], CENTRE_STEPS)[2]
-        return lambda at, some: power_steps(logs[some], log_p[some], at, seed[some], BESIDE_STEPS)[1]
+        forms = power_steps(logs, log_p, centre * FINER, seed, 0)[0]
+        weights = np.linalg.qr(np.swapaxes(forms @ np.swapaxes(logs, -1, -2), -1, -2))[0]
+        return RowMoments(np.swapaxes(weights, -1, -2) @ logs, log_p).beside(centre, ...)
+
+
+class RowMoments:
+    """lambda_T at temperatures (..., t) of few (..., n, K) rows: the top eigenvalue of their covariance under q_T, (..., t).
+
+    Rows count from the top class, which is the most probable at every T: what the square of the mean takes off then
+    leaves at least the share q_T(top) >= 1 / K of the second moment, so little is lost to rounding.
+
+    >>> log_p = -np.logaddexp(0.0, [-2.0, 2.0])
+    >>> float(RowMoments(np.array([[0.5, -0.5]]), log_p)(np.array([1.0]))[0].round(4))  # p (1 - p)
+    0.105
+    """
+
+    def __init__(self, rows: Array, log_p: Array) -> None:
+        top = log_p.argmax(axis=-1)[..., None, None]
+        self._log_p, self._rows = log_p, rows - np.take_along_axis(rows, top, axis=-1)
+        products = self._rows[..., :, None, :] * self._rows[..., None, :, :]
+        self._products = products.reshape(*rows.shape[:-2], -1, rows.shape[-1])
+
+    def __call__(self, temperatures: Array, which: Which = ...) -> Array:
+        return self.beside(temperatures, ...)(temperatures, which)
+
+    def beside(self, centre: Array, which: Which) -> Tops:
+        """The same of inputs ``which`` alone."""
+        rows, products, log_p = self._rows[which], self._products[which], self._log_p[which]
+
+        def tops_at(temperatures: Array, some: Which) -> Array:
+            q = tempered(log_p[some], temperatures)[0]
+            mean = q @ np.swapaxes(rows[some], -1, -2)
+            second = (q @ np.swapaxes(products[some], -1, -2)).reshape(*mean.shape, mean.shape[-1])
+            grams = second - mean[..., :, None] * mean[..., None, :]
+            return np.asarray(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0) / temperatures**2)
+
+        return tops_at
