@@ -15,7 +15,7 @@ from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.stopping import Decision
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.counterexample import Slope
-from fimaudit.measurement.distances import spread, squared_distances
+from fimaudit.measurement.distances import spread
 from fimaudit.measurement.protocol import Flow
 
 __all__ = ["Design", "MainAnswers", "bends", "first_applicable", "some_jump"]
@@ -49,7 +49,7 @@ class MainAnswers:
         gradient: (d,) unbiased, of the log-odds of that answer; and as how many random directions it is noisy, if at all.
         jacobian: (d, C) of 2 sqrt(p), in units of the scale, where single features were asked.
         threshold: on which side of it the spectral norm was decided to lie.
-        jumps: whether a few answers lie so far from the input's that they are on the other side of a jump.
+        distances: (m,) squared, in sqrt(p), of the answers from those to the input, where jumps are looked for.
         unsure: relative error of the norms that the limits do not hold yet.
     """
 
@@ -65,8 +65,18 @@ class MainAnswers:
     gradient: tuple[Array, int | None] | None = None
     jacobian: Array | None = None
     threshold: Decision | None = None
-    jumps: bool = False
+    distances: Array | None = None
     unsure: float = 0.0
+
+    @property
+    def jumps(self) -> bool:
+        """Whether a few answers lie so far from the input's that they are on the other side of a jump."""
+        return self.distances is not None and some_jump(self.distances)
+
+    @property
+    def bends(self) -> bool:
+        """Whether the answers lie farther from each other than the slope of any probabilities leads."""
+        return bends(self.answers, self.distances)
 
     @property
     def steps_disagree(self) -> bool:
@@ -109,31 +119,33 @@ def first_applicable(designs: Sequence[type[Design]], ctx: DisplacedContext) -> 
     return next(design for design in (kind(ctx) for kind in designs) if design.applies)
 
 
-def some_jump(answers: Array, base: Array) -> bool:
-    """Whether the farthest of (m, K) answers lies behind a jump, seen from those to the input itself (repeats, K).
+def some_jump(distances: Array) -> bool:
+    """Whether the farthest of answers lies behind a jump, from the squared distances (m,) of all from the input's.
 
-    >>> near = np.random.default_rng(0).normal(0.5, 1e-3, (50, 1))
-    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    >>> near = np.random.default_rng(0).normal(0.5, 1e-3, 50) ** 2
+    >>> some_jump(near)
     False
-    >>> near[7] = 0.8
-    >>> some_jump(np.hstack([near, 1 - near]), np.array([[0.5, 0.5]]))
+    >>> near[7] = 40.0
+    >>> some_jump(near)
     True
     """
-    distances = squared_distances(answers, base.mean(axis=0))
     place, largest = 3 * (len(distances) - 1) // 4, float(distances.max())
     if largest <= FAR_JUMP * np.partition(distances, place)[place]:  # nearly always, and the percentile is no smaller
         return False
     return bool(largest > FAR_JUMP * np.percentile(distances, 75) > 0)
 
 
-def bends(answers: Array) -> bool:
+def bends(answers: Array, distances: Array | None = None) -> bool:
     """Whether (m, K) answers at displaced inputs lie farther from each other than the slope of any probabilities leads.
+
+    Args:
+        answers: to the displaced inputs.
+        distances: (m,) squared, in sqrt(p), of the answers from one of all, such as the input's, where they are known.
 
     >>> ahead = np.array([0.5, 0.3, 0.52, 0.28])
     >>> bends(np.stack([ahead, 1 - ahead], axis=1)), bends(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
     (False, True)
     """
     # |sqrt(a) - sqrt(b)|^2 <= |a - b|, and no point is nearer to all than their mean.
-    if np.abs(answers - answers[:1]).sum() <= FAR_AWAY * len(answers):  # nearly always
-        return False
-    return bool(spread(answers).mean() > FAR_AWAY)
+    total = np.abs(answers - answers[:1]).sum() if distances is None else distances.sum()
+    return bool(total > FAR_AWAY * len(answers)) and bool(spread(answers).mean() > FAR_AWAY)  # hardly ever far from any

@@ -14,7 +14,8 @@ from fimaudit.estimation.sketch import Exact, Sketch, estimate_sketch
 from fimaudit.estimation.stopping import sketch_serves
 from fimaudit.measurement.counterexample import Slope
 from fimaudit.measurement.deflation import RANDOM, DeflatedRows, deflated_gradient, deflated_rows
-from fimaudit.measurement.design import Design, MainAnswers, some_jump
+from fimaudit.measurement.design import Design, MainAnswers
+from fimaudit.measurement.distances import squared_distances
 from fimaudit.measurement.full_jacobian import WholeJacobian, coordinate_reach, fewest_rows, fits, whole_jacobian
 from fimaudit.measurement.least_squares import Pairs, antipodal_pairs, estimate_pairs
 from fimaudit.measurement.protocol import Flow
@@ -60,8 +61,8 @@ class Deflated(Design):
         answers: Array = yield JoinedRows([PlainRows(placed), rows])
         exact, drawn = Exact(answers[:q], answers[q : 2 * q], step), answers[2 * q :]
         estimate = estimate_sketch(Sketch(view, drawn, rows.size, ctx.settings.confidence, rows.features, exact))
-        jumps = some_jump(drawn, ctx.base_answers.base)
-        main = MainAnswers(self, self.name, view, estimate, drawn, rows.size, len(answers) + 1, jumps=jumps)
+        away = squared_distances(drawn, ctx.base_answers.base.mean(axis=0))
+        main = MainAnswers(self, self.name, view, estimate, drawn, rows.size, len(answers) + 1, distances=away)
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
         kept = [int(np.flatnonzero(view.classes == k)[0]) for k in (estimate.margin.rival, view.top)]
@@ -140,8 +141,9 @@ class LeastSquares(Design):
         slope = _known_slope(descent, estimate)
         gradient = None if slope is None else (slope.gradient, len(answers))
         main = MainAnswers(self, self.name, self.ctx.view, estimate, answers, self.pairs.length, len(answers) + 1)
-        jumps = not self.ctx.quality.random and some_jump(answers, self.ctx.base_answers.base)
-        return replace(main, slope=slope, gradient=gradient, jumps=jumps)
+        base = self.ctx.base_answers.base.mean(axis=0)
+        away = None if self.ctx.quality.random else squared_distances(answers, base)
+        return replace(main, slope=slope, gradient=gradient, distances=away)
 
 
 #: In the order in which they are tried.

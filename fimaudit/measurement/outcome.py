@@ -14,7 +14,7 @@ from fimaudit.estimation.estimate import Estimate, undetected
 from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.measurement.boundary import NotHeld
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.design import MainAnswers, bends
+from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.explain import (
     BENT,
     COUNTED,
@@ -125,7 +125,7 @@ def _kind(ctx: DisplacedContext, main: MainAnswers, radius: Interval, partial: b
         if kind != "finite_scale":
             kind = "finite_scale" if kind == "local" else kind
             reasons.append(COUNTED.format(step=ctx.quality.quantum, at=at))
-    if kind == "local" and bends(main.answers):
+    if kind == "local" and main.bends:
         kind, nonlinear_nearer = "finite_scale", True
         reasons.append(BENT.format(at=at))
     if main.jumps:

@@ -16,7 +16,8 @@ from fimaudit.estimation.secants import contrasts
 from fimaudit.estimation.sketch import Sketch, estimate_sketches
 from fimaudit.estimation.stopping import Decision, decide_threshold, next_look
 from fimaudit.measurement.counterexample import Slope
-from fimaudit.measurement.design import Design, MainAnswers, some_jump
+from fimaudit.measurement.design import Design, MainAnswers
+from fimaudit.measurement.distances import squared_distances
 from fimaudit.measurement.energy import MAIN, Rungs, Signs, displaced, displaced_rungs, draw_signs, joined
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.orthonormal_rows import (
@@ -88,7 +89,7 @@ class RandomDesign(Design):
         estimate: Estimate | None = yield BatchedStep(estimate_sketches, sketch)
         main = MainAnswers(
             self, self.name, sketch.view, estimate, answers, sketch.length, used, threshold=threshold,
-            jumps=not ctx.quality.random and some_jump(answers, ctx.base_answers.base),
+            distances=None if ctx.quality.random else squared_distances(answers, ctx.base_answers.base.mean(axis=0)),
         )  # fmt: skip
         if not ctx.wants_slope or estimate is None or estimate.margin is None:
             return main
