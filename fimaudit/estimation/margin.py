@@ -118,9 +118,8 @@ def margin_limits(
     i = np.arange(n)
     other = np.arange(logs.shape[-1]) != top[:, None]
     gaps = np.where(other, np.maximum(log_p[i, top][:, None] - log_p, 0.0), np.inf)
-    odds2 = np.take_along_axis(logs, top[:, None, None], axis=2) - logs
-    odds2 *= odds2
-    sums = _sums(odds2)
+    odds = np.take_along_axis(logs, top[:, None, None], axis=2) - logs
+    sums = _sums(odds)
     energy = sums[:, -1]
     least, most = gaps, gaps
     if gap_limits is not None:
@@ -142,7 +141,7 @@ def margin_limits(
             norms2 = norms2 + exact
     radii = first_order_radii(gaps, np.sqrt(norms2))
     lowers = first_order_radii(least, np.sqrt(np.where(moved, upper2, 0.0))).min(axis=1)
-    uppers = np.maximum(_upper(odds2, sums, most, tail, features, added, exact), lowers)
+    uppers = np.maximum(_upper(odds, sums, most, tail, features, added, exact), lowers)
     nearest, steepest = radii.argmin(axis=1), np.sqrt(norms2.max(axis=1))
     limits = ManyLimits(radii[i, nearest], lowers, uppers).each()
     return [
@@ -197,19 +196,26 @@ def radius_with_gap(radius: Limits, gap: float, least: float, most: float) -> Li
     return Limits(radius.value, radius.lower * least / gap, radius.upper * most / gap)
 
 
-def _sums(odds2: Array) -> Array:
-    """Sums of (n, m, K) rows up to the end of each of a few growing blocks, (n, blocks, K); the first holds ``LEARNING``."""
-    ends = (*(start for start in block_starts(odds2.shape[1]) if start < odds2.shape[1]), odds2.shape[1])
-    sums = np.stack([odds2[:, first:last].sum(axis=1) for first, last in itertools.pairwise((0, *ends))], axis=1)
-    return np.cumsum(sums, axis=1)
+def _sums(odds: Array) -> Array:
+    """Sums of squares of (n, m, K) rows up to the end of each of a few growing blocks, (n, blocks, K).
+
+    The first block holds ``LEARNING`` rows.
+    """
+    n, m, classes = odds.shape
+    ends = (*(start for start in block_starts(m) if start < m), m)
+    sums = np.empty((n, len(ends), classes))
+    for block, (first, last) in enumerate(itertools.pairwise((0, *ends))):
+        rows = odds[:, first:last]
+        np.einsum("nmk,nmk->nk", rows, rows, out=sums[:, block])
+    return np.cumsum(sums, axis=1, out=sums)
 
 
 def _upper(
-    odds2: Array, sums: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None
+    odds: Array, sums: Array, gaps: Array, tail: float, features: int | None, added: Array, exact: Array | None
 ) -> Array:
     """The upper limits (n,); a tie is a changed decision at distance 0."""
     learning = LEARNING if exact is None else 0
-    n = odds2.shape[1] - learning
+    n = odds.shape[1] - learning
     tied = (gaps == 0).any(axis=1)
     if n <= 0:
         return np.where(tied, 0.0, np.inf)
@@ -217,7 +223,8 @@ def _upper(
     columns = (
         _candidates(sums * weights[:, None]) if exact is None else np.broadcast_to(np.arange(gaps.shape[1]), gaps.shape)
     )
-    scaled = np.stack([one[:, places] for one, places in zip(odds2, columns, strict=True)])
+    scaled = np.stack([one[:, places] for one, places in zip(odds, columns, strict=True)])
+    scaled *= scaled
     scaled *= np.take_along_axis(weights, columns, axis=1)[:, None]
     past = np.cumsum(scaled, axis=1)[:, learning - 1 : -1] if exact is None else _past(scaled, exact * weights)
     place = past.argmax(axis=2)

@@ -37,8 +37,8 @@ Array = NDArray[np.float64]
 #: that lies between two rounded numbers, and moves by much less than their distance, rounding makes three times its mean
 #: (tests/estimation/test_sketches.py: test_a_class_between_two_rounded_numbers_is_no_rival_and_one_that_moves_is).
 DROWNED = 5.0
-#: Answers of inputs that are worked on together; more leave the cache between two steps.
-TOGETHER_BYTES = 2**20
+#: Answers of inputs that are worked on together: with more, caches lose what fewer calls gain.
+TOGETHER_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _log_contrasts(sketches: Sequence[Sketch], p: Array, keep: NDArray[np.bool_]
     logs = log_probabilities(seen, top)
     exact_part = None if first.exact is None else _halves(logs[0, m:]) / (2.0 * first.exact.step)
     base, slopes, noise = logs[:, 0].copy(), contrasts_in_place(logs[:, 1:m]), None
-    slopes /= lengths
+    slopes *= 1.0 / lengths
     if first.view.noise is not None:
         each = [s.view.noise.diagonal[c] for s, c in zip(sketches, columns, strict=True) if s.view.noise is not None]
         noise = np.stack(each) / seen[:, 0] / lengths[:, :, 0] ** 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class MainAnswers:
     distances: Array | None = None
     unsure: float = 0.0
 
-    @property
+    @cached_property
     def jumps(self) -> bool:
         """Whether a few answers lie so far from the input's that they are on the other side of a jump."""
         return self.distances is not None and some_jump(self.distances)
