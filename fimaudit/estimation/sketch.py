@@ -129,6 +129,9 @@ def estimate_sketches(sketches: Sequence[Sketch], most_bytes: int = TOGETHER_BYT
 
 def _stacked(tables: Sequence[Array]) -> Array:
     """(n, rows, C) in C order, whatever theirs: sums along an axis depend on the order in their last digits."""
+    whole = tables[0].base
+    if whole is not None and whole.shape == (len(tables), *tables[0].shape) and all(table.base is whole for table in tables):
+        return whole  # all of what ``_joined`` made, in its order
     return np.ascontiguousarray(tables[0])[None] if len(tables) == 1 else np.ascontiguousarray(np.stack(tables))
 
 
