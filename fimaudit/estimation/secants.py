@@ -184,29 +184,28 @@ def contrasts_in_place(secants: Array) -> Array:
 
     >>> rows = np.array([[1.0], [3.0]])
     >>> contrasts_in_place(rows), rows
-    (array([[1.41421356]]), array([[1.41421356],
-           [2.        ]]))
+    (array([[1.41421356]]), array([[0.        ],
+           [1.41421356]]))
     """
     secants -= secants[..., :1, :].copy()  # a class that all but stands still would leave the rounding of its own size
-    before = np.zeros(secants[..., :1, :].shape)
-    for first, last, behind, weights in _helmert_blocks(secants.shape[-2]):
-        block = weights @ secants[..., first : last + 1, :]
-        if first:
-            block -= behind * before
-        before += secants[..., first:last, :].sum(axis=-2, keepdims=True)
-        secants[..., first:last, :] = block
-    return secants[..., :-1, :]
+    rows = np.zeros((*secants.shape[:-2], BLOCK_ROWS + 1, secants.shape[-1]))  # the first is the sum of all before
+    for first, last, weights in _helmert_blocks(secants.shape[-2]):
+        some = rows[..., : last - first + 1, :]
+        some[..., 1:, :] = secants[..., first:last, :]
+        np.matmul(weights, some, out=secants[..., first:last, :])
+        rows[..., 0, :] = some.sum(axis=-2)
+    return secants[..., 1:, :]
 
 
 @lru_cache(maxsize=16)
-def _helmert_blocks(m: int) -> list[tuple[int, int, Array, Array]]:
-    """Contrasts first:last, their one weight of all secants before, and their weights of the secants first:last + 1."""
+def _helmert_blocks(m: int) -> list[tuple[int, int, Array]]:
+    """Secants first:last, and the weights of the sum of those before and of themselves in the contrasts that each adds."""
     blocks = []
-    for first in range(0, m - 1, BLOCK_ROWS):
-        last = min(first + BLOCK_ROWS, m - 1)
-        t = np.arange(first + 1, last + 1, dtype=np.float64)[:, None]
+    for first in range(1, m, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, m)
+        t = np.arange(first, last, dtype=np.float64)[:, None]
         behind = 1.0 / np.sqrt(t * (t + 1))
         weights = np.tril(np.broadcast_to(-behind, (last - first, last - first + 1)))
         np.fill_diagonal(weights[:, 1:], t * behind)
-        blocks.append((first, last, behind, np.ascontiguousarray(weights)))
+        blocks.append((first, last, np.ascontiguousarray(weights)))
     return blocks
