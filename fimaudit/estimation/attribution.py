@@ -72,9 +72,10 @@ def feature_shares(
         floor = max(noise, median(energy) / MEDIAN)  # noise of the answers comes on top
         least = floor * _deviations(d) ** 2
         total -= d * noise
-    order = (-energy).argsort(kind="stable")[:KEPT]
+    above = (energy > least).nonzero()[0]
+    order = above[(-energy[above]).argsort(kind="stable")[:KEPT]]
     each = zip(features[order].tolist(), energy[order].tolist(), strict=True)
-    shares = [(feature, min(max((own - noise) / total, 0.0), 1.0)) for feature, own in each if own > least]
+    shares = [(feature, min(max((own - noise) / total, 0.0), 1.0)) for feature, own in each]
     return [FeatureShare(feature=feature, share=round(share, 4)) for feature, share in shares if share >= LEAST]
 
 

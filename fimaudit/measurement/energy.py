@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.noise import BaseAnswers, tables_of_each
 from fimaudit.measurement.protocol import Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
@@ -140,13 +140,12 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
     """The rows x displaced by each of ``rhos`` along each direction."""
     if space.quantised:
         return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
-    sizes = np.asarray(rhos, dtype=np.float64) / np.sqrt(space.features)
+    sizes = np.array(rhos, dtype=np.float64) / math.sqrt(space.features)
     rows = RungRows(x, signs.packed, space.even_step, sizes, space.box, space.dtype)
-    lengths = np.concatenate([space.lengths(sent) for sent in rows.sent()])
-    centred = np.ones(len(sizes), dtype=np.bool_)
-    if space.bounded:
-        centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
-    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, centred)
+    parts = [space.lengths(sent) for sent in rows.sent()]
+    lengths = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    centred = [is_centred(x, space, float(rho)) for rho in rhos] if space.bounded else [True] * len(sizes)
+    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, np.array(centred, dtype=np.bool_))
 
 
 def is_centred(x: NDArray[np.floating], space: Space, rho: float) -> bool:
@@ -250,7 +249,7 @@ def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
     found: list[RungReadings | None] = [None] * len(asked)
     for places in positions_by_kind(one.kind or i for i, one in enumerate(asked)):
         some = [asked[i] for i in places]
-        lengths, full = np.stack([one.rungs.lengths for one in some]), np.stack([one.rungs.full for one in some])
+        lengths, full = stacked([one.rungs.lengths for one in some]), stacked([one.rungs.full for one in some])
         views = [one.base_answers.view for one in some]
         if some[0].kind is None:
             each = np.array([_of_rung(some[0], rung) for rung in range(len(full[0]))])
@@ -260,7 +259,7 @@ def read_rungs_each(asked: Sequence[Answered]) -> list[RungReadings]:
         else:
             tables = tables_of_each(views, [one.answers for one in some])
             pieces = tables.reshape(*lengths.shape, -1, tables.shape[-1])
-            base, centred = np.stack([view.columns for view in views]), np.stack([one.rungs.centred for one in some])
+            base, centred = stacked([view.columns for view in views]), stacked([one.rungs.centred for one in some])
             energies, (even, odd) = energy(pieces, lengths), _parts(pieces, base[:, None], centred)
         above = full & _above_noise(some, energies, lengths)
         for place, i in enumerate(places):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -173,7 +173,7 @@ def _descent(jacobian: Array, estimate: Estimate | None, view: VisibleClasses) -
     if estimate is None or estimate.margin is None:
         return None
     logs = _halves(jacobian)[1]
-    rival = int(np.flatnonzero(view.classes == estimate.margin.rival)[0])
+    rival = int(np.searchsorted(view.classes, estimate.margin.rival))
     return np.asarray(logs[:, rival] - logs[:, int(view.place[0])])
 
 
@@ -207,7 +207,7 @@ def _differences(asked: Sequence[_BothWays]) -> list[Array]:
     out: list[Array] = [np.empty(0)] * len(asked)
     for places in positions_by_kind((one.apart.shape, one.answers.shape, one.view.kind) for one in asked):
         some = [asked[i] for i in places]
-        views, apart = [one.view for one in some], np.stack([one.apart for one in some])
+        views, apart = [one.view for one in some], stacked([one.apart for one in some])
         tables = tables_of_each(views, [one.answers for one in some])
         s, d = apart.shape[1:]
         features = _features_of_each(tables.reshape(len(some) * s, 2 * d, -1), [view for view in views for _ in range(s)])

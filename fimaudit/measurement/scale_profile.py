@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.estimation.grouping import positions_by_kind
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.predictable import TINY
@@ -137,7 +137,7 @@ def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
     out: list[list[float | None]] = [[] for _ in answered]
     for places in positions_by_kind(one.kind or i for i, one in enumerate(answered)):
         some, (rungs, m, _) = [answered[i] for i in places], answered[places[0]].pieces.shape
-        lengths = np.stack([one.rungs.lengths for one in some])
+        lengths = stacked([one.rungs.lengths for one in some])
         views = [one.base_answers.view for one in some]
         if some[0].kind is None:  # labels may drop out of the list on some rungs
             each = [(some[0].base_answers.view_of(piece), piece) for piece in some[0].pieces]
@@ -159,7 +159,7 @@ def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
 def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     """Radii (n, rungs), infinite for none, from measurable columns (n, rungs, m, C) at ``lengths`` (n, rungs)."""
     n, rungs, m, _ = p.shape
-    base = np.stack([view.columns for view in views])
+    base = stacked([view.columns for view in views])
     top = np.array([int(view.place[0]) for view in views])
     i = np.arange(n)
     keep = visible_classes(np.concatenate([p, np.broadcast_to(base[:, None, None], (n, rungs, 1, base.shape[1]))], axis=2))
@@ -172,7 +172,7 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     norms2 = (odds * odds).sum(axis=2) / (m - 1) / safe**2
     noises = [view.noise for view in views]
     if any(noise is not None for noise in noises):
-        diagonal = np.stack([np.zeros(base.shape[1]) if noise is None else noise.diagonal for noise in noises])
+        diagonal = stacked([np.zeros(base.shape[1]) if noise is None else noise.diagonal for noise in noises])
         added = diagonal / np.maximum(base, TINY)
         norms2 -= (added + added[i, top][:, None])[:, None] / safe**2
     keep &= keep[i, :, top][:, :, None] & (norms2 > 0)

@@ -25,6 +25,8 @@ __all__ = ["SlopeWalk", "first_even", "how_far", "walk_slope"]
 LENGTHS = (0.5, 0.75, 1.0)
 #: That one: the input's displacement, within these shares of the expected distance.
 SHORTEST, LONGEST = 1 / 64, 1 / 8
+#: To which share of the way between two of them the place is found at which log-odds are even.
+EVEN_WITHIN = 1e-15
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,18 @@ def first_even(places: Sequence[float], odds: Sequence[float]) -> float | None:
     rises = [(b - a) / width for (a, b), width in zip(pairwise(odds), widths, strict=True)]
     width, begin, end = widths[last - 1], odds[last - 1], odds[last]
     steep, flat = (_cubic_slope(widths, rises, k) * width for k in (last - 1, last))
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        rest = 1.0 - middle
-        near, far = begin * (1.0 + 2.0 * middle) + steep * middle, end * (1.0 + 2.0 * rest) - flat * rest
-        low, high = (middle, high) if near * rest**2 + far * middle**2 > 0 else (low, middle)
-    return places[last - 1] + high * width
+    low, high, place = 0.0, 1.0, begin / (begin - end)
+    while low < place < high:  # Newton's steps, and halving where one would leave what is left
+        rest = 1.0 - place
+        near, far = begin * (1.0 + 2.0 * place) + steep * place, end * (1.0 + 2.0 * rest) - flat * rest
+        value = near * rest**2 + far * place**2
+        low, high = (place, high) if value > 0 else (low, place)
+        slope = 6.0 * (end - begin) * place * rest + steep * rest * (1.0 - 3.0 * place) - flat * place * (2.0 - 3.0 * place)
+        step = value / slope if slope < 0 else 1.0
+        if abs(step) <= EVEN_WITHIN:
+            break
+        place = place - step if low < place - step < high else (low + high) / 2
+    return places[last - 1] + place * width
 
 
 def _cubic_slope(widths: Sequence[float], rises: Sequence[float], k: int) -> float:

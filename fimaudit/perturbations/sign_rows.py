@@ -280,7 +280,7 @@ class RungRows(OneInputRows):
         m, done = len(self.packed), 0
         if self._one_step:
             steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
-            signs = self._signs if m * self.x.size <= BLOCK_ELEMENTS else None
+            signs = self._signs if self._few else None
             for step in steps:
                 part = into[done : done + m]
                 if signs is None:
@@ -334,7 +334,13 @@ class RungRows(OneInputRows):
     @cached_property
     def _signs(self) -> NDArray[Any]:
         r"""(m, \*shape), where one step serves all features."""
-        return _byte_signs(self.x.dtype).take(self.packed, axis=0).reshape(len(self.packed), *self.x.shape)
+        signs = _byte_signs(self.x.dtype).take(self.packed, axis=0).reshape(len(self.packed), -1)
+        return signs[:, : self.x.size].reshape(len(self.packed), *self.x.shape)
+
+    @property
+    def _few(self) -> bool:
+        """Whether the signs take little memory."""
+        return len(self.packed) * self.x.size <= BLOCK_ELEMENTS
 
     @cached_property
     def _even(self) -> bool:
@@ -344,4 +350,5 @@ class RungRows(OneInputRows):
     @cached_property
     def _one_step(self) -> bool:
         """Whether a row is the input with one number added or taken off."""
-        return self._even and self.x.dtype == self.dtype and self.x.size % 8 == 0 and self.box.boundless
+        whole_bytes = self.x.size % 8 == 0 or self._few
+        return self._even and self.x.dtype == self.dtype and whole_bytes and self.box.boundless
