@@ -14,10 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
-from fimaudit.measurement.protocol import Flow
+from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import PlainRows, RandomRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
 from fimaudit.results import Witness
@@ -121,7 +122,7 @@ def ask_along(
     x: NDArray[np.floating], space: Space, slope: Slope, top: int, lengths: Sequence[float]
 ) -> Flow[tuple[RowsAlong, Array]]:
     """Ask rows at these lengths along a slope: what changed the decision ``top``, and the answers."""
-    rows, distances = rows_along(x, space, slope.unit, np.array(lengths))
+    rows, distances = yield BatchedStep(rows_along_each, _Way(x, space, slope.unit, np.array(lengths)))
     answers: Array = yield PlainRows(rows)
     away = distances.tolist()
     each = zip(answers.argmax(axis=1).tolist(), away, strict=True)
@@ -188,15 +189,52 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
         unit: (d,) direction over the free features, in units of the scale.
         lengths: (n,) along it.
     """
-    place, scale, quantum, low, high, plain = space.free
-    start = x.astype(space.dtype, copy=False).ravel()
+    return rows_along_each([_Way(x, space, unit, lengths)])[0]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What ``rows_along`` takes."""
+
+    x: NDArray[np.floating]
+    space: Space
+    unit: Array
+    lengths: Array
+
+
+def rows_along_each(ways: Sequence[_Way]) -> list[tuple[NDArray[np.generic], Array]]:
+    """``rows_along`` of each; those of one domain and of as many lengths are worked on together, as their size allows."""
+    out: list[tuple[NDArray[np.generic], Array]] = [(np.empty(0), np.empty(0))] * len(ways)
+    for places in positions_by_kind((id(way.space), len(way.lengths)) for way in ways):
+        first = ways[places[0]]
+        count = BLOCK_ELEMENTS // max(1, len(first.lengths) * len(first.unit))
+        if not first.space.free.plain or not count:
+            for i in places:
+                out[i] = _rows_within(ways[i])
+            continue
+        for start in range(0, len(places), count):
+            some = places[start : start + count]
+            for i, rows, distances in zip(some, *_plain_rows([ways[i] for i in some]), strict=True):
+                out[i] = rows.reshape(len(rows), *first.x.shape), distances
+    return out
+
+
+def _plain_rows(ways: Sequence[_Way]) -> tuple[NDArray[np.generic], Array]:
+    """Rows (n, m, d) and distances (n, m) where each feature counts as it is, has no levels and no bound."""
+    dtype = ways[0].space.dtype
+    base = stacked([way.x.astype(dtype, copy=False).ravel() for way in ways]).astype(np.float64)[:, None]
+    moved = stacked([way.lengths for way in ways])[:, :, None] * stacked([way.unit for way in ways])[:, None]
+    moved += base
+    rows = moved.astype(dtype)
+    np.subtract(rows, base, out=moved)
+    return rows, np.sqrt(np.vecdot(moved, moved))
+
+
+def _rows_within(way: _Way) -> tuple[NDArray[np.generic], Array]:
+    """The same of one input, over features with bounds, levels or scales, or many of them: a few rows at a time."""
+    x, unit, lengths, (place, scale, quantum, low, high, plain) = way.x, way.unit, way.lengths, way.space.free
+    start = x.astype(way.space.dtype, copy=False).ravel()
     base = start[place].astype(np.float64)
-    if plain and len(lengths) * len(base) <= BLOCK_ELEMENTS:
-        moved = np.multiply.outer(lengths, unit)
-        moved += base
-        rows = moved.astype(space.dtype)
-        np.subtract(rows, base, out=moved)
-        return rows.reshape(len(lengths), *x.shape), np.sqrt(np.vecdot(moved, moved))
     rows = np.repeat(start[None], len(lengths), axis=0)
     squares, count = np.empty(len(lengths)), max(1, BLOCK_ELEMENTS // len(base))
     for first in range(0, len(lengths), count):  # of wide rows one at a time

@@ -6,13 +6,15 @@ The first questions miss that, and a single strange answer divided by a short st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.median import median
+from fimaudit.estimation.grouping import positions_by_kind, stacked
+from fimaudit.estimation.median import medians
 from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, OutputQuality
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
@@ -79,7 +81,6 @@ class OutlierRecheck:
         self._wary = rare or (unsteady and not ctx.quality.random)
         self._drawn: _Suspect | None = None
         self._chosen: list[tuple[CoordinateRows | PlainRows, Array]] = []
-        self._alone = False
 
     def record(self, flow: Flow[T]) -> Flow[T]:
         """The same flow."""
@@ -102,18 +103,10 @@ class OutlierRecheck:
                 first += len(block)
         elif isinstance(rows, CoordinateRows | PlainRows):
             self._chosen.append((rows, answers))
-            self._alone |= isinstance(rows, CoordinateRows) and self._far_alone(rows, answers)
         elif len(answers) >= FEWEST:
             place, distance, ratio = self._farthest(answers)
             if ratio > (0.0 if self._drawn is None else self._drawn.ratio):
                 self._drawn = _Suspect(rows, place, answers[place], distance, ratio)
-
-    def _far_alone(self, rows: CoordinateRows, answers: Array) -> bool:
-        """Whether an answer along a single feature lies much farther out than others at the same step."""
-        distances = squared_distances(answers, self._ctx.base_answers.base[0]).reshape(max(1, rows.steps), -1)
-        return any(
-            distances[i, place] > FAR_ALONE * median(distances[i]) for i, place in enumerate(distances.argmax(axis=1))
-        )
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
         """Of rows along chosen directions, at each step the two that cancel least; else the farthest."""
@@ -158,20 +151,45 @@ class OutlierRecheck:
             the largest difference of probability where a row is answered in another way, else ``None``.
         """
         suspects, looks = [] if self._drawn is None else [self._drawn], WARY_LOOKS if self._wary else LOOKS
-        if main.steps_disagree or self._alone or self._wary:
+        base, alone = self._ctx.base_answers.base, False
+        for rows, answers in self._chosen:
+            if isinstance(rows, CoordinateRows):
+                alone |= yield BatchedStep(far_alone_each, _Alone(answers, base[0], max(1, rows.steps)))
+        if main.steps_disagree or alone or self._wary:
             left = max(0, self._ctx.queries - main.used)
-            itself = _Suspect(PlainRows(self._ctx.repeated(1)), 0, self._ctx.base_answers.base[0], 0.0, 0.0)
+            itself = _Suspect(PlainRows(self._ctx.repeated(1)), 0, base[0], 0.0, 0.0)
             chosen = [itself, *(one for block in self._chosen for one in self._suspects(*block))]
             suspects += chosen[-min(SUSPECTED, 1 + left // looks) :]
         if not suspects:
             return None
         again = yield PlainRows(np.repeat(np.concatenate([one.row for one in suspects]), looks, axis=0))
         each = zip(suspects, again.reshape(len(suspects), looks, -1), strict=True)
-        base = self._ctx.base_answers.base
         noise = float(squared_distances(base, base.mean(axis=0)).sum()) / max(1, len(base) - 1)
         least = FAR_IN_NOISE / MOVED * noise
         found = [answered_differently(s.answer, a, max(s.distance, least), self._ctx.quality) for s, a in each]
         return max((difference for difference in found if difference is not None), default=None)
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Answers (n, K) along single features at some steps, one step after the other, and that to the input (K,)."""
+
+    answers: Array
+    base: Array
+    steps: int
+
+
+def far_alone_each(asked: Sequence[_Alone]) -> list[bool]:
+    """Whether an answer along a single feature lies much farther out than others at the same step, of each."""
+    out = [False] * len(asked)
+    for places in positions_by_kind((one.answers.shape, one.steps) for one in asked):
+        some = [asked[i] for i in places]
+        distances = squared_distances(stacked([one.answers for one in some]), stacked([one.base for one in some])[:, None])
+        distances = distances.reshape(len(some), some[0].steps, -1)
+        far = distances.max(axis=2) > FAR_ALONE * medians(distances)
+        for i, one in zip(places, far.any(axis=1).tolist(), strict=True):
+            out[i] = one
+    return out
 
 
 def answered_differently(answer: Array, again: Array, distance: float, quality: OutputQuality) -> float | None:
