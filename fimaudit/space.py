@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -198,12 +199,16 @@ class Space:
 
     def length(self, sent: Array) -> float:
         """Root mean square of the steps really sent, in units of the scale, over the features that may change."""
-        return float(self.lengths(sent[None])[0])
+        return float(self.lengths([sent.reshape(1, -1)])[0])
 
-    def lengths(self, sent: Array) -> Array:
-        r"""``length`` of each of (n, \*shape)."""
-        moved = sent.reshape(len(sent), -1) if self._plain else (sent / self.scale)[:, ~self.frozen]
-        return np.asarray(np.sqrt(np.vecdot(moved, moved) / moved.shape[1]))
+    def lengths(self, pieces: Iterable[Array]) -> Array:
+        """``length`` of each of n, which are given as (n, some) of the flattened features at a time, in their order."""
+        first, total = 0, np.zeros(1)
+        for sent in pieces:
+            some = slice(first, first + sent.shape[1])
+            moved = sent if self._plain else (sent / self.scale.ravel()[some])[:, ~self.frozen.ravel()[some]]
+            total, first = total + np.vecdot(moved, moved), some.stop
+        return np.asarray(np.sqrt(total / self.features))
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs within the bounds: float error is clipped, anything beyond is refused.

@@ -20,7 +20,7 @@ from fimaudit.estimation.noise import VisibleClasses
 from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import PlainRows, RandomRows
-from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, PIECE_ELEMENTS
 from fimaudit.results import Witness
 from fimaudit.space import Space
 
@@ -231,22 +231,28 @@ def _plain_rows(ways: Sequence[_Way]) -> tuple[NDArray[np.generic], Array]:
 
 
 def _rows_within(way: _Way) -> tuple[NDArray[np.generic], Array]:
-    """The same of one input, over features with bounds, levels or scales, or many of them: a few rows at a time."""
-    x, unit, lengths, (place, scale, quantum, low, high, plain) = way.x, way.unit, way.lengths, way.space.free
-    start = x.astype(way.space.dtype, copy=False).ravel()
-    base = start[place].astype(np.float64)
-    rows = np.repeat(start[None], len(lengths), axis=0)
-    squares, count = np.empty(len(lengths)), max(1, BLOCK_ELEMENTS // len(base))
-    for first in range(0, len(lengths), count):  # of wide rows one at a time
-        some = rows[first : first + count]
-        moved = np.multiply.outer(lengths[first : first + count], unit)
+    """The same of one input, over features with bounds, levels or scales, or many of them: some features at a time."""
+    x, space, unit, lengths = way.x, way.space, way.unit, way.lengths
+    place, scale, quantum, low, high, plain = space.free
+    start = x.astype(space.dtype, copy=False).ravel()
+    base = start[place]
+    rows = np.empty((len(lengths), start.size), start.dtype)
+    if not plain:
+        rows[...] = start
+    squares, width = np.zeros(len(lengths)), max(1, PIECE_ELEMENTS // max(1, len(lengths)))
+    for first in range(0, len(base), width):
+        some = slice(first, first + width)
+        at = some if isinstance(place, slice) else place[some]
+        moved = np.multiply.outer(lengths, unit[some])
         if not plain:
-            moved *= scale
-            moved = np.where(quantum > 0, np.round(moved / np.where(quantum > 0, quantum, 1.0)) * quantum, moved)
-        moved += base
-        some[:, place] = moved if plain else np.clip(moved, low, high, out=moved)
-        np.subtract(some[:, place], base, out=moved)
+            moved *= scale[some]
+            levels = quantum[some]
+            moved = np.where(levels > 0, np.round(moved / np.where(levels > 0, levels, 1.0)) * levels, moved)
+        here = base[some].astype(np.float64)
+        moved += here
+        rows[:, at] = moved if plain else np.clip(moved, low[some], high[some], out=moved)
+        np.subtract(rows[:, at], here, out=moved)
         if not plain:
-            moved /= scale
-        squares[first : first + count] = np.vecdot(moved, moved)
+            moved /= scale[some]
+        squares += np.vecdot(moved, moved)
     return rows.reshape(len(lengths), *x.shape), np.sqrt(squares)

@@ -142,10 +142,11 @@ def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: S
         return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
     sizes = np.array(rhos, dtype=np.float64) / math.sqrt(space.features)
     rows = RungRows(x, signs.packed, space.even_step, sizes, space.box, space.dtype)
-    parts = [space.lengths(sent) for sent in rows.sent()]
-    lengths = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    centred = [is_centred(x, space, float(rho)) for rho in rhos] if space.bounded else [True] * len(sizes)
-    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, np.array(centred, dtype=np.bool_))
+    lengths = space.lengths(rows.sent())
+    centred = np.ones(len(sizes), dtype=np.bool_)
+    if space.bounded:
+        centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
+    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, centred)
 
 
 def is_centred(x: NDArray[np.floating], space: Space, rho: float) -> bool:

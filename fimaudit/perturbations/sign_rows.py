@@ -18,6 +18,7 @@ from fimaudit.space import Box, in_model_numbers
 
 __all__ = [
     "BLOCK_ELEMENTS",
+    "PIECE_ELEMENTS",
     "DisplacedRows",
     "OneInputRows",
     "RungRows",
@@ -29,8 +30,10 @@ __all__ = [
 #: Elements of a block of rows that stays in the cache while it is built. That blocks join without a seam:
 #: test_directions.test_wide_rows_are_chosen_by_their_bits_across_blocks.
 BLOCK_ELEMENTS = 2**17
-#: The same of signs that are only summed.
-SUMMED_ELEMENTS = 2**16
+#: The same of what is read once only.
+PIECE_ELEMENTS = 2**15
+#: The same of signs that are only summed: bytes of many directions of few features lie far apart, and take longer to read.
+SUMMED_ELEMENTS = 2**19
 
 
 def displaced_bounds(x: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -140,12 +143,14 @@ def _shift(packed: NDArray[np.uint8], x: NDArray[Any], step: np.floating, into: 
     """x +- step by the sign bits, (m, \\*shape): eight features at a time from a table of the signs that a byte holds."""
     table = _byte_signs(x.dtype) * step
     rows = np.empty((len(packed), *x.shape), x.dtype) if into is None else into
-    eights, base = rows.reshape(len(packed), x.size // 8, 8), x.reshape(-1, 8)
     height = max(1, BLOCK_ELEMENTS // x.size)
+    flat, base = rows.reshape(-1), x.ravel()
+    if height > 1:
+        base = np.tile(base, min(height, len(packed)))
     for start in range(0, len(packed), height):
-        part = eights[start : start + height]
-        np.take(table, packed[start : start + height], axis=0, out=part, mode="clip")
-        part += base
+        part, some = flat[start * x.size : (start + height) * x.size], packed[start : start + height]
+        np.take(table, some, axis=0, out=part.reshape(*some.shape, 8), mode="clip")
+        part += base[: part.size]
     return rows
 
 
@@ -154,7 +159,7 @@ def _signed_sum(packed: NDArray[np.uint8], weights: NDArray[np.float64], feature
     table, short = _byte_signs(np.dtype(np.float32)), weights.astype(np.float32)
     total = np.empty(8 * packed.shape[1], np.float32)
     width = max(1, SUMMED_ELEMENTS // max(1, 8 * len(packed)))
-    for start in range(0, packed.shape[1], width):  # all directions of a few features: one product each
+    for start in range(0, packed.shape[1], width):  # all directions of some features: one product each
         part = packed[:, start : start + width]
         signs = np.take(table, part, axis=0, mode="clip").reshape(len(part), 8 * part.shape[1])
         np.matmul(short, signs, out=total[8 * start : 8 * (start + width)])
@@ -173,6 +178,17 @@ def _half_width(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
     width: NDArray[np.float64] = np.subtract(high, low, dtype=np.float64)
     width *= 0.5
     return width
+
+
+def _half_widths(x: NDArray[Any], sizes: NDArray[Any], step: NDArray[Any], box: Box, dtype: str) -> Iterator[NDArray[Any]]:
+    """Half-width of each feature's displacement by (n,) sizes of a step: (n, some) of the flattened features at a time."""
+    flat, wide = x.ravel(), np.ravel(step)
+    width = max(1, PIECE_ELEMENTS // len(sizes))
+    for first in range(0, flat.size, width):
+        some = slice(first, first + width)
+        steps = in_model_numbers(sizes[:, None] * (wide if wide.size == 1 else wide[some]), dtype)
+        near = box if box.boundless else Box(box.lower.ravel()[some], box.upper.ravel()[some])
+        yield _half_width(*displaced_bounds(flat[some], steps, near, dtype))
 
 
 class OneInputRows:
@@ -216,14 +232,21 @@ class DisplacedRows(OneInputRows):
 
     def sent(self) -> NDArray[np.float64]:
         """Half-width of each feature's displacement as it was really sent, in the input's unit, shape \\*shape."""
-        return _half_width(*self._bounds)
+        return self._half_width
 
     def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """sum_t w_t row_t, (d,), over the first rows, for weights that add up to 0: to float32's precision, no row built.
 
         The base drops out, and what is left is each feature's half-width times a sum of signed weights.
         """
-        return self.sent().ravel() * _signed_sum(self.packed[: len(weights)], weights, self.x.size)
+        return self._half_width.ravel() * _signed_sum(self.packed[: len(weights)], weights, self.x.size)
+
+    @cached_property
+    def _half_width(self) -> NDArray[np.float64]:
+        if self._one_step is None:
+            return _half_width(*self._bounds)
+        pieces = _half_widths(self.x, np.ones(1), self._one_step, self.box, self.dtype)
+        return np.concatenate([piece[0] for piece in pieces]).reshape(self.x.shape)
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -232,10 +255,12 @@ class DisplacedRows(OneInputRows):
     @cached_property
     def _one_step(self) -> Any:
         """The step in the model's numbers, where it is one for all features and gives the two values bit for bit."""
-        low, high = self._bounds
-        if self.x.dtype != low.dtype or self.x.size % 8:
+        if self.x.dtype != self.dtype or self.x.size % 8:
             return None
-        step = low.dtype.type(np.ravel(self.step)[0])
+        step = self.x.dtype.type(np.ravel(self.step)[0])
+        if self.box.boundless:
+            return step if (self.step == step).all() else None
+        low, high = self._bounds
         return step if np.array_equal(self.x - step, low) and np.array_equal(self.x + step, high) else None
 
 
@@ -295,16 +320,19 @@ class RungRows(OneInputRows):
             done += len(low) * m
 
     def sent(self) -> Iterator[NDArray[np.float64]]:
-        r"""Half-width of each feature's displacement as it was really sent, (n, \*shape) for some rungs at a time.
+        """Half-width of each feature's displacement as it was really sent, (n, some) of the flattened features at a time.
 
-        In the input's unit; all rungs in their order.
+        In the input's unit; all features in their order.
         """
-        for low, high in self._ends(0, len(self.sizes)):
-            yield _half_width(low, high)
+        if self._few:
+            yield _half_width(*self._bounds).reshape(len(self.sizes), -1)
+            return
+        step = self.step.ravel()[:1] if self._even else self.step
+        yield from _half_widths(self.x, self.sizes, step, self.box, self.dtype)
 
     def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
-        if len(self.sizes) * self.x.size <= BLOCK_ELEMENTS:
+        if self._few:
             low, high = self._bounds
             yield low[first:last], high[first:last]
             return
@@ -341,6 +369,11 @@ class RungRows(OneInputRows):
     def _few(self) -> bool:
         """Whether the signs take little memory."""
         return len(self.packed) * self.x.size <= BLOCK_ELEMENTS
+
+    @property
+    def _few(self) -> bool:
+        """Whether the two values of each feature on all rungs take little memory."""
+        return len(self.sizes) * self.x.size <= BLOCK_ELEMENTS
 
     @cached_property
     def _even(self) -> bool:

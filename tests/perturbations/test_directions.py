@@ -295,11 +295,11 @@ def test_rungs_are_the_rows_of_each_displacement(dtype: str, features: int, unit
     sizes = np.array([0.001, 0.0217, 0.3])
     rungs = RungRows(x, packed, steps, sizes, Box(-wide, wide), dtype)
     each = []
-    for size, sent in zip(sizes, np.concatenate(list(rungs.sent())), strict=True):
+    for size, sent in zip(sizes, np.concatenate(list(rungs.sent()), axis=1), strict=True):
         step = steps * size
         own = step.astype(np.float32).astype(float) if dtype == "float32" else step
         one = DisplacedRows(x, packed, own, Box(-wide, wide), dtype)
         each.append(one.build(0, 5))
-        np.testing.assert_array_equal(sent, one.sent())
+        np.testing.assert_array_equal(sent, one.sent().ravel())
     for start, stop in [(0, 15), (3, 11), (5, 10), (14, 15)]:
         np.testing.assert_array_equal(rungs.build(start, stop), np.concatenate(each)[start:stop])
