@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fimaudit.errors import DomainError
-from fimaudit.space import Space
+from fimaudit.space import Space, column_pieces
 
 __all__ = ["InputDomain", "spreads_differ"]
 
@@ -223,7 +223,9 @@ def _present(x: NDArray[Any]) -> Any:
 
 def spreads_differ(x: NDArray[Any], frozen: NDArray[np.bool_]) -> float | None:
     """The ratio of the largest to the smallest spread of features that vary, where it exceeds ``SPREAD_RATIO``."""
-    std = np.ma.filled(_present(x).std(axis=0), 0.0)[~frozen]
+    flat, free = x.reshape(len(x), -1), ~frozen.ravel()
+    each = [np.ma.filled(_present(flat[:, some]).std(axis=0), 0.0) for some in column_pieces(*flat.shape)]
+    std = np.concatenate(each)[free]
     std = std[std > 0]
     if std.size < 2:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import DataError
 
-__all__ = ["Box", "FreeFeatures", "Space", "in_model_numbers", "sparsest_step"]
+__all__ = ["Box", "FreeFeatures", "Space", "column_pieces", "in_model_numbers", "sparsest_step"]
 
 Array = NDArray[np.float64]
 
@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 SPARSEST = 0.04
 #: And this many features move in a row, where there are so many.
 MOVING = 8
+#: Numbers of a piece that stays in the cache, and the fewest features of one.
+PIECE, FEWEST_COLUMNS = 2**16, 128
 #: Values outside the bounds by less than this share of the range are float error and are clipped.
 EDGE = 1e-6
 
@@ -42,6 +44,16 @@ def in_model_numbers(step: NDArray[Any], dtype: str) -> NDArray[np.float64]:
     """Steps that a model of float32 can hold, whatever they are added to: the sum then rounds once; others as they are."""
     wide = np.asarray(step, np.float64)
     return wide.astype(np.float32).astype(np.float64) if np.dtype(dtype) == np.float32 else wide
+
+
+def column_pieces(inputs: int, features: int) -> Iterator[slice]:
+    """Some features at a time, for what is worked out for each over all inputs: so many that it stays in the cache.
+
+    >>> [(some.start, some.stop) for some in column_pieces(2**10, 300)]
+    [(0, 128), (128, 256), (256, 384)]
+    """
+    width = max(FEWEST_COLUMNS, PIECE // max(1, inputs))
+    return (slice(first, first + width) for first in range(0, features, width))
 
 
 def sparsest_step(quantum: NDArray[np.float64]) -> float:

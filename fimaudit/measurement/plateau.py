@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.space import column_pieces
+
 __all__ = ["FLAT", "Plateau", "find_plateau", "ladder", "spread"]
 
 Array = NDArray[np.float64]
@@ -49,7 +51,8 @@ def spread(x: NDArray[np.floating]) -> tuple[float, float]:
         root mean square over all features, and the median over the features that vary (the same when n is 1).
     """
     wide = np.asarray(x, np.float64)
-    per_feature = wide.std(axis=0) if len(wide) > 1 else np.empty(0)
+    pieces = column_pieces(*wide.shape) if len(wide) > 1 else ()
+    per_feature = np.concatenate([np.empty(0), *(wide[:, some].std(axis=0) for some in pieces)])
     varying = per_feature[per_feature > 0]
     size = float(np.sqrt((varying**2).mean())) if varying.size else float(wide.std())
     if size == 0:

@@ -71,7 +71,7 @@ def find_yardsticks(options: AuditOptions, dataset: AuditDataset, inputs: Sequen
         found.append(_linear_model(flat[known], np.asarray(y)[known], space, options.seed))
     by_label = y is not None
     classes = np.asarray(y) if by_label else _answers(inputs, len(flat))
-    found.append(_another_class(flat[known], classes[known], space, "class" if by_label else "answer"))
+    found.append(_another_class(flat, np.where(known, classes, -1), space, "class" if by_label else "answer"))
     if y is not None:
         found.append(_most_common(np.asarray(y), dataset.labels.shown))
     return [yardstick for yardstick in found if yardstick is not None]
@@ -120,15 +120,15 @@ def _linear_model(x: NDArray[Any], y: NDArray[np.int64], space: Space, seed: int
 
 def _another_class(x: NDArray[Any], classes: NDArray[np.int64], space: Space, of: str) -> Yardstick | None:
     """Median distance of an input to the nearest one of another class, over the features that may change."""
-    x, classes = x[classes >= 0], classes[classes >= 0]
-    if len(np.unique(classes)) < 2:
+    free, known = space.free, np.flatnonzero(classes >= 0)
+    if len(np.unique(classes[known])) < 2:
         return None
-    free = space.free
-    kept = evenly_spread(len(x), max(2, MOST_NUMBERS // max(1, space.features)))
+    kept = known[evenly_spread(len(known), max(2, MOST_NUMBERS // max(1, space.features)))]
     scaled = x[kept][:, free.place].astype(np.float64)
-    scaled /= free.scale
+    if not free.plain:
+        scaled /= free.scale
     scaled -= scaled.mean(axis=0)
-    size, classes = (scaled**2).sum(axis=1), classes[kept]
+    size, classes = np.vecdot(scaled, scaled), classes[kept]
     looked = evenly_spread(len(kept), MOST_LOOKED_AT)
     squared = size[looked][:, None] + size[None] - 2 * (scaled[looked] @ scaled.T)
     squared[classes[looked][:, None] == classes[None]] = np.inf

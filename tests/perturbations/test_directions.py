@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from fimaudit.estimation.secants import contrasts
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows, _cosines, orthonormal_signs
 from fimaudit.perturbations.random_signs import generator, packed_signs
-from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows
+from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, builds_anew
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, DisplacedRows, RungRows, displaced_bounds, displaced_rows
 from fimaudit.space import Box
 
@@ -235,6 +235,16 @@ def test_orthonormal_rows_keep_to_the_box(data: st.DataObject) -> None:
     np.testing.assert_array_equal(np.concatenate([rows.build(0, 4), rows.build(4, 9)]), built)
     if np.isinf(low) and np.isinf(high):
         np.testing.assert_allclose(rows.sent(), step, rtol=1e-9, atol=1e-12)
+
+
+def test_joined_rows_are_nobody_elses() -> None:
+    """A model may write into them."""
+    held = np.zeros((2, 3))
+    joined = JoinedRows([PlainRows(held), PlainRows(np.ones((1, 3)))])
+    assert builds_anew(joined)
+    for start, stop in ((0, 2), (1, 2), (0, 3), (2, 3)):
+        joined.build(start, stop)[...] = 9.0
+    assert (held == 0).all()
 
 
 def test_coordinate_plain_and_joined_rows() -> None:
