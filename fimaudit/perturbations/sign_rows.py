@@ -31,7 +31,7 @@ __all__ = [
 #: test_directions.test_wide_rows_are_chosen_by_their_bits_across_blocks.
 BLOCK_ELEMENTS = 2**17
 #: The same of what is read once only.
-PIECE_ELEMENTS = 2**15
+PIECE_ELEMENTS = 2**16
 #: The same of signs that are only summed: bytes of many directions of few features lie far apart, and take longer to read.
 SUMMED_ELEMENTS = 2**19
 
