@@ -256,7 +256,10 @@ class _Line:
 
     def _row(self, features: Array) -> NDArray[Any]:
         """A row within the domain with these free features."""
-        row, free = self.x.flatten(), self.space.free
+        free = self.space.free
+        if free.plain:
+            return features.astype(self.x.dtype).reshape(self.x.shape)
+        row = self.x.flatten()
         row[free.place] = np.clip(features, free.lower, free.upper) if self.space.bounded else features
         return row.reshape(self.x.shape)
 

@@ -90,7 +90,8 @@ class Slope:
         kept = list(columns) if view.whole else [int(np.flatnonzero(view.classes == k)[0]) for k in columns]
         p = np.maximum(view.table(answers)[:, kept], 1e-300)
         odds = np.log(p[:, 0] / p[:, 1])
-        gradient = rows.combined(odds - odds.mean())[space.free.place] / space.free.scale
+        gradient = rows.combined(odds - odds.mean())[space.free.place]
+        gradient = gradient if space.free.plain else gradient / space.free.scale
         cosine = np.sqrt(len(answers) / (len(answers) + gradient.size))  # fewer than the rows where asking stopped early
         return cls(gradient, float(margin.radius.value / cosine))
 

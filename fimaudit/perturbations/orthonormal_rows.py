@@ -136,18 +136,19 @@ class OrthonormalRows(OneInputRows):
         # As wide as a block: numpy would copy a single row that goes with each of several, piece by piece.
         wide_middle = np.tile(middle, (height, 1))
         edges = [(inward, np.tile(edge, (height, 1))) for inward, edge in self._edges]
-        table = _cosines(len(amplitude), self.columns)
+        table, whole = _cosines(len(amplitude), self.columns), len(amplitude) == self.x.size
+        in_place = whole and rows.dtype == table.dtype
         for first in range(0, len(rows), height):
             here = slice(first, first + height)
             part, chosen = rows[here], self.chosen[start:stop][here]
-            moved = signed.take(flipped[here], axis=0)
-            moved *= table.take(chosen, axis=0)
-            if len(amplitude) == self.x.size:
+            moved = table.take(chosen, axis=0, out=part if in_place else None, mode="clip").astype(signed.dtype, copy=False)
+            moved *= signed.take(flipped[here], axis=0)
+            if whole:
                 np.add(moved, wide_middle[: len(part)], out=part, casting="same_kind")
             else:
-                whole = wide_middle[: len(part)].copy()
-                whole[:, free] += moved
-                part[...] = whole
+                placed = wide_middle[: len(part)].copy()
+                placed[:, free] += moved
+                part[...] = placed
             for inward, edge in edges:  # rounding may step over the edge
                 inward(part, edge[: len(part)], out=part)
         return rows.reshape(stop - start, *self.x.shape)
