@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import DataError, OutputError, TargetError
+from fimaudit.errors import DataError, FimauditError, OutputError, TargetError
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import as_frame, coded
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import chosen_finding, chosen_step, to_probabilities
+from fimaudit.models.links import RawRows, chosen_finding, chosen_step, probabilities_each, raw_rows
 from fimaudit_adapters.options import LogitCheck, refuse_unused
 
 __all__ = ["ADAPTER", "FunctionAdapter", "FunctionClassifier"]
@@ -84,11 +84,14 @@ class FunctionClassifier:
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[np.float64]:
         """Answer (B, \\*shape) inputs with (B, K) probabilities; the function gets a copy, of a table a DataFrame."""
-        return self.overwrite(np.array(batch, dtype=self._dtype, order="C"))
+        found = self.probabilities_each([self.raw(batch)])[0]
+        if isinstance(found, FimauditError):
+            raise found
+        return found
 
-    def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """The same for rows that nobody else has: the function gets them as they are."""
-        rows = np.ascontiguousarray(batch, dtype=self._dtype)
+    def raw(self, batch: NDArray[Any], *, overwrite: bool = False) -> RawRows:
+        """The answers as the function gives them; rows that nobody else has it gets as they are."""
+        rows = np.ascontiguousarray(batch, self._dtype) if overwrite else np.array(batch, self._dtype, order="C")
         if len(rows) == 0:
             raise DataError("expected at least one input, got an empty batch")
         rows = rows if self._normalise is None else self._normalise(rows)
@@ -97,10 +100,15 @@ class FunctionClassifier:
         answer = answer.detach().cpu() if hasattr(answer, "detach") else answer  # a tensor, perhaps with its gradient
         output = chosen_step(_as_array(answer), self._step)
         if self._link == "labels":
-            return self._labels(output, len(rows))
+            codes = self._labels(output, len(rows))
+            return RawRows(codes, codes.dtype)
         chosen = chosen_finding(output, self._finding)
         self._logit_check.watch(chosen)
-        return to_probabilities(chosen, self._link, rows=len(rows))
+        return raw_rows(chosen, self._link, rows=len(rows))
+
+    def probabilities_each(self, raw: Sequence[RawRows]) -> list[NDArray[np.float64] | FimauditError]:
+        """Probabilities of several calls' answers, or why they are none."""
+        return probabilities_each(raw, self._link)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.errors import FimauditError
 from fimaudit.models.columns import TableColumn
-from fimaudit.models.links import Link
+from fimaudit.models.links import Link, RawRows
 from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
 
@@ -25,7 +26,7 @@ __all__ = [
     "NetworkClassifier",
     "Notes",
     "Options",
-    "OverwritingClassifier",
+    "RawClassifier",
 ]
 
 
@@ -166,11 +167,20 @@ class Differentiable(Classifier, Protocol):
 
 
 @runtime_checkable
-class OverwritingClassifier(Classifier, Protocol):
-    """A classifier that copies the rows it is given, as the model may write into them, unless nobody else has them."""
+class RawClassifier(Classifier, Protocol):
+    """A classifier whose answers to several calls are checked together: of short calls that takes longer than the model."""
 
-    def overwrite(self, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """As ``probabilities``, of rows that may be overwritten."""
+    def raw(self, batch: NDArray[Any], *, overwrite: bool = False) -> RawRows:
+        """Answer (B, \\*shape) inputs, as ``probabilities`` does but for what the numbers tell.
+
+        Args:
+            batch: a copy is made, as the model may write into it.
+            overwrite: nobody else has these rows, so that none is needed.
+        """
+        ...
+
+    def probabilities_each(self, raw: Sequence[RawRows]) -> list[NDArray[np.float64] | FimauditError]:
+        """(B, K) probabilities for each call's answers, or why they are none: of each as if it were alone."""
         ...
 
 

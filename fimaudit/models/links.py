@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import LinkError, OutputError, SeveralFindingsError
+from fimaudit.errors import FimauditError, LinkError, OutputError, SeveralFindingsError
 from fimaudit.models.labels import label_codes
 from fimaudit.number_format import number_spacing, output_resolution
 
-__all__ = ["Link", "as_rows", "chosen_finding", "chosen_step", "to_probabilities"]
+__all__ = [
+    "SMALL",
+    "Link",
+    "RawRows",
+    "as_rows",
+    "chosen_finding",
+    "chosen_step",
+    "probabilities_each",
+    "raw_rows",
+    "to_probabilities",
+]
 
 Link = Literal["auto", "identity", "softmax", "sigmoid", "labels"]
 LINKS: tuple[str, ...] = get_args(Link)
 
 #: A row of float32 probabilities misses 1 by about 1e-7 times its length; anything beyond this is no distribution.
 ROW_SUM_TOLERANCE = 1e-5
-#: Matrices of fewer numbers are multiplied on one thread by BLAS, whatever else runs (OpenBLAS: interface/gemv.c).
+#: Answers of so many numbers are looked at together; BLAS multiplies them on one thread, whatever else runs (OpenBLAS:
+#: interface/gemv.c).
 SMALL = 9000
 #: Fewer rows than these lie from 0 to 1 by chance.
 FEW = 3
 #: Rows that miss 1 by less than this are no several findings but rounded or cut off.
 NEARLY_ONE = 0.05
+
+
+class RawRows(NamedTuple):
+    """What a model answered to a call, before it is known to be probabilities.
+
+    Attributes:
+        values: (rows, K) as it gave them, a copy.
+        dtype: in which it gave them.
+    """
+
+    values: NDArray[np.float64]
+    dtype: np.dtype[Any]
 
 
 def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[np.float64]:
@@ -52,15 +76,70 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
     >>> to_probabilities(np.array([[0.0, 0.0]]), "softmax", rows=1)
     array([[0.5, 0.5]])
     """
+    found = probabilities_each([raw_rows(output, link, rows=rows)], link)[0]
+    if isinstance(found, FimauditError):
+        raise found
+    return found
+
+
+def raw_rows(output: Any, link: Link, *, rows: int) -> RawRows:
+    """The first half of ``to_probabilities``: numbers, so many rows of them.
+
+    Raises:
+        OutputError, LinkError: they are none, or there is no such link.
+    """
     if link not in LINKS:
         raise LinkError(f"expected a link among {', '.join(LINKS)}, got {link!r}")
+    values = label_codes(output, rows) if link == "labels" else as_rows(output, rows)
+    return RawRows(values.astype(np.float64), values.dtype)
+
+
+def probabilities_each(raw: Sequence[RawRows], link: Link) -> list[NDArray[np.float64] | FimauditError]:
+    """The second half, of the answers to several calls: their probabilities, or why they are none.
+
+    Args:
+        raw: what becomes of one does not depend on the others.
+        link: one of ``LINKS``.
+
+    >>> calls = [raw_rows(np.array(answer), "identity", rows=1) for answer in ([[0.25, 0.75]], [[2.0, 3.0]])]
+    >>> fine, wrong = probabilities_each(calls, "identity")
+    >>> fine, type(wrong).__name__
+    (array([[0.25, 0.75]]), 'LinkError')
+    """
     if link == "labels":
-        return label_codes(output, rows)
-    values = as_rows(output, rows)
-    z = values.astype(np.float64)
-    if link in ("auto", "identity") and _are_distributions(z):
-        return z  # nearly always; what is wrong, or how far the answers are rounded, takes longer to say
-    _refuse_nonfinite(values, link)
+        return [answers.values for answers in raw]
+    found: list[NDArray[np.float64] | FimauditError] = []
+    for group in _groups(raw):
+        values = [answers.values for answers in group]
+        if link in ("auto", "identity") and _are_distributions(values[0] if len(group) == 1 else np.concatenate(values)):
+            found += values  # nearly always; what is wrong, or how far the answers are rounded, takes longer to say
+        elif len(group) > 1:
+            found += [one for answers in group for one in probabilities_each([answers], link)]
+        else:
+            try:
+                found.append(_linked(*group[0], link))
+            except FimauditError as error:
+                found.append(error)
+    return found
+
+
+def _groups(raw: Sequence[RawRows]) -> Iterator[list[RawRows]]:
+    """Answers in a row of as many classes, few enough numbers to be looked at together."""
+    group: list[RawRows] = []
+    size = 0
+    for answers in raw:
+        values = answers.values
+        if group and (size + values.size > SMALL or values.shape[1] != group[0].values.shape[1]):
+            yield group
+            group, size = [], 0
+        group.append(answers)
+        size += values.size
+    if group:
+        yield group
+
+
+def _linked(z: NDArray[np.float64], dtype: np.dtype[Any], link: Link) -> NDArray[np.float64]:
+    _refuse_nonfinite(z, link)
     if link == "softmax":
         if z.shape[1] < 2:
             raise LinkError("link softmax needs at least two columns, got one; use --link sigmoid for a single logit")
@@ -76,7 +155,7 @@ def to_probabilities(output: NDArray[Any], link: Link, *, rows: int) -> NDArray[
         near, far = 1.0 / (1.0 + t), t / (1.0 + t)
         positive = z >= 0
         return np.hstack([np.where(positive, far, near), np.where(positive, near, far)])
-    return _distributions(z, values.dtype, link)
+    return _distributions(z, dtype, link)
 
 
 def chosen_step(output: Any, step: int | None) -> Any:
@@ -172,7 +251,7 @@ def _are_distributions(p: NDArray[np.float64]) -> bool:
     """Whether rows of two classes or more hold numbers from 0 to 1 that add up to 1; none of them is NaN then."""
     if p.shape[1] < 2 or not p.size or not p.min() >= 0 or not p.max() <= 1:
         return False
-    off = (p.dot(_ones(p.shape[1])) if p.size < SMALL else p.sum(axis=1)) - 1.0  # a product takes a tenth of the time
+    off = (p.dot(_ones(p.shape[1])) if p.size <= SMALL else p.sum(axis=1)) - 1.0  # a product takes a tenth of the time
     return bool(off.dot(off) <= ROW_SUM_TOLERANCE**2 or np.abs(off).max() <= ROW_SUM_TOLERANCE)
 
 

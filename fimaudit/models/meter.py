@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
 from fimaudit.foreign_errors import shortened
 from fimaudit.models.call_order import in_turns
-from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, Notes, OverwritingClassifier
+from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, Notes, RawClassifier
 from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, RepeatLease, Usage, is_refused, over_budget
+from fimaudit.models.links import SMALL, RawRows
 from fimaudit.models.network_calls import ask_network
 from fimaudit.perturbations.rows import Rows, builds_anew
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -27,6 +28,16 @@ BATCH_BYTES = 16 * 2**20
 MOST_ROWS = 256
 #: Whose answers a call's are, where they are no input's own: those to the run's first questions, and to its decoys.
 THE_RUN, DECOYS = -1, -2
+
+
+class _Answered(NamedTuple):
+    """A call whose answer is not yet checked; it was recalled where there is no ticket."""
+
+    block: int
+    rows: Rows
+    size: int
+    ticket: int | None
+    answer: Any
 
 
 class Meter:
@@ -68,7 +79,7 @@ class Meter:
         self._labels_only = model.info.labels_only
         self._network = model if isinstance(model, NetworkClassifier) else None
         self._device = model if isinstance(model, DeviceClassifier) else None
-        self._overwriting = model if isinstance(model, OverwritingClassifier) else None
+        self._raw = model if isinstance(model, RawClassifier) else None
         self.batch = batch
         self._ledger = ledger
         self._on_rows = on_rows
@@ -203,35 +214,62 @@ class Meter:
     ) -> list[NDArray[np.float64] | InputFailed]:
         """Each block's calls in their order; the blocks one after the other, or in turns."""
         pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
-        failures: dict[int, InputFailed] = {}
+        failures: dict[int, FimauditError] = {}
+        waiting: list[_Answered] = []
         calls = [
             [(i, len(rows) * k // n, len(rows) * (k + 1) // n) for k in range(n)]
             for i, (rows, n) in enumerate(zip(questions, self.calls(questions), strict=True))
         ]
         asked = b"" if self._turns is None else np.array([*owners, *map(len, questions)]).tobytes()
-        for i, start, stop in in_turns(calls, self._turns, asked):
-            if i in failures:
-                continue
-            try:
-                pieces[i].append(self._call(questions[i], start, stop, owners[i], occasions[i]))
-            except InputFailed as failure:
-                failures[i] = failure if len(questions) == 1 else InputFailed(str(failure))
+        try:
+            for i, start, stop in in_turns(calls, self._turns, asked):
+                if i in failures:
+                    continue
+                rows, count = questions[i], stop - start
+                key = b"" if self._ledger is None else _local_key(rows, start, stop, owners[i], occasions[i])
+                known = self.recall(key) if key else None
+                ticket = self.reserve(count, key) if known is None else None
+                try:
+                    answer = self._answer(rows, start, stop) if known is None else known
+                except FimauditError as error:
+                    failures[i] = error
+                    continue
+                waiting.append(_Answered(i, rows, count, ticket, answer))
+                if ticket is not None and self._on_rows is not None:
+                    self._on_rows(count)
+                # What a kill must not cost, a next call waits for, or is looked at while it is near.
+                if self._ledger is not None or len(calls[i]) > 1 or count * (self.classes or 0) > SMALL:
+                    self._take(waiting, pieces, failures)
+        finally:  # those before one that the budget does not allow, too
+            self._take(waiting, pieces, failures)
+        alone = len(questions) == 1
         return [
-            failures.get(i) or (found[0] if len(found) == 1 else np.concatenate(found)) for i, found in enumerate(pieces)
+            _failed(failures[i], alone) if i in failures else found[0] if len(found) == 1 else np.concatenate(found)
+            for i, found in enumerate(pieces)
         ]
 
-    def _call(self, rows: Rows, start: int, stop: int, owner: int, occasion: str) -> NDArray[np.float64]:
-        count = stop - start
-        key = b"" if self._ledger is None else _local_key(rows, start, stop, owner, occasion)
-        known = self.recall(key) if key else None
-        ticket = self.reserve(count, key) if known is None else None
-        try:
-            answers = self._checked(self._answer(rows, start, stop) if known is None else known, count)
-        except FimauditError as error:
-            raise InputFailed(str(error), error) from error
-        if ticket is not None:
-            self.commit(ticket, count, answers, "ok", count * rows.row_bytes)
-        return answers
+    def _take(
+        self, waiting: list[_Answered], pieces: list[list[NDArray[np.float64]]], failures: dict[int, FimauditError]
+    ) -> None:
+        """Check the answers that wait, those to all calls at once, and count and keep them."""
+        raw = [call.answer for call in waiting if isinstance(call.answer, RawRows)]
+        checked = iter(self._raw.probabilities_each(raw) if self._raw is not None else ())
+        for call in waiting:
+            answers = next(checked) if isinstance(call.answer, RawRows) else call.answer
+            try:
+                if isinstance(answers, FimauditError):
+                    raise answers
+                answers = self._checked(answers, call.size, finite=isinstance(call.answer, RawRows))
+            except FimauditError as error:
+                failures[call.block] = error
+                continue
+            if call.ticket is not None:
+                sent = call.size * call.rows.row_bytes
+                self.usage.bytes += sent
+                if self._ledger is not None:
+                    self._ledger.commit(call.ticket, call.size, answers, "ok", sent)
+            pieces[call.block].append(answers)
+        waiting.clear()
 
     def _answer(self, rows: Rows, start: int, stop: int) -> Any:
         """One call of the local model."""
@@ -239,8 +277,8 @@ class Meter:
             if self._device is not None and isinstance(rows, DisplacedRows):
                 return self._device.displaced(rows.x, rows.packed[start:stop], rows.step, rows.box.lower, rows.box.upper)
             built = rows.build(start, stop)
-            if self._overwriting is not None and builds_anew(rows):
-                return self._overwriting.overwrite(built)
+            if self._raw is not None:
+                return self._raw.raw(built, overwrite=builds_anew(rows))
             return self.model.probabilities(built)
         except FimauditError:
             raise
@@ -249,7 +287,8 @@ class Meter:
             alone = "; if it takes one row a call, give --batch 1" if stop - start > 1 else ""
             raise ModelFailure(f"{what}: {shortened(exc, 300)}{alone}") from exc
 
-    def _checked(self, answers: Any, rows: int) -> NDArray[np.float64]:
+    def _checked(self, answers: Any, rows: int, *, finite: bool = False) -> NDArray[np.float64]:
+        """(rows, K) probabilities, or a refusal; ``finite`` where that is known of them."""
         array = np.asarray(answers, dtype=np.float64)
         if array.ndim != 2 or array.shape[0] != rows:
             raise OutputError(f"expected {rows} rows of probabilities for {rows} inputs, got shape {array.shape}")
@@ -263,9 +302,18 @@ class Meter:
             self.classes = array.shape[1]
         if array.shape[1] != self.classes:
             raise OutputError(f"expected {self.classes} classes in every answer, got {array.shape[1]}")
-        if not np.isfinite(array.sum()) and not np.isfinite(array).all():  # a sum of finite ones takes a third of the time
+        if not (finite or np.isfinite(array.sum()) or np.isfinite(array).all()):  # a sum takes a third of the time
             raise OutputError(f"expected finite probabilities, got {int((~np.isfinite(array)).sum())} that are not")
         return array
+
+
+def _failed(error: FimauditError, alone: bool) -> InputFailed:
+    """Why a block has no answers; what exactly failed is told of one that was asked alone."""
+    if not alone:
+        return InputFailed(str(error))
+    failure = InputFailed(str(error), error)
+    failure.__cause__ = error
+    return failure
 
 
 def _local_key(rows: Rows, start: int, stop: int, owner: int, occasion: str) -> bytes:

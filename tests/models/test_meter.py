@@ -16,6 +16,7 @@ from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.leases import Usage
 from fimaudit.models.meter import BATCH_BYTES, MOST_ROWS, Meter
 from fimaudit.models.network_calls import RowsFailed
+from fimaudit.models.opening import open_classifier
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, PlainRows
 from fimaudit.perturbations.sign_rows import DisplacedRows
@@ -214,3 +215,77 @@ def test_notes_are_kept_for_the_run() -> None:
     assert meter.note("batch") is None
     meter.remember("batch", 12)
     assert meter.note("batch") == 12
+
+
+def told(answer: Any) -> Any:
+    """Answers, or what is said of their failure."""
+    return str(answer) if isinstance(answer, InputFailed) else answer.tolist()
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.sampled_from(["identity", "softmax", "sigmoid"]),
+    st.sampled_from(["float16", "float32", "float64"]),
+    st.lists(st.sampled_from(["", "", "NaN", "percent", "columns", "raises", "rows"]), min_size=6, max_size=6),
+    st.sampled_from([None, 7]),
+)
+def test_answers_that_are_checked_together_are_those_of_each_block_alone(
+    sizes: list[int], link: Any, dtype: str, wrong: list[str], batch: int | None
+) -> None:
+    """Probabilities to the bit, failures to the word, and no call after one that failed."""
+    buffer = np.empty((64, 3 if link != "sigmoid" else 1), dtype)
+
+    def model(x: np.ndarray) -> np.ndarray:
+        asked.append(len(x))
+        case = wrong[int(x[0, 0])]
+        if case == "raises":
+            raise ValueError(case)
+        answers = buffer[: len(x)]  # the same memory for each call
+        answers[:] = x[:, 1 : 1 + answers.shape[1]]
+        if link == "identity":
+            answers[:] = np.abs(answers) / np.abs(answers).sum(axis=1, keepdims=True)
+        answers[...] = np.nan if case == "NaN" else answers * (100 if case == "percent" else 1)
+        return {"columns": answers[:, :1] if link != "sigmoid" else np.hstack([answers] * 2), "rows": answers[1:]}.get(
+            case, answers
+        )
+
+    blocks = [block(size, 4, seed) for seed, size in enumerate(sizes)]
+    for place, one in enumerate(blocks):
+        one.rows[:, 0] = place
+    asked: list[int] = []
+    together = Meter(open_classifier(model, link), batch=batch)
+    answers = [told(answer) for answer in together.ask_each(blocks)]
+    calls, asked = asked, []
+    each = Meter(open_classifier(model, link), batch=batch)
+    assert [told(each.ask_each([one, one])[0]) for one in blocks] == answers
+    assert together.usage.requests == len(calls)
+    failing = [isinstance(answer, str) for answer in answers]
+    expected = [1 if failed else -(-size // (batch or MOST_ROWS)) for failed, size in zip(failing, sizes, strict=True)]
+    assert len(calls) == sum(expected)
+    good = sum(len(one) for one, failed in zip(blocks, failing, strict=True) if not failed)
+    assert together.usage.bytes == 32 * good
+
+
+def test_what_was_answered_before_the_budget_was_spent_is_counted() -> None:
+    answered: list[int] = []
+    meter = Meter(open_classifier(lambda x: np.full((len(x), 2), 0.5)), budget=7, on_rows=answered.append)
+    with pytest.raises(BudgetExhausted):
+        meter.ask_each([block(3), block(4, seed=1), block(5, seed=2)])
+    assert (meter.usage.rows, meter.usage.bytes, answered) == (7, 7 * 24, [3, 4])
+
+
+def test_the_ledger_has_an_answer_before_the_next_row_is_asked(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", {}, resume=False, overwrite=False)
+    ledger = CountingLedger(journal)
+    kept: list[int] = []
+    commit = ledger.commit
+    ledger.commit = lambda ticket, rows, *rest: kept.append(rows) or commit(ticket, rows, *rest)  # type: ignore[method-assign,func-returns-value]
+
+    def model(x: np.ndarray) -> np.ndarray:
+        before.append(list(kept))
+        return np.full((len(x), 2), 0.5)
+
+    before: list[list[int]] = []
+    Meter(open_classifier(model), ledger=ledger).ask_each([block(3), block(4, seed=1), block(5, seed=2)])
+    assert before == [[], [3], [3, 4]]
+    assert kept == [3, 4, 5]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fimaudit.errors import ModelFailure
-from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo, OverwritingClassifier
+from fimaudit.models.classifier import Classifier, DeviceClassifier, ModelInfo
 from fimaudit.models.shipping import ShippedModel
 
 __all__ = ["AnsweringProcess", "answered_beside"]
@@ -82,8 +82,7 @@ class _Answering:
         model = self._model = self._model or self._shipped.open(ray.get)
         if how == "displaced":
             return cast(DeviceClassifier, model).displaced(*parts)
-        rows = np.array(parts[0])
-        return model.overwrite(rows) if isinstance(model, OverwritingClassifier) else model.probabilities(rows)
+        return model.probabilities(np.array(parts[0]))
 
 
 def answered_beside(model: Classifier, shipped: Any) -> AnsweringProcess:
