@@ -133,13 +133,16 @@ def run_inputs(
     calls = decoys.calls(inputs_left=bool(wanted))
     while wanted:
         order = list(wanted)
-        for (index, rows), requests in zip(wanted.items(), meter.calls([*wanted.values()]), strict=True):
-            took[index].rows += len(rows)
-            took[index].requests += requests
+        questions = [*wanted.values(), *(rows for _, rows in calls)]
+        cuts = meter.cuts(questions)
+        for index, of_input in zip(order, cuts, strict=False):
+            took[index].rows += of_input[-1]
+            took[index].requests += len(of_input) - 1
         answers = meter.ask_each(
-            [*wanted.values(), *(rows for _, rows in calls)],
+            questions,
             owners=[*order, *(DECOYS for _ in calls)],
             again=[*(0 for _ in order), *(number for number, _ in calls)],
+            cuts=cuts,
         )
         decoys.take(answers[len(order) :])
         received: dict[int, NDArray[np.float64]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,11 +108,16 @@ class Meter:
         chosen = self.batch or info.preferred_batch
         return chosen or max(1, min(MOST_ROWS, (info.call_bytes or BATCH_BYTES) // max(1, row_bytes)))
 
-    def calls(self, questions: Sequence[Rows]) -> list[int]:
-        """How many calls each block of rows takes: ceil(rows / batch_rows)."""
+    def cuts(self, questions: Sequence[Rows]) -> list[list[int]]:
+        """Where the calls of each block of rows begin, and its end: ceil(rows / batch_rows) of them, as even as can be."""
         widths = [rows.row_bytes for rows in questions]
         sizes = {width: self.batch_rows(width) for width in set(widths)}
-        return [-(-len(rows) // sizes[width]) for rows, width in zip(questions, widths, strict=True)]
+        cuts = []
+        for rows, width in zip(questions, widths, strict=True):
+            count = len(rows)
+            calls = -(-count // sizes[width])
+            cuts.append([count * k // calls for k in range(calls + 1)] if count > sizes[width] else [0, count])
+        return cuts
 
     def ask(self, questions: Sequence[Rows], *, occasion: str | None = None) -> list[NDArray[np.float64]]:
         """Answer each block of rows with (n, K) probabilities, or fail with the first that fails.
@@ -139,6 +145,7 @@ class Meter:
         occasion: str | None = None,
         owners: Sequence[int] = (),
         again: Sequence[int] = (),
+        cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[NDArray[np.float64] | InputFailed]:
         """Answer each block of rows with (n, K) probabilities, or with why it has none.
 
@@ -150,6 +157,7 @@ class Meter:
             occasion: ask even what was answered before, once under this name (``RepeatLease``).
             owners: the input that each block belongs to; ``THE_RUN`` when left out.
             again: for each block 0, or a number under which its rows are asked anew, though they were answered before.
+            cuts: see ``cuts``, where they are known already.
 
         Raises:
             BudgetExhausted: before the call that would exceed the budget.
@@ -161,7 +169,8 @@ class Meter:
             row_by_row = self.batch == 1
             return ask_network(self._network, questions, lease, again, row_by_row=row_by_row, checked=self._checked)
         occasions = [f"{occasion or ''}{number or ''}" for number in again]
-        return self._ask_locally(questions, owners or [THE_RUN] * len(questions), occasions)
+        owners = owners or [THE_RUN] * len(questions)
+        return self._ask_locally(questions, owners, occasions, self.cuts(questions) if cuts is None else cuts)
 
     def finish(self, inputs: Iterable[int]) -> None:
         """See ``Ledger``."""
@@ -210,17 +219,14 @@ class Meter:
         self._notes.remember(name, value)
 
     def _ask_locally(
-        self, questions: Sequence[Rows], owners: Sequence[int], occasions: Sequence[str]
+        self, questions: Sequence[Rows], owners: Sequence[int], occasions: Sequence[str], cuts: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64] | InputFailed]:
         """Each block's calls in their order; the blocks one after the other, or in turns."""
         pieces: list[list[NDArray[np.float64]]] = [[] for _ in questions]
         failures: dict[int, FimauditError] = {}
         waiting: list[_Answered] = []
-        calls = [
-            [(i, len(rows) * k // n, len(rows) * (k + 1) // n) for k in range(n)]
-            for i, (rows, n) in enumerate(zip(questions, self.calls(questions), strict=True))
-        ]
-        asked = b"" if self._turns is None else np.array([*owners, *map(len, questions)]).tobytes()
+        calls = [[(i, *call) for call in pairwise(ends)] for i, ends in enumerate(cuts)]
+        asked = b"" if self._turns is None else np.array([*owners, *(ends[-1] for ends in cuts)]).tobytes()
         try:
             for i, start, stop in in_turns(calls, self._turns, asked):
                 if i in failures:

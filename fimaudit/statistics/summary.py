@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -152,11 +153,9 @@ def _ordered(values: Array, unknown: float) -> Array:
 def sorted_quantile(ordered: Array, p: float) -> float:
     """Quantile of sorted values; infinite or NaN where it falls on such a value."""
     place = p * (len(ordered) - 1)
-    low, high = int(np.floor(place)), int(np.ceil(place))
-    if low == high:
-        return float(ordered[low])
-    with np.errstate(invalid="ignore"):
-        return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
+    low, high = math.floor(place), math.ceil(place)
+    below, above = float(ordered[low]), float(ordered[high])
+    return below if low == high else below + (above - below) * (place - low)
 
 
 def _without_noise(quantity: IntervalArray, contrasts: NDArray[np.int64], confidence: float, norm: bool) -> Array:
@@ -194,6 +193,6 @@ def _level(n: int, p: float, tail: float) -> float:
 
 
 def _cell(value: float, lower: float, upper: float) -> Interval:
-    inside = min(max(value, lower), upper) if np.isfinite(value) else value
-    kept = [float(v) if np.isfinite(v) else None for v in (inside, lower, upper)]
+    inside = min(max(value, lower), upper) if math.isfinite(value) else value
+    kept = [v if math.isfinite(v) else None for v in (inside, lower, upper)]
     return Interval(value=kept[0], lower=kept[1], upper=kept[2])
