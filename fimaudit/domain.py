@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 #: Feature spreads that differ more than this make a raw norm meaningless: one year = one dollar.
 SPREAD_RATIO = 10.0
 
+#: Sizes of inputs, in units of the scale, whose fourth powers and their inverses float64 holds with room to spare.
+LARGEST = 1e60
+
 
 @dataclass(frozen=True)
 class InputDomain:
@@ -130,6 +133,7 @@ class InputDomain:
                     "choose --scale std or range (or a file), or --scale raw if the units of the table are meant"
                 )
         scale, unit = self._scaling(x, lower, upper)
+        _require_sizes(x, scale, (lower, upper, quantum), frozen)
         return Space(lower, upper, quantum, frozen, scale, unit, dtype)
 
     def _per_feature(self, value: ArrayLike | None, shape: tuple[int, ...], name: str, missing: float) -> Array:
@@ -208,6 +212,24 @@ def _implied(x: NDArray[Any], dtype: str) -> tuple[float, float, float]:
     if np.dtype(dtype).kind in "iu":
         return -np.inf, np.inf, 1.0
     return -np.inf, np.inf, 0.0
+
+
+def _require_sizes(x: NDArray[Any], scale: Array, domain: Sequence[Array], frozen: NDArray[np.bool_]) -> None:
+    """Refuse free features of sizes whose powers float64 does not hold; 0, gaps and open bounds have no size.
+
+    >>> none = np.full(3, np.inf)
+    >>> _require_sizes(np.array([[0.0, np.nan, -1e-9]]), np.ones(3), (-none, none, np.zeros(3)), np.zeros(3, bool))
+    """
+    ends = [np.asarray(f.reduce(x, axis=0), np.float64) for f in (np.fmin, np.fmax)]  # which leave gaps out
+    lower, upper, quantum = domain
+    for sizes, what in ((ends, "inputs"), ([lower, upper], "bounds"), ([quantum], "levels")):
+        in_units = np.abs(np.stack([size / scale for size in sizes]))[..., ~frozen]
+        largest = float(in_units.max(initial=0.0, where=np.isfinite(in_units)))
+        if largest > LARGEST or 0 < largest < 1 / LARGEST:
+            raise DomainError(
+                f"expected numbers between {1 / LARGEST:g} and {LARGEST:g} in units of the scale, got {what} of up to "
+                f"{largest:.3g}; check the data, leave out bounds that bound nothing, or choose another unit with --scale"
+            )
 
 
 def _present(x: NDArray[Any]) -> Any:

@@ -132,3 +132,28 @@ def test_spreads_that_differ() -> None:
     assert spreads_differ(x[:, :1], np.zeros(1, bool)) is None
     assert spreads_differ(x * [1, 0.05, 1], np.zeros(3, bool)) is None
     assert spreads_differ(x, np.array([False, True, False])) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (1e200, {}),
+        (1e-200, {}),
+        (1.0, {"scale": 1e-300}),
+        (1.0, {"scale": 1e300}),
+        (0.1, {"quantum": 1e-320, "lower": -1.0, "upper": 1.0}),
+        (1.0, {"lower": -1e308, "upper": 1e308}),
+    ],
+)
+def test_sizes_whose_powers_are_no_numbers_are_refused(size: float, options: dict[str, float]) -> None:
+    """They ended in tracebacks of eigenvalues and ladders."""
+    x = size * np.random.default_rng(0).standard_normal((5, 3))
+    with pytest.raises(DomainError, match="in units of the scale"):
+        InputDomain(**options).resolve(x, "float64")
+
+
+def test_what_is_held_may_have_any_size() -> None:
+    x = np.array([[1.0, 1e200], [2.0, 1e250]])
+    assert InputDomain(frozen=[1]).resolve(x, "float64").features == 1
+    whole = np.array([[0, 1], [-(2**31), 2]], dtype=np.int32)
+    assert InputDomain().resolve(whole, "int32").features == 2

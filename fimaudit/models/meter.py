@@ -288,7 +288,7 @@ class Meter:
             return self.model.probabilities(built)
         except FimauditError:
             raise
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # a model that exits would end the audit as if it were done
             what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
             alone = "; if it takes one row a call, give --batch 1" if stop - start > 1 else ""
             raise ModelFailure(f"{what}: {shortened(exc, 300)}{alone}") from exc

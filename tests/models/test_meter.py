@@ -124,6 +124,16 @@ def test_the_number_of_classes_is_fixed_by_the_first_answer() -> None:
         Meter(Echo(classes=5)).ask([block(2)])
 
 
+def test_a_model_that_exits_is_a_failure_and_not_the_end_of_the_audit() -> None:
+    """``sys.exit(0)`` in a model ended the command with 0 and without a word."""
+
+    def exits(_: np.ndarray) -> np.ndarray:
+        raise SystemExit(0)
+
+    with pytest.raises(ModelFailure, match="SystemExit on a batch of 1 rows: 0"):
+        Meter(Echo(exits)).ask([PlainRows(np.zeros((1, 2)))])
+
+
 def test_a_model_that_raises_is_a_failure_with_its_cause() -> None:
     def answer(batch: np.ndarray) -> np.ndarray:
         raise ZeroDivisionError("no\n  luck " + "x" * 500)
