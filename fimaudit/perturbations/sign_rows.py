@@ -305,7 +305,7 @@ class RungRows(OneInputRows):
         m, done = len(self.packed), 0
         if self._one_step:
             steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
-            signs = self._signs if self._few else None
+            signs = self._signs if self._few_signs else None
             for step in steps:
                 part = into[done : done + m]
                 if signs is None:
@@ -366,7 +366,7 @@ class RungRows(OneInputRows):
         return signs[:, : self.x.size].reshape(len(self.packed), *self.x.shape)
 
     @property
-    def _few(self) -> bool:
+    def _few_signs(self) -> bool:
         """Whether the signs take little memory."""
         return len(self.packed) * self.x.size <= BLOCK_ELEMENTS
 
@@ -383,5 +383,5 @@ class RungRows(OneInputRows):
     @cached_property
     def _one_step(self) -> bool:
         """Whether a row is the input with one number added or taken off."""
-        whole_bytes = self.x.size % 8 == 0 or self._few
+        whole_bytes = self.x.size % 8 == 0 or self._few_signs
         return self._even and self.x.dtype == self.dtype and whole_bytes and self.box.boundless
