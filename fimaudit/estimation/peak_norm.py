@@ -196,7 +196,10 @@ def _spectra(logs: Array, log_p: Array, temperatures: Array) -> Array:
         most = q * (np.sqrt(squares) + np.linalg.norm(mean)) ** 2
         order = np.argsort(most)
         kept = np.sort(order[np.searchsorted(np.cumsum(most[order]), LEFT_OUT * total, side="right") :])
-        found = sample_spectrum((rows[:, kept] - mean[:, None]) * root[kept])
+        z = rows[:, kept]
+        z -= mean[:, None]
+        z *= root[kept]
+        found = sample_spectrum(z)
         values[: len(found)] = found
     return out
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.predictable import DENSE_CLASSES, TINY, longest_row
-from fimaudit.estimation.tempering import power_steps, tempered, tempered_grams
+from fimaudit.estimation.tempering import power_steps, probabilities_at, tempered_grams
 
 __all__ = [
     "FINE",
@@ -253,7 +253,7 @@ class RowMoments:
         rows, products, log_p = self._rows[which], self._products[which], self._log_p[which]
 
         def tops_at(temperatures: Array, some: Which) -> Array:
-            q = tempered(log_p[some], temperatures)[0]
+            q = probabilities_at(log_p[some], temperatures)
             mean = q @ np.swapaxes(rows[some], -1, -2)
             second = (q @ np.swapaxes(products[some], -1, -2)).reshape(*mean.shape, mean.shape[-1])
             grams = second - mean[..., :, None] * mean[..., None, :]

@@ -7,7 +7,15 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.predictable import TINY
 
-__all__ = ["linear_forms", "power_steps", "temper", "tempered", "tempered_cotangent", "tempered_grams"]
+__all__ = [
+    "linear_forms",
+    "power_steps",
+    "probabilities_at",
+    "temper",
+    "tempered",
+    "tempered_cotangent",
+    "tempered_grams",
+]
 
 Array = NDArray[np.float64]
 
@@ -47,11 +55,21 @@ def tempered(log_p: Array, temperatures: Array) -> tuple[Array, Array]:
     >>> [of.round(3).tolist() for of in tempered(np.log([0.5, 0.5]), np.array([1.0, 2.0]))]
     [[[0.5, 0.5], [0.5, 0.5]], [[0.707, 0.707], [0.354, 0.354]]]
     """
-    t = temperatures[..., None]
-    z = log_p[..., None, :] / t
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    q = e / e.sum(axis=-1, keepdims=True)
-    return q, np.sqrt(q) / t
+    q = probabilities_at(log_p, temperatures)
+    return q, np.sqrt(q) / temperatures[..., None]
+
+
+def probabilities_at(log_p: Array, temperatures: Array) -> Array:
+    """q_T alone, as for ``tempered``.
+
+    >>> probabilities_at(np.log([0.8, 0.2]), np.array([1.0, 1e3])).round(3).tolist()
+    [[0.8, 0.2], [0.5, 0.5]]
+    """
+    q = log_p[..., None, :] / temperatures[..., None]
+    q -= q.max(axis=-1, keepdims=True)
+    np.exp(q, out=q)
+    q /= q.sum(axis=-1, keepdims=True)
+    return np.asarray(q)
 
 
 def tempered_grams(grams: Array, log_p: Array, temperatures: Array) -> Array:
@@ -94,8 +112,8 @@ def power_steps(logs: Array, log_p: Array, temperatures: Array, seed: Array, ste
     >>> bool(np.isclose(top[0], (temper(rows, log_p, 2.0) ** 2).sum()))
     True
     """
-    q, root = tempered(log_p, temperatures)
-    weights, turned = root * root, np.swapaxes(logs, -1, -2)
+    q, turned = probabilities_at(log_p, temperatures), np.swapaxes(logs, -1, -2)
+    weights = q / temperatures[..., None] ** 2
     for step in range(steps + 1):
         # u = centred root, and as q adds up to 1 its form is u root: no mean of it is left to take off.
         centred = seed - np.vecdot(q, seed)[..., None]
