@@ -58,11 +58,15 @@ def _cosines(features: int, columns: int) -> NDArray[np.float32]:
     One order for all inputs of an audit is random enough, since each draws rows and signs of its own, and rows of the table
     are copied as they stand.
     """
-    i = _column_order(features, columns)
+    full = 4 * features
+    period = (np.cos(2 * np.pi * np.arange(full) / full) * np.sqrt(2.0)).astype(np.float32)
     table = np.empty((features, features), dtype=np.float32)
-    period = np.cos(np.pi * np.arange(4 * features) / (2 * features)) * np.sqrt(2.0)
-    for k in range(features):
-        table[k] = period[(2 * i + 1) * k % (4 * features)]
+    step = 2 * _column_order(features, columns) + 1
+    angle = np.zeros_like(step)
+    for row in table:  # row k at the angles k step
+        period.take(angle, out=row, mode="clip")
+        angle += step
+        angle -= full * (angle >= full)
     table[0] = 1.0
     return table
 
@@ -190,11 +194,12 @@ class OrthonormalRows(OneInputRows):
         """Middle of all features, and signed amplitude of those that move."""
         work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
         if self.box.boundless:
-            amplitude = self.sent().ravel()[self.free()] * self.per_feature
-            return self.x.ravel().astype(work, copy=False), amplitude.astype(work)
-        low, high = self._bounds
-        amplitude = ((high - low).ravel() / np.sqrt(8.0))[self.free()] * self.per_feature
-        return ((low + high).ravel() / 2).astype(work), amplitude.astype(work)
+            middle, width = self.x, self.sent()
+        else:
+            low, high = self._bounds
+            middle, width = (low + high) / 2, (high - low) / np.sqrt(8.0)
+        amplitude: NDArray[Any] = width.ravel()[self.free()].astype(work)
+        return middle.ravel().astype(work, copy=False), amplitude * self.per_feature
 
     @cached_property
     def _edges(self) -> tuple[tuple[np.ufunc, NDArray[Any]], ...]:

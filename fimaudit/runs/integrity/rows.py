@@ -112,7 +112,11 @@ class AskedRows:
 
 def scaled_difference(start: NDArray[Any], end: NDArray[Any], space: Space) -> Array:
     r"""(d,) from one input to another over the features that may change, in units of the scale; (n, d) to (n, \*shape)."""
-    return np.ascontiguousarray(((end.astype(np.float64) - start.astype(np.float64)) / space.scale)[..., ~space.frozen])
+    free, axes = space.free, space.scale.ndim
+    flat = (one.reshape(*one.shape[: one.ndim - axes], -1)[..., free.place] for one in (start, end))
+    here, there = (one.astype(np.float64, order="C") for one in flat)
+    moved: Array = there - here
+    return moved if free.plain else moved / free.scale
 
 
 def decision_of(answers: Array) -> int:
