@@ -176,7 +176,14 @@ class Space:
 
         For a model of float32 it is a float32 number, so that adding it to a feature rounds once.
         """
-        return in_model_numbers(self.unit_step * (displacement / math.sqrt(self.features)), self.dtype)
+        return self._of_length(self.unit_step, displacement)
+
+    def shared_step(self, displacement: float) -> Array:
+        """``step``, as one number of as many axes as an input where all features have the same."""
+        return self._of_length(self.even_step, displacement)
+
+    def _of_length(self, unit: Array, displacement: float) -> Array:
+        return in_model_numbers(unit * (displacement / math.sqrt(self.features)), self.dtype)
 
     @cached_property
     def unit_step(self) -> Array:

@@ -102,9 +102,9 @@ def displaced(
     Where inputs have levels, a longer displacement moves other features, not only further; ``stretch`` counts so many levels
     as one, which gives the directions of ``rho / stretch`` at ``stretch`` times their length.
     """
-    step = space.step(rho)
     if not space.quantised:
-        return DisplacedRows(x, signs.packed, step, space.box, space.dtype)
+        return DisplacedRows(x, signs.packed, space.shared_step(rho), space.box, space.dtype)
+    step = space.step(rho)
     start = generator(*signs.key, STARTS).random(x.size)
     unit = space.quantum * stretch
     return LevelRows(x, signs.packed, signs.phase, start, step, unit, space.lower, space.upper, space.dtype)
@@ -130,7 +130,9 @@ class Rungs:
 def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | OrthonormalRows]) -> Rungs:
     """Blocks of rows as rungs; levels are sent in full."""
     lengths = np.array([space.length(block.sent()) for block in blocks])
-    wanted = np.array([space.length(block.step) for block in blocks]) if space.bounded else lengths
+    wanted = lengths
+    if space.bounded:
+        wanted = np.array([space.length(np.broadcast_to(block.step, block.x.shape)) for block in blocks])
     centred = not space.quantised or not space.bounded  # at an edge a feature with levels moves one way
     full = (lengths >= REALLY_SENT * wanted) | space.quantised
     return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred))

@@ -161,7 +161,7 @@ class Orthonormal(RandomDesign):
     def rows_at(self, rho: float, count: int | None = None) -> OrthonormalRows:
         space, (chosen, per_feature, per_row) = self.ctx.space, self._drawn
         drawn = (chosen[:count], per_feature, per_row[:count])
-        return OrthonormalRows(self.ctx.x, *drawn, space.step(rho), space.box, space.dtype, self.ctx.settings.seed)
+        return OrthonormalRows(self.ctx.x, *drawn, space.shared_step(rho), space.box, space.dtype, self.ctx.settings.seed)
 
     def first_at(self, rhos: Sequence[float], count: int) -> Rungs:
         return joined(self.ctx.space, [self.rows_at(rho, count) for rho in rhos])

@@ -210,7 +210,7 @@ class DisplacedRows(OneInputRows):
     Attributes:
         x: one input, shape \\*shape, d features.
         packed: (m, ceil(d / 8)) bits, most significant first, 1 for +.
-        step: in the input's unit, shape \\*shape, 0 where a feature is held.
+        step: in the input's unit, shape \\*shape or one number for all, 0 where a feature is held.
         box: bounds.
         dtype: what the model is fed.
     """
