@@ -222,11 +222,14 @@ class Space:
 
     def lengths(self, pieces: Iterable[Array]) -> Array:
         """``length`` of each of n, which are given as (n, some) of the flattened features at a time, in their order."""
-        first, total = 0, np.zeros(1)
+        first: int = 0
+        total: Any = 0.0
         for sent in pieces:
-            some = slice(first, first + sent.shape[1])
-            moved = sent if self._plain else (sent / self.scale.ravel()[some])[:, ~self.frozen.ravel()[some]]
-            total, first = total + np.vecdot(moved, moved), some.stop
+            moved = sent
+            if not self._plain:
+                some = slice(first, first + sent.shape[1])
+                moved, first = (sent / self.scale.ravel()[some])[:, ~self.frozen.ravel()[some]], some.stop
+            total = total + np.vecdot(moved, moved)
         return np.asarray(np.sqrt(total / self.features))
 
     def admit(self, x: NDArray[Any]) -> NDArray[Any]:
