@@ -133,14 +133,14 @@ class OrthonormalRows(OneInputRows):
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop``, (stop - start, \\*shape), inside the box."""
-        middle, amplitude = self._frame
+        middle, signed = self._frame
         rows, free = np.empty((stop - start, self.x.size), self.dtype), self.free()
-        signed, flipped = np.stack([amplitude, -amplitude]), (self.per_row[start:stop] < 0).astype(np.intp)
-        height = max(1, min(len(rows), BLOCK_ELEMENTS // self.x.size))
-        # As wide as a block: numpy would copy a single row that goes with each of several, piece by piece.
-        wide_middle = np.tile(middle, (height, 1))
-        edges = [(inward, np.tile(edge, (height, 1))) for inward, edge in self._edges]
-        table, whole = _cosines(len(amplitude), self.columns), len(amplitude) == self.x.size
+        flipped = (self.per_row[start:stop] < 0).astype(np.intp)
+        height = max(1, BLOCK_ELEMENTS // self.x.size)
+        # As wide as a block where there are several: numpy copies a row that goes with each of many, piece by piece.
+        copies = (height if len(rows) > height else 1, 1)
+        wide_middle, edges = np.tile(middle, copies), [(inward, np.tile(edge, copies)) for inward, edge in self._edges]
+        table, whole = _cosines(signed.shape[1], self.columns), signed.shape[1] == self.x.size
         in_place = whole and rows.dtype == table.dtype
         for first in range(0, len(rows), height):
             here = slice(first, first + height)
@@ -150,7 +150,7 @@ class OrthonormalRows(OneInputRows):
             if whole:
                 np.add(moved, wide_middle[: len(part)], out=part, casting="same_kind")
             else:
-                placed = wide_middle[: len(part)].copy()
+                placed = np.repeat(middle[None], len(part), axis=0)
                 placed[:, free] += moved
                 part[...] = placed
             for inward, edge in edges:  # rounding may step over the edge
@@ -162,8 +162,7 @@ class OrthonormalRows(OneInputRows):
 
         The middle drops out, and what is left is each feature's amplitude times an inverse DCT of the weights.
         """
-        _, amplitude = self._frame
-        count = len(self.per_feature)
+        amplitude, count = self._frame[1][0], len(self.per_feature)
         spectrum = np.zeros(count)
         spectrum[self.chosen[: len(weights)]] = weights * self.per_row[: len(weights)]
         along = idct(spectrum, norm="ortho")[_column_order(count, self.columns)] * (amplitude * np.sqrt(count))
@@ -191,7 +190,7 @@ class OrthonormalRows(OneInputRows):
 
     @cached_property
     def _frame(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Middle of all features, and signed amplitude of those that move."""
+        """Middle of all features, and amplitude of those that move, by the signs of features, and the other way: (2, d)."""
         work = np.float32 if np.dtype(self.dtype).itemsize <= 4 else np.float64
         if self.box.boundless:
             middle, width = self.x, self.sent()
@@ -199,7 +198,7 @@ class OrthonormalRows(OneInputRows):
             low, high = self._bounds
             middle, width = (low + high) / 2, (high - low) / np.sqrt(8.0)
         amplitude: NDArray[Any] = width.ravel()[self.free()].astype(work)
-        return middle.ravel().astype(work, copy=False), amplitude * self.per_feature
+        return middle.ravel().astype(work, copy=False), np.multiply.outer(_SIGNS[::-1], amplitude * self.per_feature)
 
     @cached_property
     def _edges(self) -> tuple[tuple[np.ufunc, NDArray[Any]], ...]:
