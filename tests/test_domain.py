@@ -86,6 +86,26 @@ def test_steps_and_lengths_are_in_units_of_the_scale() -> None:
     assert space.length(step) * np.sqrt(space.features) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("domain", [InputDomain(), InputDomain(scale=np.arange(1.0, 7).reshape(2, 3), frozen=[0, 4])])
+def test_a_shared_step_and_lengths_by_pieces_are_those_of_all_features(domain: InputDomain) -> None:
+    space = domain.resolve(X, "float32")
+    step, shared = space.step(3.0), space.shared_step(3.0)
+    np.testing.assert_array_equal(np.broadcast_to(shared, step.shape), step)
+    assert shared.size == (1 if domain.scale is None else 6)
+    sent = np.stack([step, 2 * step]).reshape(2, -1)
+    pieces = [sent[:, :1], sent[:, 1:5], sent[:, 5:]]
+    np.testing.assert_allclose(space.lengths(pieces), [space.length(step), 2 * space.length(step)], rtol=1e-12)
+
+
+def test_spreads_are_compared_over_all_features_however_many() -> None:
+    x = np.random.default_rng(0).standard_normal((600, 300))  # several pieces
+    x[:, 299] *= 1e3
+    frozen = np.zeros(300, bool)
+    assert spreads_differ(x, frozen) == pytest.approx(float(x.std(axis=0).max() / x.std(axis=0).min()))
+    frozen[299] = True
+    assert spreads_differ(x, frozen) is None
+
+
 def test_float_error_at_the_edge_is_clipped() -> None:
     space = InputDomain(lower=0, upper=1).resolve(X, "float32")
     x = X.copy()
