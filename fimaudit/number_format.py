@@ -112,7 +112,7 @@ def output_resolution(values: NDArray[Any]) -> float:
     for decimals in range(1, MOST_DIGITS + 1):
         if decimals == PLAIN_DECIMALS + 1:
             step = _common_step(seen)
-            if step >= number_spacing(seen) and _unlikely(step, seen):
+            if step > 0 and step >= number_spacing(seen) and _unlikely(step, seen):
                 return step
         # A few of numbers that were not rounded show that already.
         if _have_decimals(seen[:FEW_DIFFERENT], decimals) and _have_decimals(seen, decimals):
