@@ -53,6 +53,7 @@ def ask_ladder(
     settings: Settings,
     quality: OutputQuality,
     *,
+    sizes: tuple[float, float] | None = None,
     most_pairs: int = CHECK_PAIRS,
 ) -> PilotLadder:
     """Energies at about five inputs; a second pair of directions where the first leaves a doubt.
@@ -64,10 +65,11 @@ def ask_ladder(
         space: their domain.
         settings: the audit's settings.
         quality: what is known of the answers.
+        sizes: the ``spread`` of ``flat``, where it is known.
         most_pairs: of directions at an input.
     """
     n = len(x)
-    rungs = _rungs(flat, space)
+    rungs = _rungs(flat, space, sizes)
     ways = 2 if space.quantised else 1
     most_rows = int(ON_TOP * n * settings.queries)
     allowed = most_rows - n * 2 * 2 * most_pairs  # the inputs' checks
@@ -179,14 +181,14 @@ def _ladder_rows(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Arra
     return joined(space, [*short, *(displaced(x, space, signs, FACTOR * float(rho), FACTOR) for rho in rhos)])
 
 
-def _rungs(flat: Array, space: Space) -> Array:
+def _rungs(flat: Array, space: Space, sizes: tuple[float, float] | None) -> Array:
     """The ladder: no step shorter than the model's numbers or the input's levels can tell."""
     spacing = 0.0
     if np.dtype(space.dtype).kind == "f":
         scale = space.scale.ravel()[~space.frozen.ravel()]
         largest = np.maximum(flat.max(axis=0), -flat.min(axis=0)) * scale
         spacing = float(np.mean(np.spacing(largest.astype(space.dtype)).astype(np.float64) / scale))
-    rungs = ladder(flat, space.features, SPACINGS * spacing)
+    rungs = ladder(flat, space.features, SPACINGS * spacing, sizes)
     if not space.quantised:
         return rungs
     least = space.shortest

@@ -126,7 +126,8 @@ def choose_steps(
         FimauditError: the model answers at none of the inputs, or at none a second time where the first found no plateau.
     """
     flat = _flat(x, space)
-    asked = ask_ladder(meter, x, flat, space, settings, quality or OutputQuality())
+    sizes = spread(flat)
+    asked = ask_ladder(meter, x, flat, space, settings, quality or OutputQuality(), sizes=sizes)
     if not asked.quality.random:
         asked = look_again(meter, x, space, settings, asked)
     quality = asked.quality
@@ -135,7 +136,7 @@ def choose_steps(
     profile = [
         {"displacement": float(r), "energy": float(e)} for r, e in zip(asked.rungs, asked.raw.mean(axis=0), strict=True)
     ]
-    size = spread(flat)[0] * float(np.sqrt(space.features))
+    size = sizes[0] * float(np.sqrt(space.features))
     chosen = _chosen_level(asked, space.dtype) if space.quantised else _chosen(asked, space.dtype, size, space.features)
     decided = tuple((i, int(of_input.base.mean(axis=0).argmax())) for i, of_input in asked.ladders.items())
     if chosen.surface in JUMPING and settings.witness:

@@ -61,15 +61,16 @@ def spread(x: NDArray[np.floating]) -> tuple[float, float]:
     return size, min(small, size)
 
 
-def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0) -> Array:
+def ladder(x: NDArray[np.floating], features: int, finest: float = 0.0, sizes: tuple[float, float] | None = None) -> Array:
     """Quarter decades of rho from a millionth of the small spread to the whole of the typical one, times sqrt(features).
 
     Args:
         x: (n, d) inputs in units of the scale.
         features: how many features move.
         finest: smallest step of a feature that the model's dtype can tell from none, in the same units.
+        sizes: the ``spread`` of x, where it is known.
     """
-    size, small = spread(x)
+    size, small = sizes or spread(x)
     low, high = np.log10(max(1e-6 * small, min(finest, 0.1 * size))), np.log10(size)
     rungs = int(np.ceil((high - low) / DECADES)) + 1
     return np.asarray(10.0 ** (high - DECADES * np.arange(rungs)[::-1]) * np.sqrt(features))

@@ -90,8 +90,9 @@ class Run:
         if task.interleaved:
             self._meter.interleave(task.settings.seed)
         self._remote = engine
-        fed = task.x.astype(task.space.dtype)
-        self._sentinels = Sentinels(fed, self._meter, numbers=task.numbers) if self._network else None
+        self._sentinels: Sentinels | None = None
+        if self._network:
+            self._sentinels = Sentinels(task.x.astype(task.space.dtype), self._meter, numbers=task.numbers)
         self._start = RunStart(task, self._meter, self._sentinels, journal)
         self._store = _open_store(task, journal, self._meter)
         if journal is not None and journal.resuming:

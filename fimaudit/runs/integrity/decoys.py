@@ -77,7 +77,7 @@ def choose_decoys(inputs: AuditedInputs, count: int, seed: int) -> ChosenDecoys:
         seed: of the run.
     """
     rng = random_numbers(seed, 2)
-    x = inputs.x.astype(inputs.space.dtype)
+    x = inputs.x.astype(inputs.space.dtype, copy=False)
     rows = [x[i] for i in rng.choice(len(x), min(PLAIN, len(x)), replace=False)]
     between = _between(x, inputs.space, rng)
     times, by_input = [], defaultdict(list)

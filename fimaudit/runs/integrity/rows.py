@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,15 @@ class AuditedInputs:
     quality: OutputQuality
     displacement: float
     results: Mapping[int, Sensitivity]
+
+    @cached_property
+    def extent(self) -> tuple[Array, Array]:
+        """The box; where a feature has no bound, the data's range, or a step of the scale to either side if they agree."""
+        space = self.space
+        least, most = self.x.min(axis=0).astype(np.float64), self.x.max(axis=0).astype(np.float64)
+        same = np.where(most > least, 0.0, space.scale)
+        low = np.where(np.isfinite(space.lower), space.lower, least - same)
+        return low, np.where(np.isfinite(space.upper), space.upper, most + same)
 
     def row(self, index: int) -> NDArray[Any]:
         """The input at a position in the data, as the model is sent it."""

@@ -130,7 +130,7 @@ def _walk(inputs: AuditedInputs, index: int, place: int, seed: int) -> Walk:
 def _rows(inputs: AuditedInputs, index: int, rng: np.random.Generator) -> NDArray[Any]:
     """The input, and rows at log-spaced lengths towards a corner of the box, or of the data's range where it is open."""
     space, x = inputs.space, inputs.row(index)
-    low, high = _range(inputs)
+    low, high = inputs.extent
     corner = np.where(rng.integers(0, 2, size=low.shape) == 1, high, low)
     way = scaled_difference(x, corner, space)
     length = float(np.linalg.norm(way))
@@ -140,12 +140,3 @@ def _rows(inputs: AuditedInputs, index: int, rng: np.random.Generator) -> NDArra
     start = np.clip(inputs.displacement, end / MOST_RATIO**steps, end / RATIO**steps)
     rows, _ = rows_along(x, space, way / length, np.geomspace(start, end, steps + 1))
     return np.concatenate([x[None], rows])
-
-
-def _range(inputs: AuditedInputs) -> tuple[Array, Array]:
-    """The box; where a feature has no bound, the data's range, or a step of the scale to either side if they agree there."""
-    space, x = inputs.space, inputs.x.astype(np.float64)
-    least, most = x.min(axis=0), x.max(axis=0)
-    same = np.where(most > least, 0.0, space.scale)
-    low = np.where(np.isfinite(space.lower), space.lower, least - same)
-    return low, np.where(np.isfinite(space.upper), space.upper, most + same)
