@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fimaudit_adapters.pytorch.derivatives import _MEMORY_BOUND
+from fimaudit_adapters.pytorch.derivatives import _AS_WRITTEN
 from fimaudit_adapters.pytorch.jacobian_products import JacobianProducts, forward_products
 from fimaudit_adapters.pytorch.linearization import LinkDerivative
 from fimaudit_adapters.pytorch.numerics import exact_numerics, module_untouched
@@ -213,7 +213,7 @@ def test_training_mode_switched_on_meanwhile_does_not_matter() -> None:
 def test_backward_hooks_of_the_user_do_no_harm() -> None:
     module = zoo_network("resnet")
     same_order = copy.deepcopy(module)
-    _MEMORY_BOUND.add(same_order)  # as where a hook may ask for a view
+    _AS_WRITTEN.add(same_order)  # as where a hook may ask for a view
     plain = measure(open_classifier(same_order, "softmax", device="cpu"), X)  # type: ignore[arg-type]
     fired: list[int] = []
     module.stem.register_full_backward_hook(lambda *_: fired.append(1))  # type: ignore[union-attr, operator]
@@ -294,7 +294,7 @@ def test_channels_last_change_nothing_but_the_order(case: str) -> None:
     x = torch.randn(shape)
 
     def rewritten(v: torch.Tensor) -> torch.Tensor:
-        with CheaperDerivatives(channels_last=True):
+        with CheaperDerivatives(unrestricted=True):
             return torch.sin(module(v)).flatten(1)
 
     a, b = JacobianProducts(lambda v: torch.sin(module(v)).flatten(1), x), JacobianProducts(rewritten, x)
@@ -362,7 +362,7 @@ def test_networks_that_depend_on_the_order_of_channels_keep_theirs(how: str) -> 
     for _ in range(2):
         for one, exact in zip(measure(model, rows, method="lanczos"), exact_reference(model, rows), strict=True):
             assert one.spectral_norm == pytest.approx(exact.spectral_norm, rel=1e-4)
-    assert (module in _MEMORY_BOUND) == (how != "flatten")
+    assert (module in _AS_WRITTEN) == (how != "flatten")
 
 
 class ChannelsLast(nn.Module):
@@ -600,3 +600,77 @@ def test_link_derivatives_match_differences_and_are_adjoint(kind: str) -> None:
     np.testing.assert_allclose(at.push(along), (up - down) / (2 * h), rtol=1e-6, atol=1e-8)
     w = rng.standard_normal((4, at.probabilities.shape[1]))
     np.testing.assert_allclose((at.pull(w) * along).sum(1), (w * at.push(along)).sum(1), rtol=1e-9)
+
+
+class Normed(nn.Module):
+    """A convolution and the batch norm behind it, with something in between that keeps them apart, or looks there."""
+
+    def __init__(self, how: str, rank: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        convolution, norm = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d))[rank - 1]
+        self.how = how
+        self.convolution, self.norm = convolution(4, 6, 3, stride=2, padding=1, groups=2), norm(6)
+        self.linear = nn.Linear(6 * 4**rank, 40)
+        for tensor in (self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias):
+            assert tensor is not None
+            tensor.data = torch.rand_like(tensor) + 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "constant":
+            with torch.no_grad():
+                fixed = self.convolution(x)
+            return self.linear((self.norm(fixed) + self.norm(self.convolution(x))).flatten(1))  # type: ignore[no-any-return]
+        if self.how == "input in place":
+            x = x * 1.0
+        maps = self.convolution(x)
+        if self.how == "output in place":
+            maps.mul_(3.0)
+        elif self.how == "input in place":
+            x.mul_(3.0)
+        elif self.how == "hook before" and maps.requires_grad:
+            maps.register_hook(lambda grad: 3.0 * grad)
+        normed = self.norm(maps)
+        if self.how == "hook behind" and maps.requires_grad:
+            maps.register_hook(lambda grad: 3.0 * grad)
+        elif self.how == "used twice":
+            normed = normed + maps.sin()
+        elif self.how == "slope within" and maps.requires_grad:
+            (slope,) = torch.autograd.grad(normed.sin().sum(), maps, create_graph=True)
+            normed = normed + slope
+        return self.linear(torch.sin(normed).flatten(1))  # type: ignore[no-any-return]
+
+
+HOWS = ["plain", "constant", "output in place", "hook before", "hook behind", "used twice", "slope within"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_convolution_takes_its_batch_norm_along_where_that_shows_nowhere(how: str, dtype: torch.dtype) -> None:
+    module = Normed(how).to(dtype).eval().requires_grad_(False)
+    x = torch.randn(3, 4, 8, 8, dtype=dtype)
+    model: Any = open_classifier(module, "softmax", device="cpu")
+    at = model.linearize(x.numpy())
+    y = x.clone().requires_grad_(True)
+    written = module(y)
+    w = torch.randn_like(written).requires_grad_(True)
+    (back,) = torch.autograd.grad(written, y, w, create_graph=True)
+    near = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    torch.testing.assert_close(at._products.output, written.detach(), **near)
+    torch.testing.assert_close(at._products.pull(w.detach()), back.detach(), **near)
+    v = torch.randn_like(x)
+    torch.testing.assert_close(at._products.push(v), torch.autograd.grad(back, w, v)[0], **near)
+
+
+@pytest.mark.parametrize(
+    ("how", "joined"), [("plain", True), ("used twice", True), ("output in place", False), ("input in place", False)]
+)
+def test_the_derivative_goes_past_the_output_of_a_convolution(how: str, joined: bool) -> None:
+    module = Normed(how, rank=1).double().eval().requires_grad_(False)
+    x = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
+    with CheaperDerivatives(unrestricted=True) as derivatives:
+        module(x)
+    assert derivatives.joined == joined
+    with CheaperDerivatives() as derivatives:
+        module(x)
+    assert not derivatives.joined

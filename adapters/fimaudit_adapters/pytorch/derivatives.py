@@ -29,8 +29,8 @@ __all__ = ["TorchModel", "derivative_rows", "linearize", "model_failure", "raw_f
 CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
 #: Memory that the recorded graphs take, in inputs; a ResNet-50 takes about 400.
 GRAPH_INPUTS = 500
-#: Networks that did not run with channels last in memory.
-_MEMORY_BOUND: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+#: Networks that did not run with channels last in memory, or that look at derivatives in their middle.
+_AS_WRITTEN: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 class TorchModel(Protocol):
@@ -101,8 +101,8 @@ def raw_function(model: TorchModel, dtype: torch.dtype, *, rewritten: bool = Fal
     def called(x: torch.Tensor) -> torch.Tensor:
         if not rewritten:
             return model.call(runner, model.filled(x))
-        if model.module not in _MEMORY_BOUND:
-            derivatives = CheaperDerivatives(channels_last=True)
+        if model.module not in _AS_WRITTEN:
+            derivatives = CheaperDerivatives(unrestricted=True)
             try:
                 with derivatives:
                     output = model.call(runner, model.filled(x))
@@ -111,9 +111,10 @@ def raw_function(model: TorchModel, dtype: torch.dtype, *, rewritten: bool = Fal
             except torch.OutOfMemoryError:
                 raise
             except Exception:
-                if not derivatives.reordered:  # the network's own
+                if not (derivatives.reordered or derivatives.joined):  # the network's own
                     raise
-            _MEMORY_BOUND.add(model.module)  # a view that this order does not allow, or an assertion
+            # A view that this order does not allow, an assertion, or a look at derivatives in the middle.
+            _AS_WRITTEN.add(model.module)
         with CheaperDerivatives():
             return model.call(runner, model.filled(x))
 
