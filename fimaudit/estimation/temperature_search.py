@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.predictable import DENSE_CLASSES, TINY, longest_row
-from fimaudit.estimation.tempering import power_steps, probabilities_at, tempered_grams
+from fimaudit.estimation.tempering import power_steps, tempered_grams
 
 __all__ = [
     "FINE",
@@ -240,22 +240,26 @@ class RowMoments:
     """
 
     def __init__(self, rows: Array, log_p: Array) -> None:
-        top = log_p.argmax(axis=-1)[..., None, None]
-        self._log_p, self._rows = log_p, rows - np.take_along_axis(rows, top, axis=-1)
-        products = self._rows[..., :, None, :] * self._rows[..., None, :, :]
-        self._products = products.reshape(*rows.shape[:-2], -1, rows.shape[-1])
+        top = log_p.argmax(axis=-1)[..., None]
+        self._falls = log_p - np.take_along_axis(log_p, top, axis=-1)
+        rows = rows - np.take_along_axis(rows, top[..., None], axis=-1)
+        *several, size, classes = rows.shape
+        products = (rows[..., :, None, :] * rows[..., None, :, :]).reshape(*several, size * size, classes)
+        factors = np.concatenate([np.ones((*several, 1, classes)), rows, products], axis=-2)
+        self._factors, self._size = np.swapaxes(factors, -1, -2), size
 
     def __call__(self, temperatures: Array, which: Which = ...) -> Array:
         return self.beside(temperatures, ...)(temperatures, which)
 
     def beside(self, centre: Array, which: Which) -> Tops:
         """The same of inputs ``which`` alone."""
-        rows, products, log_p = self._rows[which], self._products[which], self._log_p[which]
+        factors, falls, size = self._factors[which], self._falls[which], self._size
 
         def tops_at(temperatures: Array, some: Which) -> Array:
-            q = probabilities_at(log_p[some], temperatures)
-            mean = q @ np.swapaxes(rows[some], -1, -2)
-            second = (q @ np.swapaxes(products[some], -1, -2)).reshape(*mean.shape, mean.shape[-1])
+            weights = np.exp(falls[some][..., None, :] / temperatures[..., None])
+            sums = weights @ factors[some]
+            sums /= sums[..., :1]
+            mean, second = sums[..., 1 : size + 1], sums[..., size + 1 :].reshape(*sums.shape[:-1], size, size)
             grams = second - mean[..., :, None] * mean[..., None, :]
             return np.asarray(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0) / temperatures**2)
 

@@ -5,13 +5,13 @@ One step is one product with C, a backward and a forward-like pass over the batc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClassProduct", "Krylov", "lanczos_top", "random_start", "relative_residual"]
+__all__ = ["ClassProduct", "Krylov", "lanczos_steps", "lanczos_top", "random_start", "relative_residual"]
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,9 @@ def random_start(roots: Array, rng: np.random.Generator) -> Array:
     )
 
 
-def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance: float, most: int) -> Krylov:
+def lanczos_top(
+    product: ClassProduct, roots: Array, start: Array, *, tolerance: float, most: int, least: int = LEAST_STEPS
+) -> Krylov:
     """Lanczos iteration with full reorthogonalisation on G = diag(s) C diag(s).
 
     Args:
@@ -69,9 +71,24 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
         start: (B, K) first vectors, orthogonal to s, of unit length.
         tolerance: relative residual at which an input is done.
         most: most steps; the residual says what was reached.
+        least: steps that are taken at least, but where no direction is left.
 
     Source: Lanczos 1950; full reorthogonalisation as in Parlett, The Symmetric Eigenvalue Problem, section 13.
     """
+    steps = lanczos_steps(roots, start, tolerance=tolerance, most=most, least=least)
+    asked = next(steps)
+    while True:
+        try:
+            asked = steps.send(product(*asked))
+        except StopIteration as stop:
+            found: Krylov = stop.value
+            return found
+
+
+def lanczos_steps(
+    roots: Array, start: Array, *, tolerance: float, most: int, least: int = LEAST_STEPS
+) -> Generator[tuple[Array, NDArray[np.intp]], tuple[Array, Array], Krylov]:
+    """``lanczos_top`` step by step: yields the arguments of the product that it needs next, and is sent its answer."""
     count, classes = roots.shape
     most = min(most, classes)
     value, residual = np.zeros(count), np.full(count, np.inf)
@@ -83,7 +100,7 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
     for step in range(most):
         done_steps = step + 1
         basis[active, step] = u
-        images[active, step], squared[active, step] = product(roots[active] * u, active)
+        images[active, step], squared[active, step] = yield roots[active] * u, active
         steps[active] += 1
         known = basis[active, :done_steps]
         applied = roots[active, None] * images[active, :done_steps]
@@ -97,7 +114,7 @@ def lanczos_top(product: ClassProduct, roots: Array, start: Array, *, tolerance:
         for _ in range(2):
             rest = rest - ((rest[:, None] @ known.mT) @ known)[:, 0]
         length = np.linalg.norm(rest, axis=1)
-        early = done_steps < LEAST_STEPS
+        early = done_steps < max(least, LEAST_STEPS)
         going = ((residual[active] > tolerance) | early) & (length > 1e-13 * value[active])
         active, u = active[going], rest[going] / length[going, None]
         if len(active) == 0:

@@ -10,6 +10,7 @@ from fimaudit.estimation.spectral_norm import sample_spectrum
 from fimaudit.estimation.tempering import temper
 from fimaudit.whitebox.krylov_basis import input_basis, margin_candidates
 from fimaudit.whitebox.lanczos import lanczos_top, random_start
+from fimaudit.whitebox.peak_search import norms_and_peaks
 
 SPECTRA = {
     "rank 1": lambda k: np.where(np.arange(k) == 0, 1.0, 0.0),
@@ -203,3 +204,47 @@ def test_basis_extends_by_the_part_outside() -> None:
     np.testing.assert_allclose(larger.images, v @ jacobian.T, atol=1e-9)
     assert larger.extended(np.zeros(7), np.zeros(7), 0.0) is larger
     assert larger.extended(outside, outside @ gram, 1.1 * outside @ gram @ outside) is larger, "rounding is no direction"
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_norms_and_peaks_searched_together_are_those_of_each(spectrum: str) -> None:
+    gram, roots = gram_case(spectrum)
+    log_p = 2 * np.log(roots)
+    start = random_start(roots, np.random.default_rng(0))
+    asked: list[int] = []
+
+    def product(w: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert (np.diff(active) > 0).all()
+        asked.append(len(active))
+        return times(gram[active], w)
+
+    norms = lanczos_top(product, roots, start, tolerance=1e-6, most=30, least=6)
+    alone = sum(asked)
+    asked.clear()
+    found, peaks = norms_and_peaks(product, roots, start, log_p, tolerance=1e-6, least=6, most=30, peak_tolerance=1e-6)
+    np.testing.assert_array_equal(found.value, norms.value)
+    np.testing.assert_array_equal(found.residual, norms.residual)
+    assert sum(asked) == alone + sum(peak.steps for peak in peaks)
+    for one, c, p in zip(peaks, gram, log_p, strict=True):
+        values, vectors = np.linalg.eigh(c)
+        exact = peak_norm((vectors * np.sqrt(np.maximum(values, 0.0))).T, p)[0]
+        assert one.value == pytest.approx(exact, rel=1e-5, abs=1e-12)
+        assert one.residual <= 1e-6
+        assert (one.steps > 0) == (exact > 0)
+
+
+def test_an_input_goes_on_to_its_peak_while_others_are_at_their_norm() -> None:
+    gram, roots = gram_case("slow decay")
+    gram[1] = np.outer(gram[1][0], gram[1][0])  # rank 1: done at once
+    asked: list[int] = []
+
+    def product(w: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(active))
+        return times(gram[active], w)
+
+    start = random_start(roots, np.random.default_rng(0))
+    found, peaks = norms_and_peaks(
+        product, roots, start, 2 * np.log(roots), tolerance=1e-8, least=4, most=30, peak_tolerance=1e-8
+    )
+    assert len(asked) < found.steps.max() + sum(peak.steps for peak in peaks)
+    assert asked[int(found.steps[1])] == 3, "the second input's peak shares the pass of the others' norms"

@@ -125,8 +125,8 @@ def test_reference_is_the_dense_jacobian() -> None:
 def test_norm_alone_takes_fewer_passes() -> None:
     model = opened(network("resnet", MANY))
     alone, all_of_it = measure(model, X, norm_only=True), measure(model, X)
-    assert [a.spectral_norm for a in alone] == [b.spectral_norm for b in all_of_it]
     for a, b in zip(alone, all_of_it, strict=True):
+        assert a.spectral_norm == pytest.approx(b.spectral_norm, rel=1e-6)  # by fewer steps
         assert a.passes < b.passes
         assert (a.trace, a.margin_radius, a.peak_spectral_norm) == (None, None, None)
 
