@@ -132,7 +132,7 @@ def exact_reference(model: Any, batch: NDArray[Any]) -> list[WhiteBox]:
     if not isinstance(model, Linearizable):
         raise TargetError(f"the reference needs a torch classifier, got {type(model).__name__}")
     x = np.asarray(batch)
-    classes = _classes(model, x)
+    classes = _linearized_first(model, x, 1)[0]
     rows = max(1, _rows_together(model, x, classes, "gram") // 2)
     results: list[WhiteBox] = []
     for start in range(0, len(x), rows):
@@ -180,15 +180,6 @@ def _linearized_first(model: Differentiable, x: NDArray[Any], most: int) -> tupl
             return first.row_scale.shape[1], first
         except Exception as exc:
             rows = _fewer(rows, exc)
-
-
-def _classes(model: Differentiable, x: NDArray[Any]) -> int:
-    try:
-        return model.info.classes or linearize(model, x[:1]).row_scale.shape[1]
-    except Exception as exc:
-        if _out_of_memory(exc):
-            raise ModelFailure(TOO_LARGE) from exc
-        raise
 
 
 def _out_of_memory(exc: Exception) -> bool:

@@ -242,6 +242,27 @@ def test_numerics_are_off_inside_and_back_outside() -> None:
     assert module[0].weight.requires_grad
 
 
+def test_a_module_that_two_threads_measure_is_put_back_when_the_last_leaves() -> None:
+    shared = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+    wrapper = nn.Sequential(shared, nn.Softmax(1)).train()
+    first, second = module_untouched(shared, CPU), module_untouched(wrapper, CPU)
+    before = torch.get_rng_state()
+    first.__enter__()
+    torch.rand(3)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(part.training for part in wrapper.modules())
+    assert not any(of.requires_grad for of in wrapper.parameters())
+    second.__exit__(None, None, None)
+    assert all(part.training for part in wrapper.modules())
+    assert all(of.requires_grad for of in wrapper.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(KeyError), module_untouched(shared, CPU), module_untouched(shared, CPU):
+        raise KeyError
+    assert shared.training
+    assert shared[0].weight.requires_grad
+
+
 CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "plain": (nn.Conv2d(3, 5, 3), (2, 3, 9, 8)),
     "stride that does not divide": (nn.Conv2d(3, 5, 3, stride=3, padding=1), (2, 3, 10, 11)),

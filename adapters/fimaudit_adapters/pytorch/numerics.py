@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,27 +33,57 @@ def exact_numerics(device: torch.device) -> Iterator[None]:
         yield
 
 
+class _State(NamedTuple):
+    """Something that is to be put back: what it is, how it is read and how it is set."""
+
+    key: tuple[str, Any]
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+
+
+#: What is to be put back, its value before, and how many are inside: of threads with one module, the first comes upon the
+#: user's state, and the last leaves.
+_HELD: dict[tuple[str, Any], tuple[_State, Any, int]] = {}
+_LOCK = threading.Lock()
+
+
 @contextmanager
 def module_untouched(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode and no gradients towards parameters; flags, requires_grad and the generators' states are put back."""
-    flags = [(part, part.training) for part in module.modules()]
-    tensors = [(t, t.requires_grad) for t in (*module.parameters(), *module.buffers()) if t.is_leaf]
+    """Eval mode and no gradients towards parameters; flags, requires_grad and the generators' states are put back.
+
+    Several threads may be inside with modules that share parts: everything is put back when the last of them leaves.
+    """
+    parts = [
+        _State(("part", id(of)), partial(getattr, of, "training"), partial(setattr, of, "training"))
+        for of in module.modules()
+    ]
+    tensors = [
+        _State(("tensor", id(of)), partial(getattr, of, "requires_grad"), of.requires_grad_)
+        for of in {id(of): of for of in (*module.parameters(), *module.buffers()) if of.is_leaf}.values()
+    ]
+    generators = [_State(("generator", "cpu"), torch.get_rng_state, torch.set_rng_state)]
+    if device.type == "cuda":
+        on_device = partial(torch.cuda.get_rng_state, device), partial(torch.cuda.set_rng_state, device=device)
+        generators.append(_State(("generator", str(device)), *on_device))
+    switched = [*parts, *tensors]
+    with _LOCK:
+        for state in (*switched, *generators):
+            known, before, inside = _HELD.get(state.key) or (state, state.read(), 0)
+            _HELD[state.key] = known, before, inside + 1
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for part, flag in flags:
-                if flag:
-                    part.training = False
-            for tensor, wanted in tensors:
-                if wanted:
-                    tensor.requires_grad_(False)
-            yield
+        with _LOCK:
+            for state in switched:
+                if state.read():
+                    state.write(False)
+        yield
     finally:
-        for part, flag in flags:
-            if part.training != flag:
-                part.training = flag
-        for tensor, wanted in tensors:
-            if tensor.requires_grad != wanted:
-                tensor.requires_grad_(wanted)
+        with _LOCK:
+            for state in (*switched, *generators):
+                known, before, inside = _HELD.pop(state.key)
+                if inside > 1:
+                    _HELD[state.key] = known, before, inside - 1
+                elif state in generators or state.read() != before:
+                    state.write(before)
 
 
 @contextmanager
