@@ -72,11 +72,18 @@ def newer(path: Path, version: object, known: int) -> RunFolderError:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which facts two runs differ, empty where they are the same.
+    """In which facts two runs differ, empty where they are the same; of facts with parts, only the parts that do.
 
-    >>> differences({"seed": 0, "data": "d"}, {"seed": 1, "data": "d"})
+    >>> differences({"data": "d", "of": {"seed": 0, "mode": "auto"}}, {"data": "d", "of": {"seed": 1, "mode": "auto"}})
     'seed was 0, is 1'
     """
     now = json.loads(json.dumps(dict(now)))
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+    said = []
+    for key in changed:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            said.append(differences(old, new))
+        else:
+            said.append(f"{key} was {old!r}, is {new!r}")
+    return "; ".join(said)

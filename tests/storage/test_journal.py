@@ -267,7 +267,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     file = written(tmp_path)
     before = file.read_bytes()
     other = {**IDENTITY, "settings": {"seed": 1, "queries": 200}, "data": "e"}
-    with pytest.raises(RunFolderError, match=r"holds another run .*data was 'd', is 'e'; settings was .*'seed': 0"):
+    with pytest.raises(RunFolderError, match=r"holds another run \(data was 'd', is 'e'; seed was 0, is 1\); use"):
         Journal(tmp_path, other, resume=True, overwrite=False)
     assert file.read_bytes() == before
 
