@@ -15,7 +15,14 @@ from fimaudit.estimation.spectral_norm import Limits
 from fimaudit.estimation.tangent_plane import ProbitSlope, curvature, plane_radius
 from fimaudit.measurement.boundary_starts import NoOtherLabel, find_starts
 from fimaudit.measurement.boundary_walk import walk_boundary
-from fimaudit.measurement.label_search import BASE_VOTES, CLOSE_VOTES, Counterexample, LabelSearch
+from fimaudit.measurement.label_search import (
+    ASKED_AGAIN,
+    BASE_VOTES,
+    CLOSE_VOTES,
+    ITSELF,
+    Counterexample,
+    LabelSearch,
+)
 from fimaudit.measurement.protocol import Flow, MeasurementFlow
 from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.tangent_radius import PlaneAnswers, measure_plane
@@ -42,6 +49,11 @@ FIRST_LAPSE, MOST_LAPSE = 0.25, 0.15
 #: A slope that is fewer of its standard errors is no slope. Where labels are random, votes are asked this much nearer and
 #: farther than a boundary point.
 CLEAR_SLOPE, EITHER_SIDE = 3.0, 0.1
+#: Labels that a search by votes is begun anew with at least.
+FOR_VOTES = 400
+#: Where the nearest counterexample that holds is this many times as far as one that does not, it is not the last digits of a
+#: row on the boundary that decide.
+FARTHER = 1.001
 #: Labels that a plane would give with a smaller chance are no plane's: on a real network the smallest of 80 was 0.006.
 MISFIT = 1e-6
 #: Stream of the random numbers.
@@ -94,23 +106,34 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     Returns:
         the finished ``Sensitivity``: ``margin_radius`` and ``witness``, all else empty.
     """
-    points = RayPoints(x, space)
-    repeats = BASE_VOTES if known.random else 1
-    base = yield PlainRows(np.repeat(x.astype(space.dtype)[None], repeats, axis=0))
-    labels, votes = np.unique(base[:, 0], return_counts=True)
-    decision, wrong = int(labels[votes.argmax()]), repeats - int(votes.max())
-    rng = generator(settings.seed, index, LABEL_STREAM)
-    search = LabelSearch(points, decision, rng, settings.queries, known.random, 1 + repeats, repeats, wrong)
+    points, rng = RayPoints(x, space), generator(settings.seed, index, LABEL_STREAM)
+    search = yield from _begun(points, rng, settings.queries, known.random, 1)
     if search.lapse > FIRST_LAPSE:
         return _result(index, search, "below_detection", flags=["noisy_labels"], reason=_too_random(search).reason)
-    starts = yield from find_starts(search, known.others(x, decision, space))
+    starts = yield from find_starts(search, known.others(x, search.decision, space))
+    if not isinstance(starts, NoOtherLabel) and not search.random and (yield from search.fickle(starts)):
+        if settings.queries - search.asked < FOR_VOTES:
+            return _measured(index, search, RANDOM_THERE, (yield from search.confirmed()))
+        search = yield from _begun(points, rng, settings.queries, True, search.asked)
+        starts = yield from find_starts(search, known.others(x, search.decision, space))
     if isinstance(starts, NoOtherLabel):
         return _result(index, search, "no_rival_visible", reason=starts.reason)
     radius = yield from _radius(search, starts, settings)
     if isinstance(radius, Unconfirmed) and search.random:
         return _result(index, search, "below_detection", flags=["noisy_labels"], reason=radius.reason)
     witness = yield from search.confirmed()
+    if search.found and (witness is None or witness.distance > FARTHER * search.found[0].distance):
+        radius = NOT_REPEATED  # its distance is in the limits, and the search may have followed it
     return _measured(index, search, radius, witness)
+
+
+def _begun(points: RayPoints, rng: np.random.Generator, labels: int, random: bool, asked: int) -> Flow[LabelSearch]:
+    """A search at an input with its own label, by a vote where labels are random; so many were asked before."""
+    repeats = BASE_VOTES if random else 1
+    base = yield PlainRows(np.repeat(points.x.astype(points.space.dtype)[None], repeats, axis=0))
+    found, votes = np.unique(base[:, 0], return_counts=True)
+    decision, wrong = int(found[votes.argmax()]), repeats - int(votes.max())
+    return LabelSearch(points, decision, rng, labels, random, asked + repeats, repeats, wrong)
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,13 @@ class Unconfirmed:
 
 NOT_CROSSED = Unconfirmed("the labels are random, and more of them do not confirm the boundary that the search ended at")
 NO_SLOPE = Unconfirmed("the labels are random, and around the boundary they do not say how it lies")
+RANDOM_THERE = Unconfirmed(
+    "the boundary point that the search ended at is decided otherwise when it is asked again: labels are random around the "
+    "boundary, and how they fall there says less than the distance"
+)
+NOT_REPEATED = Unconfirmed(
+    "the nearest row with another label does not have it when it is asked alone: labels may be random around the boundary"
+)
 NO_PLANE = Unconfirmed(
     "around the boundary point that the search ended at, labels do not fall as they do around a plane: the region of the "
     "other class may be thin or small there, or have a corner"
@@ -147,6 +177,8 @@ def _radius(search: LabelSearch, starts: list[Array], settings: Settings) -> Flo
     b = yield from walk_boundary(search, starts)
     if search.lapse > MOST_LAPSE:
         return _too_random(search)
+    if not search.random and (yield from search.fickle([b])):
+        return RANDOM_THERE
 
     def clear(fit: ProbitSlope) -> bool:
         return fit.slope >= CLEAR_SLOPE * fit.error
@@ -187,7 +219,8 @@ def _line(search: LabelSearch, start: Array) -> Flow[Limits | Unconfirmed | None
     """
     points = search.points
     rows = 2 * (LINE_STEPS + LINE_HALVINGS)
-    if search.asked + rows * search.votes + (LAST_VOTES if search.random else LAST_ROWS) > search.labels:
+    last = LAST_VOTES if search.random else LAST_ROWS + ASKED_AGAIN + ITSELF
+    if search.asked + rows * search.votes + last > search.labels:
         return None
     share = np.arange(1, LINE_STEPS + 1) / LINE_STEPS
     ends = np.concatenate([share[:, None] * points.clipped(way * start) for way in (1.0, -1.0)])
@@ -211,6 +244,8 @@ def _line(search: LabelSearch, start: Array) -> Flow[Limits | Unconfirmed | None
         if not (yield from search.crossed(near, beyond_it)):
             return NOT_CROSSED
         return Limits(at, max(0.0, at - apart), at + apart)
+    if (yield from search.fickle([end])):
+        return RANDOM_THERE
     return Limits(at, max(0.0, at - apart), at + float(points.levels.max()))
 
 
