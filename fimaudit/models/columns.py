@@ -70,7 +70,8 @@ def arranged(columns: Sequence[TableColumn], wanted: Sequence[str], what: str = 
         differences.append(f"with {_listed(beyond)} beside")
     raise DataError(
         f"{what} takes the columns {_listed(wanted)}, but the data has {_listed(names)} ({' and '.join(differences)}); "
-        "rename them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too)"
+        "rename them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too: to "
+        "group by one that the model takes, copy it under another name)"
     )
 
 

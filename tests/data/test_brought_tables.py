@@ -388,3 +388,13 @@ def test_integers_that_float64_does_not_hold_are_refused() -> None:
         audit(model, table[:9], queries=16, scale="std")
     report = audit(model, table[:9].astype({"code": "category"}), queries=16, scale="std")
     assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[:9]).max(axis=1).tolist())
+
+
+def test_a_group_that_the_model_takes_is_copied_under_another_name() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=60), "sex": rng.integers(0, 2, 60), "b": rng.normal(size=60)})
+    model = LogisticRegression().fit(table, (table.a + table.sex > 0.5).astype(int))
+    with pytest.raises(DataError, match=r"without sex.*to group by one that the model takes, copy it under another name"):
+        audit(model, table[:10], group="sex", queries=20)
+    report = audit(model, table[:10].assign(group=table.sex[:10]), queries=20, scale="raw")
+    assert {s.group for s in report.inputs} == {"0", "1"}
