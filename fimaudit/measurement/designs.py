@@ -51,7 +51,7 @@ class Deflated(Design):
 
     @property
     def applies(self) -> bool:
-        return self.rows is not None
+        return self.ctx.subspace is not None and self.rows is not None
 
     def measure(self) -> Flow[MainAnswers]:
         ctx, rows = self.ctx, self.rows

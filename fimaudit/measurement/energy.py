@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.noise import BaseAnswers, tables_of_each
-from fimaudit.measurement.protocol import Flow
+from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.orthonormal_rows import OrthonormalRows
 from fimaudit.perturbations.quantised_rows import LevelRows
 from fimaudit.perturbations.random_signs import generator, packed_signs
 from fimaudit.perturbations.rows import JoinedRows, Rows
-from fimaudit.perturbations.sign_rows import DisplacedRows, RungRows
+from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, DisplacedRows, rung_rows_of_each
 from fimaudit.space import Space
 
 __all__ = [
@@ -26,12 +26,14 @@ __all__ = [
     "PROFILE",
     "TRIAL",
     "Answered",
+    "Displacements",
     "RungReadings",
     "Rungs",
     "Signs",
     "around",
     "displaced",
     "displaced_rungs",
+    "displaced_rungs_each",
     "draw_pairs",
     "draw_signs",
     "energy",
@@ -138,17 +140,46 @@ def joined(space: Space, blocks: Sequence[DisplacedRows | LevelRows | Orthonorma
     return Rungs(JoinedRows(blocks), lengths, full, np.full(len(lengths), centred))
 
 
+@dataclass(frozen=True)
+class Displacements:
+    """What ``displaced_rungs`` takes."""
+
+    x: NDArray[np.floating]
+    space: Space
+    signs: Signs
+    rhos: Sequence[float] | Array
+
+
 def displaced_rungs(x: NDArray[np.floating], space: Space, signs: Signs, rhos: Sequence[float] | Array) -> Rungs:
     """The rows x displaced by each of ``rhos`` along each direction."""
+    return displaced_rungs_each([Displacements(x, space, signs, rhos)])[0]
+
+
+def displaced_rungs_each(asked: Sequence[Displacements]) -> list[Rungs]:
+    """``displaced_rungs`` of each; those of one domain and of as many rungs are worked on together, as their size allows."""
+    out: list[Rungs | None] = [None] * len(asked)
+    for places in positions_by_kind((id(one.space), len(one.rhos)) for one in asked):
+        space, rungs = asked[places[0]].space, len(asked[places[0]].rhos)
+        count = 1 if space.quantised else max(1, BLOCK_ELEMENTS // max(1, rungs * asked[places[0]].x.size))
+        for first in range(0, len(places), count):
+            some = places[first : first + count]
+            for i, one in zip(some, _rungs_of_each(space, [asked[i] for i in some]), strict=True):
+                out[i] = one
+    return [one for one in out if one is not None]
+
+
+def _rungs_of_each(space: Space, asked: Sequence[Displacements]) -> list[Rungs]:
+    """Of displacements over one domain, of as many rungs each."""
     if space.quantised:
-        return joined(space, [displaced(x, space, signs, float(rho)) for rho in rhos])
-    sizes = np.array(rhos, dtype=np.float64) / math.sqrt(space.features)
-    rows = RungRows(x, signs.packed, space.even_step, sizes, space.box, space.dtype)
-    lengths = space.lengths(rows.sent())
-    centred = np.ones(len(sizes), dtype=np.bool_)
+        return [joined(space, [displaced(one.x, space, one.signs, float(rho)) for rho in one.rhos]) for one in asked]
+    sizes = np.array([one.rhos for one in asked], dtype=np.float64) / math.sqrt(space.features)
+    each = [one.x for one in asked], [one.signs.packed for one in asked]
+    blocks, sent = rung_rows_of_each(*each, space.even_step, sizes, space.box, space.dtype)
+    lengths = space.lengths(sent).reshape(sizes.shape)
+    centred = np.ones(sizes.shape, dtype=np.bool_)
     if space.bounded:
-        centred = np.array([is_centred(x, space, float(rho)) for rho in rhos], dtype=np.bool_)
-    return Rungs(rows, lengths, lengths >= REALLY_SENT * sizes, centred)
+        centred = np.array([[is_centred(one.x, space, float(rho)) for rho in one.rhos] for one in asked])
+    return [Rungs(*one) for one in zip(blocks, lengths, lengths >= REALLY_SENT * sizes, centred, strict=True)]
 
 
 def is_centred(x: NDArray[np.floating], space: Space, rho: float) -> bool:
@@ -156,11 +187,12 @@ def is_centred(x: NDArray[np.floating], space: Space, rho: float) -> bool:
     return space.inward(x, rho) <= OFF_CENTRE * rho
 
 
-def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> Rungs:
+def around(x: NDArray[np.floating], space: Space, signs: Signs, rho: float) -> Flow[Rungs]:
     """The same directions, short and long: a third and three times ``rho``, or with levels once and three times."""
     if space.quantised:
         return joined(space, [displaced(x, space, signs, rho), displaced(x, space, signs, FACTOR * rho, FACTOR)])
-    return displaced_rungs(x, space, signs, (rho / FACTOR, FACTOR * rho))
+    rungs: Rungs = yield BatchedStep(displaced_rungs_each, Displacements(x, space, signs, (rho / FACTOR, FACTOR * rho)))
+    return rungs
 
 
 def read_rungs(

@@ -97,7 +97,7 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
         flags = ("kinked",) if surface == "kinked" else ()
         return BaseAnswers(quality, base), InputStep(rho, finite=ctx.steps.why, heavy=True, flags=flags, surface=surface)
     signs = draw_pairs(ctx.settings.seed, ctx.index, 2 * CHECK_PAIRS, ctx.x.size)
-    rungs = around(ctx.x, space, signs, rho)
+    rungs = yield from around(ctx.x, space, signs, rho)
     answers = yield JoinedRows([itself, rungs.rows])
     base_answers, around_it = BaseAnswers(quality, answers[: quality.repeats]), answers[quality.repeats :]
     near: RungReadings = yield BatchedStep(read_rungs_each, Answered(rungs, around_it, base_answers))
@@ -111,8 +111,10 @@ def find_step(ctx: InputContext) -> Flow[tuple[BaseAnswers, InputStep]]:
     elif change <= (LEVEL_CHANGE if space.quantised else CHECK_CHANGE) and not (
         even_share > (QUIET if view.noise is None else QUIET_IN_NOISE)
     ):
-        plain = view.noise is None and not space.quantised
-        step = InputStep(rho, change, energy=(short + long) / 2, bend=ctx.steps.bend if plain else None)
+        energy_here = (short + long) / 2
+        if view.noise is None and not space.quantised:
+            return base_answers, InputStep(rho, change, spent=spent, energy=energy_here, bend=ctx.steps.bend)
+        step = InputStep(rho, change, energy=energy_here)
     elif view.noise is not None and energy[0] * rungs.lengths[0] ** 2 < NOISE_FREE * view.noise.total:
         growth = _growth(short, long, FACTOR**2)
         step = _least(check, view, float(rungs.lengths[0]), (short, long), growth, ctx.steps.finest)
@@ -133,7 +135,7 @@ def _own_levels(check: _Check, found: RungReadings) -> Flow[InputStep]:
     rho, spent = ctx.steps.displacement, 0
     if rho > ctx.space.shortest:
         rho = ctx.space.shortest
-        rungs = around(ctx.x, ctx.space, check.signs, rho)
+        rungs = yield from around(ctx.x, ctx.space, check.signs, rho)
         answers = yield rungs.rows
         found = read_pairs(Answered(rungs, answers, check.base_answers))
         spent = len(answers)

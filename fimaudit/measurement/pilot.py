@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,8 +101,8 @@ class Steps:
         >>> Steps(0.01, [], 1, reach=0.11).bend, Steps(0.01, [], 1, reach=0.41).bend, Steps(0.01, [], 1, reach=9.0).bend
         (0.015, 0.005, 0.005)
         """
-        beyond = self.reach / self.displacement - 1.0 if np.isfinite(self.reach) and not self.wavers else 0.0
-        return float(np.clip(2 * LINEAR / beyond, LEAST_BEND, FLAT / 2)) if beyond > 0 else FLAT / 2
+        beyond = self.reach / self.displacement - 1.0 if math.isfinite(self.reach) and not self.wavers else 0.0
+        return min(max(2 * LINEAR / beyond, LEAST_BEND), FLAT / 2) if beyond > 0 else FLAT / 2
 
     def __post_init__(self) -> None:
         if isinstance(self.quality, dict):  # as read from a journal

@@ -7,7 +7,7 @@ longer displacements of the same directions: where it falls below three quarters
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -22,7 +22,15 @@ from fimaudit.estimation.predictable import TINY
 from fimaudit.estimation.secants import log_probabilities, visible_classes
 from fimaudit.measurement.context import DisplacedContext
 from fimaudit.measurement.design import MainAnswers
-from fimaudit.measurement.energy import PROFILE, Answered, Rungs, displaced_rungs, draw_signs
+from fimaudit.measurement.energy import (
+    PROFILE,
+    Answered,
+    Displacements,
+    Rungs,
+    Signs,
+    displaced_rungs_each,
+    draw_signs,
+)
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.measurement.query_split import OWN_RUNGS, PROFILE_RUNGS, WALK_ROWS, own_rungs
 from fimaudit.measurement.random_designs import RandomDesign
@@ -32,8 +40,6 @@ from fimaudit.results import ScaleRung
 __all__ = ["OVERSTATES", "Profile", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
 
 Array = NDArray[np.float64]
-#: The first so many directions at several displacements: (displacements, count) to rungs.
-Redisplaced = Callable[[Sequence[float], int], Rungs]
 
 #: The profile ends where more than this share of the answers flip: the secants then say little of the decision.
 MOST_FLIPS = 0.25
@@ -75,7 +81,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     if choice == "cheap" and margin is not None:
         count -= WALK_ROWS // len(OWN_RUNGS)
     drawn = main.design if isinstance(main.design, RandomDesign) else None
-    rungs_at: Redisplaced = _own_directions(ctx) if drawn is None else drawn.first_at
+    directions = drawn or draw_signs(ctx.settings.seed, ctx.index, PROFILE, ctx.profiled, ctx.x.size)
     known = main.answers[:0] if drawn is None else main.answers[:count]
     own = [] if margin is None else [factor * margin.radius.value for factor in own_rungs(ctx.settings, drawn is None)]
     longer = own if own and choice == "cheap" else [*own, *(factor * ctx.steps.span for factor in PROFILE_RUNGS[choice])]
@@ -84,7 +90,7 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     out: list[ScaleRung] = []
     nearest: Answered | None = None
     for first in range(0, len(rhos), ahead):
-        rungs = rungs_at(rhos[first : first + ahead], count)
+        rungs = yield from _rungs_at(ctx, directions, rhos[first : first + ahead], count)
         answers = known[:0] if first else known
         if len(answers) < len(rungs.rows):
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
@@ -182,14 +188,13 @@ def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:
     return np.asarray(first_order_radii(gaps, np.sqrt(np.where(keep, norms2, 0.0))).min(axis=2))
 
 
-def _own_directions(ctx: DisplacedContext) -> Redisplaced:
-    """Random directions of the profile alone."""
-    signs = draw_signs(ctx.settings.seed, ctx.index, PROFILE, ctx.profiled, ctx.x.size)
-
-    def rungs_at(rhos: Sequence[float], count: int) -> Rungs:
-        return displaced_rungs(ctx.x, ctx.space, signs.first(count), rhos)
-
-    return rungs_at
+def _rungs_at(ctx: DisplacedContext, directions: Signs | RandomDesign, rhos: Sequence[float], count: int) -> Flow[Rungs]:
+    """The first so many directions, of the profile alone or the main ones, at these displacements."""
+    if isinstance(directions, RandomDesign):
+        return directions.first_at(rhos, count)
+    wanted = Displacements(ctx.x, ctx.space, directions.first(count), rhos)
+    rungs: Rungs = yield BatchedStep(displaced_rungs_each, wanted)
+    return rungs
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ Each feature takes one of two values, so a row is a choice between two arrays by
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "displaced_bounds",
     "displaced_rows",
     "moved_inward",
+    "rung_rows_of_each",
 ]
 
 #: Elements of a block of rows that stays in the cache while it is built. That blocks join without a seam:
@@ -275,6 +276,7 @@ class RungRows(OneInputRows):
         sizes: (n,) multiples of the step; n m rows in all.
         box: bounds.
         dtype: what the model is fed.
+        ends: (n, \\*shape) the two values of each feature on every rung, where they are kept.
 
     >>> box = Box(np.array([-np.inf]), np.array([np.inf]))
     >>> packed = np.array([[0b10000000], [0]], np.uint8)
@@ -288,6 +290,7 @@ class RungRows(OneInputRows):
     sizes: NDArray[np.float64]
     box: Box
     dtype: str
+    ends: tuple[NDArray[Any], NDArray[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.sizes) * len(self.packed)
@@ -324,28 +327,20 @@ class RungRows(OneInputRows):
 
         In the input's unit; all features in their order.
         """
-        if self._few:
-            yield _half_width(*self._bounds).reshape(len(self.sizes), -1)
+        if self.ends is not None:
+            yield _half_width(*self.ends).reshape(len(self.sizes), -1)
             return
         step = self.step.ravel()[:1] if self._even else self.step
         yield from _half_widths(self.x, self.sizes, step, self.box, self.dtype)
 
     def _ends(self, first: int, last: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """The two values of each feature on some rungs: on all at once, and kept, where that takes little memory."""
-        if self._few:
-            low, high = self._bounds
-            yield low[first:last], high[first:last]
+        """The two values of each feature on some rungs."""
+        if self.ends is not None:
+            yield self.ends[0][first:last], self.ends[1][first:last]
             return
         count = max(1, BLOCK_ELEMENTS // self.x.size)
         for at in range(first, last, count):
-            yield self._displaced(at, min(at + count, last))
-
-    @cached_property
-    def _bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        return self._displaced(0, len(self.sizes))
-
-    def _displaced(self, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        return displaced_bounds(self.x, self._steps(first, last), self.box, self.dtype)
+            yield displaced_bounds(self.x, self._steps(at, min(at + count, last)), self.box, self.dtype)
 
     def _steps(self, first: int, last: int) -> NDArray[Any]:
         r"""(n, \*shape) steps of some rungs in the model's numbers, or (n, 1, ...) where all features have the same."""
@@ -370,11 +365,6 @@ class RungRows(OneInputRows):
         """Whether the signs take little memory."""
         return len(self.packed) * self.x.size <= BLOCK_ELEMENTS
 
-    @property
-    def _few(self) -> bool:
-        """Whether the two values of each feature on all rungs take little memory."""
-        return len(self.sizes) * self.x.size <= BLOCK_ELEMENTS
-
     @cached_property
     def _even(self) -> bool:
         """Whether all features have the same step."""
@@ -385,3 +375,31 @@ class RungRows(OneInputRows):
         """Whether a row is the input with one number added or taken off."""
         whole_bytes = self.x.size % 8 == 0 or self._few_signs
         return self._even and self.x.dtype == self.dtype and whole_bytes and self.box.boundless
+
+
+def rung_rows_of_each(
+    x: Sequence[NDArray[Any]],
+    packed: Sequence[NDArray[np.uint8]],
+    step: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    box: Box,
+    dtype: str,
+) -> tuple[list[RungRows], Iterable[NDArray[np.float64]]]:
+    """``RungRows`` of several inputs, or of one wide one, at (inputs, n) sizes; and what they send, as ``RungRows.sent``.
+
+    The values of their features are kept where they are few.
+
+    >>> box, packed = Box(np.array([-np.inf]), np.array([np.inf])), np.array([[0b10000000], [0]], np.uint8)
+    >>> (rows,), sent = rung_rows_of_each([np.zeros(1)], [packed], np.ones(1), np.array([[0.5, 0.25]]), box, "float64")
+    >>> rows.build(0, 4).tolist(), [piece.tolist() for piece in sent]
+    ([[0.5], [-0.5], [0.25], [-0.25]], [[[0.5], [0.25]]])
+    """
+    if sizes.size * x[0].size > BLOCK_ELEMENTS:
+        (one,), (signs,), (own,) = x, packed, sizes
+        rows = RungRows(one, signs, step, own, box, dtype)
+        return [rows], rows.sent()
+    steps = in_model_numbers(sizes.reshape(*sizes.shape, *([1] * x[0].ndim)) * step, dtype)
+    low, high = displaced_bounds(np.stack(x)[:, None], steps, box, dtype)
+    each = zip(x, packed, sizes, zip(low, high, strict=True), strict=True)
+    blocks = [RungRows(one, signs, step, own, box, dtype, ends) for one, signs, own, ends in each]
+    return blocks, [_half_width(low, high).reshape(sizes.size, -1)]
