@@ -262,12 +262,12 @@ class VisibleClasses:
         other = classes != self.top
         return np.where(other, np.maximum(low, 0.0), 0.0), np.where(other, np.maximum(high, 0.0), 0.0)
 
-    @cached_property
+    @property
     def whole(self) -> bool:
         """Whether no class is hidden."""
         return len(self.classes) == len(self.base)
 
-    @cached_property
+    @property
     def unmeasurable(self) -> bool:
         """Whether nothing can be measured: the predicted class is hidden, or stands alone."""
         return len(self.classes) + self.rest < 2 or not self.place.size
@@ -277,7 +277,7 @@ class VisibleClasses:
         """Where the predicted class stands among the columns of ``table``; empty when it is hidden."""
         return np.array([self.top]) if self.whole else np.flatnonzero(self.classes == self.top)
 
-    @cached_property
+    @property
     def plain(self) -> bool:
         """Whether the measurable columns are those of the completed answers."""
         return self.whole and not self.noisy and not self.unmeasurable

@@ -11,7 +11,6 @@ sampled, so only it is corrected, and only it has quantiles.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ Array = NDArray[np.float64]
 SEPARATED, FEW_TERMS = 0.015, 100
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """A value with a lower and an upper confidence limit."""
 
     value: float

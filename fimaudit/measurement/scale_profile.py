@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from fimaudit.measurement.random_designs import RandomDesign
 from fimaudit.perturbations.rows import RowRange
 from fimaudit.results import ScaleRung
 
-__all__ = ["OVERSTATES", "Profile", "flips_upper", "margin_radii", "measure_profile", "overstatement"]
+__all__ = ["OVERSTATES", "Profile", "flips_upper", "measure_profile", "overstatement"]
 
 Array = NDArray[np.float64]
 
@@ -96,10 +97,10 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
             answers = np.concatenate([answers, (yield RowRange(rungs.rows, len(answers), len(rungs.rows)))])
         answered = Answered(rungs, answers, ctx.base_answers)
         nearest = nearest or answered
-        radii: list[float | None] = [None] * len(rungs.lengths)
-        if margin is not None:
-            radii = yield BatchedStep(margin_radii, answered)
-        for rung in _read(ctx, answered, radii):
+        read: RungsRead = yield BatchedStep(read_profiles, answered)
+        if margin is None:
+            read = read._replace(radii=[None] * len(read.flips))
+        for rung in _rungs(ctx, answered, read):
             out.append(rung)
             if rung.flips > MOST_FLIPS * rung.directions:
                 out[-1] = rung.model_copy(update={"radius": None}) if out[1:] else rung
@@ -109,17 +110,29 @@ def measure_profile(ctx: DisplacedContext, main: MainAnswers) -> Flow[Profile]:
     return Profile(out, nearest)
 
 
-def _read(ctx: DisplacedContext, answered: Answered, radii: list[float | None]) -> list[ScaleRung]:
+class RungsRead(NamedTuple):
+    """What the answers of one input say on each rung.
+
+    Attributes:
+        radii: the margin radius, from the classes visible there, without limits; ``None`` for none.
+        changed: (rungs, m) whether a displacement changed the decision.
+        flips: how many of a rung did.
+    """
+
+    radii: list[float | None]
+    changed: NDArray[np.bool_]
+    flips: list[int]
+
+
+def _rungs(ctx: DisplacedContext, answered: Answered, read: RungsRead) -> list[ScaleRung]:
     """Radius and flips of each rung."""
-    space, pieces = ctx.space, answered.pieces
-    changed = pieces.argmax(axis=2) != answered.base_answers.view.top
-    directions, confidence = changed.shape[1], ctx.settings.confidence
+    space, directions, confidence = ctx.space, read.changed.shape[1], ctx.settings.confidence
     displacements = (answered.rungs.lengths * math.sqrt(space.features)).tolist()
     out = []
-    for place, (at, radius, flips) in enumerate(zip(displacements, radii, changed.sum(axis=1).tolist(), strict=True)):
+    for place, (at, radius, flips) in enumerate(zip(displacements, read.radii, read.flips, strict=True)):
         nearest = None
         if flips:
-            rows = answered.rungs.rows.build(place * directions, (place + 1) * directions)[changed[place]]
+            rows = answered.rungs.rows.build(place * directions, (place + 1) * directions)[read.changed[place]]
             moved = (rows.astype(np.float64) - ctx.x) / space.scale
             nearest = float(np.linalg.norm(moved[:, ~space.frozen], axis=1).min())
         out.append(
@@ -135,31 +148,35 @@ def _read(ctx: DisplacedContext, answered: Answered, radii: list[float | None]) 
     return out
 
 
-def margin_radii(answered: Sequence[Answered]) -> list[list[float | None]]:
-    """The margin radius on each rung of each input, from the classes visible there, without limits; ``None`` for none.
-
-    Inputs of one shape are worked on together.
-    """
-    out: list[list[float | None]] = [[] for _ in answered]
+def read_profiles(answered: Sequence[Answered]) -> list[RungsRead]:
+    """What the answers of each input say; inputs of one kind are worked on together."""
+    out: list[RungsRead | None] = [None] * len(answered)
     for places in positions_by_kind(one.kind or i for i, one in enumerate(answered)):
-        some, (rungs, m, _) = [answered[i] for i in places], answered[places[0]].pieces.shape
-        lengths = stacked([one.rungs.lengths for one in some])
-        views = [one.base_answers.view for one in some]
-        if some[0].kind is None:  # labels may drop out of the list on some rungs
-            each = [(some[0].base_answers.view_of(piece), piece) for piece in some[0].pieces]
-            by_rung = [
-                _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.unmeasurable else np.inf
-                for rung, (view, piece) in enumerate(each)
-            ]
-            radii = np.array([by_rung])
-        elif views[0].unmeasurable:
-            radii = np.full(lengths.shape, np.inf)
-        else:
-            table = tables_of_each(views, [one.answers for one in some])
-            radii = _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
-        for i, row in zip(places, radii.tolist(), strict=True):
-            out[i] = [radius if math.isfinite(radius) else None for radius in row]
-    return out
+        some = [answered[i] for i in places]
+        tops = np.array([one.base_answers.view.top for one in some])
+        pieces = stacked([one.pieces for one in some])
+        changed = pieces.argmax(axis=3) != tops[:, None, None]
+        each = zip(places, _margin_radii(some).tolist(), changed, changed.sum(axis=2).tolist(), strict=True)
+        for i, radii, flipped, flips in each:
+            out[i] = RungsRead([one if math.isfinite(one) else None for one in radii], flipped, flips)
+    return [one for one in out if one is not None]
+
+
+def _margin_radii(some: Sequence[Answered]) -> Array:
+    """Radii (n, rungs) of inputs of one kind, infinite for none."""
+    (rungs, m, _), lengths = some[0].pieces.shape, stacked([one.rungs.lengths for one in some])
+    views = [one.base_answers.view for one in some]
+    if some[0].kind is None:  # labels may drop out of the list on some rungs
+        each = [(some[0].base_answers.view_of(piece), piece) for piece in some[0].pieces]
+        by_rung = [
+            _radii([view], view.table(piece)[None, None], lengths[:, [rung]])[0, 0] if not view.unmeasurable else np.inf
+            for rung, (view, piece) in enumerate(each)
+        ]
+        return np.array([by_rung])
+    if views[0].unmeasurable:
+        return np.full(lengths.shape, np.inf)
+    table = tables_of_each(views, [one.answers for one in some])
+    return _radii(views, table.reshape(len(some), rungs, m, -1), lengths)
 
 
 def _radii(views: Sequence[VisibleClasses], p: Array, lengths: Array) -> Array:

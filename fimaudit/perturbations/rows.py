@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,8 +133,12 @@ class JoinedRows:
         """Bytes of one row as the model is fed."""
         return self.blocks[0].row_bytes
 
+    @cached_property
+    def _count(self) -> int:
+        return sum(map(len, self.blocks))
+
     def __len__(self) -> int:
-        return sum(len(block) for block in self.blocks)
+        return self._count
 
     def build(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start:stop`` of all blocks, (stop - start, \\*shape), that nobody else has; at least one row."""

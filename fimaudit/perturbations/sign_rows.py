@@ -307,15 +307,14 @@ class RungRows(OneInputRows):
         r"""The same into (stop - start, \*shape) of one piece, for whole rungs: both are multiples of m."""
         m, done = len(self.packed), 0
         if self._one_step:
-            steps = self._steps(start // m, stop // m).ravel().astype(self.x.dtype)
-            signs = self._signs if self._few_signs else None
-            for step in steps:
-                part = into[done : done + m]
-                if signs is None:
-                    _shift(self.packed, self.x, step, part)
-                else:
-                    np.multiply(signs, step, out=part)
-                    part += self.x
+            steps = self._steps(start // m, stop // m).astype(self.x.dtype)
+            if self._few_signs:
+                rungs = into.reshape(len(steps), m, *self.x.shape)
+                np.multiply(self._signs, steps[:, None], out=rungs)
+                rungs += self.x
+                return
+            for step in steps.ravel():
+                _shift(self.packed, self.x, step, into[done : done + m])
                 done += m
             return
         for low, high in self._ends(start // m, stop // m):
@@ -349,12 +348,12 @@ class RungRows(OneInputRows):
         sizes = self.sizes[first:last].reshape(-1, *([1] * self.x.ndim))
         return in_model_numbers(sizes * self.step, self.dtype)
 
-    @cached_property
+    @property
     def _even_steps(self) -> NDArray[Any]:
         steps = in_model_numbers(self.sizes * self.step.ravel()[0], self.dtype)
         return steps.reshape(-1, *([1] * self.x.ndim))
 
-    @cached_property
+    @property
     def _signs(self) -> NDArray[Any]:
         r"""(m, \*shape), where one step serves all features."""
         signs = _byte_signs(self.x.dtype).take(self.packed, axis=0).reshape(len(self.packed), -1)
@@ -365,12 +364,12 @@ class RungRows(OneInputRows):
         """Whether the signs take little memory."""
         return len(self.packed) * self.x.size <= BLOCK_ELEMENTS
 
-    @cached_property
+    @property
     def _even(self) -> bool:
         """Whether all features have the same step."""
         return self.step.size == 1 or bool((self.step == self.step.ravel()[0]).all())
 
-    @cached_property
+    @property
     def _one_step(self) -> bool:
         """Whether a row is the input with one number added or taken off."""
         whole_bytes = self.x.size % 8 == 0 or self._few_signs

@@ -14,7 +14,7 @@ from fimaudit.estimation.noise import BaseAnswers, OutputQuality
 from fimaudit.estimation.sketch import Sketch, estimate_sketch, estimate_sketches
 from fimaudit.measurement.energy import Answered, Rungs, read_rungs_each
 from fimaudit.measurement.protocol import BatchedStep, run_batched
-from fimaudit.measurement.scale_profile import margin_radii
+from fimaudit.measurement.scale_profile import read_profiles
 from fimaudit.perturbations.rows import PlainRows
 
 
@@ -79,7 +79,10 @@ def test_rungs_at_once_are_those_alone(cases: list[tuple[str, int]], seed: int) 
     for of_all, of_one in zip(together, alone, strict=True):
         for name in ("energy", "above_noise", "even", "odd", "even_share"):
             np.testing.assert_array_equal(getattr(of_all, name), getattr(of_one, name))
-    assert margin_radii(asked) == [margin_radii([one])[0] for one in asked]
+    for profile, one in zip(read_profiles(asked), asked, strict=True):
+        (by_itself,) = read_profiles([one])
+        assert (profile.radii, profile.flips) == (by_itself.radii, by_itself.flips)
+        np.testing.assert_array_equal(profile.changed, by_itself.changed)
 
 
 def test_work_is_done_once_for_all_who_want_it() -> None:
