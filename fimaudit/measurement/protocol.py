@@ -44,6 +44,8 @@ def run_batched(steps: Mapping[int, BatchedStep]) -> dict[int, Any]:
 def side_by_side(flows: Sequence[Flow[Any]]) -> Flow[list[Any]]:
     """What each of several flows returns; rows that they want at the same time are asked as one block.
 
+    >>> import numpy as np
+    >>> from fimaudit.perturbations.rows import PlainRows
     >>> def ask(row):
     ...     return (yield PlainRows(np.array([[row]])))
     >>> both = side_by_side([ask(1), ask(2)])
