@@ -33,9 +33,11 @@ __all__ = [
     "WITNESS_ROWS",
     "RowsAlong",
     "Slope",
+    "Way",
     "ask_along",
     "find_witness",
     "rows_along",
+    "rows_along_each",
 ]
 
 Array = NDArray[np.float64]
@@ -123,7 +125,7 @@ def ask_along(
     x: NDArray[np.floating], space: Space, slope: Slope, top: int, lengths: Sequence[float]
 ) -> Flow[tuple[RowsAlong, Array]]:
     """Ask rows at these lengths along a slope: what changed the decision ``top``, and the answers."""
-    rows, distances = yield BatchedStep(rows_along_each, _Way(x, space, slope.unit, np.array(lengths)))
+    rows, distances = yield BatchedStep(rows_along_each, Way(x, space, slope.unit, np.array(lengths)))
     answers: Array = yield PlainRows(rows)
     away = distances.tolist()
     each = zip(answers.argmax(axis=1).tolist(), away, strict=True)
@@ -190,11 +192,11 @@ def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Arra
         unit: (d,) direction over the free features, in units of the scale.
         lengths: (n,) along it.
     """
-    return rows_along_each([_Way(x, space, unit, lengths)])[0]
+    return rows_along_each([Way(x, space, unit, lengths)])[0]
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
     """What ``rows_along`` takes."""
 
     x: NDArray[np.floating]
@@ -203,7 +205,7 @@ class _Way:
     lengths: Array
 
 
-def rows_along_each(ways: Sequence[_Way]) -> list[tuple[NDArray[np.generic], Array]]:
+def rows_along_each(ways: Sequence[Way]) -> list[tuple[NDArray[np.generic], Array]]:
     """``rows_along`` of each; those of one domain and of as many lengths are worked on together, as their size allows."""
     out: list[tuple[NDArray[np.generic], Array]] = [(np.empty(0), np.empty(0))] * len(ways)
     for places in positions_by_kind((id(way.space), len(way.lengths)) for way in ways):
@@ -220,7 +222,7 @@ def rows_along_each(ways: Sequence[_Way]) -> list[tuple[NDArray[np.generic], Arr
     return out
 
 
-def _plain_rows(ways: Sequence[_Way]) -> tuple[NDArray[np.generic], Array]:
+def _plain_rows(ways: Sequence[Way]) -> tuple[NDArray[np.generic], Array]:
     """Rows (n, m, d) and distances (n, m) where each feature counts as it is, has no levels and no bound."""
     dtype = ways[0].space.dtype
     base = stacked([way.x.astype(dtype, copy=False).ravel() for way in ways]).astype(np.float64)[:, None]
@@ -231,7 +233,7 @@ def _plain_rows(ways: Sequence[_Way]) -> tuple[NDArray[np.generic], Array]:
     return rows, np.sqrt(np.vecdot(moved, moved))
 
 
-def _rows_within(way: _Way) -> tuple[NDArray[np.generic], Array]:
+def _rows_within(way: Way) -> tuple[NDArray[np.generic], Array]:
     """The same of one input, over features with bounds, levels or scales, or many of them: some features at a time."""
     x, space, unit, lengths = way.x, way.space, way.unit, way.lengths
     place, scale, quantum, low, high, plain = space.free

@@ -22,7 +22,7 @@ from fimaudit.measurement.distances import differences, spread, squared_distance
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import CoordinateRows, JoinedRows, PlainRows, Rows
 
-__all__ = ["LOOKS", "WARY_LOOKS", "OutlierRecheck"]
+__all__ = ["LOOKS", "WARY_LOOKS", "Alone", "OutlierRecheck", "far_alone_each"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -154,7 +154,7 @@ class OutlierRecheck:
         base, alone = self._ctx.base_answers.base, False
         for rows, answers in self._chosen:
             if isinstance(rows, CoordinateRows):
-                alone |= yield BatchedStep(far_alone_each, _Alone(answers, base[0], max(1, rows.steps)))
+                alone |= yield BatchedStep(far_alone_each, Alone(answers, base[0], max(1, rows.steps)))
         if main.steps_disagree or alone or self._wary:
             left = max(0, self._ctx.queries - main.used)
             itself = _Suspect(PlainRows(self._ctx.repeated(1)), 0, base[0], 0.0, 0.0)
@@ -171,7 +171,7 @@ class OutlierRecheck:
 
 
 @dataclass(frozen=True)
-class _Alone:
+class Alone:
     """Answers (n, K) along single features at some steps, one step after the other, and that to the input (K,)."""
 
     answers: Array
@@ -179,7 +179,7 @@ class _Alone:
     steps: int
 
 
-def far_alone_each(asked: Sequence[_Alone]) -> list[bool]:
+def far_alone_each(asked: Sequence[Alone]) -> list[bool]:
     """Whether an answer along a single feature lies much farther out than others at the same step, of each."""
     out = [False] * len(asked)
     for places in positions_by_kind((one.answers.shape, one.steps) for one in asked):

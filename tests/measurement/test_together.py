@@ -1,0 +1,110 @@
+"""Arithmetic that is done for the inputs of a block at once gives each the numbers that it would have alone, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fimaudit.domain import InputDomain
+from fimaudit.estimation.estimate import MeasuredJacobian, estimate_jacobians
+from fimaudit.estimation.noise import BaseAnswers, OutputQuality
+from fimaudit.measurement.additivity import Joint, unexplained_shares
+from fimaudit.measurement.counterexample import Way, rows_along, rows_along_each
+from fimaudit.measurement.energy import Answered, Displacements, Rungs, displaced_rungs, displaced_rungs_each, draw_signs
+from fimaudit.measurement.full_jacobian import whole_jacobian
+from fimaudit.measurement.protocol import BatchedStep, run_batched
+from fimaudit.measurement.recheck import Alone, far_alone_each
+from fimaudit.space import Space
+
+DOMAINS = {
+    "open": (InputDomain(), (30,)),
+    "wide": (InputDomain(), (70_000,)),
+    "with bounds": (InputDomain(lower=0.0, upper=1.0), (3, 4)),
+    "scaled, some held": (InputDomain(scale=np.linspace(0.5, 2.0, 9), frozen=[1, 4]), (9,)),
+    "levels": (InputDomain(lower=0.0, upper=1.0, quantum=1 / 255), (12,)),
+}
+
+
+def inputs(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(5).random((4, *shape)).astype(np.float32)
+
+
+def spaces(domain: InputDomain, x: np.ndarray) -> list[Space]:
+    """One of them is another one."""
+    shared = domain.resolve(x, "float32")
+    return [shared, shared, domain.resolve(x, "float32"), shared]
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_displacements_and_rows_along_a_slope(name: str) -> None:
+    domain, shape = DOMAINS[name]
+    x = inputs(shape)
+    rhos = [(0.01, 0.03), (0.02, 0.5), (0.01, 0.03), (0.1, 0.2, 0.3)]
+    asked = [
+        Displacements(one, space, draw_signs(3, i, 0, 8, one.size), own)
+        for i, (one, space, own) in enumerate(zip(x, spaces(domain, x), rhos, strict=True))
+    ]
+    for one, together in zip(asked, displaced_rungs_each(asked), strict=True):
+        same_rungs(together, displaced_rungs(one.x, one.space, one.signs, one.rhos))
+    rng = np.random.default_rng(0)
+    ways = []
+    for one, lengths in zip(asked, ([0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.1, 0.2, 3.0]), strict=True):
+        unit = rng.standard_normal(one.space.features)
+        ways.append((one.x, one.space, unit / np.linalg.norm(unit), np.array(lengths)))
+    for way, (rows, distances) in zip(ways, rows_along_each([Way(*way) for way in ways]), strict=True):
+        alone, far = rows_along(*way)
+        np.testing.assert_array_equal(rows, alone)
+        np.testing.assert_array_equal(distances, far)
+
+
+def same_rungs(one: Rungs, other: Rungs) -> None:
+    for name in ("lengths", "full", "centred"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.rows.build(0, len(one.rows)), other.rows.build(0, len(other.rows)))
+
+
+def model(weights: np.ndarray) -> Any:
+    def answer(rows: np.ndarray) -> np.ndarray:
+        odds = np.exp(np.tanh(rows.reshape(len(rows), -1).astype(np.float64)) @ weights)
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    return answer
+
+
+def test_whole_jacobians_single_features_and_what_they_leave_unexplained() -> None:
+    x, rng = inputs((6,)), np.random.default_rng(1)
+    space = InputDomain().resolve(x, "float32")
+    steps: dict[int, BatchedStep] = {}
+    joint, estimates = {}, {}
+    for i, one in enumerate(x):
+        answer = model(rng.standard_normal((6, 3)) * 10.0 ** (i - 1))  # of some, not every class is visible
+        base = BaseAnswers(OutputQuality(), answer(one[None]))
+        flow = whole_jacobian(one, space, 0.01, 24, base.view)
+        asked = next(flow)
+        assert len(asked) == 24  # both steps in one request
+        steps[i] = flow.send(answer(asked.build(0, 24)))
+        rungs = displaced_rungs(one, space, draw_signs(0, i, 0, 8, 6), [0.01])
+        joint[i] = Answered(rungs, answer(rungs.rows.build(0, 8)), base)
+        estimates[i] = flow
+    together = run_batched(steps)
+    for i, step in steps.items():
+        np.testing.assert_array_equal(together[i], step.function([step.argument])[0])
+    measured = [estimates[i].send(together[i]).argument for i in steps]
+    assert all(isinstance(one, MeasuredJacobian) for one in measured)
+    assert estimate_jacobians(measured) == [estimate_jacobians([one])[0] for one in measured]
+    left = [Joint(space, joint[i], one.fine[0]) for i, one in enumerate(measured)]
+    assert unexplained_shares(left) == [unexplained_shares([one])[0] for one in left]
+
+
+def test_single_features_that_lie_far_out() -> None:
+    rng = np.random.default_rng(2)
+
+    def around(far: bool, rows: int) -> Alone:
+        answers = 0.5 + 1e-4 * rng.random((rows, 2))
+        answers[1] += 0.3 * far
+        return Alone(answers, np.array([0.5, 0.5]), 2)
+
+    asked = [around(far, rows) for far, rows in ((False, 12), (True, 12), (False, 12), (True, 8), (False, 8))]
+    assert far_alone_each(asked) == [False, True, False, True, False]
