@@ -104,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
     np.savez(folder / "x.npz", x=x, y=np.arange(4) % 2)
     np.save(folder / "x.npy", x)
-    np.savez(folder / "blocks.npz", x=np.linspace(-1, 1, 120, dtype=np.float32).reshape(40, 3))  # two blocks of inputs
+    np.savez(folder / "blocks.npz", x=np.linspace(-1, 1, 240, dtype=np.float32).reshape(80, 3))  # two blocks of inputs
     save_onnx(folder / "good.onnx", softmax=True)
     save_onnx(folder / "logits.onnx", softmax=False)
     whole = (folder / "good.onnx").read_bytes()
@@ -457,7 +457,7 @@ def test_killed_run_goes_on_to_the_same_report(inside: Path, run: Callable[..., 
     with held_process(*command, str(out), out=out, inputs=1, cwd=inside) as process:
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert 0 < (out / JOURNAL).read_text().count('"input": ') < 40
+    assert 0 < (out / JOURNAL).read_text().count('"input": ') < 80
     assert not (out / "report.json").exists()
     assert run(*command, str(out), "--resume") == 0
     assert run(*command, str(whole)) == 0
