@@ -108,12 +108,16 @@ class FullJacobian(Design):
         ctx, rows, precision = self.ctx, self.ctx.rows, self.ctx.settings.precision
         least = fewest_rows(ctx.space.features)
         if precision is None or not fits(ctx.space.features, rows - least):
-            return (yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows, ctx.view))
-        quick = yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, least, ctx.view)
+            return (yield from self._whole(rows))
+        quick = yield from self._whole(least)
         if quick.estimate is not None and quick.estimate.spectral.relative_half_width <= precision:
             return quick
-        better = yield from whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows - least, ctx.view)
+        better = yield from self._whole(rows - least)
         return replace(better, rows=better.rows + least)
+
+    def _whole(self, rows: int) -> Flow[WholeJacobian]:
+        ctx = self.ctx
+        return whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows, ctx.view, ctx.quality.random)
 
 
 class LeastSquares(Design):

@@ -90,7 +90,7 @@ def coordinate_reach(space: Space) -> float:
 
 
 def whole_jacobian(
-    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses, random: bool = False
 ) -> Flow[WholeJacobian]:
     """Measure every feature.
 
@@ -100,6 +100,7 @@ def whole_jacobian(
         rho: l2 length that a displacement of all features would have; each feature moves rho / sqrt(d).
         rows: displaced rows allowed; ``fits`` holds.
         view: the measurable classes at x.
+        random: whether answers vary from call to call.
     """
     d = space.features
     steps = _steps(space, rho)
@@ -116,7 +117,7 @@ def whole_jacobian(
         shorter = 1.0 if space.quantised else SHORTER[method]
         corrected, more = yield from _along(x, space, rho / shorter, first, view)
         first, second = corrected, first
-    measured = MeasuredJacobian(view, _halves(first), _halves(second))
+    measured = MeasuredJacobian(view, _halves(first), _halves(second), random)
     estimate: Estimate | None = yield BatchedStep(estimate_jacobians, measured)
     length, rows = space.length(steps[0]), 1 + used + more
     roots, descent = _halves(first)[0], _descent(first, estimate, view)
@@ -195,11 +196,15 @@ class _BothWays:
 def _central(x: NDArray[np.floating], space: Space, steps: Array, view: VisibleClasses) -> Flow[tuple[Sequence[Array], int]]:
     """(d, 2 C) central differences of ``_features`` at each step, in units of the scale; and the rows asked."""
     low, high = _ends(x, space, steps)
-    values = np.concatenate([low, high], axis=1)
-    asked = CoordinateRows(x, np.concatenate([space.positions] * (2 * len(steps))), values.ravel(), space.dtype, len(steps))
+    twice, answers = np.concatenate([space.positions] * 2), []
+    for values in np.concatenate(
+        [low, high], axis=1
+    ):  # each in a call of its own: in one, what moves a call moves both alike
+        answers.append((yield CoordinateRows(x, twice, values, space.dtype, both_ways=True)))
     apart = (high.astype(np.float64) - low.astype(np.float64)) / space.free.scale
-    differences: Sequence[Array] = yield BatchedStep(_differences, _BothWays(view, (yield asked), apart))
-    return differences, values.size
+    both = _BothWays(view, answers[0] if len(answers) == 1 else np.concatenate(answers), apart)
+    differences: Sequence[Array] = yield BatchedStep(_differences, both)
+    return differences, 2 * apart.size
 
 
 def _differences(asked: Sequence[_BothWays]) -> list[Array]:

@@ -109,20 +109,16 @@ class OutlierRecheck:
                 self._drawn = _Suspect(rows, place, answers[place], distance, ratio)
 
     def _suspects(self, rows: CoordinateRows | PlainRows, answers: Array) -> list[_Suspect]:
-        """Of rows along chosen directions, at each step the two that cancel least; else the farthest."""
+        """Of rows along chosen directions, a step ahead and one behind, the two that cancel least; else the farthest."""
         base = self._ctx.base_answers.base[0]
-        if isinstance(rows, PlainRows) or not rows.steps:
+        if isinstance(rows, PlainRows) or not rows.both_ways:
             distances = squared_distances(answers, base)
-            places = [int(distances.argmax())]
-            return [_Suspect(rows, i, answers[i], float(distances[i]), 0.0) for i in places]
-        roots = np.sqrt(np.maximum(answers, 0.0)).reshape(rows.steps, 2, -1, len(base))
-        uneven = ((roots[:, 0] + roots[:, 1] - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=2)
-        features, found = uneven.shape[1], []
-        for step, worst in enumerate(uneven.argmax(axis=1).tolist()):
-            for way in (0, 1):
-                place = (2 * step + way) * features + worst
-                found.append(_Suspect(rows, place, answers[place], float(uneven[step, worst]), 0.0))
-        return found
+            place = int(distances.argmax())
+            return [_Suspect(rows, place, answers[place], float(distances[place]), 0.0)]
+        down, up = np.sqrt(np.maximum(answers, 0.0)).reshape(2, -1, len(base))
+        uneven = ((down + up - 2 * np.sqrt(np.maximum(base, 0.0))) ** 2).sum(axis=1)
+        worst = int(uneven.argmax())
+        return [_Suspect(rows, i, answers[i], float(uneven[worst]), 0.0) for i in (worst, len(uneven) + worst)]
 
     def _farthest(self, answers: Array) -> tuple[int, float, float]:
         """The row farthest from the others, its squared distance, and a ratio above 0 where that stands out."""
@@ -154,7 +150,7 @@ class OutlierRecheck:
         base, alone = self._ctx.base_answers.base, False
         for rows, answers in self._chosen:
             if isinstance(rows, CoordinateRows):
-                alone |= yield BatchedStep(far_alone_each, Alone(answers, base[0], max(1, rows.steps)))
+                alone |= yield BatchedStep(far_alone_each, Alone(answers, base[0]))
         if main.steps_disagree or alone or self._wary:
             left = max(0, self._ctx.queries - main.used)
             itself = _Suspect(PlainRows(self._ctx.repeated(1)), 0, base[0], 0.0, 0.0)
@@ -172,22 +168,20 @@ class OutlierRecheck:
 
 @dataclass(frozen=True)
 class Alone:
-    """Answers (n, K) along single features at some steps, one step after the other, and that to the input (K,)."""
+    """Answers (n, K) along single features at one step, and that to the input (K,)."""
 
     answers: Array
     base: Array
-    steps: int
 
 
 def far_alone_each(asked: Sequence[Alone]) -> list[bool]:
-    """Whether an answer along a single feature lies much farther out than others at the same step, of each."""
+    """Whether an answer along a single feature lies much farther out than others, of each."""
     out = [False] * len(asked)
-    for places in positions_by_kind((one.answers.shape, one.steps) for one in asked):
+    for places in positions_by_kind(one.answers.shape for one in asked):
         some = [asked[i] for i in places]
         distances = squared_distances(stacked([one.answers for one in some]), stacked([one.base for one in some])[:, None])
-        distances = distances.reshape(len(some), some[0].steps, -1)
-        far = distances.max(axis=2) > FAR_ALONE * medians(distances)
-        for i, one in zip(places, far.any(axis=1).tolist(), strict=True):
+        far = distances.max(axis=1) > FAR_ALONE * medians(distances)
+        for i, one in zip(places, far.tolist(), strict=True):
             out[i] = one
     return out
 

@@ -67,8 +67,7 @@ class CoordinateRows(OneInputRows):
         feature: (n,) positions in the flattened input.
         value: (n,) in the input's unit.
         dtype: what the model is fed.
-        steps: how often the same features are replaced both ways, one after the other, all a step down and then all a step
-            up; 0 where they are replaced one way.
+        both_ways: whether the second half are the features of the first once more, a step up where these are a step down.
 
     >>> CoordinateRows(np.zeros(3), np.array([2, 0]), np.array([0.5, -0.5]), "float32").build(0, 2).tolist()
     [[0.0, 0.0, 0.5], [-0.5, 0.0, 0.0]]
@@ -78,7 +77,7 @@ class CoordinateRows(OneInputRows):
     feature: NDArray[np.int64]
     value: NDArray[Any]
     dtype: str
-    steps: int = 0
+    both_ways: bool = False
 
     def __len__(self) -> int:
         return len(self.feature)

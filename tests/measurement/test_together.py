@@ -82,9 +82,9 @@ def test_whole_jacobians_single_features_and_what_they_leave_unexplained() -> No
         answer = model(rng.standard_normal((6, 3)) * 10.0 ** (i - 1))  # of some, not every class is visible
         base = BaseAnswers(OutputQuality(), answer(one[None]))
         flow = whole_jacobian(one, space, 0.01, 24, base.view)
-        asked = next(flow)
-        assert len(asked) == 24  # both steps in one request
-        steps[i] = flow.send(answer(asked.build(0, 24)))
+        coarse = next(flow)
+        fine = flow.send(answer(coarse.build(0, 12)))
+        steps[i] = flow.send(answer(fine.build(0, 12)))
         rungs = displaced_rungs(one, space, draw_signs(0, i, 0, 8, 6), [0.01])
         joint[i] = Answered(rungs, answer(rungs.rows.build(0, 8)), base)
         estimates[i] = flow
@@ -104,7 +104,7 @@ def test_single_features_that_lie_far_out() -> None:
     def around(far: bool, rows: int) -> Alone:
         answers = 0.5 + 1e-4 * rng.random((rows, 2))
         answers[1] += 0.3 * far
-        return Alone(answers, np.array([0.5, 0.5]), 2)
+        return Alone(answers, np.array([0.5, 0.5]))
 
     asked = [around(far, rows) for far, rows in ((False, 12), (True, 12), (False, 12), (True, 8), (False, 8))]
     assert far_alone_each(asked) == [False, True, False, True, False]
