@@ -330,7 +330,7 @@ def test_run_folder_rules(tmp_path: Path) -> None:
     first = audit(QUICK, X, queries=60, name="m", out=run)
     with pytest.raises(RunFolderError, match="already holds a run"):
         audit(QUICK, X, queries=60, name="m", out=run)
-    with pytest.raises(RunFolderError, match=r"another run .*settings was"):
+    with pytest.raises(RunFolderError, match=r"another run .*queries was 60, is 61"):
         audit(QUICK, X, queries=61, name="m", out=run, resume=True)
     with pytest.raises(RunFolderError, match=r"another run .*data was"):
         audit(QUICK, X + 1, queries=60, name="m", out=run, resume=True)
