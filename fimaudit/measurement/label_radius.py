@@ -111,9 +111,9 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     if search.lapse > FIRST_LAPSE:
         return _result(index, search, "below_detection", flags=["noisy_labels"], reason=_too_random(search).reason)
     starts = yield from find_starts(search, known.others(x, search.decision, space))
-    if not isinstance(starts, NoOtherLabel) and not search.random and (yield from search.fickle(starts)):
-        if settings.queries - search.asked < FOR_VOTES:
-            return _measured(index, search, RANDOM_THERE, (yield from search.confirmed()))
+    # With fewer labels there is no other search, and where the walk ends they are asked again anyway.
+    votes_left = settings.queries - search.asked - ASKED_AGAIN - ITSELF >= FOR_VOTES
+    if votes_left and not isinstance(starts, NoOtherLabel) and not search.random and (yield from search.fickle(starts)):
         search = yield from _begun(points, rng, settings.queries, True, search.asked)
         starts = yield from find_starts(search, known.others(x, search.decision, space))
     if isinstance(starts, NoOtherLabel):
