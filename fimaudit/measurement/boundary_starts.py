@@ -62,17 +62,21 @@ def find_starts(search: LabelSearch, others: Sequence[NDArray[Any]]) -> Flow[lis
     """
     may = effort(search.labels)
     there = [search.points.towards(other) for other in others[: DOUBTED if search.random else may.rays]]
-    if there and (search.random or search.points.space.frozen.any()):  # with these features held, they may be decided alike
-        beyond = yield from search.vote(np.stack(there))
-        there = [point for point, other in zip(there, beyond, strict=True) if other]
-    if there:
-        first, others_left = there[0], there[1:]
-    else:
+    asked = search.random or bool(search.points.space.frozen.any())  # with these features held, they may be decided alike
+    if asked:
+        there = yield from _beyond(search, there)
+    first = yield from _first_boundary(search, there)
+    if first is not None and not asked and np.array_equal(first, search.points.clipped(there[0])):
+        # That row was never asked. It may be off by a rounding, which decides where a feature is exactly on a threshold.
+        there = yield from _beyond(search, there)
+        first = yield from _first_boundary(search, there)
+    if first is None:
         found = yield from _random_ray(search)
         if isinstance(found, NoOtherLabel):
             return found
-        first, others_left = found, []
-    first = (yield from search.halved([first], 0.0, RAY_HALVINGS))[0]
+        first = yield from _first_boundary(search, [found])
+        assert first is not None
+    others_left = there[1:]
     if search.random:  # among many rays some would be believed by chance
         return [first]
     units = [other / np.linalg.norm(other) for other in others_left]
@@ -84,6 +88,19 @@ def find_starts(search: LabelSearch, others: Sequence[NDArray[Any]]) -> Flow[lis
     nearest = [point for point in nearest if length_of(point) <= LONGEST * length_of(nearest[0])]
     inside = WITHIN * length_of(nearest[0]) / np.array([length_of(point) for point in nearest])
     return (yield from search.halved(nearest, inside, FINE_HALVINGS))
+
+
+def _beyond(search: LabelSearch, points: Sequence[Array]) -> Flow[list[Array]]:
+    """Those of the points that are decided otherwise."""
+    if not points:
+        return []
+    beyond = yield from search.vote(np.stack(points))
+    return [point for point, other in zip(points, beyond, strict=True) if other]
+
+
+def _first_boundary(search: LabelSearch, points: Sequence[Array]) -> Flow[Array | None]:
+    """The boundary on the ray to the first of the points; ``None`` where there is none."""
+    return (yield from search.halved(points[:1], 0.0, RAY_HALVINGS))[0] if points else None
 
 
 def _race(search: LabelSearch, first: Array, units: Array, others: Sequence[Array]) -> Flow[list[Array]]:

@@ -119,6 +119,8 @@ def measure_labels(x: NDArray[Any], index: int, space: Space, settings: Settings
     if isinstance(starts, NoOtherLabel):
         return _result(index, search, "no_rival_visible", reason=starts.reason)
     radius = yield from _radius(search, starts, settings)
+    if radius is RANDOM_THERE:
+        return _measured(index, search, radius, None)
     if isinstance(radius, Unconfirmed) and search.random:
         return _result(index, search, "below_detection", flags=["noisy_labels"], reason=radius.reason)
     witness = yield from search.confirmed()
@@ -254,7 +256,7 @@ def _measured(
 ) -> Sensitivity:
     flags, reasons = [], []
     upper, kept = radius.upper if isinstance(radius, Limits) else float("inf"), None
-    if search.random:
+    if search.random or radius is RANDOM_THERE:
         reasons.append("the labels are random, so no single row is a counterexample")
         flags.append("noisy_labels")
     elif witness is None:

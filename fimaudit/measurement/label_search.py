@@ -186,7 +186,7 @@ class LabelSearch:
         return None
 
     def _keep(self, rows: NDArray[Any], sent: Array, labels: Array, other: NDArray[np.bool_]) -> None:
-        places = np.flatnonzero(other)
+        places = np.flatnonzero(other & sent.any(axis=1))  # the input itself is no counterexample to itself
         if self.random or not places.size:
             return
         distances = np.linalg.norm(sent[places], axis=1)

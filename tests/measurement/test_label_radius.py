@@ -457,6 +457,44 @@ def test_labels_that_are_random_around_the_boundary_alone_are_noticed(features, 
         assert sum(held) >= len(held) - 1
 
 
+@pytest.mark.parametrize("queries", [150, 300])
+def test_where_labels_turn_out_random_no_row_is_a_counterexample_least_of_all_the_input_itself(queries):
+    """Seen with one label in ten flipped: a witness at distance 0, which was the input, and a radius of at most 0."""
+    noticed = 0
+    for seed in range(12):
+        model, coins = Plane(5, seed), np.random.default_rng(seed)
+        x = coins.standard_normal((6, 5))
+
+        def flipped(rows: np.ndarray, model: Plane = model, coins: Any = coins) -> np.ndarray:
+            return model(rows) ^ (coins.random(len(rows)) < 0.1)
+
+        known = KnownLabels(x, flipped(x).astype(float))
+        flow = measure_labels(x[0], 0, InputDomain().resolve(x, "float64"), Settings(queries=queries, seed=seed), known)
+        found = answered(flow, flipped)
+        assert found.witness is None or found.witness.distance > 0
+        if "asked again" in (found.reason or ""):
+            noticed += 1
+            assert found.margin_radius == Interval()
+            assert (found.witness, found.flags) == (None, ["noisy_labels"])
+    assert noticed
+
+
+def test_a_row_that_misses_a_threshold_by_a_rounding_is_not_taken_for_random_labels():
+    """The row towards an input at 0 has 1.2e-8 there: a model that asks whether a feature is 0 decides it otherwise."""
+    x = np.array([[0.3], [0.0], [-0.3]], np.float32)
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        return (rows.ravel() == 0).astype(int) + 2 * (rows.ravel() < -0.2)
+
+    domain = InputDomain(quantum=0.1, lower=-5, upper=5)
+    known = KnownLabels(x, model(x).astype(float))
+    for queries in (150, 1000):
+        found = answered(measure_labels(x[0], 0, domain.resolve(x, "float32"), Settings(queries=queries), known), model)
+        assert "random" not in (found.reason or "")
+        assert not found.flags
+        assert found.margin_radius.upper >= 0.5  # of the class below -0.2
+
+
 @pytest.mark.parametrize("features", [1, 5, 30])
 def test_one_label_in_five_flipped_is_refused_next_to_everywhere(features):
     radii = linear_radii(features, 2, 20, 0.2, 1000)
