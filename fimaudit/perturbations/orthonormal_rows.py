@@ -148,7 +148,7 @@ class OrthonormalRows(OneInputRows):
             moved = table.take(chosen, axis=0, out=part if in_place else None, mode="clip").astype(signed.dtype, copy=False)
             moved *= signed.take(flipped[here], axis=0)
             if whole:
-                np.add(moved, wide_middle[: len(part)], out=part, casting="same_kind")
+                np.add(moved, wide_middle[: len(part)], out=part, casting="unsafe")
             else:
                 placed = np.repeat(middle[None], len(part), axis=0)
                 placed[:, free] += moved

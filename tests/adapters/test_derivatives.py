@@ -642,6 +642,10 @@ class Normed(nn.Module):
             with torch.no_grad():
                 fixed = self.convolution(x)
             return self.linear((self.norm(fixed) + self.norm(self.convolution(x))).flatten(1))  # type: ignore[no-any-return]
+        if self.how == "inference":
+            with torch.inference_mode():
+                fixed = self.norm(self.convolution(torch.ones_like(x)))
+            return self.linear((fixed.clone() + self.norm(self.convolution(x))).flatten(1))  # type: ignore[no-any-return]
         if self.how == "input in place":
             x = x * 1.0
         maps = self.convolution(x)
@@ -662,7 +666,7 @@ class Normed(nn.Module):
         return self.linear(torch.sin(normed).flatten(1))  # type: ignore[no-any-return]
 
 
-HOWS = ["plain", "constant", "output in place", "hook before", "hook behind", "used twice", "slope within"]
+HOWS = ["plain", "constant", "output in place", "hook before", "hook behind", "used twice", "slope within", "inference"]
 
 
 @pytest.mark.parametrize("how", HOWS)

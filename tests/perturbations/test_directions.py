@@ -190,6 +190,14 @@ def test_a_weighted_sum_of_orthonormal_rows_needs_none_of_them(features: int, co
     np.testing.assert_allclose(rows.combined(weights), weights @ rows.build(0, len(rows)), atol=1e-5)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 255.0), (-np.inf, np.inf)])
+def test_whole_numbers_without_levels_have_orthonormal_rows(bounds: tuple[float, float]) -> None:
+    x = np.random.default_rng(0).integers(20, 200, 400).astype(np.uint8)
+    whole, wide = (orthonormal(x, 30, np.full(400, 3.0), bounds, dtype).build(0, 30) for dtype in ("uint8", "float32"))
+    assert whole.dtype == np.uint8
+    assert np.abs(whole - wide).max() <= 1.0
+
+
 def test_orthonormal_rows_carry_a_sign_a_feature_and_a_sign_a_direction() -> None:
     V = np.array([orthonormal_rows(seed, 6, 16) for seed in range(400)])
     assert abs(V.mean(axis=0)).max() < 5 / np.sqrt(400) * np.sqrt(2)  # every entry is as often + as -

@@ -94,8 +94,8 @@ class CheaperDerivatives(TorchFunctionMode):
             reorders = self.unrestricted and _convolution_reorders(func, *args, **kwargs)
             self.reordered |= reorders
             output, made_of = _convolution(func, reorders, *args, **kwargs)
-            if self.unrestricted:
-                self._last = made_of if made_of is None else _Convolved.of(output, made_of)
+            if self.unrestricted:  # what has no derivative may have no versions either (inference mode)
+                self._last = _Convolved.of(output, made_of) if made_of and output.requires_grad else None
             return output
         if self.reordered and func in _BY_MEMORY:
             raise RuntimeError("a tensor is read by its place in memory")
