@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
-from fimaudit.estimation.grouping import positions_by_kind, stacked
+from fimaudit.estimation.grouping import chosen, positions_by_kind, stacked
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -152,13 +152,12 @@ def _features_of_each(p: Array, views: Sequence[VisibleClasses]) -> Array:
     visible = visible_classes(p)
     tops = np.array([int(view.place[0]) for view in views])
     whole = visible.all(axis=1)
-    if whole.all():
-        out[:, :, columns:] = log_probabilities(p, tops)
-    else:
-        for i in np.flatnonzero(visible[np.arange(n), tops]).tolist():
-            classes = np.flatnonzero(visible[i])
-            place = np.searchsorted(classes, tops[i : i + 1])
-            out[i][:, columns + classes] = log_probabilities(p[i : i + 1, :, classes], place)[0]
+    if whole.any():
+        out[whole, :, columns:] = log_probabilities(chosen(p, whole), tops[whole])
+    for i in np.flatnonzero(visible[np.arange(n), tops] & ~whole).tolist():  # apart: their order in memory is their own
+        classes = np.flatnonzero(visible[i])
+        place = np.searchsorted(classes, tops[i : i + 1])
+        out[i][:, columns + classes] = log_probabilities(p[i : i + 1, :, classes], place)[0]
     for i, view in enumerate(views):
         if view.rest:
             out[i, :, -1] = np.nan

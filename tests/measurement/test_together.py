@@ -9,11 +9,11 @@ import pytest
 
 from fimaudit.domain import InputDomain
 from fimaudit.estimation.estimate import MeasuredJacobian, estimate_jacobians
-from fimaudit.estimation.noise import BaseAnswers, OutputQuality
+from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.measurement.additivity import Joint, unexplained_shares
 from fimaudit.measurement.counterexample import Way, rows_along, rows_along_each
 from fimaudit.measurement.energy import Answered, Displacements, Rungs, displaced_rungs, displaced_rungs_each, draw_signs
-from fimaudit.measurement.full_jacobian import whole_jacobian
+from fimaudit.measurement.full_jacobian import _BothWays, _differences, whole_jacobian
 from fimaudit.measurement.protocol import BatchedStep, run_batched
 from fimaudit.measurement.recheck import Alone, far_alone_each
 from fimaudit.space import Space
@@ -108,3 +108,16 @@ def test_single_features_that_lie_far_out() -> None:
 
     asked = [around(far, rows) for far, rows in ((False, 12), (True, 12), (False, 12), (True, 8), (False, 8))]
     assert far_alone_each(asked) == [False, True, False, True, False]
+
+
+def test_differences_beside_an_input_with_a_class_of_probability_nought() -> None:
+    rng, asked = np.random.default_rng(2), []
+    for hidden in (0, 1, 0, 2):
+        base = np.sort(rng.dirichlet(np.ones(30)))[::-1]
+        base[0] += 2.0  # by 1 minus the others, whose sum depends on their order in memory
+        answers = rng.dirichlet(1000 * base, 120)
+        answers[:, 30 - hidden :] = 0.0
+        view = VisibleClasses(base / base.sum(), 0, np.arange(30))
+        asked.append(_BothWays(view, answers / answers.sum(axis=1, keepdims=True), np.full((1, 60), 0.01)))
+    for one, together in zip(asked, _differences(asked), strict=True):
+        np.testing.assert_array_equal(together, _differences([one])[0])
