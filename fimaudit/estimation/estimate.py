@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.estimation.grouping import positions_by_kind, stacked
+from fimaudit.estimation.grouping import few_at_a_time, positions_by_kind, stacked
 from fimaudit.estimation.margin import STEEPER, Margin, first_order_radii, peak_with_gaps, peak_with_hidden, radius_with_gap
 from fimaudit.estimation.noise import VisibleClasses
+from fimaudit.estimation.predictable import unit_vectors
 from fimaudit.estimation.secants import contrasts, least_visible, log_probabilities
 from fimaudit.estimation.spectral_norm import Limits, sample_spectrum, upper_factor
 from fimaudit.estimation.temperature_search import peak_temperature
@@ -172,7 +173,7 @@ def _exact(measured: Sequence[MeasuredJacobian], slopes: Array, seen: NDArray[np
         seen: (n, C) whether both steps saw a class's logarithm: as many classes of each.
     """
     n, tops = len(measured), np.array([int(one.view.place[0]) for one in measured])
-    values, vectors = np.linalg.eigh(np.swapaxes(slopes, 2, 3) @ slopes)
+    largest, directions = _largest(slopes)
     traces = (slopes * slopes).sum(axis=(2, 3))
     peaks, radii = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     rivals, steepest = tops, np.zeros(n)
@@ -189,9 +190,19 @@ def _exact(measured: Sequence[MeasuredJacobian], slopes: Array, seen: NDArray[np
         radii = np.where(moved & norms.any(axis=2), of_odds.min(axis=2), np.nan)
         rivals = np.take_along_axis(classes, of_odds[:, 0].argmin(axis=1)[:, None], axis=1)[:, 0]
         steepest = norms[:, 0].max(axis=1)
-    numbers = (values[..., -1], traces, peaks, radii, rivals, steepest)
-    each = zip(*(one.tolist() for one in numbers), vectors[:, 0, :, -1], strict=True)
+    numbers = (largest, traces, peaks, radii, rivals, steepest)
+    each = zip(*(one.tolist() for one in numbers), directions[:, 0], strict=True)
     return [_Exact(*one) for one in each]
+
+
+def _largest(rows: Array) -> tuple[Array, Array]:
+    """The largest eigenvalue (...) of R^T R and its vector (..., K), from (..., d, K) rows, by the smaller Gram matrix."""
+    turned = np.swapaxes(rows, -1, -2)
+    if rows.shape[-2] >= rows.shape[-1]:
+        values, vectors = np.linalg.eigh(turned @ rows)
+        return values[..., -1], vectors[..., -1]
+    values, vectors = np.linalg.eigh(rows @ turned)
+    return values[..., -1], unit_vectors((turned @ vectors[..., -1:])[..., 0])
 
 
 def _log_odds(logs: Array, log_p: Array, places: NDArray[np.int64]) -> tuple[Array, Array, Array]:
@@ -205,7 +216,7 @@ def _log_odds(logs: Array, log_p: Array, places: NDArray[np.int64]) -> tuple[Arr
     n, visible = log_p.shape
     twice, place = log_p.repeat(2, axis=0), places.repeat(2)[:, None]
     z = temper(logs, twice, peak_temperature(logs, twice))
-    peaks = np.linalg.eigvalsh(np.swapaxes(z, 1, 2) @ z)[:, -1]
+    peaks = _largest(z)[0]
     norms = np.asarray(np.linalg.norm(np.take_along_axis(logs, place[:, None], axis=2) - logs, axis=1), np.float64)
     radii = first_order_radii(np.take_along_axis(twice, place, axis=1) - twice, norms)
     return np.asarray(peaks, np.float64).reshape(n, 2), radii.reshape(n, 2, visible), norms.reshape(n, 2, visible)
@@ -226,7 +237,8 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
     (1.0, 1, 0.203)
     """
     out: list[Estimate | None] = [None] * len(measured)
-    for alike in positions_by_kind(one.fine[0].shape for one in measured):
+    most = max((one.fine[0].size for one in measured), default=0)
+    for alike in few_at_a_time(positions_by_kind(one.fine[0].shape for one in measured), 4 * most):
         some = [measured[i] for i in alike]
         slopes = stacked([step[0] for one in some for step in (one.fine, one.coarse)]).reshape(
             len(some), 2, *some[0].fine[0].shape

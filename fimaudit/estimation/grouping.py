@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["chosen", "positions_by_kind", "stacked"]
+__all__ = ["chosen", "few_at_a_time", "positions_by_kind", "stacked"]
+
+#: Numbers that are worked on together: with more, caches lose what fewer calls gain, and memory grows with a block.
+TOGETHER = 2**19
 
 
 def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
@@ -22,6 +25,16 @@ def positions_by_kind(kinds: Iterable[Hashable]) -> list[list[int]]:
         if kind is not None:
             places.setdefault(kind, []).append(place)
     return list(places.values())
+
+
+def few_at_a_time(groups: Iterable[Sequence[int]], numbers: int) -> Iterator[Sequence[int]]:
+    """The groups of positions, in parts where each stands for so many numbers that all would be more than ``TOGETHER``.
+
+    >>> list(few_at_a_time([[0, 2, 3], [1]], TOGETHER // 2))
+    [[0, 2], [3], [1]]
+    """
+    count = max(1, TOGETHER // max(1, numbers))
+    return (group[first : first + count] for group in groups for first in range(0, len(group), count))
 
 
 def chosen(rows: NDArray[Any], places: Sequence[int] | NDArray[Any]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.estimation.estimate import Estimate, MeasuredJacobian, estimate_jacobians
-from fimaudit.estimation.grouping import chosen, positions_by_kind, stacked
+from fimaudit.estimation.grouping import chosen, few_at_a_time, positions_by_kind, stacked
 from fimaudit.estimation.margin import first_order_radii
 from fimaudit.estimation.noise import VisibleClasses, tables_of_each
 from fimaudit.estimation.secants import log_probabilities, visible_classes
@@ -151,7 +151,7 @@ def _features_of_each(p: Array, views: Sequence[VisibleClasses]) -> Array:
     out[:, :, :columns] *= 2.0
     visible = visible_classes(p)
     tops = np.array([int(view.place[0]) for view in views])
-    whole = visible.all(axis=1)
+    whole = np.asarray(visible.all(axis=1))
     if whole.any():
         out[whole, :, columns:] = log_probabilities(chosen(p, whole), tops[whole])
     for i in np.flatnonzero(visible[np.arange(n), tops] & ~whole).tolist():  # apart: their order in memory is their own
@@ -209,7 +209,8 @@ def _central(x: NDArray[np.floating], space: Space, steps: Array, view: VisibleC
 def _differences(asked: Sequence[_BothWays]) -> list[Array]:
     """Central differences (s, d, 2 C) of each."""
     out: list[Array] = [np.empty(0)] * len(asked)
-    for places in positions_by_kind((one.apart.shape, one.answers.shape, one.view.kind) for one in asked):
+    kinds = positions_by_kind((one.apart.shape, one.answers.shape, one.view.kind) for one in asked)
+    for places in few_at_a_time(kinds, 2 * max((one.answers.size for one in asked), default=0)):
         some = [asked[i] for i in places]
         views, apart = [one.view for one in some], stacked([one.apart for one in some])
         tables = tables_of_each(views, [one.answers for one in some])

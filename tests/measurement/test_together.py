@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fimaudit.domain import InputDomain
-from fimaudit.estimation.estimate import MeasuredJacobian, estimate_jacobians
+from fimaudit.estimation.estimate import MeasuredJacobian, estimate_jacobians, named_contrast
 from fimaudit.estimation.noise import BaseAnswers, OutputQuality, VisibleClasses
 from fimaudit.measurement.additivity import Joint, unexplained_shares
 from fimaudit.measurement.counterexample import Way, rows_along, rows_along_each
@@ -121,3 +122,26 @@ def test_differences_beside_an_input_with_a_class_of_probability_nought() -> Non
         asked.append(_BothWays(view, answers / answers.sum(axis=1, keepdims=True), np.full((1, 60), 0.01)))
     for one, together in zip(asked, _differences(asked), strict=True):
         np.testing.assert_array_equal(together, _differences([one])[0])
+
+
+def test_whole_jacobians_with_many_classes_take_little_memory_and_give_the_norm() -> None:
+    """Seen with 1,000 classes: 1.2 GB beside the model and 0.4 s an input, by matrices of 1,000 x 1,000."""
+    rng, asked = np.random.default_rng(0), []
+    for _ in range(12):
+        base = np.sort(rng.dirichlet(np.ones(600)))[::-1]
+        logs = rng.standard_normal((10, 600))
+        logs -= (logs @ base)[:, None]
+        secants = (logs * np.sqrt(base), logs)
+        asked.append(MeasuredJacobian(VisibleClasses(base, 0, np.arange(600)), secants, secants))
+    tracemalloc.start()
+    try:
+        found = estimate_jacobians(asked)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * 2**20
+    for one, estimate in zip(asked, found, strict=True):
+        assert estimate is not None
+        assert estimate.spectral.value == pytest.approx(np.linalg.norm(one.fine[0], 2) ** 2, rel=1e-12)
+        direction = np.linalg.svd(one.fine[0])[2][0]
+        assert estimate.contrast == named_contrast(one.view, direction, one.view.base)
