@@ -196,12 +196,11 @@ def _central(x: NDArray[np.floating], space: Space, steps: Array, view: VisibleC
     """(d, 2 C) central differences of ``_features`` at each step, in units of the scale; and the rows asked."""
     low, high = _ends(x, space, steps)
     twice, answers = np.concatenate([space.positions] * 2), []
-    for values in np.concatenate(
-        [low, high], axis=1
-    ):  # each in a call of its own: in one, what moves a call moves both alike
+    for values in np.concatenate([low, high], axis=1):
+        # A call of its own for each step: what moves a call would move both alike, and they are to check each other.
         answers.append((yield CoordinateRows(x, twice, values, space.dtype, both_ways=True)))
     apart = (high.astype(np.float64) - low.astype(np.float64)) / space.free.scale
-    both = _BothWays(view, answers[0] if len(answers) == 1 else np.concatenate(answers), apart)
+    both = _BothWays(view, np.concatenate(answers), apart)
     differences: Sequence[Array] = yield BatchedStep(_differences, both)
     return differences, 2 * apart.size
 

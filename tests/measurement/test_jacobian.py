@@ -11,8 +11,8 @@ from fimaudit import audit
 from fimaudit.domain import InputDomain
 from fimaudit.estimation.estimate import Estimate
 from fimaudit.estimation.noise import OutputQuality
-from fimaudit.measurement.full_jacobian import DECISIVE, fits, whole_jacobian
-from fimaudit.measurement.protocol import BatchedStep
+from fimaudit.measurement.full_jacobian import DECISIVE, WholeJacobian, fits, whole_jacobian
+from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.space import Space
 from tests.cases import CASES, Case, box_inputs, normal_inputs, tanh_network
 
@@ -42,16 +42,25 @@ def drive(case: Case, index: int, rho: float, rows: int) -> tuple[str, Estimate,
     base = np.asarray(case.model(x.astype(case.dtype)[None]), np.float64)
     talk = whole_jacobian(x, space, rho, rows, OutputQuality().view(base, base[:0]))
     sent: list[np.ndarray] = []
+
+    def answer(batch: np.ndarray) -> np.ndarray:
+        sent.append(batch)
+        return case.model(batch)
+
+    found = answered(talk, answer)
+    return found.method, found.estimate, found.rows, sent
+
+
+def answered(talk: Flow[WholeJacobian], model: Callable[[np.ndarray], np.ndarray]) -> WholeJacobian:
     asked = next(talk)
     while True:
         try:
             if isinstance(asked, BatchedStep):
                 asked = talk.send(asked.function([asked.argument])[0])
-                continue
-            sent.append(asked.build(0, len(asked)))
-            asked = talk.send(np.asarray(case.model(sent[-1]), np.float64))
+            else:
+                asked = talk.send(np.asarray(model(asked.build(0, len(asked))), np.float64))
         except StopIteration as stop:
-            return stop.value.method, stop.value.estimate, stop.value.rows, sent
+            return stop.value
 
 
 def space_of(case: Case) -> Space:
@@ -155,17 +164,7 @@ def test_answers_that_move_call_by_call_do_not_agree_by_themselves() -> None:
     held = dict.fromkeys((True, False), 0)
     for random in [True, False] * runs:
         talk = whole_jacobian(x, space, 1e-3, 36, OutputQuality().view(base, base[:0]), random)
-        asked = next(talk)
-        while True:
-            try:
-                if isinstance(asked, BatchedStep):
-                    asked = talk.send(asked.function([asked.argument])[0])
-                    continue
-                moved = 0.1 * rng.standard_normal(9)
-                asked = talk.send(np.asarray(network(asked.build(0, len(asked)) + moved), np.float64))
-            except StopIteration as stop:
-                spectral = stop.value.estimate.spectral
-                break
+        spectral = answered(talk, lambda rows: network(rows + 0.1 * rng.standard_normal(9))).estimate.spectral
         held[random] += spectral.lower <= true <= spectral.upper
     assert held[True] > 0.93 * runs
     assert 0.86 * runs < held[False] < 0.92 * runs
