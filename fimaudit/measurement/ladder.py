@@ -34,6 +34,8 @@ KNOWN_INPUTS = 0.6
 QUIET, QUIET_IN_NOISE, QUIET_RUNGS = 0.15, 0.25, 3
 #: The even share from which the answers on a rung jump, and how many times an energy it must have to count beside it.
 JUMPS, DWARFS = 0.30, 3.0
+#: How many times the energy may fall below what curvature explains (``most_fallen``), as directions and inputs differ.
+FALLEN = 1.5
 #: Steps are of rounding where on some rung the odd parts are that many times what rounding makes of the even ones, and the
 #: even share is no more than this: n votes move an answer unevenly, by 1 / sqrt(n) (tests/measurement/test_surface.py).
 MOVED, EVENLY = (40.0, 1000.0), 0.022
@@ -142,6 +144,8 @@ class PilotLadder:
         saturated answer) are left to a displacement of their own.
         """
         found = find_plateau(self.energy, self.rungs, quiet=self.quiet)
+        if found is not None and not is_long(found) and self.above_linear[found.first : found.last + 1].any():
+            found = find_plateau(self.energy, self.rungs, quiet=self.quiet & ~self.above_linear)
         if found is None or found.change <= NO_PLATEAU or not self.exact:
             return found
         known_quiet = self.quiet & np.isfinite(self.even_share)
@@ -174,6 +178,17 @@ class PilotLadder:
         level = np.median(self.energy, axis=0)
         return bool(self.even_share[found.last + 1] >= JUMPS and level[found.last + 1] > LONE * level[found.last])
 
+    @cached_property
+    def above_linear(self) -> NDArray[np.bool_]:
+        """(rungs,) whether there is more energy than any curvature can take away up to some longer displacement.
+
+        Then jumps make it: odd ones, of inputs at the edge of a rounding, say, have no even part.
+        """
+        level = np.median(self.energy, axis=0)
+        most = FALLEN * np.where(level > 0, level, np.inf) * most_fallen(self.even_share)
+        beyond = np.minimum.accumulate(most[::-1])[::-1]
+        return np.asarray(np.append(level[:-1] > beyond[1:], False))
+
     @property
     def most_even(self) -> float:
         """The even share up to which a linear function explains the answers."""
@@ -196,8 +211,7 @@ class PilotLadder:
         return (
             self.exact
             and found is not None
-            and found.change <= FLAT
-            and found.last - found.first >= PLAIN_RUNGS
+            and is_long(found)
             and bool(np.isfinite(self.even_share[found.first : found.last + 1]).all())
         )
 
@@ -249,6 +263,27 @@ def _spacing(answers: Array, quality: OutputQuality) -> float:
     if quality.random or quality.exact or answers.shape[1] != 2:
         return FLOAT64_SPACING
     return max(number_spacing(answers[:, 0]), number_spacing(answers[:, 1]))
+
+
+def most_fallen(share: Array) -> Array:
+    """How many times less energy a smooth function may have over a displacement of this even share than over none.
+
+    That of two classes alike, p = 1 / (1 + e^-z) at z = 0: of the functions of one logit it loses most for its even part.
+    There an answer turns by delta = 2 asin(sqrt(share)) < pi / 4, and tan(2 delta) = sinh(z / 2): the energy falls by
+    (z / (4 sin delta))^2.
+
+    >>> most_fallen(np.array([0.0, 0.05, 0.1, 0.14, 0.15])).round(2).tolist()
+    [1.0, 1.47, 2.63, 8.29, inf]
+    """
+    angle = 2.0 * np.arcsin(np.sqrt(np.clip(share, 1e-12, 1.0)))
+    falls = angle < np.pi / 4
+    half = np.where(falls, angle, 0.1)
+    return np.where(falls, (np.arcsinh(np.tan(2.0 * half)) / (2.0 * np.sin(half))) ** 2, np.inf)
+
+
+def is_long(plateau: Plateau) -> bool:
+    """Whether it is too flat for too long to be one by chance."""
+    return plateau.change <= FLAT and plateau.last - plateau.first >= PLAIN_RUNGS
 
 
 def has_exact_answers(quality: OutputQuality) -> bool:

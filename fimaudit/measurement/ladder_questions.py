@@ -104,6 +104,16 @@ def ask_ladder(
         raise failure.error from failure.error.__cause__
     asked = read_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
+    each = asked.rows // len(ladders)
+    others = [i for i in few.tolist() if i not in ladders][: max(0, most_rows - asked.rows) // each]
+    if others and asked.exact and not (asked.plain or space.quantised):
+        more = drawn(others)
+        try:
+            seen = _ask_inputs(meter, x, space, rungs, {i: _pairs(more[i], 0, first) for i in more}, quality.repeats)
+        except InputFailed:
+            seen = {}  # what the first inputs say is right, only less sure
+        ladders, signs = dict(sorted({**ladders, **seen}.items())), {**signs, **more}
+        asked, count = read_ladder(rungs, ladders, quality), len(ladders)
     most = pairs(most_rows if asked.without_plateau and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from fimaudit.errors import InputFailed
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.energy import FACTOR
-from fimaudit.measurement.ladder import PilotLadder
+from fimaudit.measurement.ladder import DWARFS, PilotLadder
 from fimaudit.measurement.ladder_questions import ask_ladder
 from fimaudit.measurement.plateau import FLAT, find_plateau, spread
 from fimaudit.measurement.second_look import look_again
 from fimaudit.measurement.settings import Settings
-from fimaudit.measurement.surface import FALLS, JUMPING, SurfaceKind, classify
+from fimaudit.measurement.surface import FALLS, JUMPING, ROUGHNESS, SurfaceKind, classify
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 from fimaudit.results import Kind
@@ -41,6 +41,7 @@ FINITE_SHARE = 0.1
 DECIDED = 24
 #: Why the numbers are those of a finite displacement.
 BELOW = "the answers are smooth over displacements from {first:.3g} on; below, they jump by about {jump:.1g} of log p"
+SILENT_BELOW = "the answers are smooth over displacements from {first:.3g} on; over shorter ones most do not change at all"
 REASONS: dict[SurfaceKind, str] = {
     "piecewise_constant": "the answers are piecewise constant, so a local value does not exist",
     "rough": "the answers jump at every displacement that was tried, so a local value does not exist",
@@ -178,20 +179,34 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
         reach = _reach(asked.energy, rungs, plateau.first, plateau.last)
         relative = _relative(asked, (plateau.first + plateau.last) // 2, surface.jump, features)
         kind: Kind = "local" if surface.kind == "smooth" else "finite_scale"
-        below = BELOW.format(first=float(rungs[plateau.first]), jump=surface.jump)
+        below = BELOW if surface.jump > ROUGHNESS else SILENT_BELOW
+        below = below.format(first=float(rungs[plateau.first]), jump=surface.jump)
         why = REASONS.get(surface.kind, below) if kind == "finite_scale" else None
         known = replace(quality, relative=relative)
         wavers = plateau.change > FLAT
         return Steps(plateau.displacement, [], 0, reach, kind, quality=known, surface=surface.kind, why=why, wavers=wavers)
-    if surface.kind == "unknown":
+    if surface.kind == "unknown":  # without any plateau
         return Steps(_shortest_above_noise(asked.energy, rungs), [], 0, 0.0, quality=quality, surface="unknown")
     rho = FINITE_SHARE * size
     if surface.kind == "rough":
-        rho = float(rungs[int(np.nanargmin(asked.even_share))])
+        rho = _least_rough(asked, rho)
+    elif surface.kind == "piecewise_constant":
+        rho = _shortest_above_noise(asked.energy, rungs, rho)
     elif surface.kind in ("kinked", "curved"):
-        flattest = find_plateau(asked.energy, rungs)
+        flattest = find_plateau(asked.energy, rungs, quiet=~asked.above_linear)
         rho = rho if flattest is None else flattest.displacement
     return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface=surface.kind, why=REASONS[surface.kind])
+
+
+def _least_rough(asked: PilotLadder, rho: float) -> float:
+    """Where the answers jump everywhere: the rung of least even share, but none with much more energy than ``rho`` has.
+
+    Jumps at the inputs themselves have no even part, and the more energy the shorter the displacement.
+    """
+    level = np.median(asked.energy, axis=0)
+    within = (asked.rungs <= rho) & (level > 0)
+    shares = np.where(level > DWARFS * level[within].min(initial=np.inf), np.nan, asked.even_share)
+    return float(asked.rungs[int(np.nanargmin(shares))]) if np.isfinite(shares).any() else rho
 
 
 def _chosen_level(asked: PilotLadder, dtype: str) -> Steps:
@@ -272,7 +287,7 @@ def _reach(energy: Array, rungs: Array, first: int, last: int) -> float:
     return float(rungs[reach])
 
 
-def _shortest_above_noise(energy: Array, rungs: Array) -> float:
-    """Without any plateau: the shortest displacement that most pilot inputs answer at all, else the longest."""
-    found = (energy > 0).mean(axis=0) >= 0.5
+def _shortest_above_noise(energy: Array, rungs: Array, least: float = 0.0) -> float:
+    """The shortest displacement of ``least`` or more that most pilot inputs answer at all, else the longest."""
+    found = ((energy > 0).mean(axis=0) >= 0.5) & (rungs >= least)
     return float(rungs[int(np.argmax(found))]) if found.any() else float(rungs[-1])

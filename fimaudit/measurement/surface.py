@@ -10,7 +10,9 @@ benchmarks/regimes.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -72,7 +74,8 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
         return Surface("rarely_jumping")
     if local:
         jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
-        return Surface("smooth_above" if jump > ROUGHNESS and asked.exact else "smooth", jump)
+        above = asked.exact and (jump > ROUGHNESS or _typical(asked, partial(_missed_rungs, dtype=dtype)) >= SILENT_RUNGS)
+        return Surface("smooth_above" if above else "smooth", jump)
     known = np.isfinite(asked.even_share)
     if not known.any():
         silent = asked.exact and asked.raw.any() and _piecewise_constant(asked, dtype)
@@ -153,10 +156,9 @@ def _rough(asked: PilotLadder) -> bool:
 
 def _piecewise_constant(asked: PilotLadder, dtype: str) -> bool:
     """Whether small displacements change no answer at all, and longer ones do by more than rounding explains."""
-    ladders = list(asked.ladders.values())
-    if float(np.median([_silent_rungs(of_input, dtype) for of_input in ladders])) >= SILENT_RUNGS and asked.raw.any():
+    if _typical(asked, partial(_silent_rungs, dtype=dtype)) >= SILENT_RUNGS and asked.raw.any():
         return True
-    same = np.mean([_same(of_input) for of_input in ladders], axis=0)[: len(asked.rungs)]
+    same = np.mean([_same(of_input) for of_input in asked.ladders.values()], axis=0)[: len(asked.rungs)]
     return bool((same > SAME_PAIRS).mean() >= SAME_RUNGS)
 
 
@@ -173,15 +175,30 @@ def _same(of_input: LadderAnswers) -> Array:
     return np.asarray((same[:, :half] & same[:, half:]).mean(axis=1))
 
 
+def _typical(asked: PilotLadder, count: Callable[[LadderAnswers], int]) -> float:
+    """Median of a count over the inputs."""
+    return float(np.median([count(of_input) for of_input in asked.ladders.values()]))
+
+
 def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
     """Over how many rungs an input's answers are equal, although they change later by more than rounding explains."""
+    equal = int((_moved(of_input) == 0).cumprod().sum())
+    return max(equal, _missed_rungs(of_input, dtype))
+
+
+def _missed_rungs(of_input: LadderAnswers, dtype: str) -> int:
+    """Over how many rungs they do not move by more than rounding, where a smooth model would have by several times that."""
     exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
-    rounding = ROUNDINGS * float(np.finfo(exact).eps)
-    moved = np.abs(np.sqrt(np.maximum(of_input.first, 0.0)) - np.sqrt(np.maximum(of_input.base[0], 0.0))).max(axis=(1, 2))
-    equal = int((moved == 0).cumprod().sum())
+    rounding, moved = ROUNDINGS * float(np.finfo(exact).eps), _moved(of_input)
     visible = np.flatnonzero(moved > rounding)
     if not visible.size:
-        return equal
+        return 0
     before = slice(0, int(visible[0]))
     expected = moved[visible[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[visible[0]]
-    return max(equal, int((expected >= EXPECTED * rounding).sum()))
+    return int((expected >= EXPECTED * rounding).sum())
+
+
+def _moved(of_input: LadderAnswers) -> Array:
+    """(rungs,) the farthest that the root of any probability moves."""
+    roots, base = np.sqrt(np.maximum(of_input.first, 0.0)), np.sqrt(np.maximum(of_input.base[0], 0.0))
+    return np.asarray(np.abs(roots - base).max(axis=(1, 2)))

@@ -232,7 +232,10 @@ def test_inputs_that_waver_do_not_hide_the_plateau_of_the_others() -> None:
     quiet = np.arange(12) < 10
 
     def found(share: float, energy: np.ndarray = energy) -> Any:
-        seen = SimpleNamespace(energy=energy, rungs=rungs, quiet=quiet, exact=True, even_share=np.full(12, share))
+        level = np.zeros(12, dtype=bool)
+        seen = SimpleNamespace(
+            energy=energy, rungs=rungs, quiet=quiet, exact=True, even_share=np.full(12, share), above_linear=level
+        )
         return PilotLadder.plateau.func(seen)  # type: ignore[attr-defined]
 
     assert (found(1e-3).first, found(1e-3).last) == (0, 9)
