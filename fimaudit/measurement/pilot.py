@@ -37,6 +37,8 @@ LEVEL_CHANGE = 0.20
 NOISE_MATTERS = 1e-4
 #: Where the local value does not exist: displace each feature by this share of its spread.
 FINITE_SHARE = 0.1
+#: Even shares that differ by no more say the same of two displacements (tests/measurement/test_surface.py).
+ALIKE = 0.02
 #: Inputs whose class is asked for, where the way to another class is towards one of them.
 DECIDED = 24
 #: Why the numbers are those of a finite displacement.
@@ -189,7 +191,7 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
         return Steps(_shortest_above_noise(asked.energy, rungs), [], 0, 0.0, quality=quality, surface="unknown")
     rho = FINITE_SHARE * size
     if surface.kind == "rough":
-        rho = _least_rough(asked, rho)
+        rho = _calmest(asked, rho)
     elif surface.kind == "piecewise_constant":
         rho = _shortest_above_noise(asked.energy, rungs, rho)
     elif surface.kind in ("kinked", "curved"):
@@ -198,15 +200,19 @@ def _chosen(asked: PilotLadder, dtype: str, size: float, features: int) -> Steps
     return Steps(rho, [], 0, 0.0, "finite_scale", quality=quality, surface=surface.kind, why=REASONS[surface.kind])
 
 
-def _least_rough(asked: PilotLadder, rho: float) -> float:
-    """Where the answers jump everywhere: the rung of least even share, but none with much more energy than ``rho`` has.
+def _calmest(asked: PilotLadder, rho: float) -> float:
+    """Where the answers jump everywhere: of the rungs whose even share is about the smallest, the one nearest to ``rho``.
 
-    Jumps at the inputs themselves have no even part, and the more energy the shorter the displacement.
+    None that has much more energy than one up to ``rho``: a jump at the input itself makes an even share of 1/2 on all
+    rungs, or none, and the more energy the shorter the displacement.
     """
     level = np.median(asked.energy, axis=0)
     within = (asked.rungs <= rho) & (level > 0)
     shares = np.where(level > DWARFS * level[within].min(initial=np.inf), np.nan, asked.even_share)
-    return float(asked.rungs[int(np.nanargmin(shares))]) if np.isfinite(shares).any() else rho
+    if not np.isfinite(shares).any():
+        return rho
+    calm = asked.rungs[shares <= np.nanmin(shares) + ALIKE]
+    return float(calm[int(np.abs(np.log(calm / rho)).argmin())])
 
 
 def _chosen_level(asked: PilotLadder, dtype: str) -> Steps:

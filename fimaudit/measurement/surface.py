@@ -199,6 +199,10 @@ def _missed_rungs(of_input: LadderAnswers, dtype: str) -> int:
 
 
 def _moved(of_input: LadderAnswers) -> Array:
-    """(rungs,) the farthest that the root of any probability moves."""
-    roots, base = np.sqrt(np.maximum(of_input.first, 0.0)), np.sqrt(np.maximum(of_input.base[0], 0.0))
-    return np.asarray(np.abs(roots - base).max(axis=(1, 2)))
+    """(rungs,) the farthest that the root of any probability moves from what it is over the shortest displacements.
+
+    An input that lies on a threshold, as XGBoost puts them at values of the data, is answered otherwise on the one side of
+    it, but there the same however far.
+    """
+    roots = np.sqrt(np.maximum(of_input.first, 0.0))
+    return np.asarray(np.abs(roots - roots[0]).max(axis=(1, 2)))

@@ -181,6 +181,31 @@ def test_a_model_that_jumps_has_none(name: str, queries: int) -> None:
         assert all(s.margin_radius.value is None or s.margin_radius.value >= s.displacement for s in report.inputs)
 
 
+def thresholds_at(x: np.ndarray, slope: float) -> Model:
+    """A sum of steps, each at a value of the data as XGBoost cuts them; a linear function beside it."""
+    rng = np.random.default_rng(5)
+    cuts = [(int(j), x[i, j]) for i in range(0, len(x), 2) for j in rng.permutation(x.shape[1])[:3]]
+    weights, linear = rng.standard_normal((len(cuts), 3)) / 4, slope * rng.standard_normal((x.shape[1], 3))
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        z = np.stack([rows[:, j] >= cut for j, cut in cuts], axis=1) @ weights + rows @ linear
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    return answer
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01])
+def test_inputs_on_a_threshold_are_measured_at_a_displacement_of_their_own_size(slope: float) -> None:
+    """Seen: the pilot's few inputs on thresholds, and norms of 1e8 at a displacement of 2e-6, by the seed."""
+    x = np.random.default_rng(4).standard_normal((12, 5))
+    for seed in range(3):
+        report = audit(thresholds_at(x, slope), x, queries=60, seed=seed)
+        assert local(report) == []
+        assert all(0.05 <= s.displacement <= 5 for s in report.inputs)
+        assert slope or all("piecewise constant" in str(s.reason) for s in report.inputs if s.status == "ok")
+
+
 def test_rounding_is_distinguished_from_votes_where_the_ladder_shows_it() -> None:
     """Steps of a thousandth: a regression over pixels keeps its local numbers, forests of a thousand trees have none."""
     x, y = load_digits(return_X_y=True)
