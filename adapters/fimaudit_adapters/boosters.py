@@ -1,7 +1,10 @@
-"""Boosters of XGBoost, LightGBM and CatBoost without their scikit-learn face, given one. None is imported here."""
+"""Boosters of XGBoost, LightGBM and CatBoost without their scikit-learn face, and their files. None is imported before."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import re
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,15 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 
-__all__ = ["BoosterEstimator", "is_booster", "stopped_early"]
+__all__ = ["BOOSTER_FILES", "BoosterEstimator", "is_booster", "read_booster", "stopped_early"]
 
+#: Endings that ``save_model`` of the libraries gives files, which hold no code, and how these begin.
+BOOSTER_FILES = {
+    ".json": {"xgboost": rb'\s*\{\s*"(learner|version)"', "catboost": rb'\s*\{\s*"(ctr_data|features_info|model_info)"'},
+    ".ubj": {"xgboost": rb"\{"},
+    ".txt": {"lightgbm": rb"tree\r?\n"},
+    ".cbm": {"catboost": rb"CBM1"},
+}
 _KINDS = {("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("catboost.core", "CatBoost")}
 #: Objectives that give probabilities, by how their names begin, and among these some that do not.
 _PROBABILITIES = ("binary", "multi", "Logloss", "CrossEntropy", "MultiClass")
@@ -21,6 +31,36 @@ def is_booster(target: object) -> bool:
     """Whether it is one, known by the names of its classes; CatBoost's classifiers are boosters with a face."""
     known = any((c.__module__, c.__name__) in _KINDS for c in type(target).__mro__)
     return known and not hasattr(type(target), "predict_proba")
+
+
+def read_booster(path: str) -> Any:
+    """The booster in a file as its library's ``save_model`` wrote it.
+
+    Raises:
+        TargetError: it is none, or the library is not installed or cannot read it.
+    """
+    libraries = BOOSTER_FILES[os.path.splitext(path)[1].lower()]
+    with open(path, "rb") as handle:
+        head = handle.read(1000)
+    library = next((name for name, begins in libraries.items() if re.match(begins, head)), None)
+    wanted = f"expected a model as save_model of {' or '.join(libraries)} writes it at {path!r}"
+    if library is None:
+        raise TargetError(f"{wanted}, but the file begins otherwise")
+    try:
+        module = importlib.import_module(library)
+    except ImportError as exc:
+        raise TargetError(f"opening {path!r} needs {library}, which is not installed; pip install {library}") from exc
+    try:
+        if library == "catboost":
+            json = path.lower().endswith(".json")
+            booster = module.CatBoost().load_model(path, format="json" if json else "cbm")
+        else:
+            booster = module.Booster(model_file=path)
+        _facts(booster, library)  # of CatBoost's JSON nothing else is checked
+        return booster
+    except Exception as exc:
+        said = " ".join(str(exc).split())[:300]
+        raise TargetError(f"{wanted}, got {type(exc).__name__}: {said}; it may be truncated") from exc
 
 
 def stopped_early(booster: Any) -> list[str]:
@@ -48,7 +88,13 @@ class BoosterEstimator:
         self._booster, self._library = booster, type(booster).__module__.partition(".")[0]
         if self._library == "catboost" and not booster.is_fitted():
             raise TargetError("CatBoost is not fitted; call fit and save it again")
-        names, objective, self.booster = _facts(booster, self._library)
+        try:
+            names, objective, self.booster = _facts(booster, self._library)
+        except Exception as exc:  # of catboost.sum_models
+            raise TargetError(
+                f"the booster does not say what it was trained for ({type(exc).__name__}: {' '.join(str(exc).split())}); "
+                "expected one that does, or a function from rows to probabilities"
+            ) from exc
         self.n_features_in_ = len(names)
         made_up = [[f"{start}{i}" for i in range(len(names))] for start in ("Column_", "")]
         if names and any(names) and names not in made_up:

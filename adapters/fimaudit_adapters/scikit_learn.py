@@ -19,7 +19,7 @@ from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import TableColumn, arranged, as_frame, coded
 from fimaudit.models.labels import LabelledAs
 from fimaudit.models.links import chosen_finding, to_probabilities
-from fimaudit_adapters.boosters import BoosterEstimator, is_booster, stopped_early
+from fimaudit_adapters.boosters import BOOSTER_FILES, BoosterEstimator, is_booster, read_booster, stopped_early
 from fimaudit_adapters.fitted_features import (
     as_fitted,
     categorical_features,
@@ -31,9 +31,9 @@ from fimaudit_adapters.options import file_fingerprint, refuse_unused, require_f
 
 __all__ = ["ADAPTER", "EstimatorClassifier", "ScikitLearnAdapter"]
 
-#: Endings of files that are opened by unpickling, and of skops' own format, which is not.
+#: Endings of files that are opened by unpickling, and of the formats of skops and of libraries of trees, which are not.
 PICKLES = (".joblib", ".pkl", ".pickle")
-SUFFIXES = (*PICKLES, ".skops")
+SUFFIXES = (*PICKLES, ".skops", *BOOSTER_FILES)
 #: Names of classes whose answers, or whose output, jump.
 _JUMPS = (
     (
@@ -46,7 +46,7 @@ _JUMPS = (
 
 
 class ScikitLearnAdapter:
-    """Opens estimators with ``predict_proba``: in memory, from ``.skops``, or with ``trust_pickle`` from a pickle."""
+    """Opens estimators with ``predict_proba`` and boosters: objects, ``.skops``, boosters' own files, or trusted pickles."""
 
     option_names = ("name",)
 
@@ -260,6 +260,8 @@ def _library(estimator: Any) -> str:
 
 
 def _read(path: str, trust_pickle: bool) -> Any:
+    if path.lower().endswith(tuple(BOOSTER_FILES)):
+        return read_booster(path)
     if path.lower().endswith(PICKLES):
         if not trust_pickle:
             raise UntrustedPickleError(

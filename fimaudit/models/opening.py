@@ -88,8 +88,9 @@ def open_classifier(
 
     Args:
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
-            string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``model.joblib`` or
-            ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``, ``path/to/file.py:factory``, or a URL.
+            string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``.json``, ``.ubj``, ``.txt``
+            or ``.cbm`` of a booster, ``model.joblib`` or ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``,
+            ``path/to/file.py:factory``, or a URL.
         link: ``auto``, ``identity``, ``softmax``, ``sigmoid`` or ``labels``; see ``fimaudit.models.links.to_probabilities``.
         adapter: name of the adapter to take, where more than one would do.
         device: ``cpu``, ``cuda`` and the like; the best at hand when left out.
@@ -184,5 +185,6 @@ def _no_adapter(target: object, known: Mapping[str, Adapter]) -> str:
         return f"expected a model file, got the folder {target!r}; give the file in it"
     return (
         f"no adapter opens {target!r} (ending {suffix!r}); expected .onnx, .pt2, .pt, .ts, .skops, .joblib, .pkl, "
-        f"a URL, package.module:factory or file.py:factory (adapters here: {', '.join(known) or 'none'})"
+        "a booster's .json, .ubj, .txt or .cbm, a URL, package.module:factory or file.py:factory "
+        f"(adapters here: {', '.join(known) or 'none'})"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fimaudit_adapters.options import file_fingerprint
 
 from fimaudit import audit
 from fimaudit.errors import DataError, TargetError
@@ -115,5 +116,39 @@ def test_a_booster_read_from_a_file_or_of_another_objective(tmp_path: Path) -> N
         open_classifier(numbers)  # its parameters name no objective, and its answers may lie from 0 to 1
     with pytest.raises(TargetError, match="objective is RMSE"):
         open_classifier(catboost.CatBoost(options).fit(x, x[:, 0]))
+    sides = [catboost.CatBoostClassifier(**options).fit(x, x[:, k] > 0) for k in (0, 1)]
+    with pytest.raises(TargetError, match="does not say what it was trained for"):
+        open_classifier(catboost.sum_models(sides))
     with pytest.raises(TargetError, match="CatBoost is not fitted"):
         open_classifier(catboost.CatBoost(options))
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.ubj", "m.txt", "m.cbm", "c.json"])
+def test_the_file_that_a_library_saves_answers_as_what_it_saved(name: str, tmp_path: Path) -> None:
+    library = {"m.json": "xgboost", "m.ubj": "xgboost", "m.txt": "lightgbm"}.get(name, "catboost")
+    module, path = pytest.importorskip(library), str(tmp_path / name)
+    table = TABLE[["age", "weight"]]
+    kind: Any = {"xgboost": "XGBClassifier", "lightgbm": "LGBMClassifier", "catboost": "CatBoostClassifier"}[library]
+    options = {"verbose": 0, "allow_writing_files": False, "thread_count": 1} if library == "catboost" else {"n_jobs": 1}
+    model = getattr(module, kind)(n_estimators=9, **options).fit(table, (TABLE.age > 52).astype(int))
+    if library == "lightgbm":
+        model.booster_.save_model(path)
+    else:
+        model.save_model(path, **({"format": "json"} if name == "c.json" else {}))
+    opened = open_classifier(path)
+    assert opened.info.name == name
+    assert opened.info.details["sha256"] == file_fingerprint(path)
+    np.testing.assert_allclose(opened.probabilities(table[:9].to_numpy()), model.predict_proba(table[:9]), rtol=1e-5)
+    report = audit(path, table[:6], scale="std", queries=20, profile="off")
+    assert [s.probability for s in report.inputs] == pytest.approx(model.predict_proba(table[:6]).max(axis=1), rel=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["json", "ubj", "txt", "cbm"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"tree\n", b"CBM1", b'{"learner":{}}', b"{L\0", b'{"features_info":{}}', b"notes"]
+)
+def test_a_file_that_no_library_saved_is_refused(content: bytes, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(TargetError, match=r"expected .*m\."):
+        open_classifier(path)
