@@ -293,6 +293,12 @@ def _distributions(p: NDArray[np.float64], dtype: np.dtype[Any], link: str) -> N
             "off or rounded on the way, divide each row by its sum (p / p.sum(axis=1, keepdims=True)); if they are findings "
             "that do not exclude each other (multi-label), audit one of them with --class NAME --link identity"
         )
+    if worst == 0.0 and low >= 0 and (sums[np.abs(sums - 1.0) > tolerance] == 0).all():
+        raise LinkError(
+            "expected rows that sum to 1, got a row of zeros only: the model names no class there, as OneVsRestClassifier "
+            "of trees does where none of them says yes; audit one class against the others with --class NAME --link "
+            "identity, or give a function that says which class is meant"
+        )
     if abs(worst - 1.0) > tolerance and low >= 0 and high <= 1:
         few = "; so few answers may also be logits that lie there by chance" if len(p) < FEW else ""
         raise SeveralFindingsError(

@@ -79,6 +79,7 @@ def test_saturated_answers_keep_their_small_probabilities() -> None:
     [
         ([[2.0, -1.0]], "auto", LinkError, "look like logits; use link='softmax'"),
         ([[0.2, 0.3]], "auto", LinkError, r"row that sums to 0\.5: findings that do not exclude"),
+        ([[0.0, 0.0]], "auto", LinkError, "a row of zeros only: the model names no class there"),
         ([[0.51, 0.48]], "auto", LinkError, r"sums to 0\.99: if answers are cut off .* divide each row by its sum"),
         ([[31.0]], "identity", LinkError, "or divide by 100 if these are percentages"),
         ([[0.3]], "auto", LinkError, "link='identity' or link='sigmoid'"),
@@ -121,3 +122,10 @@ def test_one_step_of_several_is_read() -> None:
         chosen_step(output, 3)
     with pytest.raises(OutputError, match="to take step 0 of, got"):
         chosen_step(output[0], 0)
+
+
+def test_zeros_beside_rows_that_hold_several_findings_are_findings() -> None:
+    with pytest.raises(LinkError, match="a row of zeros only"):
+        to_probabilities(np.array([[0.0, 0.0, 0.0], [0.2, 0.3, 0.5]]), "auto", rows=2)
+    with pytest.raises(LinkError, match="findings that do not exclude"):
+        to_probabilities(np.array([[0.0, 0.0, 0.0], [0.9, 0.8, 0.1]]), "auto", rows=2)
