@@ -88,9 +88,8 @@ def open_classifier(
 
     Args:
         target: a torch module, a scikit-learn estimator, a callable from a batch to outputs, an open ``Classifier``, or a
-            string or path: ``model.onnx``, ``model.pt2``, a TorchScript file, ``model.skops``, ``.json``, ``.ubj``, ``.txt``
-            or ``.cbm`` of a booster, ``model.joblib`` or ``model.pkl`` (with ``trust_pickle``), ``package.module:factory``,
-            ``path/to/file.py:factory``, or a URL.
+            path: ``.onnx``, ``.pt2``, TorchScript, ``.skops``, a booster's ``.json``, ``.ubj``, ``.txt`` or ``.cbm``, or
+            ``.joblib`` or ``.pkl`` (``trust_pickle``); ``package.module:factory``, ``path/to/file.py:factory``, or a URL.
         link: ``auto``, ``identity``, ``softmax``, ``sigmoid`` or ``labels``; see ``fimaudit.models.links.to_probabilities``.
         adapter: name of the adapter to take, where more than one would do.
         device: ``cpu``, ``cuda`` and the like; the best at hand when left out.

@@ -16,7 +16,7 @@ from fimaudit.engines.work import LocalEngine, RemoteEngine, Work
 from fimaudit.errors import BudgetExhausted, ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import MOST_INTEGRITY_ROWS
 from fimaudit.measurement.pilot import Steps
-from fimaudit.measurement.rare_jumps import beside_jumps, too_many_jump
+from fimaudit.measurement.rare_jumps import beside_cut_radii, beside_jumps, too_many_jump
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.leases import Ledger, Usage
 from fimaudit.models.meter import DECOYS, THE_RUN, Meter
@@ -194,9 +194,12 @@ class Run:
         drifts = self._sentinels.drifts if self._sentinels is not None else []
         revised: dict[int, Sensitivity] = dict(self.integrity.revised)
         few = self._store.count <= self._task.sizes.most_inline  # the pilot of a larger run asks enough by itself
-        if few and (revised or too_many_jump(*self._store.jumps())):
+        making = self._meter.model.info.not_smooth
+        if few and (revised or making or too_many_jump(*self._store.jumps())):
             known = {**self._store.results(range(len(self._task.source))), **revised}
             revised |= beside_jumps(known.values())
+            if making:
+                revised |= beside_cut_radii({**known, **revised}.values(), making)
         return self._store.finish({i for drift in drifts for i in drift.inputs}, most, revised)
 
     @property

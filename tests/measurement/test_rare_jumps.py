@@ -4,6 +4,11 @@ import hashlib
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import VotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 import fimaudit
 
@@ -42,3 +47,30 @@ def test_few_queries_are_for_the_norm_first() -> None:
     assert all(one.queries >= 38 and not one.profile for one in few.inputs)
     assert all(one.profile for one in more.inputs)
     assert not any("radius_not_checked" in one.flags for one in few.inputs)
+
+
+def nearest_beyond_a_threshold(model: VotingClassifier, x: np.ndarray) -> float:
+    """The shortest change of one feature, to just beyond a threshold of the tree, that changes the decision."""
+    tree = model.estimators_[-1].tree_
+    inner = tree.feature >= 0
+    rows = np.repeat(x[None], inner.sum(), axis=0)
+    places, cuts = tree.feature[inner], tree.threshold[inner]
+    moved = np.arange(len(rows)), places
+    rows[moved] = np.where(x[places] <= cuts, cuts + 1e-4, cuts - 1e-4)
+    changed = model.predict(rows) != model.predict(x[None])
+    return float(np.abs(rows[moved] - x[places])[changed].min(initial=np.inf))
+
+
+def test_a_tree_beside_a_regression_leaves_no_radius_that_its_thresholds_contradict() -> None:
+    """Seen: smooth between thresholds, and 9 of 38 lower limits too long without a flag, by up to 2.3 times."""
+    x, y = load_breast_cancer(return_X_y=True)
+    x = StandardScaler().fit_transform(x)[:, :10]
+    parts = [("regression", LogisticRegression()), ("tree", DecisionTreeClassifier(max_depth=4, random_state=0))]
+    model = VotingClassifier(parts, voting="soft").fit(x[:300], y[:300])
+    report = fimaudit.audit(model, x[300:330], queries=100)
+    limited = [s for s in report.inputs if s.margin_radius.lower]
+    assert [s.index for s in limited if nearest_beyond_a_threshold(model, x[300 + s.index]) < s.margin_radius.lower] == []
+    assert all(s.spectral_norm.value is not None and s.kind == "local" for s in report.inputs)  # which is right there
+    assert any("so no slope says how far another decision is" in str(s.reason) for s in report.inputs)
+    smooth = fimaudit.audit(model.estimators_[0], x[300:330], queries=100)
+    assert all(s.margin_radius.lower for s in smooth.inputs)
