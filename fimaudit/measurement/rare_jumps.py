@@ -76,7 +76,7 @@ def beside_cut_radii(results: Collection[Sensitivity], making: str) -> dict[int,
     >>> beside_cut_radii([*cut, one(2)], "tree ensemble")[2].margin_radius
     Interval(value=None, lower=None, upper=None)
     """
-    known = [one for one in results if one.status == "ok" and one.margin_radius.value is not None]
+    known = [one for one in results if (one.status, one.kind) == ("ok", "local") and one.margin_radius.value is not None]
     cut = sum("local_radius_overstates" in one.flags for one in known)
     if not too_many_jump(len(known), cut):
         return {}
