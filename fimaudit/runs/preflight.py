@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +37,10 @@ STEPS = (1e-3, 1e-1)
 NEAR = 1e-2
 #: A row that moved by so many roundings has moved.
 ROUNDINGS = 1.5
+#: The rows of a call are moved alike where two answers in one differ by less than this share (of mean squares) of what two
+#: in different calls do: noise of its own for every row stays above it in all but one run of thirty, of two classes one of
+#: ten, which are then measured as well, only slower (tests/runs/test_moving_calls.py).
+ALIKE = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Preflight:
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
-        row_by_row: whether the other rows of a call move answers by more than last digits, so that each is asked alone.
+        row_by_row: each row is asked alone: the other rows of a call move answers by more than last digits, or chance moves
+            all of its rows alike, which no comparison within the call shows.
         one_hot: whether every answer was all 0 but for a single 1.
         first: the first answered input's answer when it was asked alone, of this process; in no report.
         exact: the answers are the model's own values, surely not rounded.
@@ -84,7 +90,9 @@ class Preflight:
         """Sentences for the user."""
         out = []
         if self.random:
-            out.append(not_deterministic(f"the same row asked twice differs by {self.repeat_difference:.2g} in probability"))
+            alike = ", and all rows of a call alike, so that each is asked alone," if self.row_by_row else ""
+            why = f"the same row asked twice differs by {self.repeat_difference:.2g} in probability{alike}"
+            out.append(not_deterministic(why))
         elif self.row_by_row:
             out.append(
                 f"an answer depends on the other rows of its call (by up to {self.batch_difference:.2g} in probability), "
@@ -191,7 +199,8 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
         exact=meter.model.info.exact,
     )
     most = MOVED_IN_HALF if network or _in_half(meter) else MOVED
-    if not found.random and any(_moved(a, b, most, quantum) for a, b in pairs):
+    first = [alone, again, *(answers[np.array(places) == 0] for places, answers in seen)]
+    if _moved_alike(first) if found.random else any(_moved(a, b, most, quantum) for a, b in pairs):
         found = replace(found, row_by_row=True)
         meter.batch = 1
     return found
@@ -231,7 +240,8 @@ def _alone_and_together(
         return single, seen, 0.0
     # By the rows beside it, or at random: then the same call, or the row alone, is answered differently the next time.
     order, answers = seen[call]
-    together = np.abs(asked.ask(x[order], "repeat together") - answers).max()
+    seen.append((order, asked.ask(x[order], "repeat together")))
+    together = np.abs(seen[-1][1] - answers).max()
     apart = np.abs(asked.ask(x[place : place + 1], "repeat alone")[0] - single[place]).max()
     return single, seen, float(max(together, apart))
 
@@ -272,6 +282,17 @@ def roughness(classifier: Classifier, x: NDArray[Any]) -> float:
         one, other = (2 * np.sqrt(classifier.probabilities(end)) for end in ends)
         energies.append(float(((one - other) ** 2).sum()) / (2 * share) ** 2)
     return energies[0] / energies[1] if energies[1] > 0 else 1.0
+
+
+def _moved_alike(calls: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether the answers (m, K) to one row are alike within each of several calls, beside what they are between them."""
+    roots = [np.sqrt(np.maximum(answers, 0.0)) for answers in calls]
+    squares = [[float(((a[:, None] - b[None]) ** 2).sum(axis=2).sum()) for b in roots] for a in roots]
+    sizes = np.array([len(answers) for answers in calls])
+    pairs = np.multiply.outer(sizes, sizes) - np.diag(sizes)  # of a call with itself, none of an answer with itself
+    own = np.eye(len(calls), dtype=np.bool_)
+    within, between = (np.array(squares)[of].sum() / max(1, pairs[of].sum()) for of in (own, ~own))
+    return bool(within <= ALIKE * between)
 
 
 def _in_half(meter: Meter) -> bool:
