@@ -105,13 +105,16 @@ class FullJacobian(Design):
 
     def _jacobian(self) -> Flow[WholeJacobian]:
         """As well as the rows allow; with a precision, from as few as serve it."""
-        ctx, rows, precision = self.ctx, self.ctx.rows, self.ctx.settings.precision
+        ctx = self.ctx
+        rows, precision = ctx.rows, ctx.settings.precision
         least = fewest_rows(ctx.space.features)
         if precision is None or not fits(ctx.space.features, rows - least):
             return (yield from self._whole(rows))
         quick = yield from self._whole(least)
-        if quick.estimate is not None and quick.estimate.spectral.relative_half_width <= precision:
-            return quick
+        if quick.estimate is not None:  # with all that the reported interval allows for, as far as it is known by now
+            allowed = ctx.step.widened(quick.estimate, exact=True).widened(quick.rounding_error(ctx.view))
+            if allowed.spectral.relative_half_width <= precision:
+                return quick
         better = yield from self._whole(rows - least)
         return replace(better, rows=better.rows + least)
 

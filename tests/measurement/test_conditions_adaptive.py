@@ -103,6 +103,25 @@ def test_few_features_stop_at_the_cheapest_whole_jacobian_that_serves() -> None:
         assert a.spectral_norm.lower <= b.spectral_norm.value <= a.spectral_norm.upper
 
 
+@pytest.mark.parametrize(("features", "decimals", "precision"), [(10, 4, 0.05), (30, 4, 0.05), (30, 5, 0.02)])
+def test_a_whole_jacobian_stops_where_its_reported_interval_is_narrow(
+    features: int, decimals: int, precision: float
+) -> None:
+    """Seen before the rounding counted: up to 7 of 20 inputs stopped at the fewest rows with a wider one."""
+    rng = np.random.default_rng(features)
+    weights, x = rng.standard_normal((features, 3)), 0.6 * rng.standard_normal((20, features)) / np.sqrt(features)
+
+    def rounded(rows: Any) -> np.ndarray:
+        e = np.exp(np.asarray(rows) @ weights)
+        return np.asarray((e / e.sum(axis=1, keepdims=True)).round(decimals))
+
+    widths = {"basis-forward": [0.0], "basis-central": [0.0]}
+    for s in audit(rounded, x, queries=400, precision=precision, scale="raw").inputs:
+        widths[s.method].append((s.spectral_norm.upper - s.spectral_norm.lower) / 2 / s.spectral_norm.value)
+    assert max(widths["basis-forward"]) <= 1.0001 * precision  # all others were given all rows
+    assert len(widths["basis-forward"]) > 1
+
+
 def test_queries_auto_needs_to_know_when_to_stop() -> None:
     with pytest.raises(UsageError, match="precision= or threshold= beside queries='auto'"):
         audit(answer, np.zeros((1, 400)), input_shape=(400,), queries="auto")
