@@ -2,7 +2,8 @@
 
 The last digits of an answer depend on how many rows share the call (about 1e-7 of it, in float32). A row that was found on
 the boundary is therefore decided otherwise in the next call. One that lies beyond the boundary by a few times of what calls
-move is not, and its distance is a little longer, and true.
+move is not, and its distance is a little longer, and true. Where answers are random, so is which rows change the decision:
+there the mean lead of fresh answers must stand out from their scatter, and the steps go as far as that takes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from fimaudit.estimation.grouping import stacked
 from fimaudit.perturbations.rows import PlainRows, Rows
@@ -41,6 +43,12 @@ SHORT = 1e-3
 FLOAT32, TINY = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).tiny)
 #: How far, in log-odds, the other class leads in every call: 32 roundings, or so many times of what these calls moved.
 LEAD, BEYOND = 2.0**-18, 8.0
+#: Of random answers: how often a row is kept that is not decided otherwise; and how much farther out than the row that was
+#: found, as a share of its distance, one may lie, and by how many standard errors more than it needs its lead is aimed.
+ERROR, MOST_ASTRAY, SPARE = 0.01, 0.5, 2.0
+
+#: How a row that holds is decided otherwise.
+IN_EVERY_CALL, AT_RANDOM = "both alone and among others", "by more than the noise of the answers"
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,11 @@ class NotHeld:
 
 
 def hold_row(
-    x: NDArray[Any], row: NDArray[Any], space: Space, decision: int, rows: int = HOLD_ROWS
+    x: NDArray[Any], row: NDArray[Any], space: Space, decision: int, rows: int = HOLD_ROWS, *, random: bool = False
 ) -> Generator[Rows, Array, Held | NotHeld]:
     """The row, or the nearest one outwards from it that is decided otherwise alone and among others.
+
+    Of random answers one whose mean is, which is not so with a probability of ``ERROR`` at most.
 
     Rows lie on the line from the input through the row, within the domain: held features stay, features with levels move
     by whole ones, a bound ends a feature's way. What is asked depends on the arguments and on the answers to it alone.
@@ -83,9 +93,12 @@ def hold_row(
         space: the domain.
         decision: the class that the model gives the input.
         rows: most rows to ask; ``CHECK_ROWS`` are asked in any case, and ``HOLD_ROWS`` are enough.
+        random: the same row asked twice is answered differently.
     """
     line = _Line.through(x, row, space)
     left = max(1, rows // CHECK_ROWS)
+    if random:
+        return (yield from _hold_at_random(line, decision, min(1 + STEPS, left)))
     farthest, steps = line.steps(min(STEPS, left - 1))
     others = (line.x, farthest)
     moved, failed, plain = 0.0, 0.0, []
@@ -96,12 +109,13 @@ def hold_row(
         if check.decisive:
             break
         if check.held:
-            plain.append(line.held(step, check))
+            plain.append(line.held(step, check.predicted_class))
         failed = step.excess
     else:
-        # Rounded or random answers may show no such lead. What holds, holds; the second one that does lies behind the first.
+        # Rounded answers, and random ones that nobody knows to be, may show no such lead. What holds, holds; the second one
+        # that does lies behind the first.
         return plain[min(1, len(plain) - 1)] if plain else NotHeld(line.refusal(farthest))
-    found = line.held(step, check)
+    found = line.held(step, check.predicted_class)
     for _ in range(min(HALVINGS, left)):
         if step.excess - failed <= SHORT * line.distance:
             break
@@ -109,10 +123,41 @@ def hold_row(
         check = yield from _check(between.row, others, decision, moved)
         moved = check.moved
         if check.decisive:
-            step, found = between, line.held(between, check)
+            step, found = between, line.held(between, check.predicted_class)
         else:
             failed = between.excess
     return found
+
+
+def _hold_at_random(line: _Line, decision: int, looks: int) -> Generator[Rows, Array, Held | NotHeld]:
+    """The first row whose mean lead is above 0 by a t test over fresh answers, at ``ERROR`` for all looks together.
+
+    The scatter of the leads is pooled over the looks; from it, and from how the lead grows from the input to a row, follows
+    how far out the next one lies. Features with levels move by whole ones, as in ``hold_row``.
+    """
+    levels = line.steps(looks - 1)[1] if line.space.quantised else None
+    step, squares, freedom = _Step(line.row, 0.0), 0.0, 0
+    for _ in range(looks):
+        answers = np.maximum((yield PlainRows(stacked([line.x, *[step.row] * (CHECK_ROWS - 1)]))), TINY)
+        logs = np.log(answers)
+        others = logs[1:].mean(axis=0)
+        others[decision] = -np.inf
+        rival = int(others.argmax())
+        at_input, *leads = (logs[:, rival] - logs[:, decision]).tolist()
+        lead, count = sum(leads) / len(leads), len(leads)
+        squares, freedom = squares + sum((one - lead) ** 2 for one in leads), freedom + count - 1
+        error = math.sqrt(squares / freedom / count)
+        least = float(special.stdtrit(freedom, 1.0 - ERROR / looks)) * error
+        if lead >= max(LEAD, least):
+            return line.held(step, rival)
+        if levels is not None:
+            step = next(levels, step)
+            continue
+        short, gained = least + SPARE * error - lead, max(lead - at_input, 0.0)
+        most = MOST_ASTRAY * line.distance
+        farther = short * (line.distance + step.excess) / gained if gained * most > short * line.distance else most
+        step = line.beyond(min(step.excess + farther, most))
+    return NotHeld(line.refusal(step.row, AT_RANDOM))
 
 
 @dataclass(frozen=True)
@@ -179,15 +224,15 @@ class _Line:
         start, end = (one.ravel()[free.place].astype(np.float64) for one in (x, row))
         return cls(x, row, space, start, end, _length(end - start, free))
 
-    def held(self, step: _Step, check: _Check) -> Held:
+    def held(self, step: _Step, predicted_class: int) -> Held:
         """What was found."""
-        return Held(step.row, self._away(step.row), check.predicted_class)
+        return Held(step.row, self._away(step.row), predicted_class)
 
-    def refusal(self, farthest: NDArray[Any]) -> str:
+    def refusal(self, farthest: NDArray[Any], how: str = IN_EVERY_CALL) -> str:
         """That nothing up to there holds, in words."""
         return (
             f"the decision changed at a distance of {self.distance:.3g}, but no row asked from there to "
-            f"{self._away(farthest):.3g} on the same line is decided otherwise both alone and among others"
+            f"{self._away(farthest):.3g} on the same line is decided otherwise {how}"
         )
 
     def beyond(self, excess: float) -> _Step:

@@ -133,7 +133,13 @@ def ask_along(
 
 
 def find_witness(
-    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: RowsAlong | None = None
+    x: NDArray[np.floating],
+    space: Space,
+    slope: Slope,
+    top: int,
+    asked: RowsAlong | None = None,
+    *,
+    random: bool = False,
 ) -> Flow[Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
 
@@ -145,13 +151,14 @@ def find_witness(
         slope: where to walk.
         top: the predicted class.
         asked: a first round along this slope.
+        random: the same row asked twice is answered differently.
     """
     if not slope.leads_somewhere:
         return None
     found = yield from _nearest_change(x, space, slope, top, asked)
     if found is None:
         return None
-    held = yield from hold_row(x, found, space, top, CHECK_ROWS + STEPPED_ROWS)
+    held = yield from hold_row(x, found, space, top, CHECK_ROWS + STEPPED_ROWS, random=random)
     if isinstance(held, NotHeld):
         return held
     witness = Witness(distance=held.distance, predicted_class=held.predicted_class)

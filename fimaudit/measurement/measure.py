@@ -85,5 +85,7 @@ def _find_counterexample(
     if not ctx.settings.witness:
         return None
     slope = main.slope if ctx.step.has_slope else ctx.way_to_other(main.view.top)
+    if slope is None:
+        return None
     asked = None if walk is None else walk.asked
-    return None if slope is None else (yield from find_witness(ctx.x, ctx.space, slope, main.view.top, asked))
+    return (yield from find_witness(ctx.x, ctx.space, slope, main.view.top, asked, random=ctx.quality.random))

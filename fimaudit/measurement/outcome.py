@@ -83,7 +83,7 @@ def measured(
         radius = Interval()
         reasons.append(SHORTER)
     shrinks = overstatement(profile)
-    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x), walk)
+    checked = check_radius(radius, profile, witness, ctx.space.farthest(ctx.x), walk, random=ctx.quality.random)
     radius, flags = checked.radius, [*flags, *checked.flags]
     reasons += checked.reasons
     smallest = min((rung.radius for rung in profile if rung.radius is not None), default=None)
@@ -149,7 +149,7 @@ def below_detection(
     if unmoved or not smooth:
         radius = Limits(np.nan, np.nan, np.nan)
         reasons.append(NO_CHANGE if unmoved else NOT_SMOOTH)
-    margin = check_radius(interval(radius), profile, witness, np.inf).radius
+    margin = check_radius(interval(radius), profile, witness, np.inf, random=ctx.quality.random).radius
     return Sensitivity(
         **_common(ctx, main, "below_detection"),
         profile=list(profile),

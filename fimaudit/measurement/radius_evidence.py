@@ -56,6 +56,8 @@ def check_radius(
     witness: Witness | NotHeld | None,
     farthest: float,
     walk: SlopeWalk | None = None,
+    *,
+    random: bool = False,
 ) -> CheckedRadius:
     """The radius from the slope at an input, cut by what was seen farther out.
 
@@ -71,6 +73,8 @@ def check_radius(
         witness: a displacement that changed the decision.
         farthest: the largest displacement within the domain.
         walk: how far the slope holds, where that was looked at.
+        random: the same row asked twice is answered differently: what changed the decision once need not do so again, and is
+            no upper limit; the lower one gives way to it.
 
     >>> check_radius(Interval(value=2.0, lower=1.8, upper=2.2), [], Witness(distance=0.5, predicted_class=1), 9.0).radius
     Interval(value=0.5, lower=None, upper=0.5)
@@ -82,6 +86,8 @@ def check_radius(
     seen = [(rung.nearest_flip or rung.displacement, FLIPPED) for rung in profile if rung.flips]
     if walk is not None and walk.changed_at is not None:
         seen.append((walk.changed_at, WALKED))
+    once = min(seen)[0] if random and seen else np.inf
+    seen = [] if random else seen
     if isinstance(witness, Witness):
         seen.append((witness.distance, WITNESSED))
     at, words = min(seen, default=(np.inf, ""))
@@ -106,6 +112,7 @@ def check_radius(
             lower = min(lower, NEAREST * min(at, steeper * radius.value))
         if walk is not None:
             lower = min(lower, at, (1.0 - _aside(walk.bend)) * min(1.0, reach) * lower)
+        lower = min(lower, once)
     if before or min(steeper, reach) < OVERSTATES:
         cut = Interval(value=_least(radius.value, nearest), lower=lower, upper=_least(radius.upper, nearest))
         if min(steeper, reach) >= OVERSTATES:

@@ -222,6 +222,32 @@ def test_what_never_holds_is_dropped_with_the_reason() -> None:
     assert meter.usage.rows <= HOLD_ROWS
 
 
+@pytest.mark.parametrize("rows", [CHECK_ROWS, 15, 25])
+@pytest.mark.parametrize("noise", [0.03, 1.0])
+@pytest.mark.parametrize("quantum", [0.0, 0.25])
+def test_of_random_answers_a_row_holds_whose_mean_does(rows: int, noise: float, quantum: float) -> None:
+    """From rows a deviation of the noise before the boundary: at most one in a hundred is kept that lies before it."""
+    rng, x = np.random.default_rng(rows), np.zeros((1, 4))
+    space = InputDomain(quantum=quantum).resolve(x, "float64")
+
+    def answer(asked: np.ndarray) -> np.ndarray:
+        p = 1 / (1 + np.exp(asked.sum(axis=1) - 4.0 + noise * rng.standard_normal(len(asked))))
+        return np.stack([p, 1 - p], axis=1)
+
+    row = np.full(4, 1.0 - noise / 4) if quantum == 0 else np.array([1.0, 1.0, 1.0, 0.75])
+    meter, held = Meter(open_classifier(answer, "identity")), []
+    for _ in range(200):
+        before = meter.usage.rows
+        held.append(drive(hold_row(x[0], row, space, 0, rows, random=True), meter))
+        assert CHECK_ROWS <= meter.usage.rows - before <= rows
+    kept = [one for one in held if isinstance(one, Held)]
+    assert sum(one.row.sum() < 4.0 for one in kept) <= 7  # more once in 1,000 times
+    assert all(one.distance <= 1.5 * np.linalg.norm(row) + 1e-9 for one in kept)
+    assert all("by more than the noise" in one.reason for one in held if isinstance(one, NotHeld))
+    if rows == 25 and noise < 1 and quantum == 0:
+        assert len(kept) >= 190
+
+
 @pytest.mark.parametrize("name", list(FAMILY))
 @pytest.mark.parametrize("relative", [1e-7, 1e-6])
 def test_the_attacks_result_holds_in_every_call(name: str, relative: float) -> None:

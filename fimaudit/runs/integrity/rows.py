@@ -101,7 +101,7 @@ class AskedRows:
 
     def holds(self, start: NDArray[Any], row: NDArray[Any], decision: int, name: str) -> tuple[float, int] | None:
         """(distance, class) of a row that is decided otherwise alone and among others; ``None`` where it is not."""
-        flow = hold_row(start, row, self.inputs.space, decision, LOOKS * CHECK_ROWS)
+        flow = hold_row(start, row, self.inputs.space, decision, LOOKS * CHECK_ROWS, random=self.quality.random)
         try:
             block, n = next(flow), 0
             while True:
