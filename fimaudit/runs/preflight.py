@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import ModelFailure, OutputError, TargetError, UsageError
-from fimaudit.estimation.noise import REPEATABLE, REPEATS, OutputQuality
+from fimaudit.estimation.noise import REPEATABLE, REPEATABLE_LOGS, REPEATS, OutputQuality
+from fimaudit.measurement.distances import differences
 from fimaudit.models.classifier import Classifier, NetworkClassifier
 from fimaudit.models.labels import are_one_hot
 from fimaudit.models.meter import Meter
@@ -49,7 +50,8 @@ class Preflight:
 
     Attributes:
         classes: columns of an answer.
-        repeat_difference: largest difference of probability between two times the same rows asked among the same rows.
+        repeat_difference, repeat_difference_logs: largest difference of probability, and of its logarithm, between two times
+            the same rows asked among the same rows.
         batch_difference: largest difference of probability between a row asked alone and in a batch.
         output_quantum: 10^-t when all answers are rounded to t decimals, else 0.
         rows: rows asked.
@@ -69,11 +71,12 @@ class Preflight:
     one_hot: bool = False
     first: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
     exact: bool = False
+    repeat_difference_logs: float = 0.0
 
     @property
     def random(self) -> bool:
-        """Whether the same row asked twice is answered differently."""
-        return self.repeat_difference > REPEATABLE
+        """Whether the same row asked twice is answered differently: of sure answers only small probabilities are."""
+        return _differs(self.repeat_difference, self.repeat_difference_logs)
 
     def quality(self, top_k: int | None) -> OutputQuality:
         """What the answers are worth, for the measurement."""
@@ -91,7 +94,9 @@ class Preflight:
         out = []
         if self.random:
             alike = ", and all rows of a call alike, so that each is asked alone," if self.row_by_row else ""
-            why = f"the same row asked twice differs by {self.repeat_difference:.2g} in probability{alike}"
+            of_p, of_logs = self.repeat_difference, self.repeat_difference_logs
+            by = f"{of_p:.2g} in probability" if of_p > REPEATABLE else f"{of_logs:.2g} in log p"
+            why = f"the same row asked twice differs by {by}{alike}"
             out.append(not_deterministic(why))
         elif self.row_by_row:
             out.append(
@@ -169,7 +174,7 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
     try:
         alone, x = _first_answer(asked, x, 1 if network else TRIED)
         again = asked.ask(x[:1], "repeat")
-        repeated = float(np.abs(alone - again).max())
+        repeated = differences(alone[0], again)
         try:
             single, seen, repeated_together = _alone_and_together(asked, x, size, alone)
         except (ModelFailure, UsageError):  # another input may be at fault; its own measurement will say so
@@ -190,7 +195,8 @@ def look(meter: Meter, x: NDArray[Any], dtype: str, *, thorough: bool = False, s
     quantum = output_resolution(np.concatenate([alone, *(answers for _, answers in seen)]))
     found = Preflight(
         classes=alone.shape[1],
-        repeat_difference=max(repeated, repeated_together),
+        repeat_difference=max(repeated[0], repeated_together[0]),
+        repeat_difference_logs=max(repeated[1], repeated_together[1]),
         batch_difference=float(max(np.abs(a - b).max() for a, b in pairs)),
         output_quantum=0.0 if meter.model.info.exact else quantum,
         rows=asked.rows,
@@ -224,7 +230,7 @@ def _first_answer(asked: _Questions, x: NDArray[Any], tried: int) -> tuple[NDArr
 
 def _alone_and_together(
     asked: _Questions, x: NDArray[Any], size: int, alone: NDArray[np.float64]
-) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], float]:
+) -> tuple[dict[int, NDArray[np.float64]], list[tuple[list[int], NDArray[np.float64]]], tuple[float, float]]:
     """Some inputs alone by position, calls of many rows with their positions, and how much one of those differs again."""
     single = {0: alone[0]}
     for place in evenly_spread(len(x), size // 2)[1:].tolist():
@@ -232,18 +238,23 @@ def _alone_and_together(
     places = _together_places(len(x), size)
     seen = [(order, asked.ask(x[order])) for order in (places, places[::-1])]
     moved = [
-        (float(np.abs(answer - single[place]).max()), call, place) for call, (order, answers) in enumerate(seen)
+        (*differences(single[place], answer[None]), call, place) for call, (order, answers) in enumerate(seen)
         for place, answer in zip(order, answers, strict=True) if place in single
     ]  # fmt: skip
-    most, call, place = max(moved)
-    if most <= REPEATABLE:
-        return single, seen, 0.0
+    _, _, call, place = max(moved, key=lambda one: max(one[0] / REPEATABLE, one[1] / REPEATABLE_LOGS))
+    if not any(_differs(of_p, of_logs) for of_p, of_logs, _, _ in moved):
+        return single, seen, (0.0, 0.0)
     # By the rows beside it, or at random: then the same call, or the row alone, is answered differently the next time.
     order, answers = seen[call]
     seen.append((order, asked.ask(x[order], "repeat together")))
-    together = np.abs(seen[-1][1] - answers).max()
-    apart = np.abs(asked.ask(x[place : place + 1], "repeat alone")[0] - single[place]).max()
-    return single, seen, float(max(together, apart))
+    apart = differences(single[place], asked.ask(x[place : place + 1], "repeat alone"))
+    of_rows = [differences(a, b[None]) for a, b in zip(answers, seen[-1][1], strict=True)]
+    return single, seen, (max(one[0] for one in [apart, *of_rows]), max(one[1] for one in [apart, *of_rows]))
+
+
+def _differs(of_p: float, of_logs: float) -> bool:
+    """Whether a difference of probability, or of its logarithm, is more than rounding."""
+    return of_p > REPEATABLE or of_logs > REPEATABLE_LOGS
 
 
 def _displaced(x: NDArray[Any], space: Space) -> NDArray[Any]:

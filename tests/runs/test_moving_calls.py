@@ -31,11 +31,16 @@ def two_classes() -> tuple[Array, Array, Array]:
     return rng.standard_normal((20, 2)), np.zeros(2), 0.6 * rng.standard_normal((INPUTS, 20))
 
 
-def wine() -> tuple[Array, Array, Array]:
+def wine(c: float = 1.0) -> tuple[Array, Array, Array]:
     x, y = load_wine(return_X_y=True)
     x = StandardScaler().fit_transform(x)
-    model = LogisticRegression(max_iter=3000).fit(x, y)
+    model = LogisticRegression(C=c, max_iter=3000).fit(x, y)
     return model.coef_.T, model.intercept_, x[np.random.default_rng(0).permutation(len(x))[:INPUTS]]
+
+
+def sure() -> tuple[Array, Array, Array]:
+    """Of answers that are 0 and 1 to nine digits chance moves the small one."""
+    return wine(1e6)
 
 
 def radii(weights: Array, offset: Array, x: Array) -> Array:
@@ -60,11 +65,12 @@ def moving(weights: Array, offset: Array, of_inputs: float, of_logits: float, se
 
 
 @pytest.mark.parametrize(("of_inputs", "of_logits"), [(0.02, 0.0), (0.0, 0.03)])
-@pytest.mark.parametrize("subject", [two_classes, wine])
+@pytest.mark.parametrize("subject", [two_classes, wine, sure])
 def test_radii_of_a_model_that_moves_hold_and_nobody_is_accused(
     subject: Callable[[], tuple[Array, Array, Array]], of_inputs: float, of_logits: float
 ) -> None:
-    """Seen while rows shared calls: 120 of 249 radii above their upper limit; of two classes 4 of 20 runs contradicted."""
+    """Seen while rows shared calls: 120 of 249 radii above their upper limit; of two classes 4 of 20 runs contradicted,
+    and of sure answers, which were taken for deterministic, 3 of 10 (by ``slope``)."""
     weights, offset, x = subject()
     truth, asked, missed = radii(weights, offset, x), 0, 0
     for seed in range(6):
@@ -75,7 +81,7 @@ def test_radii_of_a_model_that_moves_hold_and_nobody_is_accused(
             if radius.value is not None:
                 asked += 1
                 missed += not (radius.lower or 0.0) <= truth[s.index] <= (np.inf if radius.upper is None else radius.upper)
-    assert asked >= 16
+    assert asked >= 16 or (subject is sure and of_inputs)  # of which too little is left to be measured
     assert stats.binom.sf(missed - 1, asked, 0.05) > 0.001
     assert any("all rows of a call alike" in sentence for sentence in report.warnings)
 
