@@ -180,7 +180,8 @@ def _show(console: Console, planned: Plan, confidence: float, quantity: str, not
         "rows",
         f"about {cost.expected:,}, {cost.rows:,} at most (pilot and checks included; retries and refused batches not)",
     )
-    table.add_row("requests", f"{cost.requests:,}")
+    alone = ", or as many as rows where those of a request move each other's answers" if cost.requests < cost.rows else ""
+    table.add_row("requests", f"{cost.requests:,}{alone}")
     table.add_row("bytes", f"{cost.bytes / 2**20:,.1f} MiB")
     table.add_row("time", "unknown: give --rate or --seconds-per-request" if cost.seconds is None else _time(cost.seconds))
     if cost.money is not None:

@@ -36,7 +36,8 @@ ENVELOPE = 200
 class Cost:
     """What a run takes: rows and requests (no retries), bytes of bodies both ways, seconds and money where known.
 
-    All but ``expected`` are the most that it takes with any model; ``expected`` is the rows that most models take.
+    All but ``expected`` are the most that it takes with any model; ``expected`` is the rows that most models take. A model
+    of which the run finds that each row must be asked alone (``Preflight.row_by_row``) takes as many requests as rows.
     """
 
     rows: int
