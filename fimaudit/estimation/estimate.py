@@ -32,8 +32,9 @@ __all__ = [
 Array = NDArray[np.float64]
 
 #: Times that the disagreement of two step sizes counts; where the answers to either moved by a normal number of its own, s
-#: and t, the first one's error over the disagreement is s / (s - t), which lies within 3 in 89 % and within 7 in 95 %.
-DISAGREEMENT, BY_CHANCE = 3.0, 7.0
+#: and t, the first one's error over the disagreement is s / (s - t), which lies within 3 in 89 %. Models whose calls move so
+#: are asked row by row.
+DISAGREEMENT = 3.0
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,11 @@ class MeasuredJacobian:
         view: the measurable classes at the input.
         fine: (d, C) secants of 2 sqrt(p) and (d, C) secants of log p (NaN where a class is not visible), smaller step.
         coarse: the same with the larger step.
-        random: whether answers vary from call to call, and each step's were one call: they then agree by chance.
     """
 
     view: VisibleClasses
     fine: tuple[Array, Array]
     coarse: tuple[Array, Array]
-    random: bool = False
 
     @property
     def base(self) -> Array:
@@ -226,8 +225,7 @@ def estimate_jacobians(measured: Sequence[MeasuredJacobian]) -> list[Estimate | 
     """Numbers from whole Jacobians, each measured with two step sizes; ``None`` where no answer differed.
 
     The half-width of each interval is three times the disagreement of the two plus 0.1 % of the value: their plain
-    disagreement covers only half. Of random answers it is ``BY_CHANCE`` times. Those of one kind are worked on together,
-    which changes nothing but the time.
+    disagreement covers only half. Those of one kind are worked on together, which changes nothing but the time.
 
     >>> view = VisibleClasses(np.array([0.6, 0.4]), 0, np.array([0, 1]))
     >>> slopes = np.array([[1.0, -1.0]])  # of log p, over one feature
@@ -260,19 +258,18 @@ def _own(seen: NDArray[np.bool_], measured: Sequence[MeasuredJacobian]) -> list[
 
 def _estimate_jacobian(measured: MeasuredJacobian, seen: NDArray[np.bool_], exact: _Exact) -> Estimate:
     view, base, top = measured.view, measured.base, int(measured.view.place[0])
-    times = BY_CHANCE if measured.random else DISAGREEMENT
     margin, ahead = None, math.inf
     hidden = not view.whole
     visible = seen[: len(view.classes)]
     unmeasured = len(visible) - int(np.count_nonzero(visible))
     if not any(map(math.isnan, exact.radius)):
-        margin = Margin(_agreement(exact.radius, times), int(view.classes[exact.rival]), exact.steepest)
+        margin = Margin(_agreement(exact.radius), int(view.classes[exact.rival]), exact.steepest)
         ceiling = view.ceiling
         if unmeasured:
             ceiling = max(ceiling, float(least_visible(base[None])), float(base[: len(visible)][~visible].max()))
         ahead = float(np.log(base[top]) - np.log(ceiling)) if ceiling > 0 else math.inf
         hidden = margin.beaten_by(ahead)
-    peak = None if any(map(math.isnan, exact.peak)) else _agreement(exact.peak, times)
+    peak = None if any(map(math.isnan, exact.peak)) else _agreement(exact.peak)
     if peak is not None and margin is not None:
         peak = peak_with_hidden(peak, margin, len(view.base) - len(visible) + unmeasured, ahead)
     if margin is not None and view.error is not None:
@@ -283,8 +280,8 @@ def _estimate_jacobian(measured: MeasuredJacobian, seen: NDArray[np.bool_], exac
         peak = peak and peak_with_gaps(peak, gaps, *limits)
         margin = replace(margin, radius=radius_with_gap(margin.radius, *(float(side[nearest]) for side in (gaps, *limits))))
     return Estimate(
-        _agreement(exact.spectral, times),
-        _agreement(exact.trace, times),
+        _agreement(exact.spectral),
+        _agreement(exact.trace),
         peak,
         margin,
         named_contrast(view, exact.direction, base),
@@ -292,10 +289,10 @@ def _estimate_jacobian(measured: MeasuredJacobian, seen: NDArray[np.bool_], exac
     ).allowing_for_hidden(view)
 
 
-def _agreement(both: Sequence[float], times: float) -> Limits:
-    """From a number at the smaller and at the larger step, whose disagreement counts so many times."""
+def _agreement(both: Sequence[float]) -> Limits:
+    """From a number at the smaller and at the larger step."""
     fine, coarse = both
-    half = times * abs(fine - coarse) + 1e-3 * fine
+    half = DISAGREEMENT * abs(fine - coarse) + 1e-3 * fine
     return Limits(fine, max(0.0, fine - half), fine + half)
 
 

@@ -120,7 +120,7 @@ class FullJacobian(Design):
 
     def _whole(self, rows: int) -> Flow[WholeJacobian]:
         ctx = self.ctx
-        return whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows, ctx.view, ctx.quality.random)
+        return whole_jacobian(ctx.x, ctx.space, ctx.step.rho, rows, ctx.view)
 
 
 class LeastSquares(Design):

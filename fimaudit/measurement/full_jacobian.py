@@ -90,7 +90,7 @@ def coordinate_reach(space: Space) -> float:
 
 
 def whole_jacobian(
-    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses, random: bool = False
+    x: NDArray[np.floating], space: Space, rho: float, rows: int, view: VisibleClasses
 ) -> Flow[WholeJacobian]:
     """Measure every feature.
 
@@ -100,7 +100,6 @@ def whole_jacobian(
         rho: l2 length that a displacement of all features would have; each feature moves rho / sqrt(d).
         rows: displaced rows allowed; ``fits`` holds.
         view: the measurable classes at x.
-        random: whether answers vary from call to call.
     """
     d = space.features
     steps = _steps(space, rho)
@@ -117,7 +116,7 @@ def whole_jacobian(
         shorter = 1.0 if space.quantised else SHORTER[method]
         corrected, more = yield from _along(x, space, rho / shorter, first, view)
         first, second = corrected, first
-    measured = MeasuredJacobian(view, _halves(first), _halves(second), random)
+    measured = MeasuredJacobian(view, _halves(first), _halves(second))
     estimate: Estimate | None = yield BatchedStep(estimate_jacobians, measured)
     length, rows = space.length(steps[0]), 1 + used + more
     roots, descent = _halves(first)[0], _descent(first, estimate, view)
