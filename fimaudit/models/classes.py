@@ -101,7 +101,19 @@ class ClassLabels:
         count = "classes" if self.columns is None else f"{self.columns} classes"
         return f"{said}: its {count} have no names, so labels are 0, 1, ...; name them in order with --classes a,b,c"
 
-    def agree(self, columns: int, labels: NDArray[np.int64] | None = None, found: Sequence[Any] | None = None) -> None:
+    def of_answers(self, found: Sequence[str] | None) -> tuple[str, ...] | None:
+        """The names for people, with those that answers give to columns behind them: what an endpoint does not show.
+
+        Args:
+            found: names of the answers' columns, where they have any.
+
+        >>> ClassLabels(names=("a", "b")).of_answers(("a", "b", "(rest)"))
+        ('a', 'b', '(rest)')
+        """
+        shown = self.shown
+        return tuple(found) if shown is not None and found is not None and tuple(found[: len(shown)]) == shown else shown
+
+    def agree(self, columns: int, labels: NDArray[np.int64] | None = None, found: Sequence[str] | None = None) -> None:
         """Refuse what the first answer contradicts.
 
         Args:
@@ -115,10 +127,13 @@ class ClassLabels:
         if labels is not None and self.shown is None:
             replace(self, columns=columns).positions(labels.tolist())
             if found is not None and any(str(name) != str(place) for place, name in enumerate(found)):
+                how = f"--classes {','.join(map(str, found[:SHOWN]))}" if len(found) == columns else "labels: [..]"
                 raise UsageError(
                     f"the model calls its classes {_listed(found)}, which was not known when labels were matched; "
-                    f"say so with --classes {','.join(map(str, found[:SHOWN]))}, and labels are matched by name"
+                    f"say so with {how}, and labels are matched by name"
                 )
+        if len(self.of_answers(found) or ()) == columns:
+            return
         for called in (self.names, self.values):
             if called is not None and len(called) != columns:
                 raise UsageError(

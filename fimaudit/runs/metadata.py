@@ -35,13 +35,14 @@ PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime",
 def model_facts(classifier: Classifier, preflight: Preflight | None, labels: ClassLabels | None = None) -> dict[str, Any]:
     """The adapter's declaration and what the first answers showed."""
     info = classifier.info
+    names = None if labels is None else labels.of_answers(info.class_names)
     return {
         "name": info.name,
         "adapter": info.adapter,
         "input_shape": None if info.input_shape is None else list(info.input_shape),
         "dtype": info.dtype,
         "classes": preflight.classes if preflight is not None else info.classes,
-        "class_names": None if labels is None or labels.shown is None else list(labels.shown),
+        "class_names": names and list(names),
         "device": info.device,
         "not_smooth": info.not_smooth,
         "details": dict(info.details),

@@ -15,7 +15,7 @@ from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, t
 from fimaudit.number_format import output_resolution
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
 
-__all__ = ["AnswerReader"]
+__all__ = ["REST", "AnswerReader"]
 
 #: Name of the last column where answers hold the top few labels only: all the probability that is not shown.
 REST = "(rest)"
@@ -276,7 +276,7 @@ class _Order:
         Raises:
             TargetError: the answers are sorted; asking again would not help.
         """
-        if self._done or values.shape[1] < 3 or values.dtype.kind != "f" or not len(values):
+        if self._done or values.shape[1] < 3 or values.dtype.kind != "f" or not len(values) or not np.isfinite(values).all():
             return
         if (np.diff(values, axis=1) > 0).any():
             self._done = True

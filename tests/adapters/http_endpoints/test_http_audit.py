@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from fimaudit import audit
+from fimaudit.errors import UsageError
 from fimaudit.runs.cost import cost_of
+from tests.servers import vendors
 
 INPUTS, QUERIES = 6, 60
 
@@ -68,3 +70,36 @@ def test_top_k_answers_give_a_lower_bound(plain, digits):
         assert part.spectral_norm.value <= full.spectral_norm.value * 1.1
     assert top.model["details"]["top_k"] == 5
     assert set(top.model["details"]["labels"]) == {"", "(rest)", *(f"LABEL_{k}" for k in range(10))}
+
+
+NAMES = ["cat", "dog", "eel"]
+
+
+def top_two(asked):
+    """Of three classes the two likelier ones."""
+    scores = np.exp(np.array(asked.json["x"]) @ np.arange(-4.0, 5.0).reshape(3, 3).T / 5)
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    return [[{"label": NAMES[k], "score": row[k]} for k in np.argsort(-row)[:2]] for row in shares]
+
+
+def top_two_audited(names, **settings):
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    with vendors.serving({"s": top_two}) as server:
+        endpoint = {"request": {"x": "$rows"}, "response": "@", "kind": "probs", "trust_env": False, **settings}
+        return audit(f"{server.url}/s", x, y=names, queries=40, endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "hides", [{"top_k": 2}, {"hidden_below": 0.02}, {}, {"other_labels": "rest"}], ids=["top_k", "hidden", "unsaid", "rest"]
+)
+def test_declared_labels_name_the_classes_of_answers_that_hide_some(hides):
+    """The answers have a column more than ``labels``: what is hidden."""
+    report = top_two_audited(np.array(["eel", "cat", "dog", "cat"]), labels=NAMES, **hides)
+    assert report.model["class_names"] == [*NAMES, "(rest)"]
+    assert [one.label for one in report.inputs] == [2, 0, 1, 0]
+    assert {one.status for one in report.inputs} == {"ok"}
+
+
+def test_numbers_are_no_labels_of_classes_that_got_columns_as_they_appeared():
+    with pytest.raises(UsageError, match=r"calls its classes .*cat.* say so with labels"):
+        top_two_audited(np.array([0, 1, 2, 0]), top_k=2)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.fingerprint import fingerprint
-from fimaudit_adapters.http.protocols.base import Reply, Scores, Tensor
+from fimaudit_adapters.http.protocols.base import Malformed, Reply, Scores, Tensor
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.protocols.templates import RowValues
 from fimaudit_adapters.http.settings import Endpoint
@@ -223,6 +223,10 @@ def test_sorted_scores_without_names_are_refused():
         [reader.probabilities(Tensor(row[None]), 1) for row in rows]
     with pytest.raises(TargetError, match="sorted and carry no names"):  # also when the same row is asked again
         reader.probabilities(Tensor(rows[:1]), 1)
+    infinite = AnswerReader("auto", "probs", None)
+    for _ in range(20):
+        with pytest.raises(Malformed, match="1 infinite"):
+            infinite.probabilities(Tensor(np.array([[np.inf, 0.0, 0.0]])), 1)
     honest = AnswerReader("auto", "probs", None)
     for row in rng.dirichlet(np.ones(5), 20):
         honest.probabilities(Tensor(row[None]), 1)

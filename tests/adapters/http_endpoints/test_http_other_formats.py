@@ -97,6 +97,14 @@ def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
     assert sent.content == b'{"x":[1.0,2.0],"query":"$rows {row}","$type":"A"}'
 
 
+TWICE = [
+    (b'[{"a": 0.2, "a": 0.2, "b": 0.8}, {"a": 1, "b": 0}]', {}),
+    (b'{"p": [[0.2, 0.8], [1, 0]], "p": [[0.8, 0.2], [0, 1]]}', {"response": "p"}),
+    (b'data: [{"a": 0.2, "a": 0, "b": 0.8}, {"a": 1, "b": 0}]\n\n', {"answer": "events", "response": "[0].data"}),
+    (b"\x92\x83\xa1a\x00\xa1a\x00\xa1b\x01\x82\xa1a\x00\xa1b\x01", {"answer": "msgpack"}),
+]
+
+
 @pytest.mark.parametrize(
     ("content", "settings", "match"),
     [
@@ -122,11 +130,19 @@ def test_what_looks_like_a_place_for_rows_can_be_sent_as_it_is():
         (b"\xc1", {"answer": "msgpack"}, "MessagePack"),
         (b"\x91" * 5_000, {"answer": "msgpack"}, "MessagePack"),
         (b"1234567", {"answer": "float32"}, "whole numbers of 4 bytes"),
+        (b'"[[0.3, 0.7], [0.6, 0.4]]"', {}, "got str; parse_json"),
+        *((content, settings, "NamedTwice") for content, settings in TWICE),
     ],
 )
 def test_answers_that_would_be_misread_are_refused(content, settings, match):
     with pytest.raises(OutputError, match=match):
         wire(request="$rows", **settings).decode(Reply(200, {}, content), 2)
+
+
+@pytest.mark.parametrize(("content", "settings"), TWICE)
+def test_a_name_that_stands_twice_and_is_not_read_is_nobody_s_concern(content, settings):
+    elsewhere = settings | {"response": "[[`0.5`, `0.5`], [`1`, `0`]]"}
+    assert wire(request="$rows", **elsewhere).decode(Reply(200, {}, content), 2).values.tolist() == [[0.5, 0.5], [1, 0]]
 
 
 @pytest.mark.parametrize("name", ["id", "rowId", "instance_index"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ __all__ = [
     "Answer",
     "Body",
     "Malformed",
+    "NamedTwice",
     "Reply",
     "Scores",
     "Tensor",
@@ -26,6 +28,7 @@ __all__ = [
     "as_pairs",
     "as_scores",
     "as_tensor",
+    "distinct",
     "load_json",
 ]
 
@@ -37,10 +40,28 @@ class Malformed(OutputError):
     """An answer that no working server of this protocol sends: garbage, half a body, NaN, absurd sizes or depths."""
 
 
+class NamedTwice:
+    """What a name leads to that stands twice in one object: of two classes of one name, neither's score."""
+
+
+def distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """An object's pairs as a map, in which a name that stands there twice leads to nothing that can be read.
+
+    >>> distinct([("a", 0.25), ("b", 0.75)])
+    {'a': 0.25, 'b': 0.75}
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(name for name, _ in pairs)
+        found |= {name: NamedTwice() for name, count in times.items() if count > 1}
+    return found
+
+
 def load_json(content: bytes) -> object:
     """Parse an answer, bounded in size by the transport, here in depth and in numbers.
 
-    Bare NaN and Infinity pass (TensorFlow Serving sends them) and are refused with the numbers.
+    Bare NaN and Infinity pass (TensorFlow Serving sends them) and are refused with the numbers; so are names that stand
+    twice in one object.
 
     Raises:
         Malformed: not JSON, nested beyond the interpreter's depth, or an integer of thousands of digits.
@@ -49,7 +70,7 @@ def load_json(content: bytes) -> object:
     {'a': [1.5]}
     """
     try:
-        document: object = json.loads(content)
+        document: object = json.loads(content, object_pairs_hook=distinct)
     except RecursionError:
         raise Malformed("expected JSON of a sane depth, got one nested too deeply") from None
     except json.JSONDecodeError as exc:

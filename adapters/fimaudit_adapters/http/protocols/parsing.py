@@ -13,7 +13,7 @@ import numpy as np
 from defusedxml.ElementTree import fromstring
 
 from fimaudit_adapters.http.protocols.answer_functions import number, numbers_of_bytes
-from fimaudit_adapters.http.protocols.base import Malformed, load_json
+from fimaudit_adapters.http.protocols.base import Malformed, distinct, load_json
 
 __all__ = ["parse"]
 
@@ -86,7 +86,7 @@ def _array(content: bytes) -> Any:
 
 def _message(content: bytes) -> Any:
     try:
-        return msgpack.unpackb(content, strict_map_key=False)
+        return msgpack.unpackb(content, strict_map_key=False, object_pairs_hook=distinct)
     except Exception:  # of msgpack, and of dates beyond Python's
         raise Malformed(f"expected MessagePack, got {len(content)} bytes that are none") from None
 
@@ -130,6 +130,6 @@ def _events(text: str) -> list[dict[str, Any]]:
                 fields["event"] = value.strip()
         if fields["data"]:
             with contextlib.suppress(ValueError, RecursionError):
-                fields["data"] = json.loads(fields["data"])
+                fields["data"] = json.loads(fields["data"], object_pairs_hook=distinct)
             out.append(fields)
     return out

@@ -136,7 +136,8 @@ class AnswerShape:
     def _as_table(self, found: object, rows: int) -> object:
         found = _or_itself(found)
         if isinstance(found, bool | str) or found is None:
-            raise OutputError(f"expected numbers at {self._path!r}, got {type(found).__name__}")
+            hint = "; parse_json(..) reads JSON that is written as text" if isinstance(found, str) else ""
+            raise OutputError(f"expected numbers at {self._path!r}, got {type(found).__name__}{hint}")
         if isinstance(found, int | float):
             return [[_float(found, self._path)]]
         if rows == 1 and isinstance(found, list) and found and not isinstance(found[0], list):
