@@ -43,12 +43,14 @@ def read_csv(content: bytes, name: str, reading: TableReading) -> Any:
         reading: how tables are read.
 
     Raises:
-        DataError: another encoding than UTF-8 or separator than said, a header that may be none, a column without a name,
-            whole numbers with leading zeros.
+        DataError: an empty file, another encoding than UTF-8 or separator than said, a header that may be none, a column
+            without a name, whole numbers with leading zeros.
     """
     import pyarrow as pa
 
     content = _unpacked(content, name)
+    if not content or content.isspace():
+        raise DataError(f"{name} is empty; expected a line with the columns' names and a line of cells for each input")
     usual = "\t" if data_suffix(name) == ".tsv" else ";" if reading.decimal == "," else ","
     separator = reading.separator or usual
     separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
@@ -96,8 +98,12 @@ def _arrow(content: bytes, separator: str, reading: TableReading, types: dict[st
     import pyarrow as pa
     from pyarrow import csv
 
+    # In memory of Arrow's own: after an error one of its threads may still hold the file, and where that lets go of Python's
+    # memory while the interpreter ends, the process aborts.
+    own = pa.allocate_buffer(len(content))
+    pa.FixedSizeBufferWriter(own).write(content)
     return csv.read_csv(
-        pa.BufferReader(content),
+        pa.BufferReader(own),
         parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             strings_can_be_null=True, column_types=types, decimal_point=reading.decimal or "."

@@ -69,10 +69,11 @@ class StrictLoader(yaml.SafeLoader):
                 plain = key.tag in (_TEXT, _MERGE)  # others are one key however they are written: yes and True, 16 and 0x10
                 value = key.value if plain else self.construct_object(key)
                 if (plain, value) in seen:
-                    raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                    how = "; merge several in one list: <<: [*a, *b]" if key.tag == _MERGE else ""
+                    raise _refused(f"the key {key.value!r} is given twice{how}", key)
                 seen.add((plain, value))
         return node
 
 
-def _refused(why: str, event: Any) -> yaml.composer.ComposerError:
-    return yaml.composer.ComposerError(None, None, why, event.start_mark)
+def _refused(why: str, place: Any) -> yaml.composer.ComposerError:
+    return yaml.composer.ComposerError(None, None, why, place.start_mark)

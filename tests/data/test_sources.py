@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,9 @@ UNREADABLE = {
         lambda d: write(d / "d.csv", b"age,sex\n3,1\n4,f\n?,2\n"),
         r"column 'age' of d.csv holds numbers and text \('\?'\)",
     ),
+    "an empty table": (lambda d: write(d / "d.csv", b""), "d.csv is empty; expected a line with the columns' names"),
+    "empty lines": (lambda d: write(d / "d.csv", b" \r\n\n"), "d.csv is empty"),
+    "an empty packed table": (lambda d: write(d / "d.csv.gz", gzip.compress(b"")), "d.csv.gz is empty"),
     "no features": (lambda d: write(d / "d.csv", b"y,group\n1,a\n"), "no feature columns"),
     "broken table": (lambda d: write(d / "d.parquet", b"PAR1"), "could not read .*d.parquet"),
     "a folder": (lambda d: d, "expected data in"),

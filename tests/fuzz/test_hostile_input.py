@@ -302,3 +302,10 @@ def _packed(arrays: dict[str, np.ndarray]) -> bytes:
 
 def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def test_two_merges_are_refused_with_the_list_that_does_the_same() -> None:
+    anchors = "a: &a {x: 1}\nb: &b {x: 2, y: 3}\n"
+    with pytest.raises(UsageError, match=r"line 5: the key '<<' is given twice; .* <<: \[\*a, \*b\]"):
+        parse_mapping(f"{anchors}c:\n  <<: *a\n  <<: *b\n", "s.yaml", "settings")
+    assert parse_mapping(f"{anchors}c: {{<<: [*a, *b]}}\n", "s.yaml", "settings")["c"] == {"x": 1, "y": 3}
