@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from functools import lru_cache
 from importlib.metadata import version
@@ -236,7 +237,10 @@ def _csp_hash(script: str) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page as a whole or not at all."""
+    """Write a page as a whole or not at all; one that stands there already is left, which may lie where nobody can write."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return
     with writing(path, RunFolderError):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, RunFolderError) as file:

@@ -115,6 +115,8 @@ class RequestLedger:
             self._base.close()
             raise
         self._open = True
+        self._place = path.absolute()
+        self._file = self._place.stat()
         self._sent: dict[int, float] = {}
         self._keys: dict[int, bytes] = {}
 
@@ -153,8 +155,13 @@ class RequestLedger:
         return np.frombuffer(blob, "<f8").reshape(rows, classes).astype(np.float64)
 
     def reserve(self, rows: int, key: bytes) -> int:
-        """Commit that ``rows`` rows are about to be sent; returns the ticket."""
+        """Commit that ``rows`` rows are about to be sent; returns the ticket.
+
+        Raises:
+            StorageFailure: the file cannot be written, or is no longer where the run could find it again.
+        """
         with self._lock:
+            self._require_in_place()
             retry = self._retries.get(key, 0)
             statement = "INSERT INTO requests (key, rows, retry, sent) VALUES (?, ?, ?, ?)"
             ticket = self._execute(statement, (key, rows, retry, time.time()))
@@ -261,6 +268,18 @@ class RequestLedger:
             return self._base.execute(statement, values).lastrowid or 0
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
+
+    def _require_in_place(self) -> None:
+        """SQLite writes on into a file that was removed, and with it would go what is paid for from here on."""
+        try:
+            in_place = os.path.samestat(self._place.stat(), self._file)
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise StorageFailure(
+                f"{self.path} was removed or moved while the run went on; nothing more is sent: put the folder back and go "
+                "on with --resume, or start anew"
+            )
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run a statement that reads."""

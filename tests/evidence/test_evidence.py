@@ -118,6 +118,20 @@ def test_the_same_run_gives_the_same_bytes(unsigned: Path, folder: Path, tmp_pat
     assert again.read_bytes() == unsigned.read_bytes()
 
 
+def test_a_page_that_needs_no_change_is_left(folder: Path, tmp_path: Path) -> None:
+    """A run may lie where nobody can write; a page that has changed is made anew."""
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    write_bundle(run, tmp_path / "first.zip", now=NOW)
+    before = (run / "report.html").stat()
+    write_bundle(run, tmp_path / "again.zip", now=NOW)
+    after = (run / "report.html").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    (run / "report.html").write_text(text + "<!-- more -->", encoding="utf-8")
+    write_bundle(run, tmp_path / "third.zip", now=NOW)
+    assert (run / "report.html").read_text(encoding="utf-8") == text
+
+
 def test_untouched_evidence_fits(signed: Path, unsigned: Path, folder: Path) -> None:
     assert mismatch(unsigned) is None
     assert mismatch(signed) is None

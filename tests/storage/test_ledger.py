@@ -43,6 +43,27 @@ def test_answers_come_back_bit_for_bit(path):
     book.close()
 
 
+@pytest.mark.parametrize("change", ["removed", "moved", "another in its place"])
+def test_nothing_is_sent_that_nobody_could_find_again(path, change, monkeypatch):
+    """A folder that is removed under a run would take with it all that is still paid for."""
+    monkeypatch.chdir(path.parent)
+    book = open_ledger(path.name, "f")
+    ticket = book.reserve(1, key(1))
+    monkeypatch.chdir("/")
+    second = book.reserve(1, key(2))  # wherever the process is now
+    if change == "removed":
+        path.unlink()
+    else:
+        path.rename(path.with_name("elsewhere"))
+    if change == "another in its place":
+        path.write_bytes(b"")
+    with pytest.raises(StorageFailure, match=r"ledger\.sqlite was removed or moved .*nothing more is sent"):
+        book.reserve(1, key(3))
+    for one in (ticket, second):  # what is under way may end
+        book.commit(one, 1, np.ones((1, 2)) / 2, "ok", 1)
+    book.close()
+
+
 def test_failures_retries_and_unanswered_rows_are_counted(path):
     book = open_ledger(path, "f")
     before = time.time()
