@@ -32,6 +32,19 @@ class IntervalArray:
     lower: Array
     upper: Array
 
+    @classmethod
+    def of(cls, cells: Sequence[Interval]) -> IntervalArray:
+        """From intervals, in their order.
+
+        >>> IntervalArray.of([Interval(value=1.0, lower=0.5), Interval()]).upper.tolist()
+        [inf, inf]
+        """
+        return cls(
+            np.array([np.nan if c.value is None else c.value for c in cells], dtype=np.float64),
+            np.array([0.0 if c.lower is None else c.lower for c in cells], dtype=np.float64),
+            np.array([np.inf if c.upper is None else c.upper for c in cells], dtype=np.float64),
+        )
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -75,7 +88,7 @@ class Columns:
             np.array([s.status for s in inputs], dtype=np.str_),
             np.array([s.queries for s in inputs], dtype=np.int64),
             contrast_counts(inputs),
-            {name: _limits([getattr(s, name) for s in inputs]) for name in QUANTITY_NAMES},
+            {name: IntervalArray.of([getattr(s, name) for s in inputs]) for name in QUANTITY_NAMES},
             np.array([-1 if s.group is None else number[s.group] for s in inputs], dtype=np.int32),
             groups,
             np.array([_right(s) for s in inputs], dtype=np.int8),
@@ -152,11 +165,3 @@ class Columns:
 
 def _right(s: Sensitivity) -> int:
     return -1 if s.label is None or s.predicted_class is None else int(s.label == s.predicted_class)
-
-
-def _limits(cells: Sequence[Interval]) -> IntervalArray:
-    return IntervalArray(
-        np.array([np.nan if c.value is None else c.value for c in cells], dtype=np.float64),
-        np.array([0.0 if c.lower is None else c.lower for c in cells], dtype=np.float64),
-        np.array([np.inf if c.upper is None else c.upper for c in cells], dtype=np.float64),
-    )

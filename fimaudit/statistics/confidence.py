@@ -12,7 +12,7 @@ from fimaudit.estimation.predictable import LEARNING
 from fimaudit.estimation.spectral_norm import energy_quantile, upper_factor
 from fimaudit.results import Sensitivity
 
-__all__ = ["contrast_counts", "contrast_sign", "rescaled_limits", "spread_of_logs"]
+__all__ = ["contrast_counts", "contrast_sign", "rescaled_limits", "signal_share", "spread_of_logs"]
 
 Array = NDArray[np.float64]
 
@@ -108,3 +108,17 @@ def spread_of_logs(lower: Array, upper: Array, counts: NDArray[np.int64], tail: 
     terms = np.maximum(np.abs(counts), 1)
     sampled = np.where(counts != 0, np.sqrt(special.polygamma(1, terms / 2)) * (1.0 if norm else 0.5), np.inf)
     return np.asarray(np.minimum(width, sampled))
+
+
+def signal_share(logs: Array, noise: Array) -> float:
+    """The share of the variance of measured logs that is not their noise, 1 - mean(noise^2) / var(logs), 0 at least.
+
+    Args:
+        logs: (n,) two or more; all equal, they have no variance to share, and the share is 0.
+        noise: (n,) standard deviation of each.
+
+    >>> signal_share(np.array([0.0, 2.0]), np.ones(2))
+    0.5
+    """
+    total = float(logs.var(ddof=1))
+    return max(0.0, 1.0 - float((noise**2).mean()) / total) if total > 0 else 0.0

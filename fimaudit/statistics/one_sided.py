@@ -12,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fimaudit.statistics.confidence import rescaled_limits, spread_of_logs
+from fimaudit.statistics.confidence import rescaled_limits, signal_share, spread_of_logs
 
-__all__ = ["Cells", "mean_limit", "quantile_limits", "share_limits"]
+__all__ = ["FOR_MEDIAN", "FOR_TAIL", "Cells", "mean_limit", "order_ranks", "quantile_limits", "share_limits"]
 
 Array = NDArray[np.float64]
 
+#: Below this many inputs a population p95 (or p05) has no finite limit at 95 % (``summary.population_ranks``):
+#: test_summary.test_a_population_p95_needs_72_inputs_for_an_upper_limit.
+FOR_TAIL = 72
+#: And a population median has none below this many (the example of ``summary.population_ranks``).
+FOR_MEDIAN = 6
 #: Shares of the inputs beyond a quantile that may miss. That they decide more than one level for all:
 #: test_policy.test_many_loose_limits_decide_what_few_strict_ones_leave_open; how often they are wrong: benchmarks/report.py
 #: (``gate``).
@@ -38,7 +43,7 @@ class Cells:
         norm: the quantity is a norm, else a radius.
 
     >>> cells = Cells(np.ones(2), np.full(2, 0.8), np.full(2, 1.25), 0.025, np.array([198, 198]))
-    >>> cells.restatable, cells.side(0.005, above=True).round(3).tolist()
+    >>> cells.rescalable, cells.side(0.005, above=True).round(3).tolist()
     (True, [1.337, 1.337])
     """
 
@@ -71,8 +76,7 @@ class Cells:
         counts = np.zeros(len(self), dtype=np.int64) if self.counts is None else self.counts
         logs, low, high = (np.log(a[known]) for a in (self.value, self.lower, self.upper))
         noise = spread_of_logs(self.lower[known], self.upper[known], counts[known], self.miss, norm=self.norm)
-        total = float(logs.var(ddof=1)) if len(logs) > 2 else np.inf
-        kept = max(0.0, 1.0 - float((noise**2).mean()) / total) if total > 0 else 0.0
+        kept = signal_share(logs, noise) if len(logs) > 2 else 1.0
         middle = float(np.median(logs))
         true = middle + (logs - middle) * kept + noise * np.sqrt(kept) * rng.standard_normal(len(logs))
         again = true + noise * root * rng.standard_normal(len(logs))
@@ -82,7 +86,7 @@ class Cells:
         return replace(self, value=value, lower=lower, upper=upper, counts=np.rint(counts * factor).astype(np.int64))
 
     @property
-    def restatable(self) -> bool:
+    def rescalable(self) -> bool:
         """Whether every known limit is of random directions."""
         known = np.isfinite(self.upper) | (self.lower > 0)
         return self.counts is not None and bool((self.counts[known] != 0).all())
@@ -127,14 +131,23 @@ def quantile_limits(cells: Cells, p: float, error: float, *, population: bool) -
     level = error
     if population:
         level = error / 2
-        counts = np.arange(n + 1)
-        at_least = special.bdtrc(counts - 1.0, n, p)  # P(Binomial >= r)
-        at_least[0] = 1.0
-        above = np.flatnonzero(at_least[1:] <= level)
-        below = np.flatnonzero(special.bdtr(counts[:n].astype(float), n, p) <= level)  # P(Binomial <= r - 1), r from 1
-        high = int(above[0]) + 1 if above.size else n + 1
-        low = int(below[-1]) + 1 if below.size else 0
+        first, last = order_ranks(n, p, level)
+        low, high = 0 if first is None else first + 1, n + 1 if last is None else last + 1
     return _order_limit(cells, low, level, above=False), _order_limit(cells, high, level, above=True)
+
+
+def order_ranks(n: int, p: float, error: float) -> tuple[int | None, int | None]:
+    """Positions (from 0) of the order statistics below and above the population's p-quantile, each wrong with ``error``.
+
+    P(X_(r) <= q_p) = P(Binomial(n, p) >= r); ``None`` where n is too small. For an independent sample of any continuous law.
+
+    >>> order_ranks(71, 0.95, 0.025)[1] is None, order_ranks(72, 0.95, 0.025)[1]
+    (True, 71)
+    """
+    counts = np.arange(float(n))
+    below = np.flatnonzero(special.bdtr(counts, n, p) <= error)  # P(Binomial <= k)
+    above = np.flatnonzero(special.bdtrc(counts, n, p) <= error)  # P(Binomial > k)
+    return int(below[-1]) if below.size else None, int(above[0]) if above.size else None
 
 
 def _order_limit(cells: Cells, rank: int, error: float, *, above: bool) -> float:
@@ -143,7 +156,7 @@ def _order_limit(cells: Cells, rank: int, error: float, *, above: bool) -> float
     beyond = n - rank + 1 if above else rank
     if beyond < 1:
         return unknown
-    if not cells.restatable:
+    if not cells.rescalable:
         spare = _misses(beyond, cells.miss, error)
         choices = [] if spare is None else [(spare, cells.miss)]
     else:

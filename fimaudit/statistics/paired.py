@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fimaudit.results import Interval
-from fimaudit.statistics.one_sided import share_limits
+from fimaudit.statistics.columns import IntervalArray
+from fimaudit.statistics.confidence import signal_share
+from fimaudit.statistics.one_sided import FOR_MEDIAN, FOR_TAIL, share_limits
 
 __all__ = ["Column", "changes", "column", "larger_share", "quantile_ratio", "rank_correlation", "rank_intervals"]
 
@@ -22,11 +24,6 @@ Array = NDArray[np.float64]
 #: Numbers drawn in one piece, so that memory does not grow with the number of inputs, and the replicates that they allow:
 #: the tails of a 95 % interval hold ten of the fewest (coverage: tests/comparison/test_comparison.py).
 DRAWN, FEWEST_REPLICATES, REPLICATES = 4_000_000, 400, 2000
-#: Below this many inputs a population p95 (or p05) has no finite limit at 95 % (``summary.population_ranks``):
-#: test_summary.test_a_population_p95_needs_72_inputs_for_an_upper_limit.
-FOR_TAIL = 72
-#: And a population median has none below this many (the example of ``summary.population_ranks``).
-FOR_MEDIAN = 6
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,9 @@ def column(cells: Sequence[Interval], confidence: float) -> Column:
     >>> column([Interval(value=1.0, lower=0.5, upper=2.0), Interval(value=3.0)], 0.95).sigma.round(3).tolist()
     [0.354, 0.0]
     """
-    value = np.array([np.nan if c.value is None or c.value <= 0 else c.value for c in cells])
-    lower = np.array([0.0 if c.lower is None else c.lower for c in cells])
-    upper = np.array([np.inf if c.upper is None else c.upper for c in cells])
-    known = np.isfinite(value)
+    found = IntervalArray.of(cells)
+    value, lower, upper = found.value, found.lower, found.upper
+    known = np.isfinite(value) & (value > 0)
     limited = known & (lower > 0) & np.isfinite(upper) & (upper > lower)
     sigma = np.zeros(len(value))
     sigma[limited] = np.log(upper[limited] / lower[limited]) / (2 * special.ndtri((1 + confidence) / 2))
@@ -238,9 +234,7 @@ def _towards_median(c: Column) -> Column:
     if known.sum() < 3:
         return c
     logs = c.low[known]
-    total, noise = float(logs.var(ddof=1)), float((c.sigma[known] ** 2).mean())
-    shrink = np.sqrt(max(0.0, 1.0 - noise / total)) if total > 0 else 1.0
-    middle = float(np.median(logs))
+    shrink, middle = np.sqrt(signal_share(logs, c.sigma[known])), float(np.median(logs))
     low, high = c.low.copy(), c.high.copy()
     low[known] = high[known] = middle + (logs - middle) * shrink
     return Column(low, high, c.sigma, c.lower, c.upper)

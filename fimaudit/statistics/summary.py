@@ -11,7 +11,8 @@ from scipy import special
 
 from fimaudit.results import Interval, Quantiles, Sensitivity, Summary
 from fimaudit.statistics.columns import Columns, IntervalArray
-from fimaudit.statistics.confidence import rescaled_limits, spread_of_logs
+from fimaudit.statistics.confidence import rescaled_limits, signal_share, spread_of_logs
+from fimaudit.statistics.one_sided import order_ranks
 
 __all__ = ["population_ranks", "sorted_quantile", "summarise"]
 
@@ -122,8 +123,8 @@ def _population(inputs: Columns, name: str, points: Mapping[float, float], ranks
 def population_ranks(n: int, p: float, confidence: float) -> Ranks:
     """Positions (from 0) of the order statistics between which the population quantile lies with ``confidence``.
 
-    P(X_(r) <= q_p) = P(Binomial(n, p) >= r): each side may miss with (1 - confidence) / 2. ``None`` where n is too small:
-    the upper limit of p95 at 95 % needs 72 inputs. For an independent sample of any continuous law.
+    Each side may miss with (1 - confidence) / 2 (``one_sided.order_ranks``). ``None`` where n is too small: the upper limit
+    of p95 at 95 % needs 72 inputs.
 
     Args:
         n: inputs.
@@ -135,14 +136,7 @@ def population_ranks(n: int, p: float, confidence: float) -> Ranks:
     >>> population_ranks(5, 0.5, 0.95), population_ranks(6, 0.5, 0.95)
     ((None, None), (0, 5))
     """
-    tail = (1.0 - confidence) / 2
-    counts = np.arange(n + 1)
-    cumulative = special.bdtr(counts, n, p)  # P(Binomial <= k)
-    below = np.flatnonzero(cumulative <= tail)
-    first = int(below[-1]) if below.size else None
-    above = np.flatnonzero(1.0 - cumulative[:n] <= tail)
-    last = int(above[0]) if above.size else None
-    return first, last
+    return order_ranks(n, p, (1.0 - confidence) / 2)
 
 
 def _ordered(values: Array, unknown: float) -> Array:
@@ -175,8 +169,7 @@ def _without_noise(quantity: IntervalArray, contrasts: NDArray[np.int64], confid
         return value
     logs = np.log(value[known])
     spread = spread_of_logs(lower[known], upper[known], contrasts[known], (1.0 - confidence) / 2, norm=norm)
-    total, noise = float(logs.var(ddof=1)), float((spread**2).mean())
-    shrink = np.sqrt(max(0.0, 1.0 - noise / total)) if total > 0 else 0.0
+    shrink, noise = np.sqrt(signal_share(logs, spread)), float((spread**2).mean())
     centre = float(np.median(logs))
     out = value.copy()
     out[known] = np.exp(centre + (noise / 3 if norm else -2 * noise / 3) + (logs - centre) * shrink)
