@@ -35,7 +35,7 @@ def printable(text: str, most: int) -> str:
     'there is no a�fits sign…'
     """
     text = "".join(c if c.isprintable() else "�" for c in text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return _cut(text, most)
 
 
 @contextmanager
@@ -65,5 +65,8 @@ def translated(ours: type[FimauditError], what: str) -> Iterator[None]:
 
 def shortened(exc: BaseException | str, most: int) -> str:
     """What it says on one line; where it says more than ``most`` characters, that is seen."""
-    text = " ".join(str(exc).split())
+    return _cut(" ".join(str(exc).split()), most)
+
+
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fimaudit.data.table_columns import is_number
-from fimaudit.data.table_reading import TableReading
+from fimaudit.data.table_reading import TableReading, refuse_twice
 from fimaudit.errors import DataError
+from fimaudit.foreign_errors import one_line
 
 __all__ = ["CSV_SUFFIXES", "data_suffix", "read_csv"]
 
@@ -122,8 +123,9 @@ def _unpacked(content: bytes, name: str) -> bytes:
         with pa.input_stream(pa.BufferReader(content), compression=how) as stream:
             unpacked: bytes = stream.read(MOST_UNPACKED + 1)
     except (pa.ArrowException, OSError) as exc:
-        what = " ".join(str(exc).split())[:120]
-        raise DataError(f"{name} cannot be unpacked ({what}); it may be truncated, or packed otherwise") from exc
+        raise DataError(
+            f"{name} cannot be unpacked ({one_line(exc, 120)}); it may be truncated, or packed otherwise"
+        ) from exc
     if len(unpacked) > MOST_UNPACKED:
         raise DataError(f"{name} holds more than {MOST_UNPACKED:,} bytes; write it as Parquet, which is read in parts")
     return unpacked
@@ -151,9 +153,7 @@ def _refuse_another_separator(content: bytes, separator: str, file: str) -> None
 
 
 def _check_header(names: list[str], file: str, reading: TableReading) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{file} has two columns called {twice[0]!r}; give each a name of its own")
+    refuse_twice(names, file)
     if reading.header is None and all(is_number(name) for name in names):
         raise DataError(
             f"the first line of {file} holds numbers only ({', '.join(names[:4])}): is it an input or a line of names? Pass "

@@ -22,6 +22,7 @@ from fimaudit.errors import DataError
 from fimaudit.models.classes import ClassLabels, class_labels
 from fimaudit.models.classifier import ModelInfo
 from fimaudit.models.columns import arranged, coded, column_cells
+from fimaudit.models.opening import is_endpoint
 from fimaudit.models.packing import pack_held
 from fimaudit.results import Sensitivity
 from fimaudit.space import Space
@@ -168,8 +169,10 @@ def _refuse_another_order(x: Any, values: Any, what: str) -> None:
         raise DataError(f"the {what} have the table's index in another order; give them in the table's: {what}.loc[x.index]")
 
 
-def about(data: Inputs | Stream) -> dict[str, Any]:
-    """What an adapter needs to know of the data when it opens a model: options of ``open_classifier``."""
+def about(data: Inputs | Stream, model: object = None) -> dict[str, Any]:
+    """What an adapter needs to know of the data when it opens ``model``: options of ``open_classifier``."""
+    if data.names is not None and is_endpoint(model):
+        return {**about(data), "data_columns": list(data.names)}  # a table's header names what its rows are sent under
     if data.packing is not None:
         return {"table": data.columns, "packing": data.packing}
     if isinstance(data, Stream):
@@ -279,29 +282,26 @@ def open_subject(
     elif "all" not in free:
         domain = domain.also_frozen([i for i in info.categorical if str(i) not in free])
     domain = domain.with_defaults(info.details.get("domain"))
-    if isinstance(data, Inputs):
-        if data.images:
-            data = data.for_model(info.input_shape if data.packing is None else data.packing.shape, info.dtype)
-            domain = domain.with_defaults(IMAGE_BOUNDS if info.dtype != "uint8" else None)
-        reference = check_inputs(data, info.input_shape if data.packing is None else data.packing.shape, labels)
-        audited = _resolved(domain, reference, info)
-        x, space = audited.admit(reference.x), audited
-        if data.packing is not None and data.held is not None:
-            x, space = data.packing.packed(x, data.held, info.dtype), audited.beside(data.packing.held)
-        source, numbers = replace(reference, x=x), np.arange(len(x))
-        return AuditDataset(reference, source, reference, x, numbers, domain, space, labels, notes, audited)
     expected = info.input_shape if data.packing is None else data.packing.shape
-    stream = data.for_model(expected, info.dtype)
-    if stream.images and info.dtype != "uint8":
+    if data.images and info.dtype != "uint8":
         domain = domain.with_defaults(IMAGE_BOUNDS)
-    reference, numbers = look_at(stream, expected, labels)
+    if isinstance(data, Inputs):
+        reference = check_inputs(data.for_model(expected, info.dtype) if data.images else data, expected, labels)
+        numbers = np.arange(len(reference))
+    else:
+        data = data.for_model(expected, info.dtype)
+        reference, numbers = look_at(data, expected, labels)
     audited = _resolved(domain, reference, info)
-    good = [i for i in range(len(reference)) if _fits(reference.x[i], audited)]
-    x, space = audited.admit(reference.x[good] if good else reference.x), audited  # where none fits, says why
-    if stream.packing is not None and reference.held is not None:
-        x, space = stream.packing.packed(x, reference.held[good], info.dtype), audited.beside(stream.packing.held)
-    labelled = LabelledStream(stream, labels, info.dtype)
-    return AuditDataset(stream, labelled, reference, x, numbers[good], domain, space, labels, notes, audited)
+    good: Any = slice(None)
+    if isinstance(data, Stream):
+        good = [i for i in range(len(reference)) if _fits(reference.x[i], audited)]
+    x = reference.x[good]
+    x, space = audited.admit(x if len(x) else reference.x), audited  # where none fits, says why
+    if data.packing is not None and reference.held is not None:
+        x, space = data.packing.packed(x, reference.held[good], info.dtype), audited.beside(data.packing.held)
+    given: Inputs | Stream = reference if isinstance(data, Inputs) else data
+    source: InputSource = replace(reference, x=x) if isinstance(data, Inputs) else LabelledStream(data, labels, info.dtype)
+    return AuditDataset(given, source, reference, x, numbers[good], domain, space, labels, notes, audited)
 
 
 def _resolved(domain: InputDomain, inputs: Inputs, info: ModelInfo) -> Space:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from fimaudit.errors import DataError, MissingExtraError
-from fimaudit.foreign_errors import foreign
+from fimaudit.foreign_errors import translated
 
 __all__ = ["FoundFiles", "find_files", "is_url", "open_file"]
 
@@ -65,15 +65,12 @@ def _local(spec: str) -> Iterator[FoundFiles]:
 
 def _remote(spec: str) -> Iterator[FoundFiles]:
     place, inside = _file_system(spec)
-    try:
-        if any(sign in inside for sign in "*?["):
-            details = place.glob(inside, detail=True)
-        else:
-            details = place.find(inside, detail=True)
-    except FileNotFoundError:
-        return
-    except Exception as exc:
-        raise DataError(f"cannot list {spec}: {foreign(exc)}") from exc
+    listed = place.glob if any(sign in inside for sign in "*?[") else place.find
+    with translated(DataError, f"cannot list {spec}"):
+        try:
+            details = listed(inside, detail=True)
+        except FileNotFoundError:
+            return
     for name, detail in details.items():
         if detail.get("type") == "file":
             yield FoundFiles(place.unstrip_protocol(name), int(detail.get("size") or 0))
@@ -84,12 +81,11 @@ def _file_system(url: str) -> tuple[Any, str]:
         import fsspec  # type: ignore[import-untyped,unused-ignore]
     except ImportError as exc:
         raise MissingExtraError(f"reading {url}", "fsspec", "ray") from exc
-    try:
-        place, inside = fsspec.core.url_to_fs(url)
-    except ImportError as exc:  # the protocol's own package
-        raise DataError(f"cannot read {url}: {exc}") from exc
-    except Exception as exc:
-        raise DataError(f"cannot read {url}: {foreign(exc)}") from exc
+    with translated(DataError, f"cannot read {url}"):
+        try:
+            place, inside = fsspec.core.url_to_fs(url)
+        except ImportError as exc:  # the protocol's own package, which it names
+            raise DataError(f"cannot read {url}: {exc}") from exc
     return place, inside
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fimaudit.data.array_shards import NpyShard, NpzShard
-from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix
+from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix, read_csv
 from fimaudit.data.filesystems import open_file
 from fimaudit.data.image_shards import ImageFilesShard, TarShard
 from fimaudit.data.shard_reader import Decoding, Files, Reader
 from fimaudit.data.table_inputs import TableShard
-from fimaudit.data.table_shards import CsvTable, ParquetTable
+from fimaudit.data.table_shards import ParquetTable, WholeTable
 from fimaudit.errors import DataError
 from fimaudit.foreign_errors import translated
 
@@ -36,7 +36,9 @@ def open_shard(path: str, decoding: Decoding, files: Files | None = None) -> Rea
             if suffix == ".parquet":
                 return TableShard(path, ParquetTable(file), decoding)
             if suffix in CSV_SUFFIXES:
-                return TableShard(path, CsvTable(path, file, decoding.reading), decoding)
+                with file:
+                    table = read_csv(file.read(), path, decoding.reading)
+                return TableShard(path, WholeTable(table, written=True), decoding)
             return TarShard(path, file, decoding)
         except BaseException:
             file.close()

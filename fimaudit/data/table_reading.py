@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fimaudit.errors import DataError
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["TableReading"]
+__all__ = ["TableReading", "refuse_twice"]
 
 #: Names of columns that hold labels and groups where none was named.
 LABEL, GROUP = "y", "group"
@@ -44,9 +44,7 @@ class TableReading:
         Raises:
             DataError: a column that was named is not there, two of one name, or nothing is left.
         """
-        twice = {name for name, count in Counter(names).items() if count > 1}
-        if twice:
-            raise DataError(f"{source} has two columns called {min(twice)!r}; give each a name of its own")
+        refuse_twice(names, source)
         named = [(self.label, "--label"), (self.group, "--group"), (self.index, "--index")]
         named += [(name, "--drop") for name in self.drop] + [(name, "--categorical") for name in self.categorical]
         for name, flag in named:
@@ -69,3 +67,14 @@ class TableReading:
     def whole(self, columns: Sequence[TableColumn]) -> tuple[str, ...]:
         """Names of the columns whose numbers may be categories: integers, truth values, and those that are said to be."""
         return tuple(c.name for c in columns if c.kind in ("whole", "truth") or c.name in self.categorical)
+
+
+def refuse_twice(names: Sequence[str], source: str) -> None:
+    """Refuse a table with two columns of one name.
+
+    Raises:
+        DataError: it has them.
+    """
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    if twice:
+        raise DataError(f"{source} has two columns called {min(twice)!r}; give each a name of its own")

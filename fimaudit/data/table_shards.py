@@ -1,4 +1,4 @@
-"""Tables that come in several files: Parquet by its row groups, CSV whole; and what is known of each file's columns."""
+"""Tables a part at a time: Parquet by its row groups, others whole; and what is known of their columns."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from fimaudit.data.csv_files import read_csv
 from fimaudit.data.table_columns import ColumnFacts, column_facts, held_as, join_facts, kind_of, pandas_types
 from fimaudit.data.table_reading import TableReading
-from fimaudit.data.tables import open_parquet, row_names
+from fimaudit.errors import DataError
 
-__all__ = ["CsvTable", "ParquetTable", "RowGroups", "table_facts"]
+__all__ = ["ParquetTable", "RowGroups", "WholeTable", "open_parquet", "row_names", "table_facts"]
 
+#: Rows of a part of a Parquet file: the most that pyarrow writes.
+MOST_GROUP_ROWS = 1 << 26
 #: Bytes of a column that are read at once for its first row.
 BUFFER = 1 << 16
 
 
 class RowGroups(Protocol):
-    """An open file of a table, read some rows at a time.
+    """A table that is read some rows at a time.
 
     Attributes:
         schema: of Arrow.
@@ -107,15 +108,17 @@ class ParquetTable:
             self._rows_read.add(group)
 
 
-class CsvTable:
-    """A CSV file, which has to be read from its beginning, as one group."""
+class WholeTable:
+    """An Arrow table in memory, as one group.
 
-    written = True
+    Args:
+        table: of Arrow.
+        written: whether its text may stand for numbers, as that of a CSV file may.
+    """
 
-    def __init__(self, path: str, file: IO[bytes], reading: TableReading) -> None:
-        with file:
-            self._table = read_csv(file.read(), path, reading)
-        self.schema, self.starts = self._table.schema, [0, len(self._table)]
+    def __init__(self, table: Any, *, written: bool) -> None:
+        self._table, self.written = table, written
+        self.schema, self.starts = table.schema, [0, len(table)]
 
     def read(self, group: int, columns: Sequence[str]) -> Any:
         """See ``RowGroups``."""
@@ -133,8 +136,40 @@ class CsvTable:
         """Nothing is held open."""
 
 
+def open_parquet(file: IO[bytes]) -> Any:
+    """A Parquet file whose parts hold as many rows as it says, and no more than can be read at once.
+
+    pyarrow makes room for as many rows as a part says that it has: 600 bytes took minutes and gigabytes.
+
+    Raises:
+        DataError: they do not.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(file)
+    about = table.metadata
+    counts = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != about.num_rows:
+        raise DataError(
+            f"the parts of this Parquet file say that they hold {', '.join(map(str, counts[:3]))} rows, "
+            f"the file that it holds {about.num_rows}; copy it again"
+        )
+    if max(counts, default=0) > MOST_GROUP_ROWS:
+        raise DataError(
+            f"a part of this Parquet file says that it holds {max(counts):,} rows; write parts (row groups) of at most "
+            f"{MOST_GROUP_ROWS:,}"
+        )
+    return table
+
+
+def row_names(schema: Any) -> list[str]:
+    """Columns in which pandas keeps an index that has no name of its own."""
+    kept = (schema.pandas_metadata or {}).get("index_columns", ())
+    return [name for name in kept if isinstance(name, str) and name.startswith("__index_level_") and name in schema.names]
+
+
 def table_facts(table: RowGroups, reading: TableReading, path: str) -> tuple[ColumnFacts, ...]:
-    """What is known of a file's feature columns; of those whose type says it all no cell is read.
+    """What is known of a table's feature columns; of those whose type says it all no cell is read.
 
     Raises:
         DataError: no features, or cells that no model takes.

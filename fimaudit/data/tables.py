@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.data.csv_files import CSV_SUFFIXES, data_suffix, read_csv
 from fimaudit.data.objects import INPUT_KEYS, is_hugging_face
-from fimaudit.data.table_columns import ColumnFacts, column_facts, join_columns, pandas_types, table_numbers
-from fimaudit.data.table_reading import TableReading
+from fimaudit.data.table_columns import join_columns, table_numbers
+from fimaudit.data.table_reading import TableReading, refuse_twice
+from fimaudit.data.table_shards import WholeTable, open_parquet, row_names, table_facts
 from fimaudit.errors import DataError
 from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import group_name
 from fimaudit.models.columns import TableColumn
 
-__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "open_parquet", "read_table", "row_names", "table_of"]
-
-#: Rows of a part of a Parquet file: the most that pyarrow writes.
-MOST_GROUP_ROWS = 1 << 26
+__all__ = ["Table", "arrow_table", "is_table", "labels_and_groups", "read_table", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ def arrow_table(x: Any) -> Any:
     import pyarrow as pa
 
     names = [str(name) for name in getattr(x, "columns", ())] if not isinstance(x, pa.Table) else x.column_names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"the table has two columns called {twice[0]!r}; give each a name of its own")
+    refuse_twice(names, "the table")
     try:
         if isinstance(x, pa.Table):
             return x
@@ -93,54 +89,6 @@ def read_table(file: Path, reading: TableReading) -> Table:
     return table_of(table.drop_columns(row_names(table.schema)), reading, file.name)
 
 
-def open_parquet(file: IO[bytes]) -> Any:
-    """A Parquet file whose parts hold as many rows as it says, and no more than can be read at once.
-
-    pyarrow makes room for as many rows as a part says that it has: 600 bytes took minutes and gigabytes.
-
-    Raises:
-        DataError: they do not.
-    """
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(file)
-    about = table.metadata
-    counts = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
-    if min(counts, default=0) < 0 or sum(counts) != about.num_rows:
-        raise DataError(
-            f"the parts of this Parquet file say that they hold {', '.join(map(str, counts[:3]))} rows, "
-            f"the file that it holds {about.num_rows}; copy it again"
-        )
-    if max(counts, default=0) > MOST_GROUP_ROWS:
-        raise DataError(
-            f"a part of this Parquet file says that it holds {max(counts):,} rows; write parts (row groups) of at most "
-            f"{MOST_GROUP_ROWS:,}"
-        )
-    return table
-
-
-def row_names(schema: Any) -> list[str]:
-    """Columns in which pandas keeps an index that has no name of its own."""
-    kept = (schema.pandas_metadata or {}).get("index_columns", ())
-    return [name for name in kept if isinstance(name, str) and name.startswith("__index_level_") and name in schema.names]
-
-
-def look_at_table(table: Any, reading: TableReading, source: str, *, written: bool = False) -> list[ColumnFacts]:
-    """What is known of an Arrow table's feature columns; ``written`` as for ``column_facts``."""
-    features = reading.features(list(table.column_names), source)
-    types = pandas_types(table.schema)
-    return [
-        column_facts(
-            name,
-            table.column(name),
-            source,
-            written=written and name in reading.categorical,
-            pandas_type=types.get(name, ""),
-        )
-        for name in features
-    ]
-
-
 def table_of(table: Any, reading: TableReading, source: str, *, written: bool = False) -> Table:
     """An Arrow table as numbers.
 
@@ -149,7 +97,7 @@ def table_of(table: Any, reading: TableReading, source: str, *, written: bool = 
     """
     if len(table) == 0:
         raise DataError(f"expected at least one input, got none in {source}")
-    columns = join_columns([look_at_table(table, reading, source, written=written)], reading.categorical)
+    columns = join_columns([table_facts(WholeTable(table, written=written), reading, source)], reading.categorical)
     y, groups = labels_and_groups(table, reading)
     return Table(table_numbers(table, columns), columns, y, groups)
 

@@ -31,7 +31,7 @@ from fimaudit.evidence.bundle import (
     pre_authentication,
     read_key,
 )
-from fimaudit.foreign_errors import foreign, printable
+from fimaudit.foreign_errors import foreign, one_line, printable
 from fimaudit.policy.gate import Verdict, decide
 from fimaudit.policy.rules import parse_policy
 from fimaudit.statistics.summary import summarise
@@ -46,6 +46,8 @@ MOST_BYTES = 4 * 2**30
 MOST_PACKED, PACKED_BYTES = 200, 2**20
 #: Of a finding: a member's name may have any length.
 LONGEST_SENTENCE = 500
+#: Of what an error says.
+MOST_SAID = 300
 #: Recomputed numbers may differ by rounding of another version of numpy or scipy.
 TOLERANCE = 1e-9
 
@@ -96,7 +98,7 @@ def _checks(file: Path, trusted: Any) -> Iterator[Finding]:
     try:
         members = _members(file)
     except Exception as exc:  # of zipfile and zlib
-        yield Finding("archive", False, f"the archive is damaged: {_line(exc) or type(exc).__name__}")
+        yield Finding("archive", False, f"the archive is damaged: {one_line(exc, MOST_SAID) or type(exc).__name__}")
         return
     missing = [name for name in (STATEMENT, BUNDLE, REPORT, INPUTS_FILE) if name not in members]
     if missing:
@@ -107,7 +109,7 @@ def _checks(file: Path, trusted: Any) -> Iterator[Finding]:
     try:
         same = build_statement(members) == members[STATEMENT]
     except (ValueError, KeyError, TypeError) as exc:
-        yield Finding("statement", False, f"{REPORT} or {BUNDLE} cannot be read: {_line(exc)}")
+        yield Finding("statement", False, f"{REPORT} or {BUNDLE} cannot be read: {one_line(exc, MOST_SAID)}")
         return
     yield Finding("statement", same, f"{STATEMENT} {'says' if same else 'does not say'} what the members say")
     yield from _signature(members, trusted)
@@ -121,7 +123,7 @@ def _checks(file: Path, trusted: Any) -> Iterator[Finding]:
             yield from _contents(place, members)
             yield from _page(place, members)
         except FimauditError as exc:
-            yield Finding("contents", False, _line(exc))
+            yield Finding("contents", False, one_line(exc, MOST_SAID))
 
 
 def _members(file: Path) -> dict[str, bytes]:
@@ -230,7 +232,7 @@ def _contents(place: Path, members: Mapping[str, bytes]) -> Iterator[Finding]:
         policy = parse_policy(members[POLICY].decode("utf-8"), POLICY)
         verdict = Verdict.model_validate_json(members[VERDICT])
     except (UnicodeDecodeError, ValidationError) as exc:
-        yield Finding("verdict", False, f"{POLICY} or {VERDICT} cannot be read: {_line(exc)}")
+        yield Finding("verdict", False, f"{POLICY} or {VERDICT} cannot be read: {one_line(exc, MOST_SAID)}")
         return
     baseline = read_run(place / BASELINE) if policy.needs_baseline() else None
     if baseline is not None:
@@ -291,7 +293,3 @@ def _difference(a: Any, b: Any, at: str = "") -> str | None:
     if isinstance(a, str) and isinstance(b, str) and with_keywords(a) == with_keywords(b):  # by whoever they were said
         return None
     return None if a == b else f"{at.lstrip('.')}: {a!r} against {b!r}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -57,11 +57,9 @@ class AnswerLog:
             return
         whole = np.ascontiguousarray(answers, dtype="<f8")
         rest = _HEAD.pack(0, len(key), *whole.shape)[4:] + key + whole.tobytes()
-        if self._file is None:
-            self._file = AppendedFile(self._path, sync_seconds=float("inf"))
-            if not self._resuming:
-                self._file.clear()
-        self._file.append(struct.pack("<I", zlib.crc32(rest)) + rest, sync=False)
+        if self._file is None and not self._resuming:
+            self._opened().clear()
+        self._opened().append(struct.pack("<I", zlib.crc32(rest)) + rest, sync=False)
         self._owners.add(owner_of(key))
 
     def finish(self, inputs: Iterable[int]) -> None:
@@ -77,9 +75,7 @@ class AnswerLog:
         self._owners -= done
         if not self._owners:
             self._held.clear()
-            if self._file is None:
-                self._file = AppendedFile(self._path, sync_seconds=float("inf"))
-            self._file.clear()
+            self._opened().clear()
 
     def close(self) -> None:
         """Close the file; without a record in it, it is removed."""
@@ -89,6 +85,11 @@ class AnswerLog:
         with writing(self._path):
             if self._path.exists() and not self._path.stat().st_size:
                 self._path.unlink()
+
+    def _opened(self) -> AppendedFile:
+        if self._file is None:
+            self._file = AppendedFile(self._path, sync_seconds=float("inf"))
+        return self._file
 
     def _read(self) -> None:
         """Take over whole records; one that a kill cut short ends the file."""

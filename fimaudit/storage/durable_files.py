@@ -20,7 +20,17 @@ from typing import IO
 
 from fimaudit.errors import FimauditError, RunFolderError, StorageFailure
 
-__all__ = ["SYNC_SECONDS", "AppendedFile", "SyncClock", "last_resort", "reading", "replacing", "sync_folder", "writing"]
+__all__ = [
+    "SYNC_SECONDS",
+    "AppendedFile",
+    "SyncClock",
+    "last_resort",
+    "reading",
+    "replacing",
+    "sync_folder",
+    "write_whole",
+    "writing",
+]
 
 #: A file that grows is synced when it grows and so long has passed since it was. benchmarks/durability.py
 SYNC_SECONDS = 1.0
@@ -119,6 +129,18 @@ def replacing(path: Path, refusal: type[FimauditError] = StorageFailure) -> Iter
                 beside.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes, refusal: type[FimauditError] = StorageFailure) -> None:
+    """Write a file as ``replacing`` does, and make the folders above it.
+
+    Raises:
+        StorageFailure: or ``refusal``; it could not be written.
+    """
+    with writing(path, refusal):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, refusal) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

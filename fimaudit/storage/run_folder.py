@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fimaudit.audit_report import Report
 from fimaudit.errors import RunFolderError
-from fimaudit.foreign_errors import foreign
+from fimaudit.foreign_errors import translated
 from fimaudit.results import Sensitivity
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.spread import evenly_spread
@@ -110,14 +110,12 @@ def read_for_page(folder: str | Path, *, sample: int = PAGE_SAMPLE, worst: int =
     table = path / INPUTS_FILE
     if report.inputs or not report.inputs_file or not table.exists():
         return read_run(folder)
-    try:
+    with translated(RunFolderError, f"{table} cannot be read as a table of inputs"):
         columns = Columns.read(table)
         if len(columns) <= sample:
             return read_run(folder)
         spread = rows_at(table, columns.index[evenly_spread(len(columns), sample)].tolist())
         ranked = rows_at(table, columns.index[columns.most_sensitive(worst)].tolist())
-    except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
-        raise RunFolderError(f"{table} cannot be read as a table of inputs: {foreign(exc)}") from exc
     return RunFolder(path, report, tuple(spread), tuple(ranked))
 
 
@@ -153,10 +151,8 @@ def read_table(path: Path) -> list[Sensitivity]:
     """The inputs of a Parquet file, or one sentence that says why not."""
     if not path.exists():
         raise RunFolderError(f"{path.parent} holds no {path.name}, which its report refers to")
-    try:
+    with translated(RunFolderError, f"{path} cannot be read as a table of inputs"):
         return read_inputs_table(path)
-    except Exception as exc:  # pyarrow, pydantic and KeyError alike: the file is not what it should be
-        raise RunFolderError(f"{path} cannot be read as a table of inputs: {foreign(exc)}") from exc
 
 
 def first_error(error: ValidationError) -> str:
