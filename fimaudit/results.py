@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "FLAG_WORDS",
+    "QUANTITY_NAMES",
     "QUANTITY_TITLES",
     "SCREENED",
     "UNANSWERED",
@@ -26,6 +29,7 @@ __all__ = [
     "Interval",
     "Kind",
     "MeasuredInput",
+    "Metric",
     "PlainData",
     "Presented",
     "Quantiles",
@@ -47,6 +51,24 @@ UNANSWERED = "unanswered"
 #: The quantities, and what people call them.
 QUANTITY_TITLES = {"spectral_norm": "spectral norm", "peak_spectral_norm": "peak norm", "margin_radius": "margin radius"}
 QUANTITY_NAMES = tuple(QUANTITY_TITLES)
+#: What an input may be flagged with, and what that means.
+FLAG_WORDS = {
+    "screened": "looked at with few queries only, because others are more sensitive",
+    "own_step": "measured with a displacement of its own, because the common one did not suit it",
+    "unstable_step": "no displacement at which the answer changes steadily was found; its interval is wide",
+    "kinked": "its answers bend at the input, so its slopes to either side differ",
+    "jumps": "answers around it jump, so it has no margin radius",
+    "local_radius_overstates": "another decision lies nearer than the slope at the input says, so its margin radius was cut",
+    "counterexample_within_radius": "its decision really changes nearer than its margin radius said, which was cut to that",
+    "counterexample_far_within_radius": "its decision really changes nearer than 0.7 of what its margin radius said",
+    "radius_not_checked": "nothing was looked at farther out that could contradict its margin radius",
+    "noisy_labels": "its labels are random: rows were asked several times, and no single row is a counterexample",
+    "unrepeatable": "rows that were answered otherwise are not when they are asked again, so no upper limit comes of them",
+    "drift": "measured while the endpoint may have changed its model",
+    "above_threshold": "its spectral norm was decided to lie above the threshold",
+    "below_threshold": "its spectral norm was decided to lie below the threshold",
+}
+Metric = Literal["spectral_norm", "peak_spectral_norm", "margin_radius"]
 Status = Literal["ok", "below_detection", "no_rival_visible", "abstained", "failed"]
 Kind = Literal["local", "finite_scale", "lower_bound"]
 #: What a result says in words: of options it speaks as whoever reads it would type them.
@@ -210,13 +232,13 @@ NESTED: dict[str, TypeAdapter[Any]] = {
 }
 
 
+@dataclass(eq=False)
 class MeasuredInput:
     """One input's result with the rows and calls that it took."""
 
-    def __init__(self, result: Sensitivity, rows: int, requests: int) -> None:
-        self.result = result
-        self.rows = rows
-        self.requests = requests
+    result: Sensitivity
+    rows: int
+    requests: int
 
 
 def flat_row(result: Sensitivity) -> dict[str, Any]:

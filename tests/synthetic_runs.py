@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def picture_run(folder: Path, seed: int = 0, sharpness: float = 1.0, queries: in
     rng = np.random.default_rng(0)
     found = {s.index: rng.normal(size=(1, 12, 12)) for s in report.inputs}
     moved = {i: np.clip(data.x[i] + 0.05 * d, 0, 1) for i, d in found.items()}
-    keep_shown(folder, data.x, report.inputs, directions=found, witnesses=moved)
+    keep_shown_with(folder, data.x, report.inputs, found, moved)
     return report
 
 
@@ -73,8 +74,27 @@ def table_run(folder: Path, seed: int = 0, count: int = TABLE) -> Report:
     network = softmax_model(1, 10, 2)
     report = audit(lambda batch: network(batch / spread), data, out=folder, scale="std", queries=40, seed=seed)
     rng = np.random.default_rng(0)
-    keep_shown(folder, data.x, report.inputs, directions={s.index: rng.normal(size=10) * spread for s in report.inputs})
+    keep_shown_with(folder, data.x, report.inputs, {s.index: rng.normal(size=10) * spread for s in report.inputs})
     return report
+
+
+def keep_shown_with(
+    folder: Path,
+    x: np.ndarray,
+    inputs: list[Sensitivity],
+    directions: dict[int, np.ndarray],
+    witnesses: dict[int, np.ndarray] | None = None,
+) -> None:
+    """Keep what the page shows, with directions and witnesses where an audit leaves them; these files go again."""
+    place, file = folder / "directions", folder / "witness.npz"
+    place.mkdir()
+    for index, direction in directions.items():
+        np.save(place / f"{index:05d}.npy", direction)
+    if witnesses:
+        np.savez(file, index=np.array(list(witnesses)), x=np.stack(list(witnesses.values())))
+    keep_shown(folder, x, inputs)
+    shutil.rmtree(place)
+    file.unlink(missing_ok=True)
 
 
 def made_run(folder: Path, template: Report, count: int, seed: int = 0, **changes: Any) -> Report:

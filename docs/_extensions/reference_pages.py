@@ -155,7 +155,8 @@ def exit_codes() -> Iterator[str]:
 
 def input_flags() -> Iterator[str]:
     """What a flag, and a status, of an input means."""
-    from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS
+    from fimaudit.report.wording import STATUS_WORDS
+    from fimaudit.results import FLAG_WORDS
 
     yield from ("| status | meaning |", "|---|---|")
     yield from (f"| `{name}` | {words} |" for name, words in STATUS_WORDS.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,14 +84,13 @@ def _measured(network: Any, bound: Any, x: Any, link: Link, queries: int, held: 
     rows = []
     for i, found in enumerate(report.inputs):
         seen = found.spectral_norm
-        value = seen.value if seen is not None else None
         row = {
             "index": i,
             "probability": float(p[i].max()),
             "covariance_factor": float(factors[i]),
             "local_bound": float(limits[i]),
-            "spectral_norm": None if seen is None else {"value": value, "lower": seen.lower, "upper": seen.upper},
-            "ratio": float(limits[i]) / value if value else None,
+            "spectral_norm": {"value": seen.value, "lower": seen.lower, "upper": seen.upper},
+            "ratio": float(limits[i]) / seen.value if seen.value else None,
             "certified_radius": float(radii[i]) if math.isfinite(radii[i]) else None,
         }
         rows.append(row)
@@ -123,12 +123,11 @@ def _show_inputs(console: Console, rows: list[dict[str, Any]]) -> None:
     for name in ("input", "p_max", "c(p)", "local bound", "measured", "bound/measured", "certified radius"):
         table.add_column(name, justify="right")
     for row in rows[:SHOWN_INPUTS]:
-        seen = row["spectral_norm"]
         numbers = (
             row["probability"],
             row["covariance_factor"],
             row["local_bound"],
-            None if seen is None else seen["value"],
+            row["spectral_norm"]["value"],
             row["ratio"],
             row["certified_radius"],
         )
@@ -142,14 +141,10 @@ def _show_inputs(console: Console, rows: list[dict[str, Any]]) -> None:
 
 
 def _constant(text: str) -> tuple[str, float]:
-    name, equals, value = text.rpartition("=")
-    try:
-        return (name, float(value)) if equals and name else _refuse(text)
-    except ValueError:
-        return _refuse(text)
-
-
-def _refuse(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    with contextlib.suppress(ValueError):
+        if name:
+            return name, float(value)
     raise UsageError(f"expected --constant NAME=number, got {text!r}")
 
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from fimaudit.cli.console import show_screen
+from fimaudit.cli.console import limit_texts, number_text, plain_table, show_screen
 from fimaudit.cli.data_flags import DataFlags, DomainFlags
 from fimaudit.cli.flag_blocks import FlagBlock, in_blocks
 from fimaudit.cli.flag_values import one_of_two, output_choice
@@ -19,15 +18,16 @@ from fimaudit.cli.flags import Device, ModeName, Overwrite, Resume, TrustPickle,
 from fimaudit.cli.output import OutputFlags, print_line
 from fimaudit.cli.plan import asked_of, confirm
 from fimaudit.cli.terminal import Terminal
-from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
+from fimaudit.comparison.ranking import Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, compare_runs
 from fimaudit.data.arrays import Inputs
 from fimaudit.data.streams import Stream, first_size
 from fimaudit.errors import RunFolderError, UsageError
 from fimaudit.models.opening import is_endpoint
-from fimaudit.results import QUANTITY_TITLES
+from fimaudit.results import QUANTITY_TITLES, Metric
 from fimaudit.runs.comparing import open_runs
 from fimaudit.runs.cost import cost_of
+from fimaudit.storage.durable_files import write_whole
 from fimaudit.storage.run_folder import RunFolder, is_run
 
 __all__ = ["compare"]
@@ -120,15 +120,11 @@ def _written(out: Path, runs: Sequence[RunFolder], found: Comparison | Ranking) 
 
     name = "comparison" if isinstance(found, Comparison) else "ranking"
     file, page = out / f"{name}.json", out / f"{name}.html"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(found.to_json(), encoding="utf-8")
-        if isinstance(found, Ranking):
-            page.write_text(ranking_html(found, runs[0].report.environment), encoding="utf-8")
-    except OSError as exc:
-        raise RunFolderError(f"cannot write {file}: {exc.strerror or exc}") from exc
+    write_whole(file, found.to_json().encode(), RunFolderError)
     if isinstance(found, Comparison):
         render_comparison(found, runs[0], runs[1], page)
+    else:
+        write_whole(page, ranking_html(found, runs[0].report.environment).encode(), RunFolderError)
     return [file, page]
 
 
@@ -180,19 +176,11 @@ def _show(console: Console, found: Comparison | Ranking, files: Sequence[Path]) 
 
 
 def _show_ratios(console: Console, c: Comparison) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("ratio of", "", "value", "these inputs", "population"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("ratio of", "") else "right")
+    table = plain_table(None, "ratio of", "", "value", "these inputs", "population")
     for name, q in c.quantities.items():
         for place, (which, r) in enumerate(q.ratios.items()):
-            value = "-" if r.these_inputs.value is None else f"{r.these_inputs.value:.3g}"
             title = QUANTITY_TITLES[name] if place == 0 else ""
-            table.add_row(title, which, value, _limits(r.these_inputs), _limits(r.population))
+            limits = (" to ".join(limit_texts(of)) for of in (r.these_inputs, r.population))
+            table.add_row(title, which, number_text(r.these_inputs.value), *limits)
     console.print()
     console.print(table)
-
-
-def _limits(interval: Any) -> str:
-    low = "0" if interval.lower is None else f"{interval.lower:.3g}"
-    high = "inf" if interval.upper is None else f"{interval.upper:.3g}"
-    return f"{low} to {high}"

@@ -20,7 +20,7 @@ from fimaudit.results import Interval, Presented, Sensitivity
 from fimaudit.runs.auditing import Progress as OnProgress
 from fimaudit.storage.run_folder import run_of
 
-__all__ = ["limits_text", "number_text", "plain_table", "progress_bar", "show_report", "show_screen"]
+__all__ = ["limit_texts", "limits_text", "number_text", "plain_table", "progress_bar", "show_report", "show_screen"]
 
 #: Inputs shown one by one: all of a small audit, the most sensitive of a large one.
 SHOWN = 5
@@ -73,9 +73,14 @@ def limits_text(interval: Interval) -> str:
     """``[lower, upper]`` to three digits, with the unknown left open."""
     if interval.lower is None and interval.upper is None:
         return ""
-    low = "0" if interval.lower is None else f"{interval.lower:.3g}"
-    high = "inf" if interval.upper is None else f"{interval.upper:.3g}"
+    low, high = limit_texts(interval)
     return f"[{low}, {high}]"
+
+
+def limit_texts(interval: Interval) -> tuple[str, str]:
+    """Both limits to three digits, 0 and inf where they are unknown."""
+    low, high = interval.lower, interval.upper
+    return "0" if low is None else f"{low:.3g}", "inf" if high is None else f"{high:.3g}"
 
 
 def show_screen(console: Console, found: Presented) -> None:

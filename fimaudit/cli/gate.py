@@ -90,20 +90,20 @@ def apply_policy(
 ) -> Verdict:
     """Decide, and keep everything: in the run folder, and where else it was asked for."""
     from fimaudit.policy.formats import junit_xml, keep_verdict, markdown_summary
-    from fimaudit.policy.gate import baseline_folder, decide
+    from fimaudit.policy.gate import baseline_run, decide
     from fimaudit.policy.rules import read_policy
     from fimaudit.report.page import render
     from fimaudit.storage.run_folder import read_run
 
     checked = read_policy(policy)
     run = read_run(folder)
-    place = baseline_folder(checked, policy, baseline)
-    verdict = decide(run, checked, None if place is None else read_run(place))
-    keep_verdict(folder, verdict, policy, place)
+    beside = baseline_run(checked, policy, baseline)
+    verdict = decide(run, checked, beside)
+    keep_verdict(folder, verdict, policy, None if beside is None else beside.folder)
     render(folder)
     for path, text in ((junit, junit_xml), (markdown, markdown_summary)):
         if path is not None:
-            try:
+            try:  # in place: it may be a device or a pipe
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text(verdict, run), encoding="utf-8")
             except OSError as exc:

@@ -62,7 +62,9 @@ def inspect(
 ) -> None:
     """Show what was found: shapes, batch, classes, features, repeatability, rounding, first answers under each link."""
     if endpoint:
-        print(json.dumps(_endpoint_schema(), indent=1))
+        from fimaudit_adapters.http.endpoint_file import endpoint_schema
+
+        print(json.dumps(endpoint_schema(), indent=1))
         return
     if target is None:
         raise UsageError("expected a model to inspect, or --endpoint for the schema of an endpoint file")
@@ -72,7 +74,7 @@ def inspect(
     options |= {} if normalise is None else {"normalise": normalise}
     if inputs is not None:
         inputs, options["hold"] = hold_by_input(inputs, options["hold"])
-        options |= about(inputs)
+        options |= about(inputs, target)
     facts = _facts(target, link, options, inputs, table, identity)
     facts["audit"] = _command(target, data, facts, [word for block in (model, asked, table) for word in as_words(block)])
     output.write(lambda: facts, lambda: _show(Terminal(), facts))
@@ -179,12 +181,6 @@ def _command(target: str, data: str | None, facts: dict[str, Any], flags: list[s
     if facts.get("data", {}).get("spreads_differ"):
         words += ["--scale", "std"]
     return shlex.join([*words, "--out", "runs/first"])
-
-
-def _endpoint_schema() -> dict[str, Any]:
-    from fimaudit_adapters.http.endpoint_file import endpoint_schema
-
-    return endpoint_schema()
 
 
 def _optimisations(

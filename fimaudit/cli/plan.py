@@ -29,7 +29,7 @@ from fimaudit.runs.planning import Plan
 from fimaudit.runs.planning import plan as plan_audit
 from fimaudit.runs.proposal import Purpose
 
-__all__ = ["asked_of", "confirm", "may_send", "per_second", "plan"]
+__all__ = ["asked_of", "confirm", "may_send", "plan"]
 
 
 @in_blocks
@@ -61,7 +61,8 @@ def plan(
     labels: Annotated[bool, typer.Option("--labels", help="Of an audit from labels alone (--link labels).")] = False,
 ) -> None:
     """Show rows, requests, bytes, time, money and the interval to expect; sends nothing."""
-    found_inputs, found_features = _shape(None if data is None else _read(data, table, hold), inputs, features)
+    audited = None if data is None else hold_by_input(table.read(data), held(hold))[0]
+    found_inputs, found_features = _shape(audited, inputs, features)
     said = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}
     asked = SendingFacts(batch or 100, None if rate is None else per_second(rate), concurrency or 8, 0.0)
     if target is not None:
@@ -154,11 +155,6 @@ def asked_of(target: str, options: Mapping[str, Any], batch: int | None) -> Send
     rows = endpoint.batch or 100
     most = endpoint.rows_a_request
     return SendingFacts(rows if most is None else min(rows, most), endpoint.rate, endpoint.concurrency, endpoint.patience)
-
-
-def _read(data: str, table: TableFlags, hold: Hold) -> Inputs | Stream:
-    """The inputs, as an audit would read them."""
-    return hold_by_input(table.read(data), held(hold))[0]
 
 
 def _shape(data: Inputs | Stream | None, inputs: int | None, features: int | None) -> tuple[int | None, int]:

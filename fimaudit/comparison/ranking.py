@@ -9,13 +9,11 @@ import numpy as np
 
 from fimaudit.comparison.two_runs import STREAM, contradictions, run_names
 from fimaudit.errors import UsageError
-from fimaudit.results import Interval, PlainData, Presented, Sensitivity, Sentence
+from fimaudit.results import Interval, Metric, PlainData, Presented, Sensitivity, Sentence
 from fimaudit.statistics.paired import column, quantile_ratio, rank_intervals
 from fimaudit.storage.run_folder import RunFolder
 
 __all__ = ["RankedModel", "Ranking", "rank_runs"]
-
-Metric = Literal["spectral_norm", "peak_spectral_norm", "margin_radius"]
 
 
 class RankedModel(PlainData):

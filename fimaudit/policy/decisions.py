@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -20,11 +19,12 @@ from fimaudit.policy.rules import (
     SelectedRule,
     ShareBelowRule,
 )
-from fimaudit.policy.verdict import Decision, Outcome
+from fimaudit.policy.verdict import Decision, Outcome, Side
 from fimaudit.policy.words import quantity_words, target_words
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.statistics.columns import IntervalArray
 from fimaudit.statistics.confidence import contrast_counts
-from fimaudit.statistics.one_sided import Cells, mean_limit, quantile_limits, share_limits
+from fimaudit.statistics.one_sided import FOR_MEDIAN, FOR_TAIL, Cells, mean_limit, quantile_limits, share_limits
 from fimaudit.statistics.paired import column, quantile_ratio
 from fimaudit.storage.run_folder import RunFolder
 
@@ -36,8 +36,8 @@ NUMBERS_ONLY = frozenset(("slope", "radius", "ceiling"))
 #: Flags that say which side of a limit a quantity was decided to lie on.
 DECIDED_FLAGS = {"above_threshold": "spectral_norm", "below_threshold": "spectral_norm"}
 QUANTILES = {"median": 0.5, "p05": 0.05, "p95": 0.95, "min": 0.0, "max": 1.0}
-#: A population quantile has finite limits at 95 % from this many inputs on.
-FOR_QUANTILE = {"median": 6, "p05": 72, "p95": 72}
+#: From how many inputs on a population quantile has finite limits at 95 %.
+FOR_QUANTILE = {"median": FOR_MEDIAN, "p05": FOR_TAIL, "p95": FOR_TAIL}
 TOO_NEAR = f"not even {MOST_TIMES:.0f} times the queries would: the value is too near the limit, or too few inputs are known"
 UNMEASURED = "some inputs are not measured"
 
@@ -89,7 +89,7 @@ class _Found:
         what: it is, in words.
         value: the point value, which decides nothing.
         lower, upper: one-sided bounds.
-        at_most, at_least: the limit, one of the two.
+        side, limit: on which side of what number it must stay.
         queries: rows an input that would probably decide it.
         hint: what else would.
     """
@@ -98,15 +98,15 @@ class _Found:
     value: float | None
     lower: float
     upper: float
-    at_most: float | None = None
-    at_least: float | None = None
+    side: Side
+    limit: float
     queries: int | None = None
     hint: str = ""
 
     @property
     def outcome(self) -> Outcome:
         """By the bounds alone."""
-        return _outcome(self.lower, self.upper, self.at_most, self.at_least)
+        return _outcome(self.lower, self.upper, self.side, self.limit)
 
 
 def decide_rule(
@@ -155,9 +155,8 @@ def _quantile(asked: _Question, rule: QuantileRule) -> _Found:
         _point(cells, rule.statistic),
         lower,
         upper,
-        rule.at_most,
-        rule.at_least,
-        _proposed(asked, cells, bounds, rule.at_most, rule.at_least),
+        *rule.limit,
+        _proposed(asked, cells, bounds, *rule.limit),
         f"it needs at least {tail} inputs, got {asked.count}" if asked.count < tail else "",
     )
 
@@ -173,7 +172,8 @@ def _share_below(asked: _Question, rule: ShareBelowRule) -> _Found:
     known = cells.value[~np.isnan(cells.value)]
     value = float((known < rule.radius).mean()) if known.size else None
     what = f"share with a margin radius below {rule.radius:g}, of {target_words(rule.of)}"
-    return _Found(what, value, *bounds(cells), rule.at_most, None, _proposed(asked, cells, bounds, rule.at_most, None))
+    proposed = _proposed(asked, cells, bounds, "at most", rule.at_most)
+    return _Found(what, value, *bounds(cells), "at most", rule.at_most, proposed)
 
 
 def _accuracy(asked: _Question, rule: AccuracyRule) -> _Found:
@@ -186,19 +186,21 @@ def _accuracy(asked: _Question, rule: AccuracyRule) -> _Found:
         what, hint = "accuracy on the population", "more labelled inputs would decide it"
     else:
         what, hint = f"accuracy on these {n} inputs alone", UNMEASURED
-    return _Found(what, sum(right) / len(right), 1 - high, 1 - low, None, rule.at_least, None, hint)
+    return _Found(what, sum(right) / len(right), 1 - high, 1 - low, "at least", rule.at_least, None, hint)
 
 
 def _flagged(asked: _Question, rule: FlagRule) -> _Found:
     there = [s for s in asked.inputs if s.status != "failed"]
     n, found = asked.count, sum(rule.flag in s.flags for s in there)
     most = (found + n - len(there)) / n  # failing must not help to pass
-    return _Found(f"share of inputs flagged {rule.flag}", found / n, found / n, most, rule.at_most, None, None, UNMEASURED)
+    return _Found(
+        f"share of inputs flagged {rule.flag}", found / n, found / n, most, "at most", rule.at_most, None, UNMEASURED
+    )
 
 
 def _not_ok(asked: _Question, rule: NotOkRule) -> _Found:
     share = (sum(s.status != "ok" for s in asked.inputs) + asked.run.unmeasured) / asked.count
-    return _Found("share of inputs without a full measurement", share, share, share, rule.at_most)
+    return _Found("share of inputs without a full measurement", share, share, share, "at most", rule.at_most)
 
 
 def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder, confidence: float) -> Decision:
@@ -218,12 +220,11 @@ def decide_ratio(name: str, rule: RatioRule, run: RunFolder, baseline: RunFolder
     population, p = rule.of == "population", QUANTILES[rule.statistic]
     ratio = quantile_ratio(sides[0], sides[1], p, 2 * confidence - 1, rng, population=population)
     lower, upper = ratio.lower or 0.0, np.inf if ratio.upper is None else ratio.upper
-    limit = rule.at_most if rule.at_most is not None else float(rule.at_least or 0)
-    spent = int(run.report.settings["queries"])
-    what = f"{quantity_words(rule.statistic, rule.metric)} of {target_words(rule.of)}, divided by the baseline's"
-    queries = None if population else queries_for_ratio(ratio.value, lower, upper, limit, spent)
-    found = _Found(what, ratio.value, lower, upper, rule.at_most, rule.at_least, queries)
+    side, limit = rule.limit
     asked = _Question(name, "all inputs", run.inputs, run, confidence)
+    what = f"{quantity_words(rule.statistic, rule.metric)} of {target_words(rule.of)}, divided by the baseline's"
+    queries = None if population else queries_for_ratio(ratio.value, lower, upper, limit, asked.spent)
+    found = _Found(what, ratio.value, lower, upper, side, limit, queries)
     decision = _decision(rule.rule, asked, found).model_copy(update={"inputs": len(indices)})
     return _withheld(decision, rule.metric, run, baseline)
 
@@ -273,15 +274,9 @@ def _withheld(decision: Decision, metric: str | None, *runs: RunFolder) -> Decis
 
 def cells_of(inputs: Sequence[Sensitivity], metric: str, missing: int, miss: float) -> Cells:
     """One quantity as arrays, with ``missing`` inputs of which nothing is known."""
-    every = [*(_known(s, metric) for s in inputs), *[Interval()] * missing]
-    return Cells(
-        np.array([np.nan if c.value is None else c.value for c in every]),
-        np.array([0.0 if c.lower is None else c.lower for c in every]),
-        np.array([np.inf if c.upper is None else c.upper for c in every]),
-        miss,
-        np.append(contrast_counts(inputs), np.zeros(missing, dtype=np.int64)),
-        metric != "margin_radius",
-    )
+    every = IntervalArray.of([*(_known(s, metric) for s in inputs), *[Interval()] * missing])
+    counts = np.append(contrast_counts(inputs), np.zeros(missing, dtype=np.int64))
+    return Cells(every.value, every.lower, every.upper, miss, counts, metric != "margin_radius")
 
 
 def _known(result: Sensitivity, metric: str) -> Interval:
@@ -292,41 +287,32 @@ def _known(result: Sensitivity, metric: str) -> Interval:
 
 
 def _point(cells: Cells, statistic: str) -> float | None:
-    if np.isnan(cells.value).any():
-        middle = np.where(np.isnan(cells.value), np.nan, cells.value)
-        known = middle[~np.isnan(middle)]
-        if known.size < len(cells) / 2:
-            return None
-        return float(known.mean() if statistic == "mean" else np.quantile(known, QUANTILES[statistic]))
-    return float(cells.value.mean() if statistic == "mean" else np.quantile(cells.value, QUANTILES[statistic]))
+    """Of the inputs whose value is known; ``None`` where those are fewer than half."""
+    known = cells.value[~np.isnan(cells.value)]
+    if known.size < len(cells) / 2:
+        return None
+    return float(known.mean() if statistic == "mean" else np.quantile(known, QUANTILES[statistic]))
 
 
-def _outcome(lower: float, upper: float, at_most: float | None, at_least: float | None) -> Outcome:
-    if at_most is not None:
-        return "pass" if upper <= at_most else "fail" if lower > at_most else "undecided"
-    assert at_least is not None
-    return "pass" if lower >= at_least else "fail" if upper < at_least else "undecided"
+def _outcome(lower: float, upper: float, side: Side, limit: float) -> Outcome:
+    if side == "at most":
+        return "pass" if upper <= limit else "fail" if lower > limit else "undecided"
+    return "pass" if lower >= limit else "fail" if upper < limit else "undecided"
 
 
 def _proposed(
-    asked: _Question,
-    cells: Cells,
-    bounds: Callable[[Cells], tuple[float, float]],
-    at_most: float | None,
-    at_least: float | None,
+    asked: _Question, cells: Cells, bounds: Callable[[Cells], tuple[float, float]], side: Side, limit: float
 ) -> int | None:
     """Queries an input that would decide a rule, where its bounds do not."""
-    if _outcome(*bounds(cells), at_most, at_least) != "undecided":
+    if _outcome(*bounds(cells), side, limit) != "undecided":
         return None
-    return proposed_queries(cells, asked.spent, lambda c: _outcome(*bounds(c), at_most, at_least))
+    return proposed_queries(cells, asked.spent, lambda c: _outcome(*bounds(c), side, limit))
 
 
 def _decision(rule: str, asked: _Question, found: _Found) -> Decision:
-    upward, outcome = found.at_most is not None, found.outcome
-    side: Literal["at most", "at least"] = "at most" if upward else "at least"
-    limit = found.at_most if found.at_most is not None else float(found.at_least or 0)
+    outcome = found.outcome
     queries = found.queries if outcome == "undecided" else None
-    bound = found.upper if upward else found.lower
+    bound = found.upper if found.side == "at most" else found.lower
     ends = [float(v) if v is not None and np.isfinite(v) else None for v in (found.value, found.lower, found.upper, bound)]
     return Decision(
         rule=rule,
@@ -334,30 +320,30 @@ def _decision(rule: str, asked: _Question, found: _Found) -> Decision:
         selection=asked.selection,
         inputs=asked.count,
         outcome=outcome,
-        side=side,
-        limit=limit,
+        side=found.side,
+        limit=found.limit,
         value=ends[0],
         lower=ends[1],
         upper=ends[2],
         bound=ends[3],
         queries=queries,
-        sentence=_sentence(found, outcome, side, limit, queries, asked.confidence),
+        sentence=_sentence(found, outcome, queries, asked.confidence),
     )
 
 
-def _sentence(found: _Found, outcome: Outcome, side: str, limit: float, queries: int | None, confidence: float) -> str:
+def _sentence(found: _Found, outcome: Outcome, queries: int | None, confidence: float) -> str:
     """What was asked, found and decided."""
     value, lower, upper = (
         "unknown" if v is None or not np.isfinite(v) else f"{v:.4g}" for v in (found.value, found.lower, found.upper)
     )
-    level, upward = f"{100 * confidence:g} % bound", side == "at most"
+    level, upward = f"{100 * confidence:g} % bound", found.side == "at most"
     if found.lower == found.upper == found.value:
         known = value
     elif outcome == "fail":
         known = f"{value}, {'above' if upward else 'below'} {lower if upward else upper} ({level})"
     else:
-        known = f"{value}, {side} {upper if upward else lower} ({level})"
-    sentence = f"{found.what}: {known}; required {side} {limit:g}: {outcome}"
+        known = f"{value}, {found.side} {upper if upward else lower} ({level})"
+    sentence = f"{found.what}: {known}; required {found.side} {found.limit:g}: {outcome}"
     if outcome != "undecided":
         return sentence
     spent = f"about {queries} queries an input would probably decide it" if queries else TOO_NEAR

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from pydantic import ValidationError
+
 from fimaudit.errors import RunFolderError
+from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.policy.gate import Decision, Outcome, Verdict
-from fimaudit.storage.durable_files import replacing
-from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder
+from fimaudit.storage.durable_files import write_whole
+from fimaudit.storage.run_folder import REPORT, VERDICT, RunFolder, first_error
 from fimaudit.storage.tables import INPUTS_FILE
 
-__all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "markdown_summary"]
+__all__ = ["OUTCOME_WORDS", "junit_xml", "keep_verdict", "kept_verdict", "markdown_summary"]
 
 OUTCOME_WORDS: dict[Outcome, str] = {
     "pass": "within the policy",
@@ -85,19 +88,30 @@ def keep_verdict(folder: str | Path, verdict: Verdict, policy: str | Path, basel
     """Put the verdict, its policy and its baseline's data into the run folder, for the page and for evidence."""
     place = Path(folder)
     try:
-        text = Path(policy).read_bytes()
-        with replacing(place / "policy.yaml", RunFolderError) as file:
-            file.write(text)
-        with replacing(place / VERDICT, RunFolderError) as file:
-            file.write(verdict.to_json().encode())
-        if baseline is not None:
-            (place / "baseline").mkdir(exist_ok=True)
+        write_whole(place / "policy.yaml", Path(policy).read_bytes(), RunFolderError)
+        write_whole(place / VERDICT, verdict.to_json().encode(), RunFolderError)
+        if baseline is not None and Path(baseline).resolve() != (place / "baseline").resolve():
             for name in (REPORT, INPUTS_FILE):
-                if (Path(baseline) / name).is_file() and Path(baseline).resolve() != (place / "baseline").resolve():
-                    with replacing(place / "baseline" / name, RunFolderError) as file:
-                        file.write((Path(baseline) / name).read_bytes())
+                if (Path(baseline) / name).is_file():
+                    write_whole(place / "baseline" / name, (Path(baseline) / name).read_bytes(), RunFolderError)
     except OSError as exc:
         raise RunFolderError(f"cannot write the verdict to {place}: {exc.strerror or exc}") from exc
+
+
+def kept_verdict(folder: Path) -> Verdict | None:
+    """The verdict that was put into a run folder, in the words that its file holds; ``None`` where there is none.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    path = folder / VERDICT
+    if not path.exists():
+        return None
+    try:
+        with flags_in_messages():
+            return Verdict.model_validate_json(path.read_bytes())
+    except ValidationError as exc:
+        raise RunFolderError(f"{path} is no verdict of this version of fimaudit: {first_error(exc)}") from exc
 
 
 def _warnings(warnings: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from fimaudit.policy.verdict import Decision, Outcome, Verdict
 from fimaudit.results import Sensitivity
 from fimaudit.storage.run_folder import RunFolder, read_run
 
-__all__ = ["Decision", "Outcome", "Verdict", "baseline_folder", "decide", "gate"]
+__all__ = ["Decision", "Outcome", "Verdict", "baseline_run", "decide", "gate"]
 
 #: Adapter of the models that somebody else runs.
 ENDPOINT = "http"
@@ -31,19 +31,22 @@ def gate(folder: str | Path, policy: str | Path, *, baseline: str | Path | None 
         UsageError: no run, a policy that is refused, a group or baseline that is not there.
     """
     checked = read_policy(policy)
-    place = baseline_folder(checked, policy, baseline)
-    return decide(read_run(folder), checked, None if place is None else read_run(place))
+    return decide(read_run(folder), checked, baseline_run(checked, policy, baseline))
 
 
-def baseline_folder(checked: Policy, policy: str | Path, baseline: str | Path | None) -> Path | None:
-    """Where the baseline lies: the given folder, else the policy's own, relative to its file; ``None`` if none is needed."""
+def baseline_run(checked: Policy, policy: str | Path, baseline: str | Path | None) -> RunFolder | None:
+    """The baseline: the given folder, else the policy's own, relative to its file; ``None`` if none is needed.
+
+    Raises:
+        UsageError: there is none, or it holds no run.
+    """
     if not checked.needs_baseline():
         return None
     if baseline is not None:
-        return Path(baseline)
+        return read_run(baseline)
     if checked.baseline is None:
         raise UsageError("the policy has a ratio rule but names no baseline; give its run folder with --baseline")
-    return Path(policy).parent / checked.baseline
+    return read_run(Path(policy).parent / checked.baseline)
 
 
 def decide(run: RunFolder, policy: Policy, baseline: RunFolder | None = None) -> Verdict:

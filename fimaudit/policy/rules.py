@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fimaudit.errors import UsageError
+from fimaudit.policy.verdict import Side
+from fimaudit.results import FLAG_WORDS, Metric
 from fimaudit.storage.yaml_files import nearest, parse_mapping, read_text
 
 __all__ = [
@@ -28,25 +30,8 @@ __all__ = [
     "read_policy",
 ]
 
-Metric = Literal["spectral_norm", "peak_spectral_norm", "margin_radius"]
-METRICS: tuple[str, ...] = get_args(Metric)
 #: What an input may be flagged with.
-FLAGS = (
-    "above_threshold",
-    "below_threshold",
-    "counterexample_far_within_radius",
-    "counterexample_within_radius",
-    "drift",
-    "jumps",
-    "kinked",
-    "local_radius_overstates",
-    "noisy_labels",
-    "own_step",
-    "radius_not_checked",
-    "screened",
-    "unrepeatable",
-    "unstable_step",
-)
+FLAGS = tuple(sorted(FLAG_WORDS))
 Target = Literal["these_inputs", "population"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -76,6 +61,11 @@ class _Bounded(_Strict):
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError("expected exactly one of at_most and at_least")
         return self
+
+    @property
+    def limit(self) -> tuple[Side, float]:
+        """On which side of what number the quantity must stay."""
+        return ("at most", self.at_most) if self.at_most is not None else ("at least", float(self.at_least or 0))
 
 
 class QuantileRule(_Selected, _Bounded):

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from fimaudit.results import PlainData, Presented, Sentence
 
-__all__ = ["Decision", "Outcome", "Verdict"]
+__all__ = ["Decision", "Outcome", "Side", "Verdict"]
 
+#: On which side of a limit a quantity must stay.
+Side = Literal["at most", "at least"]
 Outcome = Literal["pass", "fail", "undecided"]
 
 
@@ -26,7 +28,7 @@ class Decision(PlainData):
     selection: str
     inputs: int
     outcome: Outcome
-    side: Literal["at most", "at least"]
+    side: Side
     limit: float
     value: float | None
     lower: float | None

@@ -75,11 +75,11 @@ def explain_rule(rule: Rule, unit: str | None = None) -> str:
     'At most 5 % of the inputs may go without a full measurement; inputs that the run did not reach count among them.'
     """
     if isinstance(rule, QuantileRule):
-        side, limit = _side(rule)
+        side, limit = rule.limit
         quantity = f"The {quantity_words(rule.statistic, rule.metric)} of {_whom(rule, rule.of)}"
         return f"{quantity} must be {side} {limit_words(rule.metric, limit, unit)}: {MEANINGS[rule.metric]}."
     if isinstance(rule, RatioRule):
-        side, limit = _side(rule)
+        side, limit = rule.limit
         quantity = f"The {quantity_words(rule.statistic, rule.metric)} of {target_words(rule.of)}"
         return (
             f"{quantity} must be {side} {limit:g} times that of the baseline{_change(side, limit)}: {MEANINGS[rule.metric]}."
@@ -97,10 +97,6 @@ def explain_rule(rule: Rule, unit: str | None = None) -> str:
         return f"At least {_percent(rule.at_least)} of {_whom(rule, rule.of)} must be answered with their label{alone}."
     assert isinstance(rule, IntegrityRule)
     return "No integrity check may contradict the answers, and at least one must have been made."
-
-
-def _side(rule: QuantileRule | RatioRule) -> tuple[str, float]:
-    return ("at most", rule.at_most) if rule.at_most is not None else ("at least", float(rule.at_least or 0))
 
 
 def _change(side: str, limit: float) -> str:

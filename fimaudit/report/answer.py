@@ -11,7 +11,7 @@ from fimaudit.audit_report import Report
 from fimaudit.errors.option_names import COMMAND_LINE, caller, with_keywords
 from fimaudit.report import wording
 from fimaudit.report.wording import interval_text, number, percent, share_text
-from fimaudit.results import Interval, Sensitivity
+from fimaudit.results import FLAG_WORDS, Interval, Sensitivity
 
 if TYPE_CHECKING:
     from fimaudit.policy.gate import Verdict
@@ -38,7 +38,7 @@ class Headline:
 
     title: str
     value: str
-    says: str
+    says: str = ""
     yardstick: str = ""
     more: tuple[str, ...] = ()
     label: str = "compared with"
@@ -103,7 +103,7 @@ def flag_sentences(report: Report, flags: Sequence[tuple[str, int]]) -> list[tup
     """(flag, how many inputs carry it and what it means) of flags with their counts."""
     measured = int(report.data.get("measured", 0))
     return [
-        (flag, f"{count:,} of {measured:,} inputs: {wording.FLAG_WORDS.get(flag, 'no words are known for this flag')}")
+        (flag, f"{count:,} of {measured:,} inputs: {FLAG_WORDS.get(flag, 'no words are known for this flag')}")
         for flag, count in flags
     ]
 
@@ -213,10 +213,8 @@ def _right(report: Report) -> Headline | None:
 def _unmeasured(report: Report, inputs: Sequence[Sensitivity]) -> list[str]:
     """Inputs, labels and checks that are missing, each with its reason."""
     out = []
-    there, missing = (
-        int(report.data.get("inputs", 0)),
-        int(report.data.get("inputs", 0)) - int(report.data.get("measured", 0)),
-    )
+    there = int(report.data.get("inputs", 0))
+    missing = there - int(report.data.get("measured", 0))
     if missing > 0:
         out.append(f"{missing:,} of {there:,} inputs were not reached; the run can be resumed")
     for status, count in report.summary.statuses.items():

@@ -11,6 +11,7 @@ from fimaudit.audit_report import Report
 from fimaudit.report.drawing import MAIN, MARK, Chart, category_axis, log_axis, names_width, plain_axis
 from fimaudit.report.wording import interval_text, number, percent
 from fimaudit.results import Interval, Sensitivity
+from fimaudit.statistics.columns import IntervalArray
 from fimaudit.statistics.paired import Column
 from fimaudit.statistics.spread import evenly_spread
 from fimaudit.statistics.subgroups import Calibration, Division
@@ -62,10 +63,9 @@ def distributions(unit: str) -> list[tuple[str, str, str, str]]:
 def distribution_chart(quantity: str, cells: Sequence[Interval], unit: str) -> Chart | None:
     """Share of inputs against value: sorted values between the sorted limits, which is the interval of each quantile."""
     title, caption, label = next(words[1:] for words in distributions(unit) if words[0] == quantity)
-    missing = np.inf if quantity == "margin_radius" else 0.0
-    value = np.sort([missing if c.value is None else c.value for c in cells])
-    lower = np.sort([0.0 if c.lower is None else c.lower for c in cells])
-    upper = np.sort([np.inf if c.upper is None else c.upper for c in cells])
+    found, missing = IntervalArray.of(cells), np.inf if quantity == "margin_radius" else 0.0
+    value = np.sort(np.where(np.isnan(found.value), missing, found.value))
+    lower, upper = np.sort(found.lower), np.sort(found.upper)
     if not (np.isfinite(value) & (value > 0)).any():
         return None
     n = len(value)
@@ -166,32 +166,36 @@ def division_chart(id: str, division: Division, unit: str) -> Chart | None:
     drawn = [(f"{s.name}{' (few)' if s.small else ''}", c) for s, c in cells if c.value]
     if len(drawn) < 2:
         return None
-    listed = "; ".join(f"{name} {number(c.value)}" for name, c in drawn)
     return interval_chart(
         id,
         f"{division.title}: median margin radius",
-        "Dots are medians, lines their intervals for the population of each group.",
-        f"Median margin radius: {listed}.",
         f"margin radius ({unit})",
         drawn,
         ["group", "median radius", "interval"],
+        caption="Dots are medians, lines their intervals for the population of each group.",
+        label="Median margin radius: {}.",
     )
 
 
 def interval_chart(
     id: str,
     title: str,
-    caption: str,
-    label: str,
     axis: str,
     cells: Sequence[tuple[str, Interval]],
     head: list[str],
+    *,
+    caption: str = "",
+    label: str = "{}",
     mark: float | None = None,
-) -> Chart:
+) -> Chart | None:
     """One dot with its interval a line, on a logarithmic axis; a missing limit reaches to the end of the axis.
 
-    A dashed line stands at ``mark``.
+    Cells without a value are left out; ``None`` where none is left. In ``label``, ``{}`` stands for the names and values. A
+    dashed line stands at ``mark``.
     """
+    cells = [(name, c) for name, c in cells if c.value]
+    if not cells:
+        return None
     values = [c.value or 0.0 for _, c in cells]
     known = [v for _, c in cells for v in (c.value, c.lower, c.upper, mark) if v]
     low, high = min(known), max(known)
@@ -206,6 +210,7 @@ def interval_chart(
         log_axis(axes.xaxis, axis, low, high)
 
     rows = [[name, number(c.value), interval_text(c)] for name, c in cells]
+    label = label.format("; ".join(f"{name} {value}" for name, value, _ in rows))
     return Chart(
         id, title, caption, label, draw, head, rows, height=0.85 + 0.3 * len(cells), left=names_width([n for n, _ in cells])
     )

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import ChainableUndefined, Environment, PackageLoader, select_autoescape
-from pydantic import ValidationError
 
 from fimaudit.comparison.two_runs import Comparison, paired
 from fimaudit.errors import RunFolderError
 from fimaudit.errors.option_names import flags_in_messages
 from fimaudit.foreign_errors import translated
-from fimaudit.policy.formats import OUTCOME_WORDS
-from fimaudit.policy.gate import Verdict
+from fimaudit.policy.formats import OUTCOME_WORDS, kept_verdict
 from fimaudit.report import charts, tables, wording
 from fimaudit.report.answer import answer_of, flag_sentences
 from fimaudit.report.drawing import inline_svg
@@ -28,12 +26,13 @@ from fimaudit.report.glossary import GLOSSARY, term_id
 from fimaudit.report.plots import quantity_charts
 from fimaudit.report.screens import screen_of
 from fimaudit.report.standards import filled_table
+from fimaudit.results import FLAG_WORDS
 from fimaudit.statistics.paired import column
 from fimaudit.statistics.subgroups import calibration, divisions
-from fimaudit.storage.durable_files import replacing, writing
-from fimaudit.storage.run_folder import PAGE, VERDICT, RunFolder, first_error, read_for_page
+from fimaudit.storage.durable_files import write_whole
+from fimaudit.storage.run_folder import PAGE, RunFolder, read_for_page
 
-__all__ = ["has_pictures", "made_by_fimaudit", "page_html", "page_run", "render", "render_comparison", "write_page"]
+__all__ = ["has_pictures", "made_by_fimaudit", "page_html", "page_run", "render", "render_comparison"]
 
 
 def render(folder: str | Path, *, pictures: bool = True, standard: str | None = None) -> Path:
@@ -53,7 +52,11 @@ def render(folder: str | Path, *, pictures: bool = True, standard: str | None = 
     """
     run = page_run(folder)
     path = run.folder / PAGE
-    write_page(path, page_html(run, pictures=pictures, standard=standard))
+    page = page_html(run, pictures=pictures, standard=standard).encode()
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == page:
+            return path  # it may lie where nobody can write
+    write_whole(path, page, RunFolderError)
     return path
 
 
@@ -76,7 +79,7 @@ def page_html(run: RunFolder, *, pictures: bool = True, standard: str | None = N
 def _page_html(run: RunFolder, pictures: bool, standard: str | None) -> str:
     report, inputs = run.report, run.inputs
     unit = str(report.domain["unit"])
-    verdict = _verdict(run.folder)
+    verdict = kept_verdict(run.folder)
     covered, unsaid = wording.scope_sentences(report, list(report.summary.statuses), {s.method for s in inputs})
     return (
         _environment()
@@ -166,19 +169,8 @@ def render_comparison(comparison: Comparison, first: RunFolder, second: RunFolde
             **_common(),
         )
     )
-    write_page(out, text)
+    write_whole(out, text.encode(), RunFolderError)
     return out
-
-
-def _verdict(folder: Path) -> Verdict | None:
-    path = folder / VERDICT
-    if not path.exists():
-        return None
-    try:
-        with flags_in_messages():
-            return Verdict.model_validate_json(path.read_bytes())
-    except ValidationError as exc:
-        raise RunFolderError(f"{path} is no verdict of this version of fimaudit: {first_error(exc)}") from exc
 
 
 def _common() -> dict[str, Any]:
@@ -194,7 +186,7 @@ def _common() -> dict[str, Any]:
         "share_limits": wording.share_text,
         "class_name": wording.class_name,
         "moment": wording.moment,
-        "flag_words": wording.FLAG_WORDS,
+        "flag_words": FLAG_WORDS,
         "flag_sentences": flag_sentences,
         "term_id": term_id,
         "integrity_words": wording.INTEGRITY_WORDS,
@@ -234,14 +226,3 @@ def _generator() -> str:
 @lru_cache(maxsize=4)
 def _csp_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write a page as a whole or not at all; one that stands there already is left, which may lie where nobody can write."""
-    with contextlib.suppress(OSError):
-        if path.read_bytes() == text.encode():
-            return
-    with writing(path, RunFolderError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, RunFolderError) as file:
-        file.write(text.encode())

@@ -166,6 +166,8 @@ def _worst_chart(run: RunFolder) -> Chart:
         raise UsageError("this run holds no input that could be measured")
     name = "margin_radius" if chosen[0].margin_radius.value is not None else "spectral_norm"
     axis = f"margin radius ({run.report.domain['unit']})" if name == "margin_radius" else "spectral norm (1 / unit²)"
-    cells = [(f"input {s.index}", getattr(s, name)) for s in chosen if getattr(s, name).value]
-    listed = "; ".join(f"{words} {number(c.value)}" for words, c in cells)
-    return charts.interval_chart("fig-worst", "The most sensitive inputs", "", listed, axis, cells, ["input", "value", ""])
+    cells = [(f"input {s.index}", getattr(s, name)) for s in chosen]
+    chart = charts.interval_chart("fig-worst", "The most sensitive inputs", axis, cells, ["input", "value", ""])
+    if chart is None:
+        raise UsageError("this run holds no input with a value above 0")
+    return chart

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fimaudit.audit_report import PlotKind, Report
+from fimaudit.errors import RunFolderError
 from fimaudit.report.shown import most_sensitive
 from fimaudit.results import Sensitivity
-from fimaudit.storage.run_folder import PAGE_WORST, read_run, run_of
+from fimaudit.storage.durable_files import write_whole
+from fimaudit.storage.run_folder import PAGE_WORST, run_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,20 +39,19 @@ def plot(report: Report, kind: PlotKind) -> Figure:
 
 def html(report: Report, path: str | Path | None) -> str:
     """See ``Report.html``."""
-    from fimaudit.report.page import page_html, page_run, write_page
+    from fimaudit.report.page import page_html, page_run
 
     kept = report.folder is not None and (report.folder / "report.json").exists()
     text = page_html(page_run(report.folder) if kept and report.folder is not None else run_of(report))
     if path is not None:
-        write_page(Path(path), text)
+        write_whole(Path(path), text.encode(), RunFolderError)
     return text
 
 
 def gate(report: Report, policy: str | Path, baseline: str | Path | None) -> Verdict:
     """See ``Report.gate``."""
-    from fimaudit.policy.gate import baseline_folder, decide
+    from fimaudit.policy.gate import baseline_run, decide
     from fimaudit.policy.rules import read_policy
 
     checked = read_policy(policy)
-    place = baseline_folder(checked, policy, baseline)
-    return decide(run_of(report), checked, None if place is None else read_run(place))
+    return decide(run_of(report), checked, baseline_run(checked, policy, baseline))

@@ -8,9 +8,9 @@ from typing import Any
 
 from fimaudit.comparison.ranking import RankedModel, Ranking
 from fimaudit.errors.option_names import COMMAND_LINE, caller
-from fimaudit.report.answer import NextStep
+from fimaudit.report.answer import Headline, NextStep
 from fimaudit.report.page import _common, _environment
-from fimaudit.report.screen import Screen, ScreenRow
+from fimaudit.report.screen import Screen
 from fimaudit.report.wording import interval_text, number
 
 __all__ = ["ranking_html", "ranking_screen"]
@@ -59,7 +59,7 @@ def ranking_screen(ranking: Ranking) -> Screen:
     """What ``print`` and a notebook show of it."""
     quantity, meaning = QUANTITIES[ranking.metric]
     rows = [
-        ScreenRow(
+        Headline(
             f"{m.rank}. {m.name}",
             number(m.median.value),
             f"place {_places(m)}; interval {interval_text(m.median)}{_beside_first(m)}",

@@ -10,11 +10,11 @@ from textwrap import wrap
 
 import numpy as np
 
-from fimaudit.report.answer import NextStep
+from fimaudit.report.answer import Headline, NextStep
 from fimaudit.report.drawing import LINE, MAIN, MARK, Chart, inline_svg
 from fimaudit.results import Interval
 
-__all__ = ["Screen", "ScreenRow", "bar", "histogram"]
+__all__ = ["Screen", "bar", "histogram"]
 
 #: Columns that a line of text takes at most, and the blocks of a histogram.
 WIDEST, BLOCKS = 110, "▁▂▃▄▅▆▇█"
@@ -22,17 +22,6 @@ BAR = 31
 LEFT = "style='text-align:left'"
 #: Colours of the page for a notebook, whose own text colour is kept.
 NOTEBOOK = f"--main:{MAIN};--mark:{MARK};--ink:currentColor;--line:{LINE}"
-
-
-@dataclass(frozen=True)
-class ScreenRow:
-    """A name, its value, what that says, and beside what it can be read."""
-
-    name: str
-    value: str
-    says: str = ""
-    beside: str = ""
-    label: str = "compared with"
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Screen:
 
     title: str
     sentences: Sequence[str]
-    rows: Sequence[ScreenRow] = ()
+    rows: Sequence[Headline] = ()
     notes: Sequence[tuple[str, str]] = ()
     plot: Sequence[str] = ()
     chart: Callable[[], Chart | None] | None = None
@@ -66,9 +55,9 @@ class Screen:
         if self.rows:
             yield "", ""
         for row in self.rows:
-            yield "bold", f"{row.name}: {row.value}"
+            yield "bold", f"{row.title}: {row.value}"
             yield from (("dim", line) for line in _indented(row.says, width, 2))
-            yield from (("", line) for line in _indented(f"{row.label}: {row.beside}" if row.beside else "", width, 2))
+            yield from (("", line) for line in _indented(f"{row.label}: {row.yardstick}" if row.yardstick else "", width, 2))
         if self.plot:
             yield "", ""
             yield from (("dim", line) for line in self.plot)
@@ -95,8 +84,8 @@ class Screen:
         parts = [f"<p><b>{escape(self.title)}</b></p>", *(f"<p>{escape(s)}</p>" for s in self.sentences)]
         if self.rows:
             body = "".join(
-                f"<tr><th {LEFT}>{escape(r.name)}</th><td {LEFT}><b>{escape(r.value)}</b></td>"
-                f"<td {LEFT}>{escape(r.says)}{f'<br>{r.label}: {escape(r.beside)}' if r.beside else ''}</td></tr>"
+                f"<tr><th {LEFT}>{escape(r.title)}</th><td {LEFT}><b>{escape(r.value)}</b></td>"
+                f"<td {LEFT}>{escape(r.says)}{f'<br>{r.label}: {escape(r.yardstick)}' if r.yardstick else ''}</td></tr>"
                 for r in self.rows
             )
             parts.append(f"<table>{body}</table>")

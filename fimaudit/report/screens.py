@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from functools import singledispatch
 
 from fimaudit.audit_report import Report
@@ -11,11 +12,11 @@ from fimaudit.errors.option_names import COMMAND_LINE, caller
 from fimaudit.policy.formats import OUTCOME_WORDS
 from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report import charts
-from fimaudit.report.answer import Answer, NextStep, answer_of
+from fimaudit.report.answer import Answer, Headline, NextStep, answer_of
 from fimaudit.report.drawing import Chart
-from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
-from fimaudit.report.wording import FLAG_WORDS, STATUS_WORDS, abbreviated, interval_text, number, percent
-from fimaudit.results import QUANTITY_NAMES, QUANTITY_TITLES, Interval, Sensitivity
+from fimaudit.report.screen import Screen, bar, histogram
+from fimaudit.report.wording import STATUS_WORDS, abbreviated, interval_text, number, percent
+from fimaudit.results import FLAG_WORDS, QUANTITY_NAMES, QUANTITY_TITLES, Interval, Sensitivity
 from fimaudit.storage.run_folder import is_run, run_of
 
 __all__ = ["screen_of"]
@@ -46,7 +47,7 @@ def _(report: Report) -> Screen:
     return Screen(
         title=answer.audited,
         sentences=[answer.found],
-        rows=[ScreenRow(h.title, h.value, h.says, h.yardstick, h.label) for h in answer.headlines],
+        rows=answer.headlines,
         notes=_notes(answer, report),
         plot=plot,
         chart=chart,
@@ -66,22 +67,18 @@ def _(s: Sensitivity) -> Screen:
     sure = "" if s.probability is None else f", {percent(s.probability)} sure"
     wrong = "" if s.label is None or s.label == s.predicted_class else f" (label: class {s.label})"
     cells = [(name, getattr(s, name)) for name in reversed(QUANTITY_NAMES)]
-    known = [v for _, c in cells for v in (c.value, c.lower, c.upper) if v]
+    known = _known(c for _, c in cells)
     ends = (min(known) / 1.5, max(known) * 1.5) if known else (0.1, 10.0)
 
     def chart() -> Chart | None:
-        drawn = [(TITLES[name], c) for name, c in cells if c.value]
-        if not drawn:
-            return None
-        label = "; ".join(f"{name} {number(c.value)}" for name, c in drawn)
-        axis = "radius in units, norms in 1 / unit²"
-        return charts.interval_chart("fig-input", f"Input {s.index}", "", label, axis, drawn, ["quantity", "value", ""])
+        axis, drawn = "radius in units, norms in 1 / unit²", [(TITLES[name], c) for name, c in cells]
+        return charts.interval_chart("fig-input", f"Input {s.index}", axis, drawn, ["quantity", "value", ""])
 
     reason = STATUS_WORDS.get(s.status, s.status) if s.reason is None else f"{s.status}: {s.reason}"
     return Screen(
         title=f"Input {s.index}: {answered}{sure}{wrong}",
         sentences=[reason if s.status != "ok" else f"measured with {s.queries:,} queries ({s.method})"],
-        rows=[ScreenRow(TITLES[name], number(c.value), interval_text(c)) for name, c in cells],
+        rows=[Headline(TITLES[name], number(c.value), interval_text(c)) for name, c in cells],
         notes=[(flag, FLAG_WORDS.get(flag, "")) for flag in s.flags],
         plot=[f"{TITLES[name]:14} {bar(c, *ends)}" for name, c in cells if c.value],
         chart=chart,
@@ -91,21 +88,14 @@ def _(s: Sensitivity) -> Screen:
 @screen_of.register
 def _(c: Comparison) -> Screen:
     ratios = {name: c.quantities[name].ratios["median"].these_inputs for name in TITLES if name in c.quantities}
-    known = [v for r in ratios.values() for v in (r.value, r.lower, r.upper) if v]
-    reach = max([2.0, *(max(v, 1 / v) for v in known)])
+    reach = _farthest_from_one(ratios.values())
 
     def chart() -> Chart | None:
-        drawn = [(TITLES[name], r) for name, r in ratios.items() if r.value]
-        if not drawn:
-            return None
-        label = "; ".join(f"{name} {number(r.value)}" for name, r in drawn)
-        title = "Second model divided by the first, medians"
-        return charts.interval_chart(
-            "fig-ratios", title, "", label, "ratio of medians", drawn, ["quantity", "ratio", ""], 1.0
-        )
+        title, drawn = "Second model divided by the first, medians", [(TITLES[name], r) for name, r in ratios.items()]
+        return charts.interval_chart("fig-ratios", title, "ratio of medians", drawn, ["quantity", "ratio", ""], mark=1.0)
 
     rows = [
-        ScreenRow(TITLES[name], f"× {number(r.value)}", f"{c.quantities[name].verdict}; ratio of medians {interval_text(r)}")
+        Headline(TITLES[name], f"× {number(r.value)}", f"{c.quantities[name].verdict}; ratio of medians {interval_text(r)}")
         for name, r in ratios.items()
     ]
     radius = c.quantities.get("margin_radius")
@@ -117,7 +107,7 @@ def _(c: Comparison) -> Screen:
     if c.answers.first_accuracy is not None:
         shares = f"{percent(c.answers.first_accuracy)} and {percent(c.answers.second_accuracy)}"
         says = f"first and second; McNemar p = {number(c.answers.accuracy_p_value)}"
-        accuracy = [ScreenRow("right answers", shares, says)]
+        accuracy = [Headline("right answers", shares, says)]
     return Screen(
         title=f"{second} against {first}, on {c.inputs:,} inputs both were measured at",
         sentences=[
@@ -149,14 +139,10 @@ def _(v: Verdict) -> Screen:
     shares = [(d.title, _within(d)) for d in v.decisions[:MOST_ROWS] if d.limit > 0 and d.value]
 
     def chart() -> Chart | None:
-        if not shares:
-            return None
-        label = "; ".join(f"{name} {number(c.value)}" for name, c in shares)
         title, axis = "How far each value is within its limit", "right of the line: within the limit"
-        return charts.interval_chart("fig-rules", title, "", label, axis, shares, ["rule", "times within", ""], 1.0)
+        return charts.interval_chart("fig-rules", title, axis, shares, ["rule", "times within", ""], mark=1.0)
 
-    known = [x for _, c in shares for x in (c.value, c.lower, c.upper) if x]
-    reach = max([2.0, *(max(x, 1 / x) for x in known)])
+    reach = _farthest_from_one(c for _, c in shares)
     counts = ", ".join(
         f"{n} {outcome}" for outcome in OUTCOME_WORDS if (n := sum(d.outcome == outcome for d in v.decisions))
     )
@@ -170,6 +156,16 @@ def _(v: Verdict) -> Screen:
         plot=[f"{abbreviated(name, 24):24} {bar(c, 1 / reach, reach, 1.0)}" for name, c in shares],
         chart=chart,
     )
+
+
+def _known(cells: Iterable[Interval]) -> list[float]:
+    """Values and limits, as far as they are there."""
+    return [v for c in cells for v in (c.value, c.lower, c.upper) if v]
+
+
+def _farthest_from_one(ratios: Iterable[Interval]) -> float:
+    """The reach of an axis around 1: twofold at least."""
+    return max([2.0, *(max(v, 1 / v) for v in _known(ratios))])
 
 
 def _within(d: Decision) -> Interval:

@@ -42,42 +42,32 @@ def most_sensitive(inputs: Sequence[Sensitivity], count: int = MOST_SHOWN) -> li
     return sorted(measured, key=key)[:count]
 
 
-def keep_shown(
-    folder: str | Path,
-    x: NDArray[Any] | Mapping[int, NDArray[Any]],
-    inputs: Sequence[Sensitivity],
-    *,
-    directions: Mapping[int, NDArray[Any]] | None = None,
-    witnesses: Mapping[int, NDArray[Any]] | None = None,
-) -> None:
+def keep_shown(folder: str | Path, x: NDArray[Any] | Mapping[int, NDArray[Any]], inputs: Sequence[Sensitivity]) -> None:
     """Keep the inputs that the page will show in the run folder.
+
+    With each goes what the audit left there of it: its most sensitive direction (``directions/00012.npy``), and a displaced
+    input that changes the decision (``witness.npz``).
 
     Args:
         folder: the run folder.
         x: (n, \\*shape) all inputs of the data, in the model's input units, or the most sensitive ones by position.
         inputs: the measured ones.
-        directions: most sensitive direction of an input, shape \\*shape, by index.
-        witnesses: displaced input that changes the decision, shape \\*shape, by index.
-
-    Where they are left out, what the audit left in the folder is taken: ``directions/00012.npy`` and ``witness.npz``.
     """
-    chosen = most_sensitive(inputs)
+    place, chosen = Path(folder), most_sensitive(inputs)
     if not chosen or x[chosen[0].index].size > MOST_NUMBERS:
-        with writing(Path(folder) / SHOWN_FILE):
-            (Path(folder) / SHOWN_FILE).unlink(missing_ok=True)
+        with writing(place / SHOWN_FILE):
+            (place / SHOWN_FILE).unlink(missing_ok=True)
         return
     arrays: dict[str, Any] = {
         "index": np.array([s.index for s in chosen]),
         "x": np.stack([x[s.index] for s in chosen]),
     }
-    witnesses = gathered_witnesses(Path(folder)) if witnesses is None else witnesses
+    witnesses = gathered_witnesses(place)
     for s in chosen:
-        direction = _left_direction(Path(folder), s.index) if directions is None else directions.get(s.index)
-        witness = witnesses.get(s.index)
-        for name, array in (("direction", direction), ("witness", witness)):
+        for name, array in (("direction", _left_direction(place, s.index)), ("witness", witnesses.get(s.index))):
             if array is not None:
                 arrays[f"{name}_{s.index}"] = np.asarray(array).reshape(x[s.index].shape)
-    with replacing(Path(folder) / SHOWN_FILE) as file:
+    with replacing(place / SHOWN_FILE) as file:
         np.savez_compressed(file, **arrays)
 
 

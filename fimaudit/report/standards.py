@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from fimaudit.errors import UsageError
-from fimaudit.policy.gate import Verdict
+from fimaudit.policy.formats import kept_verdict
 from fimaudit.report.wording import integrity_sentence, interval_text, moved_share, named_change, number, percent, share_text
 from fimaudit.results import Sensitivity
 from fimaudit.statistics.subgroups import calibration
-from fimaudit.storage.run_folder import VERDICT, RunFolder
+from fimaudit.storage.run_folder import RunFolder
 
 __all__ = ["StandardTable", "Topic", "filled_table", "standard_of"]
 
@@ -98,20 +98,15 @@ def _radius(run: RunFolder) -> list[str]:
     return out
 
 
-def _verdict(run: RunFolder) -> Verdict | None:
-    path = run.folder / VERDICT
-    return Verdict.model_validate_json(path.read_bytes()) if path.is_file() else None
-
-
 def _life_cycle(run: RunFolder) -> list[str]:
-    verdict = _verdict(run)
+    verdict = kept_verdict(run.folder)
     if verdict is None or verdict.baseline is None:
         return []
     return [f"The policy divides by an earlier run, of {verdict.baseline['name']}, on the same inputs."]
 
 
 def _expected(run: RunFolder) -> list[str]:
-    verdict = _verdict(run)
+    verdict = kept_verdict(run.folder)
     if verdict is None:
         return []
     rules = f"{len(verdict.decisions)} rule{'' if len(verdict.decisions) == 1 else 's'}"

@@ -82,9 +82,8 @@ def _features(report: Report, x: Any, direction: Any) -> list[tuple[str, float, 
     scale = np.broadcast_to(np.asarray(report.domain["scale"], dtype=float), (direction.size,))
     energy = (np.asarray(direction, dtype=float).ravel() / scale) ** 2
     total = float(energy.sum())
-    names = report.data.get("feature_names") or [f"feature {i}" for i in range(direction.size)]
     order = np.argsort(-energy, kind="stable")[:CARRYING].tolist() if total > 0 else []
-    return [(str(names[i]), float(np.asarray(x).ravel()[i]), float(energy[i] / total)) for i in order]
+    return [(feature_name(report, i), float(np.asarray(x).ravel()[i]), float(energy[i] / total)) for i in order]
 
 
 def _carried(report: Report, x: Any, s: Sensitivity) -> list[tuple[str, float | None, float]]:

@@ -12,7 +12,6 @@ from fimaudit.report.pictures import is_picture
 from fimaudit.results import Interval, Sensitivity
 
 __all__ = [
-    "FLAG_WORDS",
     "INTEGRITY_WORDS",
     "STATUS_WORDS",
     "NamedChange",
@@ -37,22 +36,6 @@ STATUS_WORDS = {
     "no_rival_visible": "no rival visible: the answers hide the class that may be nearest, so there is no margin radius",
     "abstained": "abstained: no class is certified under the noise",
     "failed": "failed: no number can be given",
-}
-FLAG_WORDS = {
-    "screened": "looked at with few queries only, because others are more sensitive",
-    "own_step": "measured with a displacement of its own, because the common one did not suit it",
-    "unstable_step": "no displacement at which the answer changes steadily was found; its interval is wide",
-    "kinked": "its answers bend at the input, so its slopes to either side differ",
-    "jumps": "answers around it jump, so it has no margin radius",
-    "local_radius_overstates": "another decision lies nearer than the slope at the input says, so its margin radius was cut",
-    "counterexample_within_radius": "its decision really changes nearer than its margin radius said, which was cut to that",
-    "counterexample_far_within_radius": "its decision really changes nearer than 0.7 of what its margin radius said",
-    "radius_not_checked": "nothing was looked at farther out that could contradict its margin radius",
-    "noisy_labels": "its labels are random: rows were asked several times, and no single row is a counterexample",
-    "unrepeatable": "rows that were answered otherwise are not when they are asked again, so no upper limit comes of them",
-    "drift": "measured while the endpoint may have changed its model",
-    "above_threshold": "its spectral norm was decided to lie above the threshold",
-    "below_threshold": "its spectral norm was decided to lie below the threshold",
 }
 POPULATION = (
     "“These inputs” speaks of the inputs that were measured, “population” of the population they are a sample of; "

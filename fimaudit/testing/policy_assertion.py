@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fimaudit.policy.formats import OUTCOME_WORDS
-from fimaudit.policy.gate import baseline_folder, decide
-from fimaudit.policy.rules import Policy, check_policy, read_policy
+from fimaudit.policy.gate import baseline_run, decide
+from fimaudit.policy.rules import check_policy, read_policy
 from fimaudit.policy.verdict import Verdict
 from fimaudit.runs.auditing import audit
 from fimaudit.storage.run_folder import read_run
@@ -65,12 +65,15 @@ def audit_and_decide(
     **options: Any,
 ) -> Verdict:
     """The verdict of a policy over a new audit, as ``assert_policy`` takes its arguments."""
-    checked = check_policy(policy) if isinstance(policy, Mapping) else read_policy(policy)
-    place = _baseline(checked, policy, baseline)
+    if isinstance(policy, Mapping):
+        checked, place = check_policy(policy), Path.cwd() / "policy"
+    else:
+        checked, place = read_policy(policy), Path(policy)
+    beside = baseline_run(checked, place, baseline)
     with TemporaryDirectory(prefix="fimaudit-") as temporary:
         folder = Path(temporary) / "run" if out is None else Path(out)
         audit(model, x, out=folder, **options)
-        return decide(read_run(folder), checked, None if place is None else read_run(place))
+        return decide(read_run(folder), checked, beside)
 
 
 def require_pass(verdict: Verdict, folder: str | Path | None = None) -> None:
@@ -90,7 +93,3 @@ def require_pass(verdict: Verdict, folder: str | Path | None = None) -> None:
     lines += [f"  warning: {warning}" for warning in verdict.warnings]
     lines += [] if folder is None else [f"  run folder: {folder}"]
     raise AssertionError("\n".join(lines))
-
-
-def _baseline(checked: Policy, policy: str | Path | Mapping[str, Any], baseline: str | Path | None) -> Path | None:
-    return baseline_folder(checked, Path.cwd() / "policy" if isinstance(policy, Mapping) else policy, baseline)

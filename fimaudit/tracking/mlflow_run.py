@@ -12,15 +12,16 @@ from typing import Any
 
 from fimaudit.audit_report import Report
 from fimaudit.errors import MissingExtraError, UsageError
+from fimaudit.foreign_errors import one_line
+from fimaudit.policy.formats import kept_verdict
 from fimaudit.policy.verdict import Verdict
 from fimaudit.report.page import render
-from fimaudit.results import Interval, Quantiles
+from fimaudit.results import QUANTITY_NAMES, Interval, Quantiles
 from fimaudit.storage.run_folder import PAGE, REPORT, VERDICT, RunFolder, read_run
 from fimaudit.storage.tables import INPUTS_FILE
 
 __all__ = ["log_to_mlflow", "logged_metrics", "logged_params"]
 
-QUANTITIES = ("margin_radius", "peak_spectral_norm", "spectral_norm")
 SETTINGS = ("queries", "mode", "link", "confidence", "seed", "profile", "witness", "engine")
 FILES = (PAGE, REPORT, INPUTS_FILE, VERDICT, "policy.yaml", "validation.json", "calibration.svg")
 #: Artifacts lie in this folder, metrics are grouped under it, and parameters begin with it.
@@ -67,8 +68,8 @@ def log_to_mlflow(folder: str | Path, *, pictures: bool = True) -> str:
                 _log(mlflow, run)
                 return str(made.info.run_id)
     except MlflowException as exc:
-        where, what = (_CREDENTIALS.sub("//", text) for text in (mlflow.get_tracking_uri(), " ".join(str(exc).split())))
-        raise UsageError(f"MLflow at {where} did not take the run: {what[:300]}") from None
+        where, what = (_CREDENTIALS.sub("//", str(text)) for text in (mlflow.get_tracking_uri(), exc))
+        raise UsageError(f"MLflow at {where} did not take the run: {one_line(what, 300)}") from None
 
 
 def logged_metrics(report: Report, verdict: Verdict | None = None) -> dict[str, float]:
@@ -77,7 +78,7 @@ def logged_metrics(report: Report, verdict: Verdict | None = None) -> dict[str, 
     found[f"{PREFIX}/measured_inputs"] = report.data.get("measured", 0)
     for status, count in report.summary.statuses.items():
         found[f"{PREFIX}/status.{status}"] = count
-    for name in QUANTITIES:
+    for name in reversed(QUANTITY_NAMES):
         found.update(_numbers(f"{PREFIX}/{name}", getattr(report.summary, name)))
         if name in report.summary.population:
             found.update(_numbers(f"{PREFIX}/population.{name}", report.summary.population[name]))
@@ -105,8 +106,7 @@ def _numbers(name: str, quantiles: Quantiles) -> Iterator[tuple[str, float]]:
 
 
 def _log(mlflow: Any, run: RunFolder) -> None:
-    path = run.folder / VERDICT
-    verdict = Verdict.model_validate_json(path.read_bytes()) if path.exists() else None
+    verdict = kept_verdict(run.folder)
     mlflow.log_params(logged_params(run.report))
     mlflow.log_metrics(logged_metrics(run.report, verdict))
     if verdict is not None:

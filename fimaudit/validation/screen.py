@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fimaudit.report.screen import Screen, ScreenRow, bar
+from fimaudit.report.answer import Headline
+from fimaudit.report.screen import Screen, bar
 from fimaudit.report.wording import interval_text, number, percent
 from fimaudit.validation.calibration_plot import attacks_chart
 from fimaudit.validation.results import Validation
@@ -30,7 +31,7 @@ def validation_screen(v: Validation) -> Screen:
         title=f"{v.model.get('name')} was attacked at {v.attacked:,} of {inputs:,} inputs, with {rows:,} rows.",
         sentences=[said],
         rows=[
-            ScreenRow(
+            Headline(
                 NAMES.get(c.metric, c.metric),
                 number(c.spearman.value),
                 f"Spearman, interval {interval_text(c.spearman)}; Kendall {number(c.kendall.value)}; {c.inputs} inputs",

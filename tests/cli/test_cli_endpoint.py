@@ -50,6 +50,17 @@ def test_from_nothing_to_a_report_in_three_commands(tmp_path, csv):
         assert found["spectral_norm"]["value"] == pytest.approx(vendors.exact(vendors.TABLE, row), rel=0.01)
 
 
+def test_inspect_sends_a_tables_names_as_an_audit_does(tmp_path, csv):
+    """Seen: rows without the names that the file's request wants, refused."""
+    with vendors.serving({"predict": vendors.SERVICES["fastapi"][0]}) as server:
+        text = run_command("endpoint", "new", "fastapi", cwd=tmp_path).stdout.replace("http://<host>:8000", server.url)
+        (tmp_path / "e.yaml").write_text(f"{text}trust_env: false\n")
+        seen = run_command("inspect", "e.yaml", "--data", csv, cwd=tmp_path)
+    assert seen.returncode == 0, seen.stderr
+    assert not server.errors
+    assert "the model's features f0, f1, f2, f3" in " ".join(seen.stdout.split())
+
+
 def test_a_mistake_costs_one_row(tmp_path, csv):
     with vendors.serving({"predict": vendors.SERVICES["fastapi"][0]}) as server:
         text = run_command("endpoint", "new", "fastapi", cwd=tmp_path).stdout.replace("http://<host>:8000", server.url)

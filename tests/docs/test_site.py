@@ -13,7 +13,7 @@ import pytest
 import fimaudit
 import fimaudit.cli
 from fimaudit import errors
-from fimaudit.report.wording import FLAG_WORDS
+from fimaudit.results import FLAG_WORDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

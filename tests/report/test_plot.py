@@ -56,7 +56,7 @@ def test_colours_are_names_and_texts_are_texts() -> None:
     """What comes from outside stays text; no colour of paper is left in a page."""
     name = "a $b$ </text><script>"
     cells = [(name, Interval(value=1.0, lower=0.5, upper=2.0)), ("other", Interval(value=30.0))]
-    svg = inline_svg(interval_chart("fig-x", name, "", name, name, cells, ["", "", ""]))
+    svg = inline_svg(interval_chart("fig-x", name, name, cells, ["", "", ""]))
     assert "<script" not in svg
     assert svg.count("a $b$ &lt;/text&gt;&lt;script&gt;") == 4  # name, description, tick and axis
     assert not re.search(r"#[0-9a-f]{6}|xmlns|<!--|<style", svg)

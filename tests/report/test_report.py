@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_runs import made_run, picture_run, pictures, table_run
+from synthetic_runs import keep_shown_with, made_run, picture_run, pictures, table_run
 from typer.testing import CliRunner
 
 from fimaudit import Report
@@ -26,7 +26,7 @@ from fimaudit.errors import RunFolderError
 from fimaudit.policy.gate import Decision, Verdict
 from fimaudit.report.page import has_pictures, page_html, render, render_comparison
 from fimaudit.report.pictures import as_picture, heat_uri, is_picture, picture_uri
-from fimaudit.report.shown import SHOWN_FILE, keep_shown, most_sensitive, read_shown
+from fimaudit.report.shown import SHOWN_FILE, most_sensitive, read_shown
 from fimaudit.report.wording import (
     NamedChange,
     integrity_sentence,
@@ -99,7 +99,7 @@ def evil_run(place: Path, template: Report, x: Any) -> None:
     data = {**report.data, "source": EVIL, "feature_names": [EVIL] * 144}
     report = report.model_copy(update={"inputs": inputs, "data": data})
     (place / "report.json").write_text(report.to_json())
-    keep_shown(place, x.reshape(len(x), -1), inputs, directions={s.index: np.ones(144) for s in inputs})
+    keep_shown_with(place, x.reshape(len(x), -1), inputs, {s.index: np.ones(144) for s in inputs})
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from fimaudit.audit_report import IntegrityCheck
 from fimaudit.errors import UsageError
 from fimaudit.evidence.verification import verify_bundle
 from fimaudit.policy.gate import Verdict
-from fimaudit.report.answer import answer_of
+from fimaudit.report.answer import Headline, answer_of
 from fimaudit.report.charts import distribution_chart
 from fimaudit.report.page import page_html, render
-from fimaudit.report.screen import Screen, ScreenRow, bar, histogram
+from fimaudit.report.screen import Screen, bar, histogram
 from fimaudit.report.wording import number
 from fimaudit.results import Interval, Sensitivity
 from fimaudit.storage.run_folder import read_for_page
@@ -208,7 +208,7 @@ def test_what_to_do_next_depends_on_what_was_found(report: Report, folder: Path)
 
 def test_commands_are_never_broken_and_words_fit() -> None:
     long = "fimaudit compare " + "x" * 120
-    screen = Screen("title " * 30, ["sentence " * 40], [ScreenRow("name", "1", "says " * 30)], [("note", "word " * 40)])
+    screen = Screen("title " * 30, ["sentence " * 40], [Headline("name", "1", "says " * 30)], [("note", "word " * 40)])
     lines = [line for _, line in screen.lines(60)]
     assert max(map(len, lines)) <= 60
     from fimaudit.report.answer import NextStep
