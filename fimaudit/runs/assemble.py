@@ -25,7 +25,7 @@ from fimaudit.runs.yardsticks import find_yardsticks
 from fimaudit.statistics.columns import Columns
 from fimaudit.statistics.subgroups import share_interval
 from fimaudit.statistics.summary import summarise
-from fimaudit.storage.durable_files import replacing
+from fimaudit.storage.durable_files import write_whole
 from fimaudit.storage.journal import REPORT
 from fimaudit.storage.result_store import Finished
 from fimaudit.storage.tables import INPUTS_FILE
@@ -87,7 +87,7 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []
     warnings += facts.domain_warnings(dataset.reference, dataset.stated, dataset.domain, steps)
-    chosen = facts.settings_facts(prepared.settings, options.link, run.method, options.budget, options.focus)
+    chosen = facts.settings_facts(prepared.settings, options, run.method)
     return Report(
         model={**facts.model_facts(prepared.classifier, preflight, dataset.labels), **run.facts()},
         data={
@@ -115,8 +115,7 @@ def write(folder: Path, report: Report, dataset: AuditDataset, results: Finished
     from fimaudit.report.page import render  # takes the template library, which only a run that is kept needs
     from fimaudit.report.shown import MOST_SHOWN, keep_shown
 
-    with replacing(folder / REPORT) as file:  # a reader never sees half a report
-        file.write(report.to_json().encode())
+    write_whole(folder / REPORT, report.to_json().encode())
     report.keep_folder(folder)
     keep_shown(folder, dataset.arrays(results.worst[:MOST_SHOWN]), results.worst)
     try:

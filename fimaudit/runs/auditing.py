@@ -11,19 +11,18 @@ from numpy.typing import ArrayLike
 
 from fimaudit.audit_report import Report
 from fimaudit.data.arrays import Inputs
-from fimaudit.data.dataset import AuditDataset, about, as_data, hold_by_input, open_subject
+from fimaudit.data.dataset import about, as_data, hold_by_input, open_subject
 from fimaudit.data.streams import Stream
 from fimaudit.domain import InputDomain
 from fimaudit.engines.selection import EngineName, RayEngine, choose_engine
 from fimaudit.engines.work import Derivatives
 from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.measurement.integrity_cost import looks_at_integrity
-from fimaudit.measurement.settings import Settings
 from fimaudit.measurement.surrogates import Surrogates, choose_surrogates
 from fimaudit.models.classes import class_labels
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.links import Link
-from fimaudit.models.opening import is_endpoint, open_classifier
+from fimaudit.models.opening import open_classifier
 from fimaudit.results import Sensitivity
 from fimaudit.runs import metadata as facts
 from fimaudit.runs.assemble import Clock, Prepared, assemble, write
@@ -164,9 +163,7 @@ def _prepare(
     stack.callback(place.close)
     data = as_data(*inputs, place.surveyor, options.reading())
     data, constants = hold_by_input(data, options.hold or {})
-    how = {**options.model_options(model), **({"hold": constants} if options.hold else {}), **about(data)}
-    if data.names is not None and is_endpoint(model):
-        how["data_columns"] = list(data.names)  # a table's header names what its rows are sent under
+    how = {**options.model_options(model), **({"hold": constants} if options.hold else {}), **about(data, model)}
     classifier = open_classifier(model, options.link, **how)
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
@@ -190,7 +187,7 @@ def _prepare(
     engine = place.engine(model, options.link, how, options.batch, worst_direction=options.worst_direction and white_box)
     journal: Journal | None = None
     if folder is not None:
-        identity = _identity(classifier, dataset, settings, options, method, surrogates)
+        identity = facts.identity(classifier, dataset.data, dataset.stated, settings, options, method, surrogates)
         journal = Journal(folder, identity, resume=options.resuming(), overwrite=options.overwriting())
         stack.callback(journal.close)
     directions = folder / DIRECTIONS_FOLDER if folder is not None and options.worst_direction else None
@@ -235,20 +232,3 @@ def _refuse_what_does_not_go_together(options: AuditOptions, surrogates: Directi
         raise UsageError("--focus spares queries of a measurement from probabilities; give --mode black-box with it")
     if options.integrity and white_box:
         raise UsageError("--integrity checks a measurement from probabilities; give --mode black-box with it")
-
-
-def _identity(
-    classifier: Classifier,
-    dataset: AuditDataset,
-    settings: Settings,
-    options: AuditOptions,
-    method: str,
-    surrogates: Directions | None,
-) -> dict[str, object]:
-    """What makes two runs the same; compared when a run is resumed."""
-    same = facts.identity(classifier, dataset.data, dataset.stated, settings, options.link, method, options.focus)
-    if options.integrity is not None:
-        same = {**same, "integrity": options.integrity}
-    if surrogates is None:
-        return dict(same)
-    return {**same, "surrogate": "learned" if surrogates == "learned" else surrogates.facts()}

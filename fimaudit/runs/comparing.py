@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fimaudit.comparison.ranking import Metric, Ranking, rank_runs
+from fimaudit.comparison.ranking import Ranking, rank_runs
 from fimaudit.comparison.two_runs import Comparison, check_same, compare_runs
 from fimaudit.errors import UsageError
+from fimaudit.results import Metric
 from fimaudit.runs.auditing import audit
 from fimaudit.runs.keywords import AuditKeywords
 from fimaudit.runs.options import refuse_unknown

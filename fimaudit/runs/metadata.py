@@ -22,7 +22,8 @@ from fimaudit.measurement.settings import Settings
 from fimaudit.models.classes import ClassLabels
 from fimaudit.models.classifier import Classifier
 from fimaudit.models.columns import coded
-from fimaudit.models.links import Link
+from fimaudit.runs.deflation_setup import Directions
+from fimaudit.runs.options import AuditOptions
 from fimaudit.runs.preflight import Preflight
 from fimaudit.space import Space
 
@@ -88,22 +89,20 @@ def domain_facts(space: Space) -> dict[str, Any]:
     }
 
 
-def settings_facts(
-    settings: Settings, link: Link, mode: str, budget: int | None, focus: str | None = None
-) -> dict[str, Any]:
-    """What the user chose."""
+def settings_facts(settings: Settings, options: AuditOptions, mode: str) -> dict[str, Any]:
+    """What the user chose, and what the inputs are measured by."""
     return {
         "queries": settings.queries,
         "mode": mode,
-        "link": link,
+        "link": options.link,
         "confidence": settings.confidence,
         "seed": settings.seed,
         "profile": settings.profile,
         "witness": settings.witness,
         "precision": settings.precision,
         "threshold": settings.threshold,
-        "focus": focus,
-        "budget": budget,
+        "focus": options.focus,
+        "budget": options.budget,
         **({} if settings.smooth is None else {"smooth": settings.smooth, "smooth_radius": settings.smooth_radius}),
     }
 
@@ -130,19 +129,22 @@ def identity(
     data: Inputs | Stream,
     space: Space,
     settings: Settings,
-    link: Link,
+    options: AuditOptions,
     mode: str,
-    focus: str | None = None,
-) -> Mapping[str, Any]:
+    surrogates: Directions | None,
+) -> dict[str, Any]:
     """What makes two runs the same; compared when a run is resumed."""
     info = classifier.info
+    directions = surrogates if surrogates is None or surrogates == "learned" else surrogates.facts()
     return {
         "model": info.details.get("sha256") or info.name,
         "data": _fingerprint(data),
         "labels and groups": data.annotations() if isinstance(data, Inputs) else None,
         "domain": domain_facts(space),
-        "settings": settings_facts(settings, link, mode, None, focus),
+        "settings": {**settings_facts(settings, options, mode), "budget": None},  # which may grow
         "fimaudit": _versions()[OWN],
+        **({} if options.integrity is None else {"integrity": options.integrity}),
+        **({} if directions is None else {"surrogate": directions}),
     }
 
 

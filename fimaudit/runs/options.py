@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError, field_validator, model_validator
@@ -24,6 +23,7 @@ from fimaudit.models.links import Link
 from fimaudit.models.normalising import read_normalize
 from fimaudit.models.opening import adapter_option_names, is_endpoint
 from fimaudit.runs.screening import read_focus
+from fimaudit.storage.yaml_files import nearest
 
 __all__ = [
     "MOST_LABELS",
@@ -317,8 +317,7 @@ def refuse_unknown(words: Collection[str], also: Collection[str] = ()) -> None:
         return
     for word in unknown:
         if word not in declared:
-            near = get_close_matches(word, sorted(known | declared), 1)
-            help = f"did you mean {near[0]!r}?" if near else "help(fimaudit.AuditOptions) lists the known ones"
+            help = nearest(word, known | declared, "help(fimaudit.AuditOptions) lists the known ones")
             raise UsageError(f"unknown option {word!r}; {help}")
 
 

@@ -19,6 +19,7 @@ from scipy import special
 from fimaudit.errors import UsageError
 from fimaudit.runs.cost import START, rows_of
 from fimaudit.runs.expected import contrasts
+from fimaudit.statistics.one_sided import FOR_TAIL
 
 __all__ = ["PURPOSES", "Proposal", "Purpose", "proposal"]
 
@@ -32,8 +33,6 @@ SPREAD = 0.7
 PAIRED_SPREAD = 0.3
 #: Queries that a sequential decision takes in the median when lambda is twice the threshold, and the most to allow.
 DECISION, MOST_FOR_DECISION = 60, 200
-#: A population p95 has a finite 95 % upper limit from so many inputs on.
-FOR_P95 = 72
 #: Inputs that are measured again for the maximum.
 FINALISTS = 10
 
@@ -95,8 +94,10 @@ def proposal(purpose: Purpose, budget: int, *, available: int | None = None) -> 
         density = math.exp(-(special.ndtri(0.95) ** 2) / 2) / math.sqrt(2 * math.pi)
         error = math.sqrt(0.95 * 0.05 / inputs) / density * math.sqrt(sigma**2 + within)
         reason = "for a population quantile many inputs with few directions beat few inputs with many"
-        if inputs < FOR_P95:
-            reason += f"; with {inputs} inputs there is no finite upper limit of the population's p95, which needs {FOR_P95}"
+        if inputs < FOR_TAIL:
+            reason += (
+                f"; with {inputs} inputs there is no finite upper limit of the population's p95, which needs {FOR_TAIL}"
+            )
     elif purpose == "compare":
         error = math.sqrt((sigma**2 + within) / inputs)
         reason = "both models get the same inputs and directions; the error is that of the ratio of typical values"

@@ -10,7 +10,7 @@ from fimaudit.storage.answers import ANSWERS
 from fimaudit.storage.journal import LEDGER, CountingLedger, Journal
 from fimaudit.storage.ledger import RequestLedger, open_ledger
 
-__all__ = ["open_run_ledger", "share_counts"]
+__all__ = ["endpoint_fingerprint", "open_run_ledger", "share_counts"]
 
 
 def open_run_ledger(classifier: Classifier, journal: Journal) -> RequestLedger | CountingLedger:
@@ -19,7 +19,7 @@ def open_run_ledger(classifier: Classifier, journal: Journal) -> RequestLedger |
         return CountingLedger(journal)
     try:
         journal.begin()
-        return open_ledger(journal.folder / LEDGER, _fingerprint_of(classifier), resume=journal.resuming)
+        return open_ledger(journal.folder / LEDGER, endpoint_fingerprint(classifier), resume=journal.resuming)
     except UsageError:
         journal.discard()
         raise
@@ -37,12 +37,12 @@ def share_counts(
     if ledger is not None:
         ledger.close()  # one process at a time, and now it is the one that the workers share
     if isinstance(ledger, RequestLedger):
-        place = (str(ledger.path.absolute()), _fingerprint_of(classifier))
+        place = (str(ledger.path.absolute()), endpoint_fingerprint(classifier))
     elif journal is not None and (budget is not None or (journal.resuming and (journal.folder / ANSWERS).exists())):
         answers = (str((journal.folder / ANSWERS).absolute()), journal.resuming)
     return engine.prepare(classifier, budget, Usage() if journal is None else journal.asked, place, answers)
 
 
-def _fingerprint_of(classifier: Classifier) -> str:
+def endpoint_fingerprint(classifier: Classifier) -> str:
     """What an endpoint's ledger is tied to."""
     return str(classifier.info.details.get("fingerprint", classifier.info.name))

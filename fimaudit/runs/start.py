@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,8 +28,6 @@ __all__ = ["RunStart"]
 
 #: Inputs at which derivatives are compared with answers before a run takes them.
 TRIED = 3
-#: Axes of at least this many pixels make an input an image, for which a server's own preprocessing is looked for.
-IMAGE_PIXELS = 4
 
 
 class RunStart:
@@ -71,21 +71,31 @@ class RunStart:
         if self.exact is not None:
             self._try_derivatives(self.exact, preflight)
         steps: Steps | None = None
-        try:
+        with self._asking():
             if self._sentinels is not None:
                 self.notes += self._server_side(preflight)
                 self._sentinels.begin(preflight.first)
             if self.exact is None:
                 steps = self.pilot(preflight)
+        chosen = None if steps is None else asdict(steps)
+        self._keep({"notes": self.notes, "preflight": preflight.facts(), "steps": chosen})
+        return preflight, steps
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A model of this machine that fails before anything was measured cannot be measured; an endpoint may answer yet."""
+        try:
+            yield
         except ModelFailure as exc:
             if self._sentinels is not None:
                 raise
             raise TargetError(f"the model cannot be asked: {exc}") from exc
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        """For a process that goes on with the run."""
         if self._journal is not None:
-            chosen = None if steps is None else asdict(steps)
-            self._journal.keep_steps({"notes": self.notes, "preflight": preflight.facts(), "steps": chosen})
+            self._journal.keep_steps(found)
             self._meter.finish([THE_RUN])
-        return preflight, steps
 
     def _restored(self, start: dict[str, Any]) -> tuple[Preflight, Steps | None]:
         """As an earlier process of the run found it."""
@@ -149,27 +159,16 @@ class RunStart:
 
     def _begin_labels(self) -> Preflight:
         """The labels of the inputs, which stand in for the pilot."""
-        try:
+        with self._asking():
             preflight, self.labels, places = look_at_labels(self._meter, self._task.x, self._task.space.dtype)
             if self._sentinels is not None:
                 self._sentinels.begin()
-        except ModelFailure as exc:
-            if self._sentinels is not None:
-                raise
-            raise TargetError(f"the model cannot be asked: {exc}") from exc
-        if self._journal is not None:
-            kept = {"labels": kept_labels(self.labels, places), "preflight": asdict(preflight), "steps": None}
-            self._journal.keep_steps(kept)
-            self._meter.finish([THE_RUN])
+        self._keep({"labels": kept_labels(self.labels, places), "preflight": asdict(preflight), "steps": None})
         return preflight
 
     def _server_side(self, preflight: Preflight) -> list[str]:
         """Whether an endpoint changes images before the model sees them: the metric's space would be another one."""
-        x = self._task.x
-        if x.ndim < 3 or sum(n >= IMAGE_PIXELS for n in x.shape[1:]) < 2:
-            return []
-        space = self._task.space
+        x, space = self._task.x, self._task.space
         bounds = float(space.upper.max()) - float(space.lower.min())
         span = bounds if np.isfinite(bounds) else float(x.max()) - float(x.min())
-        found = detect_preprocessing(self._meter, x, self._task.space.dtype, span, preflight.repeat_difference)
-        return found.warnings()
+        return detect_preprocessing(self._meter, x, space.dtype, span, preflight.repeat_difference).warnings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,9 +27,10 @@ from fimaudit.models.links import Link
 from fimaudit.models.meter import Meter
 from fimaudit.models.opening import is_endpoint, open_classifier
 from fimaudit.results import Sensitivity
-from fimaudit.runs.auditing import audit
+from fimaudit.runs.auditing import Progress, audit
+from fimaudit.runs.run_ledger import endpoint_fingerprint
 from fimaudit.space import Space
-from fimaudit.storage.durable_files import replacing, writing
+from fimaudit.storage.durable_files import write_whole, writing
 from fimaudit.storage.folder_lock import FolderLock
 from fimaudit.storage.journal import LEDGER
 from fimaudit.storage.ledger import open_ledger
@@ -46,8 +47,6 @@ LIBRARY = "adversarial-robustness-toolbox"
 ATTACK_ROWS = 10_000
 #: Attacks are for samples: this many inputs would take days.
 MOST_INPUTS = 10_000
-
-Progress = Callable[[int, int, int, int], None]
 
 
 def validate(
@@ -118,7 +117,7 @@ def validate(
             progress=progress,
         )  # fmt: skip
         task = _Task(dataset.x, dataset.space, names, attack_rows, seed, report.inputs)
-        journal, ledger, measured = _books(classifier, report, inputs, task, mode, folder, resume, stack)
+        journal, ledger, measured = _journal_and_ledger(classifier, report, inputs, task, mode, folder, resume, stack)
         stopped = _attack_all(task, Meter(classifier, budget=budget, batch=batch, ledger=ledger), journal, progress)
     results = [journal.done[i] for i in sorted(journal.done)]
     validation = _assembled(report, results, task, lengths, confidence, measured, stopped, time.perf_counter() - started)
@@ -157,9 +156,7 @@ def _opened(
         raise UsageError(f"expected inputs that fit in memory to attack, got {inputs.source}; give a sample of them")
     if batch is not None and is_endpoint(model):
         options.setdefault("batch", batch)
-    if inputs.names is not None and is_endpoint(model):
-        options["data_columns"] = list(inputs.names)
-    classifier = open_classifier(model, link, **{**options, **about(inputs)})
+    classifier = open_classifier(model, link, **{**options, **about(inputs, model)})
     if not isinstance(model, Classifier):
         stack.callback(classifier.close)
     if classifier.info.labels_only:
@@ -173,7 +170,7 @@ def _opened(
     return classifier, inputs, choose_attacks(attacks, isinstance(classifier, Differentiable), shape)
 
 
-def _books(
+def _journal_and_ledger(
     classifier: Classifier,
     report: Report,
     inputs: Inputs,
@@ -198,8 +195,7 @@ def _books(
     stack.callback(journal.close)
     if folder is None or not isinstance(classifier, NetworkClassifier):
         return journal, cast(Ledger, journal), measured
-    fingerprint = str(classifier.info.details.get("fingerprint", classifier.info.name))
-    ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, fingerprint, resume=True)))
+    ledger = stack.enter_context(closing(open_ledger(folder / LEDGER, endpoint_fingerprint(classifier), resume=True)))
     earlier = sum(s.forward_rows for s in journal.done.values())  # an endpoint's ledger counts earlier attacks too
     return journal, ledger, measured - earlier
 
@@ -356,5 +352,4 @@ def _write(folder: Path, validation: Validation) -> None:
     from fimaudit.validation.calibration_plot import plot_calibration
 
     plot_calibration(validation, folder / PICTURE)
-    with replacing(folder / VALIDATION) as file:
-        file.write(validation.to_json().encode())
+    write_whole(folder / VALIDATION, validation.to_json().encode())

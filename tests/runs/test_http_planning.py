@@ -16,7 +16,8 @@ from fimaudit.measurement.query_split import WITNESS_FROM, most_on_top
 from fimaudit.measurement.recheck import WARY_LOOKS
 from fimaudit.runs.cost import START, cost_of, per_second, rows_of
 from fimaudit.runs.expected import expected_interval
-from fimaudit.runs.proposal import FOR_P95, PURPOSES, proposal
+from fimaudit.runs.proposal import PURPOSES, proposal
+from fimaudit.statistics.one_sided import FOR_TAIL
 
 command = importlib.import_module("fimaudit.cli.plan")  # in fimaudit.cli this name is the command itself
 
@@ -96,7 +97,7 @@ def test_proposals_answer_their_question():
     assert p95.standard_error == pytest.approx(0.103, abs=0.005)
     few = proposal("p95", 20_000, available=50)
     assert few.queries > 300
-    assert str(FOR_P95) in few.reason
+    assert str(FOR_TAIL) in few.reason
     largest = proposal("max", 20_000, available=100)
     assert largest.inputs == 100
     assert largest.again > largest.queries

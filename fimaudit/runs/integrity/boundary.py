@@ -22,7 +22,7 @@ from fimaudit.estimation.integrity import (
 from fimaudit.measurement.counterexample import rows_along
 from fimaudit.measurement.integrity_cost import CLOSER, HALVINGS
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS
-from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.findings import Outcome, check_result
 from fimaudit.runs.integrity.rows import AskedRows, AuditedInputs, decision_of, scaled_difference
 from fimaudit.space import Space
 
@@ -93,17 +93,17 @@ def check_boundary(asked: AskedRows, chosen: Sequence[int]) -> tuple[IntegrityCh
     numbers = {"inputs": len(segments), "jumps": jumps, "fewest": need, "largest": max(first, default=None)}
     numbers["false_alarm"] = false_alarm(len(segments), HONEST_JUMP)
     took = asked.rows - before
+    outcome: Outcome = "ok"
+    finding = f"at {len(segments) - jumps} of {len(segments)} inputs the answers meet in a tie where the decision changes"
     if len(segments) < 2:
-        why = "too few inputs have a local radius and another decision to walk to"
-        return check_result("boundary", "not_applicable", BOUNDARY, why, numbers, took), segments
-    if jumps >= need:
+        outcome, finding = "not_applicable", "too few inputs have a local radius and another decision to walk to"
+    elif jumps >= need:
+        outcome = "contradicted"
         finding = (
             f"at {jumps} of {len(segments)} inputs the decision changes by a jump, where answers that follow their slopes "
             "have a tie"
         )
-        return check_result("boundary", "contradicted", BOUNDARY, finding, numbers, took), segments
-    finding = f"at {len(segments) - jumps} of {len(segments)} inputs the answers meet in a tie where the decision changes"
-    return check_result("boundary", "ok", BOUNDARY, finding, numbers, took), segments
+    return check_result("boundary", outcome, BOUNDARY, finding, numbers, took), segments
 
 
 def _segments(asked: AskedRows, chosen: Sequence[int]) -> list[Segment]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.estimation.integrity import HONEST_CEILING, PILED, at_ceiling, ceiling_rounded, reaches_one, runner_up_movement
-from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.findings import Outcome, check_result
 from fimaudit.runs.integrity.rows import AskedRows
 
 __all__ = ["check_ceiling"]
@@ -41,10 +41,9 @@ def check_ceiling(asked: AskedRows, measured: Sequence[int]) -> IntegrityCheck:
     elif ceiling_rounded(largest, quality.quantum) and not reaches_one(largest):
         why = "answers are rounded"
     numbers: dict[str, float | int | None] = {"inputs": len(tops), "largest": largest, "false_alarm": HONEST_CEILING}
-    if why is not None:
-        return check_result("ceiling", "not_applicable", CEILING, why, numbers, 0)
-    if reaches_one(largest):
-        return check_result("ceiling", "ok", CEILING, "the largest probability of all reaches 1", numbers, 0)
+    if why is not None or reaches_one(largest):
+        outcome: Outcome = "ok" if why is None else "not_applicable"
+        return check_result("ceiling", outcome, CEILING, why or "the largest probability of all reaches 1", numbers, 0)
     piled, moves = int(at_ceiling(tops, largest).sum()), runner_up_movement(seen, largest)
     fewest = max(LEAST, int(np.ceil(SHARE * len(tops))))
     numbers |= {"piled": piled, "fewest": fewest, "others_move": moves}

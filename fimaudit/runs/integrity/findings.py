@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fimaudit.audit_report import IntegrityCheck
 from fimaudit.results import QUANTITY_NAMES, Sensitivity
 
-__all__ = ["IntegrityFindings", "check_result"]
+__all__ = ["IntegrityFindings", "Outcome", "check_result"]
+
+Outcome = Literal["ok", "contradicted", "not_applicable"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class IntegrityFindings:
 
 def check_result(
     name: Any,
-    outcome: Any,
+    outcome: Outcome,
     notices: str,
     finding: str,
     numbers: Mapping[str, float | int | None],

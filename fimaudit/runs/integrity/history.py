@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from fimaudit.errors import InputFailed
 from fimaudit.estimation.integrity import ERROR, detection_probability, history_matters, history_threshold, log_difference
 from fimaudit.measurement.integrity_cost import BACK_AGAIN, DECOY_TIMES
 from fimaudit.runs.integrity.decoys import ChosenDecoys
-from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.findings import Outcome, check_result
 from fimaudit.runs.integrity.rows import AskedRows
 from fimaudit.runs.integrity.walks import Walk, ways_apart
 
@@ -82,7 +81,7 @@ def check_history(
         **{f"noticed_share_{share}": detection_probability(share, pairs) for share in SHARES},
         "false_alarm": ERROR if asked.quality.random else 0.0,
     }
-    outcome: Any = "ok"
+    outcome: Outcome = "ok"
     if not walks.count and not plain.count:
         outcome, finding = "not_applicable", "no input could be asked"
     elif walks.otherwise or plain.otherwise:

@@ -15,7 +15,7 @@ from fimaudit.estimation.integrity import history_matters, log_difference, notic
 from fimaudit.estimation.noise import OutputQuality
 from fimaudit.measurement.integrity_cost import NUDGES
 from fimaudit.models.meter import Meter
-from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.findings import Outcome, check_result
 from fimaudit.runs.integrity.rows import AskedRows
 from fimaudit.space import Space
 
@@ -88,23 +88,25 @@ def check_last_digit(asked: AskedRows, groups: Sequence[Neighbours]) -> Integrit
         **{f"noticed_share_{share}": noticed_group(share, size, looked) for share in SHARES},
         "false_alarm": 0.0,
     }
+    outcome: Outcome = "ok"
     if not looked:
-        why = "answers are random" if quality.random else "no row has a feature whose last digit may change"
-        return check_result("last_digit", "not_applicable", LAST_DIGIT, why, numbers, took)
-    if found:
+        outcome = "not_applicable"
+        finding = "answers are random" if quality.random else "no row has a feature whose last digit may change"
+    elif found:
+        outcome = "contradicted"
         finding = (
             f"around {found} of {looked} rows, neighbours that differ in the last digit of one feature were answered "
             f"otherwise (by {largest:.2g} in log p): a checksum of the row, and not its features, decides the answer"
         )
-        return check_result("last_digit", "contradicted", LAST_DIGIT, finding, numbers, took)
-    power = " and ".join(
-        f"{share:.0%} of the rows with probability {noticed_group(share, size, looked):.2f}" for share in SHARES
-    )
-    finding = (
-        f"{looked} rows and {size - 1} neighbours of each, which differ in the last digit of one feature, were answered "
-        f"alike; a second version behind a checksum would have been noticed here if it took {power}"
-    )
-    return check_result("last_digit", "ok", LAST_DIGIT, finding, numbers, took)
+    else:
+        power = " and ".join(
+            f"{share:.0%} of the rows with probability {noticed_group(share, size, looked):.2f}" for share in SHARES
+        )
+        finding = (
+            f"{looked} rows and {size - 1} neighbours of each, which differ in the last digit of one feature, were answered "
+            f"alike; a second version behind a checksum would have been noticed here if it took {power}"
+        )
+    return check_result("last_digit", outcome, LAST_DIGIT, finding, numbers, took)
 
 
 def _spread(answers: Answers, quality: OutputQuality) -> float:

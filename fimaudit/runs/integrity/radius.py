@@ -16,7 +16,7 @@ from fimaudit.estimation.integrity import (
 from fimaudit.measurement.radius_evidence import FAR_WITHIN_RADIUS, WITHIN_RADIUS, check_radius
 from fimaudit.results import Sensitivity, Witness
 from fimaudit.runs.integrity.boundary import Segment
-from fimaudit.runs.integrity.findings import check_result
+from fimaudit.runs.integrity.findings import Outcome, check_result
 from fimaudit.runs.integrity.rows import AskedRows, scaled_difference
 
 __all__ = ["check_radii"]
@@ -49,23 +49,21 @@ def check_radii(
             update={"margin_radius": checked.radius, "flags": flags, "reason": reason}
         )
     known = [revised.get(i, inputs.results[i]) for i in measured]
-    claimed = [r for r in known if r.margin_radius.value is not None and (r.witness is not None or r.index in _ids(changes))]
+    walked = {segment.index for segment in changes}
+    claimed = [r for r in known if r.margin_radius.value is not None and (r.witness is not None or r.index in walked)]
     within = sum(WITHIN_RADIUS in r.flags for r in claimed)
     far = sum(FAR_WITHIN_RADIUS in r.flags for r in claimed)
     need = fewest_findings(len(claimed), HONEST_FAR_WITHIN)
     numbers: dict[str, float | int | None] = {"inputs": len(claimed), "within": within, "far_within": far, "fewest": need}
     numbers["false_alarm"] = false_alarm(len(claimed), HONEST_FAR_WITHIN)
     took = asked.rows - before
+    outcome: Outcome = "ok"
+    finding = f"{within} of {len(claimed)} inputs change their decision within the lower limit of their radius"
     if not claimed:
-        why = "no input has a radius and a real change of decision to compare it with"
-        return check_result("radius", "not_applicable", RADIUS, why, numbers, took), revised
-    found = f"{within} of {len(claimed)} inputs change their decision within the lower limit of their radius"
-    if far >= need:
-        finding = f"{found}, {far} of them nearer than {FAR_WITHIN} of it: the radius does not hold here"
-        return check_result("radius", "contradicted", RADIUS, finding, numbers, took), revised
-    nobody = f"no decision of {len(claimed)} inputs changed within the lower limit of its radius"
-    return check_result("radius", "ok", RADIUS, found if within else nobody, numbers, took), revised
-
-
-def _ids(segments: Sequence[Segment]) -> set[int]:
-    return {segment.index for segment in segments}
+        outcome, finding = "not_applicable", "no input has a radius and a real change of decision to compare it with"
+    elif far >= need:
+        outcome = "contradicted"
+        finding = f"{finding}, {far} of them nearer than {FAR_WITHIN} of it: the radius does not hold here"
+    elif not within:
+        finding = f"no decision of {len(claimed)} inputs changed within the lower limit of its radius"
+    return check_result("radius", outcome, RADIUS, finding, numbers, took), revised
