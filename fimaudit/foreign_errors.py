@@ -1,22 +1,22 @@
-"""What another library's exception says, on one line of ours."""
+"""What another library's exception says, and names out of others' files, in a sentence of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from fimaudit.errors import FimauditError
 
-__all__ = ["foreign", "one_line", "printable", "shortened", "translated"]
+__all__ = ["foreign", "listed", "one_line", "printable", "translated"]
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """The first characters of what something says, on one line.
+    """What something says on one line, or its type where it says nothing; where it says more, that is seen.
 
-    >>> one_line(ValueError("expected 3,\\n  got 4"), 11)
-    'expected 3,'
+    >>> one_line(ValueError("expected 3,\\n  got 4"), 12)
+    'expected 3,…'
     """
-    return " ".join(str(text).split())[:most]
+    return _cut(" ".join(str(text).split()) or type(text).__name__, most)
 
 
 def foreign(exc: BaseException, most: int = 200) -> str:
@@ -26,6 +26,17 @@ def foreign(exc: BaseException, most: int = 200) -> str:
     'ValueError: no such column'
     """
     return f"{type(exc).__name__}: {one_line(exc, most)}"
+
+
+def listed(names: Sequence[object], most: int = 20, characters: int = 80) -> str:
+    """The first names of a list, and how many more there are; one that begins or ends with a blank is quoted.
+
+    >>> listed(["a", "b ", "c", "d"], 2)
+    "a, 'b ' and 2 more"
+    """
+    texts = [text if len(text) <= characters else one_line(text, characters) for text in map(str, names[:most])]
+    shown = ", ".join(text if text == text.strip() else repr(text) for text in texts)
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def printable(text: str, most: int) -> str:
@@ -61,11 +72,6 @@ def translated(ours: type[FimauditError], what: str) -> Iterator[None]:
         raise
     except Exception as exc:
         raise ours(f"{what}: {foreign(exc)}") from exc
-
-
-def shortened(exc: BaseException | str, most: int) -> str:
-    """What it says on one line; where it says more than ``most`` characters, that is seen."""
-    return _cut(" ".join(str(exc).split()), most)
 
 
 def _cut(text: str, most: int) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError, TargetError, UntrustedPickleError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import Classifier, ModelInfo, Options
 from fimaudit.models.columns import TableColumn, arranged, as_frame, coded
@@ -83,7 +84,7 @@ class ScikitLearnAdapter:
             with warnings.catch_warnings(record=True) as raised:
                 warnings.simplefilter("always")
                 target = _read(target, options.trust_pickle)
-            notes = [" ".join(str(w.message).split()) for w in raised if "version" in type(w.message).__name__.lower()]
+            notes = [one_line(w.message, 1000) for w in raised if "version" in type(w.message).__name__.lower()]
         if is_booster(target):
             notes += stopped_early(target)
             name, target = name or type(target).__name__, BoosterEstimator(target)

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, TargetError, UsageError
-from fimaudit.foreign_errors import shortened
+from fimaudit.foreign_errors import listed
 from fimaudit.models.classifier import ModelInfo
 
 __all__ = ["ClassLabels", "class_labels", "finding_names", "finding_position", "group_name", "read_classes"]
 
 #: Of a model that does not say how many classes it has; beyond this a label is no column.
 MOST_CLASSES = 2**31
-#: Of classes or labels, so many are shown in a sentence, and of each so many characters.
-SHOWN, SHOWN_CHARACTERS = 20, 80
+#: Classes in a command that a sentence suggests.
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class ClassLabels:
         return label[self.finding]
 
     def _refusal(self, unknown: Sequence[str]) -> str:
-        said = f"the labels hold {_listed(unknown)}, which matches no class of the model"
+        said = f"the labels hold {listed(unknown)}, which matches no class of the model"
         if self.shown is not None:
-            return f"{said} ({_listed(self.shown)}); label the inputs by these names, or name the classes with --classes"
+            return f"{said} ({listed(self.shown)}); label the inputs by these names, or name the classes with --classes"
         count = "classes" if self.columns is None else f"{self.columns} classes"
         return f"{said}: its {count} have no names, so labels are 0, 1, ...; name them in order with --classes a,b,c"
 
@@ -129,7 +129,7 @@ class ClassLabels:
             if found is not None and any(str(name) != str(place) for place, name in enumerate(found)):
                 how = f"--classes {','.join(map(str, found[:SHOWN]))}" if len(found) == columns else "labels: [..]"
                 raise UsageError(
-                    f"the model calls its classes {_listed(found)}, which was not known when labels were matched; "
+                    f"the model calls its classes {listed(found)}, which was not known when labels were matched; "
                     f"say so with {how}, and labels are matched by name"
                 )
         if len(self.of_answers(found) or ()) == columns:
@@ -137,7 +137,7 @@ class ClassLabels:
         for called in (self.names, self.values):
             if called is not None and len(called) != columns:
                 raise UsageError(
-                    f"{len(called)} classes are named ({_listed(called)}), but the model answers {columns}; name each of "
+                    f"{len(called)} classes are named ({listed(called)}), but the model answers {columns}; name each of "
                     "them, in the model's order, with --classes a,b,c"
                 )
 
@@ -199,8 +199,8 @@ def finding_names(finding: int | None, names: Sequence[Any] | None) -> tuple[str
 
 
 def _is_one_hot(label: Any) -> bool:
-    listed = isinstance(label, list | tuple | np.ndarray) and len(label) > 1
-    return listed and sorted(map(_plain, label), key=str) == [0] * (len(label) - 1) + [1]
+    several = isinstance(label, list | tuple | np.ndarray) and len(label) > 1
+    return several and sorted(map(_plain, label), key=str) == [0] * (len(label) - 1) + [1]
 
 
 def _plain(value: Any) -> Any:
@@ -230,10 +230,3 @@ def group_name(value: Any) -> str:
 def _is_column(value: Any, columns: int | None) -> bool:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return whole and 0 <= value < (MOST_CLASSES if columns is None else columns)
-
-
-def _listed(names: Sequence[Any]) -> str:
-    texts = [str(name) for name in names[:SHOWN]]
-    texts = [text if len(text) <= SHOWN_CHARACTERS else shortened(text, SHOWN_CHARACTERS) for text in texts]
-    shown = ", ".join(text if text == text.strip() else repr(text) for text in texts)
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

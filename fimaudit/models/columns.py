@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, MissingExtraError
+from fimaudit.foreign_errors import listed
 
 __all__ = ["TableColumn", "arranged", "as_frame", "coded", "column_cells"]
 
@@ -65,13 +66,13 @@ def arranged(columns: Sequence[TableColumn], wanted: Sequence[str], what: str = 
     if sorted(names) == sorted(wanted):
         return [names.index(name) for name in wanted]
     lacking, beyond = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
-    differences = [f"without {_listed(lacking)}"] if lacking else []
+    differences = [f"without {listed(lacking, SHOWN)}"] if lacking else []
     if beyond:
-        differences.append(f"with {_listed(beyond)} beside")
+        differences.append(f"with {listed(beyond, SHOWN)} beside")
     raise DataError(
-        f"{what} takes the columns {_listed(wanted)}, but the data has {_listed(names)} ({' and '.join(differences)}); "
-        "rename them, or leave columns out with --drop NAME,NAME (--label, --group and --index take a column out too: to "
-        "group by one that the model takes, copy it under another name)"
+        f"{what} takes the columns {listed(wanted, SHOWN)}, but the data has {listed(names, SHOWN)} "
+        f"({' and '.join(differences)}); rename them, or leave columns out with --drop NAME,NAME (--label, --group and "
+        "--index take a column out too: to group by one that the model takes, copy it under another name)"
     )
 
 
@@ -132,8 +133,3 @@ def _held(column: TableColumn, numbers: NDArray[Any]) -> Any:
         cells = cells.astype("Int64")
         return cells if column.held_as == "Int64" else cells.astype(object).where(cells.notna(), column.missing)
     return column_cells(column, numbers)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name if name == name.strip() else repr(name) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import BudgetExhausted, FimauditError, InputFailed, ModelFailure, OutputError
-from fimaudit.foreign_errors import shortened
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.call_order import in_turns
 from fimaudit.models.classifier import Classifier, DeviceClassifier, NetworkClassifier, Notes, RawClassifier
 from fimaudit.models.leases import OWNER_BYTES, CountingLease, Ledger, RepeatLease, Usage, is_refused, over_budget
@@ -291,7 +291,7 @@ class Meter:
         except (Exception, SystemExit) as exc:  # a model that exits would end the audit as if it were done
             what = f"the model raised {type(exc).__name__} on a batch of {stop - start} rows"
             alone = "; if it takes one row a call, give --batch 1" if stop - start > 1 else ""
-            raise ModelFailure(f"{what}: {shortened(exc, 300)}{alone}") from exc
+            raise ModelFailure(f"{what}: {one_line(exc, 300)}{alone}") from exc
 
     def _checked(self, answers: Any, rows: int, *, finite: bool = False) -> NDArray[np.float64]:
         """(rows, K) probabilities, or a refusal; ``finite`` where that is known of them."""

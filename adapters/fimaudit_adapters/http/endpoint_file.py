@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from fimaudit.errors import TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import Options
 from fimaudit.models.strict_yaml import StrictLoader
 from fimaudit_adapters.http.credential_settings import checked_url
@@ -106,7 +107,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
     except OSError as exc:
         raise TargetError(f"the endpoint file {path} cannot be read: {exc.strerror}") from exc
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:
-        raise TargetError(f"the endpoint file {path} is not YAML: {' '.join(str(exc).split())[:200]}") from None
+        raise TargetError(f"the endpoint file {path} is not YAML: {one_line(exc)}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise TargetError(f"the endpoint file {path} must hold a mapping of settings, such as 'url: https://...'")
     return values

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import DataError, FimauditError, ModelFailure, TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classes import finding_names, finding_position
 from fimaudit.models.classifier import ModelInfo, Options
 from fimaudit.models.labels import LabelledAs
@@ -16,7 +17,7 @@ from fimaudit.models.links import Link, chosen_finding, chosen_step, to_probabil
 from fimaudit_adapters.onnx_runtime.batch_axis import BatchAxisVerdict, probe_rows, repeatable, same_answers
 from fimaudit_adapters.onnx_runtime.batch_choice import Choice, choose_batching
 from fimaudit_adapters.onnx_runtime.classes import class_values, metadata_names, quantisation, refuse_positions, votes
-from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised, short
+from fimaudit_adapters.onnx_runtime.files import OLDEST_OPSET, OnnxSource, read_source, serialised
 from fimaudit_adapters.onnx_runtime.graph_facts import not_smooth, quantised_weights
 from fimaudit_adapters.onnx_runtime.ports import (
     HeldInput,
@@ -24,6 +25,7 @@ from fimaudit_adapters.onnx_runtime.ports import (
     choose_input,
     choose_output,
     column_port,
+    fits,
     held_inputs,
     packed_port,
 )
@@ -70,11 +72,7 @@ class OnnxClassifier:
 
     def _fitting(self, batch: NDArray[Any]) -> NDArray[Any]:
         shape = self._info.input_shape
-        wrong = batch.ndim == 0 or len(batch) == 0
-        if shape is not None and not wrong:
-            came = batch.shape[1:]
-            wrong = len(came) != len(shape) or any(n not in (None, m) for n, m in zip(shape, came, strict=True))
-        if wrong:
+        if batch.ndim == 0 or len(batch) == 0 or (shape is not None and not fits(batch.shape[1:], shape)):
             expected = ", ".join("any" if n is None else str(n) for n in shape) if shape is not None else "..."
             raise DataError(f"expected inputs of shape (rows, {expected}), got an array of shape {batch.shape}")
         if batch.dtype != self._dtype:
@@ -155,7 +153,7 @@ class _OnnxRuntimeAdapter:
             raise
         except Exception as exc:
             raise TargetError(
-                f"{target if isinstance(target, str) else 'the model'!r} cannot be read as ONNX: {short(exc)}"
+                f"{target if isinstance(target, str) else 'the model'!r} cannot be read as ONNX: {one_line(exc, 300)}"
             ) from exc
 
 
@@ -252,8 +250,8 @@ def _session(ort: Any, source: OnnxSource, model: str | bytes, device: tuple[str
         raise
     except Exception as exc:
         raise TargetError(
-            f"onnxruntime {ort.__version__} cannot load {source.name}: {short(exc)}; check that the file is complete and "
-            "that this onnxruntime supports its operators, or export it again"
+            f"onnxruntime {ort.__version__} cannot load {source.name}: {one_line(exc, 300)}; check that the file is "
+            "complete and that this onnxruntime supports its operators, or export it again"
         ) from exc
 
 

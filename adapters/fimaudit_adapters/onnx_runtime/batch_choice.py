@@ -18,6 +18,7 @@ from fimaudit_adapters.onnx_runtime.batch_axis import (
     probe_rows,
 )
 from fimaudit_adapters.onnx_runtime.graph_rewrite import with_free_batch
+from fimaudit_adapters.onnx_runtime.ports import spelled
 from fimaudit_adapters.onnx_runtime.session import Runner
 
 __all__ = ["Choice", "choose_batching"]
@@ -65,8 +66,8 @@ def choose_batching(name: str, proto: Any, runner: Runner, load: Callable[[Any],
     fixed = port.batch
     if len(port.shape) == 1 or (fixed and fixed > 1 and _answers_once(runner, fixed)):
         alone = Batching("no batch axis", runner, size=1, axis=False)
-        spelled = "(" + ", ".join("any" if n is None else str(n) for n in port.shape) + ")"
-        note = f"{name}: the input, of shape {spelled}, has no batch axis; rows go one by one, which takes longer"
+        declared = spelled(port.shape)
+        note = f"{name}: the input, of shape {declared}, has no batch axis; rows go one by one, which takes longer"
         return Choice(alone, alone, 0, port.shape, note, tolerance)
 
     shape = port.shape[1:]

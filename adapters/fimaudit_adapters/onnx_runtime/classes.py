@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fimaudit.errors import TargetError
+from fimaudit.models.strict_yaml import StrictLoader
 from fimaudit_adapters.onnx_runtime.ports import Port
 
 __all__ = ["class_values", "metadata_names", "quantisation", "refuse_positions", "votes"]
@@ -93,7 +94,7 @@ def metadata_names(proto: Any) -> tuple[str, ...] | None:
     metadata = {entry.key.lower(): entry.value for entry in proto.metadata_props}
     for key in _NAMED:
         try:
-            held = yaml.safe_load(metadata[key]) if key in metadata else None
+            held = yaml.load(metadata[key], Loader=StrictLoader) if key in metadata else None
         except yaml.YAMLError:
             continue
         if isinstance(held, dict) and sorted(map(str, held)) == sorted(map(str, range(len(held)))):

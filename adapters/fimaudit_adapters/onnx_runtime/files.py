@@ -6,13 +6,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fimaudit.errors import TargetError
+from fimaudit.foreign_errors import one_line
+from fimaudit_adapters.onnx_runtime.graph_facts import all_graphs
 from fimaudit_adapters.options import file_fingerprint, require_file
 
-__all__ = ["OnnxSource", "read_source", "serialised", "short"]
+__all__ = ["OnnxSource", "read_source", "serialised"]
 
 #: The oldest operator set that onnxruntime has kernels for; older graphs are converted to it.
 OLDEST_OPSET = 7
@@ -79,14 +82,8 @@ def serialised(proto: Any, name: str) -> bytes:
         return bytes(proto.SerializeToString())
     except Exception as exc:
         raise TargetError(
-            f"{name} cannot be serialised ({short(exc)}); above 2 GB, save it with external data and pass the path"
+            f"{name} cannot be serialised ({one_line(exc, 300)}); above 2 GB, save it with external data and pass the path"
         ) from exc
-
-
-def short(exc: BaseException, most: int = 300) -> str:
-    """A foreign error's text on one line."""
-    text = " ".join(str(exc).split()) or type(exc).__name__
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _parsed(path: str) -> Any:
@@ -96,7 +93,7 @@ def _parsed(path: str) -> Any:
         return onnx.load(path, load_external_data=False)
     except Exception as exc:
         raise TargetError(
-            f"{path!r} is no readable ONNX file: {_looks_like(path)} ({short(exc, 120)}); export or copy it again"
+            f"{path!r} is no readable ONNX file: {_looks_like(path)} ({one_line(exc, 120)}); export or copy it again"
         ) from exc
 
 
@@ -124,21 +121,12 @@ def _looks_like(path: str) -> str:
 
 def _external_files(proto: Any) -> Iterator[str]:
     """Locations that the model's tensors point to, subgraphs and attributes included."""
-    for tensor in _tensors(proto.graph):
+    attributes = (a for graph in all_graphs(proto.graph) for node in graph.node for a in node.attribute)
+    weights = (tensor for graph in all_graphs(proto.graph) for tensor in graph.initializer)
+    for tensor in chain(weights, *([a.t, *a.tensors] for a in attributes)):
         if tensor.data_location == _EXTERNAL:
             said = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             yield said if isinstance(said, str) else ""  # bytes, where it is no UTF-8
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _tensors(inner)
 
 
 def _external_path(source: OnnxSource, location: str) -> Path:

@@ -1,11 +1,11 @@
-"""What an ONNX graph says of its own smoothness: operators between the audited input and the audited output that jump."""
+"""What an ONNX graph holds, inner graphs included, and which of its operators between input and output jump."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["not_smooth", "quantised_weights"]
+__all__ = ["all_graphs", "inner_graphs", "not_smooth", "quantised_weights"]
 
 _TREES = "tree ensemble: piecewise constant"
 #: Operators whose output jumps, and what to say of them.
@@ -22,6 +22,20 @@ _JUMPS = {
 _SHAPES = ("Shape", "Size")
 #: TensorProto types of whole numbers.
 _WHOLE = (2, 3, 4, 5, 6, 7, 12, 13)
+
+
+def all_graphs(graph: Any) -> Iterator[Any]:
+    """A graph and those within its nodes (loops, branches), at any depth."""
+    yield graph
+    for node in graph.node:
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs within a node, at any depth."""
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:  # where there is none, protobuf gives an empty one
+            yield from all_graphs(graph)
 
 
 def not_smooth(graph: Any, audited: str, output: str) -> str | None:
@@ -57,19 +71,13 @@ def quantised_weights(graph: Any) -> bool:
 
 def _reads(node: Any) -> list[str]:
     """Tensors that a node reads, those of its inner graphs too."""
-    return [*node.input, *(name for inner in _inner(node) for one in inner.node for name in _reads(one))]
+    return [*node.input, *(name for inner in inner_graphs(node) for one in inner.node for name in one.input)]
 
 
-def _reasons(node: Any) -> Iterable[str]:
-    name = node.op_type
-    if name in _JUMPS:
-        yield _JUMPS[name].format(name)
-    if name == "Cast" and any(a.name == "to" and a.i in _WHOLE for a in node.attribute):
-        yield "Cast to whole numbers: values are rounded inside"
-    for inner in _inner(node):
-        for one in inner.node:
-            yield from _reasons(one)
-
-
-def _inner(node: Any) -> list[Any]:
-    return [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else []) + list(a.graphs)]
+def _reasons(node: Any) -> Iterator[str]:
+    for one in [node, *(inner_node for inner in inner_graphs(node) for inner_node in inner.node)]:
+        name = one.op_type
+        if name in _JUMPS:
+            yield _JUMPS[name].format(name)
+        if name == "Cast" and any(a.name == "to" and a.i in _WHOLE for a in one.attribute):
+            yield "Cast to whole numbers: values are rounded inside"

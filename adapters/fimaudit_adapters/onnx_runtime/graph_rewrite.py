@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
+from fimaudit_adapters.onnx_runtime.graph_facts import all_graphs
+
 __all__ = ["reshape_target", "with_free_batch"]
 
 #: Shapes are inferred for this many times the original rows as well; a prime that is no likely length.
@@ -152,19 +154,12 @@ def _constant(name: str, values: list[int]) -> Any:
 
 def _drop_unused(graph: Any, names: Iterable[str]) -> None:
     """Take out the targets that nothing reads any more: onnxruntime refuses them where they are no inputs (IR below 4)."""
-    read = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    nodes = (node for inner in all_graphs(graph) for node in inner.node)
+    read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
     for name in set(names) - read:
         for listed in (graph.initializer, graph.input):
             for item in [item for item in listed if item.name == name]:
                 listed.remove(item)
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _first_axes(graph: Any, inputs: Sequence[str]) -> Iterator[Any]:

@@ -14,7 +14,18 @@ from fimaudit.models.columns import TableColumn, arranged, column_cells
 from fimaudit.models.normalising import Normalize
 from fimaudit.models.packing import Packing
 
-__all__ = ["HeldInput", "Port", "choose_input", "choose_output", "column_port", "held_inputs", "holds_labels", "packed_port"]
+__all__ = [
+    "HeldInput",
+    "Port",
+    "choose_input",
+    "choose_output",
+    "column_port",
+    "fits",
+    "held_inputs",
+    "holds_labels",
+    "packed_port",
+    "spelled",
+]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -199,17 +210,15 @@ def packed_port(port: Port, inputs: Sequence[Any], graph: Any, packing: Packing)
         shape = _declared(declared[part.name], graph) or (None, *part.shape)
         axis = shape.index(None) if None in shape else 0
         row = tuple(n for i, n in enumerate(shape) if i != axis)
-        if kind not in _HELD_DTYPES or not (_fits(part.shape, row) or (part.size == 1 and all(n in (1, None) for n in row))):
+        if kind not in _HELD_DTYPES or not (fits(part.shape, row) or (part.size == 1 and all(n in (1, None) for n in row))):
             raise TargetError(
                 f"the values held for {part.name!r} have shape {part.shape} an input, but the model declares "
-                f"{_spelled(row)} ({kind})"
+                f"{spelled(row)} ({kind})"
             )
-        parts.append(
-            replace(part, shape=part.shape if _fits(part.shape, row) else (1,) * len(row), dtype=_HELD_DTYPES[kind])
-        )
+        parts.append(replace(part, shape=part.shape if fits(part.shape, row) else (1,) * len(row), dtype=_HELD_DTYPES[kind]))
         axes[part.name] = axis
-    if port.shape is not None and not _fits(packing.shape, port.shape[1:]):
-        raise TargetError(f"input {port.name!r} takes shape {_spelled(port.shape[1:])}, but x holds {packing.shape}")
+    if port.shape is not None and not fits(packing.shape, port.shape[1:]):
+        raise TargetError(f"input {port.name!r} takes shape {spelled(port.shape[1:])}, but x holds {packing.shape}")
     batch = None if port.shape is None else port.shape[0]
     rows = (batch, packing.features + packing.held)
     return Port(port.name, port.dtype, rows, packing=replace(packing, parts=tuple(parts)), axes=axes)
@@ -282,22 +291,23 @@ def _held(declaration: Any, shape: tuple[int | None, ...] | None, port: Port, gi
         raise TargetError(f"the value held for input {name!r} does not convert to {dtype}: {exc}") from exc
     if shape is None:
         return HeldInput(name, value, batched=True)
-    if shape and shape[0] in (None, port.batch) and _fits(value.shape, shape[1:]):
+    if shape and shape[0] in (None, port.batch) and fits(value.shape, shape[1:]):
         return HeldInput(name, value, batched=True)
-    if shape and shape[0] is None and value.shape[:1] == (1,) and _fits(value.shape[1:], shape[1:]):
+    if shape and shape[0] is None and value.shape[:1] == (1,) and fits(value.shape[1:], shape[1:]):
         return HeldInput(name, value[0], batched=True)
     free = [i for i, n in enumerate(shape) if n is None]
     if len(free) == 1 and free[0] > 0:  # a recurrent state (layers, batch, features): one row's value, for each row
         row = np.expand_dims(value, free[0]) if value.ndim == len(shape) - 1 else value
-        if _fits(row.shape, shape) and row.shape[free[0]] == 1:
+        if fits(row.shape, shape) and row.shape[free[0]] == 1:
             return HeldInput(name, row, batched=False, axis=free[0])
-    if _fits(value.shape, shape):
+    if fits(value.shape, shape):
         return HeldInput(name, value, batched=False)
     expected = shape[1:] if shape and shape[0] in (None, port.batch) else shape
-    raise TargetError(f"the value held for input {name!r} has shape {value.shape}, expected {_spelled(expected)}")
+    raise TargetError(f"the value held for input {name!r} has shape {value.shape}, expected {spelled(expected)}")
 
 
-def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    """Whether an array of this shape is one of the declared shape, ``None`` for an axis of any length."""
     return len(shape) == len(declared) and all(d is None or d == n for n, d in zip(shape, declared, strict=True))
 
 
@@ -342,5 +352,6 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _spelled(shape: tuple[int | None, ...]) -> str:
+def spelled(shape: tuple[int | None, ...]) -> str:
+    """A declared shape in a sentence."""
     return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"

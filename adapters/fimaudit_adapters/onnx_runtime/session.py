@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import MissingExtraError, ModelFailure, OutputError, TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.labels import LabelledAs
-from fimaudit_adapters.onnx_runtime.files import short
 from fimaudit_adapters.onnx_runtime.ports import HeldInput, Port, holds_labels
 
 __all__ = ["OPTIMISATIONS", "Runner", "import_onnx", "new_session", "parse_device"]
@@ -54,7 +54,9 @@ def import_onnx() -> Any:
     except ModuleNotFoundError as exc:
         raise MissingExtraError("an ONNX model", package, "onnx") from exc
     except ImportError as exc:
-        raise TargetError(f"the package {package!r} is installed but does not load: {short(exc)}; install it again") from exc
+        raise TargetError(
+            f"the package {package!r} is installed but does not load: {one_line(exc, 300)}; install it again"
+        ) from exc
     return onnxruntime
 
 
@@ -193,7 +195,7 @@ class Runner:
                 answer = self.session.run(self._outputs, feeds, self._options)[0]
         except Exception as exc:
             raise ModelFailure(
-                f"the model raised on an input of shape {rows.shape} and type {rows.dtype}: {short(exc)}"
+                f"the model raised on an input of shape {rows.shape} and type {rows.dtype}: {one_line(exc, 300)}"
             ) from exc
         if self.labels is not None and holds_labels(self.output):
             return self.labels(answer, rows=len(answer))

@@ -15,7 +15,7 @@ from torch.export.passes import move_to_device_pass
 
 from fimaudit.bounds.importers.torch_archive import load_exported
 from fimaudit.errors import MissingExtraError, TargetError, UntrustedPickleError
-from fimaudit.foreign_errors import shortened
+from fimaudit.foreign_errors import listed, one_line
 from fimaudit.models.classifier import Options
 from fimaudit_adapters.options import file_fingerprint, require_file
 
@@ -67,7 +67,7 @@ def load_module(path: str, options: Options) -> LoadedModule:
         except Exception as exc:
             raise TargetError(
                 f"expected a program saved by torch.export.save at {path!r}, got {type(exc).__name__}: "
-                f"{shortened(exc, 200)}; export it again, with this or an older version of torch"
+                f"{one_line(exc, 200)}; export it again, with this or an older version of torch"
             ) from exc
         return wrap_exported(program, options, name=name, details=details)
     if _is_torchscript(path):
@@ -77,7 +77,7 @@ def load_module(path: str, options: Options) -> LoadedModule:
                 module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as exc:
             raise TargetError(
-                f"expected a TorchScript file at {path!r}, but torch cannot read it: {shortened(exc, 200)}"
+                f"expected a TorchScript file at {path!r}, but torch cannot read it: {one_line(exc, 200)}"
             ) from exc
         return LoadedModule(module, name, "torchscript", details=details)
     return LoadedModule(_unpickled_module(path, options.trust_pickle), name, "pickle", details=details)
@@ -131,7 +131,8 @@ def load_weights(module: torch.nn.Module, options: Options) -> LoadedModule:
     missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
     if missing or unknown:
         raise TargetError(
-            f"the weights in {path!r} do not fit {name}: it lacks {_listed(missing)} and holds {_listed(unknown)} that the "
+            f"the weights in {path!r} do not fit {name}: it lacks {listed(missing, 3) or 'nothing'} and holds "
+            f"{listed(unknown, 3) or 'nothing'} that the "
             "module does not have; save module.state_dict() of this very class"
         )
     for key, value in weights.items():
@@ -155,7 +156,7 @@ def _read_weights(path: str) -> Mapping[str, torch.Tensor]:
             return weights
         except Exception as exc:
             raise TargetError(
-                f"expected safetensors weights at {path!r}, but it cannot be read: {shortened(exc, 200)}"
+                f"expected safetensors weights at {path!r}, but it cannot be read: {one_line(exc, 200)}"
             ) from exc
     _require_saved(path, "weights saved by torch.save")
     try:
@@ -167,7 +168,7 @@ def _read_weights(path: str) -> Mapping[str, torch.Tensor]:
         ) from exc
     except Exception as exc:
         raise TargetError(
-            f"expected weights saved by torch.save at {path!r}, but it cannot be read: {shortened(exc, 200)}"
+            f"expected weights saved by torch.save at {path!r}, but it cannot be read: {one_line(exc, 200)}"
         ) from exc
     if isinstance(held, Mapping):
         for candidate in (held, *(held[key] for key in _WEIGHT_KEYS if isinstance(held.get(key), Mapping))):
@@ -190,7 +191,7 @@ def _unpickled_module(path: str, trust_pickle: bool) -> torch.nn.Module:
             ) from exc
     except Exception as exc:
         raise TargetError(
-            f"expected a torch model at {path!r}, but it cannot be read ({shortened(exc, 200)}); it may be truncated"
+            f"expected a torch model at {path!r}, but it cannot be read ({one_line(exc, 200)}); it may be truncated"
         ) from exc
     else:
         raise TargetError(
@@ -201,7 +202,7 @@ def _unpickled_module(path: str, trust_pickle: bool) -> torch.nn.Module:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as exc:
         raise TargetError(
-            f"unpickling {path!r} failed: {shortened(exc, 200)}; the module's own code must be importable"
+            f"unpickling {path!r} failed: {one_line(exc, 200)}; the module's own code must be importable"
         ) from exc
     if not isinstance(module, torch.nn.Module):
         raise TargetError(f"expected a torch module in {path!r}, got {type(module).__name__}")
@@ -249,14 +250,6 @@ def _exported_in_training(program: Any) -> bool:
 
 def _described(held: Any) -> str:
     if isinstance(held, Mapping):
-        return (
-            "a state dict" if all(isinstance(v, torch.Tensor) for v in held.values()) else f"a dict of {_listed(list(held))}"
-        )
+        weights = all(isinstance(v, torch.Tensor) for v in held.values())
+        return "a state dict" if weights else f"a dict of {listed(list(held), 3)}"
     return "a tensor" if isinstance(held, torch.Tensor) else f"a {type(held).__name__}"
-
-
-def _listed(names: list[Any], most: int = 3) -> str:
-    if not names:
-        return "nothing"
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

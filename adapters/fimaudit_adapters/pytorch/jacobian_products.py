@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from fimaudit.errors import TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit_adapters.pytorch.numerics import exact_numerics
 from fimaudit_adapters.pytorch.operator_rewrites import goes_back_by_code
 
@@ -198,5 +199,5 @@ def forward_products(function: Function, x: torch.Tensor, tangents: torch.Tensor
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as exc:
-            raise NotImplementedError(" ".join(str(exc).split())[:300] or "no forward mode") from exc
+            raise NotImplementedError(one_line(exc, 300)) from exc
     return along.detach()

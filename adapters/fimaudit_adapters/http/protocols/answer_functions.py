@@ -16,6 +16,7 @@ import jmespath.functions
 import numpy as np
 
 from fimaudit.errors import OutputError, TargetError
+from fimaudit.foreign_errors import one_line
 from fimaudit_adapters.http.protocols.base import Malformed, load_json
 
 __all__ = ["by_number", "compile_path", "number", "numbers_of_bytes"]
@@ -62,7 +63,7 @@ def compile_path(path: str, setting: str) -> Callable[[object], Any]:
     try:
         compiled = jmespath.compile(path)
     except jmespath.exceptions.JMESPathError as exc:
-        raise TargetError(f"{setting} is not a JMESPath: {' '.join(str(exc).split())[:200]}") from None
+        raise TargetError(f"{setting} is not a JMESPath: {one_line(exc)}") from None
     for name in _called(compiled.parsed):
         if name not in _Functions.FUNCTION_TABLE:
             near = get_close_matches(name, _Functions.FUNCTION_TABLE, 1)
@@ -74,7 +75,7 @@ def compile_path(path: str, setting: str) -> Callable[[object], Any]:
         try:
             return compiled.search(document, options=_OPTIONS)
         except jmespath.exceptions.JMESPathError as exc:
-            raise OutputError(f"the JMESPath {path!r} does not fit the answer: {' '.join(str(exc).split())[:120]}") from None
+            raise OutputError(f"the JMESPath {path!r} does not fit the answer: {one_line(exc, 120)}") from None
         except RecursionError:
             raise Malformed("expected JSON of a sane depth, got one nested too deeply") from None
         except (OverflowError, ZeroDivisionError):
