@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fimaudit.bounds.graph.ir import Node
@@ -66,8 +67,7 @@ def lipschitz_bound(
     output = _graph(model, input_shape, peak, hold or {})
     scope = "global" if input_bound is None else f"inputs with every |feature| <= {input_bound:g}"
     notes = [] if input_bound is None else [f"The bound is local: it holds for {scope}."]
-    made = bound_of(output, scope, notes, 0.0)
-    return LipschitzBound(made.lipschitz, made.layers, made.scope, made.notes, time.perf_counter() - started)
+    return replace(bound_of(output, scope, notes), seconds=time.perf_counter() - started)
 
 
 def _graph(model: Any, shape: Sequence[int] | None, peak: float, hold: Mapping[str, Any]) -> Node:

@@ -134,9 +134,9 @@ def covariance_factor(probabilities: Any) -> Any:
     return np.minimum(np.minimum(0.5, top), 2 * rest)
 
 
-def bound_of(output: Node, scope: str, notes: Sequence[str], seconds: float) -> LipschitzBound:
+def bound_of(output: Node, scope: str, notes: Sequence[str]) -> LipschitzBound:
     """Run the recursion up to the logits and read the table off it."""
-    node, remarks = logits_of(output)
+    node, remarks = logits_of(output), list(notes)
     steps = propagate(node)
     size = steps[-1].lipschitz
     if node.shape[-1:] == (1,) or math.prod(node.shape[1:]) == 1:
@@ -151,20 +151,18 @@ def bound_of(output: Node, scope: str, notes: Sequence[str], seconds: float) -> 
     own = [step.node.op for step in steps if step.registered]
     if own:
         remarks.append(f"Taken on the caller's word: the constant of {', '.join(sorted(set(own)))}.")
-    return LipschitzBound(float(size), layers, scope, (*notes, *remarks), seconds)
+    return LipschitzBound(float(size), layers, scope, tuple(remarks), 0.0)
 
 
-def logits_of(output: Node) -> tuple[Node, list[str]]:
+def logits_of(output: Node) -> Node:
     """Step back over a final softmax (or the sigmoid of a single logit): L_z is a statement about logits."""
     node = output
     while node.op == "view" and node.size == node.inputs[0].size:
         node = node.inputs[0]
     if node.op in ("softmax", "log_softmax"):
-        return node.inputs[0], []
+        return node.inputs[0]
     single = math.prod(output.shape[1:]) == 1
-    if single and node.op == "activation" and node.attrs["function"] == "sigmoid":
-        return node.inputs[0], []
-    return output, []
+    return node.inputs[0] if single and node.op == "activation" and node.attrs["function"] == "sigmoid" else output
 
 
 def _shown(step: Step) -> bool:

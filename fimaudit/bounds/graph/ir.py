@@ -22,6 +22,7 @@ __all__ = [
     "Index",
     "Node",
     "activation",
+    "clamp",
     "concat",
     "expand",
     "fitting",
@@ -30,6 +31,7 @@ __all__ = [
     "reindex",
     "reshape",
     "source",
+    "squeeze",
     "transpose_last",
     "view",
 ]
@@ -108,6 +110,13 @@ def expand(node: Node, shape: Sequence[int]) -> Node:
     return node if tuple(shape) == node.shape else reindex(node, lambda p: np.broadcast_to(p, tuple(shape)))
 
 
+def squeeze(node: Node, axes: Sequence[int] | None) -> Node:
+    """Without those of the axes that have length 1; of all axes where none are given."""
+    rank = len(node.shape)
+    chosen = range(rank) if axes is None else [axis % rank for axis in axes]
+    return reshape(node, [n for i, n in enumerate(node.shape) if i not in chosen or n != 1])
+
+
 def transpose_last(node: Node) -> Node:
     """Swap the last two axes."""
     return reindex(node, lambda p: np.swapaxes(p, -1, -2))
@@ -149,6 +158,12 @@ def _joined(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[int, ...]:
 def activation(node: Node, function: str, *values: float, name: str = "") -> Node:
     """An element-wise function from the table of activations."""
     return Node("activation", (node,), node.shape, {"function": function, "values": values}, name or function)
+
+
+def clamp(node: Node, low: float | None, high: float | None, name: str = "") -> Node:
+    """min(max(x, low), high); ``None`` for no limit."""
+    ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    return activation(node, "relu") if ends == (0.0, math.inf) else activation(node, "clamp", *ends, name=name)
 
 
 def in_order(output: Node) -> Iterator[Node]:

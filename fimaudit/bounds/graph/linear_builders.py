@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fimaudit.bounds.graph.ir import Node, expand, fitting, positions, reindex, view
-from fimaudit.bounds.norms.pooling import Windows, adaptive_windows, average_pool_norm, max_pool_norm, sliding_windows
+from fimaudit.bounds.norms.pooling import (
+    Windows,
+    adaptive_windows,
+    average_pool_norm,
+    max_pool_norm,
+    sliding_windows,
+    sum_pool_norm,
+)
 
 __all__ = [
     "adaptive_pool",
@@ -23,11 +30,11 @@ __all__ = [
     "conv",
     "conv_transpose",
     "dense",
+    "embedding",
     "nearest_resize",
+    "pad",
     "pool",
-    "reduce_max",
-    "reduce_mean",
-    "reduce_sum",
+    "reduce",
     "scalar_affine",
 ]
 
@@ -36,6 +43,9 @@ ROOM_OF_A_WINDOW = 16
 
 Array = NDArray[np.float64]
 Pads = Sequence[tuple[int, int]]
+Reduction = Literal["mean", "sum", "maximum"]
+#: How numpy calls the ways to pad.
+PADDING_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def affine(node: Node, scale: ArrayLike, shift: ArrayLike = 0.0, name: str = "") -> Node:
@@ -81,6 +91,12 @@ def dense(node: Node, weight: ArrayLike, bias: ArrayLike | None = None, name: st
         node, scale, shift = before
         w, b = w * scale, b + w @ shift
     return Node("dense", (node,), (*node.shape[:-1], len(w)), {"weight": w, "bias": b}, name or "dense")
+
+
+def embedding(numbers: Node, table: ArrayLike, name: str = "") -> Node:
+    """Rows of a (vocabulary, width) table by token numbers, read as one-hot rows: the bound is with respect to those."""
+    w = np.asarray(table, dtype=np.float64)
+    return dense(Node("one-hot", (numbers,), (*numbers.shape, len(w)), {}, "one-hot tokens"), w.T, name=name)
 
 
 def conv(
@@ -175,12 +191,12 @@ def pool(
     growth = 1.0
     if kind == "max":
         norm = max_pool_norm(windows, size)
-    else:
+    elif divisor is None:
         counted = [n + p[1] for n, p in zip(size, padding, strict=True)] if count_padding else None
         norm = average_pool_norm(windows, size, counted)
-        if divisor is not None:  # a fixed divisor: every window is a sum over its elements
-            growth = math.prod(kernel) / abs(divisor)
-            norm = math.prod(_sum_norm(w, n) for w, n in zip(windows, size, strict=True)) / abs(divisor)
+    else:  # every window is a sum over its elements
+        growth = math.prod(kernel) / abs(divisor)
+        norm = sum_pool_norm(windows, size) / abs(divisor)
     attrs = {"norm": norm, "kind": f"{kind} pool", "growth": growth}
     label = f"{kind} pool {'x'.join(map(str, kernel))}"
     return Node("pool", (node,), (*node.shape[:-axes], *outputs), attrs, label)
@@ -196,40 +212,18 @@ def adaptive_pool(node: Node, kind: str, outputs: Sequence[int | None]) -> Node:
     return Node("pool", (node,), (*node.shape[: -len(target)], *target), attrs, f"adaptive {kind} pool")
 
 
-def reduce_mean(node: Node, axes: Sequence[int] | None, keep: bool) -> Node:
-    """Mean over axes; over the last one, kept, it may turn out to be part of a layer norm."""
-    shape, count, ordered = _reduced(node, axes, keep)
-    attrs = {"norm": 1 / math.sqrt(count), "kind": "mean", "axes": ordered, "mean": True, "growth": 1.0}
-    return Node("reduce", (node,), shape, attrs, "mean")
+def reduce(node: Node, kind: Reduction, axes: Sequence[int] | None, keep: bool) -> Node:
+    """Mean, sum or maximum (or minimum) over axes; a mean over the last one, kept, may turn out to be part of a layer norm.
 
-
-def reduce_sum(node: Node, axes: Sequence[int] | None, keep: bool) -> Node:
-    """Sum over axes."""
-    shape, count, ordered = _reduced(node, axes, keep)
-    attrs = {"norm": math.sqrt(count), "kind": "sum", "axes": ordered, "mean": False, "growth": float(count)}
-    return Node("reduce", (node,), shape, attrs, "sum over axes")
-
-
-def reduce_max(node: Node, axes: Sequence[int] | None, keep: bool) -> Node:
-    """Maximum over axes: each output moves by at most the largest move among its elements."""
-    shape, _, ordered = _reduced(node, axes, keep)
-    attrs = {"norm": 1.0, "kind": "maximum", "axes": ordered, "mean": False, "growth": 1.0}
-    return Node("reduce", (node,), shape, attrs, "maximum over axes")
-
-
-def _reduced(node: Node, axes: Sequence[int] | None, keep: bool) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    Of a maximum, each output moves by at most the largest move among its elements.
+    """
     rank = len(node.shape)
     ordered = tuple(sorted({axis % rank for axis in (range(rank) if axes is None else axes)}))
     count = math.prod(node.shape[axis] for axis in ordered)
     shape = tuple(1 if i in ordered else n for i, n in enumerate(node.shape) if keep or i not in ordered)
-    return shape, count, ordered
-
-
-def _sum_norm(windows: Windows, size: int) -> float:
-    matrix = np.zeros((len(windows), size))
-    for row, window in enumerate(windows):
-        matrix[row, window[(window >= 0) & (window < size)]] = 1.0
-    return float(np.linalg.norm(matrix, 2))
+    norm = 1.0 if kind == "maximum" else 1 / math.sqrt(count) if kind == "mean" else math.sqrt(count)
+    attrs = {"norm": norm, "kind": kind, "axes": ordered, "growth": float(count) if kind == "sum" else 1.0}
+    return Node("reduce", (node,), shape, attrs, kind if kind == "mean" else f"{kind} over axes")
 
 
 def _affine_before(node: Node, axis: int) -> tuple[Node, Array, Array] | None:
@@ -306,3 +300,18 @@ def nearest_resize(node: Node, size: Sequence[int]) -> Node:
         return p
 
     return reindex(node, pick)
+
+
+def pad(node: Node, widths: Pads, mode: Any, fill: float = 0.0) -> Node:
+    """Padding of every axis, by a constant ``fill`` or as numpy's ``mode`` says; a negative width cuts.
+
+    Raises:
+        ValueError: another mode than ``PADDING_MODES``.
+    """
+    if mode not in PADDING_MODES:
+        raise ValueError(f"expected a padding among {', '.join(PADDING_MODES)}, got {mode[:80]!r}")
+    cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, node.shape, strict=True))
+    grown = [(max(0, a), max(0, b)) for a, b in widths]
+    fitting([n + a + b for n, (a, b) in zip(node.shape, grown, strict=True)])
+    constant: Any = {"constant_values": -1} if mode == "constant" else {}
+    return reindex(node, lambda p: np.pad(p[cut], grown, mode, **constant), fill)

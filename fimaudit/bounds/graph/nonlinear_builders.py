@@ -92,7 +92,7 @@ def divide(a: Node, b: Any) -> Node:
     root = source(b)
     if root.op in ("sqrt", "rsqrt") and root.inputs[0].op == "affine":
         mean, factor, eps = scalar_affine(root.inputs[0])
-        squared = mean.inputs[0] if mean.op == "reduce" and mean.attrs["mean"] else None
+        squared = mean.inputs[0] if mean.op == "reduce" and mean.attrs["kind"] == "mean" else None
         if squared is not None and squared.op == "power" and squared.attrs["exponent"] == 2.0 and squared.inputs[0] is a:
             last = mean.attrs["axes"] == (len(a.shape) - 1,) and np.broadcast_shapes(a.shape, b.shape) == a.shape
             if last and eps > 0 and _repeats_last(expand(b, a.shape), a.shape):
@@ -204,7 +204,7 @@ def _normalised(node: Node, eps: float, name: str = "") -> Node:
 
 def _is_mean_of(candidate: Node, node: Node) -> bool:
     mean = source(candidate)
-    if mean.op != "reduce" or not mean.attrs["mean"] or mean.inputs[0] is not node:
+    if mean.op != "reduce" or mean.attrs["kind"] != "mean" or mean.inputs[0] is not node:
         return False
     return mean.attrs["axes"] == (len(node.shape) - 1,) and _repeats_last(expand(candidate, node.shape), node.shape)
 

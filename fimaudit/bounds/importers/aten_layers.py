@@ -9,7 +9,7 @@ import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph import nonlinear_builders as nonlinear
-from fimaudit.bounds.graph.ir import Node, activation, reindex
+from fimaudit.bounds.graph.ir import Node, activation, clamp, reindex
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
 __all__: list[str] = []
@@ -63,9 +63,7 @@ def _softplus(c: AtenCall) -> Node:
 
 @on("hardtanh", "clamp", "clamp_min", "clamp_max")
 def _clamp(c: AtenCall) -> Node:
-    low, high = (c.get("min_val", c.get("min")), c.get("max_val", c.get("max")))
-    ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-    return activation(c.x, "relu") if ends == (0.0, math.inf) else activation(c.x, "clamp", *ends, name=c.layer)
+    return clamp(c.x, c.get("min_val", c.get("min")), c.get("max_val", c.get("max")), c.layer)
 
 
 @on("linear")
@@ -89,13 +87,13 @@ def _matmul(c: AtenCall) -> Any:
     return nonlinear.matmul(c["self"], second, c.layer)
 
 
-@on("conv1d", "conv2d", "conv3d", "convolution", "_convolution")
+@on("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def _conv(c: AtenCall) -> Any:
     if isinstance(c["weight"], Node):
         return c.unknown()
     axes = c["weight"].ndim - 2
     stride, dilation = many(c["stride"], axes), many(c["dilation"], axes)
-    if c.get("transposed"):
+    if c.get("transposed") or c.name.startswith("conv_transpose"):
         pads = [(p, p) for p in many(c["padding"], axes)]
         extra = many(c["output_padding"], axes)
         return linear.conv_transpose(c.x, c["weight"], c["bias"], stride, pads, extra, dilation, c["groups"], c.layer)
@@ -105,14 +103,6 @@ def _conv(c: AtenCall) -> Any:
     else:
         pads = [(p, p) for p in many(c["padding"], axes)]
     return linear.conv(c.x, c["weight"], c["bias"], stride, pads, dilation, c["groups"], c.layer)
-
-
-@on("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def _conv_transpose(c: AtenCall) -> Node:
-    axes = c["weight"].ndim - 2
-    stride, extra, dilation = (many(c[key], axes) for key in ("stride", "output_padding", "dilation"))
-    pads = [(p, p) for p in many(c["padding"], axes)]
-    return linear.conv_transpose(c.x, c["weight"], c["bias"], stride, pads, extra, dilation, c["groups"], c.layer)
 
 
 @on(
@@ -180,15 +170,10 @@ def _adaptive_max_pool(c: AtenCall) -> Any:
     return [linear.adaptive_pool(c.x, "max", c["output_size"]), None]
 
 
-@on("mean", "sum")
+@on("mean", "sum", "amax", "amin")
 def _reduce(c: AtenCall) -> Node:
-    reduce = linear.reduce_mean if c.name == "mean" else linear.reduce_sum
-    return reduce(c.x, _axes(c), bool(c.get("keepdim", False)))
-
-
-@on("amax", "amin")
-def _extreme(c: AtenCall) -> Node:
-    return linear.reduce_max(c.x, _axes(c), bool(c["keepdim"]))
+    kind: linear.Reduction = "mean" if c.name == "mean" else "sum" if c.name == "sum" else "maximum"
+    return linear.reduce(c.x, kind, _axes(c), bool(c.get("keepdim", False)))
 
 
 @on("add", "sub", "rsub")
@@ -280,9 +265,6 @@ def _attention(c: AtenCall) -> Any:
 
 @on("embedding")
 def _embedding(c: AtenCall) -> Any:
-    """Token numbers are read as one-hot rows: the bound is with respect to those."""
     if isinstance(c["weight"], Node) or not isinstance(c["indices"], Node):
         return c.unknown()
-    ids = c["indices"]
-    one_hot = Node("one-hot", (ids,), (*ids.shape, len(c["weight"])), {}, "one-hot tokens")
-    return linear.dense(one_hot, np.asarray(c["weight"]).T, name=c.layer)
+    return linear.embedding(c["indices"], c["weight"], c.layer)

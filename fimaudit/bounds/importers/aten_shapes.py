@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
-from fimaudit.bounds.graph.ir import Node, concat, expand, fitting, reindex, reshape
+from fimaudit.bounds.graph.ir import Node, concat, expand, fitting, reindex, reshape, squeeze
 from fimaudit.bounds.importers.aten_registry import AtenCall, many, on
 
 __all__: list[str] = []
 
-PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+NUMPY_PADDING = {"replicate": "edge", "circular": "wrap"}
 
 
 @on("view", "reshape", "_unsafe_view")
@@ -52,8 +52,7 @@ def _transpose(c: AtenCall) -> Node:
 
 @on("squeeze")
 def _squeeze(c: AtenCall) -> Node:
-    dims = range(len(c.x.shape)) if c.get("dim") is None else [d % len(c.x.shape) for d in many(c["dim"], 1)]
-    return reshape(c.x, [n for i, n in enumerate(c.x.shape) if i not in dims or n != 1])
+    return squeeze(c.x, None if c.get("dim") is None else many(c["dim"], 1))
 
 
 @on("unsqueeze")
@@ -154,13 +153,7 @@ def _pad(c: AtenCall) -> Any:
     given = [int(n) for n in (c["pad"] if "pad" in c.arguments else c["padding"])]
     pairs = list(zip(given[::2], given[1::2], strict=True))
     widths = [(0, 0)] * (len(c.x.shape) - len(pairs)) + pairs[::-1]
-    cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, c.x.shape, strict=True))
-    grown = [(max(0, a), max(0, b)) for a, b in widths]
-    fitting([n + a + b for n, (a, b) in zip(c.x.shape, grown, strict=True)])
-    fill = float(c.get("value") or 0.0)
-    if mode == "constant":
-        return reindex(c.x, lambda p: np.pad(p[cut], grown, constant_values=-1), fill)
-    return reindex(c.x, lambda p: np.pad(p[cut], grown, mode=PADDING_MODES[mode]))
+    return linear.pad(c.x, widths, NUMPY_PADDING.get(mode, mode), float(c.get("value") or 0.0))
 
 
 @on("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")

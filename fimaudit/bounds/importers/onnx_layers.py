@@ -9,7 +9,7 @@ import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
 from fimaudit.bounds.graph import nonlinear_builders as nonlinear
-from fimaudit.bounds.graph.ir import Node, activation, fitting, reindex, reshape, transpose_last
+from fimaudit.bounds.graph.ir import Node, activation, clamp, fitting, reindex, reshape, transpose_last
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__: list[str] = []
@@ -51,14 +51,13 @@ def _hard_sigmoid(c: OnnxCall) -> Node:
     alpha, beta = float(c.attribute("alpha", 0.2)), float(c.attribute("beta", 0.5))
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return activation(c.x, "hard_sigmoid")
-    return activation(linear.affine(c.x, alpha, beta), "clamp", 0.0, 1.0)
+    return clamp(linear.affine(c.x, alpha, beta), 0.0, 1.0)
 
 
 @on("Clip")
 def _clip(c: OnnxCall) -> Node:
     low, high = (c[i + 1] if c[i + 1] is not None else c.attribute(name) for i, name in enumerate(("min", "max")))
-    ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-    return activation(c.x, "relu") if ends == (0.0, math.inf) else activation(c.x, "clamp", *ends)
+    return clamp(c.x, low, high)
 
 
 @on("Gemm")
@@ -129,8 +128,7 @@ def _pool(c: OnnxCall) -> Any:
 
 @on("GlobalAveragePool", "GlobalMaxPool")
 def _global_pool(c: OnnxCall) -> Node:
-    axes = range(2, len(c.x.shape))
-    return (linear.reduce_mean if c.name == "GlobalAveragePool" else linear.reduce_max)(c.x, list(axes), True)
+    return linear.reduce(c.x, "mean" if c.name == "GlobalAveragePool" else "maximum", range(2, len(c.x.shape)), True)
 
 
 @on("BatchNormalization")
@@ -164,8 +162,8 @@ def _reduce(c: OnnxCall) -> Any:
     axes = c.numbers(1, "axes")
     if not axes and c.attribute("noop_with_empty_axes", 0):
         return c.x
-    make = {"ReduceMean": linear.reduce_mean, "ReduceSum": linear.reduce_sum}.get(c.name, linear.reduce_max)
-    return make(c.x, axes or None, bool(c.attribute("keepdims", 1)))
+    kind: linear.Reduction = "mean" if c.name == "ReduceMean" else "sum" if c.name == "ReduceSum" else "maximum"
+    return linear.reduce(c.x, kind, axes or None, bool(c.attribute("keepdims", 1)))
 
 
 @on("Add", "Sub", "Sum")
@@ -209,8 +207,7 @@ def _extreme(c: OnnxCall) -> Any:
     constants = [value for value in c.inputs if not isinstance(value, Node)]
     if len(nodes) == 1 and all(np.size(value) == 1 for value in constants):
         limits = [float(np.ravel(value)[0]) for value in constants]
-        ends = (max(limits), math.inf) if c.name == "Max" else (-math.inf, min(limits))
-        return activation(nodes[0], "relu") if ends == (0.0, math.inf) else activation(nodes[0], "clamp", *ends)
+        return clamp(nodes[0], *((max(limits), None) if c.name == "Max" else (None, min(limits))))
     if constants:
         return c.unknown()
     made = nodes[0]

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from fimaudit.bounds.graph import linear_builders as linear
-from fimaudit.bounds.graph.ir import Node, concat, fitting, positions, reindex, reshape, view
+from fimaudit.bounds.graph.ir import Node, concat, fitting, positions, reindex, reshape, squeeze, view
 from fimaudit.bounds.importers.onnx_registry import OnnxCall, on
 
 __all__: list[str] = []
-
-PADDING_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 @on("Reshape")
@@ -45,9 +43,7 @@ def _transpose(c: OnnxCall) -> Node:
 
 @on("Squeeze")
 def _squeeze(c: OnnxCall) -> Node:
-    rank, axes = len(c.x.shape), c.numbers(1, "axes")
-    chosen = range(rank) if axes is None else [axis % rank for axis in axes]
-    return reshape(c.x, [n for i, n in enumerate(c.x.shape) if i not in chosen or n != 1])
+    return squeeze(c.x, c.numbers(1, "axes"))
 
 
 @on("Unsqueeze")
@@ -73,9 +69,7 @@ def _gather(c: OnnxCall) -> Any:
     if isinstance(indices, Node):
         if isinstance(c.x, Node) or c.attribute("axis", 0) != 0 or c.x.ndim != 2:
             return c.unknown()
-        # An embedding: token numbers are read as one-hot rows, and the bound is with respect to those.
-        one_hot = Node("one-hot", (indices,), (*indices.shape, len(c.x)), {}, "one-hot tokens")
-        return linear.dense(one_hot, c.x.T, name=c.layer)
+        return linear.embedding(indices, c.x, c.layer)
     axis = c.attribute("axis", 0)
     fitting((*np.shape(indices), *(n for i, n in enumerate(c.x.shape) if i != axis % len(c.x.shape))))
     return reindex(c.x, lambda p: np.take(p, indices, axis=axis))
@@ -139,13 +133,8 @@ def _pad(c: OnnxCall) -> Any:
     widths = [(0, 0)] * rank
     for i, axis in enumerate(axes):
         widths[axis] = (given[i], given[len(axes) + i])
-    cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, c.x.shape, strict=True))
-    grown = [(max(0, a), max(0, b)) for a, b in widths]
-    fitting([n + a + b for n, (a, b) in zip(c.x.shape, grown, strict=True)])
-    if mode == "constant":
-        value = c[2] if c[2] is not None else c.attribute("value", 0.0)
-        return reindex(c.x, lambda p: np.pad(p[cut], grown, constant_values=-1), float(np.ravel(value)[0]))
-    return reindex(c.x, lambda p: np.pad(p[cut], grown, mode=PADDING_MODES[mode]))
+    value = c[2] if c[2] is not None else c.attribute("value", 0.0)
+    return linear.pad(c.x, widths, mode, float(np.ravel(value)[0]) if mode == "constant" else 0.0)
 
 
 @on("DepthToSpace", "SpaceToDepth")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["adaptive_windows", "average_pool_norm", "max_pool_norm", "sliding_windows"]
+__all__ = ["adaptive_windows", "average_pool_norm", "max_pool_norm", "sliding_windows", "sum_pool_norm"]
 
 Windows = list[NDArray[np.intp]]
 
@@ -52,12 +52,20 @@ def average_pool_norm(windows: Sequence[Windows], size: Sequence[int], padded: S
         padded: last position (exclusive) of each axis that counts in the divisor, the padding after the end included;
             ``None`` where padding does not count.
     """
-    norm = 1.0
-    for axis, (outputs, length) in enumerate(zip(windows, size, strict=True)):
-        matrix = np.zeros((len(outputs), length))
-        for row, window in enumerate(outputs):
-            inside = window[(window >= 0) & (window < length)]
-            counted = inside if padded is None else window[window < padded[axis]]
-            matrix[row, inside] = 1.0 / max(len(counted), 1)
-        norm *= float(np.linalg.norm(matrix, 2))
-    return norm
+    ends: Sequence[int | None] = [None] * len(size) if padded is None else padded
+    return math.prod(_window_norm(w, n, end, mean=True) for w, n, end in zip(windows, size, ends, strict=True))
+
+
+def sum_pool_norm(windows: Sequence[Windows], size: Sequence[int]) -> float:
+    """Exact l2 norm of the sum over each window; see ``average_pool_norm``."""
+    return math.prod(_window_norm(w, n, None, mean=False) for w, n in zip(windows, size, strict=True))
+
+
+def _window_norm(windows: Windows, size: int, end: int | None, *, mean: bool) -> float:
+    """Norm along one axis; a mean is over the positions before ``end``, or over those inside."""
+    matrix = np.zeros((len(windows), size))
+    for row, window in enumerate(windows):
+        inside = window[(window >= 0) & (window < size)]
+        counted = inside if end is None else window[window < end]
+        matrix[row, inside] = 1.0 / max(len(counted), 1) if mean else 1.0
+    return float(np.linalg.norm(matrix, 2))
