@@ -25,7 +25,8 @@ def foreign(exc: BaseException, most: int = 200) -> str:
     >>> foreign(ValueError("no such column"))
     'ValueError: no such column'
     """
-    return f"{type(exc).__name__}: {one_line(exc, most)}"
+    kind, said = type(exc).__name__, one_line(exc, most)
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def listed(names: Sequence[object], most: int = 20, characters: int = 80) -> str:

@@ -8,11 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError
+from fimaudit.errors import FimauditError, TargetError
 from fimaudit.estimation.secants import log_probabilities
-from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import Classifier, Differentiable
-from fimaudit.models.linearization import Linearization, linearize
+from fimaudit.models.linearization import Linearization, derivative_failure, linearize
 from fimaudit.models.meter import Meter
 from fimaudit.perturbations.rows import PlainRows
 
@@ -87,9 +86,7 @@ class CountedModel:
         except FimauditError:
             raise
         except Exception as exc:
-            raise ModelFailure(
-                f"the model raised {type(exc).__name__} while its derivative was taken: {one_line(exc, 300)}"
-            ) from exc
+            raise derivative_failure(exc) from exc
         self._meter.commit(ticket, len(batch), np.empty((len(batch), 0)), "ok", batch.nbytes)
         return result
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import OutputError
 
-__all__ = ["LabelledAs", "are_one_hot", "label_codes", "text_code", "top_classes"]
+__all__ = ["LabelledAs", "are_one_hot", "label_codes", "one_row_each", "text_code", "top_classes"]
 
 #: Codes of text lie above those of any class index, and are whole numbers in float64.
 TEXT_FLOOR, TEXT_BITS = 2**51, 50
@@ -94,7 +94,7 @@ def label_codes(output: Any, rows: int) -> NDArray[np.float64]:
         return np.array([text_code(_text(value)) for value in _column(values, rows).tolist()], dtype=np.float64)[:, None]
     if values.dtype.kind not in "fiub":
         raise OutputError(f"expected labels from the model, got dtype {values.dtype}")
-    table = _table(values, rows)
+    table = one_row_each(values, rows, labels=True)
     if not np.isfinite(table.astype(np.float64)).all():
         raise OutputError("expected labels from the model, got values that are not finite")
     if table.shape[1] > 1:
@@ -125,6 +125,39 @@ def top_classes(answers: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray(answers[:, 0] if answers.shape[1] == 1 else answers.argmax(axis=1), dtype=np.int64)
 
 
+def one_row_each(values: NDArray[Any], rows: int, *, labels: bool = False) -> NDArray[Any]:
+    """Bring answers of shape (rows,), (rows, 1), (rows, K) or (rows, K, 1, ...) to (rows, K).
+
+    Args:
+        values: as the model gives them.
+        rows: how many inputs were asked.
+        labels: whether they are to be labels, for the sentence.
+
+    Raises:
+        OutputError: another number of rows, or further axes.
+
+    >>> one_row_each(np.zeros((4, 3, 1)), 4).shape
+    (4, 3)
+    """
+    if values.ndim == 0 or values.shape[0] != rows:
+        wanted, each = ("labels", "") if labels else ("rows of output", " with one row")
+        raise OutputError(
+            f"expected {rows} {wanted} for {rows} inputs, got an array of shape {values.shape}; "
+            f"the model must answer each input of a batch{each}"
+        )
+    if values.ndim == 1:
+        return values[:, None]
+    if values.ndim > 2 and all(n == 1 for n in values.shape[2:]):
+        values = values.reshape(values.shape[:2])
+    if values.ndim != 2 or values.shape[1] == 0:
+        wanted = "one label for each input, got answers of shape" if labels else f"output of shape ({rows}, classes), got"
+        raise OutputError(
+            f"expected {wanted} {values.shape}; choose one of several steps with --output-step, one of several outputs with "
+            "--output"
+        )
+    return values
+
+
 def are_one_hot(values: NDArray[Any]) -> bool:
     """Whether every row is all 0 but for a single 1, over at least two columns.
 
@@ -137,27 +170,9 @@ def are_one_hot(values: NDArray[Any]) -> bool:
     return bool(((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all())
 
 
-def _table(values: NDArray[Any], rows: int) -> NDArray[Any]:
-    if values.ndim == 0 or values.shape[0] != rows:
-        raise OutputError(
-            f"expected {rows} labels for {rows} inputs, got an array of shape {values.shape}; "
-            "the model must answer each input of a batch"
-        )
-    if values.ndim > 2 and all(n == 1 for n in values.shape[2:]):
-        values = values.reshape(values.shape[:2])
-    if values.ndim == 1:
-        return values[:, None]
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise OutputError(
-            f"expected one label for each input, got answers of shape {values.shape}; choose one of several steps with "
-            "--output-step, one of several outputs with --output"
-        )
-    return values
-
-
 def _column(values: NDArray[Any], rows: int) -> NDArray[Any]:
     """The first label of each row: lists name the likeliest first."""
-    return np.asarray(_table(values, rows)[:, 0])
+    return np.asarray(one_row_each(values, rows, labels=True)[:, 0])
 
 
 def _text(value: object) -> str:

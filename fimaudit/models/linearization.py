@@ -14,9 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fimaudit.errors import ModelFailure
+from fimaudit.foreign_errors import one_line
 from fimaudit.models.classifier import Differentiable
 
-__all__ = ["Linearizable", "Linearization", "RootLinearization", "linearize"]
+__all__ = ["Linearizable", "Linearization", "RootLinearization", "derivative_failure", "linearize"]
 
 Array = NDArray[np.float64]
 
@@ -96,6 +98,11 @@ def linearize(model: Differentiable, batch: NDArray[Any]) -> Linearization:
         batch: (B, \\*shape) inputs.
     """
     return model.linearize(batch) if isinstance(model, Linearizable) else RootLinearization(model, batch)
+
+
+def derivative_failure(exc: Exception) -> ModelFailure:
+    """What a model raised while its derivative was taken, in our words."""
+    return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {one_line(exc, 300)}")
 
 
 class RootLinearization:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import FimauditError, LinkError, OutputError, SeveralFindingsError
-from fimaudit.models.labels import label_codes
+from fimaudit.models.labels import label_codes, one_row_each
 from fimaudit.number_format import number_spacing, output_resolution
 
 __all__ = [
     "SMALL",
     "Link",
     "RawRows",
+    "are_distributions",
     "as_rows",
     "chosen_finding",
     "chosen_step",
@@ -111,7 +112,7 @@ def probabilities_each(raw: Sequence[RawRows], link: Link) -> list[NDArray[np.fl
     found: list[NDArray[np.float64] | FimauditError] = []
     for group in _groups(raw):
         values = [answers.values for answers in group]
-        if link in ("auto", "identity") and _are_distributions(values[0] if len(group) == 1 else np.concatenate(values)):
+        if link in ("auto", "identity") and are_distributions(values[0] if len(group) == 1 else np.concatenate(values)):
             found += values  # nearly always; what is wrong, or how far the answers are rounded, takes longer to say
         elif len(group) > 1:
             found += [one for answers in group for one in probabilities_each([answers], link)]
@@ -198,7 +199,7 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
     """Bring (N,), (N, 1), (N, K) or (N, K, 1, ...) to (N, K); anything else is refused."""
     values = np.asarray(output)
     if values.dtype.kind == "f":
-        return _one_row_each(values, rows)
+        return one_row_each(values, rows)
     if values.dtype.kind in "US" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.ravel()[:1])):
         raise OutputError(
             "expected numbers from the model, got text, which looks like class labels; name the output that holds "
@@ -210,24 +211,6 @@ def as_rows(output: NDArray[Any], rows: int) -> NDArray[Any]:
         f"expected probabilities or logits, got {values.dtype} values, which look like class labels; "
         "name the output that holds probabilities with --output, or audit the labels alone with --link labels"
     )
-
-
-def _one_row_each(values: NDArray[Any], rows: int) -> NDArray[Any]:
-    if values.ndim == 0 or values.shape[0] != rows:
-        raise OutputError(
-            f"expected {rows} rows of output for {rows} inputs, got an array of shape {values.shape}; "
-            "the model must answer each input of a batch with one row"
-        )
-    if values.ndim == 1:
-        return values[:, None]
-    if values.ndim > 2 and all(n == 1 for n in values.shape[2:]):
-        values = values.reshape(values.shape[0], values.shape[1])
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise OutputError(
-            f"expected output of shape ({rows}, classes), got {values.shape}; choose one of several steps with "
-            "--output-step, one of several outputs with --output"
-        )
-    return values
 
 
 def _refuse_nonfinite(values: NDArray[Any], link: Link) -> None:
@@ -247,8 +230,8 @@ def describe_nonfinite(values: NDArray[Any]) -> str:
     return f"{int(np.isnan(values).sum())} NaN and {int(np.isinf(values).sum())} infinite among {values.size}"
 
 
-def _are_distributions(p: NDArray[np.float64]) -> bool:
-    """Whether rows of two classes or more hold numbers from 0 to 1 that add up to 1; none of them is NaN then."""
+def are_distributions(p: NDArray[np.float64]) -> bool:
+    """Whether (rows, K) numbers, K >= 2, lie from 0 to 1 and add up to 1 in each row; none of them is NaN then."""
     if p.shape[1] < 2 or not p.size or not p.min() >= 0 or not p.max() <= 1:
         return False
     off = (p.dot(_ones(p.shape[1])) if p.size <= SMALL else p.sum(axis=1)) - 1.0  # a product takes a tenth of the time

@@ -185,9 +185,7 @@ def _wire(name: str) -> Reader:
         wire = wire_for(endpoint, endpoint.url, binary=bool(headers))
         rows = wire.most_rows or 2
         link: Any = "labels" if endpoint.kind == "labels" else "auto"
-        reader = AnswerReader(
-            link, endpoint.kind, endpoint.class_names, endpoint.top_k, rest=endpoint.other_labels == "rest"
-        )
+        reader = AnswerReader.of(endpoint, link)
         for _ in range(2):
             found = reader.probabilities(wire.decode(Reply(200, headers, body), rows), rows)
             assert found.shape[0] == rows, found.shape

@@ -559,6 +559,11 @@ def multi_label_independent_map_in_list(asked: Asked) -> Any:
     return {"r": [{"tags": {"a": 0.3, "b c": float(s)}} for s in binary(asked.json["x"])]}
 
 
+@speaks("binary", request=ROWS, response="r", kind="independent", labels=["a", "b c", "d"], audit_label="b c")
+def multi_label_independent_named_columns(asked: Asked) -> Any:
+    return {"r": [[0.3, float(s), 0.4] for s in binary(asked.json["x"])]}
+
+
 @speaks(request=ROWS, columnar=True, response="{cat: p_cat, dog: p_dog, eel: p_eel}")
 def one_vs_rest_columns_as_objects(asked: Asked) -> Any:
     p = np.array(table(asked.json["x"]))

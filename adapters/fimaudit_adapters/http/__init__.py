@@ -32,9 +32,9 @@ class HttpAdapter:
 
         Raises:
             TargetError: the settings contradict themselves or nothing answers there.
-            MissingExtraError: httpx, tenacity, jmespath or Pillow is not installed.
+            MissingExtraError: one of the packages of the extra ``http`` is not installed.
         """
-        for package in ("httpx", "tenacity", "jmespath", "PIL"):
+        for package in ("httpx", "tenacity", "jmespath", "PIL", "msgpack", "defusedxml", "orjson"):
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError("auditing an endpoint", "Pillow" if package == "PIL" else package, "http")
         from fimaudit_adapters.http.endpoint import open_endpoint

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimaudit.errors import LinkError, OutputError, TargetError
+from fimaudit.models.classes import finding_names
 from fimaudit.models.labels import LabelledAs
-from fimaudit.models.links import ROW_SUM_TOLERANCE, Link, describe_nonfinite, to_probabilities
+from fimaudit.models.links import Link, are_distributions, describe_nonfinite, to_probabilities
 from fimaudit.number_format import output_resolution
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
+from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["REST", "AnswerReader"]
 
@@ -67,6 +69,15 @@ class AnswerReader:
         self.label_texts = LabelledAs(labels)
         self.hidden = 0
         self.on_growth: Callable[[tuple[str, ...]], None] = lambda labels: None
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, link: Link) -> AnswerReader:
+        """As an endpoint's settings say."""
+        rest, hides = endpoint.other_labels == "rest", endpoint.hidden_below is not None
+        reader = cls(link, endpoint.kind, endpoint.class_names, endpoint.top_k, rest=rest, hides=hides)
+        if endpoint.audit_label is not None:
+            reader._named = finding_names(0, [endpoint.audit_label])
+        return reader
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -138,7 +149,7 @@ class AnswerReader:
             self._order.see(values)
         if self._link in ("auto", "identity") and self._kind in (None, "probs") and values.dtype.kind == "f":
             wide = values.astype(np.float64)
-            if _plain(wide, rows):
+            if wide.ndim == 2 and len(wide) == rows and are_distributions(wide):
                 self._name_columns(wide.shape[1])
                 return wide
         if values.dtype.kind == "f":
@@ -291,15 +302,6 @@ class _Order:
                 "the scores of every answer are sorted and carry no names, so that nobody knows whose they are: read the "
                 "names with label: and score:, or with names:, or give labels: if each column is one class"
             )
-
-
-def _plain(values: NDArray[np.float64], rows: int) -> bool:
-    """Whether these are distributions beyond doubt, as nearly all answers are; a NaN fails each comparison."""
-    if values.ndim != 2 or len(values) != rows or values.shape[1] < 2:
-        return False
-    off = values.sum(axis=1)
-    off -= 1.0
-    return bool(np.abs(off, out=off).max() <= ROW_SUM_TOLERANCE and values.min() >= 0.0 and values.max() <= 1.0)
 
 
 def _by_number(label: str) -> tuple[float, str]:

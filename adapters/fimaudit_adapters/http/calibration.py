@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Calibrator:
                 break
             except GivenUp as exc:
                 failure = failure or _translated(exc)
-                if not (exc.fault.kind in ("rejected", "server") or exc.fault.status in ("503", "unreadable")):
+                if not _may_be_a_row(exc.fault):
                     raise failure from exc
         else:
             assert failure is not None
@@ -102,11 +102,10 @@ class Calibrator:
                 break
             except GivenUp as exc:
                 fault = exc.fault
-                maybe_rows = fault.kind in ("rejected", "server") or fault.status in ("503", "unreadable")
-                if fault.kind != "size" and not maybe_rows:
+                if fault.kind != "size" and not _may_be_a_row(fault):
                     raise _translated(exc) from exc
                 # It may be a row that cannot be answered rather than the size: others of the same number will tell.
-                if maybe_rows and await self._passes(wire, rows[size : 2 * size], size, lease):
+                if _may_be_a_row(fault) and await self._passes(wire, rows[size : 2 * size], size, lease):
                     break
                 if size <= max(1, learned.tested):
                     raise _translated(exc) from exc
@@ -183,15 +182,15 @@ def wire_for(endpoint: Endpoint, url: str, *, binary: bool) -> WireFormat:
     return BareBody(wire, endpoint) if bare else wire
 
 
-def as_note(learned: Learned) -> dict[str, Any]:
-    """For the ledger."""
-    return asdict(learned)
-
-
 def from_note(note: dict[str, Any]) -> Learned:
-    """From the ledger."""
+    """What the ledger keeps of it (``asdict``)."""
     labels = note.get("labels")
     return Learned(**{**note, "labels": tuple(labels) if labels is not None else None})
+
+
+def _may_be_a_row(fault: Fault) -> bool:
+    """Whether a row that nobody can answer may be the reason."""
+    return fault.kind in ("rejected", "server") or fault.status in ("503", "unreadable")
 
 
 def _final(fault: Fault) -> bool:

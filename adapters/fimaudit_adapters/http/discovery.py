@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fimaudit.errors import OutputError, TargetError
 from fimaudit_adapters.http.protocols.base import Body, Reply, load_json
-from fimaudit_adapters.http.protocols.open_inference import LIKELY_OUTPUTS, label_outputs
+from fimaudit_adapters.http.protocols.open_inference import likely_outputs
 from fimaudit_adapters.http.sending.faults import Fault, most_sends
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import PROTOCOLS, Endpoint
@@ -61,7 +61,9 @@ async def discover(endpoint: Endpoint, transport: Transport) -> Discovered:
         found = _V1.match(parts.path)
         model = endpoint.model_name or (unquote(found["model"]) if found else None)
         if model is None:
-            model = await _only_model(transport, _at(endpoint.url, "/v1/models"), "tensorflow_serving")
+            model = await _only_model(
+                transport, _with_path(endpoint.url, parts.path.rstrip("/") + "/v1/models"), "tensorflow_serving"
+            )
         path = parts.path if found else f"{parts.path.rstrip('/')}/v1/models/{quote(model, safe='')}"
         path = path.rstrip("/")
         path = path if path.endswith(":predict") else path + ":predict"
@@ -144,14 +146,12 @@ def _output(endpoint: Endpoint, outputs: Sequence[Mapping[str, Any]]) -> tuple[s
     if wanted is not None and names and wanted not in names:
         raise TargetError(f"the model has no output {wanted!r}; its outputs are {', '.join(names)[:200]}")
     if wanted is None and outputs:
-        likely = [n for n in names if n.lower() in LIKELY_OUTPUTS]
-        if endpoint.kind == "labels":
-            likely = label_outputs(outputs) or likely
-        if len(names) > 1 and len(likely) != 1:
+        likely = likely_outputs(outputs, labels=endpoint.kind == "labels")
+        if len(likely) != 1:
             raise TargetError(
                 f"the model has several outputs ({', '.join(names)[:200]}); name the one with probabilities with --output"
             )
-        wanted = names[0] if len(names) == 1 else likely[0]
+        wanted = likely[0]
     if wanted is None or not outputs or endpoint.top_k is not None:
         return wanted, None
     shape = _shape(outputs[names.index(wanted)])
@@ -218,10 +218,6 @@ async def _get(transport: Transport, url: str, *, post: bool = False, whole: boo
         except OutputError:
             await asyncio.sleep(0.05)
     return None
-
-
-def _at(url: str, path: str) -> str:
-    return _with_path(url, urlsplit(url).path.rstrip("/") + path)
 
 
 def _with_path(url: str, path: str) -> str:

@@ -15,7 +15,7 @@ from fimaudit.models.classifier import Lease, ModelInfo, Options
 from fimaudit.models.leases import CountingLease
 from fimaudit.models.links import Link
 from fimaudit_adapters.http.answers import REST, AnswerReader
-from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
+from fimaudit_adapters.http.calibration import Calibrator, Learned, from_note, wire_for
 from fimaudit_adapters.http.discovery import Discovered, discover
 from fimaudit_adapters.http.endpoint_file import read_endpoint
 from fimaudit_adapters.http.fingerprint import fingerprint
@@ -66,15 +66,7 @@ class EndpointClassifier:
         self.fingerprint = fingerprint(found.endpoint.model_copy(update={"url": found.url}), link)
         self._found, self._transport, self._loop = found, transport, loop
         self._sender = Sender(found.endpoint, self.fingerprint, transport)
-        endpoint = found.endpoint
-        self._reader = AnswerReader(
-            link,
-            endpoint.kind,
-            endpoint.class_names,
-            endpoint.top_k,
-            rest=endpoint.other_labels == "rest",
-            hides=endpoint.hidden_below is not None,
-        )
+        self._reader = AnswerReader.of(found.endpoint, link)
         self._preflight = Calibrator(found.endpoint, found.url, self._sender, self._reader)
         self._learned: Learned | None = None
         self._wire: WireFormat | None = None
@@ -96,8 +88,6 @@ class EndpointClassifier:
         if learned is not None:
             details.update(dataclasses.asdict(learned))
             columns = self._reader.columns
-            if endpoint.audit_label is not None:
-                columns = (f"not {endpoint.audit_label}", str(endpoint.audit_label))
             details["labels"] = None if columns is None else list(columns)
         if self._labels_only:
             details.update(self._reader.label_texts.facts())
@@ -155,7 +145,7 @@ class EndpointClassifier:
             pause: tells the others that the server asked for a pause.
             of: how many processes there are.
         """
-        self._sender.share(turn, pause, of)
+        self._sender.pace.share(turn, pause, of)
 
     def interleave(self, seed: int) -> None:
         """Send the requests of a batch's parts in random turns, not one part after the other."""
@@ -200,7 +190,7 @@ class EndpointClassifier:
         if learned.tested < min(learned.batch, most):
             learned = await self._preflight.batch_size(wire, rows, most, learned, lease)
         if learned != self._learned:
-            lease.remember(NOTE, as_note(learned))
+            lease.remember(NOTE, dataclasses.asdict(learned))
         self._learned, self._wire = learned, wire
         return wire, learned
 

@@ -12,30 +12,10 @@ __all__ = ["fingerprint"]
 #: Settings that change neither the question nor the answer: they stay out of the fingerprint, so that a run can be
 #: resumed with another rate, deadline or credential.
 _TRANSPORT = {
-    "header_env",
-    "header_file",
-    "bearer_env",
-    "bearer_file",
-    "auth",
-    "basic",
-    "body_env",
-    "oauth",
-    "aws",
-    "google",
-    "url_query_env",
-    "client_cert",
-    "client_key",
-    "ca_file",
-    "trust_env",
-    "rate",
-    "concurrency",
-    "timeout",
-    "deadline",
-    "attempts",
-    "patience",
-    "max_response",
-    "batch",
-}
+    "header_env", "header_file", "bearer_env", "bearer_file", "auth", "basic", "body_env", "oauth", "aws", "google",
+    "url_query_env", "client_cert", "client_key", "ca_file", "trust_env", "rate", "concurrency", "timeout", "deadline",
+    "attempts", "patience", "max_response", "batch",
+}  # fmt: skip
 #: Settings that came after fingerprints were first kept: they enter only where they are set, so that old runs resume.
 _LATER = {
     "method", "body", "constants", "numbers", "answer", "label", "score", "names", "columnar", "total", "scale",

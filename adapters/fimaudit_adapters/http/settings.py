@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -16,7 +16,7 @@ from fimaudit_adapters.http.units import Rate, Seconds
 __all__ = ["PROTOCOLS", "Endpoint", "Poll"]
 
 Protocol = Literal["open_inference", "tensorflow_serving", "mlflow", "label_scores", "json"]
-PROTOCOLS: tuple[str, ...] = ("open_inference", "tensorflow_serving", "mlflow", "label_scores", "json")
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 #: Settings of requests and answers that only protocol json has.
 _OF_JSON = ("method", "body", "numbers", "answer", "label", "score", "names", "columnar", "failed", "separator")

@@ -21,9 +21,8 @@ from fimaudit_adapters.http.endpoint_file import read_endpoint
 from fimaudit_adapters.http.protocols.base import Body, Scores, WireFormat
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.sending.event_loop import Loop
-from fimaudit_adapters.http.sending.faults import Fault
-from fimaudit_adapters.http.sending.pacing import WaitingClock
-from fimaudit_adapters.http.sending.polling import Poller
+from fimaudit_adapters.http.sending.faults import MASK, Fault, masked
+from fimaudit_adapters.http.sending.sender import Sender
 from fimaudit_adapters.http.sending.transport import Transport
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -31,7 +30,6 @@ __all__ = ["RowTrial", "try_endpoint"]
 
 #: Characters of a body that are shown.
 SHOWN = 600
-MASK = "[secret]"
 
 
 @dataclass
@@ -85,10 +83,7 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Row
         trial = RowTrial()
         await _show_request(trial, transport, found, body)
         try:
-            reply = await transport.post(found.url, body, endpoint.timeout)
-            if endpoint.poll is not None:
-                poller = Poller(endpoint, endpoint.poll, transport.look, WaitingClock())
-                reply = await poller.result(found.url, reply, transport.secrets)
+            reply = await Sender(endpoint, "", transport).replied(found.url, body, endpoint.timeout)
         except Fault as fault:
             trial.error = fault.detail
             return trial
@@ -102,18 +97,15 @@ async def _tried(endpoint: Endpoint, options: Options, row: NDArray[Any]) -> Row
 async def _show_request(trial: RowTrial, transport: Transport, found: Discovered, body: Body) -> None:
     request: httpx.Request = await transport.prepared(found.url, body)
     secrets = transport.secrets
-    trial.request = f"{request.method} {_masked(str(request.url), secrets)}"
+    trial.request = f"{request.method} {masked(str(request.url), secrets)}"
     trial.headers = {
-        name: MASK if header_looks_secret(name) else _masked(value, secrets) for name, value in request.headers.items()
+        name: MASK if header_looks_secret(name) else masked(value, secrets) for name, value in request.headers.items()
     }
     trial.sent = _shown(body.content, secrets)
 
 
 def _read(trial: RowTrial, wire: WireFormat, endpoint: Endpoint, options: Options, reply: Any) -> None:
-    reader = AnswerReader(
-        options.link, endpoint.kind, endpoint.class_names, endpoint.top_k, rest=endpoint.other_labels == "rest",
-        hides=endpoint.hidden_below is not None,
-    )  # fmt: skip
+    reader = AnswerReader.of(endpoint, options.link)
     try:
         if isinstance(wire, JsonDocument):
             trial.steps = wire.shape.steps(reply.content, 1)
@@ -121,8 +113,6 @@ def _read(trial: RowTrial, wire: WireFormat, endpoint: Endpoint, options: Option
         trial.answer = dict(answer.rows[0]) if isinstance(answer, Scores) else np.asarray(answer.values).tolist()
         values = reader.probabilities(answer, 1)[0]
         names = reader.columns or tuple(map(str, range(len(values))))
-        if endpoint.audit_label is not None:
-            names = (f"not {endpoint.audit_label}", str(endpoint.audit_label))
         trial.probabilities = {name: float(p) for name, p in zip(names, values, strict=True) if name}
     except FimauditError as exc:
         trial.error, trial.failure = str(exc), exc
@@ -134,15 +124,8 @@ def _shown(content: bytes, secrets: tuple[str, ...]) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         return f"({len(content):,} bytes that are no text)"
-    text = "".join(c if c.isprintable() or c == "\n" else "�" for c in _masked(text, secrets))
+    text = "".join(c if c.isprintable() or c == "\n" else "�" for c in masked(text, secrets))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(content):,} bytes)"
-
-
-def _masked(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in secrets:
-        if len(secret) >= 4:
-            text = text.replace(secret, MASK)
-    return text
 
 
 def as_facts(trial: RowTrial) -> dict[str, Any]:

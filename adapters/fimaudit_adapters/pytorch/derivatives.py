@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit.errors import FimauditError, ModelFailure, TargetError
-from fimaudit.foreign_errors import one_line
+from fimaudit.errors import FimauditError, TargetError
 from fimaudit.models.classifier import ModelInfo
+from fimaudit.models.linearization import derivative_failure
 from fimaudit.models.links import Link
 from fimaudit_adapters.pytorch.jacobian_products import Function, JacobianProducts
 from fimaudit_adapters.pytorch.linearization import LinkDerivative, TorchLinearization, on_host
 from fimaudit_adapters.pytorch.numerics import module_untouched
 from fimaudit_adapters.pytorch.operator_rewrites import CheaperDerivatives, goes_back_by_code
 
-__all__ = ["TorchModel", "derivative_rows", "linearize", "model_failure", "raw_function", "root_jvp", "root_vjp"]
+__all__ = ["TorchModel", "derivative_rows", "linearize", "raw_function", "root_jvp", "root_vjp"]
 
 #: Inputs that are linearised together: on a CPU as many as keep its caches, on a GPU a share of the free memory.
 CPU_BYTES, CPU_ROWS, GPU_ROWS = 4 * 2**20, 16, 64
@@ -77,11 +77,11 @@ def linearize(model: TorchModel, batch: NDArray[Any], dtype: torch.dtype | None 
         raise
     except Exception as exc:
         if dtype is not None or not low:
-            raise model_failure(exc) from exc
+            raise derivative_failure(exc) from exc
         try:  # a network with its precision written into its code
             made = _linearized(model, batch, model.dtype)
         except RuntimeError as again:
-            raise model_failure(again) from again
+            raise derivative_failure(again) from again
     lost = made.link.kind in ("identity", "column") and bool((made.link.probabilities == 0).any())
     if lost and dtype is None and working == torch.float32:
         try:
@@ -168,11 +168,6 @@ def _as_written() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:  # then nothing was compiled, and setting a stance would load it
         return nullcontext()
     return cast(AbstractContextManager[Any], torch.compiler.set_stance("force_eager"))
-
-
-def model_failure(exc: Exception) -> ModelFailure:
-    """What a network raised while it was differentiated, in our words."""
-    return ModelFailure(f"the model raised {type(exc).__name__} while its derivative was taken: {one_line(exc, 300)}")
 
 
 def root_vjp(model: TorchModel, batch: Any, cotangents: Any) -> torch.Tensor:

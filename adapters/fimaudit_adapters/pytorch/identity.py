@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fimaudit_adapters.pytorch.derivatives import TorchModel, model_failure, raw_function
+from fimaudit.models.linearization import derivative_failure
+from fimaudit_adapters.pytorch.derivatives import TorchModel, raw_function
 from fimaudit_adapters.pytorch.jacobian_products import Function, Guard, JacobianProducts
 from fimaudit_adapters.pytorch.numerics import module_untouched
 
@@ -46,7 +47,7 @@ def fisher_forms(model: TorchModel, x: NDArray[Any]) -> dict[str, Matvec]:
         with torch.no_grad(), guard():
             p = logs(raw(at)).exp()
     except Exception as exc:
-        raise model_failure(exc) from exc
+        raise derivative_failure(exc) from exc
 
     def covariance(a: torch.Tensor) -> torch.Tensor:
         return p * a - p * (p * a).sum()

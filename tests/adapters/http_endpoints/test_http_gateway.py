@@ -77,7 +77,7 @@ def test_too_many_requests_are_waited_for(gateway, cancer, connect):
     assert np.allclose(got, cancer.truth(cancer.rows[:160]), atol=1e-12)
     # 20 requests, one of the preflight, and those that were refused: the gateway takes one in a tenth of a second.
     assert meter.usage.requests > 21
-    assert model._sender._pace.allowed < 8
+    assert model._sender.pace.allowed < 8
 
 
 def test_rate_is_kept(kserve, cancer, connect):

@@ -13,6 +13,7 @@ from fimaudit_adapters.http.protocols.base import Reply, Tensor
 from fimaudit_adapters.http.protocols.json_document import JsonDocument
 from fimaudit_adapters.http.settings import Endpoint
 
+from fimaudit import audit
 from fimaudit.errors import FimauditError, LinkError, OutputError, TargetError
 from tests.command_line import run_command
 from tests.servers import public_formats, vendors
@@ -59,6 +60,15 @@ def test_an_endpoint_file_says_it(name, server, connect, tmp_path, monkeypatch):
     for k, place in zip(shown[: exact.shape[1]], places, strict=False):
         seen = answers[:, k] > 0
         assert np.allclose(answers[seen, k], exact[seen, place], atol=1e-9)
+
+
+def test_one_of_several_findings_is_audited_by_its_name(server, monkeypatch):
+    """Its columns are two, whatever the number of labels: they were called by all of them, and the audit refused that."""
+    name = "multi-label-independent-named-columns"
+    settings = {"trust_env": False, "protocol": "json", **FORMATS[name].settings}
+    labels = ["b c" if p > 0.5 else "not b c" for p in binary(TABLE_ROWS[:2])]
+    report = audit(f"{server.url}/{name}", TABLE_ROWS[:2], y=labels, queries=30, endpoint=settings)
+    assert report.model["class_names"] == ["not b c", "b c"]
 
 
 def wire(**settings):

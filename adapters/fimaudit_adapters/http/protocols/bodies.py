@@ -15,7 +15,7 @@ import numpy as np
 from fimaudit.errors import TargetError
 from fimaudit_adapters.http.protocols.base import Body
 from fimaudit_adapters.http.protocols.encoding import as_csv, as_json, dump
-from fimaudit_adapters.http.protocols.placeholders import OF_ONE, check_names, in_text, places
+from fimaudit_adapters.http.protocols.placeholders import IN_TEXT, OF_ONE, check_names, places
 from fimaudit_adapters.http.protocols.templates import RowValues, fill
 from fimaudit_adapters.http.settings import Endpoint
 
@@ -40,7 +40,7 @@ def check_template(endpoint: Endpoint) -> None:
     found = places([endpoint.request, endpoint.url], endpoint.all_columns)
     form = endpoint.body or _default_body(endpoint)
     check_names(endpoint.request, endpoint.all_columns)
-    unknown = [name for name in in_text().findall(endpoint.url) if name not in (*OF_ONE, *endpoint.all_columns)]
+    unknown = [name for name in IN_TEXT.findall(endpoint.url) if name not in (*OF_ONE, *endpoint.all_columns)]
     if unknown:
         raise TargetError(f"{{{unknown[0][:60]}}} in the url is no column: expected {{row}}, {{csv}} or a column's name")
     if endpoint.request is not None and not found:
@@ -89,7 +89,7 @@ def _filled_url(endpoint: Endpoint, values: RowValues) -> str | None:
         found = values.named(match[1])
         return match[0] if found is None else quote(found if isinstance(found, str) else dump(found).decode(), safe=",")
 
-    return in_text().sub(put, endpoint.url)
+    return IN_TEXT.sub(put, endpoint.url)
 
 
 def _default_body(endpoint: Endpoint) -> str:

@@ -28,7 +28,7 @@ from fimaudit_adapters.http.protocols.base import (
 from fimaudit_adapters.http.protocols.encoding import dump, json_rows, shaped
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["LIKELY_OUTPUTS", "OpenInference", "label_outputs"]
+__all__ = ["OpenInference", "likely_outputs"]
 
 HEADER = "Inference-Header-Content-Length"
 _DATATYPES = {np.dtype("float32"): "FP32", np.dtype("float64"): "FP64", np.dtype("uint8"): "UINT8"}
@@ -110,28 +110,28 @@ class OpenInference:
 
 
 def choose_output(outputs: Sequence[Mapping[str, Any]], wanted: str | None, *, labels: bool = False) -> str:
-    """The output's name: the one asked for, the only one, or the only one under a known name for probabilities.
-
-    For ``labels`` the only one that holds whole numbers or text.
-    """
+    """The output's name: the one asked for, or the only likely one."""
     names = [str(o.get("name")) for o in outputs]
     if wanted is not None:
         if wanted not in names:
             raise OutputError(f"expected an output {wanted!r} in the answer, got {', '.join(names)[:200]}")
         return wanted
-    likely = [name for name in names if name.lower() in LIKELY_OUTPUTS]
-    if labels:
-        likely = label_outputs(outputs) or likely
-    if len(names) == 1 or len(likely) == 1:
-        return names[0] if len(names) == 1 else likely[0]
+    likely = likely_outputs(outputs, labels=labels)
+    if len(likely) == 1:
+        return likely[0]
     raise OutputError(
         f"the endpoint has several outputs ({', '.join(names)[:200]}); name the one with probabilities with --output"
     )
 
 
-def label_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the outputs that hold whole numbers or text."""
-    return [str(o.get("name")) for o in outputs if str(o.get("datatype")) in _LABEL_TYPES]
+def likely_outputs(outputs: Sequence[Mapping[str, Any]], *, labels: bool) -> list[str]:
+    """Names of the outputs that may be meant where none is named: the only one, else those under a known name.
+
+    For ``labels``, those that hold whole numbers or text come first.
+    """
+    names = [str(o.get("name")) for o in outputs]
+    classes = [name for name, o in zip(names, outputs, strict=True) if labels and str(o.get("datatype")) in _LABEL_TYPES]
+    return names if len(names) == 1 else classes or [name for name in names if name.lower() in LIKELY_OUTPUTS]
 
 
 def _arrays(outputs: Sequence[Mapping[str, Any]], tail: bytes) -> dict[str, NDArray[Any] | list[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fimaudit.errors import TargetError
 
-__all__ = ["OF_ONE", "check_names", "in_text", "places"]
+__all__ = ["IN_TEXT", "OF_ONE", "check_names", "places"]
 
 #: Values that stand for all rows of a request.
 OF_ALL = ("rows", "records", "columns", "flat", "transposed")
@@ -20,12 +20,8 @@ BESIDE = ("index", "count", "names", "name", "value")
 #: Mappings of one key that make a value of the document in it.
 AROUND = ("$each", "$cells", "$merge", "$join", "$json", "$base64", "$bytes", "$literal")
 _TYPO = 0.8
-_IN_TEXT = re.compile(r"\{([^{}]+)\}")
-
-
-def in_text() -> re.Pattern[str]:
-    """Where a name may stand within text: ``aged {age}``."""
-    return _IN_TEXT
+#: Where a name may stand within text: ``aged {age}``.
+IN_TEXT = re.compile(r"\{([^{}]+)\}")
 
 
 def places(part: object, columns: Sequence[str] = ()) -> list[str]:
@@ -52,7 +48,7 @@ def places(part: object, columns: Sequence[str] = ()) -> list[str]:
     if part.startswith("$"):
         name = part[1:].removesuffix("...")
         return [f"${name}"] if name in (*OF_ALL, *OF_ONE) else ["$row"] if name in columns else []
-    return ["$row" for name in _IN_TEXT.findall(part) if name in OF_ONE or name in columns]
+    return ["$row" for name in IN_TEXT.findall(part) if name in OF_ONE or name in columns]
 
 
 def check_names(part: object, columns: Sequence[str]) -> None:
@@ -80,7 +76,7 @@ def check_names(part: object, columns: Sequence[str]) -> None:
             near = get_close_matches(word[1], [*known, *columns], 1)
             advice = f"did you mean ${near[0]}?" if near else "they are " + ", ".join(f"${name}" for name in known)
             raise TargetError(f"request: no placeholder is called {text[:60]}: {advice}; {{$literal: ..}} sends it as it is")
-        for name in [] if word is not None else _IN_TEXT.findall(text):
+        for name in [] if word is not None else IN_TEXT.findall(text):
             if name in columns and name in known:
                 raise TargetError(f"{{{name}}} in request may mean the column of that name or more; rename the column")
             near = get_close_matches(name, [*known, *columns], 1, _TYPO)

@@ -139,7 +139,7 @@ class AnswerShape:
             hint = "; parse_json(..) reads JSON that is written as text" if isinstance(found, str) else ""
             raise OutputError(f"expected numbers at {self._path!r}, got {type(found).__name__}{hint}")
         if isinstance(found, int | float):
-            return [[_float(found, self._path)]]
+            return [[found]]
         if rows == 1 and isinstance(found, list) and found and not isinstance(found[0], list):
             found = [found] if self._single or len(found) > 1 else found  # the row itself
         if isinstance(found, list) and any(row is None for row in found):
@@ -334,13 +334,6 @@ def _number(value: object, path: str) -> object:
     if read is None:
         raise OutputError(f"expected a number as score at {path!r}, got text")
     return read
-
-
-def _float(value: int | float, path: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise Malformed(f"expected a finite number at {path!r}, got one beyond any float") from None
 
 
 def _length(value: object) -> str:

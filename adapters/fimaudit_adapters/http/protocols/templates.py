@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fimaudit.errors import TargetError
 from fimaudit_adapters.http.protocols.encoding import as_csv, as_json, cells, dump, encoded_image, shaped, table_columns
-from fimaudit_adapters.http.protocols.placeholders import in_text
+from fimaudit_adapters.http.protocols.placeholders import IN_TEXT
 from fimaudit_adapters.http.settings import Endpoint
 
 __all__ = ["RowValues", "fill"]
@@ -130,7 +130,7 @@ def _filled(part: object, values: RowValues, scope: Scope, at: int | None) -> An
         if found is not None or part == "$value":  # a cell may be a gap
             return found
 
-    return in_text().sub(lambda match: match[0] if (found := scope(match[1])) is None else _in_text(found), part)
+    return IN_TEXT.sub(lambda match: match[0] if (found := scope(match[1])) is None else _in_text(found), part)
 
 
 def _filled_mapping(part: Mapping[str, Any], values: RowValues, scope: Scope, at: int | None) -> Any:

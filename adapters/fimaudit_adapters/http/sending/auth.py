@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
-import os
 import ssl
-import sys
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -15,6 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from fimaudit.errors import TargetError
+from fimaudit.models.python_targets import is_python_target, named_object
 from fimaudit_adapters.http.protocols.base import Body
 from fimaudit_adapters.http.sending.tokens import AwsSigner, token_source, variable
 from fimaudit_adapters.http.settings import Endpoint
@@ -118,17 +116,14 @@ def _content(path: str) -> str:
 
 
 def _plugin(name: str) -> httpx.Auth:
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if not is_python_target(name):
         raise TargetError(f"expected auth as package.module:attribute, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        made = getattr(importlib.import_module(module_name), attribute)
+        made = named_object(name)
         if not isinstance(made, httpx.Auth):
             made = made()
-    except Exception as exc:
-        raise TargetError(f"auth {name} cannot be loaded: {type(exc).__name__}") from None
+    except Exception as exc:  # by its class alone: what it says may hold the secret
+        raise TargetError(f"auth {name} cannot be loaded: {type(exc.__cause__ or exc).__name__}") from None
     if not isinstance(made, httpx.Auth):
         raise TargetError(f"expected {name} to be an httpx.Auth or a factory of one, got {type(made).__name__}")
     return made

@@ -31,8 +31,7 @@ class Batch:
 
     A row that stands in a part of it several times is asked so often on purpose, to learn the endpoint's noise: ``times``
     counts the same row before each, from the part's number ``again`` on, and belongs to the key under which its answer is
-    kept. Requests of one key wait for
-    each other, so that what stands in two parts is paid for once.
+    kept. Requests of one key wait for each other, so that what stands in two parts is paid for once.
     """
 
     rows: NDArray[Any]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-__all__ = ["Fault", "Kind", "after_status", "excerpt", "most_sends", "retry_after"]
+__all__ = ["Fault", "Kind", "after_status", "excerpt", "masked", "most_sends", "retry_after"]
 
 #: ``busy``: 429, 503, timeouts: slow down and try again. ``transport``: connection broken, 408, 502, 504: try again.
 #: ``server``: 500, once more. ``answer``: 200 with something unreadable: try again. ``size``: 413 or a batch cap.
@@ -21,6 +21,7 @@ Kind = Literal["busy", "transport", "server", "answer", "size", "rejected", "set
 MOST_ANSWER_FAULTS = 6
 #: Characters of a message that are looked at, of which a line is shown.
 MOST_READ = 2048
+MASK = "[secret]"
 LONGEST_WAIT = 300.0
 _CAP = re.compile(r"(?i)batch[ -]?size\D{0,40}?(?:<=|at most|max\w*|exceed\w*|limit\w*)\D{0,20}(\d{1,9})")
 #: What vendors say when they throttle, under statuses that mean something else, and when what was paid for is used up.
@@ -143,10 +144,7 @@ def excerpt(body: bytes, secrets: Iterable[str] = (), most: int = 160) -> str:
     """
     text = body[:65536].decode("utf-8", "replace")
     text = _message(text)
-    for secret in secrets:
-        if len(secret) >= 4:
-            text = text.replace(secret, "[secret]")
-    text = text[:MOST_READ]  # the patterns below take a time that grows with the square of the length
+    text = masked(text, secrets)[:MOST_READ]  # the patterns below take a time that grows with the square of the length
     text = re.sub(r"(?i)(bearer|basic)\s+[\w.~+/=-]+", r"\1 [secret]", text)
     text = re.sub(
         r"(?i)\b((?:api|access)[-_ ]?(?:key|token)|password|secret)(\"?\s*[:=]\s*\"?)[^\s\",;]+", r"\1\2[secret]", text
@@ -163,6 +161,18 @@ def excerpt(body: bytes, secrets: Iterable[str] = (), most: int = 160) -> str:
     text = re.sub(r"(?<![\w<:/])(?:[A-Za-z]:\\|/)[\w.@-]+(?:[/\\][\w.@-]+)+", "[path]", text)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Without the secrets in it; one of a few characters would be found in any text.
+
+    >>> masked("no such key: hunter2", ["hunter2"])
+    'no such key: [secret]'
+    """
+    for secret in secrets:
+        if len(secret) >= 4:
+            text = text.replace(secret, MASK)
+    return text
 
 
 def _message(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -14,6 +13,7 @@ from fimaudit.errors import OutputError
 from fimaudit_adapters.http.protocols.answer_functions import compile_path
 from fimaudit_adapters.http.protocols.base import Reply, load_json
 from fimaudit_adapters.http.protocols.parsing import parse
+from fimaudit_adapters.http.protocols.placeholders import IN_TEXT
 from fimaudit_adapters.http.sending.faults import Fault, excerpt, retry_after
 from fimaudit_adapters.http.sending.pacing import WaitingClock
 from fimaudit_adapters.http.settings import Endpoint, Poll
@@ -22,7 +22,6 @@ __all__ = ["Poller"]
 
 #: Where servers put the place of a result.
 LOCATIONS = ("location", "operation-location", "azure-asyncoperation")
-_PART = re.compile(r"\{([^{}]+)\}")
 Look = Callable[[str, Any], Awaitable[Reply]]
 
 
@@ -48,8 +47,8 @@ class Poller:
             path: compile_path(path, "poll")
             for text in (settings.url, settings.result)
             if text is not None
-            for path in (_PART.findall(text) if _is_template(text) else [text])
-        } | {path: compile_path(path, "poll.request") for text in _texts(settings.request) for path in _PART.findall(text)}
+            for path in (IN_TEXT.findall(text) if _is_template(text) else [text])
+        } | {path: compile_path(path, "poll.request") for text in _texts(settings.request) for path in IN_TEXT.findall(text)}
 
     async def result(self, url: str, reply: Reply, secrets: tuple[str, ...]) -> Reply:
         """The reply that holds the result.
@@ -117,11 +116,11 @@ class Poller:
             return [self._filled(value, document) for value in part]
         if not isinstance(part, str):
             return part
-        parts: Mapping[str, Any] = {path: self._paths[path](document) for path in _PART.findall(part)}
+        parts: Mapping[str, Any] = {path: self._paths[path](document) for path in IN_TEXT.findall(part)}
         missing = next((path for path, value in parts.items() if not isinstance(value, str | int)), None)
         if missing is not None:
             raise Fault("settings", "poll", f"expected {missing!r} of poll in the answer, got none")
-        return _PART.sub(lambda match: str(parts[match[1]]), part)
+        return IN_TEXT.sub(lambda match: str(parts[match[1]]), part)
 
     def _place(self, url: str, reply: Reply, path: str | None) -> str:
         """Where to look next: within the endpoint's own origin, since credentials go along."""

@@ -57,7 +57,7 @@ class Sender:
         self.endpoint, self._transport = endpoint, transport
         self._fingerprint = fingerprint.encode()
         self._clock = WaitingClock()
-        self._pace = Pace(endpoint.concurrency, endpoint.rate, self._clock)
+        self.pace = Pace(endpoint.concurrency, endpoint.rate, self._clock)
         self.outages = Outages(endpoint.patience, endpoint.concurrency, self._clock)
         self._poller = None if endpoint.poll is None else Poller(endpoint, endpoint.poll, self._transport.look, self._clock)
         self._numbers = itertools.count(1)
@@ -66,10 +66,6 @@ class Sender:
         self._given_up = 0
         self._started: float | None = None
         self.turns: int | None = None
-
-    def share(self, turn: Callable[[], float], pause: Callable[[float], None], of: int) -> None:
-        """Take turns with other processes (``Pace.share``)."""
-        self._pace.share(turn, pause, of)
 
     async def send(
         self,
@@ -255,13 +251,13 @@ class Sender:
 
         async def send() -> NDArray[np.float64]:
             asked = self._clock.now()
-            entered, trouble = await self._pace.enter(), False
+            entered, trouble = await self.pace.enter(), False
             ticket, status, size = None, "interrupted", len(body.content)
             answers: NDArray[np.float64] | None = None
 
             async def turn() -> float:
                 nonlocal ticket, entered
-                entered = await self._pace.turn()
+                entered = await self.pace.turn()
                 if batch.stop is not None:
                     raise batch.stop
                 seconds = self._seconds_left()
@@ -274,7 +270,7 @@ class Sender:
             try:
                 if batch.stop is not None:
                     raise batch.stop
-                reply = await self._replied(wire.url, body, self._seconds_left(), turn)
+                reply = await self.replied(wire.url, body, self._seconds_left(), turn)
                 size += len(reply.content)
                 answers, status = batch.decoded(wire, reply, count, self._transport.secrets), "ok"
                 self.outages.answered()
@@ -287,7 +283,7 @@ class Sender:
             finally:
                 if ticket is not None:
                     batch.lease.commit(ticket, count, answers, status, size)
-                self._pace.leave(entered, trouble=trouble)
+                self.pace.leave(entered, trouble=trouble)
                 if LOG.isEnabledFor(logging.INFO):
                     took = self._clock.now() - entered
                     LOG.info("request %d: %d rows, %s, %.3f s, waited %.3f s", number, count, status, took, entered - asked)
@@ -334,7 +330,7 @@ class Sender:
         answers: NDArray[np.float64] = await retrying(first_known)
         return answers
 
-    async def _replied(self, url: str, body: Body, seconds: float, turn: Turn) -> Reply:
+    async def replied(self, url: str, body: Body, seconds: float, turn: Turn | None = None) -> Reply:
         """The answer to one request, waited for where the endpoint works in the background."""
         reply = await self._transport.post(url, body, seconds, turn)
         if self._poller is not None:
@@ -369,10 +365,10 @@ class Sender:
             return 0.0
         if fault.wait is not None:
             # A wait beyond the run's deadline is cut to it: the next send then ends the run with a clear message.
-            self._pace.pause(min(fault.wait, self._until_deadline()))
+            self.pace.pause(min(fault.wait, self._until_deadline()))
             return 0.0
         if fault.status == "429":
-            self._pace.pause(min(MINUTE, 2.0 ** (state.attempt_number - 1), self._until_deadline()))
+            self.pace.pause(min(MINUTE, 2.0 ** (state.attempt_number - 1), self._until_deadline()))
             return 0.0
         first, most = {"busy": (0.25, 20.0), "transport": (0.05, 5.0)}.get(fault.kind, (0.02, 0.5))
         longest = min(most, first * 2.0 ** (state.attempt_number - 1))
