@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -182,8 +182,13 @@ def wire_for(endpoint: Endpoint, url: str, *, binary: bool) -> WireFormat:
     return BareBody(wire, endpoint) if bare else wire
 
 
+def as_note(learned: Learned) -> dict[str, Any]:
+    """For the ledger."""
+    return asdict(learned)
+
+
 def from_note(note: dict[str, Any]) -> Learned:
-    """What the ledger keeps of it (``asdict``)."""
+    """From the ledger."""
     labels = note.get("labels")
     return Learned(**{**note, "labels": tuple(labels) if labels is not None else None})
 

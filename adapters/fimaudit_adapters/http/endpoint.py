@@ -15,7 +15,7 @@ from fimaudit.models.classifier import Lease, ModelInfo, Options
 from fimaudit.models.leases import CountingLease
 from fimaudit.models.links import Link
 from fimaudit_adapters.http.answers import REST, AnswerReader
-from fimaudit_adapters.http.calibration import Calibrator, Learned, from_note, wire_for
+from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
 from fimaudit_adapters.http.discovery import Discovered, discover
 from fimaudit_adapters.http.endpoint_file import read_endpoint
 from fimaudit_adapters.http.fingerprint import fingerprint
@@ -102,7 +102,7 @@ class EndpointClassifier:
             details=details,
             notes=self._notes(),
             labels_only=self._labels_only,
-            class_names=self._class_names(),
+            class_names=self._class_names() if endpoint.audit_label is None else self._names_of_finding(),
             feature_names=endpoint.columns and tuple(endpoint.columns),
             takes_columns=bool(endpoint.table) and endpoint.protocol in SENDS_CELLS,
         )
@@ -166,6 +166,10 @@ class EndpointClassifier:
                 self._loop.run(self._transport.close())
                 self._loop.close()
 
+    def _names_of_finding(self) -> tuple[str, ...] | None:
+        """What the audited finding and its complement are called; a place alone is no name."""
+        return None if str(self.endpoint.audit_label).isdecimal() else self._reader.columns
+
     async def _ask(
         self, rows: NDArray[Any], lease: Lease, sizes: Sequence[int], again: Sequence[int]
     ) -> NDArray[np.float64]:
@@ -190,7 +194,7 @@ class EndpointClassifier:
         if learned.tested < min(learned.batch, most):
             learned = await self._preflight.batch_size(wire, rows, most, learned, lease)
         if learned != self._learned:
-            lease.remember(NOTE, dataclasses.asdict(learned))
+            lease.remember(NOTE, as_note(learned))
         self._learned, self._wire = learned, wire
         return wire, learned
 
