@@ -93,7 +93,8 @@ def lanczos_steps(
     most = min(most, classes)
     value, residual = np.zeros(count), np.full(count, np.inf)
     vector, steps = start.copy(), np.zeros(count, dtype=np.intp)
-    basis, images = np.zeros((count, most, classes)), np.zeros((count, most, classes))
+    # Step by step in memory, so that what no step reaches is never touched.
+    basis, images = (np.zeros((most, count, classes)).swapaxes(0, 1) for _ in range(2))
     squared = np.zeros((count, most))
     active, u = np.arange(count), start
     done_steps = 0
