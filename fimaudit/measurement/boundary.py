@@ -22,7 +22,7 @@ from fimaudit.estimation.grouping import stacked
 from fimaudit.perturbations.rows import PlainRows, Rows
 from fimaudit.space import FreeFeatures, Space
 
-__all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "Held", "NotHeld", "hold_row"]
+__all__ = ["ALLOWANCE", "CHECK_ROWS", "HOLD_ROWS", "LEAD", "Held", "NotHeld", "hold_row", "leads_over"]
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,14 @@ class NotHeld:
 
 
 def hold_row(
-    x: NDArray[Any], row: NDArray[Any], space: Space, decision: int, rows: int = HOLD_ROWS, *, random: bool = False
+    x: NDArray[Any],
+    row: NDArray[Any],
+    space: Space,
+    decision: int,
+    rows: int = HOLD_ROWS,
+    among: Array | None = None,
+    *,
+    random: bool = False,
 ) -> Generator[Rows, Array, Held | NotHeld]:
     """The row, or the nearest one outwards from it that is decided otherwise alone and among others.
 
@@ -93,6 +100,7 @@ def hold_row(
         space: the domain.
         decision: the class that the model gives the input.
         rows: most rows to ask; ``CHECK_ROWS`` are asked in any case, and ``HOLD_ROWS`` are enough.
+        among: (2, K) answers to the row where it stood twice among others in one call, if it did.
         random: the same row asked twice is answered differently.
     """
     line = _Line.through(x, row, space)
@@ -104,8 +112,8 @@ def hold_row(
     moved, failed, plain = 0.0, 0.0, []
     for step in chain([_Step(row, 0.0)], steps):
         left -= 1
-        check = yield from _check(step.row, others, decision, moved)
-        moved = check.moved
+        check = yield from _check(step.row, others, decision, moved, among)
+        moved, among = check.moved, None
         if check.decisive:
             break
         if check.held:
@@ -179,18 +187,20 @@ class _Check:
 
 
 def _check(
-    row: NDArray[Any], others: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float
+    row: NDArray[Any], others: tuple[NDArray[Any], NDArray[Any]], decision: int, moved: float, among: Array | None = None
 ) -> Generator[Rows, Array, _Check]:
-    """Ask a row twice among others, and alone if that was not in vain."""
-    leads, classes = _leads((yield PlainRows(stacked([others[0], row, others[1], row])))[1::2], decision)
+    """Ask a row twice among others, if that was not done, and alone if that was not in vain."""
+    if among is None:
+        among = (yield PlainRows(stacked([others[0], row, others[1], row])))[1::2]
+    leads, classes = leads_over(among, decision)
     if decision not in classes:
-        more, alone = _leads((yield PlainRows(row[None])), decision)
+        more, alone = leads_over((yield PlainRows(row[None])), decision)
         leads, classes = leads + more, classes + alone
     moved, held = max(moved, max(leads) - min(leads)), decision not in classes
     return _Check(held, held and min(leads) >= max(LEAD, BEYOND * moved), moved, classes[-1])
 
 
-def _leads(answers: Array, decision: int) -> tuple[list[float], list[int]]:
+def leads_over(answers: Array, decision: int) -> tuple[list[float], list[int]]:
     """How far, in log-odds, another class leads the decision in each of (n, K) answers, and the classes."""
     others = answers.copy()
     others[:, decision] = 0.0

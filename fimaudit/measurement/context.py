@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 
 #: What answers of nothing but 0 and 1 are taken to be rounded to.
 UNKNOWN_QUANTUM = 0.01
+#: Rounding that hardly moves where two classes are even.
+FINE = 1e-5
 #: An own displacement so many times longer or shorter than the common one is named.
 MUCH = 3.5
 
@@ -194,6 +196,12 @@ class DisplacedContext(InputContext):
     def quantum(self) -> float:
         """What the answers are rounded to, as far as is known or seen here."""
         return max(self.quality.quantum, resolution(self.base_answers.base, self.quality.spacing))
+
+    @property
+    def tells(self) -> bool:
+        """Whether log-odds along a slope say where the decision will change: not if they jump, are random, or are coarse."""
+        coarse = self.space.quantised or self.quality.relative > 0 or self.quantum > FINE
+        return self.step.has_slope and not self.quality.random and not coarse
 
     @property
     def wants_slope(self) -> bool:

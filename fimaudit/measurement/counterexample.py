@@ -1,4 +1,4 @@
-"""A counterexample: walk along the estimated gradient until the decision really changes, halve the way, make sure it holds.
+"""A counterexample: walk along the estimated gradient to where the decision really changes, and make sure that it holds.
 
 The gradient of log(p_rival / p_predicted) comes from secants that were asked already: sum_t l_t v_t. Found from m of d
 directions it has cos^2 ~ m / (m + d) with the true one, so the walk starts at the radius over that cosine.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from fimaudit.estimation.grouping import positions_by_kind, stacked
 from fimaudit.estimation.margin import Margin
 from fimaudit.estimation.noise import VisibleClasses
-from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row
+from fimaudit.measurement.boundary import CHECK_ROWS, NotHeld, hold_row, leads_over
+from fimaudit.measurement.crossing import EQUAL_ROWS, FORESEEN_ROWS, SURE, Point, change_among, next_lengths
 from fimaudit.measurement.protocol import BatchedStep, Flow
 from fimaudit.perturbations.rows import PlainRows, RandomRows
 from fimaudit.perturbations.sign_rows import BLOCK_ELEMENTS, PIECE_ELEMENTS
@@ -31,7 +33,6 @@ __all__ = [
     "WHOLE_WAY",
     "WITNESS_REQUESTS",
     "WITNESS_ROWS",
-    "RowsAlong",
     "Slope",
     "Way",
     "ask_along",
@@ -42,8 +43,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-#: Rows asked at a time, and times; a walk along the slope is the first.
-ASKED, ROUNDS = 3, 4
+#: Rows asked at a time, and times; a walk along the slope is the first. Where the change is foreseen it is fewer times.
+ASKED, ROUNDS = EQUAL_ROWS, 4
+#: Rows at most: where answers foretell the change, ``FORESEEN_ROWS`` and one more follow the first round nearly always.
 WITNESS_ROWS = ASKED * ROUNDS + CHECK_ROWS
 #: Rows on top, where a witness on the decision boundary is stepped outwards.
 STEPS = 4
@@ -52,8 +54,6 @@ STEPPED_ROWS = STEPS * CHECK_ROWS
 WITNESS_REQUESTS = 2 * (1 + STEPS)
 #: Lengths of the first round, in expected distances to the decision boundary.
 BRACKET = (0.75, 1.5, 3.0)
-#: Lengths of a round, in the longest so far, where nothing has changed the decision yet.
-FARTHER = (1.1, 2.0, 6.0)
 #: The one of them at which an input lies towards which is walked: halfway to it and beyond it are asked too.
 WHOLE_WAY = BRACKET[1]
 
@@ -98,38 +98,16 @@ class Slope:
         return cls(gradient, float(margin.radius.value / cosine))
 
 
-@dataclass(frozen=True)
-class RowsAlong:
-    """Rows along a slope that were asked.
-
-    Attributes:
-        lengths: (n,) along it, rising.
-        distances: (n,) of the rows from the input, in units of the scale.
-        changed: (n,) whether the decision is another one there.
-        rows: (n, \\*shape) as the model was sent them.
-    """
-
-    lengths: Sequence[float]
-    distances: Sequence[float]
-    changed: Sequence[bool]
-    rows: NDArray[np.generic]
-
-    @property
-    def nearest(self) -> int | None:
-        """Which of the rows that changed the decision lies nearest; ``None`` for none."""
-        changed = [i for i, other in enumerate(self.changed) if other]
-        return min(changed, key=self.distances.__getitem__, default=None)
-
-
 def ask_along(
     x: NDArray[np.floating], space: Space, slope: Slope, top: int, lengths: Sequence[float]
-) -> Flow[tuple[RowsAlong, Array]]:
+) -> Flow[tuple[list[Point], Array]]:
     """Ask rows at these lengths along a slope: what changed the decision ``top``, and the answers."""
     rows, distances = yield BatchedStep(rows_along_each, Way(x, space, slope.unit, np.array(lengths)))
     answers: Array = yield PlainRows(rows)
     away = distances.tolist()
-    each = zip(answers.argmax(axis=1).tolist(), away, strict=True)
-    return RowsAlong(lengths, away, [other != top and far > 0 for other, far in each], rows), answers
+    leads, classes = leads_over(answers, top)
+    changed = [other != top and far > 0 for other, far in zip(classes, away, strict=True)]
+    return list(map(Point, lengths, leads, changed, away, rows)), answers
 
 
 def find_witness(
@@ -137,8 +115,9 @@ def find_witness(
     space: Space,
     slope: Slope,
     top: int,
-    asked: RowsAlong | None = None,
     *,
+    tells: bool,
+    asked: Sequence[Point] | None = None,
     random: bool = False,
 ) -> Flow[Witness | NotHeld | None]:
     """The shortest displacement along the slope that was seen to change the decision; ``None`` when none did.
@@ -150,44 +129,32 @@ def find_witness(
         space: its domain; witnesses lie within it, on its levels.
         slope: where to walk.
         top: the predicted class.
+        tells: whether the answers' log-odds may say where the decision changes.
         asked: a first round along this slope.
         random: the same row asked twice is answered differently.
     """
     if not slope.leads_somewhere:
         return None
-    found = yield from _nearest_change(x, space, slope, top, asked)
+    if asked is None:
+        asked, _ = yield from ask_along(x, space, slope, top, [slope.expected * factor for factor in BRACKET])
+    seen, left = list(asked), ASKED * (ROUNDS - 1)
+    among: dict[float, Array] = {}
+    while left > 1 and (lengths := next_lengths(seen, left, tells=tells)):
+        points, answers = yield from ask_along(x, space, slope, top, lengths)
+        left -= len(points)
+        if len(points) == FORESEEN_ROWS:
+            among[points.pop().length] = answers[1::2]  # the first half of the row's check
+        seen = sorted([*seen, *points], key=itemgetter(0))
+    found = change_among(seen, SURE if tells else None) or change_among(seen)
     if found is None:
         return None
-    held = yield from hold_row(x, found, space, top, CHECK_ROWS + STEPPED_ROWS, random=random)
+    rows, check = CHECK_ROWS + STEPPED_ROWS, among.get(found.length)
+    held = yield from hold_row(x, found.row.copy(), space, top, rows, check, random=random)
     if isinstance(held, NotHeld):
         return held
     witness = Witness(distance=held.distance, predicted_class=held.predicted_class)
     witness.keep(held.row)
     return witness
-
-
-def _nearest_change(
-    x: NDArray[np.floating], space: Space, slope: Slope, top: int, asked: RowsAlong | None
-) -> Flow[NDArray[np.generic] | None]:
-    """The nearest row along the slope with another decision, by halving where one is known and going on where none is."""
-    low, high, nearest = 0.0, math.inf, math.inf
-    found: NDArray[np.generic] | None = None
-    lengths = [slope.expected * factor for factor in BRACKET]
-    for _ in range(ROUNDS):
-        if asked is None:
-            asked, _answers = yield from ask_along(x, space, slope, top, lengths)
-        first = asked.nearest
-        if first is not None and asked.distances[first] < nearest:
-            found, nearest, high = asked.rows[first], asked.distances[first], asked.lengths[first]
-            low = max(low, asked.lengths[first - 1] if first else low)
-        else:
-            low = asked.lengths[-1]
-        if found is None:
-            lengths = [low * factor for factor in FARTHER]
-        else:
-            lengths = [low + (high - low) * i / (ASKED + 1) for i in range(1, ASKED + 1)]
-        asked = None
-    return None if found is None else found.copy()
 
 
 def rows_along(x: NDArray[np.floating], space: Space, unit: Array, lengths: Array) -> tuple[NDArray[np.generic], Array]:

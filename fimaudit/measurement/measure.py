@@ -88,4 +88,5 @@ def _find_counterexample(
     if slope is None:
         return None
     asked = None if walk is None else walk.asked
-    return (yield from find_witness(ctx.x, ctx.space, slope, main.view.top, asked, random=ctx.quality.random))
+    top, random = main.view.top, ctx.quality.random
+    return (yield from find_witness(ctx.x, ctx.space, slope, top, tells=ctx.tells, asked=asked, random=random))

@@ -14,7 +14,8 @@ from itertools import pairwise
 
 from fimaudit.estimation.predictable import TINY
 from fimaudit.measurement.context import DisplacedContext
-from fimaudit.measurement.counterexample import RowsAlong, ask_along
+from fimaudit.measurement.counterexample import ask_along
+from fimaudit.measurement.crossing import Point, change_among
 from fimaudit.measurement.design import MainAnswers
 from fimaudit.measurement.protocol import Flow
 from fimaudit.measurement.query_split import WALK_ROWS
@@ -39,15 +40,15 @@ class SlopeWalk:
         bend: the largest departure of their fall from a linear one, as a share of it; ``None`` unknown.
     """
 
-    asked: RowsAlong
+    asked: Sequence[Point]
     reach: float | None = None
     bend: float | None = None
 
     @property
     def changed_at(self) -> float | None:
         """The shortest displacement asked that changed the decision; ``None`` for none."""
-        nearest = self.asked.nearest
-        return None if nearest is None else self.asked.distances[nearest]
+        nearest = change_among(self.asked)
+        return None if nearest is None else nearest.distance
 
 
 def walk_slope(ctx: DisplacedContext, main: MainAnswers) -> Flow[SlopeWalk | None]:

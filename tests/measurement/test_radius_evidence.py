@@ -11,7 +11,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Interval, audit
-from fimaudit.measurement.counterexample import RowsAlong
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import ScaleRung, Witness
@@ -78,14 +77,12 @@ def test_a_saturated_network_is_flagged_and_a_linear_model_is_not() -> None:
 
 def test_a_slope_that_reaches_its_boundary_is_not_said_to_end_before_it() -> None:
     """Seen: a bend let the lower limit give way, and the reason said that the decision was even at 100 %."""
-    nothing = np.empty(0)
-    asked = RowsAlong(nothing, nothing, np.zeros(0, dtype=bool), nothing)
     found = check_radius(
         Interval(value=2.0, lower=2.0, upper=2.0),
         [],
         Witness(distance=1.7, predicted_class=1),
         9.0,
-        SlopeWalk(asked, reach=1.0, bend=0.4),
+        SlopeWalk([], reach=1.0, bend=0.4),
     )
     assert found.flags == ["local_radius_overstates"]
     assert (found.radius.value, found.radius.upper) == (1.7, 1.7)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
 from fimaudit import Interval, audit
-from fimaudit.measurement.counterexample import RowsAlong
+from fimaudit.measurement.crossing import Point
 from fimaudit.measurement.query_split import most_on_top
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.slope_walk import SlopeWalk, first_even, how_far
@@ -31,8 +31,7 @@ def answers(margin: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def walk(reach: float, bend: float, changed: bool = False) -> SlopeWalk:
-    lengths = np.array([1.0])
-    return SlopeWalk(RowsAlong(lengths, lengths, np.array([changed]), np.zeros((1, 1))), reach, bend)
+    return SlopeWalk([Point(1.0, 1.0 if changed else -1.0, changed, 1.0, np.zeros(1))], reach, bend)
 
 
 def steeper_farther_out(features: int) -> Callable[[Array], Array]:
