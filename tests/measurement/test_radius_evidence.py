@@ -11,6 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fimaudit import Interval, audit
+from fimaudit.measurement.crossing import Point
 from fimaudit.measurement.radius_evidence import check_radius
 from fimaudit.measurement.slope_walk import SlopeWalk
 from fimaudit.results import ScaleRung, Witness
@@ -92,8 +93,7 @@ def test_a_slope_that_reaches_its_boundary_is_not_said_to_end_before_it() -> Non
 
 def test_a_decision_that_changed_once_is_no_upper_limit_where_answers_are_random() -> None:
     radius, flipped = Interval(value=2.0, lower=1.8, upper=2.2), [rung(0.001, 2.0), rung(0.5, 2.0, 1)]
-    nothing = np.empty(0)
-    walk = SlopeWalk(RowsAlong([0.3], [0.3], [True], nothing))
+    walk = SlopeWalk([Point(0.3, 1.0, True, 0.3, np.empty(0))])
     for profile, walked, at in ((flipped, None, 0.5), ([], walk, 0.3)):
         found = check_radius(radius, profile, None, np.inf, walked, random=True)
         assert found.radius == Interval(value=2.0, lower=at, upper=2.2)
