@@ -10,9 +10,7 @@ benchmarks/regimes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -74,7 +72,7 @@ def classify(asked: PilotLadder, dtype: str, local: bool) -> Surface:
         return Surface("rarely_jumping")
     if local:
         jump = jump_size(asked, asked.plateau.first if asked.plateau is not None else 0)
-        above = asked.exact and (jump > ROUGHNESS or _typical(asked, partial(_missed_rungs, dtype=dtype)) >= SILENT_RUNGS)
+        above = asked.exact and (jump > ROUGHNESS or _silent_below(asked, dtype))
         return Surface("smooth_above" if above else "smooth", jump)
     known = np.isfinite(asked.even_share)
     if not known.any():
@@ -156,10 +154,21 @@ def _rough(asked: PilotLadder) -> bool:
 
 def _piecewise_constant(asked: PilotLadder, dtype: str) -> bool:
     """Whether small displacements change no answer at all, and longer ones do by more than rounding explains."""
-    if _typical(asked, partial(_silent_rungs, dtype=dtype)) >= SILENT_RUNGS and asked.raw.any():
+    silent = float(np.median([_silent_rungs(of_input, dtype) for of_input in asked.ladders.values()]))
+    if silent >= SILENT_RUNGS and asked.raw.any():
         return True
     same = np.mean([_same(of_input) for of_input in asked.ladders.values()], axis=0)[: len(asked.rungs)]
     return bool((same > SAME_PAIRS).mean() >= SAME_RUNGS)
+
+
+def _silent_below(asked: PilotLadder, dtype: str) -> bool:
+    """Whether most inputs' answers move too little over a decade of displacements, and by nothing that stands out there.
+
+    What does is a slope: that of a sure answer is in the logarithm of what it leaves the other classes.
+    """
+    both = zip(asked.ladders.values(), asked.above_noise, strict=True)
+    missed = [int((_missed(of_input, dtype) & ~above_noise).sum()) for of_input, above_noise in both]
+    return float(np.median(missed)) >= SILENT_RUNGS
 
 
 def _nothing_but_steps(asked: PilotLadder) -> bool:
@@ -175,27 +184,22 @@ def _same(of_input: LadderAnswers) -> Array:
     return np.asarray((same[:, :half] & same[:, half:]).mean(axis=1))
 
 
-def _typical(asked: PilotLadder, count: Callable[[LadderAnswers], int]) -> float:
-    """Median of a count over the inputs."""
-    return float(np.median([count(of_input) for of_input in asked.ladders.values()]))
-
-
 def _silent_rungs(of_input: LadderAnswers, dtype: str) -> int:
     """Over how many rungs an input's answers are equal, although they change later by more than rounding explains."""
     equal = int((_moved(of_input) == 0).cumprod().sum())
-    return max(equal, _missed_rungs(of_input, dtype))
+    return max(equal, int(_missed(of_input, dtype).sum()))
 
 
-def _missed_rungs(of_input: LadderAnswers, dtype: str) -> int:
-    """Over how many rungs they do not move by more than rounding, where a smooth model would have by several times that."""
+def _missed(of_input: LadderAnswers, dtype: str) -> NDArray[np.bool_]:
+    """(rungs,) whether they do not move by more than rounding, where a smooth model would have by several times that."""
     exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype("float32")
     rounding, moved = ROUNDINGS * float(np.finfo(exact).eps), _moved(of_input)
-    visible = np.flatnonzero(moved > rounding)
-    if not visible.size:
-        return 0
-    before = slice(0, int(visible[0]))
-    expected = moved[visible[0]] * of_input.rungs.lengths[before] / of_input.rungs.lengths[visible[0]]
-    return int((expected >= EXPECTED * rounding).sum())
+    silent = (moved <= rounding).cumprod().astype(np.bool_)
+    first = int(silent.sum())
+    if first == len(silent):
+        return np.zeros_like(silent)
+    lengths = of_input.rungs.lengths
+    return np.asarray(silent & (moved[first] * lengths / lengths[first] >= EXPECTED * rounding))
 
 
 def _moved(of_input: LadderAnswers) -> Array:

@@ -206,6 +206,22 @@ def test_inputs_on_a_threshold_are_measured_at_a_displacement_of_their_own_size(
         assert slope or all("piecewise constant" in str(s.reason) for s in report.inputs if s.status == "ok")
 
 
+@pytest.mark.parametrize(("dtype", "sure"), [(np.float64, 100.0), (np.float64, 200.0), (np.float32, 50.0)])
+def test_a_sure_and_smooth_model_is_local(dtype: type[np.floating], sure: float) -> None:
+    """Probabilities too small to be seen beside 1 move by their logarithm, over the shortest displacements too."""
+    weights = np.random.default_rng(0).standard_normal((20, 5)).astype(dtype) * dtype(sure / np.sqrt(20))
+    x = np.random.default_rng(3).standard_normal((4, 20)).astype(dtype)
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        z = rows @ weights
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    for seed in range(2):
+        report = audit(answer, x, queries=60, seed=seed)
+        assert local(report) == [s.index for s in report.inputs], [s.reason for s in report.inputs]
+
+
 def test_rounding_is_distinguished_from_votes_where_the_ladder_shows_it() -> None:
     """Steps of a thousandth: a regression over pixels keeps its local numbers, forests of a thousand trees have none."""
     x, y = load_digits(return_X_y=True)
