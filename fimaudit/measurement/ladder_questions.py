@@ -90,6 +90,7 @@ def ask_ladder(
         return {i: draw_pairs(settings.seed, i, 2 * most_pairs, x[0].size) for i in places}
 
     signs = drawn(chosen)
+    tried = set(signs)  # whether they answered or not
     first = least if has_exact_answers(quality) and not space.quantised else pairs(allowed)
     try:
         try:
@@ -98,6 +99,7 @@ def ask_ladder(
             others = [i for i in few.tolist() if i not in signs][:count]
             if not others or isinstance(meter.model, NetworkClassifier):
                 raise
+            tried = {*signs, *others}
             signs = drawn(others)  # where these few have no answers, others may
             ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
     except InputFailed as failure:
@@ -105,7 +107,7 @@ def ask_ladder(
     asked = read_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
     each = asked.rows // len(ladders)
-    others = [i for i in few.tolist() if i not in ladders][: max(0, most_rows - asked.rows) // each]
+    others = [i for i in few.tolist() if i not in tried][: max(0, most_rows - asked.rows) // each]
     if others and asked.exact and not (asked.plain or space.quantised):
         more = drawn(others)
         try:

@@ -124,6 +124,22 @@ def test_a_pilot_input_without_answers_is_left_out() -> None:
         pilot(bad_near(0, FEW[:1]), FEW[:1])
 
 
+def test_a_pilot_input_without_answers_is_asked_once() -> None:
+    """Where the first inputs leave a doubt further ones are asked, but not those that had no answers."""
+    x = np.random.default_rng(3).uniform(0, 1, (16, 12))
+    asked = []
+
+    def eight_bits(batch: np.ndarray) -> np.ndarray:
+        if np.abs(batch - x[0]).max() < np.abs(batch - x[8]).max():
+            asked.append(batch)
+            raise RuntimeError("no answer here")
+        return SMOOTH(np.round(batch * 255) / 255)
+
+    pilot(eight_bits, x, queries=60)
+    rows = np.concatenate(asked)
+    assert len(rows) == len(np.unique(rows, axis=0))
+
+
 def test_a_spent_budget_ends_the_pilot() -> None:
     with pytest.raises(BudgetExhausted):
         pilot(SMOOTH, FEW, budget=100)
