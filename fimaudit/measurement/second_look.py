@@ -53,11 +53,12 @@ def _looked_again(
     question = PlainRows(np.concatenate([one.row for one in suspects]))
     again = _answer(meter, question, AGAIN)
     asked, quality = replace(asked, rows=asked.rows + len(suspects)), asked.quality
-    of_p, of_logs = np.array([differences(one.answer, b[None]) for one, b in zip(suspects, again, strict=True)]).max(axis=0)
-    if of_p > REPEATABLE or of_logs > REPEATABLE_LOGS:
+    moved = np.array([differences(one.answer, b[None]) for one, b in zip(suspects, again, strict=True)])
+    (of_p, of_logs), others = moved.max(axis=0), (moved > (REPEATABLE, REPEATABLE_LOGS)).any(axis=1)
+    if others.any():
         once_more = _answer(meter, question, ONCE_MORE)
-        asked = replace(asked, rows=asked.rows + len(suspects))
-        if np.abs(once_more - again).max() > REPEATABLE or _at_random(meter, x, space, settings, asked):
+        asked, most = replace(asked, rows=asked.rows + len(suspects)), bool(others.mean() > 0.5)
+        if np.abs(once_more - again).max() > REPEATABLE or _at_random(meter, x, space, settings, asked, most):
             return _repeated(meter, x, space, asked)
         quality = replace(quality, batch_effect=max(quality.batch_effect, float(of_p)), batch_effect_logs=float(of_logs))
     return replace(asked, quality=quality)
@@ -80,17 +81,22 @@ def _farthest(of_input: LadderAnswers) -> list[_Far]:
     return [_Far(of_input.rungs.rows.build(place, place + 1), near[place]) for place in places]
 
 
-def _at_random(meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder) -> bool:
+def _at_random(
+    meter: Meter, x: NDArray[np.floating], space: Space, settings: Settings, asked: PilotLadder, most_moved: bool
+) -> bool:
     """Whether the very questions of the first pair, asked in the same calls, are answered differently the second time.
 
-    Other answers among other rows may be those rows' doing: a sum in another order, or a scale that a call shares.
+    Other answers among other rows may be those rows' doing: a sum in another order, or a scale that a call shares. Then most
+    suspects moved, and a part of the questions decides: chance that moves so many shows in it.
     """
-    rows = sum(len(of_input.base) + len(of_input.rungs.rows) for of_input in asked.ladders.values())
-    if asked.rows + rows > max(ON_TOP * len(x) * settings.queries, LEAST_PILOT):
+    left = max(ON_TOP * len(x) * settings.queries, LEAST_PILOT) - asked.rows
+    count = int(left // max(len(of_input.base) + len(of_input.rungs.rows) for of_input in asked.ladders.values()))
+    if count < (1 if most_moved else len(asked.ladders)):
         return asked.quality.batch_effect <= REPEATABLE
-    questions = [ladder_question(x[i], space, of_input.rungs, len(of_input.base)) for i, of_input in asked.ladders.items()]
-    both = zip(asked.ladders.values(), answers_each(meter, questions, AGAIN), strict=True)
-    return any(a is not None and np.abs(a - of_input.asked).max() > REPEATABLE for of_input, a in both)
+    some = list(asked.ladders.items())[:count]
+    questions = [ladder_question(x[i], space, of_input.rungs, len(of_input.base)) for i, of_input in some]
+    both = zip(some, answers_each(meter, questions, AGAIN), strict=True)
+    return any(a is not None and np.abs(a - of_input.asked).max() > REPEATABLE for (_, of_input), a in both)
 
 
 def _repeated(meter: Meter, x: NDArray[np.floating], space: Space, asked: PilotLadder) -> PilotLadder:

@@ -148,3 +148,20 @@ def test_spread_is_distinguished_from_the_mean_of_all() -> None:
     roots = np.sqrt(p) - np.sqrt(p).mean(axis=0)
     np.testing.assert_allclose(spread(p), (roots**2).sum(axis=1))
     assert (spread(np.full((9, 3), 1 / 3)) == 0).all()
+
+
+def test_large_calls_that_move_answers_are_not_random_where_the_pilot_looks_at_more_inputs() -> None:
+    """Behind rounded inputs it does: all its questions once more are more rows than a pilot may take."""
+    x = np.random.default_rng(3).uniform(0, 1, (16, 12))
+    weights = np.random.default_rng(0).standard_normal((12, 4))
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        z = np.tanh(np.round(rows * 255) / 255) @ weights
+        if len(rows) > 20:
+            z += 1e-3 * np.tanh(rows.sum()) * np.array([1.0, -1.0, 0.0, 0.0])
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    report = audit(answer, x, queries=60, seed=1)
+    assert not any("not deterministic" in warning for warning in report.warnings)
+    assert all(one.kind == "finite_scale" for one in report.inputs)
