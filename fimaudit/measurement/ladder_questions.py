@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -89,38 +90,35 @@ def ask_ladder(
     def drawn(places: Sequence[int]) -> dict[int, Signs]:
         return {i: draw_pairs(settings.seed, i, 2 * most_pairs, x[0].size) for i in places}
 
+    def ask(signs: Mapping[int, Signs], first: int, last: int, repeats: int) -> dict[int, LadderAnswers]:
+        return _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, last) for i in signs}, repeats)
+
     signs = drawn(chosen)
-    tried = set(signs)  # whether they answered or not
     first = least if has_exact_answers(quality) and not space.quantised else pairs(allowed)
     try:
         try:
-            ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
+            ladders = ask(signs, 0, first, quality.repeats)
         except InputFailed:
             others = [i for i in few.tolist() if i not in signs][:count]
             if not others or isinstance(meter.model, NetworkClassifier):
                 raise
-            tried = {*signs, *others}
-            signs = drawn(others)  # where these few have no answers, others may
-            ladders = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], 0, first) for i in signs}, quality.repeats)
+            signs |= drawn(others)  # where these few have no answers, others may
+            ladders = ask({i: signs[i] for i in others}, 0, first, quality.repeats)
     except InputFailed as failure:
         raise failure.error from failure.error.__cause__
     asked = read_ladder(rungs, ladders, quality)
     # A verdict on the whole run is worth rows that the inputs' own measurements then go without.
-    each = asked.rows // len(ladders)
-    others = [i for i in few.tolist() if i not in tried][: max(0, most_rows - asked.rows) // each]
+    others = [i for i in few.tolist() if i not in signs][: max(0, most_rows - asked.rows) * len(ladders) // asked.rows]
     if others and asked.exact and not (asked.plain or space.quantised):
-        more = drawn(others)
-        try:
-            seen = _ask_inputs(meter, x, space, rungs, {i: _pairs(more[i], 0, first) for i in more}, quality.repeats)
-        except InputFailed:
-            seen = {}  # what the first inputs say is right, only less sure
-        ladders, signs = dict(sorted({**ladders, **seen}.items())), {**signs, **more}
+        signs |= drawn(others)
+        with suppress(InputFailed):  # what the first inputs say is right, only less sure
+            ladders = dict(sorted({**ladders, **ask({i: signs[i] for i in others}, 0, first, quality.repeats)}.items()))
         asked, count = read_ladder(rungs, ladders, quality), len(ladders)
     most = pairs(most_rows if asked.without_plateau and not space.quantised else allowed)
     if first >= most or asked.plain:
         return asked
     try:
-        further = _ask_inputs(meter, x, space, rungs, {i: _pairs(signs[i], first, most) for i in ladders}, 0)
+        further = ask({i: signs[i] for i in ladders}, first, most, 0)
     except InputFailed as failure:
         # The first pair's energies are right, only less sure, unless a verdict rests on them.
         if asked.without_plateau:

@@ -87,6 +87,7 @@ def assemble(prepared: Prepared, found: tuple[Steps | None, Preflight | None], r
     warnings += run.warnings()
     warnings += [prepared.hindrance] if prepared.hindrance else []
     warnings += facts.domain_warnings(dataset.reference, dataset.stated, dataset.domain, steps)
+    warnings += run.jump_warnings(steps)
     chosen = facts.settings_facts(prepared.settings, options, run.method)
     return Report(
         model={**facts.model_facts(prepared.classifier, preflight, dataset.labels), **run.facts()},

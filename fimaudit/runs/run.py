@@ -220,6 +220,16 @@ class Run:
             out.append(f"{self._store.count} of {len(self._task.source)} inputs were measured: {self.exhausted}")
         return out
 
+    def jump_warnings(self, steps: Steps | None) -> list[str]:
+        """What many inputs show of the run where its pilot, which asks a few, did not."""
+        measured, jumping = self._store.jumps()
+        if steps is None or steps.kind == "finite_scale" or not too_many_jump(measured, jumping):
+            return []
+        return [
+            f"at {jumping} of the {measured} inputs with a value the answers jump, so a local value does not exist there; "
+            "each says at which displacement its numbers are"
+        ]
+
     def facts(self) -> dict[str, Any]:
         """For the report: what the sentinels saw, and how many rows the endpoint refused."""
         if self._sentinels is None:

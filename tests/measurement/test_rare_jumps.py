@@ -40,6 +40,22 @@ def test_inputs_whose_rows_missed_the_second_version_are_not_local_beside_those_
         assert sum(one.kind == "local" for one in report.inputs) == local
 
 
+def test_a_run_whose_pilot_saw_nothing_says_what_its_inputs_saw() -> None:
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal(30)
+    direction /= np.linalg.norm(direction)
+    x = rng.standard_normal((16, 30))
+    x -= (x @ direction + 1.8)[:, None] * direction
+
+    def decisions(rows: np.ndarray) -> np.ndarray:
+        return np.where((np.asarray(rows) @ direction > 0)[:, None], [1 / 7, 6 / 7], [6 / 7, 1 / 7])
+
+    report = fimaudit.audit(decisions, x, queries=200)
+    assert all(point["energy"] == 0 for point in report.step.profile)  # of the pilot
+    assert any("jumps" in one.flags for one in report.inputs)
+    assert any("the answers jump" in warning for warning in report.warnings)
+
+
 def test_few_queries_are_for_the_norm_first() -> None:
     """The walk along the slope checks the radius; the profile's rungs come once the norm has its rows."""
     x = np.random.default_rng(1).standard_normal((12, 40))
