@@ -132,10 +132,9 @@ class ClassLabels:
                     f"the model calls its classes {listed(found)}, which was not known when labels were matched; "
                     f"say so with {how}, and labels are matched by name"
                 )
-        if len(self.of_answers(found) or ()) == columns:
-            return
+        beyond = () if self.shown is None else (self.of_answers(found) or ())[len(self.shown) :]  # of what is not shown
         for called in (self.names, self.values):
-            if called is not None and len(called) != columns:
+            if called is not None and len(called) + len(beyond) != columns:
                 raise UsageError(
                     f"{len(called)} classes are named ({listed(called)}), but the model answers {columns}; name each of "
                     "them, in the model's order, with --classes a,b,c"

@@ -21,7 +21,8 @@ _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses deeper documents, aliases of too much and keys that are there twice.
+    """PyYAML's safe loader, which refuses deeper documents, aliases of too much, keys that are there twice and
+    values that are not what their tag says.
 
     A merge (``<<: *defaults``) gives the keys that the mapping itself does not.
 
@@ -73,6 +74,13 @@ class StrictLoader(yaml.SafeLoader):
                     raise _refused(f"the key {key.value!r} is given twice{how}", key)
                 seen.add((plain, value))
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:  # of !!int '', !!bool x, ...
+            kind = node.tag.rpartition(":")[2]
+            raise _refused(f"expected a value of the type {kind}, got {node.value!r:.80}", node) from exc
 
 
 def _refused(why: str, place: Any) -> yaml.composer.ComposerError:

@@ -304,6 +304,18 @@ def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+@pytest.mark.parametrize("text", ["!!timestamp x", "!!bool x", "!!int ''", "!!int x", "!!float x", "2001-99-99"])
+def test_a_value_that_is_not_what_its_tag_says_is_refused(text: str, tmp_path: Path) -> None:
+    """PyYAML raises ``AttributeError``, ``KeyError``, ``IndexError`` and ``ValueError`` there."""
+    with pytest.raises(UsageError, match=r"is no valid YAML in line 2: "):
+        parse_mapping(f"x:\n- {text}\n", "policy.yaml", "rules")
+    with pytest.raises(UsageError, match=r"is no valid YAML in line 1: "):
+        parse_mapping(f"{{{text}: 1}}", "policy.yaml", "rules")
+    (tmp_path / "endpoint.yaml").write_text(f"labels: [{text}, a]\n")
+    with pytest.raises(TargetError, match="is not YAML"):
+        read_endpoint(str(tmp_path / "endpoint.yaml"), Options())
+
+
 def test_two_merges_are_refused_with_the_list_that_does_the_same() -> None:
     anchors = "a: &a {x: 1}\nb: &b {x: 2, y: 3}\n"
     with pytest.raises(UsageError, match=r"line 5: the key '<<' is given twice; .* <<: \[\*a, \*b\]"):

@@ -84,3 +84,13 @@ def test_rows_with_a_single_1_each_are_one_hot_and_others_are_findings() -> None
         ClassLabels().positions([[0, 1], [1, 0]])
     with pytest.raises(DataError, match="choose one with finding=NAME"):
         ClassLabels().positions([[0, 1], [1, 1]])
+
+
+def test_each_way_to_call_the_classes_has_a_name_for_every_column_that_is_shown() -> None:
+    found = ClassLabels(values=(1, 2, 3), names=("a", "b"))
+    with pytest.raises(UsageError, match=r"3 classes are named .* answers 2"):
+        found.agree(2)
+    hiding = ClassLabels(names=("a", "b"))
+    hiding.agree(3, found=("a", "b", "(rest)"))
+    with pytest.raises(UsageError, match=r"2 classes are named .* answers 3"):
+        hiding.agree(3, found=("a", "c", "(rest)"))

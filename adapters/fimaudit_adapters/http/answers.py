@@ -17,7 +17,7 @@ from fimaudit.number_format import output_resolution
 from fimaudit_adapters.http.protocols.base import Answer, Malformed, Scores, Tensor
 from fimaudit_adapters.http.settings import Endpoint
 
-__all__ = ["REST", "AnswerReader"]
+__all__ = ["AnswerReader"]
 
 #: Name of the last column where answers hold the top few labels only: all the probability that is not shown.
 REST = "(rest)"

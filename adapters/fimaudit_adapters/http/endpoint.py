@@ -14,7 +14,7 @@ from fimaudit.errors import ModelFailure, UsageError
 from fimaudit.models.classifier import Lease, ModelInfo, Options
 from fimaudit.models.leases import CountingLease
 from fimaudit.models.links import Link
-from fimaudit_adapters.http.answers import REST, AnswerReader
+from fimaudit_adapters.http.answers import AnswerReader
 from fimaudit_adapters.http.calibration import Calibrator, Learned, as_note, from_note, wire_for
 from fimaudit_adapters.http.discovery import Discovered, discover
 from fimaudit_adapters.http.endpoint_file import read_endpoint
@@ -202,8 +202,7 @@ class EndpointClassifier:
         """The labels of the columns, said by the user or learned; of top-k answers those that were seen."""
         if self._learned is not None and (columns := self._reader.columns) is not None:
             return columns if "" not in columns else self._reader.labels
-        labels = self.endpoint.class_names
-        return (*labels, REST) if labels and self.endpoint.other_labels == "rest" else labels
+        return self.endpoint.class_names
 
     def _notes(self) -> tuple[str, ...]:
         notes, learned = list(self._found.notes), self._learned

@@ -95,7 +95,7 @@ def metadata_names(proto: Any) -> tuple[str, ...] | None:
     for key in _NAMED:
         try:
             held = yaml.load(metadata[key], Loader=StrictLoader) if key in metadata else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
             continue
         if isinstance(held, dict) and sorted(map(str, held)) == sorted(map(str, range(len(held)))):
             return tuple(str(held.get(k, held.get(str(k)))) for k in range(len(held)))

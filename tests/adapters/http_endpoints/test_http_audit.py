@@ -82,9 +82,9 @@ def top_two(asked):
     return [[{"label": NAMES[k], "score": row[k]} for k in np.argsort(-row)[:2]] for row in shares]
 
 
-def top_two_audited(names, **settings):
+def top_two_audited(names, answered=top_two, **settings):
     x = np.random.default_rng(0).normal(size=(4, 3))
-    with vendors.serving({"s": top_two}) as server:
+    with vendors.serving({"s": answered}) as server:
         endpoint = {"request": {"x": "$rows"}, "response": "@", "kind": "probs", "trust_env": False, **settings}
         return audit(f"{server.url}/s", x, y=names, queries=40, endpoint=endpoint)
 
@@ -98,6 +98,21 @@ def test_declared_labels_name_the_classes_of_answers_that_hide_some(hides):
     assert report.model["class_names"] == [*NAMES, "(rest)"]
     assert [one.label for one in report.inputs] == [2, 0, 1, 0]
     assert {one.status for one in report.inputs} == {"ok"}
+
+
+@pytest.mark.parametrize(("kind", "named"), [("logits", True), ("probs", False)])
+def test_other_labels_beside_answers_that_hide_none(kind, named):
+    """Logits, and plain numbers, have no column for what is hidden: the run was refused after its first answers."""
+
+    def answered(asked):
+        scores = np.array(asked.json["x"]) @ np.arange(-4.0, 5.0).reshape(3, 3).T / 5
+        if named:
+            return [[{"label": name, "score": one} for name, one in zip(NAMES, row, strict=True)] for row in scores]
+        return (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).tolist()
+
+    report = top_two_audited(np.array(["eel", "cat", "dog", "cat"]), answered, labels=NAMES, other_labels="rest", kind=kind)
+    assert report.model["class_names"] == NAMES
+    assert [one.label for one in report.inputs] == [2, 0, 1, 0]
 
 
 def test_numbers_are_no_labels_of_classes_that_got_columns_as_they_appeared():
