@@ -21,6 +21,8 @@ BOOSTER_FILES = {
     ".txt": {"lightgbm": rb"tree\r?\n"},
     ".cbm": {"catboost": rb"CBM1"},
 }
+#: What a whole file holds: of one that was cut short, LightGBM and XGBoost end the process.
+_WHOLE = {".ubj": rb"\}\s*\Z", ".txt": rb"\n(end of trees|feature.importances)"}
 _KINDS = {("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("catboost.core", "CatBoost")}
 #: Objectives that give probabilities, by how their names begin, and among these some that do not.
 _PROBABILITIES = ("binary", "multi", "Logloss", "CrossEntropy", "MultiClass")
@@ -39,13 +41,17 @@ def read_booster(path: str) -> Any:
     Raises:
         TargetError: it is none, or the library is not installed or cannot read it.
     """
-    libraries = BOOSTER_FILES[os.path.splitext(path)[1].lower()]
+    suffix = os.path.splitext(path)[1].lower()
+    libraries = BOOSTER_FILES[suffix]
     with open(path, "rb") as handle:
         head = handle.read(1000)
+        whole = suffix not in _WHOLE or re.search(_WHOLE[suffix], head + handle.read())
     library = next((name for name, begins in libraries.items() if re.match(begins, head)), None)
     wanted = f"expected a model as save_model of {' or '.join(libraries)} writes it at {path!r}"
     if library is None:
         raise TargetError(f"{wanted}, but the file begins otherwise")
+    if not whole:
+        raise TargetError(f"{wanted}, but the file was cut short; copy it again")
     try:
         module = importlib.import_module(library)
     except ImportError as exc:

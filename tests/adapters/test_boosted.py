@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,20 @@ def test_a_file_that_no_library_saved_is_refused(content: bytes, ending: str, tm
     path.write_bytes(content)
     with pytest.raises(TargetError, match=r"expected .*m\."):
         open_classifier(path)
+
+
+@pytest.mark.parametrize("name", ["m.txt", "m.ubj"])
+def test_a_file_that_was_cut_short_is_refused(name: str, tmp_path: Path) -> None:
+    """In a process of its own: the libraries end the process that reads one."""
+    path, kind = tmp_path / name, {"m.txt": "lightgbm.LGBMClassifier", "m.ubj": "xgboost.XGBClassifier"}[name]
+    library, _, estimator = kind.partition(".")
+    model = getattr(pytest.importorskip(library), estimator)(n_estimators=3, n_jobs=1)
+    model.fit(TABLE[["age", "weight"]], (TABLE.age > 52).astype(int))
+    (model.booster_ if library == "lightgbm" else model).save_model(str(path))
+    content = path.read_bytes()
+    trees = content.index(b"end of trees") if library == "lightgbm" else len(content)
+    for share in (0.2, 0.5, 0.9):
+        path.write_bytes(content[: int(share * trees)])
+        words = [sys.executable, "-m", "fimaudit", "inspect", str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, "was cut short" in done.stderr) == (2, True), done
