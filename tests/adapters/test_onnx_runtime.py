@@ -669,6 +669,13 @@ def test_estimators_exported_by_skl2onnx(zipmap: bool, labels: str) -> None:
     assert_allclose(model.probabilities(x.astype("f")), estimator.predict_proba(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("names", ["[2001-99-99]", "!!bool x", '"\\UFFFFFFFF"', "{0: !!float x}"])
+def test_metadata_that_name_no_classes_are_passed_over(names: str) -> None:
+    proto = linear()
+    helper.set_model_props(proto, {"names": names})
+    assert opened(proto).info.class_names is None
+
+
 def test_maps_are_aligned_by_class() -> None:
     runner = opened(linear())._choice.batching.ask  # type: ignore[union-attr]
     assert isinstance(runner, onnx_session.Runner)
