@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 
 #: Rows asked at a time, and times; a walk along the slope is the first. Where the change is foreseen it is fewer times.
 ASKED, ROUNDS = EQUAL_ROWS, 4
-#: Rows at most: where answers foretell the change, ``FORESEEN_ROWS`` and one more follow the first round nearly always.
+#: Rows at most: where answers foresee the change, ``FORESEEN_ROWS`` and one more follow the first round nearly always.
 WITNESS_ROWS = ASKED * ROUNDS + CHECK_ROWS
 #: Rows on top, where a witness on the decision boundary is stepped outwards.
 STEPS = 4
